@@ -1,0 +1,1 @@
+"""Nouns that every room shares: types, tree arithmetic, named randomness, canonical ids, durable files, errors."""

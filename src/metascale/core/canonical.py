@@ -1,0 +1,57 @@
+"""Canonical JSON and content ids: the same configuration always has the same name."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from metascale.core.errors import InputError
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON types: dataclasses and mappings become dicts, tuples lists, NumPy scalars Python numbers.
+
+    Raises:
+        InputError: a value that JSON cannot hold, or a number that is not finite.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain(item) for item in value)
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InputError(
+                f"a configuration or record cannot hold the number {value}; only finite numbers are allowed"
+            )
+        return value
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    raise InputError(
+        f"a configuration or record cannot hold a {type(value).__name__}; only JSON types are allowed"
+    )
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, shortest round-trip floats."""
+    return json.dumps(
+        plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def content_id(value: Any, length: int = 12) -> str:
+    """The first ``length`` hexadecimal digits of the SHA-256 of ``canonical_json(value)``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]

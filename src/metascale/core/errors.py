@@ -1,0 +1,37 @@
+"""The errors that metascale raises on purpose. Each message says what, where, and what is allowed."""
+
+from __future__ import annotations
+
+
+class MetascaleError(Exception):
+    """Base of every error that metascale raises on purpose."""
+
+
+class InputError(MetascaleError, ValueError):
+    """The caller asked for something that cannot be: one sentence says what, where and what is allowed (exit status 2)."""
+
+
+class MissingDependency(MetascaleError, ImportError):
+    """An optional dependency is absent; the message holds the line that installs it."""
+
+
+class CorruptFile(MetascaleError):
+    """A file's bytes differ from what was recorded when it was written."""
+
+
+class Diverged(MetascaleError, ArithmeticError):
+    """A non-finite number appeared.
+
+    Attributes:
+        step: the outer step at which it appeared.
+        task_ids: the tasks whose loss was not finite, where known.
+        last_finite: the last finite value of the quantity, or ``None``.
+    """
+
+    def __init__(
+        self, message: str, *, step: int, task_ids: tuple[str, ...] = (), last_finite: float | None = None
+    ):
+        super().__init__(message)
+        self.step = step
+        self.task_ids = task_ids
+        self.last_finite = last_finite

@@ -1,0 +1,107 @@
+"""Durable files: temporary name, flush, fsync, rename, fsync of the folder. The one module of core that does I/O.
+
+Every durable operation calls ``_durable_point`` first. With ``METASCALE_ABORT_AT_WRITE=n`` in the environment the n-th of
+them ends the process as ``kill -9`` would: the deterministic half of the resume tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from metascale.core.canonical import plain
+from metascale.core.errors import CorruptFile
+
+_operations = itertools.count(1)
+
+
+def _durable_point() -> None:
+    target = os.environ.get("METASCALE_ABORT_AT_WRITE")
+    if target is not None and next(_operations) == int(target):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace ``path`` by ``data`` so that a reader, or a crash, sees the old content or the new, never a part."""
+    _durable_point()
+    payload = data.encode() if isinstance(data, str) else data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` atomically as indented JSON with sorted keys; non-finite numbers are refused."""
+    write_atomic(
+        path, json.dumps(plain(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON, naming the file when it is not whole.
+
+    Raises:
+        CorruptFile: the text is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CorruptFile(f"{path} is not valid JSON: {error}") from error
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Append whole lines to a record that one writer owns, and make them durable."""
+    _durable_point()
+    text = "".join(f"{line}\n" for line in lines)
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if new:
+        sync_folder(path.parent)
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The whole records of a JSON-lines file; a torn last line (a crash while appending) is left out."""
+    if not path.exists():
+        return []
+    records = []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise CorruptFile(f"{path}, line {number}, is not valid JSON: {error}") from error
+    return records
+
+
+def sha256_of(data: bytes) -> str:
+    """The SHA-256 of ``data`` in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()

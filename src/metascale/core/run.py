@@ -1,0 +1,100 @@
+"""What a training loop may ask of the place where its run is recorded; `metascale.study.store` provides it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One durable state of a run: the step it belongs to and its named byte strings (each checked by SHA-256)."""
+
+    step: int
+    blobs: Mapping[str, bytes]
+
+
+class Run(Protocol):
+    """A run's record. One process writes it; what is finished is immutable.
+
+    Records (``append``) hold only what the configuration determines, so an interrupted and resumed run ends with the same
+    bytes as an uninterrupted one; seconds and bytes measured go to ``measure``.
+    """
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder; nothing is written outside it."""
+        ...
+
+    def append(self, record: str, row: Mapping[str, Any]) -> None:
+        """Append ``row`` (it must hold an integer ``step``) to the record of that name, durably at the next ``save``."""
+        ...
+
+    def rows(self, record: str) -> list[dict[str, Any]]:
+        """Every row of a record so far, in order."""
+        ...
+
+    def measure(self, row: Mapping[str, Any]) -> None:
+        """Append a measurement (wall time, memory): not part of what is compared bit for bit."""
+        ...
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a JSON value (or bytes, or text) as the file ``name`` of the run, atomically."""
+        ...
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Make the records and the checkpoint durable together; the previous checkpoint stays until this one is whole."""
+        ...
+
+    def latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or ``None``; records are cut back to it, so that steps after it are run again."""
+        ...
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Tell whoever watches how far the run is; cheap, and never part of the record."""
+        ...
+
+
+class MemoryRun:
+    """A `Run` that keeps everything in memory: for tests, notebooks and single trainings without a study.
+
+    ``folder`` is where ``write`` would have put files; nothing is created there.
+    """
+
+    def __init__(self) -> None:
+        self.records: dict[str, list[dict[str, Any]]] = {}
+        self.measurements: list[dict[str, Any]] = []
+        self.files: dict[str, Any] = {}
+        self._checkpoint: Checkpoint | None = None
+
+    @property
+    def folder(self) -> Path:
+        return Path("memory")
+
+    def append(self, record: str, row: Mapping[str, Any]) -> None:
+        self.records.setdefault(record, []).append(dict(row))
+
+    def rows(self, record: str) -> list[dict[str, Any]]:
+        return list(self.records.get(record, []))
+
+    def measure(self, row: Mapping[str, Any]) -> None:
+        self.measurements.append(dict(row))
+
+    def write(self, name: str, value: Any) -> None:
+        self.files[name] = value
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def latest(self) -> Checkpoint | None:
+        if self._checkpoint is not None:
+            step = self._checkpoint.step
+            self.records = {
+                name: [row for row in rows if row["step"] <= step] for name, rows in self.records.items()
+            }
+        return self._checkpoint
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        return None

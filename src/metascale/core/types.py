@@ -1,0 +1,160 @@
+"""The nouns: parameters, batches, episodes, and the protocols of task sources and models.
+
+Shapes: T tasks, B examples a task. Parameters, batches and losses of a meta-batch carry a leading axis of T tasks.
+This module does not import torch at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+
+Params: TypeAlias = "dict[str, torch.Tensor]"
+Split: TypeAlias = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B examples for each of T tasks.
+
+    Args:
+        inputs: named tensors [T, B, ...]: ``{"x": ...}`` for arrays and images, ``{"input_ids", "attention_mask"}`` for text.
+        targets: [T, B] integer classes, or [T, B, ...] real values for regression.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    targets: torch.Tensor
+
+    @property
+    def n_tasks(self) -> int:
+        return int(self.targets.shape[0])
+
+    @property
+    def n_examples(self) -> int:
+        """Examples per task (B)."""
+        return int(self.targets.shape[1])
+
+    def map(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """The batch with ``fn`` applied to every tensor."""
+        return replace(
+            self, inputs={name: fn(value) for name, value in self.inputs.items()}, targets=fn(self.targets)
+        )
+
+    def tasks(self, start: int, stop: int) -> Batch:
+        """Tasks ``start`` to ``stop`` (exclusive)."""
+        return self.map(lambda value: value[start:stop])
+
+    def examples(self, start: int, stop: int) -> Batch:
+        """Examples ``start`` to ``stop`` (exclusive) of every task."""
+        return self.map(lambda value: value[:, start:stop])
+
+    def to(self, device: Any = None, dtype: Any = None) -> Batch:
+        """On ``device``; floating-point tensors in ``dtype`` where given."""
+
+        def move(value: torch.Tensor) -> torch.Tensor:
+            return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+
+        return self.map(move)
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Support and query sets of T tasks, stacked. ``task_ids`` name the tasks (not the visits)."""
+
+    task_ids: tuple[str, ...]
+    support: Batch
+    query: Batch
+
+    @property
+    def n_tasks(self) -> int:
+        return len(self.task_ids)
+
+    def tasks(self, start: int, stop: int) -> Episode:
+        """Tasks ``start`` to ``stop`` (exclusive)."""
+        return Episode(
+            self.task_ids[start:stop], self.support.tasks(start, stop), self.query.tasks(start, stop)
+        )
+
+    def to(self, device: Any = None, dtype: Any = None) -> Episode:
+        """Both sets on ``device``; floating-point tensors in ``dtype`` where given."""
+        return replace(self, support=self.support.to(device, dtype), query=self.query.to(device, dtype))
+
+
+@runtime_checkable
+class TaskSource(Protocol):
+    """Where episodes come from. Pure: the same arguments give the same bytes, in any order, on any worker."""
+
+    def episodes(self, split: Split, indices: Sequence[int]) -> Episode:
+        """One episode per index, stacked.
+
+        In ``train`` an index is a visit: visits 0..N-1 see every one of the N tasks once, in a shuffled order, N..2N-1 again
+        in another order, each time with fresh examples. In ``validation`` and ``test`` an index is one fixed task with one
+        fixed episode, the same for every N and every training seed, so that comparisons are paired.
+        """
+        ...
+
+    def n_tasks(self, split: Split) -> int | None:
+        """How many distinct tasks the split has; ``None`` when there is no end of them."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """JSON for the run's record: the data set, the class split and every task of every pool."""
+        ...
+
+
+class Encoder(Protocol):
+    """Turns texts into token ids; a text task source is given the one of its model."""
+
+    @property
+    def pad_id(self) -> int: ...
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """One list of token ids a text, special tokens included, cut at the encoder's own maximum length."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Parameters and a batch give one loss a task. Task t's loss depends on task t's parameters alone."""
+
+    def init(self, seed: int) -> Params:
+        """The trainable tensors of one model, without a task axis."""
+        ...
+
+    def begin(self, params: Params, support: Batch) -> Params:
+        """The tensors that adaptation starts from, for stacked ``params`` [T, ...]: usually ``params`` themselves; a model
+        whose head is made afresh for every task (zero, or from prototypes of the support set) adds it here."""
+        ...
+
+    def losses(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
+        """[T] mean loss (nats a target for classification) of stacked ``params`` [T, ...] on ``batch`` [T, B, ...].
+
+        ``dropout`` names the masks of this call: the same number gives the same masks; ``None`` means evaluation, no dropout.
+        """
+        ...
+
+    def predict(self, params: Params, batch: Batch) -> torch.Tensor:
+        """[T, B, classes] logits, or [T, B, ...] predicted values for regression. No dropout."""
+        ...
+
+    def features(self, params: Params, batch: Batch) -> torch.Tensor:
+        """[T, B, d] the representation that the head reads. No dropout."""
+        ...
+
+    @property
+    def task_execution(self) -> Literal["stacked", "threads"]:
+        """How a meta-batch of this model runs fastest on a CPU: all tasks in one call, or spread over threads."""
+        ...
+
+    def require_second_order(self) -> None:
+        """Return when the losses have second derivatives.
+
+        Raises:
+            InputError: they have not (a fused attention kernel); the message names the switch.
+        """
+        ...
