@@ -40,16 +40,12 @@ def plain(value: Any) -> Any:
         return value
     if hasattr(value, "__fspath__"):
         return str(value)
-    raise InputError(
-        f"a configuration or record cannot hold a {type(value).__name__}; only JSON types are allowed"
-    )
+    raise InputError(f"a configuration or record cannot hold a {type(value).__name__}; only JSON types are allowed")
 
 
 def canonical_json(value: Any) -> str:
     """One text for one value: sorted keys, no spaces, shortest round-trip floats."""
-    return json.dumps(
-        plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def content_id(value: Any, length: int = 12) -> str:

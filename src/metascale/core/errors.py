@@ -8,7 +8,7 @@ class MetascaleError(Exception):
 
 
 class InputError(MetascaleError, ValueError):
-    """The caller asked for something that cannot be: one sentence says what, where and what is allowed (exit status 2)."""
+    """The caller asked for what cannot be: one sentence says what, where and what is allowed (exit status 2)."""
 
 
 class MissingDependency(MetascaleError, ImportError):
@@ -28,9 +28,7 @@ class Diverged(MetascaleError, ArithmeticError):
         last_finite: the last finite value of the quantity, or ``None``.
     """
 
-    def __init__(
-        self, message: str, *, step: int, task_ids: tuple[str, ...] = (), last_finite: float | None = None
-    ):
+    def __init__(self, message: str, *, step: int, task_ids: tuple[str, ...] = (), last_finite: float | None = None):
         super().__init__(message)
         self.step = step
         self.task_ids = task_ids

@@ -1,7 +1,7 @@
 """Durable files: temporary name, flush, fsync, rename, fsync of the folder. The one module of core that does I/O.
 
-Every durable operation calls ``_durable_point`` first. With ``METASCALE_ABORT_AT_WRITE=n`` in the environment the n-th of
-them ends the process as ``kill -9`` would: the deterministic half of the resume tests.
+Every durable operation calls ``_durable_point`` first. With ``METASCALE_ABORT_AT_WRITE=n`` in the environment the n-th
+of them ends the process as ``kill -9`` would: the deterministic half of the resume tests.
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` atomically as indented JSON with sorted keys; non-finite numbers are refused."""
-    write_atomic(
-        path, json.dumps(plain(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    write_atomic(path, json.dumps(plain(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

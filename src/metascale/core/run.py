@@ -19,8 +19,8 @@ class Checkpoint:
 class Run(Protocol):
     """A run's record. One process writes it; what is finished is immutable.
 
-    Records (``append``) hold only what the configuration determines, so an interrupted and resumed run ends with the same
-    bytes as an uninterrupted one; seconds and bytes measured go to ``measure``.
+    Records (``append``) hold only what the configuration determines, so an interrupted and resumed run ends with the
+    same bytes as an uninterrupted one; seconds and bytes measured go to ``measure``.
     """
 
     @property
@@ -29,7 +29,7 @@ class Run(Protocol):
         ...
 
     def append(self, record: str, row: Mapping[str, Any]) -> None:
-        """Append ``row`` (it must hold an integer ``step``) to the record of that name, durably at the next ``save``."""
+        """Append ``row`` (it holds an integer ``step``, and the same keys each time) to a record, durable at ``save``."""
         ...
 
     def rows(self, record: str) -> list[dict[str, Any]]:
@@ -91,9 +91,7 @@ class MemoryRun:
     def latest(self) -> Checkpoint | None:
         if self._checkpoint is not None:
             step = self._checkpoint.step
-            self.records = {
-                name: [row for row in rows if row["step"] <= step] for name, rows in self.records.items()
-            }
+            self.records = {name: [row for row in rows if row["step"] <= step] for name, rows in self.records.items()}
         return self._checkpoint
 
     def progress(self, done: int, total: int, note: str = "") -> None:

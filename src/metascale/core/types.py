@@ -23,7 +23,8 @@ class Batch:
     """B examples for each of T tasks.
 
     Args:
-        inputs: named tensors [T, B, ...]: ``{"x": ...}`` for arrays and images, ``{"input_ids", "attention_mask"}`` for text.
+        inputs: named tensors [T, B, ...]: ``{"x": ...}`` for arrays and images,
+            ``{"input_ids", "attention_mask"}`` for text.
         targets: [T, B] integer classes, or [T, B, ...] real values for regression.
     """
 
@@ -41,9 +42,7 @@ class Batch:
 
     def map(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """The batch with ``fn`` applied to every tensor."""
-        return replace(
-            self, inputs={name: fn(value) for name, value in self.inputs.items()}, targets=fn(self.targets)
-        )
+        return replace(self, inputs={name: fn(value) for name, value in self.inputs.items()}, targets=fn(self.targets))
 
     def tasks(self, start: int, stop: int) -> Batch:
         """Tasks ``start`` to ``stop`` (exclusive)."""
@@ -76,9 +75,7 @@ class Episode:
 
     def tasks(self, start: int, stop: int) -> Episode:
         """Tasks ``start`` to ``stop`` (exclusive)."""
-        return Episode(
-            self.task_ids[start:stop], self.support.tasks(start, stop), self.query.tasks(start, stop)
-        )
+        return Episode(self.task_ids[start:stop], self.support.tasks(start, stop), self.query.tasks(start, stop))
 
     def to(self, device: Any = None, dtype: Any = None) -> Episode:
         """Both sets on ``device``; floating-point tensors in ``dtype`` where given."""
@@ -92,9 +89,9 @@ class TaskSource(Protocol):
     def episodes(self, split: Split, indices: Sequence[int]) -> Episode:
         """One episode per index, stacked.
 
-        In ``train`` an index is a visit: visits 0..N-1 see every one of the N tasks once, in a shuffled order, N..2N-1 again
-        in another order, each time with fresh examples. In ``validation`` and ``test`` an index is one fixed task with one
-        fixed episode, the same for every N and every training seed, so that comparisons are paired.
+        In ``train`` an index is a visit: visits 0..N-1 see every one of the N tasks once, in a shuffled order, N..2N-1
+        again in another order, each time with fresh examples. In ``validation`` and ``test`` an index is one fixed task
+        with one fixed episode, the same for every N and every training seed, so that comparisons are paired.
         """
         ...
 
@@ -127,14 +124,17 @@ class Model(Protocol):
         ...
 
     def begin(self, params: Params, support: Batch) -> Params:
-        """The tensors that adaptation starts from, for stacked ``params`` [T, ...]: usually ``params`` themselves; a model
-        whose head is made afresh for every task (zero, or from prototypes of the support set) adds it here."""
+        """The tensors that adaptation starts from, for stacked ``params`` [T, ...]: usually ``params`` themselves.
+
+        A model whose head is made afresh for every task (zero, or from prototypes of the support set) adds it here.
+        """
         ...
 
     def losses(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
         """[T] mean loss (nats a target for classification) of stacked ``params`` [T, ...] on ``batch`` [T, B, ...].
 
-        ``dropout`` names the masks of this call: the same number gives the same masks; ``None`` means evaluation, no dropout.
+        ``dropout`` names the masks of this call: the same number gives the same masks; ``None`` means evaluation,
+        without dropout.
         """
         ...
 
