@@ -29,7 +29,7 @@ class Run(Protocol):
         ...
 
     def append(self, record: str, row: Mapping[str, Any]) -> None:
-        """Append ``row`` (it holds an integer ``step``, and the same keys each time) to a record, durable at ``save``."""
+        """Append ``row`` (an integer ``step``, the same keys each time) to a record; it is durable at ``save``."""
         ...
 
     def rows(self, record: str) -> list[dict[str, Any]]:
@@ -45,11 +45,11 @@ class Run(Protocol):
         ...
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Make the records and the checkpoint durable together; the previous checkpoint stays until this one is whole."""
+        """Make records and checkpoint durable together; the previous checkpoint stays until this one is whole."""
         ...
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or ``None``; records are cut back to it, so that steps after it are run again."""
+        """The newest whole checkpoint, or ``None``; records are cut back to it: later steps are run again."""
         ...
 
     def progress(self, done: int, total: int, note: str = "") -> None:

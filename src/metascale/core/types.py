@@ -52,6 +52,19 @@ class Batch:
         """Examples ``start`` to ``stop`` (exclusive) of every task."""
         return self.map(lambda value: value[:, start:stop])
 
+    def concat(self, other: Batch) -> Batch:
+        """The examples of both, task by task; sequences [T, B, S] are padded with zeros (masked) to one length."""
+        import torch
+
+        def join(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            if first.ndim == 3 and first.shape[2] != second.shape[2]:
+                length = max(first.shape[2], second.shape[2])
+                first, second = (torch.nn.functional.pad(part, (0, length - part.shape[2])) for part in (first, second))
+            return torch.cat([first, second], dim=1)
+
+        inputs = {name: join(value, other.inputs[name]) for name, value in self.inputs.items()}
+        return Batch(inputs, torch.cat([self.targets, other.targets], dim=1))
+
     def to(self, device: Any = None, dtype: Any = None) -> Batch:
         """On ``device``; floating-point tensors in ``dtype`` where given."""
 

@@ -1,1 +1,1 @@
-
+"""Meta-learning: one inner loop, meta-gradient estimators, learners, one evaluator, baselines."""

@@ -1,1 +1,1 @@
-
+"""Parameters and a batch give one loss a task; every model carries a leading task axis."""

@@ -1,1 +1,1 @@
-
+"""The one training loop, and the optimisers that every level of training uses."""

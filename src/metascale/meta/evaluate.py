@@ -1,0 +1,146 @@
+"""The one evaluator: losses and accuracies of fixed episodes, for meta-learners and baselines alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from metascale.core.errors import Diverged, InputError
+from metascale.core.trees import stack_tasks
+from metascale.core.types import Episode, Model, Params, Split, TaskSource
+from metascale.meta.execution import Execution
+from metascale.meta.inner import InnerLoop
+
+Predictor: TypeAlias = Callable[[Episode], Mapping[int, torch.Tensor]]
+"""Predictions for the query sets [T, B, ...], by the number of inner steps taken (0 for methods without)."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Per-task results on fixed episodes.
+
+    Args:
+        task_ids: n tasks.
+        inner_steps: the K values, ascending.
+        loss_nats: [n, K] mean query loss of each task (squared error for regression).
+        accuracy: [n, K] query accuracy of each task; NaN for regression.
+    """
+
+    task_ids: tuple[str, ...]
+    inner_steps: tuple[int, ...]
+    loss_nats: np.ndarray
+    accuracy: np.ndarray
+
+    def at(self, inner_steps: int) -> dict[str, float]:
+        """Means over tasks and their standard errors (across tasks) after that many inner steps."""
+        if inner_steps not in self.inner_steps:
+            raise InputError(f"inner_steps {inner_steps} was not evaluated; there are {list(self.inner_steps)}")
+        column = self.inner_steps.index(inner_steps)
+        loss, accuracy = self.loss_nats[:, column], self.accuracy[:, column]
+        root = math.sqrt(len(self.task_ids))
+        spread = (lambda values: float(values.std(ddof=1) / root)) if len(self.task_ids) > 1 else (lambda _: 0.0)
+        row = {"loss_nats": float(loss.mean()), "loss_sem_nats": spread(loss)}
+        if not np.isnan(accuracy).any():
+            row |= {"accuracy": float(accuracy.mean()), "accuracy_sem": spread(accuracy)}
+        return row
+
+    def curve(self) -> list[dict[str, Any]]:
+        """The adaptation-step curve: one row a K."""
+        return [{"inner_steps": steps, **self.at(steps)} for steps in self.inner_steps]
+
+    def tasks(self, inner_steps: int) -> list[dict[str, Any]]:
+        """One row a task after that many inner steps."""
+        column = self.inner_steps.index(inner_steps)
+        return [
+            {
+                "episode": index,
+                "task_id": name,
+                "loss_nats": float(loss),
+                "accuracy": None if np.isnan(acc) else float(acc),
+            }
+            for index, (name, loss, acc) in enumerate(
+                zip(self.task_ids, self.loss_nats[:, column], self.accuracy[:, column], strict=True)
+            )
+        ]
+
+
+def adapted_predictor(model: Model, inner: InnerLoop, params: Params, inner_steps: Sequence[int]) -> Predictor:
+    """Predictions after each number of inner steps in ``inner_steps``, from one adaptation to the largest."""
+    wanted = sorted(set(inner_steps))
+    if not wanted or wanted[0] < 0:
+        raise InputError(f"inner_steps must name at least one number of steps, 0 or more, not {list(inner_steps)}")
+
+    def predict(episode: Episode) -> dict[int, torch.Tensor]:
+        stacked = stack_tasks(params, episode.n_tasks)
+        found = {}
+        for state in inner.iterate(model, stacked, episode.support, steps=wanted[-1]):
+            if state.step in wanted:
+                with torch.no_grad():
+                    found[state.step] = model.predict(state.params, episode.query)
+        return found
+
+    return predict
+
+
+def score(predictions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[T] mean loss and [T] accuracy of predictions [T, B, ...]; accuracy is NaN for real-valued targets."""
+    if targets.is_floating_point():
+        losses = (predictions - targets).square().flatten(1).mean(1)
+        return losses, torch.full_like(losses, float("nan"))
+    losses = F.cross_entropy(predictions.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    right = (predictions.argmax(-1) == targets).float().mean(1)
+    return losses.view(targets.shape).mean(1), right
+
+
+def evaluate(
+    predictor: Predictor,
+    source: TaskSource,
+    split: Split,
+    n_tasks: int,
+    *,
+    batch: int = 8,
+    execution: Execution | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Evaluation:
+    """Evaluate on the first ``n_tasks`` fixed episodes of a split, ``batch`` at a time.
+
+    Raises:
+        Diverged: a loss is not finite; names the tasks.
+        InputError: the split has fewer tasks.
+    """
+    available = source.n_tasks(split)
+    if n_tasks < 1 or (available is not None and n_tasks > available):
+        raise InputError(f"the {split} split has {available} tasks; {n_tasks} were asked for (at least 1 is needed)")
+    execution = execution or Execution()
+    names: list[str] = []
+    losses: dict[int, list[torch.Tensor]] = {}
+    accuracies: dict[int, list[torch.Tensor]] = {}
+    for start in range(0, n_tasks, batch):
+        episode = source.episodes(split, range(start, min(start + batch, n_tasks))).to(device, dtype)
+        names += episode.task_ids
+        for part in execution.map(lambda chunk, _: _score_chunk(predictor, chunk), episode):
+            for steps, (loss, accuracy) in part.items():
+                losses.setdefault(steps, []).append(loss.cpu())
+                accuracies.setdefault(steps, []).append(accuracy.cpu())
+    inner_steps = tuple(sorted(losses))
+    loss_table = torch.stack([torch.cat(losses[steps]) for steps in inner_steps], dim=1).double().numpy()
+    accuracy_table = torch.stack([torch.cat(accuracies[steps]) for steps in inner_steps], dim=1).double().numpy()
+    bad = ~np.isfinite(loss_table).all(axis=1)
+    if bad.any():
+        ids = tuple(name for name, is_bad in zip(names, bad, strict=True) if is_bad)
+        raise Diverged(
+            f"the {split} loss of {len(ids)} task(s) is not finite, the first is {ids[0]}", step=-1, task_ids=ids
+        )
+    return Evaluation(tuple(names), inner_steps, loss_table, accuracy_table)
+
+
+def _score_chunk(predictor: Predictor, episode: Episode) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    predictions = predictor(episode)
+    return {steps: score(values, episode.query.targets) for steps, values in predictions.items()}

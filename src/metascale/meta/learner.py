@@ -1,0 +1,117 @@
+"""The learner: estimate a meta-gradient over the chunks of a meta-batch, then apply it with an outer optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from metascale.core.errors import Diverged
+from metascale.core.streams import address
+from metascale.core.trees import add, is_finite, norm, scale, stack_tasks
+from metascale.core.types import Batch, Episode, Model, Params
+from metascale.meta.execution import Execution
+from metascale.meta.gradients import EpisodeReport, MetaGradient
+from metascale.training.optimizers import SGD, Optimizer, OptimizerState, clip_norm
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerState:
+    """Meta-parameters θ, the outer optimiser's state, and the number of outer steps taken."""
+
+    step: int
+    params: Params
+    optimizer: OptimizerState
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One outer step: per-task losses (nats, [T]) and the norm of the meta-gradient before clipping."""
+
+    task_ids: tuple[str, ...]
+    support_loss_start: torch.Tensor
+    support_loss_end: torch.Tensor
+    query_loss: torch.Tensor | None
+    meta_gradient_norm: float
+
+
+@dataclass(frozen=True)
+class MetaLearner:
+    """A meta-gradient, an outer optimiser, and how tasks are run.
+
+    Args:
+        gradient: the estimator; it holds the inner loop.
+        outer: the outer optimiser. Reptile's interpolation rate ε is ``SGD(lr=ε)``.
+        clip: largest norm of the meta-gradient, or ``None``.
+        execution: chunks and threads.
+        seed: names the dropout masks of training.
+    """
+
+    gradient: MetaGradient
+    outer: Optimizer = field(default_factory=lambda: SGD(lr=0.1))
+    clip: float | None = None
+    execution: Execution = field(default_factory=Execution)
+    seed: int = 0
+
+    def init(self, model: Model, seed: int, device: str = "cpu") -> LearnerState:
+        """θ from the model's initialisation of that seed."""
+        own = {name: value.to(device) for name, value in model.init(seed).items()}
+        params = self.gradient.inner.init(own)
+        return LearnerState(0, params, self.outer.init(params))
+
+    def step(self, model: Model, state: LearnerState, episode: Episode) -> tuple[LearnerState, StepReport]:
+        """One outer step on a meta-batch.
+
+        Raises:
+            Diverged: a loss or the meta-gradient is not finite; names the step and the tasks.
+        """
+
+        def estimate(part: Episode, start: int) -> tuple[Params, EpisodeReport]:
+            key = address(self.seed, "meta-batch", state.step, start) & (2**62 - 1)
+            return self.gradient(model, state.params, part, key)
+
+        results = self.execution.map(estimate, episode)
+        total: Params | None = None
+        for grads, chunk in results:  # task order: the sum does not depend on which thread was first
+            share = scale(grads, len(chunk.task_ids) / episode.n_tasks)
+            total = share if total is None else add(total, share)
+        assert total is not None
+        report = _join([chunk for _, chunk in results], float(norm(total)))
+        _refuse_non_finite(total, report, state.step)
+        if self.clip is not None:
+            total = clip_norm(total, self.clip)
+        params, optimizer = self.outer.update(state.params, total, state.optimizer)
+        return LearnerState(state.step + 1, params, optimizer), report
+
+    def adapt(self, model: Model, params: Params, support: Batch, steps: int | None = None) -> Params:
+        """Adapted parameters φ [T, ...] after ``steps`` inner steps (default: those of training); no dropout."""
+        states = self.gradient.inner.iterate(model, stack_tasks(params, support.n_tasks), support, steps=steps)
+        *_, last = states
+        return last.params
+
+
+def _join(reports: list[EpisodeReport], meta_gradient_norm: float) -> StepReport:
+    queries = [report.query_loss for report in reports]
+    return StepReport(
+        task_ids=tuple(name for report in reports for name in report.task_ids),
+        support_loss_start=torch.cat([report.support_loss_start for report in reports]),
+        support_loss_end=torch.cat([report.support_loss_end for report in reports]),
+        query_loss=torch.cat([q for q in queries if q is not None]) if queries[0] is not None else None,
+        meta_gradient_norm=meta_gradient_norm,
+    )
+
+
+def _refuse_non_finite(grads: Params, report: StepReport, step: int) -> None:
+    watched = report.support_loss_end if report.query_loss is None else report.query_loss
+    bad = ~torch.isfinite(watched)
+    if report.query_loss is None and torch.isnan(report.support_loss_end).all() and is_finite(grads):
+        return  # an inner loop of zero steps has no support loss to watch
+    if bool(bad.any()):
+        names = tuple(name for name, is_bad in zip(report.task_ids, bad.tolist(), strict=True) if is_bad)
+        raise Diverged(
+            f"the loss of task(s) {', '.join(names)} is not finite at outer step {step}; lower the inner or outer rate",
+            step=step,
+            task_ids=names,
+        )
+    if not is_finite(grads):
+        raise Diverged(f"the meta-gradient is not finite at outer step {step}", step=step, task_ids=report.task_ids)

@@ -1,0 +1,181 @@
+"""The one training loop: step, validate, stop early, keep the best, checkpoint, resume.
+
+Meta-, bilevel and supervised training all run in it; each brings its own ``Trainable``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+from metascale.core.errors import CorruptFile, Diverged, InputError
+from metascale.core.optional import require
+from metascale.core.run import Checkpoint, Run
+from metascale.core.types import Params
+
+State = TypeVar("State")
+
+
+class Trainable(Protocol[State]):
+    """What is trained. ``step`` number k depends on the state and on k alone."""
+
+    def init(self) -> State: ...
+
+    def step(self, state: State, k: int) -> tuple[State, Mapping[str, float]]:
+        """The state after step k and numbers for the training record (the same names every time)."""
+        ...
+
+    def validate(self, state: State) -> Mapping[str, float]:
+        """Numbers for the evaluation record; ``validation_loss_nats`` decides."""
+        ...
+
+    def pack(self, state: State) -> Params:
+        """The whole state as named tensors."""
+        ...
+
+    def unpack(self, tensors: Params, k: int) -> State:
+        """The state after k steps from its tensors."""
+        ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train and how often to look.
+
+    Args:
+        max_steps: steps at most.
+        eval_every: steps between validations; there is one at step 0 and one at the end as well.
+        patience: validations without an improvement after which training stops; ``None`` trains all ``max_steps``.
+        min_delta: an improvement lowers the best validation loss by more than this (nats).
+        restore_best: end with the state of the lowest validation loss; otherwise with the last.
+        checkpoint_every: steps between checkpoints besides those at validations.
+        log_every: steps between rows of the training record.
+    """
+
+    max_steps: int
+    eval_every: int = 100
+    patience: int | None = None
+    min_delta: float = 0.0
+    restore_best: bool = True
+    checkpoint_every: int = 1000
+    log_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "eval_every", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} of the schedule must be at least 1, not {getattr(self, name)}")
+        if self.patience is not None and self.patience < 1:
+            raise InputError(f"patience of the schedule must be at least 1 validation, or none, not {self.patience}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands: everything besides the tensors that a resumed run needs."""
+
+    step: int = 0
+    validated_step: int = -1
+    best_step: int = -1
+    best_loss_nats: float = math.inf
+    stale: int = 0
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class TrainResult(Generic[State]):
+    """The chosen state and how training went.
+
+    ``status`` is ``"converged"`` when patience ran out, ``"max_steps"`` otherwise.
+    """
+
+    state: State
+    steps: int
+    best_step: int
+    best_validation_loss_nats: float
+    status: str
+
+
+def train(process: Trainable[State], schedule: Schedule, run: Run) -> TrainResult[State]:
+    """Train from the run's latest checkpoint, or from the start.
+
+    Interrupted and resumed, a training leaves the same records and the same state, bit for bit, as one without a break.
+
+    Raises:
+        Diverged: a loss is not finite; the message and attributes say where.
+    """
+    state, best, progress = _resume(process, run)
+    began = time.perf_counter()
+    while True:
+        due = progress.step % schedule.eval_every == 0 or progress.step >= schedule.max_steps
+        if due and progress.validated_step < progress.step:
+            best, progress = _validate(process, schedule, run, state, best, progress)
+            run.measure({"step": progress.step, "wall_s": time.perf_counter() - began})
+            _save(process, run, state, best, progress)
+        if progress.stopped or progress.step >= schedule.max_steps:
+            break
+        state, row = process.step(state, progress.step)
+        progress = replace(progress, step=progress.step + 1)
+        if progress.step % schedule.log_every == 0:
+            run.append("train_stats", {"step": progress.step, **row})
+        if progress.step % schedule.checkpoint_every == 0 and progress.step % schedule.eval_every:
+            _save(process, run, state, best, progress)
+        run.progress(progress.step, schedule.max_steps)
+    final = process.unpack(best, progress.best_step) if schedule.restore_best else state
+    status = "converged" if progress.stopped else "max_steps"
+    return TrainResult(final, progress.step, progress.best_step, progress.best_loss_nats, status)
+
+
+def _validate(
+    process: Trainable[State], schedule: Schedule, run: Run, state: State, best: Params, progress: Progress
+) -> tuple[Params, Progress]:
+    row = process.validate(state)
+    loss = float(row["validation_loss_nats"])
+    if not math.isfinite(loss):
+        last = None if math.isinf(progress.best_loss_nats) else progress.best_loss_nats
+        raise Diverged(f"validation loss is {loss} at step {progress.step}", step=progress.step, last_finite=last)
+    run.append("eval_stats", {"step": progress.step, **row})
+    progress = replace(progress, validated_step=progress.step)
+    if loss < progress.best_loss_nats - schedule.min_delta:
+        return process.pack(state), replace(progress, best_step=progress.step, best_loss_nats=loss, stale=0)
+    stale = progress.stale + 1
+    stopped = schedule.patience is not None and stale >= schedule.patience
+    return best, replace(progress, stale=stale, stopped=stopped)
+
+
+def _save(process: Trainable[State], run: Run, state: State, best: Params, progress: Progress) -> None:
+    blobs = {
+        "state.safetensors": to_bytes(process.pack(state)),
+        "best.safetensors": to_bytes(best),
+        "progress.json": json.dumps(asdict(progress)).encode(),
+    }
+    run.save(Checkpoint(progress.step, blobs))
+
+
+def _resume(process: Trainable[State], run: Run) -> tuple[State, Params, Progress]:
+    checkpoint = run.latest()
+    if checkpoint is None:
+        state = process.init()
+        return state, process.pack(state), Progress()
+    progress = Progress(**json.loads(checkpoint.blobs["progress.json"]))
+    if progress.step != checkpoint.step:
+        raise CorruptFile(f"the checkpoint of step {checkpoint.step} holds the state of step {progress.step}")
+    state = process.unpack(from_bytes(checkpoint.blobs["state.safetensors"]), progress.step)
+    return state, from_bytes(checkpoint.blobs["best.safetensors"]), progress
+
+
+def to_bytes(tensors: Params) -> bytes:
+    """Named tensors in the safetensors format, which holds no code."""
+    safetensors = require("safetensors.torch", "torch", "saving weights")
+    ordered = {name: tensors[name].detach().contiguous().cpu().clone() for name in sorted(tensors)}
+    data: bytes = safetensors.save(ordered)
+    return data
+
+
+def from_bytes(data: bytes) -> dict[str, Any]:
+    """Named tensors from safetensors bytes, on the CPU."""
+    safetensors = require("safetensors.torch", "torch", "loading weights")
+    tensors: dict[str, Any] = safetensors.load(data)
+    return tensors
