@@ -1,0 +1,233 @@
+"""Baselines beside every meta-learner: zero-shot, class prior, tuned fine-tuning, prototypes and a linear probe.
+
+Each is a `Predictor` for the one evaluator, so all see the same fixed episodes. What has a free number (a rate,
+a number of steps, a temperature) gets it from the meta-validation tasks, never from the test tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from metascale.core.errors import Diverged, InputError
+from metascale.core.trees import stack_tasks
+from metascale.core.types import Batch, Episode, Model, Params, Split, TaskSource
+from metascale.meta.evaluate import Evaluation, Predictor, adapted_predictor, evaluate
+from metascale.meta.execution import Execution
+from metascale.meta.inner import InnerLoop
+from metascale.training.optimizers import Optimizer
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Where baselines are tuned and tested: a source, how many tasks of each split, and how they run."""
+
+    source: TaskSource
+    n_validation: int
+    n_test: int
+    batch: int = 8
+    execution: Execution = field(default_factory=Execution)
+    device: str = "cpu"
+
+    def run(self, predictor: Predictor, split: Split) -> Evaluation:
+        """The evaluation on the fixed tasks of ``split``."""
+        n_tasks = self.n_validation if split == "validation" else self.n_test
+        return evaluate(
+            predictor,
+            self.source,
+            split,
+            n_tasks,
+            batch=self.batch,
+            execution=self.execution,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A baseline tuned on meta-validation.
+
+    Args:
+        choice: the chosen values, by name.
+        inner_steps: the column of ``test`` that the choice names.
+        table: every candidate with its validation loss (nats); a diverged candidate has ``None``.
+        test: the evaluation on the test tasks.
+    """
+
+    choice: Mapping[str, Any]
+    inner_steps: int
+    table: tuple[Mapping[str, Any], ...]
+    test: Evaluation
+
+
+def zero_shot(model: Model, params: Params, arena: Arena) -> Tuned:
+    """No adaptation at all: the model as it is, on the query set."""
+    return Tuned({}, 0, (), arena.run(adapted_predictor(model, InnerLoop(steps=0), params, [0]), "test"))
+
+
+def fine_tuning(
+    model: Model,
+    params: Params,
+    arena: Arena,
+    inner: InnerLoop,
+    optimizer: Callable[[float], Optimizer],
+    rates: Sequence[float],
+    steps: Sequence[int],
+) -> Tuned:
+    """Adapt every task from ``params`` without any meta-learning; rate and number of steps tuned on meta-validation.
+
+    Args:
+        optimizer: the inner optimiser of a given rate.
+        rates: candidates.
+        steps: candidates; one adaptation to the largest serves all of them, and the test curve keeps them all.
+
+    Raises:
+        InputError: every candidate rate diverges.
+    """
+    table: list[dict[str, Any]] = []
+    for rate in rates:
+        candidate = replace(inner, optimizer=optimizer(rate), steps=max(steps), learn_rates=False)
+        try:
+            result = arena.run(adapted_predictor(model, candidate, params, steps), "validation")
+        except Diverged:
+            table += [{"inner_lr": rate, "inner_steps": k, "validation_loss_nats": None} for k in sorted(set(steps))]
+            continue
+        table += [
+            {"inner_lr": rate, "inner_steps": row["inner_steps"], "validation_loss_nats": row["loss_nats"]}
+            for row in result.curve()
+        ]
+    best = _best(table, "fine-tuning")
+    chosen = replace(inner, optimizer=optimizer(best["inner_lr"]), steps=best["inner_steps"], learn_rates=False)
+    wanted = [k for k in steps if k <= best["inner_steps"]]
+    test = arena.run(adapted_predictor(model, chosen, params, wanted), "test")
+    choice = {"inner_lr": best["inner_lr"], "inner_steps": best["inner_steps"]}
+    return Tuned(choice, best["inner_steps"], tuple(table), test)
+
+
+def prototypes(model: Model, params: Params, arena: Arena, scales: Sequence[float] = (1, 3, 10, 30, 100)) -> Tuned:
+    """Nearest class mean of the frozen model's unit-length features (Snell et al. 2017, eq. 2), no training.
+
+    Logits are −s·‖f − mean‖²; the scale s does not move the accuracy, only the loss, and is tuned on meta-validation.
+    """
+
+    def with_scale(scale: float) -> Predictor:
+        def predict(episode: Episode) -> dict[int, torch.Tensor]:
+            support, query = _frozen_features(model, params, episode)
+            n_classes = int(episode.support.targets.max()) + 1
+            members = F.one_hot(episode.support.targets, n_classes).to(support.dtype)
+            means = torch.einsum("tbc,tbd->tcd", members, support) / members.sum(1).unsqueeze(-1)
+            return {0: -scale * torch.cdist(query, means).square()}
+
+        return predict
+
+    table = tuple(
+        {"scale": scale, "validation_loss_nats": arena.run(with_scale(scale), "validation").at(0)["loss_nats"]}
+        for scale in scales
+    )
+    best = _best(table, "prototypes")
+    return Tuned({"scale": best["scale"]}, 0, table, arena.run(with_scale(best["scale"]), "test"))
+
+
+def linear_probe(
+    model: Model, params: Params, arena: Arena, ridges: Sequence[float] = (0.001, 0.01, 0.1, 1.0), steps: int = 300
+) -> Tuned:
+    """Logistic regression on the frozen model's unit-length features; the ridge is tuned on meta-validation."""
+
+    def with_ridge(ridge: float) -> Predictor:
+        def predict(episode: Episode) -> dict[int, torch.Tensor]:
+            support, query = _frozen_features(model, params, episode)
+            weight = _logistic_regression(support, episode.support.targets, ridge, steps)
+            return {0: _with_ones(query) @ weight}
+
+        return predict
+
+    table = tuple(
+        {"ridge": ridge, "validation_loss_nats": arena.run(with_ridge(ridge), "validation").at(0)["loss_nats"]}
+        for ridge in ridges
+    )
+    best = _best(table, "linear probe")
+    return Tuned({"ridge": best["ridge"]}, 0, table, arena.run(with_ridge(best["ridge"]), "test"))
+
+
+class ClassPlans(Protocol):
+    """A source that can say which class each label of an episode stands for."""
+
+    def plan(self, split: Split, indices: Sequence[int]) -> Any: ...
+
+
+def class_prior(source: ClassPlans, arena: Arena, n_train_episodes: int = 1000) -> Tuned:
+    """A control without a support set: it knows each query's class and how often that class had each label.
+
+    With labels permuted per episode and disjoint classes it must score chance; what it scores above is a leak. (Labels
+    that are ranks in the sorted class list give it about 50 % on five ways.)
+    """
+    plan = source.plan("train", range(n_train_episodes))
+    n_way = plan.label_of_class.shape[1]
+    counts: dict[int, np.ndarray] = {}
+    for combination, labels in zip(plan.combinations, plan.label_of_class, strict=True):
+        for index, label in zip(combination, labels, strict=True):
+            counts.setdefault(index, np.ones(n_way))[label] += 1  # add-one smoothing: an unseen class is uniform
+    losses, accuracies, names = [], [], []
+    for index in range(arena.n_test):
+        test = source.plan("test", [index])
+        log_prior = np.stack([np.log(_normalised(counts.get(c, np.ones(n_way)))) for c in test.combinations[0]])
+        # A tie between labels counts as a random choice among them would.
+        best = log_prior == log_prior.max(axis=1, keepdims=True)
+        right = test.label_of_class[0]
+        names.append(test.task_ids[0])
+        losses.append(-log_prior[np.arange(n_way), right].mean())
+        accuracies.append((best[np.arange(n_way), right] / best.sum(axis=1)).mean())
+    evaluation = Evaluation(tuple(names), (0,), np.array(losses)[:, None], np.array(accuracies)[:, None])
+    return Tuned({"n_train_episodes": n_train_episodes}, 0, (), evaluation)
+
+
+def _normalised(counts: np.ndarray) -> np.ndarray:
+    normalised: np.ndarray = counts / counts.sum()
+    return normalised
+
+
+def _best(table: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    finite = [row for row in table if row["validation_loss_nats"] is not None]
+    if not finite:
+        raise InputError(f"every candidate of the {name} baseline diverged; give it lower rates than {list(table)}")
+    return min(finite, key=lambda row: float(row["validation_loss_nats"]))
+
+
+def _frozen_features(model: Model, params: Params, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit-length features [T, B, d] of support and query under the unadapted parameters."""
+
+    def features(batch: Batch) -> torch.Tensor:
+        with torch.no_grad():
+            return F.normalize(model.features(stack_tasks(params, episode.n_tasks), batch).float(), dim=-1)
+
+    return features(episode.support), features(episode.query)
+
+
+def _with_ones(features: torch.Tensor) -> torch.Tensor:
+    return F.pad(features, (0, 1), value=1.0)
+
+
+def _logistic_regression(features: torch.Tensor, targets: torch.Tensor, ridge: float, steps: int) -> torch.Tensor:
+    """Weights [T, d + 1, classes] (the last row is the bias) of ridge-penalised softmax regression on [T, B, d].
+
+    Accelerated gradient descent with constant momentum (Nesterov 2018, section 2.2.1): with unit-length features and a
+    column of ones the mean cross-entropy is 1-smooth, and the penalty ridge/2 · ‖W‖² makes it ridge-convex.
+    """
+    inputs = _with_ones(features)
+    n_classes = int(targets.max()) + 1
+    wanted = F.one_hot(targets, n_classes).to(inputs.dtype)
+    root = ((1 + ridge) / ridge) ** 0.5
+    momentum = (root - 1) / (root + 1)
+    weight = ahead = inputs.new_zeros(inputs.shape[0], inputs.shape[2], n_classes)
+    for _ in range(steps):
+        residual = torch.softmax(inputs @ ahead, dim=-1) - wanted
+        gradient = inputs.transpose(1, 2) @ residual / inputs.shape[1] + ridge * ahead
+        new = ahead - gradient / (1 + ridge)
+        ahead = new + momentum * (new - weight)
+        weight = new
+    return weight
