@@ -35,12 +35,14 @@ class EpisodeReport:
 
 
 class MetaGradient(Protocol):
-    """Estimates the meta-gradient of one meta-batch. ``key`` names its dropout masks."""
+    """Estimates the meta-gradient of one meta-batch. ``key`` names its dropout masks (``None``: no dropout)."""
 
     @property
     def inner(self) -> InnerLoop: ...
 
-    def __call__(self, model: Model, theta: Params, episode: Episode, key: int) -> tuple[Params, EpisodeReport]: ...
+    def __call__(
+        self, model: Model, theta: Params, episode: Episode, key: int | None
+    ) -> tuple[Params, EpisodeReport]: ...
 
 
 def _report(episode: Episode, states: list[InnerState], query_loss: torch.Tensor | None) -> EpisodeReport:
@@ -52,8 +54,8 @@ def _report(episode: Episode, states: list[InnerState], query_loss: torch.Tensor
     )
 
 
-def _query_key(key: int) -> int:
-    return address(key, "query-dropout") & (2**62 - 1)
+def _query_key(key: int | None) -> int | None:
+    return None if key is None else address(key, "query-dropout") & (2**62 - 1)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Reptile:
     data: Literal["support", "all"] = "support"
     report_query: bool = False
 
-    def __call__(self, model: Model, theta: Params, episode: Episode, key: int) -> tuple[Params, EpisodeReport]:
+    def __call__(self, model: Model, theta: Params, episode: Episode, key: int | None) -> tuple[Params, EpisodeReport]:
         stacked = stack_tasks(theta, episode.n_tasks)
         batch = episode.support if self.data == "support" else episode.support.concat(episode.query)
         states = list(self.inner.iterate(model, stacked, batch, key=key))
@@ -95,7 +97,7 @@ class FOMAML:
 
     inner: InnerLoop = field(default_factory=InnerLoop)
 
-    def __call__(self, model: Model, theta: Params, episode: Episode, key: int) -> tuple[Params, EpisodeReport]:
+    def __call__(self, model: Model, theta: Params, episode: Episode, key: int | None) -> tuple[Params, EpisodeReport]:
         stacked = stack_tasks(theta, episode.n_tasks)
         states = list(self.inner.iterate(model, stacked, episode.support, key=key))
         losses, grads = query_gradient(model, states[-1].params, episode.query, key)
@@ -124,20 +126,22 @@ class MAML:
     inner: InnerLoop = field(default_factory=InnerLoop)
     backward: Literal["recomputed", "unrolled"] = "recomputed"
 
-    def __call__(self, model: Model, theta: Params, episode: Episode, key: int) -> tuple[Params, EpisodeReport]:
+    def __call__(self, model: Model, theta: Params, episode: Episode, key: int | None) -> tuple[Params, EpisodeReport]:
         model.require_second_order()
         if self.backward == "unrolled":
             return self._unrolled(model, theta, episode, key)
         return self._recomputed(model, theta, episode, key)
 
-    def _unrolled(self, model: Model, theta: Params, episode: Episode, key: int) -> tuple[Params, EpisodeReport]:
+    def _unrolled(self, model: Model, theta: Params, episode: Episode, key: int | None) -> tuple[Params, EpisodeReport]:
         leaves = require_grad(stack_tasks(theta, episode.n_tasks))
         states = list(self.inner.iterate(model, leaves, episode.support, key=key, create_graph=True))
         losses = model.losses(states[-1].params, episode.query, _query_key(key))
         grads = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
         return mean_tasks(dict(zip(leaves, grads, strict=True))), _report(episode, states, losses)
 
-    def _recomputed(self, model: Model, theta: Params, episode: Episode, key: int) -> tuple[Params, EpisodeReport]:
+    def _recomputed(
+        self, model: Model, theta: Params, episode: Episode, key: int | None
+    ) -> tuple[Params, EpisodeReport]:
         stacked = stack_tasks(theta, episode.n_tasks)
         states = list(self.inner.iterate(model, stacked, episode.support, key=key))
         losses, adjoint = query_gradient(model, states[-1].params, episode.query, key)
@@ -156,7 +160,7 @@ class MAML:
         theta: Params,
         state: InnerState,
         support: Batch,
-        key: int,
+        key: int | None,
         adjoint: Params,
         slots: dict[str, Params],
     ) -> tuple[Params, dict[str, Params], Params]:
@@ -202,6 +206,6 @@ class MAML:
 def query_gradient(model: Model, params: Params, query: Batch, key: int | None) -> tuple[torch.Tensor, Params]:
     """Query losses [T] and each task's gradient of its own, at adapted parameters [T, ...]."""
     leaves = require_grad(params)
-    losses = model.losses(leaves, query, None if key is None else _query_key(key))
+    losses = model.losses(leaves, query, _query_key(key))
     grads = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
     return losses.detach(), dict(zip(leaves, grads, strict=True))

@@ -85,7 +85,7 @@ class MetaTraining:
                 params[rest] = value.to(self.device)
             else:
                 slot, name = rest.split("/", 1)
-                optimizer.setdefault(slot, {})[name] = value.to(self.device)
+                optimizer.setdefault(slot, {})[name] = value if slot == "count" else value.to(self.device)
         # The order of names is part of the arithmetic (sums over tensors): take the model's own, as at the start.
         order = self.learner.gradient.inner.init(self.model.init(self.seed))
         params = {name: params[name] for name in order}

@@ -15,7 +15,7 @@ from metascale.core.trees import dot, tree_map
 from metascale.core.types import Params
 
 OptimizerState: TypeAlias = dict[str, Params]
-"""Named slots, each a dictionary shaped like the parameters (``count`` holds one number)."""
+"""Named slots, each a dictionary shaped like the parameters (``count`` holds one number, on the CPU)."""
 
 
 class Optimizer(Protocol):
@@ -79,11 +79,10 @@ class Adam:
     weight_decay: float = 0.0
 
     def init(self, params: Params) -> OptimizerState:
-        first = next(iter(params.values()))
         return {
             "m": tree_map(torch.zeros_like, params),
             "v": tree_map(torch.zeros_like, params),
-            "count": {"count": torch.zeros((), dtype=torch.float64, device=first.device)},
+            "count": {"count": torch.zeros((), dtype=torch.float64)},
         }
 
     def update(

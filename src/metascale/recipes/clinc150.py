@@ -1,0 +1,67 @@
+"""Task scaling on CLINC150, with whole domains held out if asked for.
+
+Command:    metascale run clinc150 --profile laptop --data-dir data --out runs/clinc150
+Data:       CLINC150 (CC BY 3.0), 150 intents of 10 domains, out-of-scope left out; split 90 / 30 / 30, or by domain
+Learner:    Reptile over LoRA adapters, 5-way 5-shot, 15 queries
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from metascale.recipes.banking77 import LAPTOP, Banking77Config
+from metascale.recipes.config import BASELINES, CONTROLS
+from metascale.recipes.recipe import Profile, Recipe
+from metascale.recipes.text import text_parts
+
+if TYPE_CHECKING:
+    from metascale.core.types import Encoder
+    from metascale.recipes.fewshot import Parts
+
+
+@dataclass(frozen=True)
+class Clinc150Config(Banking77Config):
+    """Few-shot CLINC150.
+
+    Args:
+        by_domain: split whole domains (6 / 2 / 2) instead of intents.
+    """
+
+    by_domain: bool = False
+
+
+RECIPE = Recipe(
+    name="clinc150",
+    title="Task scaling on the 150 intents of CLINC150",
+    question="Does meta-test loss follow a power law in the number of training tasks?",
+    config=Clinc150Config,
+    axes={"n_tasks": [50, 100, 300, 1000, 3000]},
+    seeds=(100, 101, 102),
+    baselines=(
+        *({"kind": "baseline", "method": name} for name in BASELINES),
+        *({"kind": "control", "method": name} for name in CONTROLS),
+    ),
+    profiles={
+        "laptop": Profile(
+            "a real pretrained Llama of 260k parameters on a CPU, and fewer steps",
+            LAPTOP,
+            axes={"n_tasks": [5, 20, 100, 500]},
+            seeds=(0, 1, 2),
+        )
+    },
+    data_sets=("clinc150",),
+    hardware="default: one GPU of 16 GB or more per worker; laptop: any CPU",
+)
+
+
+def parts(config: Clinc150Config, seed: int, device: str) -> Parts:
+    """The task source and model of one trial."""
+    from metascale.recipes.sources import data_dir, source_fields
+    from metascale.tasks.intents import intent_tasks
+
+    def source(encoder: Encoder) -> Any:
+        fields = source_fields(config, seed)
+        return intent_tasks("clinc150", data_dir(), encoder, by_domain=config.by_domain, **fields)
+
+    return text_parts(config, source, device)

@@ -1,0 +1,121 @@
+"""After a study: baselines, shared pools, the law and the report, all from the run folders, as often as one likes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metascale.core.errors import InputError
+from metascale.core.files import read_json, write_json
+from metascale.laws import analyse
+from metascale.laws.analyse import Analysis
+from metascale.report.write import write_report
+from metascale.study.design import Study
+from metascale.study.reading import read_study
+from metascale.study.table import Table, write_results
+
+LAW, LAWS, BASELINES_FILE, TEST_POOL = "law.json", "laws.json", "baselines.json", "test_pool.json"
+LOSS = "test_loss_nats"
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a study says: one analysis a series (usually one), or why there is none, and the files written."""
+
+    analyses: Mapping[str, Analysis]
+    no_law: str
+    written: tuple[Path, ...]
+
+
+def conclude(folder: Path | str) -> Conclusion:
+    """Write results.csv, baselines.json, law.json, plots and report.html into a study's folder.
+
+    Raises:
+        InputError: the folder holds no study.
+    """
+    folder = Path(folder)
+    view = read_study(folder)
+    table = write_results(folder)
+    baselines = baseline_results(table)
+    if baselines:
+        write_json(folder / BASELINES_FILE, baselines)
+    for run in view.runs:
+        pool = run.folder / "train_pool.json"
+        if run.trial.kind == "meta" and pool.exists():
+            write_json(folder / TEST_POOL, shared_pools(read_json(pool)))
+            break
+    analyses, reason = laws_of(view.study, table)
+    (folder / LAW).unlink(missing_ok=True)
+    if analyses:
+        first = next(iter(analyses.values()))
+        write_json(folder / LAW, first.to_json())
+        if len(analyses) > 1:
+            write_json(folder / LAWS, {label: found.to_json() for label, found in analyses.items()})
+    return Conclusion(analyses, reason, tuple(write_report(folder)))
+
+
+def shared_pools(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The meta-validation and meta-test pools, which every trial of a study shares, from one trial's description."""
+    pools = {split: tasks for split, tasks in described.get("pools", {}).items() if split != "train"}
+    own = ("seed", "n_train_classes")
+    return {**{key: value for key, value in described.items() if key not in own}, "pools": pools}
+
+
+def scale_axis(study: Study) -> str | None:
+    """The axis the law is fitted along: the first one with numbers."""
+    for key, values in study.axes.items():
+        numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+        if len(numbers) >= 2 and len(numbers) == len(values):
+            return key
+    return None
+
+
+def baseline_results(table: Table) -> dict[str, Any]:
+    """Finished baselines and controls by method: test loss and accuracy, and what tuning chose."""
+    found: dict[str, Any] = {}
+    for row in table.finished().rows:
+        if row["kind"] not in ("baseline", "control"):
+            continue
+        kept = {
+            name: value
+            for name, value in row.items()
+            if value is not None and (name.startswith("test_") or name in ("inner_lr", "scale", "ridge"))
+        }
+        if row.get("tuned_inner_steps") is not None:
+            kept["inner_steps"] = row["tuned_inner_steps"]
+        found[str(row["method"])] = {**kept, "kind": row["kind"]}
+    return found
+
+
+def laws_of(study: Study, table: Table) -> tuple[dict[str, Analysis], str]:
+    """An analysis for every series (one, unless more than the scale varies), or the reason why there is none."""
+    axis = scale_axis(study)
+    if axis is None:
+        return {}, "no axis of this study is a scale with at least two numbers"
+    others = [key for key in study.axes if key != axis]
+    rows = table.finished(kind="meta").rows
+    series: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        series.setdefault(", ".join(f"{key}={row[key]}" for key in others), []).append(row)
+    left_out = sum(row["kind"] == "meta" for row in table.rows) - len(rows)
+    notes = [f"{left_out} trial(s) failed, diverged or have not ended, and are left out"] if left_out else []
+    analyses, reasons = {}, []
+    for label, members in series.items():
+        try:
+            analyses[label] = _analyse(members, axis, notes)
+        except InputError as error:
+            reasons.append(f"{label}: {error}" if label else str(error))
+    return analyses, "; ".join(reasons) or ("" if analyses else "no trial has finished")
+
+
+def _analyse(rows: Sequence[Mapping[str, Any]], axis: str, notes: Sequence[str]) -> Analysis:
+    return analyse(
+        [row[axis] for row in rows],
+        [row[LOSS] for row in rows],
+        replicate=[row["seed"] for row in rows],
+        x_name=axis,
+        loss_name=LOSS,
+        notes=notes,
+    )

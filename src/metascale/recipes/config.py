@@ -1,0 +1,136 @@
+"""The configuration of a few-shot study: one flat, validated dataclass. It knows nothing of torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from metascale.core.errors import InputError
+
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, lt=1e6)]
+Weight = Annotated[float, Field(ge=0, lt=1e6)]
+
+Method = Literal["reptile", "fomaml", "maml", "zero_shot", "class_prior", "fine_tuning", "prototypes", "linear_probe"]
+BASELINES = ("zero_shot", "fine_tuning", "prototypes", "linear_probe")
+CONTROLS = ("class_prior",)
+
+
+@dataclass(frozen=True)
+class FewShotConfig:
+    """Everything that determines one trial of a few-shot study, except its seed and where it runs.
+
+    Args:
+        kind: ``"meta"`` (meta-trained), ``"baseline"`` or ``"control"``.
+        method: the meta-learner, baseline or control.
+        n_way, k_shot, n_query: shape of an episode.
+        n_tasks: distinct training tasks; none means a fresh class combination at every visit.
+        n_train_classes: distinct training classes; none means all of the split.
+        n_validation_tasks, n_test_tasks: fixed episodes of meta-validation and meta-test, the same in every trial.
+        labels, classes: ``"permuted"`` and ``"disjoint"``; the other values are the published leaks, for showing them.
+        meta_batch: tasks an outer step.
+        inner_optimizer, inner_lr, inner_steps, inner_clip, inner_weight_decay: the inner loop.
+        inner_batch_size: support examples an inner step; none means all.
+        micro_batch: examples a forward pass in the inner loop; none means all.
+        adapt: name patterns of the parameters that adapt (``["head*"]`` is ANIL).
+        learn_rates: Meta-SGD, a learnt inner rate for every parameter element.
+        reptile_data: Reptile adapts on the ``"support"`` set or on ``"all"`` examples of a training episode.
+        maml_backward: MAML recomputes one inner step at a time (memory flat in K), or keeps the whole trajectory.
+        outer_optimizer, outer_lr, outer_clip: the outer loop; Reptile's interpolation rate is ``sgd``'s ``outer_lr``.
+        budget: ``"converged"`` stops early on meta-validation and restores the best; ``"steps"`` gives every N the same
+            ``max_steps``; ``"visits"`` gives every task ``visits_per_task`` visits. Both end with the last state.
+        max_steps: outer steps (at most, when converged).
+        visits_per_task: visits of each training task under ``budget="visits"``.
+        eval_every, patience, min_delta: validation and early stopping.
+        eval_inner_steps: inner steps at validation and test; none means ``inner_steps``.
+        adaptation_curve: numbers of inner steps K of the adaptation-step curve, on ``n_curve_tasks`` test tasks.
+        tune_rates, tune_steps: what the fine-tuning baseline chooses from on meta-validation.
+        train_threads: threads that share the tasks of a meta-batch inside one trial.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=False)
+
+    kind: Literal["meta", "baseline", "control"] = "meta"
+    method: Method = "reptile"
+    n_way: Annotated[int, Field(ge=2)] = 5
+    k_shot: Count = 1
+    n_query: Count = 15
+    n_tasks: Count | None = 100
+    n_train_classes: Count | None = None
+    n_validation_tasks: Count = 50
+    n_test_tasks: Count = 200
+    labels: Literal["permuted", "sorted"] = "permuted"
+    classes: Literal["disjoint", "shared"] = "disjoint"
+    meta_batch: Count = 4
+    inner_optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    inner_lr: Rate = 0.1
+    inner_steps: NonNegative = 5
+    inner_clip: Rate | None = None
+    inner_weight_decay: Weight = 0.0
+    inner_batch_size: Count | None = None
+    micro_batch: Count | None = None
+    adapt: tuple[str, ...] = ("*",)
+    learn_rates: bool = False
+    reptile_data: Literal["support", "all"] = "support"
+    maml_backward: Literal["recomputed", "unrolled"] = "recomputed"
+    outer_optimizer: Literal["sgd", "adam"] = "sgd"
+    outer_lr: Rate = 0.1
+    outer_clip: Rate | None = None
+    budget: Literal["converged", "steps", "visits"] = "converged"
+    max_steps: Count = 1000
+    visits_per_task: Count = 20
+    eval_every: Count = 50
+    patience: Count = 5
+    min_delta: Weight = 0.0
+    eval_inner_steps: NonNegative | None = None
+    adaptation_curve: tuple[NonNegative, ...] = (0, 1, 3, 5, 10, 20)
+    n_curve_tasks: Count = 50
+    tune_rates: tuple[Rate, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    tune_steps: tuple[NonNegative, ...] = (1, 3, 5, 10, 20)
+    train_threads: Count = 1
+
+    @property
+    def test_steps(self) -> int:
+        """Inner steps at validation and test."""
+        return self.inner_steps if self.eval_inner_steps is None else self.eval_inner_steps
+
+    @property
+    def outer_steps(self) -> int:
+        """Outer steps of training at most."""
+        if self.budget != "visits":
+            return self.max_steps
+        if self.n_tasks is None:
+            raise InputError(
+                "budget 'visits' needs a number for n_tasks; with endless tasks use 'steps' or 'converged'"
+            )
+        return max(1, round(self.visits_per_task * self.n_tasks / self.meta_batch))
+
+
+Config = TypeVar("Config", bound=FewShotConfig)
+
+
+def validate(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """``values`` as a configuration of that class.
+
+    Raises:
+        InputError: one sentence with the key, the nearest allowed key for an unknown one, and the allowed range.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"allowed keys are: {', '.join(known)}"
+            raise InputError(f"{where}: there is no key '{key}'; {hint}")
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "function")))
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise InputError(f"{where}: the value {first['input']!r} of '{key}' is not allowed: {message}") from error

@@ -1,0 +1,90 @@
+"""Task scaling on your own texts: any CSV file with a text and a label column.
+
+Command:    metascale run csv --set path=my_texts.csv --out runs/mine
+            metascale run csv --set path=my_texts.csv --set backbone=sentence-transformers/all-MiniLM-L6-v2 ...
+Data:       your file; classes are split 60 / 20 / 20 at random (by the file's name and ``split_seed``)
+Learner:    without a backbone, MAML on a perceptron over word frequencies; with one, LoRA adapters
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metascale.core.errors import InputError
+from metascale.recipes.config import BASELINES, CONTROLS, Count
+from metascale.recipes.recipe import Recipe
+from metascale.recipes.text import TextConfig, text_parts
+
+if TYPE_CHECKING:
+    from metascale.core.types import Encoder
+    from metascale.recipes.fewshot import Parts
+
+
+@dataclass(frozen=True)
+class CsvConfig(TextConfig):
+    """Few-shot classification of the texts in a CSV file.
+
+    Args:
+        path: the file.
+        text_column, label_column: its columns.
+        split_seed: which classes are for training, validation and test.
+        backbone: empty for the perceptron over word frequencies.
+        n_words: vocabulary of the perceptron.
+        width: hidden units of the perceptron.
+    """
+
+    path: str = ""
+    text_column: str = "text"
+    label_column: str = "label"
+    split_seed: int = 0
+    backbone: str = ""
+    n_words: Count = 2000
+    width: Count = 64
+    inner_lr: float = 1e-2
+    outer_lr: float = 0.5
+
+
+RECIPE = Recipe(
+    name="csv",
+    title="Task scaling on your own texts: a CSV file of text,label, no code",
+    question="Does meta-test loss follow a power law in the number of training tasks?",
+    config=CsvConfig,
+    axes={"n_tasks": [5, 20, 100, 500]},
+    baselines=(
+        *({"kind": "baseline", "method": name} for name in BASELINES),
+        *({"kind": "control", "method": name} for name in CONTROLS),
+    ),
+    hardware="any machine without a backbone",
+)
+
+
+def parts(config: CsvConfig, seed: int, device: str) -> Parts:
+    """The task source and model of one trial."""
+    from metascale.models.mlp import MLP
+    from metascale.recipes.fewshot import Parts
+    from metascale.recipes.sources import source_fields
+    from metascale.tasks.bag_of_words import BagOfWords
+    from metascale.tasks.csv_text import csv_tasks, read_csv
+    from metascale.tasks.word_encoder import WordEncoder
+
+    if not config.path:
+        raise InputError("recipe 'csv' needs a file: --set path=FILE.csv (columns text,label)")
+
+    def source(encoder: Encoder) -> Any:
+        return csv_tasks(
+            config.path,
+            encoder,
+            text_column=config.text_column,
+            label_column=config.label_column,
+            split_seed=config.split_seed,
+            **source_fields(config, seed),
+        )
+
+    if config.backbone:
+        return text_parts(config, source, device)
+    texts = [row.text for row in read_csv(Path(config.path), config.text_column, config.label_column)]
+    encoder = WordEncoder.from_texts(texts, max_words=config.n_words, max_length=config.max_length)
+    bag = BagOfWords(source(encoder), encoder.n_tokens)
+    return Parts(bag, MLP(encoder.n_tokens, config.n_way, config.width, depth=1), eval_batch=50)

@@ -1,0 +1,146 @@
+"""What a study will cost, before it runs: trials, parameters, FLOPs, time and disk."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from metascale.core.trees import n_elements
+from metascale.core.types import Episode
+from metascale.meta.execution import Execution
+from metascale.recipes.fewshot import Parts, build_parts, make_inner, make_learner
+from metascale.recipes.recipe import Recipe
+from metascale.study.design import Study
+from metascale.training.flops import count_flops
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a study.
+
+    Args:
+        n_trials: all of them; ``n_meta`` are meta-trained.
+        n_params_trainable, n_params_total: of the model.
+        step_flops: FLOPs of one outer step (all tasks of a meta-batch).
+        train_flops: FLOPs of all meta-training, at most.
+        step_s: seconds of one outer step, measured here on one thread after a warm-up.
+        total_s: expected wall time of the whole study on ``workers`` workers, evaluations included, at most.
+        disk_bytes: weights, checkpoints and records.
+    """
+
+    n_trials: int
+    n_meta: int
+    n_params_trainable: int
+    n_params_total: int
+    step_flops: float
+    train_flops: float
+    step_s: float
+    total_s: float
+    disk_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def estimate(recipe: Recipe, study: Study, workers: int, device: str = "cpu") -> Estimate:
+    """Build the first meta-trained trial, count and time one outer step of it, and multiply.
+
+    Raises:
+        InputError: the model or the data cannot be loaded.
+    """
+    metas = [trial for trial in study.trials() if trial.config["kind"] == "meta"]
+    first = (metas or list(study.trials()))[0]
+    config = recipe.validate(first.config)
+    parts = build_parts(config, recipe.name, first.seed, device)
+    outside = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        step_flops, step_s, validate_s, trainable = _measure(config, parts, first.seed, device)
+    finally:
+        torch.set_num_threads(outside)
+    train_s = train_flops = 0.0
+    for trial in metas:
+        each = recipe.validate(trial.config)
+        steps = each.outer_steps
+        n_evaluated = (1 + steps // each.eval_every) * each.n_validation_tasks + each.n_test_tasks
+        n_curve = each.n_curve_tasks * max(each.adaptation_curve, default=0) / max(1, each.test_steps)
+        train_s += steps * step_s + (n_evaluated + n_curve) * validate_s
+        train_flops += steps * step_flops
+    records = 200 * sum(recipe.validate(trial.config).outer_steps // config.eval_every * 11 for trial in metas)
+    return Estimate(
+        n_trials=len(study.trials()),
+        n_meta=len(metas),
+        n_params_trainable=trainable,
+        n_params_total=trainable + _frozen_parameters(parts),
+        step_flops=step_flops,
+        train_flops=train_flops,
+        step_s=step_s,
+        total_s=train_s / max(1, min(workers, len(metas), os.cpu_count() or 1)),
+        disk_bytes=int(len(metas) * trainable * 4 + workers * trainable * 4 * 8 + records),
+    )
+
+
+def _measure(config: Any, parts: Parts, seed: int, device: str) -> tuple[float, float, float, int]:
+    """FLOPs and seconds of one outer step, seconds of evaluating one task, and trainable parameters."""
+    learner = make_learner(config, parts.model, seed, device) if config.kind == "meta" else None
+    episode: Episode = parts.source.episodes("train", range(config.meta_batch)).to(device)
+    params = {name: value.to(device) for name, value in parts.model.init(seed).items()}
+    if learner is None:
+        return 0.0, 0.0, 0.0, n_elements(params)
+    theta = make_inner(config).init(params)
+    one = episode.tasks(0, 1)
+    step_flops = count_flops(lambda: learner.gradient(parts.model, theta, one, None)) * config.meta_batch
+    state = learner.init(parts.model, seed, device)
+    step_s = _seconds(lambda: learner.step(parts.model, state, episode))
+    adapt_s = _seconds(lambda: learner.adapt(parts.model, params, one.support, config.test_steps))
+    return step_flops, step_s, adapt_s * _stacking_gain(parts, device), n_elements(theta)
+
+
+def _stacking_gain(parts: Parts, device: str) -> float:
+    """Tasks evaluated in one stacked call share its overhead: a task costs about that much less than alone."""
+    stacked = Execution.best_for(parts.model, device).chunk is None
+    return 4.0 / parts.eval_batch if stacked and parts.eval_batch > 4 else 1.0
+
+
+def _seconds(call: Any, repeats: int = 3) -> float:
+    call()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return sorted(times)[len(times) // 2]
+
+
+def _frozen_parameters(parts: Parts) -> int:
+    backbone = getattr(parts.model, "backbone", None)
+    return 0 if backbone is None else sum(parameter.numel() for parameter in backbone.parameters())
+
+
+def human(value: float, unit: str = "", base: float = 1000.0) -> str:
+    """1234567 as "1.23 M"; ``base=1024`` for bytes."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(value) < base or prefix == "P":
+            return f"{value:.3g} {prefix}{unit}".rstrip()
+        value /= base
+    raise AssertionError("unreachable")
+
+
+def describe(found: Estimate) -> list[tuple[str, str]]:
+    """The lines that ``--dry-run`` prints."""
+    rows: Mapping[str, str] = {
+        "trials": f"{found.n_trials} ({found.n_meta} meta-trained)",
+        "parameters": f"{human(found.n_params_trainable)} trainable of {human(found.n_params_total)}",
+        "FLOPs": f"{human(found.step_flops, 'FLOP')} an outer step, {human(found.train_flops, 'FLOP')} in all at most",
+        "time": (
+            f"{found.step_s * 1e3:.0f} ms an outer step on one thread (measured); "
+            f"about {found.total_s / 60:.1f} min at most"
+        ),
+        "disk": human(found.disk_bytes, "B", 1024.0),
+    }
+    return list(rows.items())

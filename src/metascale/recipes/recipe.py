@@ -1,0 +1,140 @@
+"""What a ready-made study is: a configuration class, axes, baselines, profiles, and the parts of its trials."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from metascale.core.canonical import plain
+from metascale.core.errors import InputError
+from metascale.recipes.config import FewShotConfig, validate
+from metascale.study.design import Study, merge
+
+RECIPES = ("digits", "sinusoid", "synthetic", "omniglot", "banking77", "clinc150", "csv")
+"""Names of the recipe modules; each holds one ``RECIPE`` and a function ``parts(config, seed, device)``."""
+
+TRIAL = "metascale.recipes.fewshot:trial"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A variant of a recipe: changed values, axes and seeds, and why."""
+
+    about: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    axes: Mapping[str, Sequence[Any]] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One ready-made study.
+
+    Args:
+        name: what the command line calls it; also its module in this package.
+        title: one line.
+        question: what the study answers.
+        config: the configuration class; its defaults are the recipe's.
+        axes: what varies, by key; the first one is the x axis of the law.
+        seeds: training seeds.
+        baselines: methods that run once beside the axes, with overrides.
+        profiles: variants by name.
+        data_sets: what has to be in the data folder.
+        hardware: where the default ran, and how long it took, or what it needs.
+    """
+
+    name: str
+    title: str
+    question: str
+    config: type[FewShotConfig]
+    axes: Mapping[str, Sequence[Any]]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    baselines: tuple[Mapping[str, Any], ...] = ()
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    data_sets: tuple[str, ...] = ()
+    hardware: str = ""
+
+    def study(
+        self,
+        values: Mapping[str, Any] | None = None,
+        profile: str | None = None,
+        seeds: Sequence[int] | None = None,
+        baselines: bool = True,
+    ) -> Study:
+        """The study with ``values`` over the profile's over the defaults; a list for a single-valued key is an axis.
+
+        Every trial is validated here, before anything runs or is written.
+
+        Raises:
+            InputError: an unknown profile or key, or a value that is not allowed.
+        """
+        chosen = self._profile(profile)
+        base = {**chosen.values, **dict(values or {})}
+        axes = dict(self.axes if chosen.axes is None else chosen.axes)
+        plural = {f.name for f in dataclasses.fields(self.config) if "tuple" in str(f.type)}
+        for key in list(base):
+            value = base[key]
+            listed = isinstance(value, (list, tuple))
+            if listed and (key not in plural or (len(value) > 0 and isinstance(value[0], (list, tuple)))):
+                axes[key] = list(base.pop(key))
+            elif key in axes:
+                axes[key] = [base.pop(key)]
+        where = f"recipe '{self.name}'"
+        defaults = validate(self.config, base, where)
+        extra = [dict(item) for item in self.baselines] if baselines else []
+        first_seed = list(seeds or chosen.seeds or self.seeds)
+        study = Study(
+            name=self.name,
+            trial=TRIAL,
+            base={"recipe": self.name, **plain(defaults)},
+            axes=axes,
+            seeds=first_seed,
+            extra=[{"n_tasks": None, "seeds": first_seed[:1], **item} for item in extra],
+        )
+        for trial in study.trials():
+            self.validate(trial.config)
+        return study
+
+    def validate(self, config: Mapping[str, Any]) -> FewShotConfig:
+        """The configuration of one trial of this recipe's study."""
+        own = {key: value for key, value in config.items() if key not in ("recipe", "trial", "seed")}
+        checked = validate(self.config, own, f"recipe '{self.name}'")
+        if checked.kind == "meta" and checked.budget == "visits":
+            _ = checked.outer_steps
+        return checked
+
+    def with_overrides(self, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> FewShotConfig:
+        """A trial's configuration with some values replaced, validated."""
+        return self.validate(merge(config, overrides))
+
+    def _profile(self, name: str | None) -> Profile:
+        if name is None:
+            return Profile("")
+        if name not in self.profiles:
+            allowed = ", ".join(self.profiles) or "none"
+            raise InputError(f"recipe '{self.name}' has no profile '{name}'; it has: {allowed}")
+        return self.profiles[name]
+
+
+def recipe_module(name: str) -> ModuleType:
+    """The module of a recipe.
+
+    Raises:
+        InputError: no recipe has that name; says the nearest.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(RECIPES)}"
+        raise InputError(f"there is no recipe '{name}'; {hint}")
+    return importlib.import_module(f"metascale.recipes.{name}")
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of that name."""
+    recipe: Recipe = recipe_module(name).RECIPE
+    return recipe

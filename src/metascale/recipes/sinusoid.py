@@ -1,0 +1,68 @@
+"""Task scaling on sinusoid regression (Finn et al. 2017, section 5.1).
+
+Command:    metascale run sinusoid --out runs/sinusoid
+Data:       y = a·sin(x − p); amplitude and phase are the task
+Learner:    exact MAML on a two-layer perceptron of 40 units, 10 shots
+Loss:       mean squared error (there is no accuracy)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from metascale.recipes.config import Count, FewShotConfig, Method
+from metascale.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from metascale.recipes.fewshot import Parts
+
+
+@dataclass(frozen=True)
+class SinusoidConfig(FewShotConfig):
+    """Few-shot sinusoid regression; ``n_way`` has no meaning here.
+
+    Args:
+        width, depth: of the perceptron.
+    """
+
+    method: Method = "maml"
+    maml_backward: Literal["recomputed", "unrolled"] = "unrolled"
+    width: Count = 40
+    depth: Count = 2
+    k_shot: Count = 10
+    n_query: Count = 10
+    inner_lr: float = 0.01
+    inner_steps: int = 1
+    meta_batch: Count = 25
+    outer_optimizer: Literal["sgd", "adam"] = "adam"
+    outer_lr: float = 1e-3
+    max_steps: Count = 5000
+    eval_every: Count = 250
+    n_validation_tasks: Count = 100
+    n_test_tasks: Count = 500
+    n_curve_tasks: Count = 500
+
+
+RECIPE = Recipe(
+    name="sinusoid",
+    title="Task scaling on sinusoid regression",
+    question="Does meta-test squared error follow a power law in the number of training sinusoids?",
+    config=SinusoidConfig,
+    axes={"n_tasks": [5, 10, 30, 100, 300, 1000]},
+    baselines=({"kind": "baseline", "method": "zero_shot"}, {"kind": "baseline", "method": "fine_tuning"}),
+    hardware="any machine",
+)
+
+
+def parts(config: SinusoidConfig, seed: int, device: str) -> Parts:
+    """The task source and model of one trial."""
+    from metascale.models.mlp import MLP
+    from metascale.recipes.fewshot import Parts
+    from metascale.tasks.sinusoid import SinusoidTasks
+
+    source = SinusoidTasks(
+        config.k_shot, config.n_query, config.n_tasks, config.n_validation_tasks, config.n_test_tasks, seed
+    )
+    model = MLP(1, 1, config.width, config.depth, loss="squared_error")
+    return Parts(source, model, eval_batch=100)

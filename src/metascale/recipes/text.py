@@ -1,0 +1,89 @@
+"""What the text recipes share: the configuration of a LoRA-adapted language model, and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from metascale.recipes.config import Count, FewShotConfig, Rate, Weight
+from metascale.recipes.sources import backbone_path
+
+if TYPE_CHECKING:
+    from metascale.core.run import Run
+    from metascale.core.types import Encoder, Params
+    from metascale.recipes.fewshot import Parts
+
+
+@dataclass(frozen=True)
+class TextConfig(FewShotConfig):
+    """Few-shot text classification with task-batched LoRA on a frozen backbone.
+
+    Args:
+        backbone: a hub name, a folder, a known shape, or ``data:FOLDER`` for a folder of the data folder.
+        random_weights: draw the backbone at random from this seed instead of loading weights (for shapes and tests).
+        rank, alpha, dropout: of the adapters.
+        targets: module names to adapt; empty means the architecture's own.
+        head: ``"zero"`` and ``"prototype"`` are made afresh for every task, ``"learned"`` is a meta-parameter.
+        pooling: ``"last"``, ``"mean"`` or ``"first"`` token; none means the architecture's own.
+        dtype: of the frozen backbone.
+        attention: ``"sdpa"`` (fast), or ``"eager"``, which second-order methods need.
+        load_in_8bit: quantise the backbone's linear layers with bitsandbytes.
+        max_length: tokens of a text at most; batches are padded to their longest text only.
+    """
+
+    backbone: str = "tinyllama"
+    random_weights: int | None = None
+    rank: Count = 16
+    alpha: Rate = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    targets: tuple[str, ...] = ()
+    head: Literal["zero", "prototype", "learned"] = "learned"
+    pooling: Literal["last", "mean", "first"] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    load_in_8bit: bool = False
+    max_length: Annotated[int, Field(ge=2, le=4096)] = 64
+    k_shot: Count = 5
+    inner_optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    inner_lr: Rate = 5e-4
+    inner_weight_decay: Weight = 0.01
+    inner_clip: Rate | None = 1.0
+    tune_rates: tuple[Rate, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
+
+
+def text_parts(config: TextConfig, make_source: Callable[[Encoder], Any], device: str) -> Parts:
+    """The source that ``make_source`` builds on the backbone's tokenizer, and the adapted model."""
+    from metascale.models.adapters import AdapterClassifier
+    from metascale.models.heads import named_head
+    from metascale.models.hf import load_backbone
+    from metascale.models.peft_format import save_peft
+    from metascale.models.tokenizers import load_encoder
+    from metascale.recipes.fewshot import Parts
+
+    name = backbone_path(config.backbone)
+    backbone = load_backbone(
+        name,
+        dtype=config.dtype,
+        attn_implementation=config.attention,
+        device=device,
+        random_init_seed=config.random_weights,
+        load_in_8bit=config.load_in_8bit,
+    )
+    model = AdapterClassifier(
+        backbone,
+        n_classes=config.n_way,
+        rank=config.rank,
+        alpha=config.alpha,
+        dropout=config.dropout,
+        targets=config.targets or None,
+        head=named_head(config.head),
+        pooling=config.pooling,
+    )
+
+    def save(params: Params, run: Run) -> None:
+        save_peft(run.folder / "adapter", params, model)
+
+    return Parts(make_source(load_encoder(name, config.max_length)), model, eval_batch=8, save_adapters=save)

@@ -1,0 +1,174 @@
+"""Which data sets there are: their files, licences, citations and public homes. No torch here."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+from metascale.core.files import sha256_of
+
+DRAWING = re.compile(r"images_(?:background|evaluation)/([^/]+)/(character\d+)/(\d+_\d+\.png)")
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a data set and how to tell that it is whole.
+
+    Args:
+        path: relative to the data set's folder.
+        url: its public home.
+        form: ``plain``: ``sha256`` is of the bytes. ``gzip``: of the decompressed bytes, since packers differ.
+            ``drawings zip``: every entry's own checksum must hold and there must be ``n_drawings`` drawings.
+    """
+
+    path: str
+    url: str
+    form: Literal["plain", "gzip", "drawings zip"] = "plain"
+    sha256: str | None = None
+    n_drawings: int | None = None
+
+    def problem(self, data: bytes) -> str | None:
+        """What is wrong with ``data`` as this file's content; ``None`` when it is whole."""
+        if self.form == "drawings zip":
+            return self._zip_problem(data)
+        if self.form == "gzip":
+            try:
+                data = gzip.decompress(data)
+            except (OSError, EOFError, zlib.error) as error:
+                return f"it cannot be decompressed ({error})"
+        found = sha256_of(data)
+        if self.sha256 is not None and found != self.sha256:
+            return f"its SHA-256 is {found[:12]}..., not {self.sha256[:12]}..."
+        return None
+
+    def _zip_problem(self, data: bytes) -> str | None:
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                broken = archive.testzip()
+                n_found = sum(DRAWING.fullmatch(name) is not None for name in archive.namelist())
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+            return f"it is not a whole zip archive ({error})"
+        if broken is not None:
+            return f"its entry {broken} is damaged"
+        if n_found != self.n_drawings:
+            return f"it holds {n_found} drawings, not {self.n_drawings}"
+        return None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A public data set: it lives in the folder ``name`` of the data folder."""
+
+    name: str
+    summary: str
+    licence: str
+    citation: str
+    home: str
+    files: tuple[DataFile, ...]
+
+
+_BANKING = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data/"
+_CLINC = "https://raw.githubusercontent.com/clinc/oos-eval/master/data/"
+_OMNIGLOT = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+_VINYALS = (
+    "https://raw.githubusercontent.com/jakesnell/prototypical-networks/c9bb4d258267c11cb6e23f0a19242d24ca98ad8a/"
+    "data/omniglot/splits/vinyals/"
+)
+_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_WIKITEXT = (
+    "https://raw.githubusercontent.com/pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8/"
+    "word_language_model/data/wikitext-2/"
+)
+
+
+def _plain(base: str, *named: tuple[str, str], folder: str = "") -> tuple[DataFile, ...]:
+    return tuple(DataFile(f"{folder}{name}", f"{base}{name}", sha256=sha256) for name, sha256 in named)
+
+
+def _mnist(name: str, sha256: str) -> DataFile:
+    return DataFile(f"{name}-ubyte.gz", f"{_MNIST}{name}-ubyte.gz", form="gzip", sha256=sha256)
+
+
+def _drawings(name: str, n_drawings: int) -> DataFile:
+    return DataFile(name, f"{_OMNIGLOT}{name}", form="drawings zip", n_drawings=n_drawings)
+
+
+DATASETS: dict[str, DataSet] = {
+    data_set.name: data_set
+    for data_set in (
+        DataSet(
+            "banking77",
+            "13,083 customer questions of a bank, 77 intents (10,003 train, 3,080 test)",
+            "CC BY 4.0",
+            "Casanueva et al. (2020), Efficient Intent Detection with Dual Sentence Encoders",
+            "https://github.com/PolyAI-LDN/task-specific-datasets",
+            _plain(
+                _BANKING,
+                ("train.csv", "b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b"),
+                ("test.csv", "d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d"),
+            ),
+        ),
+        DataSet(
+            "clinc150",
+            "22,500 requests to an assistant, 150 intents in 10 domains (and out-of-scope ones, not used here)",
+            "CC BY 3.0",
+            "Larson et al. (2019), An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction",
+            "https://github.com/clinc/oos-eval",
+            _plain(
+                _CLINC,
+                ("data_full.json", "36923c3705a59e08fe9c3883d8bc2dd966ef93e22cb78ac41171782a698d56e0"),
+                ("data_small.json", "050e17476e6b4fa88f8518edaf09921c8f5e3a86dc8b63615361102a20b2ac01"),
+                ("domains.json", "b947b579d3b8e74b06f93b01083d8efaff2888b43a3e362533bd88a6e1211b3a"),
+            ),
+        ),
+        DataSet(
+            "omniglot",
+            "1,623 hand-drawn characters of 50 alphabets, 20 drawings each, 105 x 105 pixels",
+            "MIT",
+            "Lake et al. (2015), Human-level concept learning through probabilistic program induction",
+            "https://github.com/brendenlake/omniglot",
+            (
+                _drawings("images_background.zip", 19_280),
+                _drawings("images_evaluation.zip", 13_180),
+                *_plain(
+                    _VINYALS,
+                    ("train.txt", "984522c194c30fb678ce53304a160a42faf5403ad4f9a67010f32dd3a35738e0"),
+                    ("val.txt", "11f99e54faee3e26f53d3231c1cceac5bf7b8730e9be31cb6dab256551dc0c1a"),
+                    ("test.txt", "845264cc5c156180828ccf17915668b17ee21424d0170df6e7d81676aa5d1204"),
+                    folder="vinyals_splits/",
+                ),
+            ),
+        ),
+        DataSet(
+            "mnist",
+            "70,000 handwritten digits, 28 x 28 pixels (60,000 train, 10,000 test)",
+            "CC BY-SA 3.0 (as commonly stated)",
+            "LeCun, Bottou, Bengio, Haffner (1998), Gradient-based learning applied to document recognition",
+            "https://yann.lecun.com/exdb/mnist",
+            (
+                _mnist("train-images-idx3", "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+                _mnist("train-labels-idx1", "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+                _mnist("t10k-images-idx3", "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+                _mnist("t10k-labels-idx1", "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+            ),
+        ),
+        DataSet(
+            "wikitext-2-v1",
+            "2.5 million words of Wikipedia articles, word level with <unk> (not the raw version)",
+            "CC BY-SA 3.0",
+            "Merity, Xiong, Bradbury, Socher (2016), Pointer Sentinel Mixture Models",
+            "https://huggingface.co/datasets/Salesforce/wikitext",
+            _plain(
+                _WIKITEXT,
+                ("train.txt", "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f"),
+                ("valid.txt", "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"),
+                ("test.txt", "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"),
+            ),
+        ),
+    )
+}

@@ -1,0 +1,116 @@
+"""Labelled texts as a class table: duplicates removed, tokenised once, padded when fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from metascale.core.errors import InputError
+from metascale.core.types import Encoder, Split
+from metascale.tasks.class_table import ClassTable
+from metascale.tasks.word_encoder import words_of
+
+
+class LabelledText(NamedTuple):
+    """One row of a data set; ``origin`` names the file or part that it comes from."""
+
+    text: str
+    label: str
+    origin: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLists:
+    """Token lists end to end in memory; text i is ``tokens[starts[i] : starts[i] + lengths[i]]``.
+
+    Ids [...] give ``{"input_ids", "attention_mask"}`` [..., S] int64, S the longest text among these ids.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    pad_id: int
+
+    def __call__(self, ids: np.ndarray) -> dict[str, torch.Tensor]:
+        lengths = self.lengths[ids][..., None]
+        place = np.arange(lengths.max(initial=1))
+        is_token = place < lengths
+        position = np.where(is_token, self.starts[ids][..., None] + place, 0)
+        padded = np.where(is_token, self.tokens[position], self.pad_id)
+        return {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(is_token.astype(np.int64))}
+
+
+def _tokenise(name: str, rows: Sequence[LabelledText], encoder: Encoder) -> TokenLists:
+    encoded = encoder([row.text for row in rows])
+    lengths = np.array([len(tokens) for tokens in encoded], np.int64)
+    if len(lengths) != len(rows):
+        raise InputError(f"{name}: the encoder gave {len(lengths)} token lists for {len(rows)} texts")
+    if lengths.min() == 0:
+        raise InputError(f"{name}: the encoder gave no token for the text {rows[int(lengths.argmin())].text!r}")
+    tokens = np.fromiter((token for one in encoded for token in one), np.int64, count=int(lengths.sum()))
+    return TokenLists(tokens, np.cumsum(lengths) - lengths, lengths, encoder.pad_id)
+
+
+def without_duplicates(rows: Sequence[LabelledText], keep_first: Sequence[str]) -> tuple[list[LabelledText], int, int]:
+    """Each text once, so that support and query cannot hold the same one; texts with two labels are dropped.
+
+    Texts are the same when their lower-case words and punctuation are. Of equal rows the one kept is from the origin
+    named earliest in ``keep_first``.
+
+    Returns:
+        The rows kept in their order, how many duplicates were removed, and how many rows had an ambiguous text.
+    """
+    labels: dict[str, set[str]] = {}
+    kept: dict[str, int] = {}
+    rank = {origin: position for position, origin in enumerate(keep_first)}
+    keys = [" ".join(words_of(row.text)) for row in rows]
+    for number, (key, row) in enumerate(zip(keys, rows, strict=True)):
+        labels.setdefault(key, set()).add(row.label)
+        if key not in kept or rank[row.origin] < rank[rows[kept[key]].origin]:
+            kept[key] = number
+    clear = [row for number, (key, row) in enumerate(zip(keys, rows, strict=True)) if len(labels[key]) == 1]
+    n_ambiguous = len(rows) - len(clear)
+    chosen = sorted(number for key, number in kept.items() if len(labels[key]) == 1)
+    return [rows[number] for number in chosen], len(clear) - len(chosen), n_ambiguous
+
+
+def text_table(
+    name: str,
+    rows: Sequence[LabelledText],
+    encoder: Encoder,
+    *,
+    origin_of_split: Mapping[Split, str] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> ClassTable:
+    """A class table of texts; the classes are the labels in alphabetical order.
+
+    Args:
+        origin_of_split: which origin each split's examples come from when splits share classes.
+        details: JSON for the run's record; the numbers of rows removed are added.
+
+    Raises:
+        InputError: no rows, or a text for which the encoder gives no token.
+    """
+    if not rows:
+        raise InputError(f"{name}: there are no texts")
+    # Evaluation files stay whole: what they have in common with the training file is removed there.
+    origins = [origin_of_split[split] for split in ("test", "validation", "train")] if origin_of_split else []
+    order = [*dict.fromkeys([*origins, *(row.origin for row in rows)])]
+    kept, n_duplicates, n_ambiguous = without_duplicates(rows, order)
+    fetch = _tokenise(name, kept, encoder)
+    classes = tuple(sorted({row.label for row in kept}))
+    label_of_row = np.array([row.label for row in kept])
+    origin_of_row = np.array([row.origin for row in kept])
+    examples = tuple(np.flatnonzero(label_of_row == label) for label in classes)
+    by_split: dict[Split, tuple[np.ndarray, ...]] | None = None
+    if origin_of_split is not None:
+        by_split = {
+            split: tuple(ids[origin_of_row[ids] == origin] for ids in examples)
+            for split, origin in origin_of_split.items()
+        }
+    counts = {"n_texts": len(kept), "n_duplicates_removed": n_duplicates, "n_ambiguous_removed": n_ambiguous}
+    return ClassTable(name, classes, examples, fetch, by_split, {**(details or {}), **counts})
