@@ -200,7 +200,7 @@ def data_check(
     found = check(name, data_dir)
     table = Table("file", "state")
     for file in found.files:
-        table.add_row(file.name, file.status)
+        table.add_row(file.path, f"{file.status} {file.note}".rstrip())
     out.print(table)
     if not found.ok:
         raise typer.Exit(1)
@@ -317,3 +317,6 @@ def _options(
     ] = False,
 ) -> None:
     return None
+
+if __name__ == "__main__":
+    main()

@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 
 LAPTOP = {
     "backbone": "data:stories260k/hf",
+    "dtype": "float32",
     "pooling": "mean",
-    "inner_lr": 1e-2,
-    "max_steps": 300,
-    "eval_every": 30,
-    "patience": 4,
-    "n_validation_tasks": 40,
-    "n_test_tasks": 200,
-    "n_curve_tasks": 40,
-    "outer_lr": 0.5,
-    "max_length": 128,
+    "dropout": 0.0,
+    "max_length": 64,
+    "inner_lr": 5e-3,
+    "outer_lr": 0.3,
+    "max_steps": 100,
+    "eval_every": 20,
+    "patience": 3,
+    "n_validation_tasks": 24,
+    "n_test_tasks": 100,
+    "n_curve_tasks": 24,
+    "tune_rates": [1e-3, 3e-3, 1e-2],
 }
 
 
@@ -56,8 +59,8 @@ RECIPE = Recipe(
     axes={"n_tasks": [50, 100, 300, 1000]},
     seeds=(100, 101, 102),
     baselines=(
-        *({"kind": "baseline", "method": name} for name in BASELINES),
-        *({"kind": "control", "method": name} for name in CONTROLS),
+        *({"method": name, "kind": "baseline"} for name in BASELINES),
+        *({"method": name, "kind": "control"} for name in CONTROLS),
     ),
     profiles={
         "laptop": Profile(

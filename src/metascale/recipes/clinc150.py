@@ -39,8 +39,8 @@ RECIPE = Recipe(
     axes={"n_tasks": [50, 100, 300, 1000, 3000]},
     seeds=(100, 101, 102),
     baselines=(
-        *({"kind": "baseline", "method": name} for name in BASELINES),
-        *({"kind": "control", "method": name} for name in CONTROLS),
+        *({"method": name, "kind": "baseline"} for name in BASELINES),
+        *({"method": name, "kind": "control"} for name in CONTROLS),
     ),
     profiles={
         "laptop": Profile(

@@ -47,7 +47,8 @@ def conclude(folder: Path | str) -> Conclusion:
             write_json(folder / TEST_POOL, shared_pools(read_json(pool)))
             break
     analyses, reason = laws_of(view.study, table)
-    (folder / LAW).unlink(missing_ok=True)
+    for name in (LAW, LAWS):
+        (folder / name).unlink(missing_ok=True)
     if analyses:
         first = next(iter(analyses.values()))
         write_json(folder / LAW, first.to_json())

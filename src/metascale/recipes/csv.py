@@ -53,8 +53,8 @@ RECIPE = Recipe(
     config=CsvConfig,
     axes={"n_tasks": [5, 20, 100, 500]},
     baselines=(
-        *({"kind": "baseline", "method": name} for name in BASELINES),
-        *({"kind": "control", "method": name} for name in CONTROLS),
+        *({"method": name, "kind": "baseline"} for name in BASELINES),
+        *({"method": name, "kind": "control"} for name in CONTROLS),
     ),
     hardware="any machine without a backbone",
 )

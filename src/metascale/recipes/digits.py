@@ -51,8 +51,8 @@ RECIPE = Recipe(
     axes={"n_tasks": [2, 5, 10, 20, 50, 100, 200]},
     seeds=(0, 1, 2),
     baselines=(
-        *({"kind": "baseline", "method": name} for name in BASELINES),
-        *({"kind": "control", "method": name} for name in CONTROLS),
+        *({"method": name, "kind": "baseline"} for name in BASELINES),
+        *({"method": name, "kind": "control"} for name in CONTROLS),
     ),
     profiles={
         "converged": Profile(

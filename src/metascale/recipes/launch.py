@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metascale.core.canonical import canonical_json
 from metascale.core.errors import InputError
+from metascale.core.files import read_json, write_json
 from metascale.recipes.recipe import Recipe, load_recipe
 from metascale.study.definition import load_definition
 from metascale.study.design import Study
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from metascale.recipes.conclude import Conclusion
     from metascale.study.events import Reporter, StudyOutcome
 
+COMMAND = "command.json"
 PRELOAD = ("torch", "metascale.recipes.fewshot")
 
 
@@ -30,6 +34,7 @@ class Plan:
     executor: Executor
     workers: int
     devices: tuple[str, ...]
+    command: str
 
 
 def plan(
@@ -50,7 +55,22 @@ def plan(
     """
     chosen = load_recipe(recipe)
     study = chosen.study(values, profile, seeds, baselines)
-    return _planned(chosen, study, executor, workers, devices)
+    command = _command(recipe, values or {}, profile, seeds, baselines)
+    return _planned(chosen, study, executor, workers, devices, command)
+
+
+def _command(
+    recipe: str, values: Mapping[str, Any], profile: str | None, seeds: Sequence[int] | None, baselines: bool
+) -> str:
+    """The command line that asks for the same study, without what does not change its numbers (folders, workers)."""
+    parts = ["metascale", "run", recipe]
+    if profile is not None:
+        parts += ["--profile", profile]
+    for key, value in values.items():
+        parts += ["--set", f"{key}={canonical_json(value)}"]
+    if seeds is not None:
+        parts += ["--seeds", ",".join(map(str, seeds))]
+    return shlex.join(parts if baselines else [*parts, "--no-baselines"])
 
 
 def plan_from_folder(folder: Path | str, executor: str, workers: int | None, devices: str) -> Plan:
@@ -62,20 +82,24 @@ def plan_from_folder(folder: Path | str, executor: str, workers: int | None, dev
     study = load_definition(Path(folder)).study
     if "recipe" not in study.base:
         raise InputError(f"{folder} holds a study of your own trial function; resume it with the code that started it")
-    return _planned(load_recipe(study.base["recipe"]), study, executor, workers, devices)
+    known = Path(folder) / COMMAND
+    command = read_json(known)["command"] if known.exists() else ""
+    return _planned(load_recipe(study.base["recipe"]), study, executor, workers, devices, command)
 
 
-def _planned(recipe: Recipe, study: Study, executor: str, workers: int | None, devices: str | Sequence[str]) -> Plan:
+def _planned(
+    recipe: Recipe, study: Study, executor: str, workers: int | None, devices: str | Sequence[str], command: str
+) -> Plan:
     if executor not in ("processes", "serial"):
         raise InputError(f"--executor is 'processes' or 'serial', not '{executor}'")
     names = tuple(devices.split(",")) if isinstance(devices, str) else tuple(devices)
     check_data(recipe)
     if executor == "serial":
-        return Plan(recipe, study, SerialExecutor(names), 1, names)
+        return Plan(recipe, study, SerialExecutor(names), 1, names, command)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     n_workers = workers or (cores if names == ("cpu",) else len(names))
     threads = max(1, cores // n_workers) if names != ("cpu",) else 1
-    return Plan(recipe, study, ProcessExecutor(n_workers, names, threads, PRELOAD), n_workers, names)
+    return Plan(recipe, study, ProcessExecutor(n_workers, names, threads, PRELOAD), n_workers, names, command)
 
 
 def check_data(recipe: Recipe) -> None:
@@ -106,4 +130,6 @@ def launch(
     outcome = run_study(
         planned.study, folder, planned.executor, fail_fast=fail_fast, reporter=reporter or default_reporter()
     )
+    if planned.command:
+        write_json(Path(folder) / COMMAND, {"command": planned.command, "question": planned.recipe.question})
     return outcome, conclude(folder) if outcome.finished else None

@@ -66,8 +66,8 @@ RECIPE = Recipe(
     config=OmniglotConfig,
     axes={"n_tasks": [10, 100, 1000, 10_000]},
     baselines=(
-        *({"kind": "baseline", "method": name} for name in BASELINES),
-        *({"kind": "control", "method": name} for name in CONTROLS),
+        *({"method": name, "kind": "baseline"} for name in BASELINES),
+        *({"method": name, "kind": "control"} for name in CONTROLS),
     ),
     profiles={
         "benchmark": Profile("MAML with endless tasks, to be held against 98.7 %", {}, {"n_tasks": [None]}, (0,)),

@@ -85,6 +85,8 @@ class Recipe:
             elif key in axes:
                 axes[key] = [base.pop(key)]
         where = f"recipe '{self.name}'"
+        if "n_tasks" in axes:
+            base["n_tasks"] = None  # of the baselines, which have no training tasks
         defaults = validate(self.config, base, where)
         extra = [dict(item) for item in self.baselines] if baselines else []
         first_seed = list(seeds or chosen.seeds or self.seeds)
@@ -94,7 +96,7 @@ class Recipe:
             base={"recipe": self.name, **plain(defaults)},
             axes=axes,
             seeds=first_seed,
-            extra=[{"n_tasks": None, "seeds": first_seed[:1], **item} for item in extra],
+            extra=[{"seeds": first_seed[:1], **item} for item in extra],
         )
         for trial in study.trials():
             self.validate(trial.config)

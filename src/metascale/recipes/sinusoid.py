@@ -50,7 +50,7 @@ RECIPE = Recipe(
     question="Does meta-test squared error follow a power law in the number of training sinusoids?",
     config=SinusoidConfig,
     axes={"n_tasks": [5, 10, 30, 100, 300, 1000]},
-    baselines=({"kind": "baseline", "method": "zero_shot"}, {"kind": "baseline", "method": "fine_tuning"}),
+    baselines=({"method": "zero_shot", "kind": "baseline"}, {"method": "fine_tuning", "kind": "baseline"}),
     hardware="any machine",
 )
 

@@ -1,0 +1,275 @@
+"""The page's tables as text: columns, rows, and the number behind each cell for sorting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metascale.report.comparisons import ComparisonTable, ContestTable
+from metascale.report.curves import AdaptationTable
+from metascale.report.data import HeldOut, LawTable, ScaleTable
+from metascale.report.overview import Family, TrialRow, TrialTable
+from metascale.report.reading import finite
+from metascale.report.series import method_label
+from metascale.report.words import decimals, interval, number, p_words, percent, scale_symbol, scale_words
+
+DASH = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column's heading; numbers are set flush right."""
+
+    title: str
+    numeric: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell's text, and the number to sort by where it has one."""
+
+    text: str
+    key: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row; ``mark`` is its class in the style sheet."""
+
+    cells: tuple[Cell, ...]
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A whole table."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+def scales_table(law: LawTable, accuracy: ScaleTable) -> Content:
+    """Means by scale, the spread across seeds and across tasks in columns of their own."""
+    table = law.scales
+    several = len(table.series) > 1
+    accuracies = {(mean.series, mean.x): mean for mean in accuracy.means}
+    rows = []
+    for mean in table.means:
+        other = accuracies.get((mean.series, mean.x))
+        rows.append(
+            _row(
+                *((Cell(mean.series),) if several else ()),
+                Cell(number(mean.x), mean.x),
+                Cell(str(mean.n_seeds), mean.n_seeds),
+                _fixed(mean.mean, 4),
+                _fixed(mean.seed_sem, 4),
+                _fixed(mean.task_sem, 4),
+                _percent(other.mean if other else None),
+                _percent(other.seed_sem if other else None),
+            )
+        )
+    heads = (
+        "series",
+        table.x_label,
+        "seeds",
+        table.y_label,
+        "SE across seeds",
+        "SE across tasks",
+        "accuracy",
+        "its SE across seeds",
+    )
+    caption = (
+        "Means over seeds. SE across seeds: standard error from training again; SE across tasks: the mean of the runs' "
+        "own standard errors across meta-test tasks, each with its one fixed episode. The two are never added."
+    )
+    return Content(caption, _columns(*(heads if several else heads[1:])), tuple(rows))
+
+
+def parameters_table(series: str, law: Mapping[str, Any], level: float) -> Content:
+    """Parameters of the chosen law with all the digits that repeating the prediction needs."""
+    rows = []
+    for name, entry in (law.get("parameters") or {}).items():
+        parts = [finite(entry.get(part)) for part in ("estimate", "low", "high")]
+        rows.append(_row(Cell(str(name)), *(Cell(DASH if part is None else f"{part:.7g}", part) for part in parts)))
+    r2 = finite(law.get("r2_log"))
+    objective = finite(law.get("objective"))
+    quality = [f"R² of log loss {r2:.4f}"] if r2 is not None else []
+    quality += [f"objective {objective:.10g}"] if objective is not None else []
+    formula = f": {law['formula']}" if law.get("formula") else ""
+    caption = f"{of(series)}Parameters of the chosen law '{law.get('law')}'{formula}. {', '.join(quality)}".strip()
+    return Content(caption, _columns("parameter", "estimate", f"{100 * level:g} % low", "high"), tuple(rows))
+
+
+def families_table(series: str, families: Sequence[Family]) -> Content:
+    """Families by backtest error, the chosen one in bold."""
+    rows = []
+    for family in families:
+        parameters = ", ".join(f"{name} {number(value)}" for name, value in family.parameters.items())
+        note = "; ".join(part for part in ("" if family.converged else "did not converge", family.note) if part)
+        name = Cell(f"{family.name} (chosen)" if family.chosen else family.name)
+        numbers = (_fixed(family.backtest_rmse_log, 4), _fixed(family.rmse_log, 4), _fixed(family.aicc, 1))
+        rows.append(_row(name, *numbers, Cell(parameters), Cell(note), mark="chosen" if family.chosen else ""))
+    columns = (
+        *_columns("family", "backtest RMSE", "fit RMSE", "AICc"),
+        Column("parameters", False),
+        Column("note", False),
+    )
+    caption = (
+        f"{of(series)}Errors are of log loss. The backtest hides the largest scales, fits the rest and predicts them: "
+        "the error that matters for extrapolation."
+    )
+    return Content(caption, columns, tuple(rows))
+
+
+def extrapolation_table(series: str, held_out: HeldOut, law: LawTable) -> Content:
+    """What was predicted for the largest scale, by the law and by the two plain baselines."""
+    rows = [
+        _row(Cell("measured"), _fixed(held_out.observed, 4), Cell(""), Cell(DASH)),
+        _row(
+            Cell(f"law '{held_out.law}'" if held_out.law else "law"),
+            _fixed(held_out.predicted, 4),
+            Cell(interval(held_out.low, held_out.high, 4)),
+            _fixed(held_out.log_error, 4),
+        ),
+    ]
+    rows += [
+        _row(Cell(name.replace("_", " ")), _fixed(value, 4), Cell(""), _log_error(value, held_out.observed))
+        for name, value in held_out.baselines.items()
+    ]
+    heads = _columns("predictor", law.scales.y_label, f"{100 * law.level:g} % interval", "log error")
+    return Content(
+        "Predicted from the smaller scales alone; log error is ln(predicted / measured).", heads, tuple(rows)
+    )
+
+
+def contest_table(table: ContestTable) -> Content:
+    """Methods by meta-test loss."""
+    rows = []
+    for row in table.rows:
+        settings = ", ".join(f"{key.replace('_', ' ')} {_setting(value)}" for key, value in row.settings.items())
+        rows.append(
+            _row(
+                Cell(row.name),
+                Cell(row.kind),
+                _fixed(row.loss, 4),
+                _fixed(row.task_sem, 4),
+                _percent(row.accuracy),
+                _percent(row.accuracy_task_sem),
+                Cell(settings),
+            )
+        )
+    columns = (
+        Column("method", False), Column("kind", False), Column(table.loss_label), Column("SE across tasks"),
+        Column("accuracy"), Column("its SE across tasks"), Column("tuned settings", False),
+    )  # fmt: skip
+    return Content("All on the same meta-test tasks, best loss first.", columns, tuple(rows))
+
+
+def comparisons_table(table: ComparisonTable, unit: str) -> Content:
+    """Paired differences with their tests."""
+    firsts = {row.first for row in table.rows}
+    rows = []
+    for row in table.rows:
+        test, difference = row.test, row.test.difference
+        effect = Cell(DASH) if test.cohen_d is None else _fixed(test.cohen_d, 2)
+        rows.append(
+            _row(
+                Cell(row.second if len(firsts) == 1 else f"{row.first} − {row.second}"),
+                _fixed(difference.estimate, 4),
+                Cell(interval(difference.low, difference.high, 4), difference.estimate),
+                _fixed(row.seed_sem, 4),
+                Cell(p_words(row.p_holm), row.p_holm),
+                effect,
+                _fixed(test.rank_biserial, 2),
+                Cell(str(test.n_tasks), test.n_tasks),
+            )
+        )
+    level = 100 * table.rows[0].test.level if table.rows else 95
+    first = f"{next(iter(firsts))} minus" if len(firsts) == 1 else "difference"
+    heads = _columns(
+        first, unit or "loss", f"{level:g} % across tasks", "SE across seeds", "p (Holm)", "Cohen's d",
+        "rank-biserial", "tasks",
+    )  # fmt: skip
+    caption = (
+        "Paired by meta-test task (a task's episodes are averaged first); below zero the first loses less. Interval: "
+        "bootstrap over tasks of the losses averaged over seeds, so for these seeds; SE across seeds is apart; "
+        f"p: Wilcoxon signed-rank, corrected by Holm for {len(table.rows)} comparisons."
+    )
+    return Content(caption, heads, tuple(rows))
+
+
+def adaptation_table(table: AdaptationTable) -> Content:
+    """Loss after K inner steps, all scales."""
+    steps = sorted({k for curve in table.curves for k in curve.inner_steps})
+    rows = []
+    for curve in table.curves:
+        values = dict(zip(curve.inner_steps, curve.values, strict=True))
+        name = curve.series if curve.x is None else f"{curve.series}, {scale_words(table.x_name, curve.x)}"
+        rows.append(_row(Cell(name), *(_fixed(values.get(k), 3) for k in steps)))
+    caption = f"{table.y_label[:1].upper()}{table.y_label[1:]} after K inner steps, means over seeds."
+    return Content(caption, _columns("start", *(f"K = {k}" for k in steps)), tuple(rows))
+
+
+def trials_table(rows: Sequence[TrialRow], x_name: str, *, reasons: bool) -> Content:
+    """Trials with their status; with ``reasons`` why they did not finish, else their numbers."""
+    body = []
+    for row in rows:
+        cells = [Cell(row.label or row.id), Cell(row.status)]
+        if reasons:
+            cells.append(Cell(row.reason or "no reason was recorded"))
+        else:
+            seed = Cell(DASH if row.seed is None else str(row.seed), row.seed)
+            cells += [Cell(method_label(row.method)), _plain(row.x), seed, _fixed(row.loss, 4), _fixed(row.task_sem, 4)]
+            cells += [_percent(row.accuracy), _plain(row.best_step), _plain(row.steps), _fixed(row.wall_s, 1)]
+        body.append(_row(*cells, mark=row.status if row.status in ("failed", "diverged") else ""))
+    texts = [Column("trial", False), Column("status", False)]
+    if reasons:
+        return Content(
+            "Trials that did not finish; none of them is in the law.", (*texts, Column("reason", False)), tuple(body)
+        )
+    numbers = (scale_symbol(x_name), "seed", "loss", "SE across tasks", "accuracy", "kept step", "steps", "wall s")
+    return Content("Every trial of results.csv.", (*texts, Column("method", False), *map(Column, numbers)), tuple(body))
+
+
+def status_sentence(table: TrialTable) -> str:
+    """How many trials there are and how they ended."""
+    if not table.rows:
+        return "No trial has been recorded."
+    counts = ", ".join(f"{count} {status}" for status, count in table.counts.items())
+    return f"{len(table.rows)} {'trial' if len(table.rows) == 1 else 'trials'}: {counts}."
+
+
+def of(series: str) -> str:
+    """The start of a caption that belongs to one of several series."""
+    return f"{series}. " if series else ""
+
+
+def _row(*cells: Cell, mark: str = "") -> Row:
+    return Row(cells, mark)
+
+
+def _columns(first: str, *numbers: str) -> tuple[Column, ...]:
+    return (Column(first, False), *map(Column, numbers))
+
+
+def _fixed(value: float | None, digits: int) -> Cell:
+    return Cell(decimals(value, digits), value)
+
+
+def _percent(value: float | None) -> Cell:
+    return Cell(percent(value), value)
+
+
+def _plain(value: float | None) -> Cell:
+    return Cell(DASH if value is None else number(value), value)
+
+
+def _log_error(predicted: float, observed: float) -> Cell:
+    return _fixed(math.log(predicted / observed) if predicted > 0 and observed > 0 else None, 4)
+
+
+def _setting(value: Any) -> str:
+    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

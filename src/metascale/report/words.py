@@ -1,0 +1,51 @@
+"""Numbers and results as words, the same in plots, page and summary."""
+
+from __future__ import annotations
+
+import math
+
+
+def number(value: float) -> str:
+    """A plain number: thousands with commas, no exponent for what people read at a glance."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == int(value) and abs(value) < 1e7:
+        text = f"{int(value):,}"
+    else:
+        text = f"{value:.4g}" if abs(value) < 1e7 else f"{value:.3g}".replace("e+0", "e").replace("e+", "e")
+    return text.replace("-", "−")
+
+
+def decimals(value: float | None, digits: int = 3) -> str:
+    """A fixed number of decimals; a dash for what is unknown."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction as a percentage."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %".replace("-", "−")
+
+
+def p_words(value: float) -> str:
+    """A p-value."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 3) -> str:
+    """The two ends of an interval in brackets."""
+    return "" if low is None or high is None else f"[{decimals(low, digits)}, {decimals(high, digits)}]"
+
+
+def scale_words(x_name: str, x: float) -> str:
+    """One scale in words: ``N = 1,000`` for task counts, ``rank = 8`` for another axis."""
+    return f"{scale_symbol(x_name)}\u00a0=\u00a0{number(x)}"
+
+
+def scale_symbol(x_name: str) -> str:
+    """What stands for the axis in short: N for the number of tasks, else its name."""
+    return "N" if x_name == "n_tasks" else x_name.replace("_", " ")
+
+
+def seed_words(seed: int | None) -> str:
+    """A seed in words."""
+    return "no seed" if seed is None else f"seed {seed}"

@@ -1,0 +1,31 @@
+"""Writes the report of a study into its folder: pictures, summary and page. The same study gives the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metascale.core.files import write_atomic, write_json
+from metascale.report.figures import pictures, png
+from metascale.report.page import render_page
+from metascale.report.reading import read_study
+from metascale.report.summary import summarise
+
+
+def write_report(folder: Path | str) -> list[Path]:
+    """Write plots/*.png, summary.json and report.html; returns the paths written.
+
+    A plot without data is not written; the page says what is missing and why.
+
+    Raises:
+        InputError: ``folder`` is not a study folder.
+        CorruptFile: a file of the study cannot be parsed.
+    """
+    study = read_study(folder)
+    # Everything is computed before anything is written, so that a fault leaves no half report.
+    images = [(study.folder / "plots" / f"{picture.name}.png", png(picture)) for picture in pictures(study)]
+    page, summary = render_page(study), summarise(study)
+    for path, data in images:
+        write_atomic(path, data)
+    write_json(study.folder / "summary.json", summary)
+    write_atomic(study.folder / "report.html", page)
+    return [path for path, _ in images] + [study.folder / "summary.json", study.folder / "report.html"]

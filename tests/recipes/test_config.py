@@ -1,0 +1,77 @@
+"""Configurations: refused with one sentence before anything is written; lists become axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from metascale.core.errors import InputError
+from metascale.recipes.recipe import RECIPES, load_recipe
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("digits", {"n_taks": 5}, "there is no key 'n_taks'; did you mean 'n_tasks'?"),
+    ("digits", {"colour": 1}, "there is no key 'colour'; allowed keys are: kind, method"),
+    ("digits", {"n_way": 1}, "the value 1 of 'n_way' is not allowed: input should be greater than or equal to 2"),
+    ("digits", {"k_shot": 0}, "'k_shot' is not allowed: input should be greater than or equal to 1"),
+    ("digits", {"inner_lr": -0.1}, "'inner_lr' is not allowed: input should be greater than 0"),
+    ("digits", {"inner_lr": "fast"}, "'fast' of 'inner_lr' is not allowed"),
+    ("digits", {"method": "mamel"}, "'mamel' of 'method' is not allowed"),
+    ("digits", {"budget": "visits", "n_tasks": [None]}, "budget 'visits' needs a number for n_tasks"),
+    ("digits", {"n_tasks": [5, 5]}, "asks twice for the same configuration"),
+    ("digits", {"n_tasks": []}, "needs a list of at least one value"),
+    ("digits", {"labels": "random"}, "'random' of 'labels' is not allowed"),
+    ("digits", {"depth": 99}, "'depth' is not allowed: input should be less than or equal to 8"),
+    ("synthetic", {"difficulty": 1.5}, "'difficulty' is not allowed: input should be less than or equal to 1"),
+    ("banking77", {"dropout": 1.0}, "'dropout' is not allowed: input should be less than 1"),
+    ("banking77", {"max_length": 1}, "'max_length' is not allowed"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "values", "message"), BAD, ids=[str(values) for _, values, _ in BAD])
+def test_bad_values_are_refused_with_one_sentence(recipe: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_recipe(recipe).study(values)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_recipe_and_profile_name_the_nearest() -> None:
+    with pytest.raises(InputError, match="there is no recipe 'digit'; did you mean 'digits'"):
+        load_recipe("digit")
+    with pytest.raises(InputError, match="has no profile 'huge'; it has: converged, classes, smoke"):
+        load_recipe("digits").study(profile="huge")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_and_profile_makes_a_valid_study(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    for profile in (None, *recipe.profiles):
+        study = recipe.study(profile=profile)
+        kinds = {trial.kind for trial in study.trials()}
+        assert "meta" in kinds
+        assert kinds <= {"meta", "baseline", "control"}
+
+
+def test_a_list_for_a_single_valued_key_is_an_axis_and_for_a_plural_key_a_value() -> None:
+    study = load_recipe("digits").study(
+        {"inner_lr": [0.1, 0.2], "adaptation_curve": [0, 5], "n_tasks": 10}, baselines=False
+    )
+    assert study.axes == {"n_tasks": [10], "inner_lr": [0.1, 0.2]}
+    assert study.base["adaptation_curve"] == [0, 5]
+    assert len(study.trials()) == 2 * 3
+
+
+def test_profile_values_lie_between_defaults_and_given_values() -> None:
+    recipe = load_recipe("digits")
+    assert recipe.study(profile="converged").base["budget"] == "converged"
+    assert recipe.study({"budget": "steps"}, profile="converged").base["budget"] == "steps"
+    assert list(recipe.study(profile="classes").axes) == ["n_train_classes"]
+
+
+def test_visits_budget_gives_every_task_the_same_visits() -> None:
+    recipe = load_recipe("digits")
+    for n_tasks, steps in ((4, 10), (40, 100)):
+        config = recipe.validate({"budget": "visits", "n_tasks": n_tasks, "visits_per_task": 20, "meta_batch": 8})
+        assert config.outer_steps == steps

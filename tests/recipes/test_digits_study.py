@@ -1,0 +1,189 @@
+"""The main job end to end on real digits: study, law, report, evaluation, and resuming after a real kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metascale.core.errors import CorruptFile, InputError
+from metascale.recipes.conclude import conclude
+from metascale.recipes.evaluate import evaluate_run
+from metascale.recipes.launch import launch, plan, plan_from_folder
+from metascale.study.stored_run import NOT_COMPARED
+from metascale.study.table import results_table
+
+TINY = {
+    "n_tasks": [2, 4, 8],
+    "max_steps": 12,
+    "eval_every": 4,
+    "n_validation_tasks": 6,
+    "n_test_tasks": 8,
+    "n_curve_tasks": 4,
+    "adaptation_curve": [0, 1, 3],
+    "tune_rates": [0.1],
+    "tune_steps": [1, 3],
+    "width": 16,
+    "meta_batch": 2,
+}
+
+
+class Silent:
+    def begin(self, folder: Path, total: int, done: int) -> None: ...
+    def event(self, event: object) -> None: ...
+    def end(self, outcome: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits") / "study"
+    outcome, _ = launch(plan("digits", TINY, seeds=[0, 1], executor="serial"), folder, reporter=Silent())
+    assert outcome.exit_status == 0
+    return folder
+
+
+def test_leaves_the_whole_file_tree(study: Path) -> None:
+    names = {path.name for path in study.iterdir()}
+    expected = {"study.json", "results.csv", "all_results.json", "law.json", "baselines.json", "test_pool.json"}
+    assert expected | {"summary.json", "report.html", "plots", "runs"} <= names
+    run = next((study / "runs").glob("n_tasks=4-seed=1-*"))
+    inside = {path.name for path in run.iterdir()}
+    assert {"config.json", "train_pool.json", "train_stats.csv", "eval_stats.csv", "result.json"} <= inside
+    assert {"test_tasks.csv", "adaptation.csv", "theta.safetensors"} <= inside
+    assert {"law.png", "accuracy.png"} <= {path.name for path in (study / "plots").iterdir()}
+
+
+def test_law_is_fitted_on_the_meta_trained_trials_alone(study: Path) -> None:
+    law = json.loads((study / "law.json").read_text())
+    assert law["n_observations"] == 6
+    assert law["n_scales"] == 3
+    parameters = law["families"]["power"]["parameters"]
+    assert parameters["alpha"]["low"] <= parameters["alpha"]["estimate"] <= parameters["alpha"]["high"]
+
+
+def test_every_trial_met_the_same_test_episodes(study: Path) -> None:
+    """Comparisons across N and seeds are paired: same tasks, in the same order."""
+    orders = set()
+    for run in (study / "runs").glob("n_tasks=[0-9]*"):
+        rows = (run / "test_tasks.csv").read_text().splitlines()[1:]
+        orders.add(tuple(line.split(",")[2] for line in rows))
+        pools = json.loads((run / "train_pool.json").read_text())["pools"]
+        assert len(pools["train"]) == int(run.name.split("=")[1].split("-")[0])
+    assert len(orders) == 1
+
+
+def test_controls_score_chance_and_baselines_are_tuned(study: Path) -> None:
+    baselines = json.loads((study / "baselines.json").read_text())
+    assert baselines["class_prior"]["test_accuracy"] == pytest.approx(0.2, abs=1e-9)
+    assert baselines["fine_tuning"]["inner_lr"] == 0.1
+    assert set(baselines) == {"zero_shot", "fine_tuning", "prototypes", "linear_probe", "class_prior"}
+
+
+def test_the_same_command_runs_nothing_again_and_writes_the_same_bytes(study: Path) -> None:
+    before = {
+        path: path.read_bytes() for path in study.rglob("*") if path.is_file() and path.suffix in (".csv", ".json")
+    }
+    outcome, _ = launch(plan("digits", TINY, seeds=[0, 1], executor="serial"), study, reporter=Silent())
+    assert (outcome.ran, outcome.skipped) == (0, 11)
+    for path, data in before.items():
+        assert path.read_bytes() == data, path
+    again, _ = launch(plan_from_folder(study, "serial", None, "cpu"), study, reporter=Silent())
+    assert again.ran == 0
+
+
+def test_a_changed_base_is_refused_naming_the_key(study: Path) -> None:
+    changed = plan("digits", {**TINY, "width": 8}, seeds=[0, 1], executor="serial")
+    with pytest.raises(InputError, match="width"):
+        launch(changed, study, reporter=Silent())
+
+
+def test_evaluating_a_run_again_gives_its_recorded_loss(study: Path) -> None:
+    run = next((study / "runs").glob("n_tasks=8-seed=0-*"))
+    recorded = json.loads((run / "result.json").read_text())["result"]
+    result = evaluate_run(run, {})
+    assert result.at(5)["loss_nats"] == pytest.approx(recorded["test_loss_nats"], rel=1e-6)
+    five_shot = evaluate_run(run, {"k_shot": 5})
+    assert five_shot.at(5)["loss_nats"] != pytest.approx(recorded["test_loss_nats"], rel=1e-3)
+    with pytest.raises(InputError, match=r"parameter 'head.weight'.*trained otherwise|head"):
+        evaluate_run(run, {"n_way": 3})
+
+
+def test_flipped_weights_are_noticed(study: Path, tmp_path: Path) -> None:
+    source = next((study / "runs").glob("n_tasks=8-seed=0-*"))
+    for path in source.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    data = bytearray((tmp_path / "theta.safetensors").read_bytes())
+    data[-3] ^= 1
+    (tmp_path / "theta.safetensors").write_bytes(bytes(data))
+    with pytest.raises(CorruptFile, match="SHA-256"):
+        evaluate_run(tmp_path, {})
+
+
+def test_divergence_is_recorded_and_left_out_of_the_law(tmp_path: Path) -> None:
+    values = {**TINY, "n_tasks": [2, 4, 8, 16], "max_steps": 6, "outer_lr": [0.003, 1e30]}
+    planned = plan("digits", values, seeds=[0], executor="serial", baselines=False)
+    outcome, conclusion = launch(planned, tmp_path / "study", reporter=Silent())
+    assert outcome.diverged >= 1
+    assert outcome.exit_status == 0
+    diverged = [row for row in results_table(tmp_path / "study").rows if row["status"] == "diverged"]
+    assert all(row["outer_lr"] == 1e30 for row in diverged)
+    assert conclusion is not None
+    assert all("1e+30" not in label for label, a in conclusion.analyses.items() if a.to_json()["n_observations"] == 4)
+
+
+def test_a_study_without_enough_scales_says_why_there_is_no_law(tmp_path: Path) -> None:
+    planned = plan("digits", {**TINY, "n_tasks": [2, 4]}, seeds=[0], executor="serial", baselines=False)
+    _, conclusion = launch(planned, tmp_path / "study", reporter=Silent())
+    assert conclusion is not None
+    assert not conclusion.analyses
+    assert "2 distinct values" in conclusion.no_law
+    assert not (tmp_path / "study" / "law.json").exists()
+    assert (tmp_path / "study" / "report.html").exists()
+
+
+def compared_files(study: Path) -> dict[str, bytes]:
+    found = {}
+    for path in sorted(study.rglob("*")):
+        # The page shows measured times; everything else is determined by the configuration.
+        measured = path.name in (*NOT_COMPARED, "report.html") or path.name.startswith("index.sqlite3")
+        if path.is_file() and not measured:
+            found[str(path.relative_to(study))] = path.read_bytes()
+    return found
+
+
+def test_killed_at_random_and_run_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    """Real SIGKILLs in the middle of real meta-training, again and again until the study is done."""
+    command = [sys.executable, "-m", "metascale.cli", "run", "digits", "--executor", "serial", "--no-baselines"]
+    values = {**TINY, "n_tasks": [2, 4, 8], "max_steps": 40, "eval_every": 5}
+    for key, value in values.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    chance = random.Random(0)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    arguments = ["--seeds", "0", "--out"]
+    subprocess.run([*command, *arguments, str(whole)], env=environment, check=True, capture_output=True)
+    kills = 0
+    while True:
+        # The process kills itself with SIGKILL at its n-th durable write, wherever in the study that is.
+        deadly = {**environment, "METASCALE_ABORT_AT_WRITE": str(chance.randint(15, 60))}
+        ended = subprocess.run([*command, *arguments, str(broken)], env=deadly, check=False, capture_output=True)
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        kills += 1
+    assert kills >= 2
+    expected, found = compared_files(whole), compared_files(broken)
+    assert found.keys() == expected.keys()
+    assert [name for name, data in expected.items() if found[name] != data] == []
+
+
+def test_conclude_refuses_a_folder_without_a_study(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        conclude(tmp_path)

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from metascale.core.errors import CorruptFile, InputError
+from metascale.report.comparisons import baselines_data, comparisons_data
+from metascale.report.curves import adaptation_data, extremes, learning_curves_data
+from metascale.report.data import accuracy_data, law_data
+from metascale.report.findings import find
+from metascale.report.overview import families_data, fixed_data, missing_data, provenance_data, trials_data
+from metascale.report.reading import read_study
+from tests.report.study_fixture import BASELINES, N_TEST_TASKS, SCALES, SEEDS, STEPS, make_study, write_csv
+
+HEADER = (
+    "id",
+    "label",
+    "kind",
+    "status",
+    "method",
+    "n_tasks",
+    "seed",
+    "test_loss_nats",
+    "test_loss_sem_nats",
+    "message",
+)
+
+
+def small_study(folder: Path, rows: list[tuple[object, ...]]) -> Path:
+    """A study of hand-written rows: no law, no baselines file, no run folders."""
+    write_csv(folder / "results.csv", [dict(zip(HEADER, row, strict=True)) for row in rows], raw_text=True)
+    return folder
+
+
+def run_row(n: float, seed: int, loss: float | None, sem: float = 0.5, status: str = "finished") -> tuple[object, ...]:
+    return (f"i{n}-{seed}", f"n{n}-{seed}", "meta", status, "maml", n, seed, loss, sem, "")
+
+
+def test_means_and_errors_across_seeds_by_hand(tmp_path: Path) -> None:
+    rows = [run_row(10, 0, 1.0, 0.1), run_row(10, 1, 2.0, 0.3), run_row(40, 0, 0.5, 0.2)]
+    scales = law_data(small_study(tmp_path, rows)).scales
+    ten, forty = scales.means
+    assert (ten.x, ten.n_seeds, ten.mean) == (10, 2, 1.5)
+    # Standard deviation of {1, 2} is √½; over √2 seeds it is ½. The errors across tasks average to 0.2 and stay apart.
+    assert ten.seed_sem == pytest.approx(0.5)
+    assert ten.task_sem == pytest.approx(0.2)
+    assert (forty.mean, forty.seed_sem, forty.task_sem) == (0.5, None, 0.2)
+    assert [(point.x, point.seed, point.value) for point in scales.points] == [(10, 0, 1.0), (10, 1, 2.0), (40, 0, 0.5)]
+
+
+def test_only_finished_trials_with_a_loss_are_points(tmp_path: Path) -> None:
+    rows = [run_row(10, 0, 1.0), run_row(10, 1, 9.0, status="diverged"), run_row(10, 2, 9.0, status="failed")]
+    rows += [run_row(10, 3, None, status="running"), run_row(10, 4, None)]
+    assert [point.value for point in law_data(small_study(tmp_path, rows)).scales.points] == [1.0]
+
+
+def test_every_fixture_point_is_a_row(study_folder: Path) -> None:
+    table = law_data(study_folder)
+    assert len(table.scales.points) == len(SCALES) * len(SEEDS)
+    assert [mean.x for mean in table.scales.means] == list(SCALES)
+    assert table.scales.series == ("Reptile",)
+    assert table.scales.y_label == "meta-test loss (nats)"
+    levels = {level.method: (level.kind, round(level.value, 9)) for level in table.scales.levels}
+    assert levels == {method: (kind, loss) for method, (kind, loss, _) in BASELINES.items()}
+
+
+def test_curve_and_held_out_are_those_of_the_law(study_folder: Path) -> None:
+    law = json.loads((study_folder / "law.json").read_text())
+    table = law_data(study_folder)
+    (fit,) = table.fits
+    assert fit.curve is not None
+    assert fit.held_out is not None
+    for name in ("x", "median", "low", "high"):
+        assert list(getattr(fit.curve, name)) == law["curve"][name]
+    held_out = law["extrapolation"]
+    assert (fit.held_out.x, fit.held_out.predicted, fit.held_out.low) == (
+        held_out["held_out_x"], held_out["predicted"], held_out["low"],
+    )  # fmt: skip
+    assert fit.held_out.baselines == held_out["baselines"]
+
+
+def test_accuracy_has_chance_where_n_way_is_fixed(study_folder: Path) -> None:
+    table = accuracy_data(study_folder)
+    chance = [level.value for level in table.levels if level.method == "chance"]
+    assert chance == [0.2]
+    assert len(table.points) == len(SCALES) * len(SEEDS)
+
+
+def test_a_further_axis_makes_series(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, scales=(5, 10, 20), failures=False)
+    config = json.loads((folder / "study.json").read_text())
+    config["axes"].append(["model.width", [8, 16]])
+    (folder / "study.json").write_text(json.dumps(config))
+    rows = [
+        {**dict(zip(HEADER, run_row(n, seed, 1.0 / n), strict=True)), "model.width": width}
+        for n in (5, 10, 20) for seed, width in ((0, 8), (1, 16))
+    ]  # fmt: skip
+    write_csv(folder / "results.csv", rows, raw_text=True)
+    assert law_data(folder).scales.series == ("MAML, width 16", "MAML, width 8")
+
+
+def test_another_axis_names_itself(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, scales=(16, 32, 64, 128), x_name="width")
+    assert law_data(folder).scales.x_name == "width"
+    (folder / "law.json").unlink()
+    assert law_data(folder).scales.x_label == "width"
+    assert find(read_study(folder)).question == "Does meta-test loss follow a power law in width?"
+
+
+def test_learning_curves_hold_every_run_and_its_kept_step(study_folder: Path) -> None:
+    table = learning_curves_data(study_folder)
+    finished = [curve for curve in table.curves if curve.finished]
+    assert len(finished) == len(SCALES) * len(SEEDS)
+    assert all(curve.best_step in curve.steps for curve in finished)
+    (diverged,) = [curve for curve in table.curves if not curve.finished]
+    assert diverged.values == (1.62, 1.745, 1.87)
+
+
+def test_training_curves_are_block_means(study_folder: Path) -> None:
+    table = learning_curves_data(study_folder, "train")
+    assert table.steps_a_point == 10
+    curve = table.curves[0]
+    rows = next((study_folder / "runs").glob("n_tasks=2-seed=0-*/train_stats.csv")).read_text().splitlines()[1:]
+    first = [float(row.split(",")[2]) for row in rows[:10]]
+    assert curve.steps[:2] == (10, 20)
+    assert curve.values[0] == pytest.approx(statistics.fmean(first))
+    with pytest.raises(InputError, match="validation"):
+        learning_curves_data(study_folder, "test")
+
+
+def test_adaptation_averages_seeds_and_keeps_them(study_folder: Path) -> None:
+    table = adaptation_data(study_folder)
+    assert [curve.x for curve in table.curves] == [*SCALES, None]
+    curve = table.curves[0]
+    assert curve.inner_steps == STEPS
+    assert len(curve.seeds) == len(SEEDS)
+    for place in range(len(STEPS)):
+        assert curve.values[place] == pytest.approx(statistics.fmean(seed[place] for seed in curve.seeds))
+        assert curve.task_sem[place] == pytest.approx(0.03 * curve.values[place])
+    assert [curve.x for curve in extremes(table).curves] == [SCALES[0], SCALES[-1], None]
+    assert adaptation_data(study_folder, "accuracy").y_label == "meta-test accuracy"
+
+
+def test_baselines_stand_beside_the_smallest_and_largest_scale(study_folder: Path) -> None:
+    rows = {row.name: row for row in baselines_data(study_folder).rows}
+    assert set(rows) == {
+        "Reptile, N\u00a0=\u00a02", "Reptile, N\u00a0=\u00a0200",
+        "fine-tuning", "prototypes", "linear probe", "zero-shot", "class prior",
+    }  # fmt: skip
+    assert dict(rows["fine-tuning"].settings) == {"inner_lr": 0.1, "inner_steps": 10}
+    largest = rows["Reptile, N\u00a0=\u00a0200"]
+    assert len(largest.seed_values) == len(SEEDS)
+    assert largest.loss == pytest.approx(statistics.fmean(largest.seed_values))
+
+
+def test_comparisons_pair_by_task_and_correct_for_their_number(study_folder: Path) -> None:
+    table = comparisons_data(study_folder)
+    assert len(table.rows) == len(BASELINES) + 1
+    assert not table.notes
+    means = {row.name: row.loss for row in baselines_data(study_folder).rows}
+    for row in table.rows:
+        assert row.test.n_tasks == N_TEST_TASKS
+        assert row.test.difference.estimate == pytest.approx(means[row.first] - means[row.second])
+        assert row.p_holm >= row.test.p_value
+    # Difficulty is shared by all methods: pairing removes most of it.
+    assert table.rows[0].test.difference.high - table.rows[0].test.difference.low < 0.06
+
+
+def test_a_task_with_several_episodes_is_one_unit(own_study: Path) -> None:
+    for path in (own_study / "runs").glob("*/test_tasks.csv"):
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([*lines, *lines[1:]]) + "\n")
+    assert {row.test.n_tasks for row in comparisons_data(own_study).rows} == {N_TEST_TASKS}
+
+
+def test_different_test_tasks_are_not_compared(own_study: Path) -> None:
+    (path,) = (own_study / "runs").glob("method=prototypes*/test_tasks.csv")
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    table = comparisons_data(own_study)
+    assert "prototypes" not in {row.second for row in table.rows}
+    assert any("different tasks (60 and 59, 59 shared)" in note for note in table.notes)
+
+
+def test_missing_per_task_losses_are_said(own_study: Path) -> None:
+    (path,) = (own_study / "runs").glob("method=zero_shot*/test_tasks.csv")
+    path.unlink()
+    table = comparisons_data(own_study)
+    assert any(note.startswith("zero-shot is not compared") for note in table.notes)
+
+
+def test_trials_tell_why_they_did_not_finish(study_folder: Path) -> None:
+    table = trials_data(study_folder)
+    assert dict(table.counts) == {"finished": 26, "diverged": 1, "failed": 1}
+    reasons = {row.status: row.reason for row in table.rows if row.reason}
+    assert "outer step 137" in reasons["diverged"]
+    assert "fewer than 200" in reasons["failed"]
+
+
+def test_a_reason_is_taken_from_the_traceback_when_the_table_has_none(tmp_path: Path) -> None:
+    folder = small_study(tmp_path, [("i1", "a", "meta", "failed", "maml", 5, 0, None, None, "")])
+    (folder / "runs" / "a-i1").mkdir(parents=True)
+    (folder / "runs" / "a-i1" / "error.txt").write_text("Traceback\n  ...\nRuntimeError: no room\n")
+    (folder / "runs" / "a-i1" / "history.jsonl").write_text('{"wall_s": 1.5}\n{"wall_s": 2.0}\n')
+    (row,) = trials_data(folder).rows
+    assert (row.reason, row.wall_s) == ("RuntimeError: no room", 3.5)
+
+
+def test_families_are_ordered_by_backtest(study_folder: Path) -> None:
+    families = families_data(read_study(study_folder).law or {})
+    assert [family.name for family in families] == ["power", "power_irreducible", "none"]
+    assert [family.chosen for family in families] == [True, False, False]
+    assert families[0].parameters["alpha"] == 0.16
+
+
+def test_fixed_settings_put_the_budget_first_and_leave_out_the_axis(study_folder: Path) -> None:
+    first, rest = fixed_data(study_folder)
+    assert [key for key, _ in first][:2] == ["recipe", "budget"]
+    assert "n_tasks" not in {key for key, _ in (*first, *rest)}
+    assert dict(first)["class split"] == "24 train / 8 validation / 8 test"
+
+
+def test_provenance_comes_from_the_files_of_the_study(own_study: Path) -> None:
+    provenance = dict(provenance_data(own_study))
+    assert provenance["data licence"] == "CC BY 4.0 (UCI)"
+    assert provenance["versions"] == "metascale 0.1.0, python 3.11.2, torch 2.13.0"
+    assert provenance["devices"] == "not recorded"
+    for place, run in enumerate(sorted((own_study / "runs").iterdir())[:2]):
+        event = {"device": f"cuda:{place}", "torch": f"2.1{place}.0", "python": "3.12.1"}
+        (run / "history.jsonl").write_text(json.dumps(event) + "\n")
+    provenance = dict(provenance_data(own_study))
+    assert provenance["versions"] == "metascale 0.1.0, python 3.12.1, torch 2.10.0 and 2.11.0"
+    assert provenance["devices"] == "cuda:0, cuda:1"
+
+
+def test_a_learner_without_a_query_loss_shows_its_support_loss(own_study: Path) -> None:
+    for path in (own_study / "runs").glob("*/train_stats.csv"):
+        rows = [line.split(",") for line in path.read_text().splitlines()]
+        path.write_text("\n".join(",".join((row[0], row[1])) for row in rows) + "\n")
+    assert learning_curves_data(own_study, "train").y_label == "meta-train support loss, adapted (nats)"
+
+
+def test_missing_is_empty_for_a_whole_study(tmp_path: Path) -> None:
+    assert missing_data(make_study(tmp_path, scales=(5, 10, 20), failures=False)) == ()
+
+
+@pytest.mark.parametrize(
+    ("trend", "low", "high", "direction"),
+    [("falls", 0.1, 0.2, "falls"), ("rises", -0.2, -0.1, "rises"), ("none", -0.1, 0.1, "none"),
+     (None, 0.1, 0.2, "falls"), (None, -0.2, -0.1, "rises"), (None, -0.1, 0.1, "none")],
+)  # fmt: skip
+def test_finding_follows_the_law_room(
+    own_study: Path, trend: str | None, low: float, high: float, direction: str
+) -> None:
+    law = json.loads((own_study / "law.json").read_text())
+    law["trend"] = trend
+    law["parameters"]["alpha"] = {"estimate": (low + high) / 2, "low": low, "high": high}
+    (own_study / "law.json").write_text(json.dumps(law))
+    finding = find(read_study(own_study))
+    assert finding.direction == direction
+    assert f"[{low:.3f}, {high:.3f}]".replace("-", "−") in finding.answer
+
+
+def test_a_constant_law_shows_the_exponent_of_the_plain_power_law(own_study: Path) -> None:
+    law = json.loads((own_study / "law.json").read_text())
+    law.update(law="none", trend="none", parameters={"C": {"estimate": 1.0, "low": 0.9, "high": 1.1}})
+    (own_study / "law.json").write_text(json.dumps(law))
+    finding = find(read_study(own_study))
+    assert finding.exponent is not None
+    assert finding.exponent.estimate == 0.16
+    assert finding.answer.startswith("No:")
+
+
+def test_ids_of_digits_keep_their_zeros(study_folder: Path) -> None:
+    assert all(trial.folder is not None for trial in read_study(study_folder).trials if trial.finished)
+
+
+def test_refusals_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no study folder"):
+        read_study(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="neither"):
+        read_study(tmp_path)
+    (tmp_path / "results.csv").write_text("id,label\na,b,c\n")
+    with pytest.raises(CorruptFile, match="line 2"):
+        read_study(tmp_path)
+    (tmp_path / "results.csv").write_text("id,label\na,b\n")
+    (tmp_path / "law.json").write_text("{")
+    with pytest.raises(CorruptFile, match=r"law\.json"):
+        read_study(tmp_path)

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from metascale.report.comparisons import baselines_data
+from metascale.report.curves import adaptation_data, extremes, learning_curves_data
+from metascale.report.data import accuracy_data, law_data
+from metascale.report.frame import round_ticks, spread
+from metascale.report.plots import plot_accuracy, plot_baselines, plot_law
+from metascale.report.run_plots import plot_adaptation, plot_learning_curves
+from metascale.report.style import inline_svg, new_figure, png_bytes, ramp, styled
+from tests.report.study_fixture import SCALES, SEEDS, make_study
+
+
+def new_axes() -> Axes:
+    _, (ax,) = new_figure(8, 4.8)
+    return ax
+
+
+def texts(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def tick_texts(axis: object) -> list[str]:
+    return [label.get_text() for label in axis.get_ticklabels()]  # type: ignore[attr-defined]
+
+
+def markers(ax: Axes, size: float) -> list[tuple[float, float]]:
+    lines = [line for line in ax.lines if line.get_marker() == "o" and line.get_markersize() == size]
+    return [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in lines]
+
+
+def test_law_plot_shows_runs_means_curve_baselines_and_prediction(study_folder: Path) -> None:
+    table, ax = law_data(study_folder), new_axes()
+    assert plot_law(table, ax) is ax
+    assert markers(ax, 3.6) == [(point.x, point.value) for point in table.scales.points]
+    assert markers(ax, 7.5) == [(mean.x, mean.mean) for mean in table.scales.means]
+    (curve,) = [line for line in ax.lines if line.get_label() == "law"]
+    (fit,) = table.fits
+    assert fit.curve is not None
+    assert np.array_equal(curve.get_ydata(), fit.curve.median)
+    levels = [line.get_ydata()[0] for line in ax.lines if line.get_xdata()[0] == 0 and line.get_xdata()[1] == 1]
+    assert sorted(levels) == sorted(level.value for level in table.scales.levels)
+    (diamond,) = [line for line in ax.lines if line.get_marker() == "D"]
+    assert fit.held_out is not None
+    assert diamond.get_ydata()[0] == fit.held_out.predicted
+    assert {"law, 95 %", "predicted from\nsmaller scales", "fine-tuning 1.14", "prototypes 1.02"} <= set(texts(ax))
+
+
+def test_law_plot_is_log_log_with_plain_ticks_and_a_finding(study_folder: Path) -> None:
+    ax = plot_law(law_data(study_folder), new_axes())
+    ax.figure.draw_without_rendering()
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert tick_texts(ax.xaxis) == [str(n) for n in SCALES]
+    assert tick_texts(ax.yaxis)[:2] == ["0.8", "1"]
+    assert ax.get_xlabel() == "training tasks N (log scale)"
+    assert ax.get_ylabel() == "meta-test loss (nats, log scale)"
+    assert (
+        ax.get_title(loc="left")
+        .replace("\u00a0", " ")
+        .startswith("Meta-test loss falls with more training tasks: α = 0.160")
+    )
+
+
+def test_bars_across_seeds_are_drawn_only_where_there_are_seeds(study_folder: Path, tmp_path: Path) -> None:
+    ax = plot_law(law_data(study_folder), new_axes())
+    assert len(ax.containers) == len(SCALES)
+    single = plot_law(law_data(make_study(tmp_path, seeds=(0,))), new_axes())
+    assert len(single.containers) == 0
+
+
+def test_accuracy_plot_is_log_linear_in_percent(study_folder: Path) -> None:
+    ax = plot_accuracy(accuracy_data(study_folder), new_axes())
+    ax.figure.draw_without_rendering()
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "linear")
+    assert all(text.endswith("%") for text in tick_texts(ax.yaxis))
+    assert "chance 20 %" in texts(ax)
+
+
+def test_learning_plot_has_a_line_a_run_and_a_dot_a_kept_step(study_folder: Path) -> None:
+    ax = plot_learning_curves(learning_curves_data(study_folder), new_axes())
+    lines = [line for line in ax.lines if len(line.get_xdata()) > 1]
+    assert len(lines) == len(SCALES) * len(SEEDS) + 1
+    assert len(markers(ax, 4.5)) == len(SCALES) * len(SEEDS)
+    assert sum(line.get_linestyle() == ":" for line in lines) == 1
+    assert len([line for line in ax.lines if line.get_marker() == "x"]) == 1
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["N\u00a0=\u00a02", *(str(n) for n in SCALES[1:])]
+
+
+def test_panels_that_share_their_loss_axis_show_all_of_both(study_folder: Path) -> None:
+    _, axes = new_figure(8, 4.8, columns=2)
+    # The training losses reach lower than the validation losses that are drawn after them.
+    tables = [learning_curves_data(study_folder, which) for which in ("train", "validation")]
+    for table, ax in zip(tables, axes, strict=True):
+        plot_learning_curves(table, ax)
+    values = [value for table in tables for curve in table.curves for value in curve.values]
+    low, high = axes[0].get_ylim()
+    assert low < min(values)
+    assert high > max(values)
+
+
+def test_adaptation_plot_has_plain_ticks_at_the_steps(study_folder: Path) -> None:
+    ax = plot_adaptation(extremes(adaptation_data(study_folder)), new_axes())
+    ax.figure.draw_without_rendering()
+    assert tick_texts(ax.xaxis) == ["0", "1", "3", "5", "10", "20"]
+    assert set(texts(ax)) == {"Reptile, N\u00a0=\u00a02", "Reptile, N\u00a0=\u00a0200", "fine-tuning"}
+
+
+def test_bars_are_as_long_as_the_losses_and_start_at_zero(study_folder: Path) -> None:
+    table = baselines_data(study_folder)
+    ax = plot_baselines(table, new_axes())
+    assert [bar.get_width() for bar in ax.patches] == [row.loss for row in table.rows]
+    assert {bar.get_x() for bar in ax.patches} == {0}
+    assert tick_texts(ax.yaxis) == [row.name for row in table.rows]
+
+
+def test_labels_in_the_margin_do_not_overlap(study_folder: Path) -> None:
+    with styled():
+        for compact, size in ((False, (8, 4.8)), (True, (3.9, 3.4))):
+            figure, (ax,) = new_figure(*size)
+            plot_law(law_data(study_folder), ax, compact=compact)
+            figure.draw_without_rendering()
+            boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
+            gaps = [upper.y0 - lower.y1 for lower, upper in itertools.pairwise(boxes)]
+            assert min(gaps) > -1.0
+            assert max(box.x1 for box in boxes) <= figure.bbox.x1
+
+
+def test_plots_of_empty_tables_say_so(tmp_path: Path, study_folder: Path) -> None:
+    shutil.copy(study_folder / "study.json", tmp_path / "study.json")
+    for plot, table in (
+        (plot_law, law_data(tmp_path)),
+        (plot_accuracy, accuracy_data(tmp_path)),
+        (plot_learning_curves, learning_curves_data(tmp_path)),
+        (plot_adaptation, adaptation_data(tmp_path)),
+        (plot_baselines, baselines_data(tmp_path)),
+    ):
+        (words,) = texts(plot(table, new_axes()))  # type: ignore[operator]
+        assert words.startswith("No ")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.74, 1.7, [0.8, 1.0, 1.2, 1.4, 1.6]),
+        (0.01, 9.0, [0.01, 0.03, 0.1, 0.3, 1.0, 3.0]),
+        (1, 2e4, [1, 10, 100, 1e3, 1e4]),
+    ],
+)
+def test_round_ticks(low: float, high: float, expected: list[float]) -> None:
+    assert round_ticks(low, high) == pytest.approx(expected)
+
+
+def test_spread_moves_as_little_as_needed() -> None:
+    assert spread([0.1, 0.9], 0.2, 0, 1) == pytest.approx([0.1, 0.9])
+    assert spread([0.5, 0.5], 0.2, 0, 1) == pytest.approx([0.4, 0.6])
+    assert spread([0.0, 0.05], 0.2, 0, 1) == pytest.approx([0.0, 0.2])
+    moved = spread([0.52, 0.5, 0.51, 0.1], 0.1, 0, 1)
+    assert sorted(moved) == pytest.approx([0.1, 0.41, 0.51, 0.61])
+    assert np.argsort(moved).tolist() == [3, 1, 2, 0]
+
+
+def test_ramp_goes_from_light_to_dark() -> None:
+    colours = ramp(5)
+    brightness = [sum(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in colours]
+    assert len(colours) == 5
+    assert brightness == sorted(brightness, reverse=True)
+    assert len(ramp(1)) == 1
+    assert ramp(0) == ()
+
+
+def test_figures_have_the_same_bytes_twice_and_no_date(study_folder: Path) -> None:
+    def both() -> tuple[bytes, str]:
+        with styled():
+            figure, (ax,) = new_figure(4, 3)
+            plot_law(law_data(study_folder), ax)
+            return png_bytes(figure), inline_svg(figure, "law")
+
+    first, second = both(), both()
+    assert first == second
+    assert first[0].startswith(b"\x89PNG")
+    assert b"Software" not in first[0]
+    assert "<metadata" not in first[1]
+
+
+def test_svg_has_prefixed_ids_variables_and_read_outs(study_folder: Path) -> None:
+    with styled():
+        figure, (ax,) = new_figure(4, 3)
+        plot_law(law_data(study_folder), ax)
+        svg = inline_svg(figure, "law")
+    assert svg.startswith("<svg")
+    assert 'id="law-' in svg
+    assert "url(#law-" in svg
+    assert "var(--ink, #1b2530)" in svg
+    assert "<title>Reptile, N\u00a0=\u00a02, seed 0: " in svg
+    assert "http" not in svg

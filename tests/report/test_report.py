@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metascale.core.errors import InputError
+from metascale.report import law_data, plot_law, write_report
+from metascale.report.figures import Drawn
+from metascale.report.page import render_page
+from metascale.report.reading import read_study
+from metascale.report.style import SERIES, new_figure
+from tests.report.study_fixture import SCALES, make_study, write_csv
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Page(html.parser.HTMLParser):
+    """Reads a page strictly: every element that is opened is closed in order; ids are unique."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.loaded: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+                self.loaded.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@pytest.fixture(scope="module")
+def written(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with its report."""
+    folder = Path(shutil.copytree(study_folder, tmp_path_factory.mktemp("written") / "digits"))
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(written: Path) -> str:
+    return (written / "report.html").read_text()
+
+
+def test_report_writes_the_tree(written: Path) -> None:
+    names = (
+        "plots/law.png", "plots/accuracy.png", "plots/learning_curves.png", "plots/adaptation.png",
+        "plots/baselines.png", "summary.json", "report.html",
+    )  # fmt: skip
+    assert all((written / name).stat().st_size > 1000 for name in names)
+    assert {path.name for path in (written / "plots").iterdir()} == {Path(name).name for name in names[:5]}
+
+
+def test_the_same_study_gives_the_same_bytes_wherever_it_lies(page: str, written: Path, own_study: Path) -> None:
+    paths = write_report(own_study)
+    assert (own_study / "report.html").read_text() == page
+    assert all(path.read_bytes() == (written / path.relative_to(own_study)).read_bytes() for path in paths)
+
+
+def test_page_is_well_formed_and_loads_nothing(page: str) -> None:
+    parsed = Page(page)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert all(value.startswith("#") for value in parsed.loaded)
+    assert {value[1:] for value in parsed.loaded} <= set(parsed.ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(parsed.ids)
+    assert "http:" not in page
+    assert "https:" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_page_answers_first(page: str) -> None:
+    words = Page(page).text
+    question = words.index("Does meta-test loss follow a power law in the number of training tasks?")
+    answer = words.index(
+        "Meta-test loss falls as the number of training tasks grows; exponent α = 0.160 [0.152, 0.168]"
+    )
+    assert question < answer < words.index("The law") < words.index("What was held fixed")
+
+
+def test_page_holds_the_numbers_of_the_law(page: str, study_folder: Path) -> None:
+    law = json.loads((study_folder / "law.json").read_text())
+    for parameter in law["parameters"].values():
+        for value in parameter.values():
+            assert f'data-key="{value}">{value:.7g}</td>' in page
+    for family in law["families"].values():
+        assert f'data-key="{family["backtest_rmse_log"]}"' in page
+    held_out = law["extrapolation"]
+    assert f'data-key="{held_out["predicted"]}"' in page
+    assert f'data-key="{held_out["observed"]}"' in page
+    assert law["verdict"] in page
+    assert all(note in page for note in law["notes"])
+
+
+def test_page_lists_every_trial_and_why_some_failed(page: str, study_folder: Path) -> None:
+    for trial in read_study(study_folder).trials:
+        assert trial.label in page
+    assert "loss became nan at outer step 137 (tasks train-1); last finite value 2.31" in page
+    assert "the pool has 190 tasks, fewer than 200" in page
+    assert "28 trials: 26 finished, 1 diverged, 1 failed." in page
+
+
+def test_page_says_where_it_comes_from(page: str) -> None:
+    words = Page(page).text
+    for part in ("metascale run digits --seeds 0,1,2", "torch 2.13.0", "CC BY 4.0 (UCI)", '"max_steps": 600'):
+        assert part in words
+
+
+def test_page_works_without_script_and_escapes_text(own_study: Path) -> None:
+    config = json.loads((own_study / "study.json").read_text())
+    config["name"] = "<b>x</b> & co"
+    (own_study / "study.json").write_text(json.dumps(config))
+    text = render_page(read_study(own_study))
+    assert "<b>x</b>" not in text
+    assert "&lt;b&gt;x&lt;/b&gt; &amp; co" in text
+    without = re.sub(r"<script>.*</script>", "", text, flags=re.DOTALL)
+    # Every read-out of a point is an SVG title: the browser shows it by itself.
+    assert without.count('<g class="tip"><title>') > 2 * len(SCALES)
+    assert "onclick" not in without
+
+
+def test_dark_screens_and_paper_are_provided_for(page: str) -> None:
+    css = page[page.index("<style>") : page.index("</style>")]
+    assert "prefers-color-scheme: dark" in css
+    assert "@media print" in css
+    used = set(re.findall(r"var\((--[a-z0-9-]+)", page))
+    dark = css[css.index("prefers-color-scheme") : css.index("* { box-sizing")]
+    defined = set(re.findall(r"(--[a-z0-9-]+):", dark))
+    assert used <= defined
+
+
+def contrast(first: str, second: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_text_colours_meet_the_contrast_of_wcag(page: str, place: int) -> None:
+    css = page[page.index("<style>") : page.index("</style>")]
+    block = re.findall(r":root \{(.*?)\}", css, flags=re.DOTALL)[place]
+    colours = dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", block))
+    for name in ("ink", "soft", "accent", "warn"):
+        assert contrast(colours[name], colours["paper"]) >= 4.5
+    assert contrast(colours["warn"], colours["warn-paper"]) >= 4.5
+
+
+def test_summary_is_for_programs(written: Path) -> None:
+    summary = json.loads((written / "summary.json").read_text())
+    law = json.loads((written / "law.json").read_text())
+    assert summary["exponent"] == law["parameters"]["alpha"]
+    assert summary["trend"] == "falls"
+    assert summary["held_out"][0]["predicted"] == law["extrapolation"]["predicted"]
+    assert [scale["x"] for scale in summary["scales"]] == list(SCALES)
+    assert len(summary["comparisons"]) == 6
+    assert summary["trials"] == {"finished": 26, "diverged": 1, "failed": 1}
+
+
+def report_of(folder: Path, monkeypatch: pytest.MonkeyPatch | None = None) -> tuple[list[str], str]:
+    """The paths written and the words of the page; with ``monkeypatch`` without drawing, which takes the time."""
+    if monkeypatch is not None:
+        monkeypatch.setattr("metascale.report.write.png", lambda picture: b"")
+        monkeypatch.setattr(
+            "metascale.report.page.drawn", lambda picture: Drawn(picture.name, picture.caption, "", "<svg/>", "<svg/>")
+        )
+    names = [path.relative_to(folder).as_posix() for path in write_report(folder)]
+    return names, Page((folder / "report.html").read_text()).text
+
+
+def test_without_a_law_the_report_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_study(tmp_path, scales=(5, 20))
+    (folder / "law.json").unlink()
+    names, words = report_of(folder, monkeypatch)
+    assert "plots/law.png" in names
+    assert "the 6 finished trials cover 2 values of training tasks N" in words
+
+
+def test_without_baselines_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_study(tmp_path, scales=(5, 10, 20), failures=False)
+    (folder / "baselines.json").unlink()
+    rows = [dict(trial.cells) for trial in read_study(folder).trials if trial.kind == "meta"]
+    write_csv(folder / "results.csv", rows, raw_text=True)
+    names, words = report_of(folder, monkeypatch)
+    assert "Baselines are missing" in words
+    assert "plots/baselines.png" in names
+
+
+def test_only_failed_trials_still_give_a_report(own_study: Path) -> None:
+    rows = [dict(trial.cells) for trial in read_study(own_study).trials if not trial.finished]
+    write_csv(own_study / "results.csv", rows, raw_text=True)
+    (own_study / "law.json").unlink()
+    (own_study / "baselines.json").unlink()
+    names, words = report_of(own_study)
+    assert names == ["plots/learning_curves.png", "summary.json", "report.html"]
+    assert "No answer yet: none of the 2 meta-learnt trials has finished with a loss." in words
+    assert "last finite value 2.31" in words
+
+
+def test_a_study_without_any_result_still_gives_a_report(
+    study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "study.json").write_bytes((study_folder / "study.json").read_bytes())
+    names, words = report_of(tmp_path, monkeypatch)
+    assert names == ["summary.json", "report.html"]
+    assert "No trial has been recorded." in words
+
+
+def test_one_seed_has_no_error_bar_across_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, words = report_of(make_study(tmp_path, seeds=(0,), failures=False), monkeypatch)
+    assert "No error bar across seeds at n_tasks = 2, 5, 10, 20, 50, 100, 200: one finished seed there." in words
+    assert "one seed each, so there is no error bar across seeds" in words
+
+
+def test_another_axis_is_named_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, words = report_of(make_study(tmp_path, scales=(16, 32, 64, 128), x_name="width"), monkeypatch)
+    assert "Meta-test loss falls as width grows" in words
+    assert "n_tasks" not in words
+    assert "N = " not in words.replace("\u00a0", " ")
+
+
+def two_series(folder: Path) -> Path:
+    """The fixture with a second learner, 4 % worse, and a law for each, as the study's conclusion writes them."""
+    make_study(folder, scales=(5, 20, 50, 100), failures=False)
+    rows = [dict(trial.cells) for trial in read_study(folder).trials]
+    meta = [row for row in rows if row["kind"] == "meta"]
+    others = [row for row in rows if row["kind"] != "meta"]
+    second = [
+        {**row, "id": f"a{row['id']}", "method": "fomaml", "test_loss_nats": 1.04 * float(row["test_loss_nats"])}
+        for row in meta
+    ]
+    write_csv(folder / "results.csv", [*({**row, "method": "maml"} for row in meta), *second, *others], raw_text=True)
+    config = json.loads((folder / "study.json").read_text())
+    config["axes"].insert(0, ["method", ["maml", "fomaml"]])
+    (folder / "study.json").write_text(json.dumps(config))
+    law = json.loads((folder / "law.json").read_text())
+    steeper = {**law, "parameters": {**law["parameters"], "alpha": {"estimate": 0.17, "low": 0.16, "high": 0.18}}}
+    (folder / "laws.json").write_text(json.dumps({"method=maml": law, "method=fomaml": steeper}))
+    return folder
+
+
+def test_several_series_have_a_law_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = two_series(tmp_path)
+    table = law_data(folder)
+    assert [fit.series for fit in table.fits] == ["MAML", "first-order MAML"]
+    _, (ax,) = new_figure(8, 4.8)
+    plot_law(table, ax)
+    curves = [line.get_color() for line in ax.lines if str(line.get_label()).startswith("law ")]
+    assert curves == [SERIES[0], SERIES[1]]
+    _, words = report_of(folder, monkeypatch)
+    assert "MAML falls, α = 0.160 [0.152, 0.168]; first-order MAML falls, α = 0.170 [0.160, 0.180]" in words
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [law["exponent"]["estimate"] for law in summary["laws"]] == [0.16, 0.17]
+
+
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no study folder"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_importing_the_report_loads_neither_torch_nor_pyplot() -> None:
+    code = (
+        "import sys, metascale.report; "
+        "print([name for name in ('torch', 'transformers', 'matplotlib.pyplot') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
