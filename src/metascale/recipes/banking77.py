@@ -36,6 +36,18 @@ LAPTOP = {
     "n_curve_tasks": 24,
     "tune_rates": [1e-3, 3e-3, 1e-2],
 }
+WORDS = {
+    "backbone": "",
+    "inner_optimizer": "adam",
+    "inner_lr": 1e-2,
+    "inner_clip": None,
+    "outer_lr": 0.5,
+    "max_steps": 2000,
+    "eval_every": 100,
+    "patience": 5,
+    "n_validation_tasks": 100,
+    "n_curve_tasks": 100,
+}
 
 
 @dataclass(frozen=True)
@@ -69,11 +81,17 @@ RECIPE = Recipe(
             axes={"n_tasks": [5, 20, 100, 500]},
             seeds=(0, 1, 2),
         ),
+        "words": Profile(
+            "no language model, a perceptron over word frequencies: minutes on a CPU",
+            WORDS,
+            axes={"n_tasks": [2, 5, 20, 100, 500, 2000]},
+            seeds=(0, 1, 2),
+        ),
         "leak": Profile(
-            "the published leaks, to see what they do: labels by rank, classes shared by all splits (laptop model)",
-            {**LAPTOP, "labels": "sorted", "classes": "shared"},
-            axes={"n_tasks": [5, 20, 100, 500]},
-            seeds=(0,),
+            "as words, with the published leaks to see what they do: labels by rank, classes shared by all splits",
+            {**WORDS, "labels": "sorted", "classes": "shared"},
+            axes={"n_tasks": [2, 5, 20, 100, 500, 2000]},
+            seeds=(0, 1, 2),
         ),
         "pilot": Profile("one N and fewer steps, to check rates", {"n_tasks": 200, "max_steps": 3000}, seeds=(100,)),
     },
@@ -85,9 +103,13 @@ RECIPE = Recipe(
 def parts(config: Banking77Config, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     from metascale.recipes.sources import data_dir, source_fields
-    from metascale.tasks.intents import intent_tasks
+    from metascale.tasks.data import locate
+    from metascale.tasks.intents import intent_tasks, read_banking77
 
     def source(encoder: Encoder) -> Any:
         return intent_tasks("banking77", data_dir(), encoder, **source_fields(config, seed))
 
-    return text_parts(config, source, device)
+    def texts() -> list[str]:
+        return [row.text for row in read_banking77(locate("banking77", data_dir()))]
+
+    return text_parts(config, source, texts, device)

@@ -58,10 +58,14 @@ RECIPE = Recipe(
 def parts(config: Clinc150Config, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     from metascale.recipes.sources import data_dir, source_fields
-    from metascale.tasks.intents import intent_tasks
+    from metascale.tasks.data import locate
+    from metascale.tasks.intents import intent_tasks, read_clinc150
 
     def source(encoder: Encoder) -> Any:
         fields = source_fields(config, seed)
         return intent_tasks("clinc150", data_dir(), encoder, by_domain=config.by_domain, **fields)
 
-    return text_parts(config, source, device)
+    def texts() -> list[str]:
+        return [row.text for row in read_clinc150(locate("clinc150", data_dir()))]
+
+    return text_parts(config, source, texts, device)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metascale.core.errors import InputError
-from metascale.recipes.config import BASELINES, CONTROLS, Count
+from metascale.recipes.config import BASELINES, CONTROLS
 from metascale.recipes.recipe import Recipe
 from metascale.recipes.text import TextConfig, text_parts
 
@@ -31,8 +31,6 @@ class CsvConfig(TextConfig):
         text_column, label_column: its columns.
         split_seed: which classes are for training, validation and test.
         backbone: empty for the perceptron over word frequencies.
-        n_words: vocabulary of the perceptron.
-        width: hidden units of the perceptron.
     """
 
     path: str = ""
@@ -40,8 +38,6 @@ class CsvConfig(TextConfig):
     label_column: str = "label"
     split_seed: int = 0
     backbone: str = ""
-    n_words: Count = 2000
-    width: Count = 64
     inner_lr: float = 1e-2
     outer_lr: float = 0.5
 
@@ -62,12 +58,8 @@ RECIPE = Recipe(
 
 def parts(config: CsvConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
-    from metascale.models.mlp import MLP
-    from metascale.recipes.fewshot import Parts
     from metascale.recipes.sources import source_fields
-    from metascale.tasks.bag_of_words import BagOfWords
     from metascale.tasks.csv_text import csv_tasks, read_csv
-    from metascale.tasks.word_encoder import WordEncoder
 
     if not config.path:
         raise InputError("recipe 'csv' needs a file: --set path=FILE.csv (columns text,label)")
@@ -82,9 +74,7 @@ def parts(config: CsvConfig, seed: int, device: str) -> Parts:
             **source_fields(config, seed),
         )
 
-    if config.backbone:
-        return text_parts(config, source, device)
-    texts = [row.text for row in read_csv(Path(config.path), config.text_column, config.label_column)]
-    encoder = WordEncoder.from_texts(texts, max_words=config.n_words, max_length=config.max_length)
-    bag = BagOfWords(source(encoder), encoder.n_tokens)
-    return Parts(bag, MLP(encoder.n_tokens, config.n_way, config.width, depth=1), eval_batch=50)
+    def texts() -> list[str]:
+        return [row.text for row in read_csv(Path(config.path), config.text_column, config.label_column)]
+
+    return text_parts(config, source, texts, device)

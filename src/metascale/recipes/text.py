@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,7 +22,8 @@ class TextConfig(FewShotConfig):
     """Few-shot text classification with task-batched LoRA on a frozen backbone.
 
     Args:
-        backbone: a hub name, a folder, a known shape, or ``data:FOLDER`` for a folder of the data folder.
+        backbone: a hub name, a folder, a known shape, or ``data:FOLDER`` for a folder of the data folder. Empty: no
+            language model, but a perceptron over word frequencies, which needs no download.
         random_weights: draw the backbone at random from this seed instead of loading weights (for shapes and tests).
         rank, alpha, dropout: of the adapters.
         targets: module names to adapt; empty means the architecture's own.
@@ -32,6 +33,7 @@ class TextConfig(FewShotConfig):
         attention: ``"sdpa"`` (fast), or ``"eager"``, which second-order methods need.
         load_in_8bit: quantise the backbone's linear layers with bitsandbytes.
         max_length: tokens of a text at most; batches are padded to their longest text only.
+        n_words, width: vocabulary and hidden units of the perceptron.
     """
 
     backbone: str = "tinyllama"
@@ -46,6 +48,8 @@ class TextConfig(FewShotConfig):
     attention: Literal["sdpa", "eager"] = "sdpa"
     load_in_8bit: bool = False
     max_length: Annotated[int, Field(ge=2, le=4096)] = 64
+    n_words: Count = 2000
+    width: Count = 64
     k_shot: Count = 5
     inner_optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     inner_lr: Rate = 5e-4
@@ -54,8 +58,28 @@ class TextConfig(FewShotConfig):
     tune_rates: tuple[Rate, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
 
 
-def text_parts(config: TextConfig, make_source: Callable[[Encoder], Any], device: str) -> Parts:
-    """The source that ``make_source`` builds on the backbone's tokenizer, and the adapted model."""
+def text_parts(
+    config: TextConfig, make_source: Callable[[Encoder], Any], texts: Callable[[], Iterable[str]], device: str
+) -> Parts:
+    """The source that ``make_source`` builds on the model's encoder, and the model.
+
+    ``texts`` are all texts of the data set: a perceptron's vocabulary is their most frequent words.
+    """
+    return _language_model(config, make_source, device) if config.backbone else _words(config, make_source, texts)
+
+
+def _words(config: TextConfig, make_source: Callable[[Encoder], Any], texts: Callable[[], Iterable[str]]) -> Parts:
+    from metascale.models.mlp import MLP
+    from metascale.recipes.fewshot import Parts
+    from metascale.tasks.bag_of_words import BagOfWords
+    from metascale.tasks.word_encoder import WordEncoder
+
+    encoder = WordEncoder.from_texts(texts(), max_words=config.n_words, max_length=config.max_length)
+    bag = BagOfWords(make_source(encoder), encoder.n_tokens)
+    return Parts(bag, MLP(encoder.n_tokens, config.n_way, config.width, depth=1), eval_batch=50)
+
+
+def _language_model(config: TextConfig, make_source: Callable[[Encoder], Any], device: str) -> Parts:
     from metascale.models.adapters import AdapterClassifier
     from metascale.models.heads import named_head
     from metascale.models.hf import load_backbone
