@@ -3,7 +3,7 @@
 Command:    metascale run banking77 --data-dir data --out runs/banking77                     (TinyLlama-1.1B, a GPU)
             metascale run banking77 --profile laptop --data-dir data --out runs/banking77    (a real 260k Llama, CPU)
 Data:       Banking77 (CC BY 4.0), 77 intents split 37 / 20 / 20 by class
-Learner:    Reptile over LoRA adapters, 5-way 5-shot, 15 queries
+Learner:    Reptile over LoRA adapters, 5-way 5-shot, 15 queries (laptop: first-order MAML)
 Arm:        meta-validation early stopping for every N
 """
 
@@ -27,26 +27,32 @@ LAPTOP = {
     "dropout": 0.0,
     "max_length": 64,
     "inner_lr": 5e-3,
-    "outer_lr": 0.3,
-    "max_steps": 100,
+    # Reptile's averaged Adam steps did not improve on the start in this budget; see docs/results/banking77.md.
+    "method": "fomaml",
+    "outer_optimizer": "adam",
+    "outer_lr": 1e-3,
+    "max_steps": 80,
     "eval_every": 20,
     "patience": 3,
     "n_validation_tasks": 24,
     "n_test_tasks": 100,
-    "n_curve_tasks": 24,
+    "n_curve_tasks": 16,
     "tune_rates": [1e-3, 3e-3, 1e-2],
 }
 WORDS = {
     "backbone": "",
+    "method": "fomaml",
     "inner_optimizer": "adam",
-    "inner_lr": 1e-2,
+    "inner_lr": 3e-2,
     "inner_clip": None,
-    "outer_lr": 0.5,
-    "max_steps": 2000,
+    "outer_optimizer": "adam",
+    "outer_lr": 3e-3,
+    "max_steps": 1500,
     "eval_every": 100,
     "patience": 5,
     "n_validation_tasks": 100,
     "n_curve_tasks": 100,
+    "tune_rates": [0.01, 0.03, 0.1, 0.3],
 }
 
 

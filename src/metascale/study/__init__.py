@@ -1,1 +1,25 @@
+"""Many runs as one resumable study: design, store, runner, executors, table and status. Never imports torch."""
 
+from metascale.study.design import Study, Trial
+from metascale.study.events import StudyOutcome
+from metascale.study.executors import ProcessExecutor, SerialExecutor
+from metascale.study.reading import RunView, StudyView, read_study
+from metascale.study.runner import run_study
+from metascale.study.store import RunStore
+from metascale.study.table import Table, results_table, write_results
+
+__all__ = [
+    "ProcessExecutor",
+    "RunStore",
+    "RunView",
+    "SerialExecutor",
+    "Study",
+    "StudyOutcome",
+    "StudyView",
+    "Table",
+    "Trial",
+    "read_study",
+    "results_table",
+    "run_study",
+    "write_results",
+]

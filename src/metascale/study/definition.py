@@ -1,0 +1,130 @@
+"""``study.json``: what a study folder holds, and what the same folder may become.
+
+The file lists every trial beside the design that made it, so a study may grow: the same name, trial function and base
+with more axis values, seeds or extras. Numbers in a command mean the total; a command that asks for fewer trials than
+the folder holds runs those and leaves the rest alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import metascale
+from metascale.core.canonical import plain
+from metascale.core.errors import CorruptFile, InputError
+from metascale.core.files import read_json, write_json
+from metascale.study.design import Study, Trial, build_trial, differing_keys
+
+FILE = "study.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A study as its folder has it: the design that last extended it, and every trial."""
+
+    study: Study
+    trials: tuple[Trial, ...]
+    package_version: str
+
+    def extended(self, study: Study) -> Definition:
+        """The definition after the command ``study``: the same object when it asks for nothing new.
+
+        Raises:
+            InputError: another name, trial function or base; the message names what differs.
+        """
+        ours = self.study
+        differing = [f"base.{key}" for key in differing_keys(ours.base, study.base)]
+        differing += [field for field in ("name", "trial") if getattr(ours, field) != getattr(study, field)]
+        if differing:
+            raise InputError(
+                f"the folder holds the study '{ours.name}' with another {', '.join(differing)}; "
+                "a study may only grow in axis values, seeds and extras: use a new folder, or the same base"
+            )
+        known = {trial.id: trial for trial in self.trials}
+        asked = study.trials()
+        if all(trial.id in known for trial in asked):
+            return self
+        ids = {trial.id for trial in asked}
+        # A trial keeps the label it was stored with: its folder bears it.
+        kept = tuple(_labelled(trial, known[trial.id].label) if trial.id in known else trial for trial in asked)
+        rest = tuple(trial for trial in self.trials if trial.id not in ids)
+        return Definition(study, kept + rest, self.package_version)
+
+
+def define(study: Study) -> Definition:
+    """The definition of a new study."""
+    return Definition(study, study.trials(), metascale.__version__)
+
+
+def save_definition(folder: Path, definition: Definition) -> None:
+    """Write ``study.json`` atomically."""
+    study = definition.study
+    write_json(
+        folder / FILE,
+        {
+            "format": FORMAT,
+            "package_version": definition.package_version,
+            "name": study.name,
+            "trial": study.trial,
+            "base": study.base,
+            # Pairs: JSON objects are written with sorted keys, and the order of axes is the order of trials.
+            "axes": [[key, list(values)] for key, values in study.axes.items()],
+            "seeds": list(study.seeds),
+            "extra": [[[key, value] for key, value in extra.items()] for extra in study.extra],
+            "trials": [_trial_to_json(trial) for trial in definition.trials],
+        },
+    )
+
+
+def load_definition(folder: Path) -> Definition:
+    """Read ``study.json``.
+
+    Raises:
+        InputError: there is none, or a newer version of the package wrote it.
+        CorruptFile: it is not what was written.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise InputError(f"{folder} is not a study folder: it has no {FILE}")
+    stored = read_json(path)
+    if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
+        raise CorruptFile(f"{path} is not what was written: it has no format number")
+    if stored["format"] > FORMAT:
+        raise InputError(
+            f"{path} has format {stored['format']}, written by metascale {stored.get('package_version')}; "
+            f"this is metascale {metascale.__version__}, which reads formats up to {FORMAT}"
+        )
+    try:
+        study = Study(
+            name=stored["name"],
+            trial=stored["trial"],
+            base=stored["base"],
+            axes=dict(stored["axes"]),
+            seeds=tuple(stored["seeds"]),
+            extra=tuple(dict(extra) for extra in stored["extra"]),
+        )
+        trials = tuple(_trial_from_json(study, item, path) for item in stored["trials"])
+    except KeyError as error:
+        raise CorruptFile(f"{path} is not what was written: it has no {error}") from error
+    return Definition(study, trials, stored["package_version"])
+
+
+def _trial_to_json(trial: Trial) -> dict[str, Any]:
+    axes = [[key, value] for key, value in trial.axes.items()]
+    return {"id": trial.id, "label": trial.label, "kind": trial.kind, "seed": trial.seed, "axes": plain(axes)}
+
+
+def _trial_from_json(study: Study, stored: dict[str, Any], path: Path) -> Trial:
+    trial = build_trial(
+        study.trial, study.base, dict(stored["axes"]), stored["seed"], stored["kind"], label=stored["label"]
+    )
+    if trial.id != stored["id"]:
+        raise CorruptFile(f"{path}: the configuration of trial '{stored['label']}' is not that of id {stored['id']}")
+    return trial
+
+
+def _labelled(trial: Trial, label: str) -> Trial:
+    return Trial(trial.id, label, trial.kind, trial.seed, trial.axes, trial.config)

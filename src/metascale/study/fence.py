@@ -1,0 +1,97 @@
+"""The fence around a run's folder: a file lock and the claim that holds it.
+
+Every durable write happens under the run's lock and only while ``claim.json`` names the writer. A runner that slept
+past its lease finds another name there and is refused; a runner that claims waits for a write in progress. The fence
+needs nothing but the folder, so a trial's process never opens the index.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from metascale.core.canonical import canonical_json
+from metascale.core.files import read_json
+from metascale.study.errors import LeaseLost
+
+CLAIM = "claim.json"
+LOCK = ".lock"
+_RETRY_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A trial taken by a runner: what every later write of the run is checked by."""
+
+    trial_id: str
+    owner: str
+    attempt: int
+
+
+@contextmanager
+def locked(folder: Path, timeout_s: float | None = None) -> Iterator[None]:
+    """Hold the lock of ``folder``; the system frees it when the holder dies.
+
+    Raises:
+        TimeoutError: somebody else held it for ``timeout_s`` seconds.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if timeout_s is None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        else:
+            _lock_before(descriptor, time.monotonic() + timeout_s, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock_before(descriptor: int, deadline: float, folder: Path) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the lock of {folder} is held by another process") from error
+            time.sleep(_RETRY_S)
+
+
+def put_claim(folder: Path, claim: Claim) -> None:
+    """Make ``claim`` the one whose writes are allowed. Call it under the lock."""
+    # Not fsynced: the claim guards against processes that live, and none of them outlives the machine.
+    temporary = folder / f".{CLAIM}.{os.getpid()}.tmp"
+    temporary.write_text(canonical_json(claim))
+    os.replace(temporary, folder / CLAIM)
+
+
+def read_claim(folder: Path) -> Claim | None:
+    """The claim whose writes are allowed now."""
+    if not (folder / CLAIM).exists():
+        return None
+    return Claim(**read_json(folder / CLAIM))
+
+
+@contextmanager
+def fenced(folder: Path, claim: Claim) -> Iterator[None]:
+    """A durable write by ``claim``.
+
+    Raises:
+        LeaseLost: the run is finished, or another runner's by now.
+    """
+    with locked(folder):
+        check_claim(folder, claim)
+        yield
+
+
+def check_claim(folder: Path, claim: Claim) -> None:
+    """Raise `LeaseLost` unless ``claim`` still holds the run."""
+    now = read_claim(folder)
+    if now != claim:
+        holder = "nobody" if now is None else f"{now.owner}, attempt {now.attempt}"
+        raise LeaseLost(f"attempt {claim.attempt} of {claim.owner} may not write to {folder}: it is held by {holder}")

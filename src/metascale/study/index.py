@@ -1,0 +1,149 @@
+"""The study's index: one SQLite row a trial, where runners claim trials. It can be rebuilt from the run folders.
+
+A claim is one conditional UPDATE on the row as it was seen, so of two runners one gets the trial. It carries a lease,
+renewed while the runner lives, and an attempt number; (owner, attempt) is the fence that later writes are checked by.
+SQLite's write-ahead log needs a local disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from metascale.core.errors import CorruptFile
+
+Status: TypeAlias = Literal["pending", "running", "finished", "failed", "diverged"]
+STATUSES: tuple[Status, ...] = ("pending", "running", "finished", "failed", "diverged")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS trials (
+    id TEXT PRIMARY KEY,
+    status TEXT NOT NULL DEFAULT 'pending',
+    owner TEXT,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    lease_until REAL NOT NULL DEFAULT 0,
+    device TEXT NOT NULL DEFAULT '',
+    started_at REAL NOT NULL DEFAULT 0,
+    updated_at REAL NOT NULL DEFAULT 0,
+    wall_s REAL NOT NULL DEFAULT 0,
+    message TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID
+"""
+_COLUMNS = "id, status, owner, attempt, lease_until, device, started_at, updated_at, wall_s, message"
+_MARKS = ", ".join("?" * 10)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRow:
+    """A trial as the index knows it. Times are seconds since the epoch; ``wall_s`` sums all attempts."""
+
+    id: str
+    status: Status
+    owner: str | None
+    attempt: int
+    lease_until: float
+    device: str
+    started_at: float
+    updated_at: float
+    wall_s: float
+    message: str
+
+
+class Index:
+    """A connection to the index. Use one a thread, and never across a fork."""
+
+    def __init__(self, path: Path, *, timeout_s: float = 60.0) -> None:
+        self.path = path
+        self._connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
+        with self._named():
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            # A lost last commit after a power cut costs nothing: the folders are the truth.
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute(_SCHEMA)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def rows(self) -> dict[str, IndexRow]:
+        """Every trial's row by id."""
+        with self._named():
+            found = self._connection.execute(f"SELECT {_COLUMNS} FROM trials").fetchall()
+        return {values[0]: IndexRow(*values) for values in found}
+
+    def row(self, trial_id: str) -> IndexRow | None:
+        """One trial's row."""
+        with self._named():
+            query = f"SELECT {_COLUMNS} FROM trials WHERE id = ?"
+            values = self._connection.execute(query, (trial_id,)).fetchone()
+        return None if values is None else IndexRow(*values)
+
+    def add(self, rows: Iterable[IndexRow]) -> None:
+        """Add the trials that are not there yet."""
+        with self._transaction():
+            self._connection.executemany(f"INSERT OR IGNORE INTO trials ({_COLUMNS}) VALUES ({_MARKS})", _values(rows))
+
+    def replace(self, rows: Iterable[IndexRow]) -> None:
+        """Hold these trials and no others."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM trials")
+            self._connection.executemany(f"INSERT INTO trials ({_COLUMNS}) VALUES ({_MARKS})", _values(rows))
+
+    def claim(self, seen: IndexRow, owner: str, device: str, lease_s: float) -> int | None:
+        """Take the trial if its row is still as ``seen``; the attempt's number, or ``None`` if another was faster."""
+        now = time.time()
+        changed = self._change(
+            "UPDATE trials SET status = 'running', owner = ?, attempt = attempt + 1, lease_until = ?, device = ?,"
+            " started_at = ?, updated_at = ?, message = ''"
+            " WHERE id = ? AND status = ? AND owner IS ? AND attempt = ? AND lease_until = ?",
+            (owner, now + lease_s, device, now, now, seen.id, seen.status, seen.owner, seen.attempt, seen.lease_until),
+        )
+        return seen.attempt + 1 if changed else None
+
+    def renew(self, owner: str, lease_s: float) -> int:
+        """Renew every lease of ``owner``; how many there are."""
+        query = "UPDATE trials SET lease_until = ? WHERE owner = ? AND status = 'running'"
+        return self._change(query, (time.time() + lease_s, owner))
+
+    def settle(
+        self, trial_id: str, owner: str | None, attempt: int, status: Status, wall_s: float = 0.0, message: str = ""
+    ) -> bool:
+        """Record how a claim ended; ``False`` when (owner, attempt) no longer holds the trial."""
+        changed = self._change(
+            "UPDATE trials SET status = ?, owner = NULL, lease_until = 0, updated_at = ?, wall_s = wall_s + ?,"
+            " message = ? WHERE id = ? AND owner IS ? AND attempt = ?",
+            (status, time.time(), wall_s, message, trial_id, owner, attempt),
+        )
+        return changed == 1
+
+    def _change(self, query: str, values: tuple[object, ...]) -> int:
+        with self._transaction():
+            return self._connection.execute(query, values).rowcount
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._named():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise CorruptFile(f"{self.path} cannot be read ({error}); rebuild it from the run folders") from error
+
+
+def _values(rows: Iterable[IndexRow]) -> Iterator[tuple[object, ...]]:
+    return (astuple(row) for row in rows)

@@ -1,0 +1,267 @@
+"""Running a study: claim what is left, run it where the executor says, record how it ended. The same call resumes."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from metascale.study.design import Study, Trial
+from metascale.study.errors import disk_full, explain_disk_full
+from metascale.study.events import Event, EventKind, Reporter, StudyOutcome
+from metascale.study.execute import Code, Ended, Job, describe_exit
+from metascale.study.executors import Executor, Pool, SerialExecutor
+from metascale.study.fence import Claim
+from metascale.study.index import Index, IndexRow, Status
+from metascale.study.owner import new_owner, retire
+from metascale.study.reading import run_folder
+from metascale.study.store import INDEX, LEASE_S, RunStore
+from metascale.study.table import write_results
+
+_POLL_S = 0.25
+_RECENT = 16
+
+
+def run_study(
+    study: Study,
+    folder: Path | str,
+    executor: Executor | None = None,
+    *,
+    fail_fast: bool = False,
+    retry_failed: bool = True,
+    retry_diverged: bool = False,
+    keep_checkpoints: bool = False,
+    lease_s: float = LEASE_S,
+    reporter: Reporter | None = None,
+) -> StudyOutcome:
+    """Run every trial of ``study`` that has not ended yet, and write the table. The same call again resumes.
+
+    Args:
+        folder: the study's own folder, made when it is not there, on a local disk.
+        executor: where trials run (default: one after another in this process, on the CPU).
+        fail_fast: start no new trial after one failed; those that run go on to their end.
+        retry_failed: try again, from the last checkpoint, what had failed before this call.
+        retry_diverged: start again, from nothing, what had diverged before this call.
+        keep_checkpoints: keep the last checkpoints of finished trials.
+        lease_s: how long another runner leaves a trial alone after this one was last heard of.
+
+    Raises:
+        InputError: the folder holds another study; nothing is touched.
+        DiskFull: no space left; everything recorded is whole and the same call resumes.
+        KeyboardInterrupt: everything is resumable, and the reporter has said so.
+    """
+    start = time.monotonic()
+    folder = Path(folder)
+    with explain_disk_full(folder, "opening the study"):
+        store = RunStore.create(folder, study)
+    try:
+        runner = _Runner(store, study.trials(), reporter, keep_checkpoints, lease_s)
+        runner.plan(retry_failed, retry_diverged)
+        outcome = None
+        if reporter is not None:
+            reporter.begin(folder, len(runner.trials), runner.n_skipped)
+        try:
+            runner.run(executor or SerialExecutor(), fail_fast)
+            with explain_disk_full(folder, "writing the table"):
+                write_results(folder)
+            outcome = runner.outcome(time.monotonic() - start)
+        finally:
+            if reporter is not None:
+                reporter.end(outcome)
+        return outcome
+    finally:
+        store.close()
+
+
+class _Runner:
+    """One call of `run_study`: its queue, its claims, and what it saw end."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        trials: tuple[Trial, ...],
+        reporter: Reporter | None,
+        keep_checkpoints: bool,
+        lease_s: float,
+    ) -> None:
+        self.store = store
+        # The stored trial of the same id: it has the label that names the folder.
+        stored = {trial.id: trial for trial in store.trials}
+        self.trials = tuple(stored[trial.id] for trial in trials)
+        self.owner = new_owner()
+        self.n_skipped = 0
+        self._reporter = reporter
+        self._keep_checkpoints = keep_checkpoints
+        self._lease_s = lease_s
+        self._queue: deque[Trial] = deque()
+        self._held: deque[Trial] = deque()
+        self._again: dict[str, IndexRow] = {}
+        self._claims: dict[str, tuple[Trial, Claim]] = {}
+        self._n_ran = 0
+        self._wall_s: deque[float] = deque(maxlen=_RECENT)
+        self._failed = False
+        self._n_slots = 1
+        self._waiting = False
+
+    def plan(self, retry_failed: bool, retry_diverged: bool) -> None:
+        """Queue what has not ended, in the study's order, and remember which ended trials are to be tried again."""
+        rows = self.store.index.rows()
+        for trial in self.trials:
+            row = rows[trial.id]
+            if (row.status == "failed" and retry_failed) or (row.status == "diverged" and retry_diverged):
+                self._again[trial.id] = row
+            elif row.status in ("finished", "failed", "diverged"):
+                self.n_skipped += 1
+                continue
+            self._queue.append(trial)
+
+    def run(self, executor: Executor, fail_fast: bool) -> None:
+        """Claim and run until every trial asked for has ended, here or in another runner."""
+        with self._heartbeat():
+            try:
+                with executor.open() as pool:
+                    while self._queue or self._held or self._claims:
+                        if fail_fast and self._failed:
+                            self._queue.clear()
+                            self._held.clear()
+                        self._fill(pool)
+                        for ended in pool.wait(_POLL_S if self._queue or self._held or self._claims else 0.0):
+                            self._settle(ended)
+            except KeyboardInterrupt:
+                self._tell("interrupted", message="stopped; the same command goes on from the last checkpoints")
+                raise
+            finally:
+                self._release_all()
+
+    def _fill(self, pool: Pool) -> None:
+        """Give every free slot a trial, as far as there are any to claim."""
+        if not self._queue and self._held:
+            if not self._claims and not self._waiting:
+                self._waiting = True
+                self._tell("waiting", message=f"{len(self._held)} trials are with other runners")
+            self._queue, self._held = self._held, deque()
+        while self._queue:
+            device = pool.free_device()
+            if device is None:
+                return
+            trial = self._queue.popleft()
+            claim = self._claim(trial, device)
+            if claim is not None:
+                self._waiting = False
+                self._claims[trial.id] = (trial, claim)
+                self._n_slots = max(self._n_slots, len(self._claims))
+                pool.submit(self._job(trial, claim, device))
+                self._tell("started", trial.label, message=device)
+
+    def _claim(self, trial: Trial, device: str) -> Claim | None:
+        row = self.store.index.row(trial.id)
+        if row is None or row.status == "finished":
+            return None
+        if row.status in ("failed", "diverged"):
+            # It ended since this call began, or another runner tried it again already: once is enough.
+            again = self._again.pop(trial.id, None)
+            if again is None or again.attempt != row.attempt:
+                return None
+        with explain_disk_full(self.store.folder, f"starting trial '{trial.label}'"):
+            claim = self.store.claim(trial, self.owner, seen=row, device=device, lease_s=self._lease_s)
+        if claim is None:
+            self._held.append(trial)
+        return claim
+
+    def _job(self, trial: Trial, claim: Claim, device: str) -> Job:
+        return Job(
+            trial_id=trial.id,
+            label=trial.label,
+            folder=str(run_folder(self.store.folder, trial).absolute()),
+            config=dict(trial.config),
+            device=device,
+            owner=claim.owner,
+            attempt=claim.attempt,
+            keep_checkpoints=self._keep_checkpoints,
+        )
+
+    def _settle(self, ended: Ended) -> None:
+        trial, claim = self._claims[ended.job.trial_id]
+        doing = f"running trial '{trial.label}'"
+        if ended.code == Code.DISK_FULL:
+            raise disk_full(self.store.folder, doing)
+        status: Status | None = None
+        if ended.code != Code.LEASE_LOST:
+            with explain_disk_full(self.store.folder, doing):
+                status = self.store.settle(trial, claim, ended.wall_s, describe_exit(ended.code))
+        del self._claims[trial.id]
+        if status is None:
+            self._held.append(trial)
+            self._tell("lost", trial.label, message="another runner took it over")
+            return
+        self._n_ran += 1
+        self._wall_s.append(ended.wall_s)
+        self._failed = self._failed or status == "failed"
+        row = self.store.index.row(trial.id)
+        message = "" if row is None else row.message
+        if status in ("finished", "failed", "diverged"):
+            self._tell(status, trial.label, message, ended.wall_s)
+
+    def _release_all(self) -> None:
+        for trial, claim in self._claims.values():
+            # On a full disk this may fail too; then the claim ends with this process, or with its lease.
+            with contextlib.suppress(OSError, sqlite3.OperationalError):
+                self.store.release(trial, claim)
+        self._claims.clear()
+        retire(self.owner)
+
+    def _tell(
+        self,
+        kind: EventKind,
+        label: str = "",
+        message: str = "",
+        wall_s: float = 0.0,
+    ) -> None:
+        if self._reporter is None:
+            return
+        left = len(self._queue) + len(self._held) + len(self._claims)
+        eta_s = left * sum(self._wall_s) / len(self._wall_s) / self._n_slots if self._wall_s else None
+        total = len(self.trials)
+        self._reporter.event(Event(kind, label, message, wall_s, total - left, total, eta_s))
+
+    @contextlib.contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        """Renew this runner's leases from a thread of its own."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            index = Index(self.store.folder / INDEX)
+            while not stop.wait(self._lease_s / 4):
+                try:
+                    index.renew(self.owner, self._lease_s)
+                except sqlite3.OperationalError:
+                    # Locked or full for a moment: three more beats fit into the lease, and the fence holds anyway.
+                    continue
+            index.close()
+
+        thread = threading.Thread(target=beat, name="metascale-heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def outcome(self, wall_s: float) -> StudyOutcome:
+        """Count the statuses of the trials asked for."""
+        rows = self.store.index.rows()
+        statuses = [rows[trial.id].status for trial in self.trials]
+        counts = {status: statuses.count(status) for status in ("finished", "failed", "diverged")}
+        return StudyOutcome(
+            folder=self.store.folder,
+            total=len(statuses),
+            pending=len(statuses) - sum(counts.values()),
+            ran=self._n_ran,
+            skipped=self.n_skipped,
+            wall_s=wall_s,
+            **counts,
+        )

@@ -1,0 +1,202 @@
+"""How a study stands: data for anyone (`study_status`), and a table with progress bars for a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from metascale.core.canonical import plain
+from metascale.study.index import STATUSES, Index, IndexRow, Status
+from metascale.study.owner import is_alive
+from metascale.study.reading import RunView, StudyView, read_study
+from metascale.study.store import INDEX
+from metascale.study.stored_run import RESULT, read_progress
+
+_STYLES = {"finished": "green", "running": "cyan", "failed": "red", "diverged": "yellow", "pending": "dim"}
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStatus:
+    """One trial as it stands.
+
+    Args:
+        owner_alive: whether the runner that holds a running trial lives; ``None`` when that cannot be seen from here.
+        done, total: steps, as the trial last told; ``None`` when it has told nothing.
+        wall_s: seconds spent so far, over all attempts.
+        left_s: seconds that a running trial still needs at its present rate, once it can be told.
+        updated_at: when it was last heard of (seconds since the epoch; 0: never).
+    """
+
+    id: str
+    label: str
+    kind: str
+    seed: int
+    axes: Mapping[str, Any]
+    status: Status
+    attempt: int
+    owner: str | None
+    owner_alive: bool | None
+    device: str
+    done: int | None
+    total: int | None
+    note: str
+    wall_s: float
+    left_s: float | None
+    updated_at: float
+    message: str
+
+    @property
+    def shown_status(self) -> str:
+        """The status, or ``interrupted`` for a running trial whose runner is gone."""
+        return "interrupted" if self.status == "running" and self.owner_alive is False else self.status
+
+
+@dataclass(frozen=True, slots=True)
+class StudyStatus:
+    """Every trial of a study as it stands, counted, with the seconds left at the present rate (``None``: unknown)."""
+
+    name: str
+    folder: Path
+    trials: tuple[TrialStatus, ...]
+    counts: Mapping[Status, int]
+    eta_s: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types."""
+        value: dict[str, Any] = plain(self)
+        return value
+
+
+def study_status(folder: Path | str | StudyView) -> StudyStatus:
+    """How the study in ``folder`` stands now.
+
+    Raises:
+        InputError: the folder holds no study.
+    """
+    view = folder if isinstance(folder, StudyView) else read_study(folder)
+    rows: dict[str, IndexRow] = {}
+    if (view.folder / INDEX).exists():
+        index = Index(view.folder / INDEX)
+        rows = index.rows()
+        index.close()
+    alive = {owner: is_alive(owner) for owner in {row.owner for row in rows.values()} if owner is not None}
+    trials = tuple(_trial_status(run, rows.get(run.trial.id), alive) for run in view.runs)
+    counts = {status: sum(trial.status == status for trial in trials) for status in STATUSES}
+    return StudyStatus(view.study.name, view.folder, trials, counts, estimate_left_s(trials))
+
+
+def estimate_left_s(trials: Sequence[TrialStatus]) -> float | None:
+    """Seconds until all trials have ended, from the wall time of those that did and the rate of those that run.
+
+    A trial that waits is taken to last as long as the mean of these; trials run as many at a time as do now.
+    """
+    running = [trial for trial in trials if trial.shown_status == "running"]
+    lengths = [trial.wall_s for trial in trials if trial.status in ("finished", "diverged")]
+    lengths += [trial.wall_s + trial.left_s for trial in running if trial.left_s is not None]
+    waiting = sum(trial.shown_status in ("pending", "interrupted") for trial in trials)
+    if not running:
+        return None if waiting else 0.0
+    if not lengths:
+        return None
+    mean_s = sum(lengths) / len(lengths)
+    left = [max(0.0, mean_s - trial.wall_s) if trial.left_s is None else trial.left_s for trial in running]
+    return max(max(left), (sum(left) + waiting * mean_s) / len(running))
+
+
+def format_s(seconds: float | None) -> str:
+    """A duration for people."""
+    if seconds is None:
+        return "?"
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def render_status(status: StudyStatus, *, max_rows: int = 40) -> RenderableType:
+    """A table of the trials (all, or those that matter most now) above a bar for the study as a whole."""
+    table = Table(title=escape(f"{status.name} · {status.folder}"), title_justify="left", expand=False)
+    # On a narrow terminal the long labels give way, never the states.
+    widths = {"status": 8, "steps": 9, "": 10, "left": 11}
+    for name in ("trial", "status", "device", "steps", "", "left", "note"):
+        table.add_column(name, no_wrap=name != "note", overflow="ellipsis", min_width=widths.get(name))
+    shown = _most_relevant(status.trials, max_rows)
+    for trial in shown:
+        table.add_row(*_cells(trial))
+    n_hidden = len(status.trials) - len(shown)
+    ended = sum(status.counts[name] for name in ("finished", "failed", "diverged"))
+    counts = ", ".join(f"{n} {name}" for name, n in status.counts.items() if n)
+    line = Text(f"{ended}/{len(status.trials)} trials ended ({counts}), about {format_s(status.eta_s)} left")
+    parts: list[RenderableType] = [table]
+    if n_hidden:
+        parts.append(Text(f"... and {n_hidden} more trials", style="dim"))
+    return Group(*parts, ProgressBar(total=max(1, len(status.trials)), completed=ended, width=60), line)
+
+
+def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool | None]) -> TrialStatus:
+    trial = run.trial
+    # The folder is asked where the index is missing, or behind a result that is already there.
+    behind = row is None or (row.status == "running" and (run.folder / RESULT).exists())
+    status = run.status if behind or row is None else row.status
+    progress = read_progress(run.folder) if status == "running" else None
+    now = time.time()
+    wall_s = run.wall_s() if row is None else row.wall_s
+    if row is not None and status == "running":
+        wall_s += now - row.started_at
+    updated_at = max(row.updated_at if row else 0.0, progress["updated_at"] if progress else 0.0)
+    return TrialStatus(
+        id=trial.id,
+        label=trial.label,
+        kind=trial.kind,
+        seed=trial.seed,
+        axes=trial.axes,
+        status=status,
+        attempt=row.attempt if row else 0,
+        owner=row.owner if row else None,
+        owner_alive=alive.get(row.owner) if row and row.owner else None,
+        device=row.device if row else "",
+        done=progress["done"] if progress else None,
+        total=progress["total"] if progress else None,
+        note=progress["note"] if progress else "",
+        wall_s=wall_s,
+        left_s=_left_s(progress),
+        updated_at=updated_at,
+        message=run.message() if behind or row is None else row.message,
+    )
+
+
+def _left_s(progress: Mapping[str, Any] | None) -> float | None:
+    if progress is None or progress["done"] <= progress["first_done"]:
+        return None
+    seconds = progress["updated_at"] - progress["first_at"]
+    return seconds / (progress["done"] - progress["first_done"]) * (progress["total"] - progress["done"])
+
+
+def _most_relevant(trials: Sequence[TrialStatus], max_rows: int) -> list[TrialStatus]:
+    """At most ``max_rows`` trials in the study's order: running, failed and diverged ones before the others."""
+    order = ("running", "interrupted", "failed", "diverged", "pending", "finished")
+    ranked = sorted(range(len(trials)), key=lambda k: (order.index(trials[k].shown_status), k))
+    return [trials[k] for k in sorted(ranked[:max_rows])]
+
+
+def _cells(trial: TrialStatus) -> list[RenderableType]:
+    bar: RenderableType = ""
+    steps = ""
+    if trial.done is not None and trial.total:
+        bar = ProgressBar(total=trial.total, completed=trial.done, width=10)
+        steps = f"{trial.done}/{trial.total}"
+    left = format_s(trial.left_s) if trial.status == "running" and trial.left_s is not None else ""
+    if trial.status in ("finished", "diverged", "failed"):
+        left = f"in {format_s(trial.wall_s)}"
+    state = Text(trial.shown_status, style=_STYLES.get(trial.shown_status, "magenta"))
+    return [escape(trial.label), state, trial.device, steps, bar, left, escape(trial.message or trial.note)]

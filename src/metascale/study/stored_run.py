@@ -1,0 +1,270 @@
+"""The run that a trial writes: `metascale.core.run.Run` on a folder of its own.
+
+    config.json      what determines the run            <record>.csv    rows, exact
+    result.json      how it ended; then it is immutable  checkpoints/    the newest two, gone at the end unless kept
+    error.txt        the traceback of a failed attempt   history.jsonl, timing.jsonl, output.log   who, where, how long
+
+Everything but the last three, ``claim.json``, ``progress.json`` and the lock has the same bytes however often the run
+was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from metascale.core.canonical import canonical_json, plain
+from metascale.core.errors import CorruptFile, Diverged, InputError
+from metascale.core.files import append_lines, sha256_of, write_atomic, write_json
+from metascale.core.run import Checkpoint
+from metascale.study.checkpoints import (
+    clean_leftovers,
+    discard,
+    list_checkpoints,
+    prune,
+    read_checkpoint,
+    step_of,
+    write_checkpoint,
+)
+from metascale.study.fence import CLAIM, LOCK, Claim, check_claim, fenced
+from metascale.study.records import RecordFile
+
+CONFIG, RESULT, ERROR = "config.json", "result.json", "error.txt"
+HISTORY, TIMING, OUTPUT, PROGRESS = "history.jsonl", "timing.jsonl", "output.log", "progress.json"
+CHECKPOINTS = "checkpoints"
+NOT_COMPARED = (HISTORY, TIMING, OUTPUT, PROGRESS, CLAIM, LOCK)
+"""Files of a run that tell of one execution: two runs of one configuration may differ in these alone."""
+
+_RESERVED = (CONFIG, RESULT, ERROR, CHECKPOINTS, *NOT_COMPARED)
+_PROGRESS_EVERY_S = 0.5
+_log = logging.getLogger("metascale.study")
+
+
+class StoredRun:
+    """A `Run` whose writes are durable, and refused once another runner holds the trial.
+
+    A trial that never calls `latest` before it appends or saves starts from nothing: earlier rows and checkpoints of
+    an interrupted attempt are removed.
+    """
+
+    def __init__(self, folder: Path, claim: Claim) -> None:
+        self._folder = folder
+        self._claim = claim
+        self._records: dict[str, RecordFile] = {}
+        self._measurements: list[str] = []
+        self._loaded = False
+        self._asked = False
+        self._next_progress = 0.0
+        self._first_progress: dict[str, Any] = {}
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    @property
+    def checkpoints(self) -> Path:
+        return self._folder / CHECKPOINTS
+
+    def append(self, record: str, row: Mapping[str, Any]) -> None:
+        if not record or not record.replace("_", "").replace("-", "").isalnum():
+            raise InputError(f"'{record}' cannot name a record; use letters, digits, '_' and '-'")
+        self._start_afresh_unless_asked()
+        self._record(record).append(row)
+
+    def rows(self, record: str) -> list[dict[str, Any]]:
+        if not self._loaded:
+            self._recover()
+        return self._records[record].rows() if record in self._records else []
+
+    def measure(self, row: Mapping[str, Any]) -> None:
+        self._measurements.append(canonical_json(row))
+
+    def write(self, name: str, value: Any) -> None:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0] in _RESERVED:
+            raise InputError(f"a trial cannot write '{name}': it needs a name of its own inside the run's folder")
+        if len(path.parts) == 1 and path.suffix == ".csv":
+            raise InputError(f"a trial cannot write '{name}': CSV files beside the configuration are records; append")
+        with self._fenced():
+            if isinstance(value, (bytes, str)):
+                write_atomic(self._folder / path, value)
+            else:
+                write_json(self._folder / path, value)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        self._start_afresh_unless_asked()
+        with self._fenced():
+            self._flush()
+            marks = {name: record.mark() for name, record in sorted(self._records.items())}
+            write_checkpoint(self.checkpoints, checkpoint, marks)
+
+    def latest(self) -> Checkpoint | None:
+        self._asked = True
+        return self._recover()
+
+    def _recover(self) -> Checkpoint | None:
+        """Cut the records back to the newest usable checkpoint; the ones after it go."""
+        with self._fenced():
+            for path in reversed(list_checkpoints(self.checkpoints)):
+                try:
+                    checkpoint, marks = read_checkpoint(path)
+                    records = {name: RecordFile.cut_back(self._record_path(name), mark) for name, mark in marks.items()}
+                except CorruptFile as error:
+                    self._warn(f"checkpoint {path.name} is not usable, going back to the one before it: {error}")
+                    continue
+                self._adopt(records)
+                for later in list_checkpoints(self.checkpoints):
+                    if step_of(later) > checkpoint.step:
+                        discard(later)
+                return checkpoint
+            self._adopt({})
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+        return None
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if now < self._next_progress and done < total:
+            return
+        self._next_progress = now + _PROGRESS_EVERY_S
+        check_claim(self._folder, self._claim)
+        state = {"done": done, "total": total, "note": note, "updated_at": time.time()}
+        # The first call of an attempt is where its rate counts from: a resumed run starts in the middle.
+        self._first_progress = self._first_progress or {"first_done": done, "first_at": state["updated_at"]}
+        state.update(self._first_progress)
+        temporary = self._folder / f".{PROGRESS}.{os.getpid()}.tmp"
+        temporary.write_text(canonical_json(state))
+        os.replace(temporary, self._folder / PROGRESS)
+
+    def begin(self, **facts: Any) -> None:
+        """Note in the history that this attempt starts, with ``facts`` about where it runs."""
+        with self._fenced():
+            self._note("started", attempt=self._claim.attempt, owner=self._claim.owner, **facts)
+
+    def finish(self, row: Mapping[str, Any], *, keep_checkpoints: bool = False, **facts: Any) -> None:
+        """Make the records and the result durable; from here on the run is immutable."""
+        self._start_afresh_unless_asked()
+        with self._fenced():
+            self._flush()
+            self._seal({"status": "finished", "result": plain(row)}, keep_checkpoints, facts)
+
+    def diverge(self, error: Diverged, *, keep_checkpoints: bool = False, **facts: Any) -> None:
+        """Record that the run ended in a number that is not finite."""
+        self._start_afresh_unless_asked()
+        found = {"step": error.step, "task_ids": list(error.task_ids), "last_finite": error.last_finite}
+        with self._fenced():
+            self._flush()
+            self._seal({"status": "diverged", "message": str(error), **found}, keep_checkpoints, facts)
+
+    def fail(self, trace: str, **facts: Any) -> None:
+        """Keep the traceback of a failed attempt; the checkpoints stay for the next one."""
+        with self._fenced():
+            write_atomic(self._folder / ERROR, trace)
+            (self._folder / PROGRESS).unlink(missing_ok=True)
+            self._note("failed", attempt=self._claim.attempt, **facts)
+            (self._folder / CLAIM).unlink()
+
+    def _seal(self, ending: dict[str, Any], keep_checkpoints: bool, facts: Mapping[str, Any]) -> None:
+        write_json(self._folder / RESULT, {**ending, "files": file_hashes(self._folder)})
+        self._note(ending["status"], attempt=self._claim.attempt, **facts)
+        tidy(self._folder, keep_checkpoints)
+
+    def _record(self, name: str) -> RecordFile:
+        if name not in self._records:
+            self._records[name] = RecordFile(self._record_path(name))
+        return self._records[name]
+
+    def _record_path(self, name: str) -> Path:
+        return self._folder / f"{name}.csv"
+
+    def _adopt(self, records: dict[str, RecordFile]) -> None:
+        """Take ``records`` as they were at a checkpoint; rows and records after it go."""
+        for path in self._folder.glob("*.csv"):
+            if path.stem not in records:
+                path.unlink()
+        for record in records.values():
+            record.truncate()
+        self._records = records
+        self._loaded = True
+
+    def _start_afresh_unless_asked(self) -> None:
+        if self._asked:
+            return
+        self._asked = True
+        with self._fenced():
+            self._adopt({})
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _flush(self) -> None:
+        for record in self._records.values():
+            record.flush()
+        if self._measurements:
+            heal_lines(self._folder / TIMING)
+            append_lines(self._folder / TIMING, self._measurements)
+            self._measurements = []
+
+    def _warn(self, message: str) -> None:
+        _log.warning("%s: %s", self._folder.name, message)
+        self._note("warning", attempt=self._claim.attempt, message=message)
+
+    def _note(self, event: str, **facts: Any) -> None:
+        heal_lines(self._folder / HISTORY)
+        with open(self._folder / HISTORY, "a", encoding="utf-8") as stream:
+            stream.write(canonical_json({"event": event, "at": time.time(), **facts}) + "\n")
+
+    @contextmanager
+    def _fenced(self) -> Iterator[None]:
+        with fenced(self._folder, self._claim):
+            yield
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file that belongs to the run's result, by name, checkpoints and measurements left out."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    kept = [name for name in names if name.split("/")[0] not in (*NOT_COMPARED, CHECKPOINTS, RESULT, ERROR)]
+    return {name: sha256_of((folder / name).read_bytes()) for name in kept}
+
+
+def tidy(folder: Path, keep_checkpoints: bool) -> None:
+    """Remove what only a run in progress needs; done again after a crash in the middle, it ends the same."""
+    if keep_checkpoints:
+        prune(folder / CHECKPOINTS)
+    else:
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for name in (PROGRESS, ERROR, CLAIM):
+        (folder / name).unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of interrupted writes. Call it under the run's lock."""
+    for path in folder.rglob(".*.tmp"):
+        if path.is_file():
+            path.unlink()
+    clean_leftovers(folder / CHECKPOINTS)
+
+
+def heal_lines(path: Path) -> None:
+    """Cut a torn last line (a full disk, a power cut) off a JSON-lines file."""
+    if not path.exists():
+        return
+    with open(path, "r+b") as stream:
+        stream.seek(0, os.SEEK_END)
+        if stream.tell() == 0:
+            return
+        stream.seek(-1, os.SEEK_END)
+        if stream.read(1) != b"\n":
+            stream.truncate(path.read_bytes().rfind(b"\n") + 1)
+
+
+def read_progress(folder: Path) -> dict[str, Any] | None:
+    """What a running trial last told of itself, if anything."""
+    try:
+        return json.loads((folder / PROGRESS).read_text())
+    except FileNotFoundError:
+        return None

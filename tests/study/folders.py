@@ -1,0 +1,25 @@
+"""What the tests compare: the files of a study folder that must not depend on how it was interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from metascale.study import Study
+from metascale.study.stored_run import NOT_COMPARED
+
+TRIALS = "tests.study.trials"
+
+
+def tiny_study(function: str = "train", n_tasks: tuple[int, ...] = (2, 5), seeds: tuple[int, ...] = (0,), **base: Any):
+    """A study of short trials; ``base`` are further keys of its configuration."""
+    return Study("tiny", f"{TRIALS}:{function}", {"n_tasks": 1, **base}, {"n_tasks": list(n_tasks)}, seeds)
+
+
+def final_files(folder: Path) -> dict[str, bytes]:
+    """Every file by name, without the index, the locks and what tells of one execution alone."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in NOT_COMPARED and not path.name.startswith("index.sqlite3")
+    }

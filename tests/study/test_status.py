@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from metascale.study import RunStore, run_study
+from metascale.study.live import LiveReporter, PlainReporter, default_reporter, summary
+from metascale.study.owner import new_owner, retire
+from metascale.study.reading import run_folder
+from metascale.study.status import TrialStatus, estimate_left_s, format_s, render_status, study_status
+from metascale.study.stored_run import StoredRun
+from tests.study.folders import tiny_study
+
+
+def shown(renderable, **options) -> str:
+    console = Console(file=io.StringIO(), width=120, **options)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def trial_status(status="running", wall_s=0.0, left_s=None, **changes):
+    empty = {"id": "i", "label": "l", "kind": "trial", "seed": 0, "axes": {}, "attempt": 1, "owner": None, "note": ""}
+    empty |= {"owner_alive": True, "device": "", "done": None, "total": None, "updated_at": 0.0, "message": ""}
+    return TrialStatus(**{**empty, **changes}, status=status, wall_s=wall_s, left_s=left_s)
+
+
+def test_status_tells_how_each_trial_stands(tmp_path):
+    study = tiny_study("sometimes_fails", n_tasks=(2, 5, 7, 9), fail_at=2, cured="nowhere")
+    run_study(study, tmp_path, fail_fast=True)
+    store = RunStore.open(tmp_path)
+    owner = new_owner()
+    claim = store.claim(store.trials[1], owner, device="cuda:3")
+    StoredRun(run_folder(tmp_path, store.trials[1]), claim).progress(3, 12, "warm-up")
+    status = study_status(tmp_path)
+    assert [trial.status for trial in status.trials] == ["failed", "running", "pending", "pending"]
+    assert status.counts == {"pending": 2, "running": 1, "finished": 0, "failed": 1, "diverged": 0}
+    running = status.trials[1]
+    assert (running.device, running.done, running.total, running.note) == ("cuda:3", 3, 12, "warm-up")
+    assert (running.owner, running.owner_alive, running.shown_status) == (owner, True, "running")
+    assert "third wheel" in status.trials[0].message
+    retire(owner)
+    assert study_status(tmp_path).trials[1].shown_status == "interrupted"
+    assert json.loads(json.dumps(status.to_json()))["trials"][1]["done"] == 3
+
+
+def test_status_without_an_index_reads_the_folders(tmp_path):
+    run_study(tiny_study(), tmp_path)
+    with_index = study_status(tmp_path)
+    for path in tmp_path.glob("index.sqlite3*"):
+        path.unlink()
+    without = study_status(tmp_path)
+    assert [trial.status for trial in without.trials] == [trial.status for trial in with_index.trials]
+    assert not list(tmp_path.glob("index.sqlite3*"))
+    assert with_index.eta_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("trials", "left_s"),
+    [
+        ([trial_status("finished", 10.0)], 0.0),
+        ([trial_status("pending")], None),
+        ([trial_status("running"), trial_status("pending")], None),
+        # One runs, 6 of its 10 s are left, and one more of 10 s waits.
+        ([trial_status("finished", 10.0), trial_status("running", 4.0, 6.0), trial_status("pending")], 16.0),
+        # The same with two at a time: (6 + 6 + 10 + 10) / 2.
+        ([trial_status("running", 4.0, 6.0)] * 2 + [trial_status("pending")] * 2, 16.0),
+        # No rate yet: as long as the others took.
+        ([trial_status("finished", 10.0), trial_status("running", 3.0)], 7.0),
+        # A trial whose runner is gone waits.
+        ([trial_status("running", 4.0, 6.0), trial_status("running", 1.0, owner_alive=False)], 16.0),
+    ],
+)
+def test_the_time_left(trials, left_s):
+    assert estimate_left_s(trials) == left_s
+
+
+def test_durations_are_for_people():
+    assert [format_s(x) for x in (None, 0.04, 9.96, 59.4, 61, 3599.6, 7325)] == [
+        "?", "0.0 s", "10.0 s", "59 s", "1 min 01 s", "1 h 00 min", "2 h 02 min",
+    ]  # fmt: skip
+
+
+def test_the_rendered_table_shows_what_matters(tmp_path):
+    study = tiny_study("sometimes_fails", n_tasks=(2, 5, 7), fail_at=5, cured="nowhere")
+    run_study(study, tmp_path)
+    text = shown(render_status(study_status(tmp_path)))
+    assert "n_tasks=2-seed=0" in text
+    assert "RuntimeError: the third wheel" in text
+    assert "3/3 trials ended (2 finished, 1 failed)" in text
+    short = shown(render_status(study_status(tmp_path), max_rows=1))
+    assert "n_tasks=5" in short
+    assert "n_tasks=2" not in short
+    assert "and 2 more trials" in short
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path):
+    console = Console(file=io.StringIO(), width=400)
+    reporter = default_reporter(console)
+    assert isinstance(reporter, PlainReporter)
+    outcome = run_study(tiny_study(), tmp_path, reporter=reporter)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == f"{tmp_path}: 2 trials"
+    assert lines[1] == "[0/2] started n_tasks=2-seed=0: cpu"
+    assert lines[2].startswith("[1/2] finished n_tasks=2-seed=0 in ")
+    assert lines[-1] == summary(outcome)
+    assert lines[-1].startswith("2 of 2 trials finished (2 run now")
+
+
+def test_a_live_table_on_a_terminal(tmp_path):
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    reporter = default_reporter(console)
+    assert isinstance(reporter, LiveReporter)
+    study = tiny_study("sometimes_fails", fail_at=5, cured="nowhere")
+    outcome = run_study(study, tmp_path, reporter=reporter)
+    text = console.file.getvalue()
+    assert "2/2 trials ended (1 finished, 1 failed)" in text
+    assert "failed n_tasks=5-seed=0" in text
+    assert summary(outcome)[:30] in text

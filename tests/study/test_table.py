@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+
+import pytest
+
+from metascale.core.errors import CorruptFile, InputError, MissingDependency
+from metascale.study import RunStore, Study, read_study, results_table, run_study, write_results
+from metascale.study.owner import new_owner
+from metascale.study.reading import run_folder
+from metascale.study.stored_run import StoredRun
+from tests.study.folders import TRIALS, final_files, tiny_study
+
+RESULTS = [
+    {"loss": 0.1 + 0.2, "n": 7, "test": {"accuracy": 0.5, "ok": True}, "curve": [1, 2], "seed": 99},
+    {"loss": 1e-300, "n": 8, "test": {"accuracy": 1.0, "ok": False}, "method": 'a "quoted", text'},
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A study of four trials: two finished, one failed, one not run."""
+    study = Study("s", f"{TRIALS}:empty", {"lr": 1}, {"n": [2, 5, 9]}, [0], extra=[{"kind": "baseline", "lr": 3}])
+    store = RunStore.create(tmp_path, study)
+    for trial, result in zip(store.trials, [*RESULTS, None], strict=False):
+        claim = store.claim(trial, new_owner())
+        run = StoredRun(run_folder(tmp_path, trial), claim)
+        run.fail("Traceback ...\nValueError: no") if result is None else run.finish(result)
+        store.settle(trial, claim, 1.0)
+    store.close()
+    return tmp_path
+
+
+def test_columns_are_what_varies_and_every_scalar_result(folder):
+    table = results_table(folder)
+    assert table.columns == (
+        "id", "label", "n", "lr", "seed", "kind", "status", "message",
+        "loss", "result.n", "result.seed", "test.accuracy", "test.ok", "method",
+    )  # fmt: skip
+    assert table.column("n") == [2, 5, 9, None]
+    assert table.column("lr") == [None, None, None, 3]
+    assert table.column("kind") == ["trial", "trial", "trial", "baseline"]
+    assert table.column("status") == ["finished", "finished", "failed", "pending"]
+    assert table.column("message") == [None, None, "ValueError: no", None]
+    assert table.column("loss") == [0.30000000000000004, 1e-300, None, None]
+    assert table.column("result.n") == [7, 8, None, None]
+
+
+def test_only_finished_rows_are_data(folder):
+    assert results_table(folder).finished().column("n") == [2, 5]
+    assert results_table(folder).finished("baseline").rows == ()
+    study = Study("s", f"{TRIALS}:diverges", {}, {"rate": [0.1, 9.0]}, [0])
+    run_study(study, folder / "diverging")
+    table = results_table(folder / "diverging")
+    assert table.column("status") == ["finished", "diverged"]
+    assert table.column("message")[1] == "the query loss is nan"
+    assert table.finished().column("rate") == [0.1]
+
+
+def test_csv_reads_back_bit_for_bit(folder):
+    table = results_table(folder)
+    rows = list(csv.DictReader(io.StringIO(table.to_csv())))
+    assert float(rows[0]["loss"]) == 0.1 + 0.2
+    assert float(rows[1]["loss"]) == 1e-300
+    assert rows[1]["method"] == 'a "quoted", text'
+    assert (rows[0]["test.ok"], rows[2]["loss"]) == ("true", "")
+
+
+def test_the_files_are_the_same_bytes_each_time(folder):
+    write_results(folder)
+    before = final_files(folder)
+    write_results(folder)
+    assert final_files(folder) == before
+    assert (folder / "results.csv").read_text() == results_table(folder).to_csv()
+    complete = json.loads((folder / "all_results.json").read_text())
+    assert [entry["status"] for entry in complete] == ["finished", "finished", "failed", "pending"]
+    assert complete[0]["result"]["curve"] == [1, 2]
+    assert complete[3]["config"]["lr"] == 3
+
+
+def test_a_result_that_is_not_whole_is_named(tmp_path):
+    run_study(tiny_study(), tmp_path)
+    path = read_study(tmp_path).runs[0].folder / "result.json"
+    path.write_text(path.read_text()[:-5])
+    with pytest.raises(CorruptFile, match=r"result\.json"):
+        results_table(tmp_path)
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not a study folder"):
+        results_table(tmp_path)
+
+
+@pytest.mark.parametrize("package", ["pandas", "pyarrow"])
+def test_optional_formats_work_or_name_what_installs_them(folder, package):
+    table = results_table(folder)
+    if importlib.util.find_spec(package) is None:
+        with pytest.raises(MissingDependency, match="pip install"):
+            table.to_pandas() if package == "pandas" else table.write_parquet(folder / "t.parquet")
+        return
+    if package == "pandas":
+        assert list(table.to_pandas()["loss"])[:2] == [0.1 + 0.2, 1e-300]
+    else:
+        from pyarrow import parquet
+
+        table.write_parquet(folder / "t.parquet")
+        assert parquet.read_table(folder / "t.parquet").column("loss").to_pylist() == table.column("loss")
