@@ -22,7 +22,7 @@ def metascale(*arguments: str, env: dict[str, str] | None = None) -> subprocess.
     )
 
 
-COMMANDS = ["recipes", "run", "resume", "status", "report", "evaluate", "reindex", "doctor", "data", "fit"]
+COMMANDS = ["recipes", "run", "resume", "status", "report", "evaluate", "reindex", "doctor", "data", "fit", "forecast", "backtest", "optimum"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metascale import __version__
+from metascale import __version__, cli_laws
 from metascale.core.errors import InputError, MetascaleError, MissingDependency
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ data_app = typer.Typer(
     no_args_is_help=True, help="Data sets: list them, check a folder, fetch from their public homes."
 )
 app.add_typer(data_app, name="data")
+for command in (cli_laws.fit, cli_laws.forecast, cli_laws.backtest, cli_laws.optimum):
+    app.command()(command)
 out = Console()
 err = Console(stderr=True)
 

@@ -57,7 +57,7 @@ class ConvNet:
         return self.filters * (self.image_size >> self.n_blocks) ** 2
 
     def init(self, seed: int) -> Params:
-        """``block{i}.weight`` [out, in, 3, 3], ``.gain``, ``.shift`` [out]; ``head.weight`` [features, classes], ``.bias``.
+        """``block{i}.weight`` [out, in, 3, 3], ``.gain``, ``.shift`` [out]; ``head.weight`` [d, classes], ``.bias``.
 
         Weights are uniform as Glorot and Bengio 2010, gains one, shifts and biases zero.
         """

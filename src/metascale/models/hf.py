@@ -84,7 +84,7 @@ def random_backbone(
     """A frozen backbone of a transformers configuration with random weights, the same on every device."""
     with _NamedDraws(torch_generator(seed, "random-backbone")):
         backbone = _model_class(config)(config, dtype=_dtype(dtype), attn_implementation=attn_implementation)
-    return _frozen(backbone.to(device))
+    return _frozen(backbone if device == "cpu" else backbone.to(device))
 
 
 def load_config(name_or_path: str | Path) -> Any:

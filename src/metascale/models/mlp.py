@@ -13,7 +13,6 @@ from metascale.core.streams import torch_generator
 from metascale.core.types import Batch, Params
 from metascale.models.objectives import cross_entropy_per_task, squared_error_per_task
 
-
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "gelu": F.gelu}
 
 

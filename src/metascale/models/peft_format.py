@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from metascale.core.errors import CorruptFile, InputError
-from metascale.core.files import read_json, write_atomic, write_json
+from metascale.core.files import read_json, write_atomic
 from metascale.core.types import Params
 from metascale.models.adapters import AdapterClassifier
 from metascale.models.architectures import matches_target
@@ -41,6 +42,22 @@ def save_peft(folder: Path, params: Params, model: AdapterClassifier, prefix: st
 
     Args:
         folder: made if it is not there; files of the same names are replaced, each atomically.
+        params, model, prefix: as `peft_files`.
+
+    Raises:
+        InputError: the parameters have a task axis or lack an adapter.
+    """
+    files = peft_files(params, model, prefix)
+    if HEAD not in files:
+        (folder / HEAD).unlink(missing_ok=True)
+    for name, data in files.items():
+        write_atomic(folder / name, data)
+
+
+def peft_files(params: Params, model: AdapterClassifier, prefix: str = "") -> dict[str, bytes]:
+    """The files of one task's adapters in the PEFT format, by name.
+
+    Args:
         params: from `AdapterClassifier.init`, or one task of adapted parameters.
         model: whose parameters these are.
         prefix: where the backbone sits in the model that will load the adapters: empty for the bare backbone,
@@ -59,13 +76,12 @@ def save_peft(folder: Path, params: Params, model: AdapterClassifier, prefix: st
                     f"save_peft needs '{name}{suffix}' of one task, with shape {list(shape)}, but found {found}"
                 )
             tensors[f"{_ROOT}{prefix}{name}{suffix}.weight"] = _plain_tensor(value)
-    write_atomic(folder / ADAPTERS, save_tensors(tensors, metadata={"format": "pt"}))
+    files = {ADAPTERS: save_tensors(tensors, metadata={"format": "pt"})}
     head = {name: _plain_tensor(value) for name, value in params.items() if name.startswith("head.")}
     if head:
-        write_atomic(folder / HEAD, save_tensors(head, metadata={"format": "pt"}))
-    else:
-        (folder / HEAD).unlink(missing_ok=True)
-    write_json(folder / CONFIG, _config(model, prefix))
+        files[HEAD] = save_tensors(head, metadata={"format": "pt"})
+    files[CONFIG] = (json.dumps(_config(model, prefix), indent=2, sort_keys=True) + "\n").encode()
+    return files
 
 
 def _plain_tensor(value: torch.Tensor) -> torch.Tensor:

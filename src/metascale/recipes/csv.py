@@ -3,17 +3,18 @@
 Command:    metascale run csv --set path=my_texts.csv --out runs/mine
             metascale run csv --set path=my_texts.csv --set backbone=sentence-transformers/all-MiniLM-L6-v2 ...
 Data:       your file; classes are split 60 / 20 / 20 at random (by the file's name and ``split_seed``)
-Learner:    without a backbone, MAML on a perceptron over word frequencies; with one, LoRA adapters
+Learner:    first-order MAML: without a backbone on a perceptron over word frequencies; with one on LoRA adapters
+            (then with lower rates: --set inner_lr=0.005 --set outer_lr=0.001)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from metascale.core.errors import InputError
-from metascale.recipes.config import BASELINES, CONTROLS
+from metascale.recipes.config import BASELINES, CONTROLS, Method
 from metascale.recipes.recipe import Recipe
 from metascale.recipes.text import TextConfig, text_parts
 
@@ -38,8 +39,14 @@ class CsvConfig(TextConfig):
     label_column: str = "label"
     split_seed: int = 0
     backbone: str = ""
-    inner_lr: float = 1e-2
-    outer_lr: float = 0.5
+    method: Method = "fomaml"
+    inner_optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    inner_lr: float = 3e-2
+    inner_clip: float | None = None
+    outer_optimizer: Literal["sgd", "adam"] = "adam"
+    outer_lr: float = 3e-3
+    eval_every: int = 100
+    tune_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
 
 
 RECIPE = Recipe(

@@ -74,13 +74,13 @@ RECIPE = Recipe(
         "reptile": Profile("Reptile with endless tasks, to be held against 97.7 %", REPTILE, {"n_tasks": [None]}, (0,)),
         "laptop": Profile(
             "MAML with endless tasks in a CPU budget",
-            {"max_steps": 1200, "eval_every": 100, "budget": "steps", "meta_batch": 8, "inner_steps": 1},
+            {"max_steps": 500, "eval_every": 100, "budget": "steps", "meta_batch": 8, "n_validation_tasks": 40},
             {"n_tasks": [None]},
             (0,),
         ),
         "reptile-laptop": Profile(
             "Reptile with endless tasks in a CPU budget",
-            {**REPTILE, "max_steps": 2000, "eval_every": 200, "budget": "steps"},
+            {**REPTILE, "max_steps": 1000, "eval_every": 200, "budget": "steps", "n_validation_tasks": 40},
             {"n_tasks": [None]},
             (0,),
         ),

@@ -2,7 +2,7 @@
 
 Command:    metascale run synthetic --set difficulty=0.6 --out runs/synthetic
 Data:       a made-up language; each class is a distribution over words, from disjoint (0) to identical (1)
-Learner:    Reptile on a perceptron over word frequencies
+Learner:    first-order MAML on a perceptron over word frequencies
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from metascale.recipes.config import BASELINES, CONTROLS, Count, FewShotConfig
+from metascale.recipes.config import BASELINES, CONTROLS, Count, FewShotConfig, Method
 from metascale.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ class SyntheticConfig(FewShotConfig):
     width: Count = 64
     k_shot: Count = 5
     inner_optimizer: Literal["sgd", "adam", "adamw"] = "adam"
-    inner_lr: float = 0.01
-    outer_lr: float = 0.3
+    inner_lr: float = 0.03
+    method: Method = "fomaml"
+    outer_optimizer: Literal["sgd", "adam"] = "adam"
+    outer_lr: float = 3e-3
 
 
 RECIPE = Recipe(

@@ -14,6 +14,7 @@ from metascale.recipes.sources import backbone_path
 if TYPE_CHECKING:
     from metascale.core.run import Run
     from metascale.core.types import Encoder, Params
+    from metascale.models.adapters import AdapterClassifier
     from metascale.recipes.fewshot import Parts
 
 
@@ -79,24 +80,21 @@ def _words(config: TextConfig, make_source: Callable[[Encoder], Any], texts: Cal
     return Parts(bag, MLP(encoder.n_tokens, config.n_way, config.width, depth=1), eval_batch=50)
 
 
-def _language_model(config: TextConfig, make_source: Callable[[Encoder], Any], device: str) -> Parts:
+def adapted_model(config: TextConfig, device: str) -> AdapterClassifier:
+    """The frozen backbone with its adapters and head."""
     from metascale.models.adapters import AdapterClassifier
     from metascale.models.heads import named_head
     from metascale.models.hf import load_backbone
-    from metascale.models.peft_format import save_peft
-    from metascale.models.tokenizers import load_encoder
-    from metascale.recipes.fewshot import Parts
 
-    name = backbone_path(config.backbone)
     backbone = load_backbone(
-        name,
+        backbone_path(config.backbone),
         dtype=config.dtype,
         attn_implementation=config.attention,
         device=device,
         random_init_seed=config.random_weights,
         load_in_8bit=config.load_in_8bit,
     )
-    model = AdapterClassifier(
+    return AdapterClassifier(
         backbone,
         n_classes=config.n_way,
         rank=config.rank,
@@ -107,7 +105,21 @@ def _language_model(config: TextConfig, make_source: Callable[[Encoder], Any], d
         pooling=config.pooling,
     )
 
-    def save(params: Params, run: Run) -> None:
-        save_peft(run.folder / "adapter", params, model)
 
-    return Parts(make_source(load_encoder(name, config.max_length)), model, eval_batch=8, save_adapters=save)
+def _language_model(config: TextConfig, make_source: Callable[[Encoder], Any], device: str) -> Parts:
+    from metascale.models.peft_format import peft_files
+    from metascale.models.tokenizers import load_encoder
+    from metascale.recipes.fewshot import Parts
+
+    model = adapted_model(config, device)
+
+    def save(params: Params, run: Run) -> None:
+        for file, data in peft_files(params, model).items():
+            run.write(f"adapter/{file}", data)
+
+    return Parts(
+        make_source(load_encoder(backbone_path(config.backbone), config.max_length)),
+        model,
+        eval_batch=8,
+        save_adapters=save,
+    )

@@ -1,0 +1,48 @@
+"""What a study will cost: counted FLOPs against the model itself, and a large model without its weights."""
+
+from __future__ import annotations
+
+import torch
+
+from metascale.core.types import Batch, Episode
+from metascale.meta.gradients import Reptile
+from metascale.meta.inner import InnerLoop
+from metascale.recipes.banking77 import Banking77Config
+from metascale.recipes.estimate import _count_shapes, estimate, human
+from metascale.recipes.recipe import load_recipe
+from metascale.recipes.text import adapted_model
+from metascale.training.flops import count_flops
+from metascale.training.optimizers import SGD
+
+
+def test_flops_from_shapes_equal_flops_of_the_model() -> None:
+    config = Banking77Config(
+        backbone="minilm-l6", random_weights=0, dtype="float32", attention="eager", rank=4, n_query=3, meta_batch=2
+    )
+    model = adapted_model(config, "cpu")
+    ids = torch.zeros(1, 25, 32, dtype=torch.long)
+    batch = Batch({"input_ids": ids}, torch.zeros(1, 25, dtype=torch.long))
+    gradient = Reptile(InnerLoop(SGD(0.1), steps=config.inner_steps))
+    counted = count_flops(lambda: gradient(model, model.init(0), Episode(("a",), batch, batch), None))
+    cost = _count_shapes(config)
+    assert cost.step_flops == 2 * counted
+    assert cost.frozen == model.n_params_total - model.n_params_trainable
+    assert cost.step_s is None
+
+
+def test_estimate_of_digits_by_hand() -> None:
+    recipe = load_recipe("digits")
+    study = recipe.study({"max_steps": 50, "meta_batch": 2})
+    found = estimate(recipe, study, workers=2)
+    assert (found.n_trials, found.n_meta) == (26, 21)
+    assert found.n_params_trainable == 64 * 64 + 64 + 64 * 64 + 64 + 64 * 5 + 5
+    assert found.train_flops == found.step_flops * 50 * 21
+    assert found.step_s is not None
+    assert found.step_s > 0
+
+
+def test_human_numbers() -> None:
+    assert human(1_234_567) == "1.23 M"
+    assert human(0.5) == "0.5"
+    assert human(2048, "B", 1024.0) == "2 kB"
+    assert human(7.6e18, "FLOP") == "7.6 EFLOP"
