@@ -1,0 +1,78 @@
+"""A small model with dropout, and tasks for it and for quadratics: what the meta-gradient contract runs on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from metascale.core.streams import torch_generator
+from metascale.core.types import Batch, Episode, Params
+
+
+@dataclass(frozen=True)
+class SmoothClassifier:
+    """A perceptron with one tanh layer and dropout, for T tasks: inputs ``x`` [T, B, 5], 3 classes."""
+
+    n_inputs: int = 5
+    width: int = 6
+    n_classes: int = 3
+    dropout_rate: float = 0.2
+
+    def init(self, seed: int) -> Params:
+        def draw(name: str, *shape: int) -> torch.Tensor:
+            noise = torch.randn(shape, dtype=torch.float64, generator=torch_generator(seed, "init", name))
+            return noise * shape[0] ** -0.5
+
+        return {
+            "hidden.weight": draw("hidden.weight", self.n_inputs, self.width),
+            "hidden.bias": 0.1 * draw("hidden.bias", self.width),
+            "head.weight": draw("head.weight", self.width, self.n_classes),
+        }
+
+    def begin(self, params: Params, support: Batch) -> Params:
+        return params
+
+    def losses(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
+        hidden = self.features(params, batch)
+        if dropout is not None:
+            noise = torch.rand(hidden.shape, generator=torch_generator(dropout, "mask"), dtype=hidden.dtype)
+            hidden = hidden * (noise >= self.dropout_rate) / (1 - self.dropout_rate)
+        logits = torch.bmm(hidden, params["head.weight"])
+        losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
+        return losses.view(batch.targets.shape).mean(1)
+
+    def predict(self, params: Params, batch: Batch) -> torch.Tensor:
+        return torch.bmm(self.features(params, batch), params["head.weight"])
+
+    def features(self, params: Params, batch: Batch) -> torch.Tensor:
+        return torch.tanh(torch.baddbmm(params["hidden.bias"].unsqueeze(1), batch.inputs["x"], params["hidden.weight"]))
+
+    @property
+    def task_execution(self) -> Literal["stacked", "threads"]:
+        return "stacked"
+
+    def require_second_order(self) -> None:
+        return None
+
+    def episode(self, n_tasks: int, seed: int = 0) -> Episode:
+        """Random support and query sets of ``n_tasks`` tasks."""
+
+        def batch(name: str, n_examples: int) -> Batch:
+            generator = torch_generator(seed, "contract", name)
+            shape = (n_tasks, n_examples, self.n_inputs)
+            inputs = torch.randn(shape, dtype=torch.float64, generator=generator)
+            targets = torch.randint(0, self.n_classes, shape[:2], generator=generator)
+            return Batch({"x": inputs}, targets)
+
+        return Episode(tuple(f"task{task}" for task in range(n_tasks)), batch("support", 6), batch("query", 9))
+
+
+def quadratic_episode(n_tasks: int, n_dimensions: int, seed: int = 0) -> Episode:
+    """Tasks of the loss ½‖θ − c‖², with one random centre c for both sets of a task."""
+    generator = torch_generator(seed, "contract", "centres")
+    centres = torch.randn(n_tasks, 1, n_dimensions, dtype=torch.float64, generator=generator)
+    batch = Batch({"x": torch.zeros(n_tasks, 1, 1, dtype=torch.float64)}, centres)
+    return Episode(tuple(f"task{task}" for task in range(n_tasks)), batch, batch)
