@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # METASCALE_EXTRAS=torch,images installs less; the default serves tests, lint and every recipe.
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test test-long lint types check setup setup-demo bench clean help
+.PHONY: demo test test-long lint types check setup setup-demo clean help
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'

@@ -22,7 +22,21 @@ def metascale(*arguments: str, env: dict[str, str] | None = None) -> subprocess.
     )
 
 
-COMMANDS = ["recipes", "run", "resume", "status", "report", "evaluate", "reindex", "doctor", "data", "fit", "forecast", "backtest", "optimum"]
+COMMANDS = [
+    "recipes",
+    "run",
+    "resume",
+    "status",
+    "report",
+    "evaluate",
+    "reindex",
+    "doctor",
+    "data",
+    "fit",
+    "forecast",
+    "backtest",
+    "optimum",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -37,7 +37,8 @@ ALLOWED: dict[str, set[str]] = {
         "recipes",
     },
     "cli": {"core", "recipes", "study", "laws", "report", "tasks.data", "cli_laws"},
-    "cli_laws": {"core", "laws", "report"},
+    "cli_laws_output": {"core", "laws", "report"},
+    "cli_laws": {"core", "laws", "report", "cli_laws_output"},
 }
 TORCH_FREE = ("laws", "study", "report")
 

@@ -320,5 +320,6 @@ def _options(
 ) -> None:
     return None
 
+
 if __name__ == "__main__":
     main()

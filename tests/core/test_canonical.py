@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metascale.core.canonical import canonical_json, content_id, plain
@@ -45,6 +45,7 @@ def shuffled(value: Any) -> Any:
     return tuple(shuffled(item) for item in value) if isinstance(value, list) else value
 
 
+@settings(deadline=None, derandomize=True)
 @given(JSON)
 def test_equal_values_have_one_text_that_reads_back(value: Any) -> None:
     text = canonical_json(value)
@@ -121,7 +122,6 @@ def test_ids_are_pinned() -> None:
     assert content_id({}, length=64) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
-@pytest.mark.xfail(reason="two keys with one text: the later one wins without a word", strict=True)
 def test_keys_that_collide_as_text_are_refused() -> None:
     with pytest.raises(InputError):
         plain({1: "a", "1": "b"})

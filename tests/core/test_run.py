@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from metascale.core.run import Checkpoint, MemoryRun, Run
 
 
@@ -66,7 +64,6 @@ def test_a_later_save_replaces_the_checkpoint() -> None:
     assert run.rows("train") == [{"step": 2}]
 
 
-@pytest.mark.xfail(reason="MemoryRun keeps the rows of an attempt that never saved; StoredRun drops them", strict=True)
 def test_without_a_checkpoint_latest_drops_the_rows_of_an_unsaved_attempt() -> None:
     """A stored run starts its records afresh then; one in memory must not keep rows that will come again."""
     run = MemoryRun()

@@ -110,17 +110,5 @@ def test_the_addressing_is_pinned() -> None:
     assert drawn.tolist() == [992, 366, 215, 122, 313, 942]
 
 
-@pytest.mark.xfail(reason="torch's generator on the CPU keeps 32 bits of its seed, not 63", strict=True)
-def test_torch_streams_use_63_bits_of_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    from metascale.core import streams
-
-    def draw(value: int) -> list[float]:
-        monkeypatch.setattr(streams, "address", lambda *_: value)
-        return torch.rand(4, generator=torch_generator(0, "any")).tolist()
-
-    assert all(draw(5 ^ (1 << bit)) != draw(5) for bit in (0, 31, 32, 62))
-
-
-@pytest.mark.xfail(reason="an index from a NumPy array names another stream than the equal Python number", strict=True)
 def test_an_index_from_an_array_names_the_same_stream() -> None:
     assert address(0, "episode", np.int64(1)) == address(0, "episode", 1)

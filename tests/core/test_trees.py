@@ -71,7 +71,6 @@ def test_norm_per_task_is_the_norm_of_each_tasks_slice() -> None:
     assert trees.norm_per_task(joined).tolist() == pytest.approx(expected)
 
 
-@pytest.mark.xfail(reason="flatten(1) needs two axes: a scalar parameter stacks to [T]", raises=IndexError, strict=True)
 def test_norm_per_task_of_a_scalar_parameter() -> None:
     assert trees.norm_per_task({"temperature": torch.tensor([3.0, -4.0])}).tolist() == [3.0, 4.0]
 

@@ -36,11 +36,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _make_folder(folder: Path) -> None:
+    """Make ``folder`` and its parents where they are missing, each name durable in the folder above it."""
+    if folder.exists():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Replace ``path`` by ``data`` so that a reader, or a crash, sees the old content or the new, never a part."""
     _durable_point()
     payload = data.encode() if isinstance(data, str) else data
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as stream:
@@ -66,7 +75,7 @@ def read_json(path: Path) -> Any:
         CorruptFile: the text is not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CorruptFile(f"{path} is not valid JSON: {error}") from error
 
@@ -76,7 +85,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     _durable_point()
     text = "".join(f"{line}\n" for line in lines)
     new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with open(path, "a", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
@@ -90,11 +99,12 @@ def read_json_lines(path: Path) -> list[Any]:
     if not path.exists():
         return []
     records = []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    for number, line in enumerate(whole.splitlines(), start=1):
+    data = path.read_bytes()
+    # A tear may lie inside a character, and JSON may hold other line separators than "\n".
+    whole = data[: data.rfind(b"\n") + 1]
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
-            records.append(json.loads(line))
+            records.append(json.loads(line.decode("utf-8")))
         except ValueError as error:
             raise CorruptFile(f"{path}, line {number}, is not valid JSON: {error}") from error
     return records

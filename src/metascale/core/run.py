@@ -89,7 +89,9 @@ class MemoryRun:
         self._checkpoint = checkpoint
 
     def latest(self) -> Checkpoint | None:
-        if self._checkpoint is not None:
+        if self._checkpoint is None:
+            self.records = {}
+        else:
             step = self._checkpoint.step
             self.records = {name: [row for row in rows if row["step"] <= step] for name, rows in self.records.items()}
         return self._checkpoint

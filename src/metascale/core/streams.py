@@ -6,6 +6,7 @@ Batch k is a function of k, so a resumed run needs only its step number, and not
 from __future__ import annotations
 
 import hashlib
+import operator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +16,15 @@ if TYPE_CHECKING:
 
 
 def address(seed: int, purpose: str, *index: int | str) -> int:
-    """A 128-bit integer that names one stream; different arguments give unrelated streams."""
-    text = "\x1f".join([str(int(seed)), purpose, *(f"{type(part).__name__}:{part}" for part in index)])
+    """A 128-bit integer that names one stream; different arguments give unrelated streams.
+
+    Integers count by value, whatever their type (NumPy's too); the text ``"1"`` is not the number 1.
+
+    Raises:
+        TypeError: a seed or index that is neither an integer nor a text.
+    """
+    parts = [f"str:{part}" if isinstance(part, str) else f"int:{operator.index(part)}" for part in index]
+    text = "\x1f".join([str(operator.index(seed)), purpose, *parts])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
 
 
@@ -26,7 +34,7 @@ def generator(seed: int, purpose: str, *index: int | str) -> np.random.Generator
 
 
 def torch_generator(seed: int, purpose: str, *index: int | str, device: str = "cpu") -> torch.Generator:
-    """The torch generator at this address (63 bits of it), on ``device``."""
+    """The torch generator at this address, on ``device``. On the CPU torch keeps 32 bits of a seed, elsewhere more."""
     import torch
 
     return torch.Generator(device=device).manual_seed(address(seed, purpose, *index) & (2**63 - 1))

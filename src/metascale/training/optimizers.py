@@ -112,6 +112,6 @@ def clip_norm(grads: Params, max_norm: float) -> Params:
 
 def clip_norm_per_task(grads: Params, max_norm: float) -> Params:
     """Stacked gradients [T, ...], each task's scaled down to a norm of at most ``max_norm``."""
-    squares = torch.stack([g.flatten(1).square().sum(1) for g in grads.values()]).sum(0)
+    squares = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in grads.values()]).sum(0)
     factor = (max_norm / squares.clamp_min(1e-24).sqrt()).clamp(max=1.0)
     return tree_map(lambda g: g * factor.view(-1, *[1] * (g.ndim - 1)), grads)

@@ -1,0 +1,274 @@
+"""The laws in one scale. To add one: write a `Law` with its curve, starts and reference, and put it in ``ONE_AXIS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from metascale.laws.arrays import Array, bounded_exp
+from metascale.laws.curves import Curve, LogSumExp, Smooth, Term, decaying, falling
+from metascale.laws.shapes import broken, logistic, m3, m4, shifted
+from metascale.laws.starts import distinct_best, grid, log_coefficients, nonnegative_coefficients
+
+LOG_ZERO = -10.0  # a positive parameter this far (in logarithms) below the data cannot be told from zero
+
+
+@dataclass(frozen=True)
+class Law:
+    """One scaling law.
+
+    Attributes:
+        parameters: names in the order of the coded vector θ; ``positive`` ones are coded as logarithms.
+        curve: log prediction of θ at centred log scales t = ln x - ln x_ref.
+        starts: (t [n, d], ln loss [n], weights [n]) to coded starts [S, p].
+        units: coded θ [B, p] in centred units and ln x_ref [d] to coded θ in the user's units; linear in θ.
+        bounds: (t, ln loss) to the lower and upper bound of θ in centred units.
+    """
+
+    name: str
+    formula: str
+    reference: str
+    n_axes: int
+    parameters: tuple[str, ...]
+    positive: tuple[bool, ...]
+    curve: Curve
+    starts: Callable[[Array, Array, Array], Array]
+    units: Callable[[Array, Array], Array]
+    bounds: Callable[[Array, Array], tuple[Array, Array]]
+    axes_in_one_unit: tuple[int, ...] = ()  # scales whose ratio enters the law and which are centred together
+
+    @property
+    def n_parameters(self) -> int:
+        return len(self.parameters)
+
+    def decode(self, theta: Array) -> Array:
+        """Coded parameters [..., p] as the user reads them."""
+        return np.where(np.array(self.positive), bounded_exp(np.where(self.positive, theta, 0.0)), theta)
+
+
+MAX_EXPONENT = 8.0
+
+
+def rises(t: Array, y: Array) -> bool:
+    """Whether the least-squares slope of ln loss on ln x is positive."""
+    centred = t - t.mean()
+    return bool(centred @ y > 0)
+
+
+def _none_starts(t: Array, y: Array, w: Array) -> Array:
+    return np.array([[np.median(y)]])
+
+
+def _power_starts(t: Array, y: Array, w: Array) -> Array:
+    x = t[:, 0] - np.average(t[:, 0], weights=w)
+    slope = (w * x) @ y / max((w * x) @ x, 1e-300)
+    mean = np.average(y, weights=w) - slope * np.average(t[:, 0], weights=w)
+    return np.array([[mean, -slope]])
+
+
+def _exponent_grid(t: Array, y: Array) -> Array:
+    """Exponents that a table of this range can tell apart: from a nearly straight line to a fast decay."""
+    span: float = max(float(np.ptp(t)), 1e-3)
+    sign = -1.0 if rises(t[:, 0], y) else 1.0
+    return sign * np.minimum(np.geomspace(0.1, 12.0, 25) / span, MAX_EXPONENT)
+
+
+def _offset_starts(t: Array, y: Array, w: Array) -> Array:
+    exponents = _exponent_grid(t, y)
+    powers = np.exp(-exponents[:, None] * t[None, :, 0])
+    columns = np.stack([np.ones_like(powers), powers], -1)
+    coefficients, error = nonnegative_coefficients(columns, np.exp(y), w)
+    logs = log_coefficients(coefficients, float(y.min()) + LOG_ZERO)
+    return distinct_best(np.column_stack([logs, exponents]), error, 4)
+
+
+def _shifted_starts(t: Array, y: Array, w: Array) -> Array:
+    pairs = grid(_exponent_grid(t, y)[::2], float(t.min()) + np.linspace(-3.0, 0.8 * np.ptp(t), 7))
+    powers = np.exp(-pairs[:, :1] * np.logaddexp(t[None, :, 0], pairs[:, 1:]))
+    coefficients, error = nonnegative_coefficients(np.stack([np.ones_like(powers), powers], -1), np.exp(y), w)
+    logs = log_coefficients(coefficients, float(y.min()) + LOG_ZERO)
+    return distinct_best(np.column_stack([logs, pairs]), error, 6)
+
+
+def _m3_starts(t: Array, y: Array, w: Array) -> Array:
+    span = max(float(np.ptp(t)), 1e-3)
+    gammas = -float(t.max()) + np.linspace(-3.0, 0.8 * span, 9)
+    rows = []
+    for gamma in gammas:
+        basis = np.logaddexp(-t[:, 0], gamma)
+        design = np.column_stack([np.ones_like(basis), basis]) * np.sqrt(w)[:, None]
+        solution = np.linalg.lstsq(design, y * np.sqrt(w), rcond=None)[0]
+        rows.append([solution[0], solution[1], gamma])
+    return np.array(rows)
+
+
+def _m4_starts(t: Array, y: Array, w: Array) -> Array:
+    top, bottom, x = float(y.max()), float(y.min()), t[:, 0]
+    loss = np.exp(y)
+    rows, errors = [], []
+    for floor, head, alpha in grid([0.0, 0.5, 0.8, 0.95], [0.02, 0.3, 1.5], [0.3, 1.0, 3.0]):
+        e, start = floor * np.exp(bottom), np.exp(top + head)
+        left = np.log(loss - e) - alpha * np.log(start - loss)
+        slope, constant = np.polyfit(x, left, 1, w=np.sqrt(w))
+        rows.append([max(np.log(max(e, 1e-300)), bottom + LOG_ZERO), np.log(start), np.log(alpha), constant, -slope])
+        errors.append(float(w @ (left - constant - slope * x) ** 2))
+    # The rewritten equation's residuals are not log losses, so every start is run for what it is worth.
+    return distinct_best(np.array(rows), np.array(errors), 12)
+
+
+def _broken_starts(t: Array, y: Array, w: Array) -> Array:
+    x, span = t[:, 0], max(float(np.ptp(t)), 1e-3)
+    rows, errors = [], []
+    loss = np.exp(y)
+    breaks = float(x.min()) + span * np.array([0.25, 0.5, 0.75])
+    for floor, place, width in grid([0.0, 0.6, 0.9], breaks, [0.1, 0.4]):
+        e = floor * loss.min()
+        hinge = width * np.logaddexp(0.0, (x - place) / width)
+        design = np.column_stack([np.ones_like(x), x, hinge]) * np.sqrt(w)[:, None]
+        solution = np.linalg.lstsq(design, np.log(loss - e) * np.sqrt(w), rcond=None)[0]
+        rows.append(
+            [
+                max(np.log(max(e, 1e-300)), float(y.min()) + LOG_ZERO),
+                solution[0],
+                -solution[1],
+                -solution[2],
+                place,
+                np.log(width),
+            ]
+        )
+        errors.append(float(np.sum((design @ solution - np.log(loss - e) * np.sqrt(w)) ** 2)))
+    return distinct_best(np.array(rows), np.array(errors), 8)
+
+
+def _exponential_starts(t: Array, y: Array, w: Array) -> Array:
+    rates = np.geomspace(0.05, 20.0, 25) / np.exp(t.max()) * (-0.05 if rises(t[:, 0], y) else 1.0)
+    parts = np.exp(-rates[:, None] * np.exp(t[None, :, 0]))
+    coefficients, error = nonnegative_coefficients(np.stack([np.ones_like(parts), parts], -1), np.exp(y), w)
+    logs = log_coefficients(coefficients, float(y.min()) + LOG_ZERO)
+    return distinct_best(np.column_stack([logs, rates]), error, 4)
+
+
+def _logistic_starts(t: Array, y: Array, w: Array) -> Array:
+    odds = y - np.log(-np.expm1(np.minimum(y, -1e-9)))
+    slope, constant = np.polyfit(t[:, 0], odds, 1, w=np.sqrt(w))
+    return np.array([[constant, slope]])
+
+
+def box(*limits: tuple[str, float, float]) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """Bounds per parameter: relative to the range of ln loss ("y"), of ln x ("t") or of -ln x ("1/x"), or as given."""
+
+    def bounds(t: Array, y: Array) -> tuple[Array, Array]:
+        low, high = [], []
+        for kind, below, above in limits:
+            if kind == "y":
+                low.append(y.min() + below)
+                high.append(y.max() + above)
+            elif kind == "t":
+                low.append(t.min() + below)
+                high.append(t.max() + above)
+            elif kind == "1/x":
+                low.append(-t.max() + below)
+                high.append(-t.min() + above)
+            else:
+                low.append(below)
+                high.append(above)
+        return np.array(low), np.array(high)
+
+    return bounds
+
+
+def _amplitude_units(amplitude: int, exponent: int, *scales: int) -> Callable[[Array, Array], Array]:
+    """A·(x/x_ref)^-α has A·x_ref^α in the user's units; coordinates in ``scales`` are logarithms of an x."""
+
+    def units(theta: Array, t_ref: Array) -> Array:
+        out = np.array(theta, float)
+        out[..., amplitude] += theta[..., exponent] * t_ref[0]
+        for scale in scales:
+            out[..., scale] += t_ref[0]
+        return out
+
+    return units
+
+
+def _same_units(theta: Array, t_ref: Array) -> Array:
+    return np.array(theta, float)
+
+
+def _rate_units(theta: Array, t_ref: Array) -> Array:
+    out = np.array(theta, float)
+    out[..., 2] *= np.exp(-t_ref[0])
+    return out
+
+
+def _m3_units(theta: Array, t_ref: Array) -> Array:
+    out = np.array(theta, float)
+    out[..., 0] += theta[..., 1] * t_ref[0]
+    out[..., 2] -= t_ref[0]
+    return out
+
+
+def _logistic_units(theta: Array, t_ref: Array) -> Array:
+    out = np.array(theta, float)
+    out[..., 0] -= theta[..., 1] * t_ref[0]
+    return out
+
+
+FLOOR = ("y", LOG_ZERO, 0.0)
+AMPLITUDE = ("y", -60.0, 60.0)
+EXPONENT = ("", -MAX_EXPONENT, MAX_EXPONENT)
+ALABDULMOHSIN = "Alabdulmohsin, Neyshabur and Zhai 2022, Revisiting neural scaling laws in language and vision"
+
+NO_TREND = Law(
+    "none", "L = A", "control: the loss does not depend on the scale", 1, ("A",), (True,),
+    LogSumExp(1, (Term(0),)), _none_starts, _same_units, box(AMPLITUDE),
+)  # fmt: skip
+POWER = Law(
+    "power", "L = A x^-alpha", "Hestness et al. 2017; M1 of " + ALABDULMOHSIN, 1, ("A", "alpha"), (True, False),
+    LogSumExp(2, (Term(0, 1, falling(0)),)), _power_starts, _amplitude_units(0, 1), box(AMPLITUDE, EXPONENT),
+)  # fmt: skip
+POWER_IRREDUCIBLE = Law(
+    "power_irreducible", "L = E + A x^-alpha", "Henighan et al. 2020; M2 of " + ALABDULMOHSIN, 1,
+    ("E", "A", "alpha"), (True, True, False),
+    LogSumExp(3, (Term(0), Term(1, 2, falling(0)))), _offset_starts, _amplitude_units(1, 2),
+    box(FLOOR, AMPLITUDE, EXPONENT),
+)  # fmt: skip
+POWER_SHIFTED = Law(
+    "power_shifted", "L = E + A (x + c)^-alpha", "a power law that sets in at x = c (Mandelbrot's shift)", 1,
+    ("E", "A", "alpha", "c"), (True, True, False, True),
+    Smooth(4, shifted), _shifted_starts, _amplitude_units(1, 2, 3), box(FLOOR, AMPLITUDE, EXPONENT, ("t", -6, 4)),
+)  # fmt: skip
+M3 = Law(
+    "m3", "L = A (1/x + gamma)^alpha", "M3 of " + ALABDULMOHSIN, 1, ("A", "alpha", "gamma"), (True, False, True),
+    Smooth(3, m3), _m3_starts, _m3_units, box(AMPLITUDE, EXPONENT, ("1/x", -10, 4)),
+)  # fmt: skip
+M4 = Law(
+    "m4", "(L - E) / (L0 - L)^kappa = A x^-alpha", "M4 of " + ALABDULMOHSIN, 1,
+    ("E", "L0", "kappa", "A", "alpha"), (True, True, True, True, False),
+    Smooth(5, m4), _m4_starts, _amplitude_units(3, 4),
+    box(FLOOR, ("y", 0.0, 8.0), ("", -4.0, 4.0), ("y", -500.0, 500.0), EXPONENT),
+)  # fmt: skip
+BROKEN = Law(
+    "broken", "L = E + A x^-alpha (1 + (x/b)^(1/f))^(-beta f)",
+    "broken neural scaling law with one break, Caballero et al. 2022", 1,
+    ("E", "A", "alpha", "beta", "b", "f"), (True, True, False, False, True, True),
+    Smooth(6, broken), _broken_starts, _amplitude_units(1, 2, 4),
+    box(FLOOR, AMPLITUDE, EXPONENT, EXPONENT, ("t", -1.0, 1.0), ("", -3.5, 2.0)),
+)  # fmt: skip
+EXPONENTIAL = Law(
+    "exponential", "L = E + A exp(-k x)", "control: a decay with a scale of its own", 1,
+    ("E", "A", "k"), (True, True, False),
+    LogSumExp(3, (Term(0), Term(1, 2, decaying(0)))), _exponential_starts, _rate_units,
+    box(FLOOR, AMPLITUDE, ("", -50.0, 50.0)),
+)  # fmt: skip
+LOGISTIC = Law(
+    "logistic", "accuracy = 1 / (1 + exp(-(a + b ln x)))", "accuracy through a logistic link", 1,
+    ("a", "b"), (False, False),
+    Smooth(2, logistic), _logistic_starts, _logistic_units, box(("", -500.0, 500.0), EXPONENT),
+)  # fmt: skip
+
+ONE_AXIS = {
+    law.name: law for law in (NO_TREND, POWER, POWER_IRREDUCIBLE, POWER_SHIFTED, M3, M4, BROKEN, EXPONENTIAL, LOGISTIC)
+}
+ALIASES = {"m1": "power", "m2": "power_irreducible", "bnsl": "broken", "constant": "none"}

@@ -1,0 +1,222 @@
+"""The honest predictor: what the loss will be beyond the table, with an interval that widens with the horizon.
+
+Members: the damped local slope alone, and three laws (power law with irreducible loss, M3, M4) fitted with more weight
+on the tail, each carrying a damped local slope of its own residuals, so that every member starts where the data end.
+The local slope is believed as far as it has not faded, e^(-κΔ) after a growth of x by e^Δ; the rest of the weight is
+shared equally by all members. The interval is a Student interval of the mixture: the members' own state-space variance
+plus the variance between them, which is what grows when laws disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import t as student
+
+from metascale.core.errors import InputError
+from metascale.laws.arrays import Array, bounded_exp
+from metascale.laws.families import ONE_AXIS
+from metascale.laws.fit import fit_law, log_scales
+from metascale.laws.objective import LeastSquares
+from metascale.laws.observations import Observations, observe, table_warnings
+from metascale.laws.slope import SlopeModel, SlopeState
+from metascale.laws.uncertainty import last_value, tail_line
+
+# Weight (x / x_max)^0.4: a point counts half as much as one at 5.7 times its scale, since laws hold best locally.
+TAIL_WEIGHT = 0.4
+MEMBER_LAWS = ("power_irreducible", "m3", "m4")
+FEW_SCALES = 8  # below this a note says that the table alone hardly decides the forecast
+TESTED_HORIZON = 32.0  # the longest extrapolation that the coverage of the intervals was measured at
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predicted losses at scales ``at``, in the units of the loss.
+
+    Attributes:
+        median, low, high: [m] the forecast for one new run, and its interval at ``level``.
+        members: name to [m] prediction; "local slope" and the laws.
+        weights: name to [m] weight of the member.
+        baselines: "last_value" and "tail_line" to [m].
+        noise_log: standard deviation of ln loss between runs, as the state space sees it.
+    """
+
+    at: Array
+    median: Array
+    low: Array
+    high: Array
+    level: float
+    members: dict[str, Array]
+    weights: dict[str, Array]
+    baselines: dict[str, Array]
+    noise_log: float
+    x_name: str
+    loss_name: str
+    notes: tuple[str, ...]
+
+    def rows(self) -> list[dict[str, float]]:
+        """One dict a scale: for ``forecast.csv``."""
+        return [
+            {
+                self.x_name: float(self.at[i]),
+                "median": float(self.median[i]),
+                "low": float(self.low[i]),
+                "high": float(self.high[i]),
+                **{name: float(values[i]) for name, values in self.baselines.items()},
+            }
+            for i in range(len(self.at))
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Arrays as lists."""
+        return {
+            "x_name": self.x_name,
+            "loss_name": self.loss_name,
+            "level": self.level,
+            "at": self.at.tolist(),
+            "median": self.median.tolist(),
+            "low": self.low.tolist(),
+            "high": self.high.tolist(),
+            "members": {name: values.tolist() for name, values in self.members.items()},
+            "weights": {name: values.tolist() for name, values in self.weights.items()},
+            "baselines": {name: values.tolist() for name, values in self.baselines.items()},
+            "noise_log": self.noise_log,
+            "notes": list(self.notes),
+        }
+
+    def summary(self) -> str:
+        """A printable table."""
+        lines = [f"{self.x_name:>14}{self.loss_name:>14}{f'{100 * self.level:g} % interval':>26}{'tail line':>12}"]
+        for i, x in enumerate(self.at):
+            interval = f"{self.low[i]:.5g} to {self.high[i]:.5g}"
+            lines.append(f"{x:>14.6g}{self.median[i]:>14.6g}{interval:>26}{self.baselines['tail_line'][i]:>12.5g}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the forecast on ``ax`` (a matplotlib axis; a new one by default) and return it."""
+        from metascale.laws.drawing import plot_forecast
+
+        return plot_forecast(self, ax)
+
+
+def forecast(
+    x: ArrayLike,
+    loss: ArrayLike,
+    at: ArrayLike,
+    level: float = 0.90,
+    *,
+    replicate: Sequence[Any] | ArrayLike | None = None,
+    model: SlopeModel | None = None,
+    x_name: str = "x",
+    loss_name: str = "loss",
+) -> Forecast:
+    """Predict the loss of a new run at scales ``at``.
+
+    Args:
+        x: [n] scales; loss: [n] losses; at: [m] scales, usually beyond the table.
+
+    Raises:
+        InputError: a table with fewer than 3 distinct scales or with what `observe` refuses, or a bad ``at`` or level.
+    """
+    observations = observe(x, loss, replicate=replicate, x_name=x_name, loss_name=loss_name)
+    return forecast_table(observations, at, level, model)
+
+
+def forecast_table(
+    observations: Observations, at: ArrayLike, level: float = 0.90, model: SlopeModel | None = None
+) -> Forecast:
+    """`forecast` for a checked table of one axis."""
+    if not 0 < level < 1:
+        raise InputError(f"level is {level}; it must lie between 0 and 1")
+    if observations.n_axes != 1:
+        raise InputError(
+            "a forecast needs a table with one scale; for L(N, D) use metascale.laws.optimum or fit(...).predict"
+        )
+    if observations.n_scales < 3:
+        raise InputError(
+            f"the table has {observations.n_scales} distinct values of '{observations.x_names[0]}'; "
+            "a forecast needs at least 3"
+        )
+    target = log_scales(at, 1)[:, 0]
+    model = model or SlopeModel()
+    t, y = observations.log_x[:, 0], observations.log_loss
+    names, means, deviations, states = ["local slope"], [], [], []
+    state = model.fit(t, y)
+    states.append(state)
+    mean, deviation = state.predict(target)
+    means.append(mean)
+    deviations.append(deviation)
+    for name in member_names(observations):
+        curve, here = _law_curve(name, observations, target)
+        state = model.fit(t, y - here)
+        mean, deviation = state.predict(target)
+        between = target < t[-1] - 1e-9  # inside the table a law is read off as it is, with its own residual spread
+        names.append(name)
+        means.append(np.where(between, curve, curve + mean))
+        deviations.append(np.where(between, np.std(y - here), deviation))
+        states.append(state)
+    weights = mixture_weights(model, target - t[-1], len(names))
+    inside = target < t[-1] - 1e-9
+    weights[:, inside] = np.where(np.arange(len(names)) == 0, 0.0, 1 / (len(names) - 1))[:, None]
+    centre, spread = _mixture(np.array(means), np.array(deviations), weights)
+    reach = student.ppf((1 + level) / 2, max(states[0].freedom, 1)) * spread
+    return Forecast(
+        np.atleast_1d(np.asarray(at, float)), bounded_exp(centre), bounded_exp(centre - reach),
+        bounded_exp(centre + reach), level,
+        {name: bounded_exp(mean) for name, mean in zip(names, means, strict=True)},
+        dict(zip(names, weights, strict=True)),
+        {
+            "last_value": last_value(observations.x[:, 0], observations.loss, np.exp(target)),
+            "tail_line": tail_line(observations.x[:, 0], observations.loss, np.exp(target)),
+        },
+        states[0].noise, observations.x_names[0], observations.loss_name,
+        _notes(observations, target, inside, states[0]),
+    )  # fmt: skip
+
+
+def member_names(observations: Observations) -> list[str]:
+    """The laws that the table's distinct scales can carry; the plain power law where they carry none of them."""
+    return [name for name in MEMBER_LAWS if observations.n_scales > ONE_AXIS[name].n_parameters] or ["power"]
+
+
+def _law_curve(name: str, observations: Observations, target: Array) -> tuple[Array, Array]:
+    """ln of a tail-weighted law at ``target`` [m] and at the table [n]."""
+    weights = (observations.x[:, 0] / observations.x[-1, 0]) ** TAIL_WEIGHT
+    fit = fit_law(ONE_AXIS[name], observations, LeastSquares(), weights)
+    return fit.log_predict(np.exp(target)), fit.log_predict(observations.x)
+
+
+def mixture_weights(model: SlopeModel, beyond: Array, n_members: int) -> Array:
+    """[members, m] weights after a growth of ln x by ``beyond`` [m]; the first member is the local slope."""
+    kept = np.exp(-model.reversion * np.maximum(beyond, 0.0))
+    weights = np.tile((1 - kept) / n_members, (n_members, 1))
+    weights[0] += kept
+    return weights
+
+
+def _mixture(means: Array, deviations: Array, weights: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of a mixture of normals: variance within plus variance between the members."""
+    centre = np.sum(weights * means, axis=0)
+    variance = np.sum(weights * (deviations**2 + (means - centre) ** 2), axis=0)
+    return centre, np.sqrt(variance)
+
+
+def _notes(observations: Observations, target: Array, inside: Array, state: SlopeState) -> tuple[str, ...]:
+    notes = [*observations.notes, *table_warnings(observations)]
+    horizon = float(np.exp(target.max() - state.t_end))
+    if horizon > TESTED_HORIZON:
+        notes.append(
+            f"{observations.x_names[0]} = {np.exp(target.max()):.4g} is {horizon:.3g} times the largest scale seen; "
+            f"intervals were tested up to {TESTED_HORIZON:g} times"
+        )
+    if inside.any():
+        notes.append("at scales inside the table the laws are averaged and the local slope has no say")
+    if observations.n_scales < FEW_SCALES:
+        notes.append(
+            f"only {observations.n_scales} distinct scales: the interval leans on what is usual of scaling curves"
+        )
+    return tuple(notes)

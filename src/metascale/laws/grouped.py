@@ -1,0 +1,233 @@
+"""Shared or separate exponents: does one learner scale better than another, or only start lower?
+
+Every group has its own coefficients (and its own irreducible loss where the law has one). The question is whether one
+exponent serves all groups. The test compares the best objective with a shared exponent to that with separate ones, and
+takes its null distribution from tables drawn about the shared fit (parametric bootstrap).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from metascale.core.errors import InputError
+from metascale.laws.arrays import Array
+from metascale.laws.families import ONE_AXIS
+from metascale.laws.fit import LawFit, fit_law
+from metascale.laws.objective import LeastSquares
+from metascale.laws.observations import observe
+from metascale.laws.profile import solve_held
+from metascale.laws.uncertainty import Bootstrap, bootstrap, delta_covariance, residual_noise, unit_matrix
+
+GRID_POINTS = 81
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """One law on several groups.
+
+    Attributes:
+        fits: group to its own fit; exponents: group to "estimate", "low", "high".
+        shared: the exponent that serves all groups best, with its interval.
+        differences: group to its exponent minus the first group's, with interval.
+        statistic: n ln(RSS shared / RSS separate); p_value: share of null tables with a larger one.
+        better_shared: whether a shared exponent is not rejected at 1 - level.
+    """
+
+    law: str
+    reference: str
+    fits: dict[str, LawFit]
+    exponents: dict[str, dict[str, float]]
+    shared: dict[str, float]
+    differences: dict[str, dict[str, float]]
+    statistic: float
+    p_value: float
+    level: float
+    notes: tuple[str, ...]
+
+    @property
+    def better_shared(self) -> bool:
+        return self.p_value > 1 - self.level
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        if self.better_shared:
+            return (
+                f"one exponent {self.shared['estimate']:.4g} serves all {len(self.fits)} groups "
+                f"(p = {self.p_value:.3g}): no evidence that one scales better"
+            )
+        steepest = max(self.exponents, key=lambda name: self.exponents[name]["estimate"])
+        return f"the exponents differ (p = {self.p_value:.3g}); '{steepest}' falls fastest with scale"
+
+    def to_json(self) -> dict[str, Any]:
+        """Estimates, intervals and the test."""
+        return {
+            "law": self.law,
+            "reference": self.reference,
+            "exponents": self.exponents,
+            "shared": self.shared,
+            "differences": self.differences,
+            "statistic": self.statistic,
+            "p_value": self.p_value,
+            "level": self.level,
+            "verdict": self.verdict,
+            "notes": list(self.notes),
+        }
+
+    def summary(self) -> str:
+        """A table of exponents and the verdict."""
+        percent = f"{100 * self.level:g} %"
+        lines = [self.verdict, f"  {'group':<24}{'exponent':>10}   {percent} interval       minus '{self.reference}'"]
+        for name, part in self.exponents.items():
+            line = f"  {name:<24}{part['estimate']:>10.4f}   {part['low']:.4f} to {part['high']:.4f}"
+            if name in self.differences:
+                other = self.differences[name]
+                line += f"   {other['estimate']:+.4f} ({other['low']:+.4f} to {other['high']:+.4f})"
+            lines.append(line)
+        part = self.shared
+        lines.append(f"  {'shared':<24}{part['estimate']:>10.4f}   {part['low']:.4f} to {part['high']:.4f}")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def grouped(
+    x: ArrayLike,
+    loss: ArrayLike,
+    group: Sequence[Any] | ArrayLike,
+    *,
+    replicate: Sequence[Any] | ArrayLike | None = None,
+    law: str = "power",
+    level: float = 0.95,
+    n_bootstrap: int = 400,
+    seed: int = 0,
+    x_name: str = "x",
+    loss_name: str = "loss",
+) -> Grouped:
+    """Fit ``law`` to every group with separate and with a shared exponent, and test the difference.
+
+    Args:
+        group: [n] labels; law: a family with a parameter ``alpha`` ("power" or "power_irreducible").
+
+    Raises:
+        InputError: fewer than two groups, a law without ``alpha``, or a group too small for the law.
+    """
+    labels = np.asarray(group).astype(str)
+    names = list(dict.fromkeys(labels.tolist()))
+    if len(names) < 2:
+        raise InputError(f"there is {len(names)} group; a comparison of exponents needs at least 2")
+    if law not in ("power", "power_irreducible"):
+        raise InputError(f"the law '{law}' cannot be grouped; allowed are: power, power_irreducible")
+    scales, losses = np.asarray(x, float), np.asarray(loss, float)
+    if not len(labels) == len(scales) == len(losses):
+        raise InputError("x, loss and group must have the same length")
+    seeds = None if replicate is None else np.asarray(replicate)
+    fits: dict[str, LawFit] = {}
+    for name in names:
+        rows = labels == name
+        table = observe(
+            scales[rows],
+            losses[rows],
+            replicate=None if seeds is None else seeds[rows],
+            x_name=x_name,
+            loss_name=loss_name,
+        )
+        if table.n_scales < ONE_AXIS[law].n_parameters + 1:
+            raise InputError(
+                f"group '{name}' has {table.n_scales} distinct values of '{x_name}'; the law '{law}' needs at least "
+                f"{ONE_AXIS[law].n_parameters + 1}"
+            )
+        fits[name] = fit_law(ONE_AXIS[law], table, LeastSquares())
+    samples = {name: bootstrap(fit, 1000, seed=seed + k) for k, (name, fit) in enumerate(fits.items())}
+    exponents = {name: sample.intervals(level)["alpha"] for name, sample in samples.items()}
+    reference = names[0]
+    statistic, p_value, shared = _test(fits, n_bootstrap, seed, level)
+    return Grouped(
+        law, reference, fits, exponents, shared, _differences(samples, fits, reference, level), statistic, p_value,
+        level,
+        (f"least squares on ln loss; null distribution from {n_bootstrap} tables drawn about the shared fit",),
+    )  # fmt: skip
+
+
+def _differences(
+    samples: dict[str, Bootstrap], fits: dict[str, LawFit], reference: str, level: float
+) -> dict[str, dict[str, float]]:
+    """Each group's exponent minus the reference's: groups are independent, so their resamples are paired at random."""
+    base = samples[reference].parameters["alpha"]
+    out = {}
+    for name, sample in samples.items():
+        if name == reference:
+            continue
+        other = sample.parameters["alpha"]
+        n = min(len(base), len(other))
+        low, high = np.quantile(other[:n] - base[:n], [(1 - level) / 2, (1 + level) / 2])
+        estimate = fits[name].parameters["alpha"] - fits[reference].parameters["alpha"]
+        out[name] = {"estimate": estimate, "low": float(low), "high": float(high)}
+    return out
+
+
+def _test(fits: dict[str, LawFit], n_bootstrap: int, seed: int, level: float) -> tuple[float, float, dict[str, float]]:
+    grid = _exponent_grid(fits)
+    observed = np.stack([_held(fit, fit.observations.log_loss[None], grid) for fit in fits.values()])
+    n = sum(fit.observations.n for fit in fits.values())
+    statistic, best = _statistic(observed, n)
+    shared = grid[best[0]]
+    rng = np.random.default_rng([seed, 303])
+    null = []
+    for fit in fits.values():
+        theta = solve_at(fit, np.array([shared]))[0]
+        noise = residual_noise(fit)
+        centre = fit.law.curve.log_predict(theta[None], fit.observations.log_x - fit.t_ref)[0]
+        draws = rng.standard_normal((n_bootstrap, fit.observations.n)) * np.sqrt(noise.within)
+        misfit = rng.standard_normal((n_bootstrap, fit.observations.n_scales)) * np.sqrt(noise.between)
+        null.append(_held(fit, centre + draws + misfit[:, fit.observations.scale], grid))
+    drawn, places = _statistic(np.stack(null), n)
+    p_value = (1 + int(np.sum(drawn >= statistic[0]))) / (n_bootstrap + 1)
+    low, high = np.quantile(grid[places], [(1 - level) / 2, (1 + level) / 2])
+    return float(statistic[0]), float(p_value), {
+        "estimate": float(shared), "low": min(float(low), float(shared)), "high": max(float(high), float(shared)),
+    }  # fmt: skip
+
+
+def _exponent_grid(fits: dict[str, LawFit]) -> Array:
+    """Exponents from well below the lowest group's to well above the highest's."""
+    low, high = [], []
+    for fit in fits.values():
+        k = fit.law.parameters.index("alpha")
+        error = 4 * float(np.sqrt(max((unit_matrix(fit) @ delta_covariance(fit) @ unit_matrix(fit).T)[k, k], 1e-12)))
+        low.append(fit.parameters["alpha"] - min(error, 2.0))
+        high.append(fit.parameters["alpha"] + min(error, 2.0))
+    return np.linspace(min(low), max(high), GRID_POINTS)
+
+
+def _held(fit: LawFit, targets: Array, grid: Array) -> Array:
+    """[B, grid] the group's least objective for each exponent of the grid and each table of ``targets`` [B, n]."""
+    n_tables, n_grid = len(targets), len(grid)
+    direction = np.zeros(fit.law.n_parameters)
+    direction[fit.law.parameters.index("alpha")] = 1.0
+    start = np.tile(solve_at(fit, grid), (n_tables, 1))
+    _, value = solve_held(
+        fit.law, fit.observations.log_x - fit.t_ref, np.repeat(targets, n_grid, 0), fit.weights[None], fit.objective,
+        direction, np.tile(grid, n_tables), start,
+    )  # fmt: skip
+    return value.reshape(n_tables, n_grid)
+
+
+def solve_at(fit: LawFit, exponents: Array) -> Array:
+    """[m, p] the group's coded parameters with its exponent held at each value."""
+    direction = np.zeros(fit.law.n_parameters)
+    direction[fit.law.parameters.index("alpha")] = 1.0
+    start = np.repeat(fit.theta[None], len(exponents), 0)
+    t, y = fit.observations.log_x - fit.t_ref, fit.observations.log_loss
+    return solve_held(fit.law, t, y[None], fit.weights[None], fit.objective, direction, exponents, start)[0]
+
+
+def _statistic(objective: Array, n: int) -> tuple[Array, Array]:
+    """n ln(RSS shared / RSS separate) [B] from least objectives [groups, B, grid], and where the shared one lies."""
+    together = objective.sum(0)
+    shared, place = together.min(1), together.argmin(1)
+    separate = objective.min(2).sum(0)
+    return n * np.log(np.maximum(shared, 1e-300) / np.maximum(separate, 1e-300)), place

@@ -1,0 +1,195 @@
+"""A law in model size and data, with intervals, its disagreements and what single points do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from metascale.core.errors import InputError
+from metascale.laws.arrays import Array
+from metascale.laws.curves import LogSumExp
+from metascale.laws.fit import LawFit, fit_law
+from metascale.laws.frontier import Optimum, optimum
+from metascale.laws.objective import LogHuber, Objective
+from metascale.laws.observations import Observations, observe, table_warnings
+from metascale.laws.profile import influence
+from metascale.laws.surfaces import MANY_AXES
+from metascale.laws.uncertainty import Bootstrap, bootstrap, delta_intervals
+
+SLOW_RESAMPLES = 200  # for surfaces whose refits take tens of milliseconds each
+INFLUENTIAL = 0.5  # a row is named when leaving it out moves a parameter by more than half its standard error
+
+
+@dataclass(frozen=True)
+class SurfaceAnalysis:
+    """The chosen surface, its bootstrap, and the other surfaces that the table can carry."""
+
+    fit: LawFit
+    bootstrap: Bootstrap
+    families: dict[str, LawFit]
+    level: float
+    notes: tuple[str, ...]
+
+    @property
+    def parameters(self) -> dict[str, dict[str, float]]:
+        """``{"estimate", "low", "high"}`` of every parameter of the chosen law."""
+        return self.bootstrap.intervals(self.level)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        observations = self.fit.observations
+        parts = self.parameters
+        exponents = [name for name in self.fit.law.parameters if name.startswith(("alpha", "beta"))]
+        values = ", ".join(
+            f"{name} {parts[name]['estimate']:.4g} ({parts[name]['low']:.4g} to {parts[name]['high']:.4g})"
+            for name in exponents
+        )
+        axes = " and ".join(observations.x_names)
+        return f"{observations.loss_name} falls with {axes} as {self.fit.law.formula}: {values}."
+
+    def optimum(self, compute: ArrayLike, **options: Any) -> Optimum:
+        """Compute-optimal allocation at budgets in FLOPs; see `metascale.laws.optimum`."""
+        return optimum(self.bootstrap, compute, **options)
+
+    def predict(self, x: ArrayLike) -> Array:
+        """Predicted loss at rows of scales [m, d]."""
+        return self.fit.predict(x)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of ``fit.json``, for several axes."""
+        observations, fit = self.fit.observations, self.fit
+        families = {
+            name: {
+                "objective": other.objective_value,
+                "parameters": self.parameters if name == fit.law.name else delta_intervals(other, self.level),
+                "rmse_log": other.rmse_log,
+                "aicc": other.aicc if np.isfinite(other.aicc) else None,
+                "backtest_rmse_log": None,
+                "converged": other.converged,
+                "note": f"{', '.join(other.at_bound)} at the bound" if other.at_bound else "",
+            }
+            for name, other in self.families.items()
+        }
+        return {
+            "law": fit.law.name,
+            "formula": fit.law.formula,
+            "objective": fit.objective_value,
+            "objective_name": fit.objective.name,
+            "x_name": observations.x_names[0],
+            "x_names": list(observations.x_names),
+            "loss_name": observations.loss_name,
+            "n_observations": observations.n,
+            "n_scales": observations.n_scales,
+            "level": self.level,
+            "parameters": self.parameters,
+            "r2_log": fit.r2_log,
+            "verdict": self.verdict,
+            "trend": "falls",
+            "families": families,
+            "extrapolation": None,
+            "extrapolation_reason": "the held-out test is for tables with one scale",
+            "condition": fit.condition if np.isfinite(fit.condition) else None,
+            "curve": None,
+            "notes": list(self.notes),
+        }
+
+    def summary(self) -> str:
+        """A printable table."""
+        fit, percent = self.fit, f"{100 * self.level:g} %"
+        lines = [self.verdict, "", f"law {fit.law.name}: {fit.law.formula}    ({fit.observations.n} rows)"]
+        for name, part in self.parameters.items():
+            lines.append(
+                f"  {name:<8} {part['estimate']:<16.10g} {percent} interval {part['low']:.6g} to {part['high']:.6g}"
+            )
+        lines.append(
+            f"  {fit.objective.name} = {fit.objective_value:.12g}, rmse of ln loss {fit.rmse_log:.4g}; "
+            f"{fit.n_agree} of {fit.n_starts} starts agree, condition {fit.condition:.3g}"
+        )
+        for name, other in self.families.items():
+            if name != fit.law.name:
+                lines.append(
+                    f"  beside it, {name}: objective {other.objective_value:.6g}, AICc {other.aicc - fit.aicc:+.1f}"
+                )
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def plot(self, ax: Any = None) -> Any:
+        """Predicted against observed loss."""
+        from metascale.laws.drawing import plot_surface
+
+        return plot_surface(self, ax)
+
+
+def analyse_surface(
+    x: ArrayLike,
+    loss: ArrayLike,
+    *,
+    law: str = "auto",
+    run: Sequence[Any] | ArrayLike | None = None,
+    level: float = 0.95,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    x_name: Sequence[str] = ("N", "D"),
+    loss_name: str = "loss",
+    objective: Objective | None = None,
+    notes: Sequence[str] = (),
+) -> SurfaceAnalysis:
+    """Fit a law in (N, D), or (N, D, U) with U unique tokens.
+
+    Args:
+        x: [n, 2] or [n, 3]; law: "chinchilla", "kaplan", "data_constrained", or "auto": chinchilla for two axes and
+            data_constrained for three, with the other surfaces beside it.
+
+    Raises:
+        InputError: an unknown law, the wrong number of axes, or a table that `observe` refuses.
+    """
+    observations = observe(x, loss, run=run, x_name=x_name, loss_name=loss_name)
+    usable = [name for name, candidate in MANY_AXES.items() if candidate.n_axes == observations.n_axes]
+    if law != "auto" and law not in MANY_AXES:
+        raise InputError(f"the law '{law}' is unknown for several scales; allowed are: auto, {', '.join(MANY_AXES)}")
+    if not usable:
+        raise InputError(
+            f"the table has {observations.n_axes} scales; laws in several scales take 2 (N, D) or 3 (N, D, U)"
+        )
+    chosen = usable[0] if law == "auto" else law
+    names = dict.fromkeys([chosen, *usable])
+    families = {name: fit_law(MANY_AXES[name], observations, objective or LogHuber()) for name in names}
+    fit = families[chosen]
+    n_resamples = n_bootstrap if isinstance(fit.law.curve, LogSumExp) else min(n_bootstrap, SLOW_RESAMPLES)
+    sample = bootstrap(fit, n_resamples, seed=seed)
+    found = [*notes, *observations.notes, *table_warnings(observations), sample.how, *_fit_notes(fit)]
+    if fit.law.name == "chinchilla":
+        found += influence_notes(fit, sample)
+    return SurfaceAnalysis(fit, sample, families, level, tuple(found))
+
+
+def _fit_notes(fit: LawFit) -> list[str]:
+    notes = []
+    if not fit.converged:
+        notes.append("the fit did not converge")
+    if fit.at_bound:
+        notes.append(f"{', '.join(fit.at_bound)} ended on a bound: not identified by this table")
+    if fit.condition > 1e8:
+        notes.append(f"condition number {fit.condition:.2g}: parameters are not identified one by one")
+    return notes
+
+
+def influence_notes(fit: LawFit, sample: Bootstrap, most: int = 3) -> list[str]:
+    """Name the rows whose absence moves a parameter most."""
+    errors = sample.standard_errors()
+    moved = influence(fit)
+    shift = np.max([np.abs(values - fit.parameters[name]) / errors[name] for name, values in moved.items()], axis=0)
+    rows = [int(row) for row in np.argsort(-shift)[:most] if shift[row] > INFLUENTIAL]
+    return [describe_row(fit.observations, row, float(shift[row])) for row in rows]
+
+
+def describe_row(observations: Observations, row: int, shift: float) -> str:
+    """A sentence about one influential row."""
+    where = ", ".join(
+        f"{name} {value:.4g}" for name, value in zip(observations.x_names, observations.x[row], strict=True)
+    )
+    return f"the row {where}, {observations.loss_name} {observations.loss[row]:.4g} moves a parameter by {shift:.1f} se"

@@ -1,0 +1,286 @@
+"""How sure a fit is: bootstrap by run, and where its noise comes from (seeds or a curve that does not fit)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import f as f_distribution
+from scipy.stats import t as student
+
+from metascale.core.errors import InputError
+from metascale.laws.arrays import Array, bounded_exp
+from metascale.laws.fit import LawFit, log_scales, solve_law
+from metascale.laws.observations import Observations
+
+POOLING_LEVEL = 0.1  # seed noise and misfit are pooled unless an F test parts them at this level
+SMALL_POOL = 20  # below this many residuals a robust fit leaves mostly zeros in the pool; normal noise is drawn instead
+ROWS_FOR_PAIRS = 40  # with this many runs, resampling runs keeps their uneven noise; below, resamples lose scales
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Residual variance of ln loss, split in two.
+
+    Attributes:
+        within: variance between runs at one scale (seeds), or of all residuals when there are no replicates.
+        between: further variance of scale means about the curve (misfit); 0 when it cannot be told from ``within``.
+        freedom: degrees of freedom of the part that decides the width of intervals.
+        has_replicates: whether seeds and misfit could be separated at all.
+    """
+
+    within: float
+    between: float
+    freedom: int
+    has_replicates: bool
+
+
+def residual_noise(fit: LawFit) -> Noise:
+    """One-way analysis of variance of the residuals by scale; the fit has used up its parameters between scales."""
+    observations, residuals = fit.observations, fit.residuals
+    means = observations.scale_means(residuals)
+    counts = np.bincount(observations.scale)
+    within_sum = float(np.sum((residuals - means[observations.scale]) ** 2))
+    between_sum = float(np.sum(counts * means**2))
+    within_freedom = observations.n - observations.n_scales
+    between_freedom = max(observations.n_scales - fit.law.n_parameters, 1)
+    freedom = within_freedom + between_freedom
+    if within_freedom == 0:
+        return Noise(between_sum / between_freedom, 0.0, between_freedom, False)
+    within, misfit = within_sum / within_freedom, between_sum / between_freedom
+    alike = within > 0 and f_distribution.sf(misfit / within, between_freedom, within_freedom) > POOLING_LEVEL
+    if alike or misfit == 0:
+        return Noise((within_sum + between_sum) / freedom, 0.0, freedom, True)
+    runs_per_scale = observations.n / observations.n_scales
+    return Noise(within, max(misfit - within, 0.0) / runs_per_scale, between_freedom, True)
+
+
+PRIOR_FREEDOM = 1  # the pooled variance counts as this many further seeds when the variance of one scale is estimated
+
+
+def replicate_weights(observations: Observations) -> Array:
+    """[n] weights of the rows for weighted least squares: inverse variance of ln loss between the runs of each scale.
+
+    The variance of a scale is drawn towards the pooled one, or two seeds that happen to agree would decide the fit.
+
+    Raises:
+        InputError: no scale has two runs.
+    """
+    y, counts = observations.log_loss, np.bincount(observations.scale)
+    squares = np.bincount(observations.scale, (y - observations.scale_means(y)[observations.scale]) ** 2)
+    freedom = observations.n - observations.n_scales
+    if freedom == 0:
+        raise InputError("weights by replicate variance need a scale with at least 2 runs")
+    pooled = max(float(squares.sum()) / freedom, 1e-24)
+    variance = (PRIOR_FREEDOM * pooled + squares) / (PRIOR_FREEDOM + counts - 1)
+    return np.asarray((pooled / variance)[observations.scale])
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Refits of one law to resampled tables.
+
+    Attributes:
+        theta: [B, p] coded parameters in centred units; failed refits are left out and counted in ``n_failed``.
+        spread: [B] the factor by which each resample's noise was scaled (uncertainty of the noise itself).
+        how: one sentence that says what was resampled.
+    """
+
+    fit: LawFit
+    theta: Array
+    spread: Array
+    noise: Noise
+    n_failed: int
+    how: str
+
+    @cached_property
+    def parameters(self) -> dict[str, Array]:
+        """[B] values of each parameter in the user's units."""
+        law = self.fit.law
+        values = law.decode(law.units(self.theta, self.fit.t_ref))
+        return {name: values[:, k] for k, name in enumerate(law.parameters)}
+
+    def standard_errors(self) -> dict[str, float]:
+        """Standard deviation of each parameter over the refits."""
+        # An amplitude that the table does not identify may overflow; 1e150 is as good as infinite and has a square.
+        clipped = {name: np.clip(values, -1e150, 1e150) for name, values in self.parameters.items()}
+        return {name: float(values.std(ddof=1)) for name, values in clipped.items()}
+
+    def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
+        """Percentile interval of one parameter."""
+        low, high = np.quantile(self.parameters[name], [(1 - level) / 2, (1 + level) / 2])
+        return float(low) + 0.0, float(high) + 0.0
+
+    def intervals(self, level: float = 0.95) -> dict[str, dict[str, float]]:
+        """``{"estimate", "low", "high"}`` for every parameter."""
+        out = {}
+        for name, estimate in self.fit.parameters.items():
+            low, high = self.interval(name, level)
+            out[name] = {"estimate": estimate, "low": min(low, estimate), "high": max(high, estimate)}
+        return out
+
+    def log_curves(self, x: ArrayLike) -> Array:
+        """[B, m] ln predicted loss of every refit."""
+        return self.fit.log_predict(x, self.theta)
+
+    def curve(self, x: ArrayLike, level: float = 0.95) -> tuple[Array, Array, Array]:
+        """Median, low and high of the curve at ``x``, in the units of the loss."""
+        return _band(bounded_exp(self.log_curves(x)), level)
+
+    def predictive(self, x: ArrayLike, level: float, rng: np.random.Generator, runs: int = 1) -> tuple[Array, ...]:
+        """Median, low and high for the mean of ``runs`` new runs at ``x``: the curve's spread plus residual noise."""
+        logs = self.log_curves(x)
+        variance = self.noise.between + self.noise.within / runs
+        noise = rng.standard_normal(logs.shape) * np.sqrt(variance) * self.spread[:, None]
+        return _band(bounded_exp(logs + noise), level)
+
+
+def _band(values: Array, level: float) -> tuple[Array, Array, Array]:
+    low, median, high = np.quantile(values, [(1 - level) / 2, 0.5, (1 + level) / 2], axis=0)
+    return median, low, high
+
+
+def bootstrap(fit: LawFit, n_resamples: int = 1000, *, seed: int = 0, kind: str = "auto") -> Bootstrap:
+    """Refit the law to resampled tables, each warm-started at the optimum.
+
+    Args:
+        kind: "runs" resamples whole runs with replacement; "residuals" keeps the scales and draws new noise about the
+            curve; "auto" takes runs for tables of at least 40 runs without replicates (or with several rows a run).
+
+    Raises:
+        InputError: an unknown ``kind``, fewer than 2 resamples, or a table with no residual freedom.
+    """
+    observations = fit.observations
+    if n_resamples < 2:
+        raise InputError(f"a bootstrap needs at least 2 resamples, got {n_resamples}")
+    if kind not in ("auto", "runs", "residuals"):
+        raise InputError(f"bootstrap kind '{kind}' is unknown; allowed are: auto, runs, residuals")
+    clustered = observations.n_runs < observations.n
+    replicated = observations.n_scales < observations.n
+    if kind == "auto":
+        kind = "runs" if clustered or (observations.n_runs >= ROWS_FOR_PAIRS and not replicated) else "residuals"
+    rng = np.random.default_rng([seed, 101])
+    noise = residual_noise(fit)
+    t, y = observations.log_x - fit.t_ref, observations.log_loss
+    if kind == "runs":
+        draws = rng.multinomial(observations.n_runs, np.full(observations.n_runs, 1 / observations.n_runs), n_resamples)
+        weights = draws[:, observations.run] * fit.weights
+        targets, spread = y[None], np.ones(n_resamples)
+        how = f"{n_resamples} bootstrap resamples of {observations.n_runs} runs"
+    else:
+        targets, spread = _noisy_tables(fit, noise, n_resamples, rng)
+        weights, how = fit.weights[None], _describe(noise, n_resamples, observations.n / observations.n_scales)
+    theta, value = _refit(fit, t, targets, weights, n_resamples)
+    good = np.isfinite(theta).all(1) & np.isfinite(value)
+    return Bootstrap(fit, theta[good], spread[good], noise, int((~good).sum()), how)
+
+
+def _refit(fit: LawFit, t: Array, targets: Array, weights: Array, n: int, chunk: int = 400) -> tuple[Array, Array]:
+    """Coded parameters and values; chunks of resamples keep the working set inside the cache."""
+    thetas, values = [], []
+    for first in range(0, n, chunk):
+        size = min(chunk, n - first)
+        start = np.repeat(fit.theta[None], size, 0)
+        y = targets if len(targets) == 1 else targets[first : first + size]
+        w = weights if len(weights) == 1 else weights[first : first + size]
+        # Warm-started refits do without second derivatives of the curve; sums of powers have them for free.
+        found = solve_law(fit.law, t, y, w, fit.objective, start, max_iterations=60, exact=False)
+        thetas.append(found.theta)
+        values.append(found.value)
+    return np.concatenate(thetas), np.concatenate(values)
+
+
+def _noisy_tables(fit: LawFit, noise: Noise, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """[B, n] log losses drawn about the fitted curve, and the factor on the noise of each.
+
+    The noise of a table is itself estimated with few degrees of freedom ν; scaling each resample by √(ν/χ²_ν) turns
+    normal into Student intervals. Variances are divided by degrees of freedom and not by counts, which undoes the
+    shrinkage of (R - 1)/R that resampling R seeds would bring.
+    """
+    observations, residuals = fit.observations, fit.residuals
+    spread = np.sqrt(noise.freedom / rng.chisquare(noise.freedom, n))
+    if observations.n >= SMALL_POOL:
+        centred = residuals - residuals.mean()
+        if noise.has_replicates and noise.between > 0:
+            centred = residuals - observations.scale_means(residuals)[observations.scale]
+        size = np.sqrt(np.mean(centred**2))
+        pool = centred / size if size > 0 else centred
+        draws = rng.choice(pool, (n, observations.n)) * rng.choice([-1.0, 1.0], (n, observations.n))
+    else:
+        draws = rng.standard_normal((n, observations.n))
+    misfit = rng.standard_normal((n, observations.n_scales))[:, observations.scale]
+    tables = draws * np.sqrt(noise.within) + misfit * np.sqrt(noise.between)
+    fitted = observations.log_loss - residuals
+    return fitted + tables * spread[:, None], spread
+
+
+def _describe(noise: Noise, n: int, runs_per_scale: float) -> str:
+    text = f"{n} bootstrap tables drawn about the curve; noise of ln loss {np.sqrt(noise.within):.3g}"
+    if noise.has_replicates:
+        text += f" between runs of one scale ({runs_per_scale:.3g} a scale; variance over degrees of freedom, so that"
+        text += " few seeds do not shrink it)"
+    if noise.between > 0:
+        text += f", {np.sqrt(noise.between):.3g} between the scales and the curve (misfit)"
+    return text + f"; Student spread with {noise.freedom} degrees of freedom"
+
+
+def delta_covariance(fit: LawFit) -> Array:
+    """[p, p] covariance of the coded parameters in centred units, σ² (JᵀJ)⁻¹: a cheap check on the bootstrap.
+
+    For the Huber objective it is multiplied by π/2, the loss of efficiency of a median against a mean.
+    """
+    jacobian = fit.law.curve.jacobian(fit.theta[None], fit.observations.log_x - fit.t_ref)[1][0]
+    noise = residual_noise(fit)
+    information = np.linalg.pinv(jacobian.T @ (jacobian * fit.weights[:, None]), hermitian=True)
+    factor = np.pi / 2 if fit.objective.name != "least squares" else 1.0
+    return information * factor * (noise.within + noise.between * fit.observations.n / fit.observations.n_scales)
+
+
+def delta_intervals(fit: LawFit, level: float = 0.95) -> dict[str, dict[str, float]]:
+    """``{"estimate", "low", "high"}`` by the delta method, symmetric in the coded (log) parameter."""
+    units = unit_matrix(fit)
+    errors = np.sqrt(np.maximum(np.diag(units @ delta_covariance(fit) @ units.T), 0.0))
+    reach = student.ppf((1 + level) / 2, residual_noise(fit).freedom) * errors
+    coded = fit.law.units(fit.theta, fit.t_ref)
+    low, high = fit.law.decode(coded - np.minimum(reach, 300)), fit.law.decode(coded + np.minimum(reach, 300))
+    return {
+        name: {"estimate": estimate, "low": float(low[k]) + 0.0, "high": float(high[k])}
+        for k, (name, estimate) in enumerate(fit.parameters.items())
+    }
+
+
+def delta_prediction(fit: LawFit, x: ArrayLike, level: float = 0.90) -> tuple[Array, Array, Array]:
+    """Median, low and high for one new run at ``x`` by the delta method; it trusts the law, so it is too narrow."""
+    t = log_scales(x, fit.observations.n_axes) - fit.t_ref
+    value, jacobian = (part[0] for part in fit.law.curve.jacobian(fit.theta[None], t))
+    noise = residual_noise(fit)
+    variance = np.einsum("np,pq,nq->n", jacobian, delta_covariance(fit), jacobian) + noise.within + noise.between
+    reach = np.minimum(student.ppf((1 + level) / 2, noise.freedom) * np.sqrt(np.maximum(variance, 0.0)), 300.0)
+    return bounded_exp(value), bounded_exp(value - reach), bounded_exp(value + reach)
+
+
+def unit_matrix(fit: LawFit) -> Array:
+    """[p, p] the linear part of the change from centred to user units of coded parameters."""
+    p = fit.law.n_parameters
+    origin = fit.law.units(np.zeros((1, p)), fit.t_ref)
+    return (fit.law.units(np.eye(p), fit.t_ref) - origin).T
+
+
+def tail_line(x: ArrayLike, loss: ArrayLike, at: ArrayLike) -> Array:
+    """Baseline: the straight log-log line through the last octave of x (at least its last two distinct scales)."""
+    t, y = log_scales(x, 1)[:, 0], np.log(np.asarray(loss, float))
+    levels = np.unique(t)
+    if len(levels) < 2:
+        return np.full(len(np.atleast_1d(at)), float(np.exp(y.mean())))
+    start = min(levels[-1] - np.log(2.0) - 1e-9, levels[-2] - 1e-12)
+    tail = t >= start
+    slope, constant = np.polyfit(t[tail] - levels[-1], y[tail], 1)
+    return bounded_exp(constant + slope * (log_scales(at, 1)[:, 0] - levels[-1]))
+
+
+def last_value(x: ArrayLike, loss: ArrayLike, at: ArrayLike) -> Array:
+    """Baseline: no change after the largest scale."""
+    t, y = log_scales(x, 1)[:, 0], np.log(np.asarray(loss, float))
+    return np.full(len(np.atleast_1d(at)), float(np.exp(y[t >= t.max() - 1e-12].mean())))

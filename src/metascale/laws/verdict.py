@@ -1,0 +1,88 @@
+"""Is there a trend, which law says it most simply, and what a reader must be told beside it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from metascale.laws.compare import FamilyResult
+from metascale.laws.fit import LawFit
+
+CANDIDATES = ("none", "power", "power_irreducible")  # what "auto" chooses from: laws whose parameters mean something
+AICC_EVIDENT = 4.0  # an AICc difference beyond which the poorer law has "considerably less" support (Burnham, Anderson)
+ROUNDING = 1e-12  # a spread of ln loss that is rounding and not a trend
+AICC_TIE = 2.0  # within this the simpler law is kept
+
+
+def choose(families: dict[str, FamilyResult], intervals: dict[str, dict[str, dict[str, float]]]) -> tuple[str, str]:
+    """Whether there is a trend ("falls", "rises", "none") and the law to report.
+
+    There is a trend when the interval of the plain exponent leaves out 0, or when a law with a trend beats the constant
+    by an evident AICc difference; there is none when the constant has the best AICc.
+    """
+    none, power = families["none"].fit, families["power"].fit
+    assert none is not None
+    assert power is not None
+    alpha = intervals["power"]["alpha"]
+    usable = {
+        name: r.fit for name, r in families.items() if r.fit is not None and name in CANDIDATES[1:] and r.fit.converged
+    }
+    scores = {name: fit.aicc for name, fit in usable.items()}
+    best = min(scores.values(), default=float("inf"))
+    excludes_zero = alpha["low"] > 0 or alpha["high"] < 0
+    evident = np.isfinite(best) and best + AICC_EVIDENT < none.aicc
+    contradicted = np.isfinite(best) and none.aicc < best
+    constant = float(np.ptp(none.observations.log_loss)) < ROUNDING
+    if constant or contradicted or not (excludes_zero or evident):
+        return "none", "none"
+    trend = "falls" if alpha["estimate"] > 0 else "rises"
+    for name, fit in sorted(usable.items(), key=lambda item: item[1].law.n_parameters):
+        if fit.at_bound or not np.isfinite(fit.aicc):
+            continue
+        if fit.aicc <= best + AICC_TIE:
+            return trend, name
+    return trend, "power"
+
+
+def verdict_sentence(
+    families: dict[str, FamilyResult], intervals: dict[str, dict[str, dict[str, float]]], trend: str, chosen: str,
+    level: float,
+) -> str:  # fmt: skip
+    power = families["power"].fit
+    assert power is not None
+    observations, alpha = power.observations, intervals["power"]["alpha"]
+    x_name, loss_name = observations.x_names[0], observations.loss_name
+    interval = f"{100 * level:g} % interval {alpha['low']:.4g} to {alpha['high']:.4g}"
+    exponent = f"power-law exponent {alpha['estimate']:.4g}, {interval}"
+    if trend == "none":
+        return f"No trend: {loss_name} does not change with {x_name} beyond its noise ({exponent})."
+    if trend == "rises":
+        return f"{loss_name} RISES with {x_name} ({exponent}, negative means rising): more {x_name} made it worse here."
+    law, shape = intervals[chosen], ""
+    if "E" in law and "alpha" in law:
+        floor, slope = law["E"], law["alpha"]
+        shape = (
+            f"; towards an irreducible {floor['estimate']:.4g} ({floor['low']:.4g} to {floor['high']:.4g}) with "
+            f"exponent {slope['estimate']:.4g} ({slope['low']:.4g} to {slope['high']:.4g})"
+        )
+    return f"{loss_name} falls with {x_name} ({exponent}{shape})."
+
+
+def honest_notes(families: dict[str, FamilyResult], chosen: str, fit: LawFit) -> list[str]:
+    notes = []
+    tested = {name: r.backtest_rmse_log for name, r in families.items() if r.backtest_rmse_log is not None}
+    if tested and chosen in tested:
+        best = min(tested, key=lambda name: tested[name])
+        if best != chosen and tested[best] < 0.9 * tested[chosen]:
+            notes.append(
+                f"hidden largest scales are predicted better by '{best}' (rmse log {tested[best]:.4f}) than by the "
+                f"chosen '{chosen}' ({tested[chosen]:.4f})"
+            )
+    n_scales = fit.observations.n_scales
+    if fit.observations.n == n_scales:
+        notes.append(
+            "one run a scale: what differs between seeds cannot be seen, and the intervals hold only the scatter about "
+            "the law; more seeds tell a small exponent from chance"
+        )
+    if n_scales < 5:
+        notes.append(f"only {n_scales} distinct scales: an irreducible loss can hardly be told from a slope")
+    return notes

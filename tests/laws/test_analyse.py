@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from metascale.core.errors import InputError
+from metascale.laws import analyse
+
+SCALES = np.repeat([2.0, 5, 10, 20, 50, 100, 200], 3)
+SEEDS = np.tile([0, 1, 2], 7)
+
+
+def noisy(curve, sd=0.02, seed=0):
+    return curve * np.exp(sd * np.random.default_rng(seed).standard_normal(len(curve)))
+
+
+def test_a_planted_law_comes_back_with_its_interval():
+    found = analyse(SCALES, noisy(0.5 + 2 * SCALES**-0.5), replicate=SEEDS, x_name="n_tasks", loss_name="loss_nats")
+    assert found.fit.law.name == "power_irreducible"
+    assert found.trend == "falls"
+    for name, true in {"E": 0.5, "A": 2.0, "alpha": 0.5}.items():
+        part = found.parameters[name]
+        assert part["low"] <= true <= part["high"]
+        assert part["low"] <= part["estimate"] <= part["high"]
+    assert found.fit.r2_log > 0.99
+
+
+def test_noiseless_parameters_are_exact():
+    found = analyse(SCALES, 3 * SCALES**-0.25, replicate=SEEDS)
+    assert found.fit.law.name == "power"
+    assert found.parameters["A"]["estimate"] == pytest.approx(3, rel=1e-9)
+    assert found.parameters["alpha"]["estimate"] == pytest.approx(0.25, rel=1e-9)
+
+
+def test_no_trend_and_rising_loss_are_said():
+    flat = analyse(SCALES, noisy(np.ones(21), 0.05), replicate=SEEDS)
+    assert (flat.trend, flat.fit.law.name) == ("none", "none")
+    assert "No trend" in flat.verdict
+    rising = analyse(SCALES, noisy(0.8 * SCALES**0.06), replicate=SEEDS)
+    assert rising.trend == "rises"
+    assert rising.parameters["alpha"]["estimate"] < 0
+    assert "RISES" in rising.verdict
+
+
+def test_constant_loss_answers_no_trend():
+    assert analyse([1, 2, 4, 8], [1.5, 1.5, 1.5, 1.5]).trend == "none"
+
+
+def test_the_largest_scale_is_predicted_without_being_seen():
+    loss = noisy(3 * SCALES**-0.25)
+    moved = loss.copy()
+    moved[SCALES == 200] *= 2.0
+    for table in (loss, moved):
+        hidden = analyse(SCALES, table, replicate=SEEDS, law="power").extrapolation
+        assert hidden["predicted"] == pytest.approx(3 * 200**-0.25, rel=0.05)
+        assert hidden["observed"] == pytest.approx(np.exp(np.log(table[SCALES == 200]).mean()))
+        assert hidden["log_error"] == pytest.approx(np.log(hidden["predicted"] / hidden["observed"]))
+        assert set(hidden["baselines"]) == {"last_value", "tail_line"}
+    assert hidden["high"] < hidden["observed"]
+
+
+def test_json_form_is_the_contract():
+    found = json.loads(json.dumps(analyse(SCALES, noisy(SCALES**-0.3), replicate=SEEDS).to_json(), allow_nan=False))
+    assert {
+        "law",
+        "objective",
+        "x_name",
+        "loss_name",
+        "n_observations",
+        "n_scales",
+        "level",
+        "parameters",
+        "r2_log",
+    } <= set(found)
+    assert {"verdict", "trend", "families", "extrapolation", "curve", "notes"} <= set(found)
+    for family in found["families"].values():
+        assert {"objective", "parameters", "rmse_log", "aicc", "backtest_rmse_log", "converged", "note"} == set(family)
+        for part in family["parameters"].values():
+            assert part["low"] <= part["estimate"] <= part["high"]
+    assert found["parameters"] == found["families"][found["law"]]["parameters"]
+    assert len(found["curve"]["x"]) == len(found["curve"]["low"]) == 200
+    assert found["n_observations"] == 21
+    assert found["n_scales"] == 7
+
+
+def test_the_same_seed_gives_the_same_answer():
+    loss = noisy(0.3 + SCALES**-0.4)
+    assert analyse(SCALES, loss, seed=3).to_json() == analyse(SCALES, loss, seed=3).to_json()
+
+
+@pytest.mark.parametrize(
+    ("x", "loss", "words"),
+    [
+        ([1, 2, 0], [1, 1, 1], "positive"),
+        ([1, 2, 3], [1, -1, 1], "positive"),
+        ([1, 2, float("nan")], [1, 1, 1], "finite"),
+        ([1, 2, 3], [1, 1], "one loss a scale"),
+        ([1, 1, 1], [1, 2, 3], "distinct"),
+        ([1, 2, 2], [1, 2, 3], "needs at least 3"),
+        ([], [], "empty"),
+        (["a", "b", "c"], [1, 2, 3], "not a number"),
+        ([1e-200, 1, 1e200], [1, 2, 3], "mixed units"),
+    ],
+)
+def test_refusals_say_what_is_allowed(x, loss, words):
+    with pytest.raises(InputError, match=words):
+        analyse(x, loss)
+
+
+def test_duplicated_rows_are_dropped_and_said():
+    x, loss = np.append(SCALES, 200.0), np.append(noisy(SCALES**-0.3), noisy(SCALES**-0.3)[-1])
+    found = analyse(x, loss, replicate=np.append(SEEDS, 2))
+    assert found.fit.observations.n == 21
+    assert any("1 duplicated row dropped" in note for note in found.notes)
+
+
+def test_unknown_law_is_refused_with_the_choices():
+    with pytest.raises(InputError, match="power_irreducible"):
+        analyse(SCALES, SCALES**-0.3, law="powr")
+
+
+def test_checkpoints_are_warned_of():
+    found = analyse(SCALES, noisy(SCALES**-0.3), run=SEEDS, n_bootstrap=50)
+    assert any("not scaling points" in note for note in found.notes)
+
+
+def test_mixed_units_are_warned_of():
+    x = np.array([1e6, 2e6, 4e6, 8e6, 16e9, 32e9])
+    found = analyse(x, x**-0.1, n_bootstrap=50)
+    assert any("same unit" in note for note in found.notes)

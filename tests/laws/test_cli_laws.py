@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from metascale import cli_laws
+from metascale.core.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def app():
+    found = typer.Typer()
+    for command in (cli_laws.fit, cli_laws.forecast, cli_laws.backtest, cli_laws.optimum):
+        found.command()(command)
+    return found
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A results table of a study: one method, three seeds, a baseline and a failed run."""
+    return study(tmp_path / "results.csv", (("maml", 2.0),))
+
+
+@pytest.fixture
+def two_methods(tmp_path):
+    return study(tmp_path / "two.csv", (("maml", 2.0), ("reptile", 1.8)))
+
+
+def study(path, methods):
+    rng = np.random.default_rng(0)
+    with open(path, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "n_tasks", "seed", "method", "kind", "status", "test_loss_nats"])
+        for method, start in methods:
+            for n in (2, 5, 10, 20, 50, 100):
+                for seed in range(3):
+                    loss = (0.5 + start * n**-0.4) * np.exp(0.03 * rng.standard_normal())
+                    writer.writerow([f"{method}{n}{seed}", n, seed, method, "learner", "finished", loss])
+        writer.writerow(["zero", 0, 0, "zero-shot", "baseline", "finished", 1.6])
+        writer.writerow(["bad", 100, 9, "maml", "learner", "failed", ""])
+    return path
+
+
+def run(app, *arguments):
+    outcome = CliRunner().invoke(app, [str(part) for part in arguments])
+    if outcome.exception is not None and not isinstance(outcome.exception, SystemExit):
+        raise outcome.exception
+    assert outcome.exit_code == 0, outcome.output
+    return outcome.output
+
+
+def test_fit_needs_no_options_and_writes_what_it_says(app, results, tmp_path):
+    out = tmp_path / "out"
+    text = run(app, "fit", results, "--bootstrap", 100, "--out", out)
+    assert "falls with n_tasks" in text
+    assert "1 rows left out" in text
+    record = json.loads((out / "fit.json").read_text())
+    assert set(record["parameters"]["alpha"]) == {"estimate", "low", "high"}
+    assert {"power", "m4", "none"} <= set(record["families"])
+    with open(out / "forecast.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["n_tasks"]) for row in rows] == pytest.approx([100, 200, 400, 800, 1600, 3200])
+    assert float(rows[-1]["low"]) < float(rows[-1]["median"]) < float(rows[-1]["high"])
+    assert (out / "law.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_page_asks_nobody_for_anything(app, results, tmp_path):
+    run(app, "fit", results, "--bootstrap", 50, "--out", tmp_path)
+    page = (tmp_path / "law.html").read_text()
+    addresses = set(re.findall(r"https?://[^\"' ]+", page))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xhtml"}  # names of namespaces
+    assert "default-src 'none'" in page
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
+    data = re.search(r'id="data">(.*?)</script>', page, re.S)
+    picture = json.loads(data.group(1))[0]
+    assert len(picture["points"]) == 18
+    assert len(picture["bands"]) == 2
+
+
+def test_methods_are_never_pooled(app, two_methods):
+    text = run(app, "fit", two_methods, "--bootstrap", 20)
+    assert "each gets its own law" in text
+    assert "maml: " in text
+
+
+def test_groups_are_fitted_and_compared(app, two_methods, tmp_path):
+    text = run(app, "fit", two_methods, "--group", "method", "--law", "power", "--bootstrap", 50, "--out", tmp_path)
+    assert "one exponent" in text
+    record = json.loads((tmp_path / "fit.json").read_text())
+    assert set(record["groups"]) == {"maml", "reptile"}
+    assert 0 < record["comparison"]["p_value"] <= 1
+
+
+def test_forecast_and_backtest(app, results, tmp_path):
+    assert "1000" in run(app, "forecast", results, "--to", 1000, "--out", tmp_path)
+    assert len(json.loads((tmp_path / "forecast.json").read_text())["at"]) == 4
+    assert "tail line" in run(app, "backtest", results, "--out", tmp_path)
+    assert (tmp_path / "backtest.png").is_file()
+
+
+def surface(tmp_path, columns):
+    path = tmp_path / "runs.csv"
+    rng = np.random.default_rng(1)
+    n, d = 10 ** rng.uniform(7, 10, 60), 10 ** rng.uniform(9, 11, 60)
+    loss = (1.8 + 480 * n**-0.35 + 2100 * d**-0.37) * np.exp(0.005 * rng.standard_normal(60))
+    values = {"params": n, "tokens": d, "compute_flops": 6 * n * d, "loss": loss}
+    with open(path, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(zip(*(values[name] for name in columns), strict=True))
+    return path
+
+
+@pytest.mark.parametrize("columns", [("params", "tokens", "loss"), ("params", "compute_flops", "loss")])
+def test_optimum(app, tmp_path, columns):
+    text = run(
+        app, "optimum", surface(tmp_path, columns), "--compute", "1e21", "--gpu-flops", "1e15", "--out", tmp_path
+    )
+    assert "N_opt grows as" in text
+    assert "GPU-hours" in text
+    best = json.loads((tmp_path / "optimum.json").read_text())
+    truth = (0.35 * 480 / (0.37 * 2100)) ** (1 / 0.72) * (1e21 / 6) ** (0.37 / 0.72)
+    assert best["n_params"]["low"][0] < truth < best["n_params"]["high"][0]
+    assert 6 * best["n_params"]["estimate"][0] * best["tokens"]["estimate"][0] == pytest.approx(1e21)
+
+
+def test_fit_in_two_scales(app, tmp_path):
+    path = surface(tmp_path, ("params", "tokens", "loss"))
+    text = run(app, "fit", path, "--x", "params", "--x2", "tokens", "--bootstrap", 50, "--out", tmp_path)
+    assert "chinchilla" in text
+    assert json.loads((tmp_path / "fit.json").read_text())["x_names"] == ["params", "tokens"]
+
+
+def test_bad_input_is_an_input_error(app, results, tmp_path):
+    with pytest.raises(InputError, match="did you mean 'n_tasks'"):
+        run(app, "fit", results, "--x", "n_task")
+    with pytest.raises(InputError, match="params"):
+        run(app, "fit", surface(tmp_path, ("params", "tokens", "loss")))
+    with pytest.raises(InputError, match="is unknown"):
+        run(app, "fit", results, "--law", "parabola")
+    with pytest.raises(InputError, match="positive number"):
+        run(app, "forecast", results, "--to", "-5")

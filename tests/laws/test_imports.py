@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_the_room_loads_no_torch_and_no_plotting():
+    code = (
+        "import sys, metascale.laws, metascale.cli_laws, metascale.laws.table\n"
+        "print([name for name in ('torch', 'matplotlib', 'pandas', 'rich') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() in ("[]", "['rich']")  # typer itself may bring rich
+
+
+def test_the_commands_load_nothing_heavy():
+    code = (
+        "import sys, metascale.cli_laws\nprint([name for name in ('numpy', 'scipy', 'torch') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
