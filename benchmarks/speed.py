@@ -1,4 +1,4 @@
-"""Time of one outer step: digits, Omniglot and LoRA text, batched over tasks, over threads, and one task after another.
+"""Time of one outer step on digits, Omniglot and LoRA text: tasks batched, over threads, and one after another.
 
     python benchmarks/speed.py [--only digits,omniglot,text] [--tasks 1,4,32] [--repeats 5] [--device cuda] [--json FILE]
 
@@ -160,7 +160,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rate = matmul_rate(options.device)
     print(
-        f"torch {torch.__version__}, {options.device}, {options.threads} threads, matrix product {rate / 1e9:.0f} GFLOP/s"
+        f"torch {torch.__version__}, {options.device}, {options.threads} threads; "
+        f"float32 matrix product {rate / 1e9:.0f} GFLOP/s"
     )
     print(f"{'case':48} {'T':>3} {'variant':24} {'median':>9} {'speed-up':>9} {'of peak':>8}")
     records = []
