@@ -1,6 +1,6 @@
 """Time of one outer step on digits, Omniglot and LoRA text: tasks batched, over threads, and one after another.
 
-    python benchmarks/speed.py [--only digits,omniglot,text] [--tasks 1,4,32] [--repeats 5] [--device cuda] [--json FILE]
+    python benchmarks/speed.py [--only digits,omniglot,text] [--tasks 1,4,32] [--repeats 5] [--device D] [--json FILE]
 
 Variants run interleaved (A B C A B C ...) after a warm-up, and the table gives medians and the fraction of the
 matrix-multiply rate measured in the same run. Every measurement is also one JSON line. Random inputs serve: only shapes

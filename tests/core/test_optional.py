@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from metascale.core.errors import MetascaleError, MissingDependency
-from metascale.core.optional import require
+from metascale.core.optional import require, require_installed
 
 
 @pytest.fixture
@@ -57,3 +59,14 @@ def test_an_import_error_inside_an_installed_package_is_not_masked(packages: Pat
     with pytest.raises(ImportError, match="no_such_name") as caught:
         require("half_broken", "text", "the tokenizer")
     assert not isinstance(caught.value, MissingDependency)
+
+
+def test_required_without_importing() -> None:
+    """The check must not load what is there, and must name the install line for what is not."""
+    code = (
+        "import sys; from metascale.core.optional import require_installed;"
+        "require_installed('sqlite3', 'x', 'a test'); sys.exit('sqlite3' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(MissingDependency, match=r"a test needs the package 'no_such'.*pip install 'metascale\[demo\]'"):
+        require_installed("no_such", "demo", "a test")

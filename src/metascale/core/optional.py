@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from metascale.core.errors import MissingDependency
@@ -19,6 +20,20 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
             raise
-        raise MissingDependency(
-            f"{purpose} needs the package '{error.name}'; install it with: pip install 'metascale[{extra}]'"
-        ) from error
+        raise _missing(str(error.name), extra, purpose) from error
+
+
+def require_installed(module: str, extra: str, purpose: str) -> None:
+    """Say which extra installs a top-level ``module`` that is absent, without importing it where it is there.
+
+    Raises:
+        MissingDependency: the module is not installed; the message holds the install line.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise _missing(module, extra, purpose)
+
+
+def _missing(package: str, extra: str, purpose: str) -> MissingDependency:
+    return MissingDependency(
+        f"{purpose} needs the package '{package}'; install it with: pip install 'metascale[{extra}]'"
+    )

@@ -66,6 +66,7 @@ RECIPE = Recipe(
         ),
         "smoke": Profile("seconds: to see that everything works", {"max_steps": 20}, axes={"n_tasks": [2, 5, 10, 20]}),
     },
+    packages=("torch", "safetensors", "sklearn"),
     hardware="any machine; see the README for the measured time",
 )
 

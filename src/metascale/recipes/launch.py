@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from metascale.core.canonical import canonical_json
 from metascale.core.errors import InputError
 from metascale.core.files import read_json, write_json
+from metascale.core.optional import require_installed
 from metascale.recipes.recipe import Recipe, load_recipe
 from metascale.study.definition import load_definition
 from metascale.study.design import Study
@@ -93,6 +94,10 @@ def _planned(
     if executor not in ("processes", "serial"):
         raise InputError(f"--executor is 'processes' or 'serial', not '{executor}'")
     names = tuple(devices.split(",")) if isinstance(devices, str) else tuple(devices)
+    for module in recipe.packages:
+        require_installed(module, "demo", f"recipe '{recipe.name}'")
+    if study.base.get("backbone"):
+        require_installed("transformers", "text", f"the language model of recipe '{recipe.name}'")
     check_data(recipe)
     if executor == "serial":
         return Plan(recipe, study, SerialExecutor(names), 1, names, command)

@@ -86,6 +86,7 @@ RECIPE = Recipe(
         ),
     },
     data_sets=("omniglot",),
+    packages=("torch", "safetensors", "PIL"),
     hardware="benchmark: a GPU, or many CPU hours; laptop: see docs/results",
 )
 

@@ -45,6 +45,7 @@ class Recipe:
         baselines: methods that run once beside the axes, with overrides.
         profiles: variants by name.
         data_sets: what has to be in the data folder.
+        packages: top-level modules that its trials import.
         hardware: where the default ran, and how long it took, or what it needs.
     """
 
@@ -57,6 +58,7 @@ class Recipe:
     baselines: tuple[Mapping[str, Any], ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     data_sets: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ("torch", "safetensors")
     hardware: str = ""
 
     def study(
