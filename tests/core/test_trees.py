@@ -65,16 +65,6 @@ def test_tasks_are_stacked_without_a_copy_and_averaged() -> None:
     assert trees.mean_tasks(joined)["b"].tolist() == [1.125]
 
 
-def test_norm_per_task_is_the_norm_of_each_tasks_slice() -> None:
-    joined = trees.concat_tasks([trees.stack_tasks(X, 1), trees.stack_tasks(Y, 1)])
-    expected = [float(trees.norm(X)), float(trees.norm(Y))]
-    assert trees.norm_per_task(joined).tolist() == pytest.approx(expected)
-
-
-def test_norm_per_task_of_a_scalar_parameter() -> None:
-    assert trees.norm_per_task({"temperature": torch.tensor([3.0, -4.0])}).tolist() == [3.0, 4.0]
-
-
 def test_history() -> None:
     leaves = trees.require_grad(X)
     assert all(value.requires_grad and value.is_leaf for value in leaves.values())

@@ -67,3 +67,11 @@ def test_clipping(clip: Callable, expected: list[float]) -> None:
     torch.testing.assert_close(clip(grads, 1.0)["w"].flatten(), torch.tensor(expected))
     small = {"w": torch.tensor([[0.03], [0.04]])}
     torch.testing.assert_close(clip(small, 1.0)["w"], small["w"])
+
+
+def test_clipping_per_task_takes_scalar_parameters_into_the_norm() -> None:
+    """A scalar parameter stacks to [T]; task 0 has norm 5, task 1 has norm 0.5."""
+    grads = {"w": torch.tensor([[3.0], [0.3]]), "temperature": torch.tensor([4.0, 0.4])}
+    clipped = clip_norm_per_task(grads, 1.0)
+    torch.testing.assert_close(clipped["temperature"], torch.tensor([0.8, 0.4]))
+    torch.testing.assert_close(clipped["w"], torch.tensor([[0.6], [0.3]]))

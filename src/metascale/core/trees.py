@@ -44,11 +44,6 @@ def norm(x: Params) -> torch.Tensor:
     return dot(x, x).sqrt()
 
 
-def norm_per_task(x: Params) -> torch.Tensor:
-    """[T] Euclidean norm of each task's part of stacked tensors [T, ...]."""
-    return torch.stack([value.reshape(len(value), -1).square().sum(1) for value in x.values()]).sum(0).sqrt()
-
-
 def detach(x: Params) -> Params:
     """Without history."""
     return tree_map(lambda a: a.detach(), x)

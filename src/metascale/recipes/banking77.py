@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from metascale.recipes.config import BASELINES, CONTROLS, Count, Method
+from metascale.recipes.config import BASELINES, Count, Method
 from metascale.recipes.recipe import Profile, Recipe
 from metascale.recipes.text import TextConfig, text_parts
 
@@ -76,10 +76,7 @@ RECIPE = Recipe(
     config=Banking77Config,
     axes={"n_tasks": [50, 100, 300, 1000]},
     seeds=(100, 101, 102),
-    baselines=(
-        *({"method": name, "kind": "baseline"} for name in BASELINES),
-        *({"method": name, "kind": "control"} for name in CONTROLS),
-    ),
+    baselines=BASELINES,
     profiles={
         "laptop": Profile(
             "a real pretrained Llama of 260k parameters on a CPU, and fewer steps",

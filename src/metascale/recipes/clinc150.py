@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metascale.recipes.banking77 import LAPTOP, Banking77Config
-from metascale.recipes.config import BASELINES, CONTROLS
+from metascale.recipes.config import BASELINES
 from metascale.recipes.recipe import Profile, Recipe
 from metascale.recipes.text import text_parts
 
@@ -38,10 +38,7 @@ RECIPE = Recipe(
     config=Clinc150Config,
     axes={"n_tasks": [50, 100, 300, 1000, 3000]},
     seeds=(100, 101, 102),
-    baselines=(
-        *({"method": name, "kind": "baseline"} for name in BASELINES),
-        *({"method": name, "kind": "control"} for name in CONTROLS),
-    ),
+    baselines=BASELINES,
     profiles={
         "laptop": Profile(
             "a real pretrained Llama of 260k parameters on a CPU, and fewer steps",

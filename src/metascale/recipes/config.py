@@ -18,8 +18,14 @@ Rate = Annotated[float, Field(gt=0, lt=1e6)]
 Weight = Annotated[float, Field(ge=0, lt=1e6)]
 
 Method = Literal["reptile", "fomaml", "maml", "zero_shot", "class_prior", "fine_tuning", "prototypes", "linear_probe"]
-BASELINES = ("zero_shot", "fine_tuning", "prototypes", "linear_probe")
-CONTROLS = ("class_prior",)
+BASELINES: tuple[Mapping[str, str], ...] = (
+    {"method": "zero_shot", "kind": "baseline"},
+    {"method": "fine_tuning", "kind": "baseline"},
+    {"method": "prototypes", "kind": "baseline"},
+    {"method": "linear_probe", "kind": "baseline"},
+    {"method": "class_prior", "kind": "control"},
+)
+"""What runs once beside the meta-learner in every few-shot classification study."""
 
 
 @dataclass(frozen=True)

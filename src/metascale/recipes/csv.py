@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from metascale.core.errors import InputError
-from metascale.recipes.config import BASELINES, CONTROLS, Method
+from metascale.recipes.config import BASELINES, Method
 from metascale.recipes.recipe import Recipe
 from metascale.recipes.text import TextConfig, text_parts
 
@@ -55,10 +55,7 @@ RECIPE = Recipe(
     question="Does meta-test loss follow a power law in the number of training tasks?",
     config=CsvConfig,
     axes={"n_tasks": [5, 20, 100, 500]},
-    baselines=(
-        *({"method": name, "kind": "baseline"} for name in BASELINES),
-        *({"method": name, "kind": "control"} for name in CONTROLS),
-    ),
+    baselines=BASELINES,
     hardware="any machine without a backbone",
 )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from metascale.recipes.config import BASELINES, CONTROLS, Count, FewShotConfig, Method
+from metascale.recipes.config import BASELINES, Count, FewShotConfig, Method
 from metascale.recipes.recipe import Profile, Recipe
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ RECIPE = Recipe(
     config=DigitsConfig,
     axes={"n_tasks": [2, 5, 10, 20, 50, 100, 200]},
     seeds=(0, 1, 2),
-    baselines=(
-        *({"method": name, "kind": "baseline"} for name in BASELINES),
-        *({"method": name, "kind": "control"} for name in CONTROLS),
-    ),
+    baselines=BASELINES,
     profiles={
         "converged": Profile(
             "stop each training early on meta-validation instead of giving all the same outer steps",

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from metascale.core.files import sha256_of
 from metascale.core.run import Run
 from metascale.core.trees import n_elements
@@ -30,7 +28,6 @@ from metascale.meta.learner import MetaLearner
 from metascale.meta.training import MetaTraining
 from metascale.recipes.config import FewShotConfig
 from metascale.recipes.recipe import load_recipe, recipe_module
-from metascale.tasks.fewshot import FewShotTasks
 from metascale.training.loop import Schedule, to_bytes, train
 from metascale.training.optimizers import SGD, Adam, Optimizer
 
@@ -220,15 +217,3 @@ def _record_test(run: Run, tasks: list[dict[str, Any]], curve: Evaluation | None
 
 def _test_row(test: Evaluation, inner_steps: int) -> Mapping[str, Any]:
     return {f"test_{name}": value for name, value in test.at(inner_steps).items()}
-
-
-def shared_pools(source: FewShotTasks | Any) -> dict[str, Any]:
-    """The meta-test and meta-validation pools that every trial of the study shares."""
-    described = source.describe()
-    pools = {split: tasks for split, tasks in described.get("pools", {}).items() if split != "train"}
-    return {**described, "pools": pools}
-
-
-def set_threads(n_threads: int) -> None:
-    """Intra-op threads of torch in this process; the count is part of what fixes the last bits."""
-    torch.set_num_threads(n_threads)

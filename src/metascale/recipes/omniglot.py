@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from metascale.recipes.config import BASELINES, CONTROLS, Count, FewShotConfig, Method
+from metascale.recipes.config import BASELINES, Count, FewShotConfig, Method
 from metascale.recipes.recipe import Profile, Recipe
 
 if TYPE_CHECKING:
@@ -65,10 +65,7 @@ RECIPE = Recipe(
     question="Does meta-test loss follow a power law in the number of training tasks?",
     config=OmniglotConfig,
     axes={"n_tasks": [10, 100, 1000, 10_000]},
-    baselines=(
-        *({"method": name, "kind": "baseline"} for name in BASELINES),
-        *({"method": name, "kind": "control"} for name in CONTROLS),
-    ),
+    baselines=BASELINES,
     profiles={
         "benchmark": Profile("MAML with endless tasks, to be held against 98.7 %", {}, {"n_tasks": [None]}, (0,)),
         "reptile": Profile("Reptile with endless tasks, to be held against 97.7 %", REPTILE, {"n_tasks": [None]}, (0,)),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from metascale.recipes.config import BASELINES, CONTROLS, Count, FewShotConfig, Method
+from metascale.recipes.config import BASELINES, Count, FewShotConfig, Method
 from metascale.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -46,10 +46,7 @@ RECIPE = Recipe(
     question="How do the difficulty of tasks and their number move meta-test loss?",
     config=SyntheticConfig,
     axes={"n_tasks": [5, 20, 100, 500]},
-    baselines=(
-        *({"method": name, "kind": "baseline"} for name in BASELINES),
-        *({"method": name, "kind": "control"} for name in CONTROLS),
-    ),
+    baselines=BASELINES,
     hardware="any machine",
 )
 
