@@ -130,3 +130,14 @@ def test_mixed_units_are_warned_of():
     x = np.array([1e6, 2e6, 4e6, 8e6, 16e9, 32e9])
     found = analyse(x, x**-0.1, n_bootstrap=50)
     assert any("same unit" in note for note in found.notes)
+
+
+def test_a_jagged_table_is_not_called_constant() -> None:
+    """Losses that jump between scales, far beyond their seeds: no trend, and not "within the noise" either."""
+    x = np.repeat([5.0, 20.0, 100.0, 500.0], 3)
+    seeds = np.tile([-0.01, 0.0, 0.01], 4)
+    jagged = analyse(x, np.repeat([0.9, 1.2, 0.85, 1.0], 3) + seeds, replicate=np.tile([0, 1, 2], 4))
+    assert jagged.trend == "none"
+    assert jagged.verdict.startswith("No trend, but no constant either: loss differs from one x to the next")
+    flat = analyse(x, 0.9 + seeds, replicate=np.tile([0, 1, 2], 4))
+    assert flat.verdict.startswith("No trend: loss does not change with x beyond its noise")

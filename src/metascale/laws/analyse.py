@@ -191,8 +191,9 @@ def analyse(
     extrapolation = _extrapolate(fit, hold_out, level, n_bootstrap, seed)
     all_notes = (*notes, *observations.notes, *table_warnings(observations), samples[chosen].how)
     all_notes += tuple(honest_notes(found, chosen, fit))
+    verdict = verdict_sentence(found, intervals, trend, chosen, level, samples[chosen].noise)
     return Analysis(
-        fit, samples[chosen], found, intervals, level, trend, verdict_sentence(found, intervals, trend, chosen, level),
+        fit, samples[chosen], found, intervals, level, trend, verdict,
         extrapolation, all_notes,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from metascale.laws.compare import FamilyResult
 from metascale.laws.fit import LawFit
+from metascale.laws.uncertainty import Noise
 
 CANDIDATES = ("none", "power", "power_irreducible")  # what "auto" chooses from: laws whose parameters mean something
 AICC_EVIDENT = 4.0  # an AICc difference beyond which the poorer law has "considerably less" support (Burnham, Anderson)
@@ -45,14 +46,25 @@ def choose(families: dict[str, FamilyResult], intervals: dict[str, dict[str, dic
 
 def verdict_sentence(
     families: dict[str, FamilyResult], intervals: dict[str, dict[str, dict[str, float]]], trend: str, chosen: str,
-    level: float,
+    level: float, noise: Noise,
 ) -> str:  # fmt: skip
+    """One sentence: whether the loss falls or rises with the scale, with the interval of the exponent.
+
+    No trend has two faces: nothing moves beyond the noise, or the losses differ from scale to scale by more than
+    replicates do, only not in one direction.
+    """
     power = families["power"].fit
     assert power is not None
     observations, alpha = power.observations, intervals["power"]["alpha"]
     x_name, loss_name = observations.x_names[0], observations.loss_name
     interval = f"{100 * level:g} % interval {alpha['low']:.4g} to {alpha['high']:.4g}"
     exponent = f"power-law exponent {alpha['estimate']:.4g}, {interval}"
+    if trend == "none" and noise.has_replicates and noise.between > noise.within:
+        return (
+            f"No trend, but no constant either: {loss_name} differs from one {x_name} to the next by more than its "
+            f"replicates do (in ln loss {noise.between**0.5:.2g} against {noise.within**0.5:.2g}), in no one direction "
+            f"({exponent})."
+        )
     if trend == "none":
         return f"No trend: {loss_name} does not change with {x_name} beyond its noise ({exponent})."
     if trend == "rises":

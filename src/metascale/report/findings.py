@@ -46,7 +46,11 @@ def find(study: StudyFolder) -> Finding:
     exponent = exponent_of(law)
     direction = direction_of(law)
     if direction == "none":
+        noise = law.get("noise") or {}
+        uneven = (finite(noise.get("misfit_log")) or 0.0) > (finite(noise.get("within_scale_log")) or 0.0)
         answer = f"No: meta-test loss does not change with {many} beyond its noise"
+        if uneven:
+            answer = f"No: meta-test loss goes up and down with {many} by more than seeds explain"
         title = f"Meta-test loss shows no trend in {plain_axis}"
     elif direction == "unknown":
         answer, title = (
