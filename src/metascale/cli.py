@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metascale import __version__, cli_laws
+from metascale import __version__, cli_data, cli_laws
+from metascale.cli_data import DataDir
 from metascale.core.errors import InputError, MetascaleError, MissingDependency
 
 app = typer.Typer(
@@ -22,20 +23,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Meta-train models, vary any scale axis in a resumable study, and get a scaling law with honest error bars.",
 )
-data_app = typer.Typer(
-    no_args_is_help=True, help="Data sets: list them, check a folder, fetch from their public homes."
-)
-app.add_typer(data_app, name="data")
+app.add_typer(cli_data.app, name="data")
 for command in (cli_laws.fit, cli_laws.forecast, cli_laws.backtest, cli_laws.optimum):
     app.command()(command)
 out = Console()
 err = Console(stderr=True)
 
 Folder = Annotated[Path, typer.Argument(help="A study's folder (what --out named).")]
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", help="Folder of data sets; else METASCALE_DATA.", file_okay=False),
-]
 
 
 def main() -> None:
@@ -179,44 +173,6 @@ def doctor() -> None:
     for name, value in describe_machine():
         table.add_row(name, value)
     out.print(table)
-
-
-@data_app.command("list")
-def data_list() -> None:
-    """The data sets that recipes can use."""
-    from metascale.tasks.data import list_datasets
-
-    table = Table("name", "licence", "home", "citation")
-    for item in list_datasets():
-        table.add_row(item.name, item.licence, item.home, item.citation)
-    out.print(table)
-
-
-@data_app.command("check")
-def data_check(
-    name: Annotated[str, typer.Argument(help="A data set; `metascale data list` names them.")], data_dir: DataDir = None
-) -> None:
-    """Check a data set's files in the data folder; exit status 1 when they are not all right."""
-    from metascale.tasks.data import check
-
-    found = check(name, data_dir)
-    table = Table("file", "state")
-    for file in found.files:
-        table.add_row(file.path, f"{file.status} {file.note}".rstrip())
-    out.print(table)
-    if not found.ok:
-        raise typer.Exit(1)
-
-
-@data_app.command("get")
-def data_get(
-    name: Annotated[str, typer.Argument(help="A data set; `metascale data list` names them.")],
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder to put it in.", file_okay=False)],
-) -> None:
-    """Fetch a data set from its public home into the data folder."""
-    from metascale.tasks.data import get
-
-    out.print(f"{name} is in {get(name, data_dir)}")
 
 
 def _use_data_dir(data_dir: Path | None) -> None:
