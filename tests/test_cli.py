@@ -54,6 +54,7 @@ BAD = {
     "seeds": (("run", "digits", "--out", "X", "--seeds", "a"), "--seeds needs whole numbers"),
     "executor": (("run", "digits", "--out", "X", "--executor", "moon"), "--executor is 'processes' or 'serial'"),
     "profile": (("run", "digits", "--out", "X", "--profile", "huge"), "has no profile 'huge'"),
+    "no csv file": (("run", "csv", "--out", "X", "--set", "path=none.csv"), "'none.csv' is no file"),
     "data folder": (("run", "banking77", "--out", "X"), "METASCALE_DATA"),
     "no study": (("status", "nowhere"), "nowhere"),
     "no run": (("evaluate", "nowhere"), "not a finished, meta-trained run"),

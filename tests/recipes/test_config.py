@@ -25,6 +25,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("synthetic", {"difficulty": 1.5}, "'difficulty' is not allowed: input should be less than or equal to 1"),
     ("banking77", {"dropout": 1.0}, "'dropout' is not allowed: input should be less than 1"),
     ("banking77", {"max_length": 1}, "'max_length' is not allowed"),
+    ("digits", {"method": "fine_tuning"}, "method 'fine_tuning' does not go with kind 'meta'"),
+    ("digits", {"method": "reptile", "learn_rates": True}, "Reptile has no gradient for learn_rates"),
+    ("digits", {"model": "conv", "micro_batch": 4}, "micro_batch would change the batch statistics"),
+    ("omniglot", {"micro_batch": 4}, "micro_batch would change the batch statistics"),
+    ("banking77", {"method": "maml"}, "method=maml needs second derivatives"),
 ]
 
 

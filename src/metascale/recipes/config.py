@@ -107,6 +107,16 @@ class FewShotConfig:
         return self.inner_steps if self.eval_inner_steps is None else self.eval_inner_steps
 
     @property
+    def batch_statistics(self) -> bool:
+        """Whether the model normalises with the statistics of each batch."""
+        return False
+
+    @property
+    def fused_attention(self) -> bool:
+        """Whether the model has attention without second derivatives."""
+        return False
+
+    @property
     def outer_steps(self) -> int:
         """Outer steps of training at most."""
         if self.budget != "visits":
@@ -116,6 +126,30 @@ class FewShotConfig:
                 "budget 'visits' needs a number for n_tasks; with endless tasks use 'steps' or 'converged'"
             )
         return max(1, round(self.visits_per_task * self.n_tasks / self.meta_batch))
+
+
+LEARNERS = ("reptile", "fomaml", "maml")
+
+
+def refuse_combination(config: FewShotConfig, where: str) -> None:
+    """Values that are allowed each, but not together.
+
+    Raises:
+        InputError: names both and what to do.
+    """
+    if (config.kind == "meta") != (config.method in LEARNERS):
+        raise InputError(
+            f"{where}: method '{config.method}' does not go with kind '{config.kind}'; a meta-learner is one of "
+            f"{', '.join(LEARNERS)}, and baselines run beside it by themselves"
+        )
+    if config.learn_rates and config.method == "reptile":
+        raise InputError(f"{where}: Reptile has no gradient for learn_rates; use method=maml or method=fomaml")
+    if config.micro_batch is not None and config.batch_statistics:
+        raise InputError(f"{where}: micro_batch would change the batch statistics of a convolutional net; leave it out")
+    if config.method == "maml" and config.fused_attention:
+        raise InputError(
+            f"{where}: method=maml needs second derivatives, which fused attention lacks; set attention=eager"
+        )
 
 
 Config = TypeVar("Config", bound=FewShotConfig)
@@ -134,9 +168,11 @@ def validate(kind: type[Config], values: Mapping[str, Any], where: str) -> Confi
             hint = f"did you mean '{near[0]}'?" if near else f"allowed keys are: {', '.join(known)}"
             raise InputError(f"{where}: there is no key '{key}'; {hint}")
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        checked = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "function")))
         message = first["msg"][0].lower() + first["msg"][1:]
         raise InputError(f"{where}: the value {first['input']!r} of '{key}' is not allowed: {message}") from error
+    refuse_combination(checked, where)
+    return checked

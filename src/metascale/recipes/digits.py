@@ -42,6 +42,10 @@ class DigitsConfig(FewShotConfig):
     max_steps: Count = 600
     n_curve_tasks: Count = 100
 
+    @property
+    def batch_statistics(self) -> bool:
+        return self.model == "conv"
+
 
 RECIPE = Recipe(
     name="digits",

@@ -98,7 +98,7 @@ def _planned(
         require_installed(module, "demo", f"recipe '{recipe.name}'")
     if study.base.get("backbone"):
         require_installed("transformers", "text", f"the language model of recipe '{recipe.name}'")
-    check_data(recipe)
+    check_data(recipe, study)
     if executor == "serial":
         return Plan(recipe, study, SerialExecutor(names), 1, names, command)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -107,16 +107,21 @@ def _planned(
     return Plan(recipe, study, ProcessExecutor(n_workers, names, threads, PRELOAD), n_workers, names, command)
 
 
-def check_data(recipe: Recipe) -> None:
-    """Refuse a study whose data set is not named or not there; what can be fetched is left to the trials' loader.
+def check_data(recipe: Recipe, study: Study) -> None:
+    """Refuse a study whose data is not named or not there; what can be fetched is left to the trials' loader.
 
     Raises:
-        InputError: no data folder is named.
+        InputError: no data folder is named, or the study's own file is not there.
     """
     from metascale.tasks.data import data_folder
 
     for name in recipe.data_sets:
         data_folder(name, None)
+    own = study.base.get("path")
+    if own is not None and not Path(own).is_file():
+        raise InputError(
+            f"recipe '{recipe.name}' needs --set path=FILE with the columns text,label; '{own}' is no file"
+        )
 
 
 def launch(

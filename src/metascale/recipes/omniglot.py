@@ -44,6 +44,10 @@ class OmniglotConfig(FewShotConfig):
     eval_every: Count = 500
     patience: Count = 20
 
+    @property
+    def batch_statistics(self) -> bool:
+        return True
+
 
 REPTILE: dict[str, Any] = {
     "method": "reptile",

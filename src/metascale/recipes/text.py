@@ -58,6 +58,10 @@ class TextConfig(FewShotConfig):
     inner_clip: Rate | None = 1.0
     tune_rates: tuple[Rate, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
 
+    @property
+    def fused_attention(self) -> bool:
+        return bool(self.backbone) and self.attention == "sdpa"
+
 
 def text_parts(
     config: TextConfig, make_source: Callable[[Encoder], Any], texts: Callable[[], Iterable[str]], device: str
