@@ -186,13 +186,13 @@ EPISODE = class_episode(2, (4,), support=6, query=9)
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
 def test_the_micro_batch_halves_and_the_numbers_stay(error: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
-    run, model = MemoryRun(), Small(4, 3, dropout_rate=0.0, error=error)
+    run, model = MemoryRun(), Small(4, 3, error=error)
     learner = MetaLearner(MAML(INNER))
     state = learner.init(model, 0)
     guard = MicroBatches(run)
     with caplog.at_level(logging.WARNING, "metascale"):
         found, _ = guard.attempt(lambda own: own.step(model, state, EPISODE), learner, EPISODE, 3)
-    expected, _ = learner.step(SmoothClassifier(4, 3, dropout_rate=0.0), state, EPISODE)
+    expected, _ = learner.step(SmoothClassifier(4, 3), state, EPISODE)
     for name, value in expected.params.items():
         torch.testing.assert_close(found.params[name], value, rtol=1e-12, atol=1e-14)
     assert run.measurements == [{"step": 3, "event": "out_of_memory", "shape": [6, 9, 4], "micro_batch": 4}]
@@ -226,7 +226,7 @@ def test_a_resumed_run_remembers(tmp_path: Path) -> None:
 
             write_json(tmp_path / name, value)
 
-    learner, model = MetaLearner(FOMAML(INNER)), Small(4, 3, dropout_rate=0.0)
+    learner, model = MetaLearner(FOMAML(INNER)), Small(4, 3)
     state = learner.init(model, 0)
     MicroBatches(FolderRun()).attempt(lambda own: own.step(model, state, EPISODE), learner, EPISODE, 0)
     again = MicroBatches(FolderRun())
@@ -237,7 +237,7 @@ def test_a_resumed_run_remembers(tmp_path: Path) -> None:
 
 
 def test_single_examples_that_do_not_fit() -> None:
-    learner, model = MetaLearner(FOMAML(INNER)), Small(4, 3, dropout_rate=0.0, room=0)
+    learner, model = MetaLearner(FOMAML(INNER)), Small(4, 3, room=0)
     state = learner.init(model, 0)
     with pytest.raises(DoesNotFit, match=r"step 7 with micro-batches of one example .*\[6, 9, 4\]"):
         MicroBatches().attempt(lambda own: own.step(model, state, EPISODE), learner, EPISODE, 7)
@@ -290,8 +290,8 @@ def test_training_and_validation_go_on() -> None:
 
     run = MemoryRun()
     (expected, score), (found, again) = (
-        rows(SmoothClassifier(4, 3, dropout_rate=0.0)),
-        rows(Small(4, 3, dropout_rate=0.0)),
+        rows(SmoothClassifier(4, 3)),
+        rows(Small(4, 3)),
     )
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-14)
@@ -300,7 +300,7 @@ def test_training_and_validation_go_on() -> None:
 
 
 def test_predictions_in_parts() -> None:
-    model = SmoothClassifier(4, 3, dropout_rate=0.0)
+    model = SmoothClassifier(4, 3)
     params = {name: value.unsqueeze(0).expand(2, *value.shape) for name, value in model.init(0).items()}
     whole = model.predict(params, EPISODE.query)
     torch.testing.assert_close(predict_in_parts(model, params, EPISODE.query, 4), whole, rtol=1e-12, atol=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from metascale.meta.learner import MetaLearner
 from metascale.models.convnet import ConvNet
 from metascale.models.mlp import MLP
 from metascale.testing.closed_forms import QuadraticModel
+from metascale.testing.smooth_classifier import SmoothClassifier
 from metascale.training.optimizers import SGD, Adam
 from tests.meta.episodes import class_episode, quadratic_episode
 
@@ -69,6 +72,21 @@ def test_threads_change_no_bit(kind: type) -> None:
         results.append(after.params)
     for other in results[1:]:
         assert all(torch.equal(other[name], value) for name, value in results[0].items())
+
+
+@pytest.mark.parametrize("kind", [Reptile, FOMAML, MAML])
+def test_chunks_and_micro_batches_change_no_dropout_mask(kind: type) -> None:
+    model = SmoothClassifier()
+    episode = model.episode(5)
+    learner = MetaLearner(kind(InnerLoop(SGD(0.1), 2)))
+    cut = MetaLearner(kind(InnerLoop(SGD(0.1), 2, micro_batch=4)), execution=Execution(chunk=2))
+    state = learner.init(model, 0)
+    expected, _ = learner.step(model, state, episode)
+    found, _ = cut.step(model, state, episode)
+    without, _ = learner.step(replace(model, dropout_rate=1e-9), state, episode)
+    for name, value in expected.params.items():
+        torch.testing.assert_close(found.params[name], value, rtol=1e-12, atol=1e-14)
+        assert not torch.allclose(without.params[name], value, rtol=1e-3)
 
 
 def test_uneven_chunks_are_weighted_by_their_tasks() -> None:

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from metascale.core import trees
+from metascale.core.dropout_masks import DropoutMasks
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Model
 from metascale.models.adapters import AdapterClassifier
 from metascale.models.architectures import ARCHITECTURES, match_targets
 from metascale.models.heads import LearnedHead, PrototypeHead, ZeroHead
 from metascale.models.hf import DTYPES, random_backbone
-from metascale.models.lora import AdapterCall, add_adapter, dropout_mask
+from metascale.models.lora import AdapterCall, add_adapter
 from metascale.testing.model_contract import check_model, generators_untouched
 from tests.models.tiny_backbones import CONFIGS, FULL_FLOAT64, text_batch, tiny
 
@@ -183,24 +184,13 @@ def test_blocks_below_the_first_adapter_have_no_graph() -> None:
     assert graph == [False]
 
 
-def test_dropout_mask() -> None:
-    """Entries are dropped at the rate, and the kept ones scaled so that the mean stays; layers draw apart."""
-    like = torch.empty(2, 5000, 4)
-    mask = dropout_mask(like, 0.3, 7, "layer")
-    kept = mask[mask != 0]
-    torch.testing.assert_close(kept, torch.full_like(kept, 1 / 0.7))
-    assert kept.numel() / mask.numel() == pytest.approx(0.7, abs=0.015)
-    assert torch.equal(mask, dropout_mask(like, 0.3, 7, "layer"))
-    assert not torch.equal(mask, dropout_mask(like, 0.3, 8, "layer"))
-    assert not torch.equal(mask, dropout_mask(like, 0.3, 7, "other"))
-
-
 def test_dropout_acts_on_the_adapter_s_input_alone() -> None:
     """y + scale · B A (mask ⊙ x), with the layer's own output untouched."""
     generator = torch.Generator().manual_seed(0)
     x, y, a, b = (torch.randn(shape, generator=generator) for shape in ((6, 5, 4), (6, 5, 3), (2, 2, 4), (2, 3, 2)))
-    call = AdapterCall({"layer": (a, b)}, scale=0.5, n_tasks=2, drop_rate=0.4, dropout=3)
-    masked = x.view(2, 15, 4) * dropout_mask(x.view(2, 15, 4), 0.4, 3, "layer")
+    masks = DropoutMasks(0.4, 3, torch.arange(6))
+    call = AdapterCall({"layer": (a, b)}, scale=0.5, n_tasks=2, masks=masks)
+    masked = (x * masks(x, "layer")).view(2, 15, 4)
     expected = y + 0.5 * torch.einsum("tor,tri,tni->tno", b, a, masked).reshape(6, 5, 3)
     torch.testing.assert_close(add_adapter(y, x, "layer", call), expected)
 

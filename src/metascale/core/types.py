@@ -26,10 +26,13 @@ class Batch:
         inputs: named tensors [T, B, ...]: ``{"x": ...}`` for arrays and images,
             ``{"input_ids", "attention_mask"}`` for text.
         targets: [T, B] integer classes, or [T, B, ...] real values for regression.
+        numbers: [T, B] integers that name the examples in dropout masks, so that a part of a batch has the masks that
+            it has in the whole; ``None``: their places in the batch.
     """
 
     inputs: Mapping[str, torch.Tensor]
     targets: torch.Tensor
+    numbers: torch.Tensor | None = None
 
     @property
     def n_tasks(self) -> int:
@@ -42,7 +45,19 @@ class Batch:
 
     def map(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """The batch with ``fn`` applied to every tensor."""
-        return replace(self, inputs={name: fn(value) for name, value in self.inputs.items()}, targets=fn(self.targets))
+        numbers = None if self.numbers is None else fn(self.numbers)
+        inputs = {name: fn(value) for name, value in self.inputs.items()}
+        return replace(self, inputs=inputs, targets=fn(self.targets), numbers=numbers)
+
+    def numbered(self) -> Batch:
+        """The batch with ``numbers``: those that it has, or the places of its examples."""
+        if self.numbers is not None:
+            return self
+        import torch
+
+        count = self.n_tasks * self.n_examples
+        places = torch.arange(count, device=self.targets.device).view(self.n_tasks, self.n_examples)
+        return replace(self, numbers=places)
 
     def tasks(self, start: int, stop: int) -> Batch:
         """Tasks ``start`` to ``stop`` (exclusive)."""
@@ -63,7 +78,10 @@ class Batch:
             return torch.cat([first, second], dim=1)
 
         inputs = {name: join(value, other.inputs[name]) for name, value in self.inputs.items()}
-        return Batch(inputs, torch.cat([self.targets, other.targets], dim=1))
+        joined = Batch(inputs, torch.cat([self.targets, other.targets], dim=1))
+        if self.numbers is None or other.numbers is None:
+            return joined
+        return replace(joined, numbers=torch.cat([self.numbers, other.numbers], dim=1))
 
     def to(self, device: Any = None, dtype: Any = None) -> Batch:
         """On ``device``; floating-point tensors in ``dtype`` where given."""
@@ -89,6 +107,13 @@ class Episode:
     def tasks(self, start: int, stop: int) -> Episode:
         """Tasks ``start`` to ``stop`` (exclusive)."""
         return Episode(self.task_ids[start:stop], self.support.tasks(start, stop), self.query.tasks(start, stop))
+
+    def numbered(self) -> Episode:
+        """The episode with every example of the meta-batch named by a number of its own (`Batch.numbers`)."""
+        support, query = self.support.numbered(), self.query.numbered()
+        if self.query.numbers is None and query.numbers is not None:
+            query = replace(query, numbers=query.numbers + self.n_tasks * self.support.n_examples)
+        return replace(self, support=support, query=query)
 
     def to(self, device: Any = None, dtype: Any = None) -> Episode:
         """Both sets on ``device``; floating-point tensors in ``dtype`` where given."""
@@ -146,8 +171,9 @@ class Model(Protocol):
     def losses(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
         """[T] mean loss (nats a target for classification) of stacked ``params`` [T, ...] on ``batch`` [T, B, ...].
 
-        ``dropout`` names the masks of this call: the same number gives the same masks; ``None`` means evaluation,
-        without dropout.
+        ``dropout`` names the masks of this call: the same number gives the same masks, and an example of ``batch``
+        keeps its own in every part of the batch (`DropoutMasks` sees to both). ``None`` means evaluation, without
+        dropout.
         """
         ...
 

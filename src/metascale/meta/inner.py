@@ -54,8 +54,8 @@ class InnerLoop:
             (ANIL, Raghu et al. 2020, is ``("head*",)``).
         batch_size: support examples a step, taken in turn; ``None`` means all of them.
         micro_batch: examples a forward pass, here and for query losses; gradients of the parts are averaged with exact
-            weights, so the numbers are those of the whole (but every part has dropout masks of its own). ``None`` means
-            one pass. Not for models with batch statistics.
+            weights, so the numbers are those of the whole, dropout masks included. ``None`` means one pass. Not for
+            models with batch statistics.
         proximal: strength λ of the term λ/2 · ‖φ − φ₀‖² added to the loss of every task (Rajeswaran et al. 2019,
             eq. 3). Reported losses are without it.
         learn_rates: make one rate for every parameter element a meta-parameter (Meta-SGD, Li et al. 2017, eq. 3); it

@@ -69,11 +69,12 @@ class MetaLearner:
             Diverged: a loss or the meta-gradient is not finite; names the step and the tasks.
         """
 
+        key = address(self.seed, "meta-batch", state.step) & (2**62 - 1)
+
         def estimate(part: Episode, start: int) -> tuple[Params, EpisodeReport]:
-            key = address(self.seed, "meta-batch", state.step, start) & (2**62 - 1)
             return self.gradient(model, state.params, part, key)
 
-        results = self.execution.map(estimate, episode)
+        results = self.execution.map(estimate, episode.numbered())
         total: Params | None = None
         for grads, chunk in results:  # task order: the sum does not depend on which thread was first
             share = scale(grads, len(chunk.task_ids) / episode.n_tasks)

@@ -16,7 +16,7 @@ def loss_parts(model: Model, batch: Batch, micro_batch: int | None, dropout: int
 
     Args:
         micro_batch: examples a forward pass; ``None`` means all of them.
-        dropout: names the masks of the first part; each further part has masks of its own.
+        dropout: names the masks, which are those of the whole batch in every part.
 
     Raises:
         InputError: micro-batches of a model with batch statistics, whose loss they would change.
@@ -29,12 +29,10 @@ def loss_parts(model: Model, batch: Batch, micro_batch: int | None, dropout: int
             f"micro_batch={size} would change the loss of a model with batch statistics ({type(model).__name__}); "
             "leave it out"
         )
-    parts = []
-    for number, start in enumerate(range(0, batch.n_examples, size)):
-        part = batch.examples(start, min(start + size, batch.n_examples))
-        masks = None if dropout is None else dropout + number
-        parts.append(_part(model, part, part.n_examples / batch.n_examples, masks))
-    return tuple(parts)
+    whole = batch.numbered()
+    starts = range(0, batch.n_examples, size)
+    cut = [whole.examples(start, min(start + size, batch.n_examples)) for start in starts]
+    return tuple(_part(model, part, part.n_examples / batch.n_examples, dropout) for part in cut)
 
 
 def _part(model: Model, batch: Batch, weight: float, dropout: int | None) -> LossPart:

@@ -44,8 +44,8 @@ def with_micro_batch(learner: MetaLearner, size: int | None) -> MetaLearner:
 class MicroBatches:
     """The micro-batch that fits, for every shape of episode that ran out of memory in this run.
 
-    With dropout the parts of a batch have masks of their own, so a smaller micro-batch draws others; without it the
-    numbers are the same to rounding. What was found is written to the run, so a resumed run does not fail again.
+    The numbers are the same to rounding, whatever the size. What was found is written to the run, so a resumed run does
+    not fail again.
 
     Args:
         run: where it is recorded: a measurement for each halving, and the sizes in ``memory.json``; ``None``: nowhere.

@@ -12,6 +12,7 @@ from torch import nn
 
 from metascale.core import trees
 from metascale.core.canonical import plain
+from metascale.core.dropout_masks import DropoutMasks
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Params
 from metascale.models.architectures import match_targets
@@ -126,7 +127,7 @@ class AdapterClassifier:
         return {**params, **self.head.begin(zeros, lambda: self.features(params, support), support.targets)}
 
     def losses(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
-        """[T] mean cross-entropy in nats. Masks depend on ``dropout``, the layer and the batch's shape."""
+        """[T] mean cross-entropy in nats. Masks depend on ``dropout``, the layer and the examples' numbers."""
         return self.output_losses(self.predict(params, batch, dropout), batch)
 
     def output_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -146,12 +147,17 @@ class AdapterClassifier:
         n_tasks, n_examples, length = ids.shape
         adapters = adapters_of(params, self.shapes)
         self._check_tasks(adapters, n_tasks)
-        call = AdapterCall(adapters, self.scale, n_tasks, self.dropout, dropout, self.checkpoint_blocks)
+        call = AdapterCall(adapters, self.scale, n_tasks, self._masks(batch, dropout), self.checkpoint_blocks)
         flat_mask = mask.reshape(-1, length)
         with Active(call), self._precision(ids.device.type):
             output = self.backbone(input_ids=ids.reshape(-1, length), attention_mask=flat_mask, **self._options)
         pooled = POOLINGS[self.pool_name](output.last_hidden_state, flat_mask)
         return pooled.to(self.dtype).view(n_tasks, n_examples, -1)
+
+    def _masks(self, batch: Batch, dropout: int | None) -> DropoutMasks | None:
+        if dropout is None or not self.dropout:
+            return None
+        return DropoutMasks.of(batch, self.dropout, dropout)
 
     @cached_property
     def _options(self) -> dict[str, bool]:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
+from metascale.core.dropout_masks import DropoutMasks
 from metascale.core.streams import torch_generator
 from metascale.core.types import Params
 from metascale.models.recompute import recomputed
@@ -37,8 +38,7 @@ class AdapterCall:
         adapters: for each module name, A [T, r, d_in] and B [T, d_out, r].
         scale: alpha / r.
         n_tasks: T; the backbone's batch holds the tasks' examples one task after the other.
-        drop_rate: probability with which an entry of an adapter's input is dropped.
-        dropout: names the masks of this call; ``None`` means no dropout.
+        masks: of the adapters' inputs; ``None`` means no dropout.
         checkpoint_blocks: keep only the inputs of blocks, and compute the rest again when a gradient is taken: of no
             block, of those that hold adapters, or of all.
     """
@@ -46,8 +46,7 @@ class AdapterCall:
     adapters: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     scale: float
     n_tasks: int
-    drop_rate: float = 0.0
-    dropout: int | None = None
+    masks: DropoutMasks | None = None
     checkpoint_blocks: Checkpointing = "none"
 
 
@@ -87,19 +86,13 @@ class AdaptedForward:
 def add_adapter(y: torch.Tensor, x: torch.Tensor, name: str, call: AdapterCall) -> torch.Tensor:
     """y + scale · B_t A_t x, in y's precision, for y [T·B, ..., d_out] and x [T·B, ..., d_in]."""
     a, b = (matrix.to(y.dtype) for matrix in call.adapters[name])
-    inputs = x.to(y.dtype).reshape(call.n_tasks, -1, x.shape[-1])
-    if call.dropout is not None and call.drop_rate > 0:
-        inputs = inputs * dropout_mask(inputs, call.drop_rate, call.dropout, name)
+    inputs = x.to(y.dtype)
+    if call.masks is not None:
+        inputs = inputs * call.masks(inputs, name)
+    inputs = inputs.reshape(call.n_tasks, -1, x.shape[-1])
     base = y.reshape(call.n_tasks, -1, y.shape[-1])
     hidden = torch.bmm(inputs, a.transpose(1, 2))
     return torch.baddbmm(base, hidden, b.transpose(1, 2), alpha=call.scale).view(y.shape)
-
-
-def dropout_mask(like: torch.Tensor, drop_rate: float, dropout: int, name: str) -> torch.Tensor:
-    """The mask of one layer, a pure function of ``dropout``, the layer's name and the shape; kept entries scaled up."""
-    generator = torch_generator(dropout, "lora-dropout", name, device=str(like.device))
-    keep = torch.empty_like(like, requires_grad=False).bernoulli_(1.0 - drop_rate, generator=generator)
-    return keep.div_(1.0 - drop_rate)
 
 
 class CheckpointedForward:

@@ -216,12 +216,15 @@ class ModelContract:
                 self._close(grads_again[name], value, f"the gradient of '{name}' computed beside other threads")
 
     def check_micro_batches(self) -> None:
-        """The mean over micro-batches, weighted by their sizes, is the loss of the whole batch."""
+        """The mean over micro-batches, weighted by their sizes, is the loss of the whole batch, dropout included."""
         cuts = [0, 1, self.n_examples // 2 + 1, self.n_examples]
         parts = [(start, stop) for start, stop in itertools.pairwise(cuts) if stop > start]
-        pieces = [self.model.losses(self.params, self.batch.examples(*part)) * (part[1] - part[0]) for part in parts]
-        whole = self.model.losses(self.params, self.batch)
-        self._close(torch.stack(pieces).sum(0) / self.n_examples, whole, "the weighted mean over micro-batches")
+        batch = self.batch.numbered()
+        for key, masks in ((None, ""), (7, " under dropout")):
+            found = [self.model.losses(self.params, batch.examples(*part), key) for part in parts]
+            mean = sum(loss * (stop - start) for loss, (start, stop) in zip(found, parts, strict=True))
+            whole = self.model.losses(self.params, batch, key)
+            self._close(torch.as_tensor(mean) / self.n_examples, whole, f"the weighted mean over micro-batches{masks}")
 
     def _losses_and_grads(self, params: Params, batch: Batch) -> tuple[torch.Tensor, Params]:
         leaves = trees.require_grad(params)

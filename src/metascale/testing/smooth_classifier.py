@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from metascale.core.dropout_masks import DropoutMasks
 from metascale.core.streams import torch_generator
 from metascale.core.types import Batch, Episode, Params
 
@@ -45,8 +46,9 @@ class SmoothClassifier:
     def predict(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
         hidden = self.features(params, batch)
         if dropout is not None:
-            noise = torch.rand(hidden.shape, generator=torch_generator(dropout, "mask"), dtype=hidden.dtype)
-            hidden = hidden * (noise >= self.dropout_rate) / (1 - self.dropout_rate)
+            hidden = hidden * DropoutMasks.of(batch, self.dropout_rate, dropout)(hidden.flatten(0, 1), "hidden").view(
+                hidden.shape
+            )
         return torch.bmm(hidden, params["head.weight"])
 
     def features(self, params: Params, batch: Batch) -> torch.Tensor:
