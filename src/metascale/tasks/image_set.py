@@ -118,6 +118,20 @@ def _pixel_statistics(data: ImageSet) -> tuple[np.float32, np.float32]:
     return np.float32(pixels.mean(dtype=np.float64)), np.float32(pixels.std(dtype=np.float64))
 
 
+def _n_train(name: str, total: int, n_train: int | None, shares: Mapping[str, float]) -> int:
+    """How many training examples there will be.
+
+    Raises:
+        InputError: a size or share is out of range.
+    """
+    if n_train is not None and not 2 <= n_train <= total:
+        raise InputError(f"n_train of '{name}' must be from 2 to {total}, not {n_train}")
+    for what, share in shares.items():
+        if not 0 <= share < 1:
+            raise InputError(f"{what} of '{name}' must be from 0 to below 1, not {share}")
+    return total if n_train is None else n_train
+
+
 def image_set(
     name: str,
     images: Mapping[Split, np.ndarray],
@@ -142,13 +156,7 @@ def image_set(
     Raises:
         InputError: a size or share is out of range.
     """
-    total = len(labels["train"])
-    if n_train is not None and not 2 <= n_train <= total:
-        raise InputError(f"n_train of '{name}' must be from 2 to {total}, not {n_train}")
-    for what, share in (("label_noise", label_noise), ("duplicates", duplicates)):
-        if not 0 <= share < 1:
-            raise InputError(f"{what} of '{name}' must be from 0 to below 1, not {share}")
-    n = total if n_train is None else n_train
+    n = _n_train(name, len(labels["train"]), n_train, {"label_noise": label_noise, "duplicates": duplicates})
     n_classes = int(max(part.max() for part in labels.values())) + 1
     draw = generator(noise_seed, "copies", name)
     order, n_copies = draw.permutation(n), round(duplicates * n)

@@ -93,6 +93,19 @@ def _domain_of_class(folder: Path, classes: Sequence[str]) -> list[str]:
     return [domain_of[name] for name in classes]
 
 
+def _refuse(name: str, by_domain: bool, size: str) -> None:
+    """
+    Raises:
+        InputError: an unknown data set, or an option that it has not.
+    """
+    if name not in _SPLIT_SIZES:
+        raise InputError(f"'{name}' is not an intent data set; known are {', '.join(_SPLIT_SIZES)}")
+    if name == "banking77" and (by_domain or size != "full"):
+        raise InputError("banking77 has one domain and one size; by_domain and size are for clinc150")
+    if size not in ("full", "small"):
+        raise InputError(f"clinc150: size must be 'full' or 'small', not {size!r}")
+
+
 def intent_tasks(
     name: str,
     data_dir: Path | str | None,
@@ -133,12 +146,7 @@ def intent_tasks(
         InputError: an unknown data set, no data folder, a failed download, or as ``FewShotTasks``.
         CorruptFile: a file does not hold what it should.
     """
-    if name not in _SPLIT_SIZES:
-        raise InputError(f"'{name}' is not an intent data set; known are {', '.join(_SPLIT_SIZES)}")
-    if name == "banking77" and (by_domain or size != "full"):
-        raise InputError("banking77 has one domain and one size; by_domain and size are for clinc150")
-    if size not in ("full", "small"):
-        raise InputError(f"clinc150: size must be 'full' or 'small', not {size!r}")
+    _refuse(name, by_domain, size)
     if name == "banking77":
         folder = locate(name, data_dir, only=("train.csv", "test.csv"), download=download)
         table = _banking_table(folder, encoder)
