@@ -57,6 +57,8 @@ COMMANDS = [
     "reindex",
     "stop",
     "export",
+    "push",
+    "coordinate-check",
     "doctor",
     "data",
     "fit",
@@ -86,6 +88,29 @@ BAD = {
     "profile": (("run", "digits", "--out", "X", "--profile", "huge"), "has no profile 'huge'"),
     "no csv file": (("run", "csv", "--out", "X", "--set", "path=none.csv"), "'none.csv' is no file"),
     "data folder": (("run", "banking77", "--out", "X"), "METASCALE_DATA"),
+    "no weak labels": (
+        ("run", "noisy_labels", "--out", "X", "--data-dir", "EMPTY"),
+        "to download it: metascale data get wrench_trec --data-dir",
+    ),
+    "no plain texts": (
+        ("run", "auxiliary_tasks", "--out", "X", "--data-dir", "EMPTY", "--set", "data=wrench_sms"),
+        "the data set 'wrench_sms' lacks",
+    ),
+    "one of two data sets": (
+        ("run", "data_pruning", "--out", "X", "--data-dir", "EMPTY", "--set", "data=[digits, mnist]"),
+        "the data set 'mnist' lacks",
+    ),
+    "no drawings": (("run", "omniglot", "--out", "X", "--data-dir", "EMPTY"), "the data set 'omniglot' lacks"),
+    "no questions": (("run", "melora", "--out", "X", "--data-dir", "EMPTY"), "the data set 'banking77' lacks"),
+    "no data folder named": (("run", "noisy_labels", "--out", "X"), "METASCALE_DATA"),
+    "no model in the data folder": (
+        ("run", "melora", "--out", "X", "--data-dir", "EMPTY", "--profile", "laptop-synthetic"),
+        "which backbone 'data:stories260k/hf' names",
+    ),
+    "no model folder": (
+        ("run", "melora", "--out", "X", "--set", "data=synthetic", "--set", "backbone=./nowhere"),
+        "there is no folder nowhere, which backbone './nowhere' names",
+    ),
     "near executor": (("run", "digits", "--out", "X", "--executor", "slrum"), "did you mean 'slurm'?"),
     "address": (("run", "digits", "--out", "X", "--address", "h:1"), "--address goes with --executor ray"),
     "partition": (("run", "digits", "--out", "X", "--partition", "gpu"), "--partition goes with --executor slurm"),
@@ -106,7 +131,9 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_sentence_and_exit_status_2(case: str, tmp_path: Path, call: Call) -> None:
     arguments, message = BAD[case]
-    arguments = tuple(str(tmp_path / "study") if item == "X" else item for item in arguments)
+    (tmp_path / "empty").mkdir()
+    places = {"X": str(tmp_path / "study"), "EMPTY": str(tmp_path / "empty")}
+    arguments = tuple(places.get(item, item) for item in arguments)
     code, _, said = call(*arguments)
     assert code == 2, said
     assert message in said

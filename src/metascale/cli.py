@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metascale import __version__, cli_data, cli_laws, cli_run, cli_study
+from metascale import __version__, cli_data, cli_laws, cli_models, cli_run, cli_study
 from metascale.cli_data import DataDir
 from metascale.cli_run import print_conclusion, use_data_dir
 from metascale.cli_study import Folder
@@ -35,6 +35,8 @@ for study_command in (
     cli_study.reindex,
     cli_study.stop,
     cli_study.export,
+    cli_study.push,
+    cli_models.coordinate_check,
 ):
     app.command()(study_command)
 out = Console()
@@ -63,7 +65,7 @@ def recipes() -> None:
     table = Table("recipe", "what it is", "profiles", "data")
     for name in RECIPES:
         recipe = load_recipe(name)
-        table.add_row(name, recipe.title, "\n".join(recipe.profiles) or "-", ", ".join(recipe.data_sets) or "-")
+        table.add_row(name, recipe.title, "\n".join(recipe.profiles) or "-", ", ".join(recipe.data_sets_of({})) or "-")
     out.print(table)
 
 

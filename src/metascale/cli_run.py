@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from metascale.cli_data import DataDir
+from metascale.cli_place import with_place
 from metascale.cli_study import Folder
 from metascale.core.errors import InputError
 
+if TYPE_CHECKING:
+    from metascale.recipes.launch import Place
+
 out = Console()
-Executor = Annotated[str, typer.Option(help="processes, serial, ray or slurm.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Trials at a time; on a cluster, in flight.")]
-Devices = Annotated[str, typer.Option(help="Devices in turn, such as cuda:0,cuda:1.")]
-Together = Annotated[int, typer.Option("--processes-per-trial", min=1, help="Processes that run one trial together.")]
-HangAfter = Annotated[float, typer.Option("--hang-after", min=1, help="Seconds of silence after which a trial hangs.")]
-Address = Annotated[str | None, typer.Option(help="Ray: the cluster, as host:port or auto (default: start one here).")]
-Partition = Annotated[str, typer.Option(help="SLURM: the partition.")]
-Cpus = Annotated[int, typer.Option("--cpus-per-trial", min=1, help="Ray, SLURM: CPUs set aside for a trial.")]
-Gpus = Annotated[int, typer.Option("--gpus-per-trial", min=0, help="Ray, SLURM: GPUs set aside for a trial.")]
-Memory = Annotated[float | None, typer.Option("--memory-gb", min=0.1, help="SLURM: memory of a trial.")]
-TimeLimit = Annotated[int, typer.Option("--time-limit-min", min=1, help="SLURM: minutes until a trial is requeued.")]
 
 
+@with_place
 def run(
+    *,
     recipe: Annotated[str, typer.Argument(help="A recipe; `metascale recipes` lists them.")],
     out_dir: Annotated[Path, typer.Option("--out", help="The study's folder; nothing is written outside it.")],
     values: Annotated[
@@ -39,51 +37,31 @@ def run(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of keys and values, below --set.")] = None,
     profile: Annotated[str | None, typer.Option(help="A variant of the recipe.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The same as --profile quick.")] = False,
     seeds: Annotated[str | None, typer.Option(help="Training seeds, such as 0,1,2.")] = None,
     tune: Annotated[int | None, typer.Option(help="Search the recipe's own ranges with so many trials first.")] = None,
     memory_budget: Annotated[
         str | None, typer.Option(help="Such as 8GiB: chooses checkpointing and micro-batches to fit.")
     ] = None,
-    executor: Executor = "processes",
-    workers: Workers = None,
-    devices: Devices = "cpu",
-    processes_per_trial: Together = 1,
-    hang_after: HangAfter = 3600.0,
-    address: Address = None,
-    partition: Partition = "",
-    cpus_per_trial: Cpus = 1,
-    gpus_per_trial: Gpus = 0,
-    memory_gb: Memory = None,
-    time_limit_min: TimeLimit = 240,
+    place: Place,
     data_dir: DataDir = None,
     baselines: Annotated[bool, typer.Option(help="Run the baselines beside the meta-learner.")] = True,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no new trial after one failed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and run nothing.")] = False,
 ) -> None:
     """Run a recipe's study: trials, law and report. The same command again resumes; finished trials are kept."""
-    from metascale.recipes.launch import Place, launch, plan
+    from metascale.recipes.launch import launch, plan
 
-    place = Place(
-        executor,
-        workers,
-        devices,
-        processes_per_trial,
-        hang_after,
-        address,
-        partition,
-        cpus_per_trial,
-        gpus_per_trial,
-        memory_gb,
-        time_limit_min,
-    )
     use_data_dir(data_dir)
+    if quick and profile not in (None, "quick"):
+        raise InputError(f"--quick is --profile quick: it cannot go with --profile {profile}")
     chosen = {**_read_config(config), **_parse_values(values or [])}
     flags = {"tune": tune, "memory_budget": memory_budget}
     chosen |= {key: value for key, value in flags.items() if value is not None}
     planned = plan(
         recipe,
         chosen,
-        profile=profile,
+        profile="quick" if quick else profile,
         seeds=_parse_seeds(seeds),
         place=place,
         baselines=baselines,
@@ -91,43 +69,35 @@ def run(
     if dry_run:
         _print_estimate(planned)
         return
-    _finish(*launch(planned, out_dir, fail_fast=fail_fast))
+    with _exit_status_of_signals():
+        _finish(*launch(planned, out_dir, fail_fast=fail_fast))
 
 
+@with_place
 def resume(
+    *,
     folder: Folder,
-    executor: Executor = "processes",
-    workers: Workers = None,
-    devices: Devices = "cpu",
-    processes_per_trial: Together = 1,
-    hang_after: HangAfter = 3600.0,
-    address: Address = None,
-    partition: Partition = "",
-    cpus_per_trial: Cpus = 1,
-    gpus_per_trial: Gpus = 0,
-    memory_gb: Memory = None,
-    time_limit_min: TimeLimit = 240,
+    place: Place,
     data_dir: DataDir = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no new trial after one failed.")] = False,
 ) -> None:
     """Go on with the study in a folder, as its `run` command would."""
-    from metascale.recipes.launch import Place, launch, plan_from_folder
+    from metascale.recipes.launch import launch, plan_from_folder
 
-    place = Place(
-        executor,
-        workers,
-        devices,
-        processes_per_trial,
-        hang_after,
-        address,
-        partition,
-        cpus_per_trial,
-        gpus_per_trial,
-        memory_gb,
-        time_limit_min,
-    )
     use_data_dir(data_dir)
-    _finish(*launch(plan_from_folder(folder, place=place), folder, fail_fast=fail_fast))
+    with _exit_status_of_signals():
+        _finish(*launch(plan_from_folder(folder, place=place), folder, fail_fast=fail_fast))
+
+
+@contextlib.contextmanager
+def _exit_status_of_signals() -> Iterator[None]:
+    """Leave with 128 + the signal's number, as shells have it; the command-line library knows SIGINT alone."""
+    from metascale.study.errors import Interrupted
+
+    try:
+        yield
+    except Interrupted as error:
+        raise typer.Exit(error.exit_status) from error
 
 
 def use_data_dir(data_dir: Path | None) -> None:
@@ -188,6 +158,10 @@ def _print_estimate(planned: Any) -> None:
     from metascale.core.optional import require
 
     require("torch", "torch", "estimating a study")
+    counted = planned.recipe.count_costs(planned.study)
+    if counted is not None:
+        _print_costs(*counted)
+        return
     from metascale.recipes.estimate import describe, estimate
 
     found = estimate(planned.recipe, planned.study, planned.workers, planned.devices[0])
@@ -200,6 +174,15 @@ def _print_estimate(planned: Any) -> None:
             table.add_row(name, value)
     axes = ", ".join(f"{key} in {list(values)}" for key, values in planned.study.axes.items())
     table.add_row("axes", f"{axes}; seeds {list(planned.study.seeds)}")
+    out.print(table)
+
+
+def _print_costs(title: str, headings: list[str], rows: list[list[str]]) -> None:
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
     out.print(table)
 
 

@@ -19,6 +19,7 @@ from metascale.core.errors import InputError
 out = Console()
 Folder = Annotated[Path, typer.Argument(help="A study's folder (what --out named).")]
 _DISK_EVERY_S = 30.0
+_FORMATS = ("csv", "json", "parquet", "mlflow", "tensorboard", "wandb")
 
 
 def status(
@@ -75,9 +76,9 @@ def reindex(folder: Folder) -> None:
 
 def stop(
     folder: Folder,
-    now: Annotated[bool, typer.Option("--now", help="End running trials at their next checkpoint.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Save running trials after their step, and end them.")] = False,
 ) -> None:
-    """Have a study's runners start no new trial; what runs goes on to its end, or with --now to its next checkpoint."""
+    """Have a study's runners start no new trial; what runs goes on to its end, or with --now is saved and ends."""
     from metascale.study.status import study_status
     from metascale.study.stopping import ask_to_stop
 
@@ -87,18 +88,27 @@ def stop(
     if not running:
         out.print("no trial is running; a runner that waits is told as well")
         return
-    end = "their next checkpoints" if now else "their ends"
-    out.print(f"{len(running)} running trials go on to {end}; no new one starts. The same run command resumes.")
+    end = "are saved after the step in progress and end" if now else "go on to their ends"
+    out.print(f"{len(running)} running trials {end}; no new one starts. The same run command resumes.")
 
 
 def export(
-    folder: Folder,
-    kind: Annotated[str, typer.Option("--format", help="csv, json, parquet, mlflow, tensorboard or wandb.")],
+    folder: Annotated[Path, typer.Argument(help="A study's folder; with --peft a run's (STUDY/runs/NAME).")],
+    kind: Annotated[str | None, typer.Option("--format", help=f"{', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}.")] = None,
     destination: Annotated[
-        str, typer.Option("--out", help="A file (tables), a folder (trackers) or an MLflow tracking URI.")
-    ],
+        str | None, typer.Option("--out", help="A file (tables), a folder (trackers) or an MLflow tracking URI.")
+    ] = None,
+    peft: Annotated[Path | None, typer.Option("--peft", help="A new folder for the run's adapters and card.")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="With --peft: the base model's name for others.")] = None,
 ) -> None:
-    """Write a study's table, or its runs for an experiment tracker, in one batch."""
+    """Write a study's table, its runs for an experiment tracker, or a run's adapters for `peft`."""
+    if peft is not None:
+        if kind is not None or destination is not None:
+            raise InputError("--peft goes without --format and --out: it names its own folder")
+        _export_adapter(folder, peft, base)
+        return
+    if kind is None or destination is None or base is not None:
+        raise InputError("export needs --format and --out for a study, or --peft (with --base) for one run")
     from metascale.study.export import export_study
 
     try:
@@ -106,6 +116,29 @@ def export(
     except (NotADirectoryError, PermissionError, FileExistsError) as error:
         raise InputError(f"--out {destination} cannot be written: {error.strerror}") from error
     out.print(f"{count} trials written to {destination}", soft_wrap=True)
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="A folder that `export --peft` wrote.")],
+    repo: Annotated[str, typer.Option(help="OWNER/NAME on the Hugging Face hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
+) -> None:
+    """Upload exported adapters and their card to the hub, with the token that `hf auth login` or HF_TOKEN gave."""
+    from metascale.recipes.adapter_export import push_adapter
+
+    out.print(Text(push_adapter(folder, repo, public=public)), soft_wrap=True)
+
+
+def _export_adapter(run_folder: Path, peft: Path, base: str | None) -> None:
+    from metascale.recipes.adapter_export import export_adapter
+
+    try:
+        written = export_adapter(run_folder, peft, base)
+    except (NotADirectoryError, PermissionError) as error:
+        raise InputError(f"--peft {peft} cannot be written: {error.strerror}") from error
+    for path in written:
+        out.print(Text(str(path)), soft_wrap=True)
+    out.print("The licence line of the card is yours to fill in; `metascale push` uploads the folder.")
 
 
 class _Standing:

@@ -6,7 +6,10 @@ Ray reads its authentication from the environment when it is loaded, so each dri
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,12 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from metascale.study import read_study, run_study
+from metascale.study.errors import Interrupted
 from metascale.study.ray_executor import RayExecutor
 from tests.study.folders import tiny_study
 
 LONG = tiny_study(n_tasks=(2, 5), n_steps=60, sleep_s=0.1)
+UNHURRIED: dict[str, Any] = {"n_steps": 400, "save_every": 400, "sleep_s": 0.05}
 
 
 class KillsANode:
@@ -63,10 +68,32 @@ def two_nodes(cluster: Cluster, folder: Path) -> dict[str, Any]:
     return {"finished": crash.finished, "failed": crash.failed, "message": message, "whole": whole.finished}
 
 
+def asked_to_end(cluster: Cluster, folder: Path) -> dict[str, Any]:
+    """SIGTERM to the coordinator while two trials run, long before their first checkpoint is due."""
+    cluster.add_node(num_cpus=2, include_dashboard=False)
+
+    def terminate() -> None:
+        while len(list(folder.glob("runs/*/progress.json"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # Starting the cluster here took the signal already; a coordinator that joins one has it still.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=terminate).start()
+    status = 0
+    try:
+        run_study(tiny_study(n_tasks=(2, 5), **UNHURRIED), folder, RayExecutor(cluster.address, workers=2))
+    except Interrupted as error:
+        status = error.exit_status
+    saved = [path.name for path in folder.glob("runs/*/checkpoints/*")]
+    return {"status": status, "saved": [name.endswith("-stop") for name in saved]}
+
+
 def main(folder: Path, drill: str) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        found = {"lost_node": lost_node, "two_nodes": two_nodes}[drill](cluster, folder)
+        drills = {"lost_node": lost_node, "two_nodes": two_nodes, "asked_to_end": asked_to_end}
+        found = drills[drill](cluster, folder)
     finally:
         cluster.shutdown()
     print(json.dumps(found))

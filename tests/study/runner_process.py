@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metascale.study import ProcessExecutor, Study, run_study
+from metascale.study.errors import Interrupted
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +40,10 @@ def start(study: Study, folder: Path, workers: int = 0, **options: Any) -> subpr
 def main(text: str) -> int:
     task = json.loads(text)
     executor = ProcessExecutor(task["workers"]) if task["workers"] else None
-    outcome = run_study(Study(**task["study"]), task["folder"], executor, **task["options"])
+    try:
+        outcome = run_study(Study(**task["study"]), task["folder"], executor, **task["options"])
+    except Interrupted as error:
+        return error.exit_status
     print(json.dumps({"ran": outcome.ran, "finished": outcome.finished}))
     return outcome.exit_status
 

@@ -1,8 +1,9 @@
 """``python -m tests.study.soak FOLDER SECONDS [SEED]``: a study under four runners and a random killer; prints figures.
 
-Of the blows, most kill a runner's whole process group (kill -9), some a single trial's process, and some stop a runner
-for longer than its lease. The pace of the trials is set through the environment, so that their configurations, and
-with them the final bytes, are those of an undisturbed run that does not wait.
+Of the blows, most kill a runner's whole process group (kill -9), some a single trial's process, some stop a runner for
+longer than its lease, and some ask a runner to end (SIGTERM): its trials are saved after the step in progress. The pace
+of the trials is set through the environment, so that their configurations, and with them the final bytes, are those of
+an undisturbed run that does not wait.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tests.study.folders import TRIALS, final_files
 
 N_TRIALS, N_RUNNERS, N_WORKERS, LEASE_S = 100, 4, 2, 3.0
 N_STEPS = 40
+BLOWS = ("runner killed", "trial killed", "runner stopped", "runner asked to end")
 STUDY = Study("soak", f"{TRIALS}:paced", {"n_steps": N_STEPS}, {"n_tasks": list(range(1, 26))}, (0, 1, 2, 3))
 
 
@@ -79,7 +81,7 @@ class Soak:
                 continue
             _, said = runner.communicate()
             # 1: some trial had failed when this runner saw the end, because its process was struck.
-            if code not in (0, 1, -signal.SIGKILL):
+            if code not in (0, 1, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
                 self.unexpected.append(f"{code}: {said[-500:]}")
             self.runners.remove(runner)
         while len(self.runners) < N_RUNNERS and not self.done():
@@ -88,7 +90,7 @@ class Soak:
 
     def strike(self) -> None:
         victim = self.chance.choice(self.runners)
-        kind = self.chance.choices(["runner killed", "trial killed", "runner stopped"], [0.7, 0.15, 0.15])[0]
+        kind = self.chance.choices(BLOWS, [0.6, 0.15, 0.15, 0.1])[0]
         try:
             if kind == "runner killed":
                 os.killpg(victim.pid, signal.SIGKILL)
@@ -99,6 +101,8 @@ class Soak:
                 if not trials:
                     return
                 self.chance.choice(trials).kill()
+            elif kind == "runner asked to end":
+                victim.terminate()
             elif victim.pid not in self.stopped:
                 os.kill(victim.pid, signal.SIGSTOP)
                 self.stopped[victim.pid] = time.monotonic()
@@ -119,6 +123,7 @@ def figures(soak: Soak, whole: Path, wall_s: float) -> dict[str, Any]:
         "runners_started": soak.n_started,
         "attempts": sum(events.count("started") for events in histories),
         "trials_interrupted": sum(events.count("started") > 1 for events in histories),
+        "saved_when_asked": sum(events.count("stopped") for events in histories),
         "finished_twice": sum(events.count("finished") > 1 for events in histories),
         "started_after_the_end": sum(
             "started" in events[events.index("finished") :] for events in histories if "finished" in events

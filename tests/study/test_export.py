@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import struct
 import subprocess
 import sys
 
@@ -63,7 +64,9 @@ def test_parquet_reads_back(folder, tmp_path):
     import pyarrow.parquet
 
     export_study(folder, "parquet", str(tmp_path / "new" / "results.parquet"))
-    assert pyarrow.parquet.read_table(tmp_path / "new" / "results.parquet").to_pylist()[0]["n_tasks"] == 2
+    rows = pyarrow.parquet.read_table(tmp_path / "new" / "results.parquet").to_pylist()
+    table = results_table(folder)
+    assert rows == [{name: row.get(name) for name in table.columns} for row in table.rows]
 
 
 @needs("mlflow", "mlflow")
@@ -108,15 +111,53 @@ def test_tensorboard_reads_back(folder, tmp_path):
         export_study(folder, "tensorboard", str(tmp_path / "events"))
 
 
+def wandb_records(path):
+    """The records of an offline run's file: blocks of 32 KiB, each record in one or several chunks."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, parts = path.read_bytes(), 7, []
+    while place + 7 <= len(data):
+        length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+        if kind:
+            parts.append(data[place + 7 : place + 7 + length])
+            if kind in (1, 4):  # a whole record, or the last chunk of one
+                record = Record()
+                record.ParseFromString(b"".join(parts))
+                yield record
+                parts = []
+        place += 7 + length
+        left = 32768 - place % 32768
+        place += left if left < 7 else 0
+
+
 @needs("wandb", "wandb")
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
-def test_wandb_writes_offline_runs(folder, tmp_path, monkeypatch):
+def test_wandb_reads_back_from_its_offline_files(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert export_study(folder, "wandb", str(tmp_path / "runs")) == 2
-    files = list((tmp_path / "runs").rglob("*.wandb"))
-    assert len(files) == 2
-    assert any(b"train/loss" in path.read_bytes() for path in files)
+    found = {}
+    for path in (tmp_path / "runs").rglob("*.wandb"):
+        records = list(wandb_records(path))
+        (run,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+        found[run.run_id] = (run, [record.history for record in records if record.HasField("history")], records)
+    assert len(found) == 2
+    stored = read_study(folder).runs[0]
+    run, history, records = found[stored.trial.id]
+    assert (run.display_name, run.project) == (stored.trial.label, "tiny")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["n_tasks"] == 2
+    losses = {}
+    for row in history:
+        items = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row.item}
+        losses[row.step.num] = items.get("train/loss")
+    assert losses == {row["step"]: row["loss"] for row in stored.rows("train")}
+    summary = {}
+    for record in records:
+        for item in record.summary.update:
+            summary[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+    assert summary["best.loss"] == stored.result()["best"]["loss"]
+    assert summary["status"] == "finished"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from metascale.study import read_study, results_table, run_study
+from metascale.study.run_files import NOT_COMPARED
 from metascale.study.status import study_status
-from metascale.study.stored_run import NOT_COMPARED
 from metascale.study.verify import verify_study
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -65,6 +65,14 @@ def test_two_nodes_give_the_bytes_of_one_process_and_a_crash_is_a_failure(tmp_pa
     assert final_files(tmp_path / "ray" / "study") == final_files(tmp_path / "whole")
 
 
+@pytest.mark.long
+def test_a_coordinator_that_is_asked_to_end_has_its_trials_saved_at_once(tmp_path):
+    """Ray takes SIGTERM for itself when it starts; it is taken back."""
+    seen = drill(tmp_path / "study", "asked_to_end")
+    assert seen == {"status": 143, "saved": [True, True]}
+    assert {run.status for run in read_study(tmp_path / "study").runs} == {"pending"}
+
+
 def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path):
     with pytest.raises(InputError, match=r"cannot reach the Ray cluster at '127\.0\.0\.1:1': Connection refused"):
         run_study(tiny_study(), tmp_path, RayExecutor(address="127.0.0.1:1"))

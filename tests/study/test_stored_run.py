@@ -130,12 +130,14 @@ def test_the_end_is_written_with_the_hash_of_every_file(folder):
     run.write("pool/train.json", {"b": 1, "a": 2})
     run.write("best/theta.bin", b"\x00\xff")
     run.write("note.txt", "text")
+    run.write("memory.json", {"micro_batches": []})
     run.measure({"wall_s": 1.5})
     run.finish({"loss": 0.25, "nested": {"n": (1, 2)}})
     ending = read_json(folder / "result.json")
     assert ending["result"] == {"loss": 0.25, "nested": {"n": [1, 2]}}
     assert set(ending["files"]) == {"best/theta.bin", "note.txt", "pool/train.json", "train.csv"}
     assert ending["files"]["best/theta.bin"] == sha256_of(b"\x00\xff")
+    assert read_json(folder / "memory.json") == {"micro_batches": []}, "it is kept, and not part of what is compared"
     assert not (folder / "checkpoints").exists()
     assert read_json_lines(folder / "timing.jsonl") == [{"wall_s": 1.5}]
 
@@ -193,7 +195,7 @@ def test_nothing_is_written_after_the_claim_is_lost(folder, number, why):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "result.json", "../x", "/x", "", "checkpoints/x", "a/../../b", "t.csv"]
+    "name", ["config.json", "result.json", "stop.json", "../x", "/x", "", "checkpoints/x", "a/../../b", "t.csv"]
 )
 def test_a_trial_cannot_write_outside_or_over_the_runs_own_files(folder, name):
     with pytest.raises(InputError, match="cannot write"):

@@ -17,6 +17,7 @@ import pytest
 from metascale.core.errors import InputError
 from metascale.study import Study, read_study, results_table
 from metascale.study.tuning import Search, Tuned, thresholds_of, tuned_points
+from metascale.study.tuning_rule import values_at
 from metascale.study.tuning_run import n_search_trials, run_any_study, run_tuned_study
 from metascale.study.tuning_suggest import Tried
 from tests.study.folders import final_files
@@ -84,12 +85,75 @@ def test_the_smallest_sizes_values_serve_all_sizes(tmp_path: Path) -> None:
 
 def test_a_rule_extrapolates_the_rate_to_sizes_that_were_not_searched(tmp_path: Path) -> None:
     search = {"trials": 14, "strategy": "rule", "size": "width", "rule_points": 2}
+    search |= {"space": {"rate": {"log": [1e-6, 1.0]}}}
     run_tuned_study(study(search, {"width": [1, 100, 10_000]}, seeds=(0,)), tmp_path / "study")
     rows = {row["width"]: row["rate"] for row in results_table(tmp_path / "study").rows if row["kind"] == "trial"}
     one, two = found(tmp_path / "study")
     # Through two points a power law is exact: the ratio of the second to the first goes on.
     assert rows[10_000] == pytest.approx(two.values["rate"] ** 2 / one.values["rate"], rel=1e-9)
     assert rows[10_000] == pytest.approx(1e-4, rel=2.0)
+
+
+MEASURED = {"size": "tests.study.tuning_trials:area", "along": ["width", "height"]}
+
+
+@pytest.mark.parametrize(("strategy", "searched"), [("smallest", [(2, 1)]), ("rule", [(2, 1), (2, 8)])])
+def test_a_measured_size_replaces_the_axes_that_it_stands_for(
+    strategy: str, searched: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    """Areas from 2 to 256: a rule over two sizes takes the smallest, and the one next to 2·sqrt(128) = 22.6."""
+    search = {"trials": 2, "strategy": strategy, "rule_points": 2, "startup": 2, **MEASURED}
+    axes = {"arm": ["a", "b"], "width": [2, 8, 32], "height": [1, 8]}
+    tuning = study(search, axes, seeds=(0,))
+    assert n_search_trials(tuning) == 2 * 2 * len(searched)
+    run_tuned_study(tuning, tmp_path / "study")
+    tuned = found(tmp_path / "study")
+    assert [one.point for one in tuned] == [
+        {"arm": arm, "width": width, "height": height} for arm in ("a", "b") for width, height in searched
+    ]
+    for arm in ("a", "b"):
+        mine = {
+            one.point["width"] * one.point["height"]: one.values["rate"] for one in tuned if one.point["arm"] == arm
+        }
+        slope = math.log(mine[16] / mine[2]) / math.log(8) if strategy == "rule" else 0.0
+        for row in results_table(tmp_path / "study").rows:
+            if row["kind"] == "trial" and row["arm"] == arm:
+                ruled = mine[2] * (row["width"] * row["height"] / 2) ** slope
+                assert row["rate"] == pytest.approx(min(1.0, max(1e-4, ruled)), rel=1e-9)
+
+
+def test_a_rule_follows_each_range_and_never_leaves_it() -> None:
+    space = {
+        "rate": {"log": [1e-3, 1.0]}, "dropout": {"uniform": [0.0, 0.5]}, "batch": {"choice": [32, 64]},
+        "layers": {"integer": [1, 9]},
+    }  # fmt: skip
+    search = {"space": space, "strategy": "rule", "size": "width", "rule_points": 2}
+    tuning = study(search, {"width": [1, 10, 100, 10_000]})
+    values = (
+        {"rate": 0.1, "dropout": 0.1, "batch": 64, "layers": 2},
+        {"rate": 0.01, "dropout": 0.2, "batch": 32, "layers": 5},
+    )
+    tuned = [Tuned({"width": 10**k}, one, 1.0, (), {}) for k, one in enumerate(values)]
+    at = {
+        width: values_at(tuning, Search.from_json(tuning.base["tune"]), tuned, {"width": width})
+        for width in (100, 10_000)
+    }
+    assert at[100] == pytest.approx({"rate": 0.001, "dropout": 0.3, "batch": 32, "layers": 5})
+    assert at[10_000] == pytest.approx({"rate": 0.001, "dropout": 0.5, "batch": 32, "layers": 5})
+
+
+def test_pruning_by_epoch_compares_trials_after_the_same_number_of_examples(tmp_path: Path) -> None:
+    """Trials of batch 1 take four steps an epoch, those of batch 4 one: by steps they never meet."""
+    search = {
+        "space": {"rate": {"log": [1e-4, 1.0]}, "batch": {"choice": [1, 4]}},
+        "trials": 8, "startup": 8, "together": 2, "prune": {"by": "epoch", "n_before": 2, "rungs": 2},
+    }  # fmt: skip
+    run_tuned_study(study(search, function="epochs", batch=1, seeds=(0,)), tmp_path / "study")
+    runs = [run for run in read_study(tmp_path / "study").runs if run.trial.kind == "tuning"]
+    assert [run.trial.config.get("prune_above") is not None for run in runs] == [False] * 2 + [True] * 6
+    assert {epoch for run in runs for epoch, _ in run.trial.config.get("prune_above", ())} == {1.0, 2.0}
+    (tuned,) = found(tmp_path / "study")
+    assert {one.values["batch"] for one in tuned.tried if one.status == "pruned"} == {1, 4}
 
 
 def test_a_best_value_at_the_end_of_its_range_is_flagged(tmp_path: Path) -> None:
@@ -248,6 +312,15 @@ def test_two_runners_share_one_search_and_never_overshoot(tmp_path: Path) -> Non
         ({"strategy": "smallest"}, "needs 'size': an axis with numbers"),
         ({"strategy": "rule", "size": "width"}, "a rule over 3 sizes needs as many; axis 'width' has 2"),
         ({"space": {"width": {"integer": [1, 4]}}}, "'width' is an axis"),
+        ({"strategy": "rule", "size": "tests.study.tuning_trials:area"}, "needs 'along': the axes"),
+        ({"strategy": "rule", **MEASURED}, "needs 'along': the axes that its size stands for; the axes are ['width']"),
+        ({"strategy": "smallest", **MEASURED, "along": ["width"], "size": "math:nothing"}, "has no function 'nothing'"),
+        (
+            {"strategy": "smallest", "along": ["width"], "size": "tests.study.tuning_trials:no_size"},
+            "returned 'large' for {'width': ",
+        ),
+        ({"strategy": "smallest", "along": ["width"], "size": "nowhere:size"}, "there is no module 'nowhere'"),
+        ({"strategy": "rule", "along": "width"}, "'along' of a search is a list of axes, not 'width'"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused_before_a_file_is_written(

@@ -12,7 +12,8 @@ from metascale.core.run import Checkpoint
 from metascale.study import RunStore, run_study
 from metascale.study.owner import new_owner
 from metascale.study.reading import run_folder
-from metascale.study.stored_run import NOT_COMPARED, StoredRun
+from metascale.study.run_files import NOT_COMPARED
+from metascale.study.stored_run import StoredRun
 from metascale.study.verify import verify_study
 from tests.study.folders import tiny_study
 

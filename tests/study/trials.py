@@ -15,7 +15,10 @@ from metascale.core.streams import generator
 
 
 def train(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
-    """A noisy descent: every step draws from its own stream, and every few steps it evaluates and saves."""
+    """A noisy descent: every step draws from its own stream, and every few steps it evaluates and saves.
+
+    It saves at once when it is asked to stop.
+    """
     n_steps, every = config.get("n_steps", 6), config.get("save_every", 2)
     state = {"step": 0, "x": 1.0}
     checkpoint = run.latest()
@@ -33,9 +36,35 @@ def train(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
             run.append("evaluation", {"step": step, "loss": state["x"] ** 2 / 3, "note": "third"})
             run.measure({"step": step, "at": time.time()})
             run.save(Checkpoint(step, {"state": json.dumps(state).encode()}))
+        elif run.stop_asked():
+            run.save(Checkpoint(step, {"state": json.dumps(state).encode()}, scheduled=False))
     run.write("best/state.bin", repr(state["x"]).encode())
     best = min(row["loss"] for row in run.rows("evaluation"))
     return {"loss": state["x"] ** 2, "best": {"loss": best}, "curve": [row["loss"] for row in run.rows("train")]}
+
+
+def heeds(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
+    """Trains without an end in sight, and saves at once when it is asked to stop; its second attempt is in no hurry."""
+    n_steps, every = config["n_steps"], config["save_every"]
+    checkpoint = run.latest()
+    step, x = (0, 1.0) if checkpoint is None else json.loads(checkpoint.blobs["state"])
+    while step < n_steps:
+        step += 1
+        x = x * 0.7 + float(generator(config["seed"], "noise", step).standard_normal()) / config["n_tasks"]
+        run.append("train", {"step": step, "loss": x**2})
+        run.progress(step, n_steps)
+        scheduled = step % every == 0 or step == n_steps
+        if scheduled or run.stop_asked():
+            run.save(Checkpoint(step, {"state": json.dumps([step, x]).encode()}, scheduled))
+        if checkpoint is None:
+            time.sleep(float(os.environ.get("METASCALE_TEST_PAUSE_S", "0")))
+    return {"loss": x**2}
+
+
+def power(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
+    """A loss that follows a power law with some noise."""
+    noise = float(generator(config["seed"], "noise", config["n_tasks"]).standard_normal())
+    return {"test_loss_nats": 2.0 * config["n_tasks"] ** -0.3 * (1 + 0.01 * noise)}
 
 
 def empty(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:

@@ -42,3 +42,25 @@ def fails_above(config: dict[str, Any], run: Run, device: str) -> Mapping[str, A
     if config["rate"] > 0.1 and not Path(config["cured"]).exists():
         raise RuntimeError("out of memory")
     return bowl(config, run, device)
+
+
+def area(config: Mapping[str, Any]) -> int:
+    """A measured size."""
+    return int(config["width"] * config["height"])
+
+
+def no_size(config: Mapping[str, Any]) -> str:
+    """What is no size."""
+    return "large"
+
+
+def epochs(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
+    """Three epochs of four examples each, evaluated after every epoch; thresholds are by epoch."""
+    loss = 1.0 + math.log10(config["rate"] / 0.01) ** 2
+    thresholds = dict(config.get("prune_above", []))
+    for epoch in range(4):
+        step = epoch * 4 // config["batch"]
+        run.append("eval_stats", {"step": step, "epoch": float(epoch), "validation_loss_nats": loss + 3.0 - epoch})
+        if loss + 3.0 - epoch > thresholds.get(float(epoch), math.inf):
+            return {"validation_loss_nats": loss + 3.0 - epoch, "pruned_at_step": step}
+    return {"validation_loss_nats": loss, "test_loss_nats": loss}

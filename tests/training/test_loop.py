@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metascale.core.errors import Diverged, InputError
-from metascale.core.run import MemoryRun
+from metascale.core.run import Checkpoint, MemoryRun
 from metascale.core.streams import generator
 from metascale.core.types import Params
 from metascale.training.loop import Schedule, from_bytes, to_bytes, train
@@ -74,6 +74,42 @@ def test_interrupted_equals_uninterrupted(die_at: int, patience: int | None) -> 
     resumed = train(Walk(), schedule, broken)
     assert broken.records == whole.records
     assert (resumed.steps, resumed.best_step, resumed.status) == (expected.steps, expected.best_step, expected.status)
+    assert torch.equal(resumed.state[1], expected.state[1])
+
+
+class Stopping(MemoryRun):
+    """A run that is asked to stop after a step, and as a stored one does, ends once that step is saved."""
+
+    def __init__(self, stop_at: int) -> None:
+        super().__init__()
+        self.stop_at: int | None = stop_at
+
+    def append(self, record: str, row: Mapping[str, object]) -> None:
+        super().append(record, row)
+        self.step = row["step"]
+
+    def stop_asked(self) -> bool:
+        return self.step == self.stop_at
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        super().save(checkpoint)
+        if self.stop_asked():
+            self.saved, self.stop_at = checkpoint, None
+            raise Interrupted
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 5, 6, 10, 16, 17])
+def test_a_run_that_is_asked_to_stop_is_saved_at_that_very_step(stop_at: int) -> None:
+    """3 and 6 are on the schedule of checkpoints, 5, 10 and 17 on that of validations, the others on neither."""
+    schedule = Schedule(max_steps=17, eval_every=5, checkpoint_every=3)
+    whole, run = MemoryRun(), Stopping(stop_at)
+    expected = train(Walk(), schedule, whole)
+    with pytest.raises(Interrupted):
+        train(Walk(), schedule, run)
+    assert (run.saved.step, run.saved.scheduled) == (stop_at, stop_at in (3, 6))
+    assert float(from_bytes(run.saved.blobs["state.safetensors"])["value"]) == run.records["train_stats"][-1]["value"]
+    resumed = train(Walk(), schedule, run)
+    assert run.records == whole.records
     assert torch.equal(resumed.state[1], expected.state[1])
 
 

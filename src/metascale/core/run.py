@@ -10,10 +10,16 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One durable state of a run: the step it belongs to and its named byte strings (each checked by SHA-256)."""
+    """One durable state of a run: the step it belongs to and its named byte strings (each checked by SHA-256).
+
+    Args:
+        scheduled: whether a run that nobody disturbs writes this one as well. One that is written because the run was
+            asked to stop goes as soon as a scheduled one is newer.
+    """
 
     step: int
     blobs: Mapping[str, bytes]
+    scheduled: bool = True
 
 
 class Run(Protocol):
@@ -50,6 +56,13 @@ class Run(Protocol):
 
     def latest(self) -> Checkpoint | None:
         """The newest whole checkpoint, or ``None``; records are cut back to it: later steps are run again."""
+        ...
+
+    def stop_asked(self) -> bool:
+        """Whether the run is to end now: the loop saves the step it has just done, and ``save`` does not return.
+
+        Cheap enough to be asked after every step.
+        """
         ...
 
     def progress(self, done: int, total: int, note: str = "") -> None:
@@ -95,6 +108,9 @@ class MemoryRun:
             step = self._checkpoint.step
             self.records = {name: [row for row in rows if row["step"] <= step] for name, rows in self.records.items()}
         return self._checkpoint
+
+    def stop_asked(self) -> bool:
+        return False
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         return None

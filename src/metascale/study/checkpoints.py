@@ -3,6 +3,7 @@
     checkpoints/step-00000100/{<blob>.bin, ..., manifest.json}
 
 The manifest also holds how long each record was, and carries a hash of itself, so that a flipped byte anywhere is seen.
+``step-00000104-stop`` is one that was written because the run was asked to stop; a newer one takes its place.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from metascale.core.run import Checkpoint
 KEPT = 2
 """A corrupted newest checkpoint falls back to the one before it."""
 
-_NAME = re.compile(r"step-([0-9]{8,})")
+_NAME = re.compile(r"step-([0-9]{8,})(-stop)?")
 _BLOB = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MANIFEST = "manifest.json"
 Marks = Mapping[str, Mapping[str, Any]]
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, records: Marks) -> None:
-    """Make ``checkpoint`` the newest one under ``folder``, and remove all but the newest `KEPT`.
+    """Make ``checkpoint`` the newest one under ``folder``, and remove the older ones as `prune` does.
 
     Raises:
         InputError: a blob name that is no file name, or a step before the newest checkpoint's.
@@ -37,7 +38,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, records: Marks) -> No
     existing = list_checkpoints(folder)
     if existing and checkpoint.step < step_of(existing[-1]):
         raise InputError(f"a checkpoint at step {checkpoint.step} comes after one at step {step_of(existing[-1])}")
-    final = folder / f"step-{checkpoint.step:08d}"
+    final = folder / f"step-{checkpoint.step:08d}{'' if checkpoint.scheduled else '-stop'}"
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -103,10 +104,11 @@ def read_checkpoint(path: Path) -> tuple[Checkpoint, Marks]:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders, oldest first."""
+    """Checkpoint folders, oldest first; of the same step, the scheduled one is the newer."""
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=step_of)
+    found = (path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    return sorted(found, key=lambda path: (step_of(path), _is_scheduled(path)))
 
 
 def step_of(path: Path) -> int:
@@ -117,10 +119,20 @@ def step_of(path: Path) -> int:
     return int(found[1])
 
 
+def _is_scheduled(path: Path) -> bool:
+    return not path.name.endswith("-stop")
+
+
 def prune(folder: Path, keep: int = KEPT) -> None:
-    """Remove all but the newest ``keep`` checkpoints."""
-    for path in list_checkpoints(folder)[:-keep]:
-        discard(path)
+    """Remove all but the newest ``keep`` scheduled checkpoints, and the newest one where that is another.
+
+    So a run that was stopped in between keeps the same ones as a run that was not.
+    """
+    found = list_checkpoints(folder)
+    kept = [*[path for path in found if _is_scheduled(path)][-keep:], *found[-1:]]
+    for path in found:
+        if path not in kept:
+            discard(path)
 
 
 def discard(path: Path) -> None:

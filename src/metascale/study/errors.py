@@ -22,6 +22,14 @@ class Stopped(BaseException):
     """The run was asked to stop and has just saved: it ends here, to be resumed. No trial may take it for an error."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to stop; what ran is saved, or was given up at a second signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by signal {number}")
+        self.exit_status = 128 + number
+
+
 class DiskFull(MetascaleError):
     """The device that holds the study has no space left; what was recorded before is whole."""
 

@@ -58,7 +58,7 @@ class Job:
 
     def watch(self) -> StopWatch:
         """What tells the trial that it should stop."""
-        return StopWatch(Path(self.folder).parents[1], self.stop_seen)
+        return StopWatch(Path(self.folder).parents[1], self.stop_seen, Path(self.folder), self.claim)
 
     @property
     def claim(self) -> Claim:

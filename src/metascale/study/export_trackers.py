@@ -107,6 +107,8 @@ def write_wandb(view: StudyView, out: str) -> int:
         made.summary.update({**run.final, **run.tags})
         made.finish()
         n_runs += 1
+    # W&B's own process writes the files: only when it has ended are they whole.
+    wandb.teardown()
     return n_runs
 
 

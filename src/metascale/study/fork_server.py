@@ -23,7 +23,8 @@ from typing import Any, NoReturn
 from metascale.study.design import load_function
 from metascale.study.execute import Job, execute
 from metascale.study.provenance import machine, sources
-from metascale.study.stored_run import OUTPUT
+from metascale.study.run_files import OUTPUT
+from metascale.study.stopping import stop_on_signal
 
 _PR_SET_PDEATHSIG = 1
 
@@ -138,6 +139,7 @@ def run_trial(server: int, cores: list[int], job: Job) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
+        stop_on_signal(signal.SIGUSR1, signal.SIGTERM)
         output = os.open(Path(job.folder) / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(output, 1)
         os.dup2(output, 2)

@@ -87,7 +87,7 @@ class LiveReporter:
         self._live.start()
 
     def event(self, event: Event) -> None:
-        if event.kind in ("failed", "diverged", "lost", "interrupted"):
+        if event.kind in ("failed", "diverged", "lost", "interrupted", "stopping"):
             self._console.print(f"[bold]{event.kind}[/] {escape(event.label)} {escape(event.message)}")
 
     def end(self, outcome: StudyOutcome | None) -> None:

@@ -126,7 +126,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
     """What git says, or ``None`` where there is no git, no checkout or no answer in time."""
     if shutil.which("git") is None:
         return None
-    command = ["git", "-c", "safe.directory=*", "-C", str(folder), *arguments]
+    # Without optional locks: a run that is killed here would leave the user's repository locked.
+    command = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired:

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from metascale.study.stored_run import CHECKPOINTS
+from metascale.study.run_files import CHECKPOINTS
 
 HANG_S = 3600.0
 """A trial that gave no sign of life for an hour is taken to hang; trials tell their progress many times a minute."""

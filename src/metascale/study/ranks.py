@@ -26,8 +26,8 @@ from metascale.study.design import load_function
 from metascale.study.execute import Code, Job, execute_here
 from metascale.study.fork_server import die_with
 from metascale.study.records import read_rows
-from metascale.study.stored_run import CHECKPOINTS, RESULT
-from metascale.study.trial_process import stop_on_signal
+from metascale.study.run_files import CHECKPOINTS, RESULT
+from metascale.study.stopping import stop_on_signal
 
 
 class FollowerRun:
@@ -60,7 +60,7 @@ class FollowerRun:
     def latest(self) -> Checkpoint | None:
         if self._resume_step is None:
             return None
-        for path in list_checkpoints(self._folder / CHECKPOINTS):
+        for path in reversed(list_checkpoints(self._folder / CHECKPOINTS)):
             if step_of(path) == self._resume_step:
                 return read_checkpoint(path)[0]
         raise FileNotFoundError(f"rank 0 went past the checkpoint of step {self._resume_step} before this rank read it")
@@ -69,7 +69,7 @@ class FollowerRun:
         return None
 
     def stop_asked(self) -> bool:
-        """Rank 0 alone looks for requests: the ranks must agree, so it has to tell the others itself."""
+        """Rank 0 alone looks for requests: it saves, and its end ends the others."""
         return False
 
     def _stored(self, record: str) -> list[dict[str, Any]]:
@@ -103,10 +103,9 @@ def rank(arguments: list[str]) -> int:
     errors = Path(os.environ["METASCALE_RANK_ERRORS"])
     step = os.environ["METASCALE_RESUME_STEP"]
     if number == 0:
-        stop = job.watch()
         # SIGTERM is torchrun's: another rank died, and this one waits for it in vain.
-        stop_on_signal(stop, signal.SIGUSR1)
-        code = execute_here(replace(job, device=device), replace(job.claim, worker=worker), stop)
+        stop_on_signal(signal.SIGUSR1)
+        code = execute_here(replace(job, device=device), replace(job.claim, worker=worker), job.watch())
         (errors / "code").write_text(str(int(code)))
         # Without a result the others have nothing to wait for: a status that torchrun takes for a failure ends them.
         return code if (Path(job.folder) / RESULT).exists() else code or 1

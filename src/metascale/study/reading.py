@@ -18,7 +18,7 @@ from metascale.study.design import Study, Trial
 from metascale.study.fence import CLAIM
 from metascale.study.index import Status
 from metascale.study.records import read_rows
-from metascale.study.stored_run import ERROR, HISTORY, RESULT, TIMING
+from metascale.study.run_files import ERROR, HISTORY, RESULT, TIMING
 
 RUNS = "runs"
 

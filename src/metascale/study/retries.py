@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from metascale.study.execute import Code, Ended, describe_exit
-from metascale.study.stored_run import read_progress
+from metascale.study.run_files import read_progress
 
 HANGS_RETRIED = 1
 LOSSES_RETRIED = 20

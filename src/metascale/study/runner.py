@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
+import signal
 import time
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metascale.study.design import Study, Trial
-from metascale.study.errors import disk_full, explain_disk_full
-from metascale.study.events import Event, EventKind, Reporter, StudyOutcome
-from metascale.study.execute import Code, Ended, Job
-from metascale.study.executors import Executor, Pool, SerialExecutor
-from metascale.study.fence import Claim
-from metascale.study.index import IndexRow, Status
-from metascale.study.lease import renewed
-from metascale.study.owner import new_owner, retire
+from metascale.study.design import Study
+from metascale.study.errors import explain_disk_full
+from metascale.study.events import Reporter, StudyOutcome
+from metascale.study.executors import Executor, SerialExecutor
 from metascale.study.provenance import record_study
-from metascale.study.reading import run_folder
-from metascale.study.retries import Retries, describe_death
-from metascale.study.stopping import Mode, StopWatch
-from metascale.study.store import INDEX, LEASE_S, RunStore
+from metascale.study.session import Session
+from metascale.study.stopping import stopping_on_signals
+from metascale.study.store import LEASE_S, RunStore
 from metascale.study.table import write_results
-
-_POLL_S = 0.25
-_RECENT = 16
 
 
 def run_study(
@@ -45,6 +34,8 @@ def run_study(
 ) -> StudyOutcome:
     """Run every trial of ``study`` that has not ended yet, and write the table. The same call again resumes.
 
+    SIGINT (Ctrl-C) or SIGTERM has every running trial saved after its step, and ended; a second one ends them at once.
+
     Args:
         folder: the study's own folder, made when it is not there, on a local disk.
         executor: where trials run (default: one after another in this process, on the CPU).
@@ -60,250 +51,39 @@ def run_study(
         DiskFull: no space left; everything recorded is whole and the same call resumes.
         KeyboardInterrupt: everything is resumable, and the reporter has said so.
     """
-    start = time.monotonic()
     folder = Path(folder)
     with explain_disk_full(folder, "opening the study"):
         store = RunStore.create(folder, study)
     try:
-        runner = _Runner(store, study.trials(), reporter, keep_checkpoints, lease_s, facts or {})
-        runner.plan(retry_failed, retry_diverged)
-        if not runner.is_done:
-            with explain_disk_full(folder, "recording where the study runs"):
-                record_study(folder, study.trial, facts or {})
-        outcome = None
-        if reporter is not None:
-            reporter.begin(folder, len(runner.trials), runner.n_skipped)
-        try:
-            runner.run(executor or SerialExecutor(), fail_fast)
-            with explain_disk_full(folder, "writing the table"):
-                write_results(folder)
-            outcome = runner.outcome(time.monotonic() - start)
-        finally:
-            if reporter is not None:
-                reporter.end(outcome)
-        return outcome
+        session = Session(store, study.trials(), reporter, keep_checkpoints, lease_s, facts or {})
+        session.plan(retry_failed, retry_diverged)
+        return _run(session, study, executor or SerialExecutor(), fail_fast, reporter, facts or {})
     finally:
         store.close()
 
 
-class _Runner:
-    """One call of `run_study`: its queue, its claims, and what it saw end."""
-
-    def __init__(
-        self,
-        store: RunStore,
-        trials: tuple[Trial, ...],
-        reporter: Reporter | None,
-        keep_checkpoints: bool,
-        lease_s: float,
-        facts: Mapping[str, Any],
-    ) -> None:
-        self.store = store
-        # The stored trial of the same id: it has the label that names the folder.
-        stored = {trial.id: trial for trial in store.trials}
-        self.trials = tuple(stored[trial.id] for trial in trials)
-        self.owner = new_owner()
-        self.n_skipped = 0
-        self._reporter = reporter
-        self._keep_checkpoints = keep_checkpoints
-        self._lease_s = lease_s
-        self._queue: deque[Trial] = deque()
-        self._held: deque[Trial] = deque()
-        self._again: dict[str, IndexRow] = {}
-        self._claims: dict[str, tuple[Trial, Claim]] = {}
-        self._n_ran = 0
-        self._wall_s: deque[float] = deque(maxlen=_RECENT)
-        self._failed = False
-        self._n_slots = 1
-        self._waiting = False
-        self._facts = dict(facts)
-        self._stop = StopWatch.start(store.folder)
-        self._stopping: Mode | None = None
-        self._retries = Retries()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing is left to run or to wait for."""
-        return not (self._queue or self._held or self._claims)
-
-    def plan(self, retry_failed: bool, retry_diverged: bool) -> None:
-        """Queue what has not ended, in the study's order, and remember which ended trials are to be tried again."""
-        rows = self.store.index.rows()
-        for trial in self.trials:
-            row = rows[trial.id]
-            if (row.status == "failed" and retry_failed) or (row.status == "diverged" and retry_diverged):
-                self._again[trial.id] = row
-            elif row.status in ("finished", "failed", "diverged"):
-                self.n_skipped += 1
-                continue
-            self._queue.append(trial)
-
-    def run(self, executor: Executor, fail_fast: bool) -> None:
-        """Claim and run until every trial asked for has ended, here or in another runner."""
-        with renewed(self.store.folder / INDEX, self.owner, self._lease_s):
-            try:
-                with executor.open() as pool:
-                    while not self.is_done:
-                        if (fail_fast and self._failed) or self._asked_to_stop():
-                            self._queue.clear()
-                            self._held.clear()
-                        self._fill(pool)
-                        for ended in pool.wait(0.0 if self.is_done else _POLL_S):
-                            self._settle(ended)
-            except KeyboardInterrupt:
-                self._tell("interrupted", message="stopped; the same command goes on from the last checkpoints")
-                raise
-            finally:
-                self._release_all()
-
-    def _asked_to_stop(self) -> bool:
-        if self._stopping is None:
-            self._stopping = self._stop.asked()
-            if self._stopping is not None:
-                end = "to their end" if self._stopping == "finish" else "to their next checkpoints"
-                self._tell("stopping", message=f"no new trial starts; {len(self._claims)} running go on {end}")
-        return self._stopping is not None
-
-    def _fill(self, pool: Pool) -> None:
-        """Give every free slot a trial, as far as there are any to claim."""
-        if not self._queue and self._held:
-            if not self._claims and not self._waiting:
-                self._waiting = True
-                self._tell("waiting", message=f"{len(self._held)} trials are with other runners")
-            self._queue, self._held = self._held, deque()
-        while self._queue:
-            device = pool.free_device()
-            if device is None:
-                return
-            trial = self._queue.popleft()
-            claim = self._claim(trial, device)
-            if claim is not None:
-                self._waiting = False
-                self._claims[trial.id] = (trial, claim)
-                self._n_slots = max(self._n_slots, len(self._claims))
-                pool.submit(self._job(trial, claim, device))
-                self._tell("started", trial.label, message=device)
-
-    def _claim(self, trial: Trial, device: str) -> Claim | None:
-        row = self.store.index.row(trial.id)
-        if row is None or row.status == "finished":
-            return None
-        if row.status in ("failed", "diverged"):
-            # It ended since this call began, or another runner tried it again already: once is enough.
-            again = self._again.pop(trial.id, None)
-            if again is None or again.attempt != row.attempt:
-                return None
-        with explain_disk_full(self.store.folder, f"starting trial '{trial.label}'"):
-            claim = self.store.claim(trial, self.owner, seen=row, device=device, lease_s=self._lease_s)
-        if claim is None:
-            self._held.append(trial)
-        return claim
-
-    def _job(self, trial: Trial, claim: Claim, device: str) -> Job:
-        return Job(
-            trial_id=trial.id,
-            label=trial.label,
-            folder=str(run_folder(self.store.folder, trial).absolute()),
-            config=dict(trial.config),
-            device=device,
-            owner=claim.owner,
-            attempt=claim.attempt,
-            keep_checkpoints=self._keep_checkpoints,
-            stop_seen=self._stop.seen,
-            facts=self._facts,
-        )
-
-    def _settle(self, ended: Ended) -> None:
-        trial, claim = self._claims[ended.job.trial_id]
-        doing = f"running trial '{trial.label}'"
-        if ended.code == Code.DISK_FULL:
-            raise disk_full(self.store.folder, doing)
-        if ended.code in (Code.STOPPED, Code.WORKER_LOST) or self._is_stale(ended, claim):
-            self._give_back(trial, claim, ended)
-            return
-        status: Status | None = None
-        if ended.code != Code.LEASE_LOST:
-            with explain_disk_full(self.store.folder, doing):
-                status = self.store.settle(trial, claim, ended.wall_s, describe_death(ended))
-        del self._claims[trial.id]
-        if status is None:
-            self._held.append(trial)
-            self._tell("lost", trial.label, message="another runner took it over")
-            return
-        if ended.code == Code.HUNG and status == "failed":
-            self._retry_hung(trial)
-        self._n_ran += 1
-        self._wall_s.append(ended.wall_s)
-        self._failed = self._failed or status == "failed"
-        row = self.store.index.row(trial.id)
-        message = "" if row is None else row.message
-        if status in ("finished", "failed", "diverged"):
-            self._tell(status, trial.label, message, ended.wall_s)
-
-    def _is_stale(self, ended: Ended, claim: Claim) -> bool:
-        """Whether an execution lost the run although nobody else claimed it: a scheduler had started it twice."""
-        row = self.store.index.row(claim.trial_id)
-        ours = row is not None and (row.owner, row.attempt) == (claim.owner, claim.attempt)
-        return ended.code == Code.LEASE_LOST and ours
-
-    def _retry_hung(self, trial: Trial) -> None:
-        row = self.store.index.row(trial.id)
-        if self._retries.after_hang(trial.id) and row is not None and self._stopping is None:
-            self._again[trial.id] = row
-            self._queue.append(trial)
-
-    def _give_back(self, trial: Trial, claim: Claim, ended: Ended) -> None:
-        """The trial goes on from its last checkpoint: in a later call (stopped), or here, elsewhere (place lost)."""
-        lost = ended.code != Code.STOPPED
-        again = not lost or self._retries.after_loss(trial.id)
-        with explain_disk_full(self.store.folder, f"giving back trial '{trial.label}'"):
-            if again:
-                self.store.release(trial, claim, ended.wall_s)
-            else:
-                self.store.settle(trial, claim, ended.wall_s, describe_death(ended))
-                self._failed = True
-        del self._claims[trial.id]
-        self._n_ran += 1
-        if lost and again and self._stopping is None:
-            self._queue.append(trial)
-        kind: EventKind = "lost" if lost else "interrupted"
-        message = "the place where it ran was lost" if lost else "stopped at a checkpoint"
-        self._tell(kind, trial.label, message, ended.wall_s)
-
-    def _release_all(self) -> None:
-        for trial, claim in self._claims.values():
-            # On a full disk this may fail too; then the claim ends with this process, or with its lease.
-            with contextlib.suppress(OSError, sqlite3.OperationalError):
-                self.store.release(trial, claim)
-        self._claims.clear()
-        retire(self.owner)
-
-    def _tell(
-        self,
-        kind: EventKind,
-        label: str = "",
-        message: str = "",
-        wall_s: float = 0.0,
-    ) -> None:
-        if self._reporter is None:
-            return
-        left = len(self._queue) + len(self._held) + len(self._claims)
-        eta_s = left * sum(self._wall_s) / len(self._wall_s) / self._n_slots if self._wall_s else None
-        total = len(self.trials)
-        self._reporter.event(Event(kind, label, message, wall_s, total - left, total, eta_s))
-
-    def outcome(self, wall_s: float) -> StudyOutcome:
-        """Count the statuses of the trials asked for."""
-        rows = self.store.index.rows()
-        statuses = [rows[trial.id].status for trial in self.trials]
-        counts = {status: statuses.count(status) for status in ("finished", "failed", "diverged")}
-        return StudyOutcome(
-            folder=self.store.folder,
-            total=len(statuses),
-            pending=len(statuses) - sum(counts.values()),
-            ran=self._n_ran,
-            skipped=self.n_skipped,
-            wall_s=wall_s,
-            stopped=self._stopping is not None,
-            **counts,
-        )
+def _run(
+    session: Session,
+    study: Study,
+    executor: Executor,
+    fail_fast: bool,
+    reporter: Reporter | None,
+    facts: Mapping[str, Any],
+) -> StudyOutcome:
+    start, folder = time.monotonic(), session.store.folder
+    if not session.is_done:
+        with explain_disk_full(folder, "recording where the study runs"):
+            record_study(folder, study.trial, facts)
+    outcome = None
+    if reporter is not None:
+        reporter.begin(folder, len(session.trials), session.n_skipped)
+    try:
+        with stopping_on_signals(signal.SIGINT, signal.SIGTERM) as take_signals:
+            session.run(executor, fail_fast, take_signals)
+        with explain_disk_full(folder, "writing the table"):
+            write_results(folder)
+        outcome = session.outcome(time.monotonic() - start)
+    finally:
+        if reporter is not None:
+            reporter.end(outcome)
+    return outcome

@@ -1,8 +1,8 @@
 """Trials as jobs of a SLURM cluster, through submitit. The study folder is on storage that every node shares.
 
 Trials claimed at one time are submitted as one array. A job that is preempted or reaches its time limit has its trial
-end at the next checkpoint and is requeued; the new execution takes the run over. This process is the coordinator: it
-claims, and it alone writes the index.
+saved after the step in progress and is requeued; the new execution takes the run over. This process is the coordinator:
+it claims, and it alone writes the index.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SlurmExecutor:
         workers: trials in flight, whether they run or wait in SLURM's queue.
         cpus_per_trial, gpus_per_trial, memory_gb: what each job asks for.
         timeout_min: time limit of a job; a trial that needs longer is requeued and goes on, ``max_timeouts`` times.
-        grace_s: how long before the limit a job is told, and so how long a trial has to reach a checkpoint.
+        grace_s: how long before the limit a job is told, and so how long a trial has to save itself.
         processes_per_trial: processes that run one trial together on its node, by torchrun.
         threads_per_process: threads of the numerical libraries in each process.
         hang_s: a trial that wrote nothing for so long is killed; ``None`` never.
@@ -105,7 +105,7 @@ class SlurmTrial:
             return int(supervisor.wait(self.grace_s))
 
     def checkpoint(self) -> Any:
-        """Called in the signal's handler: the trial ends at its next checkpoint, then the job is queued again."""
+        """Called in the signal's handler: the trial is saved and ends, then the job is queued again."""
         import submitit
 
         if self._supervisor is not None:

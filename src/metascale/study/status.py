@@ -18,9 +18,9 @@ from metascale.core.canonical import plain
 from metascale.study.index import STATUSES, Index, IndexRow, Status
 from metascale.study.owner import is_alive
 from metascale.study.reading import RunView, StudyView, read_study
+from metascale.study.run_files import RESULT, read_progress
 from metascale.study.status_facts import last_loss
 from metascale.study.store import INDEX
-from metascale.study.stored_run import RESULT, read_progress
 
 _STYLES = {"finished": "green", "running": "cyan", "failed": "red", "diverged": "yellow", "pending": "dim"}
 _COLUMNS = ("trial", "status", "device", "steps", "", "loss", "steps/s", "left", "note")

@@ -13,7 +13,7 @@ from metascale.core.files import read_json
 from metascale.study.design import flatten
 from metascale.study.reading import RunView
 from metascale.study.records import parse_cell
-from metascale.study.stored_run import RESULT
+from metascale.study.run_files import RESULT
 
 _TAIL_BYTES = 8192
 

@@ -21,16 +21,9 @@ from metascale.study.fence import CLAIM, Claim, locked, put_claim, read_claim
 from metascale.study.index import Index, IndexRow, Status
 from metascale.study.owner import is_alive
 from metascale.study.reading import RUNS, RunView, StudyView, run_folder
-from metascale.study.stored_run import (
-    CONFIG,
-    ERROR,
-    NOT_COMPARED,
-    PROGRESS,
-    RESULT,
-    StoredRun,
-    remove_leftovers,
-    tidy,
-)
+from metascale.study.run_files import CONFIG, ERROR, NOT_COMPARED, PROGRESS, RESULT, remove_leftovers, tidy
+from metascale.study.stopping import STOP
+from metascale.study.stored_run import StoredRun
 
 INDEX = "index.sqlite3"
 LEASE_S = 60.0
@@ -249,6 +242,7 @@ def _prepare(folder: Path, trial: Trial, restart: bool) -> None:
             if path.name not in NOT_COMPARED:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     (folder / ERROR).unlink(missing_ok=True)
-    (folder / PROGRESS).unlink(missing_ok=True)
+    for name in (PROGRESS, STOP):
+        (folder / name).unlink(missing_ok=True)
     if not (folder / CONFIG).exists():
         write_json(folder / CONFIG, trial.config)

@@ -5,8 +5,7 @@
     error.txt        the traceback of a failed attempt   history.jsonl, timing.jsonl, output.log   who, where, how long
     provenance.json  versions, revision, hardware, threads, data and command of the last attempt
 
-Everything but these last four, ``claim.json``, ``progress.json`` and the lock has the same bytes however often the run
-was interrupted.
+Everything but what `run_files.NOT_COMPARED` lists has the same bytes however often the run was interrupted.
 """
 
 from __future__ import annotations
@@ -23,32 +22,31 @@ from typing import Any
 
 from metascale.core.canonical import canonical_json, plain
 from metascale.core.errors import CorruptFile, Diverged, InputError
-from metascale.core.files import append_lines, sha256_of, write_atomic, write_json
+from metascale.core.files import append_lines, write_atomic, write_json
 from metascale.core.run import Checkpoint
-from metascale.study.checkpoints import (
-    clean_leftovers,
-    discard,
-    list_checkpoints,
-    prune,
-    read_checkpoint,
-    step_of,
-    write_checkpoint,
-)
+from metascale.study.checkpoints import discard, list_checkpoints, read_checkpoint, step_of, write_checkpoint
 from metascale.study.errors import Stopped
-from metascale.study.fence import CLAIM, LOCK, Claim, check_claim, fenced
-from metascale.study.provenance import STUDY_PROVENANCE
+from metascale.study.fence import CLAIM, Claim, check_claim, fenced
 from metascale.study.records import RecordFile
-from metascale.study.stopping import STOP, StopWatch
+from metascale.study.run_files import (
+    CHECKPOINTS,
+    ERROR,
+    HISTORY,
+    OWN,
+    PROGRESS,
+    PROVENANCE,
+    RESULT,
+    SEAL,
+    TIMING,
+    file_hashes,
+    heal_lines,
+    sealed_hash,
+    tidy,
+)
+from metascale.study.stopping import StopWatch, is_signalled
 
-CONFIG, RESULT, ERROR = "config.json", "result.json", "error.txt"
-HISTORY, TIMING, OUTPUT, PROGRESS = "history.jsonl", "timing.jsonl", "output.log", "progress.json"
-PROVENANCE = "provenance.json"
-CHECKPOINTS, SEAL = "checkpoints", "sha256"
-NOT_COMPARED = (HISTORY, TIMING, OUTPUT, PROGRESS, PROVENANCE, STUDY_PROVENANCE, STOP, CLAIM, LOCK)
-"""Files that tell of one execution: two runs of one configuration, or two folders of one study, may differ in these."""
-
-_RESERVED = (CONFIG, RESULT, ERROR, CHECKPOINTS, *NOT_COMPARED)
 _PROGRESS_EVERY_S = 0.5
+_LOOK_EVERY_S = 0.25
 _log = logging.getLogger("metascale.study")
 
 
@@ -68,6 +66,7 @@ class StoredRun:
         self._loaded = False
         self._asked = False
         self._next_progress = 0.0
+        self._next_look = 0.0
         self._first_progress: dict[str, Any] = {}
 
     @property
@@ -94,7 +93,7 @@ class StoredRun:
 
     def write(self, name: str, value: Any) -> None:
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0] in _RESERVED:
+        if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0] in OWN:
             raise InputError(f"a trial cannot write '{name}': it needs a name of its own inside the run's folder")
         if len(path.parts) == 1 and path.suffix == ".csv":
             raise InputError(f"a trial cannot write '{name}': CSV files beside the configuration are records; append")
@@ -110,12 +109,17 @@ class StoredRun:
             self._flush()
             marks = {name: record.mark() for name, record in sorted(self._records.items())}
             write_checkpoint(self.checkpoints, checkpoint, marks)
-        if self.stop_asked():
+        if self._stop is not None and self._stop.asked() == "checkpoint":
             raise Stopped(f"asked to stop; step {checkpoint.step} is saved")
 
     def stop_asked(self) -> bool:
-        """Whether this run is to end at its next checkpoint; a loop may save early when it is."""
-        return self._stop is not None and self._stop.asked() == "checkpoint"
+        """Whether this run is to be saved now, and end there."""
+        now = time.monotonic()
+        # A request is a file, perhaps on a network: it is not looked for at every step. A signal costs nothing.
+        if self._stop is None or (now < self._next_look and not is_signalled()):
+            return False
+        self._next_look = now + _LOOK_EVERY_S
+        return self._stop.asked() == "checkpoint"
 
     def latest(self) -> Checkpoint | None:
         self._asked = True
@@ -248,54 +252,3 @@ class StoredRun:
     def _fenced(self) -> Iterator[None]:
         with fenced(self._folder, self._claim):
             yield
-
-
-def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file that belongs to the run's result, by name, checkpoints and measurements left out."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    kept = [name for name in names if name.split("/")[0] not in (*NOT_COMPARED, CHECKPOINTS, RESULT, ERROR)]
-    return {name: sha256_of((folder / name).read_bytes()) for name in kept}
-
-
-def sealed_hash(ending: Mapping[str, Any]) -> str:
-    """The SHA-256 that ``result.json`` holds of all else in it, so that a changed result shows."""
-    return sha256_of(canonical_json({key: value for key, value in ending.items() if key != SEAL}).encode())
-
-
-def tidy(folder: Path, keep_checkpoints: bool) -> None:
-    """Remove what only a run in progress needs; done again after a crash in the middle, it ends the same."""
-    if keep_checkpoints:
-        prune(folder / CHECKPOINTS)
-    else:
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    for name in (PROGRESS, ERROR, CLAIM):
-        (folder / name).unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of interrupted writes. Call it under the run's lock."""
-    for path in folder.rglob(".*.tmp"):
-        if path.is_file():
-            path.unlink()
-    clean_leftovers(folder / CHECKPOINTS)
-
-
-def heal_lines(path: Path) -> None:
-    """Cut a torn last line (a full disk, a power cut) off a JSON-lines file."""
-    if not path.exists():
-        return
-    with open(path, "r+b") as stream:
-        stream.seek(0, os.SEEK_END)
-        if stream.tell() == 0:
-            return
-        stream.seek(-1, os.SEEK_END)
-        if stream.read(1) != b"\n":
-            stream.truncate(path.read_bytes().rfind(b"\n") + 1)
-
-
-def read_progress(folder: Path) -> dict[str, Any] | None:
-    """What a running trial last told of itself, if anything."""
-    try:
-        return json.loads((folder / PROGRESS).read_text())
-    except FileNotFoundError:
-        return None

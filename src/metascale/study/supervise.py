@@ -26,11 +26,13 @@ from metascale.study.execute import Code, Job, describe_exit, record_death
 from metascale.study.fence import take_over
 from metascale.study.provenance import THREAD_VARIABLES
 from metascale.study.pulse import Pulse
-from metascale.study.stored_run import ERROR, OUTPUT, StoredRun
+from metascale.study.run_files import ERROR, OUTPUT
+from metascale.study.stopping import is_signalled
+from metascale.study.stored_run import StoredRun
 
 _POLL_S = 0.2
 GRACE_S = 20.0
-"""How long a trial that was asked to stop has to reach a checkpoint before it is killed."""
+"""How long a trial that was asked to stop has to save itself before it is killed."""
 
 
 def supervise(job: Job, grace_s: float = GRACE_S) -> int:
@@ -66,14 +68,14 @@ class Supervisor:
         shutil.rmtree(self._errors, ignore_errors=True)
 
     def ask_to_stop(self) -> None:
-        """Have the trial end at its next checkpoint."""
+        """Have the trial save the step in progress and end."""
         self._asked_at = self._asked_at or time.monotonic()
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGUSR1)
 
     def stop(self, grace_s: float = GRACE_S) -> None:
-        """Have the trial end at its next checkpoint, and be gone when this returns. Call it from a signal's handler."""
+        """Have the trial saved and ended, and be gone when this returns. Call it from a signal's handler."""
         self.ask_to_stop()
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -135,6 +137,8 @@ class Supervisor:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self._process.wait(_POLL_S)
+            if is_signalled() and self._asked_at is None:
+                self.ask_to_stop()
             if self.job.hang_s is not None and pulse.silent_s() > self.job.hang_s:
                 self._kill()
                 return Code.HUNG

@@ -16,7 +16,7 @@ from metascale.study.design import flatten
 from metascale.study.fence import locked
 from metascale.study.reading import RunView, StudyView, read_study
 from metascale.study.records import format_cell
-from metascale.study.stored_run import SEAL
+from metascale.study.run_files import SEAL
 
 if TYPE_CHECKING:
     import pandas

@@ -14,11 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from metascale.core.canonical import canonical_json, content_id, plain
+from metascale.core.canonical import content_id, plain
 from metascale.core.errors import InputError
 from metascale.study.design import Study, Trial, build_trial
 from metascale.study.reading import RunView, StudyView
-from metascale.study.tuning_space import Dimension, Edge, LogUniform, dimension_from_json
+from metascale.study.tuning_points import point_key, searched_points
+from metascale.study.tuning_space import Dimension, Edge, dimension_from_json
 from metascale.study.tuning_suggest import Tried, TriedStatus
 
 KEY = "tune"
@@ -43,6 +44,8 @@ class Pruning:
         record, column: where a trial leaves its evaluation curve.
         n_before: ended trials that a threshold needs.
         rungs: at how many evaluations, evenly spread, a trial may end.
+        by: the column that says how far a trial is: ``"epoch"`` compares trials of different batch sizes after the
+            same number of examples. Its values stand in the thresholds in the place of steps.
 
     Source: the median stopping rule of Golovin et al. 2017 (Google Vizier), section 3.2.1.
     """
@@ -51,6 +54,7 @@ class Pruning:
     column: str = "validation_loss_nats"
     n_before: int = 4
     rungs: int = 4
+    by: str = "step"
 
     def __post_init__(self) -> None:
         if self.n_before < 1 or self.rungs < 1:
@@ -69,9 +73,12 @@ class Search:
         together: values suggested from the same knowledge; that many may be tried at a time.
         seed: of the suggestions.
         strategy: ``"each"`` searches every point of the axes; ``"smallest"`` the smallest ``size`` alone, whose values
-            all sizes then use (what μP allows); ``"rule"`` the ``rule_points`` smallest sizes, to which a power law of
-            the size is fitted for every hyperparameter. Other axes are searched apart in each case.
-        size: the axis that is the size for these two.
+            all sizes then use (what μP allows); ``"rule"`` searches ``rule_points`` sizes, to which a rule of the size
+            is fitted for every hyperparameter (see `tuning_rule`). Other axes are searched apart in each case.
+        size: the size for these two: an axis of numbers, or the import path ``"module:function"`` of a function from a
+            trial's configuration to its size (a number of parameters). A rule visits the smallest values of an axis;
+            of a measured size, those nearest to an even spread over the smaller half of its logarithm.
+        along: the axes that a measured size stands for; all others are searched apart.
         rule_points: see ``strategy``.
         pruning: how trials end early; ``None``: they do not.
 
@@ -87,6 +94,7 @@ class Search:
     seed: int = 0
     strategy: Strategy = "each"
     size: str | None = None
+    along: Sequence[str] = ()
     rule_points: int = 3
     pruning: Pruning | None = field(default_factory=Pruning)
 
@@ -99,9 +107,14 @@ class Search:
                 raise InputError(f"'{name}' of a search is a whole number of at least {least}, not {value!r}")
         if self.strategy not in ("each", "smallest", "rule"):
             raise InputError(f"the strategy of a search is 'each', 'smallest' or 'rule', not {self.strategy!r}")
-        for name, dimension in self.space.items():
-            if self.strategy == "rule" and not isinstance(dimension, LogUniform):
-                raise InputError(f"a rule of the size needs a range 'log'; '{name}' has {dimension.to_json()}")
+        if isinstance(self.along, str) or not isinstance(self.along, Sequence):
+            raise InputError(f"'along' of a search is a list of axes, not {self.along!r}")
+        object.__setattr__(self, "along", tuple(self.along))
+
+    @property
+    def measured(self) -> bool:
+        """Whether the size is a function of the configuration and no axis."""
+        return self.size is not None and ":" in self.size
 
     @staticmethod
     def from_json(stored: Any) -> Search:
@@ -179,44 +192,6 @@ def search_of(study: Study) -> Search | None:
     return None if stored is None else Search.from_json(stored)
 
 
-def axis_points(study: Study) -> list[dict[str, Any]]:
-    """Every combination of the axes' values, the first axis slowest."""
-    return [dict(zip(study.axes, values, strict=True)) for values in itertools.product(*study.axes.values())]
-
-
-def searched_points(study: Study, search: Search) -> list[dict[str, Any]]:
-    """The points of the axes that a search visits.
-
-    Raises:
-        InputError: a key of the space is an axis, or the strategy needs a size that no axis gives.
-    """
-    for name in search.space:
-        if name in study.axes:
-            raise InputError(f"'{name}' is an axis of study '{study.name}': it cannot be tuned as well")
-    points = axis_points(study)
-    if search.strategy == "each":
-        return points
-    size = search.size
-    sizes = study.axes.get(size or "", ())
-    if (
-        size is None
-        or not all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in sizes)
-        or not sizes
-    ):
-        raise InputError(
-            f"strategy '{search.strategy}' needs 'size': an axis with numbers; the axes are {list(study.axes)}"
-        )
-    if search.strategy == "rule" and len(sizes) < search.rule_points:
-        raise InputError(f"a rule over {search.rule_points} sizes needs as many; axis '{size}' has {len(sizes)}")
-    smallest = sorted(sizes)[: 1 if search.strategy == "smallest" else search.rule_points]
-    return [point for point in points if point[size] in smallest]
-
-
-def point_key(point: Mapping[str, Any]) -> str:
-    """One text for one point."""
-    return canonical_json(point)
-
-
 def purpose_of(study: Study, point: Mapping[str, Any]) -> str:
     """What the suggestions of a search are addressed by: the study's base and trial function, and the point."""
     return content_id([study.trial, study.base, point])
@@ -241,8 +216,10 @@ def search_trial(
 
 
 def thresholds_of(pruning: Pruning | None, tried: Sequence[Tried]) -> list[list[float]]:
-    """``[step, loss]`` pairs: the medians of the best losses so far of the ended trials."""
-    curves = [dict(one.curve) for one in tried if one.status in ("finished", "pruned") and one.curve]
+    """``[step, loss]`` pairs (``pruning.by`` for step): the medians of the best losses so far of the ended trials."""
+    curves: list[dict[float, float]] = [
+        dict(one.curve) for one in tried if one.status in ("finished", "pruned") and one.curve
+    ]
     if pruning is None or len(curves) < pruning.n_before:
         return []
     steps = sorted({step for curve in curves for step in curve})[1:-1]  # neither before training nor at its end
@@ -274,12 +251,12 @@ def tried_of(run: RunView, search: Search) -> Tried:
     return Tried(values, float(loss), ended, _best_so_far(run, search.pruning))
 
 
-def _best_so_far(run: RunView, pruning: Pruning | None) -> tuple[tuple[int, float], ...]:
+def _best_so_far(run: RunView, pruning: Pruning | None) -> tuple[tuple[float, float], ...]:
     if pruning is None:
         return ()
     rows = [row for row in run.rows(pruning.record) if isinstance(row.get(pruning.column), float)]
     best = itertools.accumulate((row[pruning.column] for row in rows), min)
-    return tuple((row["step"], loss) for row, loss in zip(rows, best, strict=True))
+    return tuple((row[pruning.by], loss) for row, loss in zip(rows, best, strict=True))
 
 
 def tried_at(view: StudyView, search: Search, point: Mapping[str, Any]) -> list[Tried]:

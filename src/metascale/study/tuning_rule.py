@@ -1,4 +1,9 @@
-"""From the values tuned at some sizes to the values at all of them: the same, the smallest's, or a power law's."""
+"""From the values tuned at some sizes to the values at all of them: the same, the smallest's, or a rule's.
+
+The rule of a hyperparameter depends on its range: a power law of the size where the range is logarithmic, a straight
+line in the logarithm of the size where it is uniform, both kept within the range (whose ends are known to be allowed),
+and the value found at the largest searched size where it is a whole number or a choice.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from metascale.core.errors import InputError
-from metascale.study.tuning import Search, Tuned, point_key
+from metascale.study.design import Study
+from metascale.study.tuning import Search, Tuned
+from metascale.study.tuning_points import point_key, size_at, size_axes, without
+from metascale.study.tuning_space import Dimension, LogUniform, Uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +41,43 @@ def fit_rule(sizes: Sequence[float], values: Sequence[float]) -> Rule:
         raise InputError(f"a rule of value against size needs two sizes or more, each with a value; got {list(sizes)}")
     if min(*sizes, *values) <= 0:
         raise InputError(f"a rule of value against size needs positive numbers; got {list(sizes)} and {list(values)}")
-    x, y = [math.log(one) for one in sizes], [math.log(one) for one in values]
+    intercept, slope = _line([math.log(one) for one in sizes], [math.log(one) for one in values])
+    return Rule(math.exp(intercept), slope)
+
+
+def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Intercept and slope of least squares."""
     mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
     slope = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
     slope /= math.fsum((a - mean_x) ** 2 for a in x)
-    return Rule(math.exp(mean_y - slope * mean_x), slope)
+    return mean_y - slope * mean_x, slope
 
 
-def values_at(search: Search, tuned: Sequence[Tuned], point: Mapping[str, Any]) -> dict[str, Any]:
+def values_at(study: Study, search: Search, tuned: Sequence[Tuned], point: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters at ``point``, as the search's strategy says."""
-    size = search.size
-    if search.strategy == "each" or size is None:
+    if search.strategy == "each":
         return dict(next(one for one in tuned if point_key(one.point) == point_key(point)).values)
-    others = _without(point, size)
-    near = sorted((one for one in tuned if _without(one.point, size) == others), key=lambda one: float(one.point[size]))
+    along = size_axes(study, search)
+    others = without(point, along)
+    near = sorted(
+        ((size_at(study, search, one.point), one) for one in tuned if without(one.point, along) == others),
+        key=lambda pair: pair[0],
+    )
     if search.strategy == "smallest":
-        return dict(near[0].values)
-    found = {}
-    for name in search.space:
-        rule = fit_rule([float(one.point[size]) for one in near], [float(one.values[name]) for one in near])
-        found[name] = rule.at(float(point[size]))
-    return found
+        return dict(near[0][1].values)
+    sizes, size = [size for size, _ in near], size_at(study, search, point)
+    return {
+        name: _ruled(dimension, sizes, [one.values[name] for _, one in near], size)
+        for name, dimension in search.space.items()
+    }
 
 
-def _without(point: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in point.items() if name != key}
+def _ruled(dimension: Dimension, sizes: Sequence[float], values: Sequence[Any], size: float) -> Any:
+    """The value of one hyperparameter at ``size``, from those found at ``sizes`` (ascending)."""
+    if isinstance(dimension, LogUniform):
+        ruled = fit_rule(sizes, [float(value) for value in values]).at(size)
+        return min(dimension.high, max(dimension.low, ruled))
+    if isinstance(dimension, Uniform):
+        intercept, slope = _line([math.log(one) for one in sizes], [float(value) for value in values])
+        return min(dimension.high, max(dimension.low, intercept + slope * math.log(size)))
+    return values[-1]

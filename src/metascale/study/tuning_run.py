@@ -19,15 +19,13 @@ from metascale.study.store import RunStore
 from metascale.study.tuning import (
     KIND,
     Search,
-    axis_points,
-    point_key,
     purpose_of,
     search_of,
     search_trial,
-    searched_points,
     tried_at,
     tuned_points,
 )
+from metascale.study.tuning_points import axis_points, point_key, searched_points
 from metascale.study.tuning_rule import values_at
 from metascale.study.tuning_suggest import Tried, suggest
 
@@ -144,7 +142,7 @@ def tuned_study(study: Study, folder: Path | str) -> ListedStudy:
                 f"results.csv, and give '{', '.join(search.space)}' other ranges in a new folder"
             )
     trials = [
-        build_trial(study.trial, study.base, {**point, **values_at(search, found, point)}, int(seed), "trial")
+        build_trial(study.trial, study.base, {**point, **values_at(study, search, found, point)}, int(seed), "trial")
         for point in axis_points(study)
         for seed in study.seeds
     ]

@@ -35,7 +35,7 @@ class Tried:
     values: Mapping[str, Any]
     loss: float | None
     status: TriedStatus
-    curve: tuple[tuple[int, float], ...] = ()
+    curve: tuple[tuple[float, float], ...] = ()
 
 
 def suggest(

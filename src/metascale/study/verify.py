@@ -13,8 +13,8 @@ from metascale.core.files import read_json, read_json_lines, sha256_of
 from metascale.study.checkpoints import list_checkpoints, read_checkpoint
 from metascale.study.provenance import STUDY_PROVENANCE
 from metascale.study.reading import RunView, StudyView, read_study
+from metascale.study.run_files import CHECKPOINTS, CONFIG, HISTORY, PROVENANCE, RESULT, SEAL, TIMING, sealed_hash
 from metascale.study.store import INDEX
-from metascale.study.stored_run import CHECKPOINTS, CONFIG, HISTORY, PROVENANCE, RESULT, SEAL, TIMING, sealed_hash
 from metascale.study.table import ALL_RESULTS, RESULTS_CSV, complete_results, results_table
 
 

@@ -105,6 +105,7 @@ def train(process: Trainable[State], schedule: Schedule, run: Run) -> TrainResul
     """Train from the run's latest checkpoint, or from the start.
 
     Interrupted and resumed, a training leaves the same records and the same state, bit for bit, as one without a break.
+    A run that is asked to stop is saved after the step in progress, and ends there.
 
     Raises:
         Diverged: a loss is not finite; the message and attributes say where.
@@ -123,8 +124,9 @@ def train(process: Trainable[State], schedule: Schedule, run: Run) -> TrainResul
         progress = replace(progress, step=progress.step + 1)
         if progress.step % schedule.log_every == 0:
             run.append("train_stats", {"step": progress.step, **row})
-        if progress.step % schedule.checkpoint_every == 0 and progress.step % schedule.eval_every:
-            _save(process, run, state, best, progress)
+        scheduled = progress.step % schedule.checkpoint_every == 0 and progress.step % schedule.eval_every > 0
+        if scheduled or run.stop_asked():
+            _save(process, run, state, best, progress, scheduled)
         run.progress(progress.step, schedule.max_steps)
     final = process.unpack(best, progress.best_step) if schedule.restore_best else state
     status = "converged" if progress.stopped else "max_steps"
@@ -148,13 +150,15 @@ def _validate(
     return best, replace(progress, stale=stale, stopped=stopped)
 
 
-def _save(process: Trainable[State], run: Run, state: State, best: Params, progress: Progress) -> None:
+def _save(
+    process: Trainable[State], run: Run, state: State, best: Params, progress: Progress, scheduled: bool = True
+) -> None:
     blobs = {
         "state.safetensors": to_bytes(process.pack(state)),
         "best.safetensors": to_bytes(best),
         "progress.json": json.dumps(asdict(progress)).encode(),
     }
-    run.save(Checkpoint(progress.step, blobs))
+    run.save(Checkpoint(progress.step, blobs, scheduled))
 
 
 def _resume(process: Trainable[State], run: Run) -> tuple[State, Params, Progress]:

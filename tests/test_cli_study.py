@@ -1,0 +1,118 @@
+"""The commands about a study's folder, on a study that is there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from metascale.core.files import read_json
+from metascale.study import Study, read_study, run_study
+from tests.study import runner_process
+from tests.study.folders import TRIALS, tiny_study
+from tests.test_cli import Call, call  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve finished trials whose loss follows a power law."""
+    folder = tmp_path_factory.mktemp("cli") / "study"
+    run_study(Study("power", f"{TRIALS}:power", {}, {"n_tasks": [2, 5, 10, 20]}, (0, 1, 2)), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "study"))
+
+
+def test_status_shows_the_trials_the_law_with_its_interval_and_the_disk(whole: Path, call: Call) -> None:  # noqa: F811
+    code, said, _ = call("status", str(whole))
+    assert code == 0
+    for words in (
+        "n_tasks=2-seed=0",
+        "n_tasks=20-seed=2",
+        "finished",
+        "alpha = 0.",
+        "95 % intervals, 12 trials",
+        "disk:",
+    ):
+        assert words in said, words
+    assert "law" not in call("status", str(whole), "--no-law")[1]
+
+
+def test_status_for_programs(whole: Path, call: Call) -> None:  # noqa: F811
+    code, said, _ = call("status", str(whole), "--json")
+    found = json.loads(said)
+    assert code == 0
+    assert found["counts"]["finished"] == len(found["trials"]) == 12
+    assert {"device", "done", "total", "loss", "steps_per_s", "left_s"} <= found["trials"][0].keys()
+    alpha = found["laws"][""]["parameters"]["alpha"]
+    assert alpha["low"] < 0.3 < alpha["high"]
+    assert found["disk"]["n_bytes"] > 0
+
+
+def test_watch_leaves_when_every_trial_has_ended(whole: Path, call: Call) -> None:  # noqa: F811
+    code, said, _ = call("watch", str(whole))
+    assert code == 0
+    assert "12 finished" in said or "n_tasks=2-seed=0" in said
+
+
+def test_verify_names_what_is_damaged_with_exit_status_1(folder: Path, call: Call) -> None:  # noqa: F811
+    code, said, _ = call("verify", str(folder))
+    assert (code, "of 12 trials are what was written" in said) == (0, True)
+    damaged = next(folder.glob("runs/*/config.json"))
+    damaged.write_bytes(damaged.read_bytes()[:-2])
+    code, said, _ = call("verify", str(folder))
+    assert code == 1
+    assert str(damaged) in said
+    assert "1 of" in said
+
+
+def test_reindex_builds_the_index_anew(folder: Path, call: Call) -> None:  # noqa: F811
+    for path in folder.glob("index.sqlite3*"):
+        path.unlink()
+    (folder / "index.sqlite3").write_bytes(b"no database")
+    assert call("reindex", str(folder))[0] == 0
+    assert json.loads(call("status", str(folder), "--json", "--no-law")[1])["counts"]["finished"] == 12
+
+
+def test_stop_now_saves_what_runs(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setenv("METASCALE_TEST_PAUSE_S", "0.02")
+    study = tiny_study("heeds", n_tasks=(2, 5), n_steps=510, save_every=500)
+    runner = runner_process.start(study, tmp_path, workers=2)
+    while sum(read_json(path)["done"] > 5 for path in tmp_path.glob("runs/*/progress.json")) < 2:
+        time.sleep(0.02)
+    code, said, _ = call("stop", str(tmp_path), "--now")
+    assert code == 0
+    assert "2 running trials are saved after the step in progress and end; no new one starts" in " ".join(said.split())
+    _, told = runner.communicate(timeout=60)
+    assert runner.returncode == 1, told
+    assert len(list(tmp_path.glob("runs/*/checkpoints/*-stop"))) == 2
+    assert "no trial is running" in call("stop", str(tmp_path))[1]
+
+
+def test_export_writes_the_table(whole: Path, tmp_path: Path, call: Call) -> None:  # noqa: F811
+    code, said, _ = call("export", str(whole), "--format", "csv", "--out", str(tmp_path / "table.csv"))
+    assert (code, "12 trials written to" in said) == (0, True)
+    with open(tmp_path / "table.csv", newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 12
+
+
+def test_what_export_and_push_refuse(whole: Path, tmp_path: Path, call: Call) -> None:  # noqa: F811
+    run, out = str(read_study(whole).runs[0].folder), str(tmp_path / "out")
+    for arguments, message in (
+        (("export", str(whole)), "export needs --format and --out for a study, or --peft"),
+        (("export", str(whole), "--format", "csv"), "export needs --format and --out"),
+        (("export", run, "--peft", out, "--format", "csv"), "--peft goes without --format and --out"),
+        (("export", str(whole), "--peft", out), "is not a run's folder (STUDY/runs/NAME)"),
+        (("export", run, "--peft", out), "has no adapters"),
+        (("push", out, "--repo", "me/mine"), "has no adapter_config.json: make it with `metascale export RUN --peft"),
+    ):
+        code, _, said = call(*arguments)
+        assert (code, message in said) == (2, True), (arguments, said)
+    assert not Path(out).exists()
