@@ -13,7 +13,9 @@ from metascale.core.types import Batch, Episode, Params
 from metascale.hypergrad.diagonal import Diagonal
 from metascale.hypergrad.gauss_newton import GaussNewton
 from metascale.hypergrad.hvp import Exact, FiniteDifference, Zero
-from metascale.hypergrad.linear import CG, Direct, Neumann, SolveFailed
+from metascale.hypergrad.linear import CG, Direct, Identity, Neumann, SolveFailed
+from metascale.hypergrad.problem import BilevelProblem
+from metascale.hypergrad.sama import SAMA
 from metascale.meta.gradients import FOMAML, MAML
 from metascale.meta.imaml import ImplicitMAML
 from metascale.meta.inner import InnerLoop
@@ -108,6 +110,37 @@ def test_one_hessian_for_a_solve_whatever_the_masks_and_windows() -> None:
         _, report = ImplicitMAML(inner, solver, curvature)(MODEL, theta, EPISODE, 3)
         assert float(report.diagnostics["solver_residual"].max()) < (1e-5 if curvature == FiniteDifference() else 1e-8)
         assert float(report.diagnostics["stationarity"].min()) > 1e-6  # windows and masks keep it from the solution
+
+
+def test_the_identity_gives_what_sama_gives_and_takes_no_second_derivative() -> None:
+    """The lower level of one task is s(φ) + λ/2 ‖φ − θ‖², its mixed derivative −λ I: SAMA's answer is λ ∇q(φ)."""
+
+    class OnceOnly(SmoothClassifier):
+        def require_second_order(self) -> None:
+            raise InputError("no second derivatives here")
+
+    strength = 0.7
+    inner, episode, theta = replace(SOLVED, proximal=strength, steps=6), MODEL.episode(1), MODEL.init(0)
+    found, report = ImplicitMAML(inner, Identity(measure=False))(OnceOnly(), theta, episode, None)
+    *_, last = inner.iterate(MODEL, stack_tasks(theta, 1), episode.support)
+    adapted = {name: value[0].detach() for name, value in last.params.items()}
+
+    def lower_loss(phi: Params, start: Params) -> torch.Tensor:
+        pull = sum(((phi[name] - start[name]) ** 2).sum() for name in phi)
+        return MODEL.losses(stack_tasks(phi, 1), episode.support).sum() + strength / 2 * pull
+
+    def upper_loss(phi: Params, start: Params) -> torch.Tensor:
+        return MODEL.losses(stack_tasks(phi, 1), episode.query).sum()
+
+    problem = BilevelProblem(lower_loss, upper_loss)
+    sama = SAMA(adapt=False)(problem, adapted, theta).value
+    assert relative({name: value / strength for name, value in sama.items()}, found) < 1e-8
+    assert "solver_residual" not in report.diagnostics
+    with pytest.raises(InputError, match="no second derivatives here"):
+        ImplicitMAML(inner, Identity())(OnceOnly(), theta, episode, None)
+    some = ImplicitMAML(replace(inner, adapt=("head*",)), Identity(measure=False))
+    with pytest.raises(InputError, match="no second derivatives here"):
+        some(OnceOnly(), theta, episode, None)
 
 
 def test_micro_batches_change_nothing() -> None:

@@ -14,6 +14,7 @@ from metascale.core.trees import add, dot, n_elements, norm, require_grad, scale
 from metascale.core.types import Batch, Params
 from metascale.models.classifiers import ConvClassifier, PerceptronClassifier, convolve, init_convolution
 from metascale.models.convnet import ConvNet
+from metascale.models.layer_widths import layer_widths
 from metascale.models.mlp import MLP
 from metascale.models.one_task import OneTask
 from metascale.models.resnet import ResNet
@@ -102,6 +103,26 @@ def test_operations_and_sizes_of_the_others(size: int) -> None:
     assert dense.n_params() == size**2 * 16 + 16 + 2 * (16 * 16 + 16) + 16 * 10 + 10
     params = dense.init(0)
     assert count_flops(lambda: dense.predict(params, batch)) == 3 * sum(dense.flops().values())
+
+
+def test_tapered_and_widening_nets_by_hand() -> None:
+    """Widths lie on a logarithmic line from the first to ``ratio`` times it: 16, 8, 4 and 4, 8, 16."""
+    assert layer_widths(16, 3, 0.25) == (16, 8, 4)
+    assert layer_widths(4, 4, 8.0) == (4, 8, 16, 32)
+    assert layer_widths(1, 2, 0.1) == (1, 1), "a layer keeps one unit"
+    batch = to_single(images(3))
+    dense = PerceptronClassifier(64, width=16, depth=3, ratio=0.25)
+    assert dense.n_params() == 64 * 16 + 16 + 16 * 8 + 8 + 8 * 4 + 4 + 4 * 10 + 10
+    conv = ConvClassifier(width=4, depth=3, ratio=4.0)
+    assert conv.n_params() == 9 * (4 + 4 * 8 + 8 * 16) + 2 * (4 + 8 + 16) + 16 * 10 + 10
+    for model, forward in ((dense, dense.flops()), (conv, conv.flops(8))):
+        params = model.init(0)
+        counted = count_flops(lambda model=model, params=params: model.predict(params, batch))
+        assert counted == 3 * sum(forward.values())
+    with pytest.raises(InputError, match="ratio must be 1 at depth 1, not 2"):
+        PerceptronClassifier(4, depth=1, ratio=2.0)
+    with pytest.raises(InputError, match=r"ratio of the widths .* must be above 0, not 0"):
+        ConvClassifier(ratio=0.0)
 
 
 def to_single(batch: Batch) -> Batch:

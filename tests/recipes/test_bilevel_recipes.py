@@ -144,6 +144,18 @@ def test_every_arm_and_solver_of_noisy_labels_runs(
     assert all((loss is not None) == bilevel for loss in upper_losses)
 
 
+def test_the_upper_pass_of_noisy_labels_drops_units_unless_told_not_to(
+    texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METASCALE_DATA", str(texts))
+    losses = []
+    for fields in ({}, {"upper_dropout": True}, {"upper_dropout": False}):
+        run = MemoryRun()
+        run_trial("noisy_labels", run, data="wrench_youtube", backbone="data:bert", **TINY, **fields)
+        losses.append(run.rows("train_stats")[0]["upper_loss_nats"])
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_every_arm_of_auxiliary_tasks_runs(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METASCALE_DATA", str(texts))
     fields = {**TINY, "data": "wrench_youtube", "backbone": "data:llama", "n_labelled": 12, "weight": 0.5}

@@ -15,6 +15,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("digits", {"n_way": 1}, "the value 1 of 'n_way' is not allowed: input should be greater than or equal to 2"),
     ("digits", {"k_shot": 0}, "'k_shot' is not allowed: input should be greater than or equal to 1"),
     ("digits", {"inner_lr": -0.1}, "'inner_lr' is not allowed: input should be greater than 0"),
+    ("digits", {"inner_momentum": 1.0}, "'inner_momentum' is not allowed: input should be less than 1"),
+    ("digits", {"inner_momentum": 0.9, "inner_optimizer": "adam"}, "inner_momentum goes with inner_optimizer=sgd"),
     ("digits", {"inner_lr": "fast"}, "'fast' of 'inner_lr' is not allowed"),
     ("digits", {"method": "mamel"}, "'mamel' of 'method' is not allowed"),
     ("digits", {"budget": "visits", "n_tasks": [None]}, "budget 'visits' needs a number for n_tasks"),
@@ -93,3 +95,11 @@ def test_visits_budget_gives_every_task_the_same_visits() -> None:
     for n_tasks, steps in ((4, 10), (40, 100)):
         config = recipe.validate({"budget": "visits", "n_tasks": n_tasks, "visits_per_task": 20, "meta_batch": 8})
         assert config.outer_steps == steps
+
+
+def test_momentum_reaches_the_inner_loop() -> None:
+    from metascale.recipes.fewshot import make_inner
+
+    recipe = load_recipe("digits")
+    assert make_inner(recipe.validate({"inner_momentum": 0.9})).optimizer.momentum == 0.9  # type: ignore[attr-defined]
+    assert make_inner(recipe.validate({})).optimizer.momentum == 0.0  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from metascale.core.errors import CorruptFile, InputError
 from metascale.recipes.conclude import conclude
 from metascale.recipes.evaluate import evaluate_run
 from metascale.recipes.launch import launch, plan, plan_from_folder
-from metascale.study.stored_run import NOT_COMPARED
+from metascale.study.run_files import NOT_COMPARED
 from metascale.study.table import results_table
 
 TINY = {
@@ -180,6 +181,34 @@ def test_killed_at_random_and_run_again_ends_with_the_same_bytes(tmp_path: Path)
         kills += 1
     assert kills >= 2
     expected, found = compared_files(whole), compared_files(broken)
+    assert found.keys() == expected.keys()
+    assert [name for name, data in expected.items() if found[name] != data] == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("number", "executor"), [(signal.SIGTERM, "processes"), (signal.SIGINT, "serial")])
+def test_a_signal_in_the_middle_of_meta_training_saves_that_step(tmp_path: Path, number: int, executor: str) -> None:
+    """Checkpoints are due at steps 200 and 400 only; the signal comes at the first sign of life."""
+    command = [sys.executable, "-m", "metascale.cli", "run", "digits", "--executor", executor, "--no-baselines"]
+    for key, value in {**TINY, "n_tasks": [2], "max_steps": 400, "eval_every": 200}.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    arguments = ["--seeds", "0", "--workers", "1", "--out"]
+    began = subprocess.Popen([*command, *arguments, str(cut)], env=environment, stderr=subprocess.PIPE, text=True)
+    while not list(cut.glob("runs/*/progress.json")):
+        assert began.poll() is None, began.communicate()[1]
+        time.sleep(0.01)
+    began.send_signal(number)
+    _, said = began.communicate(timeout=120)
+    assert began.returncode == 128 + number, said
+    assert "are saved after the step in progress" in said
+    (saved,) = cut.glob("runs/*/checkpoints/*-stop")
+    assert 0 < int(saved.name.removeprefix("step-").removesuffix("-stop")) < 200
+    for folder in (cut, whole):
+        subprocess.run([*command, *arguments, str(folder)], env=environment, check=True, capture_output=True)
+    expected, found = compared_files(whole), compared_files(cut)
     assert found.keys() == expected.keys()
     assert [name for name, data in expected.items() if found[name] != data] == []
 

@@ -11,7 +11,8 @@ from metascale.report.comparisons import baselines_data, comparisons_data
 from metascale.report.curves import adaptation_data, extremes, learning_curves_data
 from metascale.report.data import accuracy_data, law_data
 from metascale.report.findings import find
-from metascale.report.overview import families_data, fixed_data, missing_data, provenance_data, trials_data
+from metascale.report.overview import families_data, fixed_data, missing_data, trials_data
+from metascale.report.provenance import provenance_pairs
 from metascale.report.reading import read_study
 from tests.report.study_fixture import BASELINES, N_TEST_TASKS, SCALES, SEEDS, STEPS, make_study, write_csv
 
@@ -223,14 +224,14 @@ def test_fixed_settings_put_the_budget_first_and_leave_out_the_axis(study_folder
 
 
 def test_provenance_comes_from_the_files_of_the_study(own_study: Path) -> None:
-    provenance = dict(provenance_data(own_study))
+    provenance = dict(provenance_pairs(own_study))
     assert provenance["data licence"] == "CC BY 4.0 (UCI)"
     assert provenance["versions"] == "metascale 0.1.0, python 3.11.2, torch 2.13.0"
     assert provenance["devices"] == "not recorded"
     for place, run in enumerate(sorted((own_study / "runs").iterdir())[:2]):
         event = {"device": f"cuda:{place}", "torch": f"2.1{place}.0", "python": "3.12.1"}
         (run / "history.jsonl").write_text(json.dumps(event) + "\n")
-    provenance = dict(provenance_data(own_study))
+    provenance = dict(provenance_pairs(own_study))
     assert provenance["versions"] == "metascale 0.1.0, python 3.12.1, torch 2.10.0 and 2.11.0"
     assert provenance["devices"] == "cuda:0, cuda:1"
 

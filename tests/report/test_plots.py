@@ -9,7 +9,13 @@ import pytest
 from matplotlib.axes import Axes
 
 from metascale.report.comparisons import baselines_data
-from metascale.report.curves import adaptation_data, extremes, learning_curves_data
+from metascale.report.curves import (
+    LearningCurve,
+    LearningTable,
+    adaptation_data,
+    extremes,
+    learning_curves_data,
+)
 from metascale.report.data import accuracy_data, law_data
 from metascale.report.frame import round_ticks, spread
 from metascale.report.plots import plot_accuracy, plot_baselines, plot_law
@@ -93,6 +99,25 @@ def test_learning_plot_has_a_line_a_run_and_a_dot_a_kept_step(study_folder: Path
     legend = ax.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["N\u00a0=\u00a02", *(str(n) for n in SCALES[1:])]
+
+
+def test_learning_curves_of_settings_without_a_scale_are_told_apart_by_colour() -> None:
+    """Seven of them: the seventh has the first one's hue, dashed."""
+    names = ["sama", "darts", "identity", "cg", "neumann", "unrolled", "plain"]
+    curves = [
+        LearningCurve(name, None, seed, True, (0.0, 10.0), (2.0, 1.0 + place / 10), 10.0)
+        for place, name in enumerate(names)
+        for seed in (0, 1)
+    ]
+    ax = plot_learning_curves(LearningTable(tuple(curves), "n", "validation loss (nats)", 1.0), new_axes())
+    lines = [line for line in ax.lines if len(line.get_xdata()) > 1]
+    looks = [(line.get_color(), line.get_linestyle()) for line in lines]
+    assert looks[::2] == looks[1::2]
+    assert len(set(looks)) == 7
+    assert looks[0][0] == looks[-1][0]
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == names
 
 
 def test_panels_that_share_their_loss_axis_show_all_of_both(study_folder: Path) -> None:

@@ -105,6 +105,9 @@ def test_a_study_of_settings_answers_with_the_best_one_and_its_paired_test(setti
     assert missing_data(settings_study) == ("Learning curves are missing: no run folder has eval_stats.csv.",)
     page = next(path for path in write_report(settings_study) if path.name == "report.html").read_text()
     assert "Lowest test loss: weighted" in page
+    assert "Side by side, on the same tests" in page
+    assert "Against baselines" not in page
+    assert "Caveats" not in page, "a study without a law has none to be careful of"
 
 
 def test_memory_is_the_mean_by_kind_and_is_left_out_where_it_was_not_measured(settings_study: Path) -> None:

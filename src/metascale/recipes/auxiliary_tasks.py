@@ -72,6 +72,7 @@ RECIPE = Recipe(
     seeds=(0, 1, 2),
     trial="metascale.recipes.auxiliary_trial:trial",
     profiles={"smoke": Profile("seconds", {"max_steps": 10, "eval_every": 5}, seeds=(0,))},
+    data_sets=lambda config: (config.data,),
     packages=("torch", "safetensors", "transformers"),
     hardware="a CPU: see docs/results",
 )

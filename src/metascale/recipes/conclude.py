@@ -15,7 +15,7 @@ from metascale.recipes.methods import method_pairs, method_rows, methods_json, m
 from metascale.recipes.recipe import load_recipe
 from metascale.report.reading import MAIN_KINDS
 from metascale.report.write import write_report
-from metascale.study.design import Study
+from metascale.study.design import Study, load_function
 from metascale.study.reading import StudyView, read_study
 from metascale.study.table import Table, write_results
 from metascale.study.tuning import tuned_points
@@ -61,7 +61,7 @@ def conclude(folder: Path | str) -> Conclusion:
         write_json(folder / LAW, first.to_json())
         if len(analyses) > 1:
             write_json(folder / LAWS, {label: found.to_json() for label, found in analyses.items()})
-    written = [*_write_tuning(view), *_write_methods(view), *write_report(folder)]
+    written = [*_write_tuning(view), *_write_methods(view), *write_own(view, table), *write_report(folder)]
     return Conclusion(analyses, reason, tuple(written))
 
 
@@ -80,11 +80,23 @@ def _write_methods(view: StudyView) -> list[Path]:
     if len(methods) < 2:
         return []
     rows = method_rows(view)
+    if not rows:
+        return []
     references = [name for name in REFERENCES if any(row.method == name for row in rows)]
     pairs = method_pairs(rows, references or methods[:1])
     write_json(view.folder / METHODS, methods_json(rows, pairs))
     write_atomic(view.folder / METHODS_PAGE, methods_markdown(rows, pairs))
     return [view.folder / METHODS, view.folder / METHODS_PAGE]
+
+
+def write_own(view: StudyView, table: Table) -> list[Path]:
+    """What the recipe itself concludes from its study."""
+    name = view.study.base.get("recipe")
+    path = load_recipe(name).conclusion if name else None
+    if path is None:
+        return []
+    conclude_own: Any = load_function(path)
+    return list(conclude_own(view, table))
 
 
 def shared_pools(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +127,7 @@ def law_columns(study: Study) -> LawColumns:
     recipe = load_recipe(name) if name else None
     scale = recipe.scale if recipe and recipe.scale else scale_axis(study)
     named = recipe.series if recipe else None
-    series = tuple(key for key in study.axes if key != scale) if named is None else named
+    series = tuple(key for key in study.axes if key != scale and (named is None or key in named))
     return LawColumns(scale, series, recipe.loss if recipe else LOSS)
 
 

@@ -66,7 +66,8 @@ class FewShotConfig:
         n_validation_tasks, n_test_tasks: fixed episodes of meta-validation and meta-test, the same in every trial.
         labels, classes: ``"permuted"`` and ``"disjoint"``; the other values are the published leaks, for showing them.
         meta_batch: tasks an outer step.
-        inner_optimizer, inner_lr, inner_steps, inner_clip, inner_weight_decay: the inner loop.
+        inner_optimizer, inner_lr, inner_momentum, inner_steps, inner_clip, inner_weight_decay: the inner loop; momentum
+            is of ``"sgd"``.
         inner_batch_size: support examples an inner step; none means all.
         micro_batch: examples a forward pass in the inner loop; none means all.
         adapt: name patterns of the parameters that adapt (``["head*"]`` is ANIL).
@@ -76,7 +77,8 @@ class FewShotConfig:
             ``"unrolled"``, the same number by keeping the whole trajectory; or an approximation of the Hessian, of
             which ``"none"`` is first-order MAML. Implicit MAML takes it for its linear solve (unrolled: exact).
         curvature_probes: random probes of ``"diagonal_hutchinson"``.
-        proximal, cg_steps: implicit MAML's proximal strength λ, and iterations of its conjugate gradients.
+        proximal, cg_steps: implicit MAML's proximal strength λ, and iterations of its conjugate gradients; 0 takes the
+            identity for the inverse curvature, as SAMA does.
         outer_optimizer, outer_lr, outer_clip: the outer loop; Reptile's interpolation rate is ``sgd``'s ``outer_lr``.
         budget: ``"converged"`` stops early on meta-validation and restores the best; ``"steps"`` gives every N the same
             ``max_steps``; ``"visits"`` gives every task ``visits_per_task`` visits. Both end with the last state.
@@ -111,6 +113,7 @@ class FewShotConfig:
     meta_batch: Count = 4
     inner_optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     inner_lr: Rate = 0.1
+    inner_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     inner_steps: NonNegative = 5
     inner_clip: Rate | None = None
     inner_weight_decay: Weight = 0.0
@@ -122,7 +125,7 @@ class FewShotConfig:
     curvature: Curvature = "exact"
     curvature_probes: Count = 4
     proximal: Rate = 2.0
-    cg_steps: Count = 5
+    cg_steps: NonNegative = 5
     outer_optimizer: Literal["sgd", "adam"] = "sgd"
     outer_lr: Rate = 0.1
     outer_clip: Rate | None = None
@@ -197,6 +200,8 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
         )
     if (config.budget == "compute") != (config.budget_flops is not None):
         raise InputError(f"{where}: budget=compute and budget_flops go together; give both or neither")
+    if config.inner_momentum and config.inner_optimizer != "sgd":
+        raise InputError(f"{where}: inner_momentum goes with inner_optimizer=sgd, not {config.inner_optimizer}")
     if config.memory_budget is not None:
         parse_bytes(config.memory_budget, f"{where}: memory_budget")
     if config.learn_rates and method in ("reptile", "imaml"):
@@ -212,7 +217,8 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
                 f"{where}: curvature=diagonal needs one gradient an example, which batch statistics do not allow; "
                 "use diagonal_hutchinson"
             )
-        if config.fused_attention and curvature not in FIRST_ORDER:
+        identity = method == "imaml" and config.cg_steps == 0 and config.adapt == ("*",)
+        if config.fused_attention and curvature not in FIRST_ORDER and not identity:
             raise InputError(
                 f"{where}: method={config.method} with curvature={curvature} needs second derivatives, which "
                 f"fused attention lacks; set attention=eager, or curvature to one of {', '.join(FIRST_ORDER)}"

@@ -83,6 +83,7 @@ RECIPE = Recipe(
         "clean": Profile("no wrong labels and no copies", {"label_noise": 0.0, "duplicates": 0.0}),
         "smoke": Profile("seconds", {"max_steps": 40, "score_steps": 20}, axes={"method": ["random", "learnt"]}),
     },
+    data_sets=lambda config: ("mnist",) if config.data == "mnist" else (),
     packages=("torch", "safetensors", "sklearn"),
     hardware="any machine: see docs/results",
 )

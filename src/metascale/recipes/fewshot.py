@@ -12,7 +12,7 @@ from metascale.core.run import Run
 from metascale.core.trees import n_elements
 from metascale.core.types import Model, Params
 from metascale.hypergrad.hvp import Exact
-from metascale.hypergrad.linear import CG
+from metascale.hypergrad.linear import CG, Identity
 from metascale.meta.baselines import (
     Arena,
     Tuned,
@@ -66,17 +66,22 @@ def build_parts(settings: FewShotConfig, recipe: str, seed: int, device: str) ->
     return parts
 
 
-def make_optimizer(kind: str, lr: float, weight_decay: float = 0.0) -> Optimizer:
-    """``"sgd"``, ``"adam"`` or ``"adamw"`` (Adam with decoupled weight decay) of that rate."""
+def make_optimizer(kind: str, lr: float, weight_decay: float = 0.0, momentum: float = 0.0) -> Optimizer:
+    """``"sgd"`` (with momentum where given), ``"adam"`` or ``"adamw"`` (Adam with decoupled decay) of that rate."""
     if kind == "sgd":
-        return SGD(lr, weight_decay=weight_decay)
+        return SGD(lr, momentum, weight_decay=weight_decay)
     return Adam(lr, weight_decay=weight_decay if kind == "adamw" else 0.0)
+
+
+def inner_optimizer(settings: FewShotConfig, lr: float) -> Optimizer:
+    """The inner optimiser of a configuration, at rate ``lr``."""
+    return make_optimizer(settings.inner_optimizer, lr, settings.inner_weight_decay, settings.inner_momentum)
 
 
 def make_inner(settings: FewShotConfig) -> InnerLoop:
     """The inner loop of a configuration."""
     return InnerLoop(
-        optimizer=make_optimizer(settings.inner_optimizer, settings.inner_lr, settings.inner_weight_decay),
+        optimizer=inner_optimizer(settings, settings.inner_lr),
         steps=settings.inner_steps,
         clip=settings.inner_clip,
         adapt=settings.adapt,
@@ -97,7 +102,9 @@ def make_gradient(settings: FewShotConfig) -> MetaGradient:
         "fomaml": lambda: FOMAML(inner),
         "maml": lambda: MAML(inner, through),
         "imaml": lambda: ImplicitMAML(
-            inner, CG(settings.cg_steps), Exact() if isinstance(through, Unrolled) else through
+            inner,
+            CG(settings.cg_steps) if settings.cg_steps else Identity(measure=False),
+            Exact() if isinstance(through, Unrolled) else through,
         ),
     }
     return gradients[method]()
@@ -211,7 +218,7 @@ def _baseline(settings: FewShotConfig, parts: Parts, seed: int, run: Run, device
     )
 
     def optimizer(lr: float) -> Optimizer:
-        return make_optimizer(settings.inner_optimizer, lr, settings.inner_weight_decay)
+        return inner_optimizer(settings, lr)
 
     methods: dict[str, Callable[[], Tuned]] = {
         "zero_shot": lambda: zero_shot(model, params, arena),

@@ -195,16 +195,25 @@ def _planned(recipe: Recipe, study: Study, place: Place, command: str) -> Plan:
     return Plan(recipe, study, executor, workers, place.device_names, command)
 
 
+def needed_data(recipe: Recipe, study: Study) -> tuple[str, ...]:
+    """The data sets that the trials of a study read, each once."""
+    return tuple(dict.fromkeys(name for trial in study.trials() for name in recipe.data_sets_of(trial.config)))
+
+
 def check_data(recipe: Recipe, study: Study) -> None:
-    """Refuse a study whose data is not named or not there; what can be fetched is left to the trials' loader.
+    """Refuse a study whose data is not named or not all there. Nothing is fetched behind the user's back.
 
     Raises:
-        InputError: no data folder is named, or the study's own file is not there.
+        InputError: no data folder is named, or a data set, a model's folder or the study's own file is not there.
     """
-    from metascale.tasks.data import data_folder
+    from metascale.recipes.sources import check_backbone
+    from metascale.tasks.data import locate
 
-    for name in recipe.data_sets:
-        data_folder(name, None)
+    for name in needed_data(recipe, study):
+        locate(name)
+    for backbone in dict.fromkeys(trial.config.get("backbone") for trial in study.trials()):
+        if backbone:
+            check_backbone(backbone)
     own = study.base.get("path")
     if own is not None and not Path(own).is_file():
         raise InputError(
@@ -219,7 +228,7 @@ def data_hashes(recipe: Recipe, study: Study) -> dict[str, str]:
 
     paths = {
         f"{name}/{file.path}": data_folder(name, None) / file.path
-        for name in recipe.data_sets
+        for name in needed_data(recipe, study)
         for file in DATASETS[name].files
     }
     own = study.base.get("path")

@@ -194,6 +194,7 @@ RECIPE = Recipe(
             seeds=(0,),
         ),
     },
+    data_sets=lambda config: ("banking77",) if config.data == "banking77" else (),
     packages=("torch", "safetensors", "transformers"),
     hardware="default: one GPU per worker; laptop profiles: 2 cores, see docs/results/melora.md",
     translate=translate,

@@ -40,6 +40,7 @@ class NoisyLabelsConfig:
         learn_upper: move λ; false shows what SAMA's perturbation does by itself.
         unroll_steps: lower steps an upper step.
         alpha: SAMA's perturbation is alpha over the norm of its direction.
+        upper_dropout: drop units in the upper pass as well, as published code does.
         batch_size, upper_batch_size: texts a step.
         lower_lr, upper_lr: of AdamW below and Adam above.
         weight_decay: of the lower level.
@@ -61,6 +62,7 @@ class NoisyLabelsConfig:
     learn_upper: bool = True
     unroll_steps: Count = 1
     alpha: Rate = 0.01
+    upper_dropout: bool = True
     batch_size: Count = 32
     upper_batch_size: Count = 32
     lower_lr: Rate = 5e-5
@@ -113,7 +115,7 @@ RECIPE = Recipe(
             axes={"multitask": [False, True], "learn_upper": [True, False]},
         ),
     },
-    data_sets=(),
+    data_sets=lambda config: (config.data,),
     packages=("torch", "safetensors", "transformers"),
     hardware="one GPU, or a CPU with --profile laptop: see docs/results",
 )

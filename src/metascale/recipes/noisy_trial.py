@@ -121,6 +121,7 @@ def training(
         unroll_steps=settings.unroll_steps if settings.bilevel else 1,
         lower_max_norm=1.0,
         learn_upper=settings.learn_upper,
+        upper_dropout=settings.upper_dropout,
         warmup=0 if settings.bilevel else settings.max_steps,
         evaluate=validation(model, upper, data.selection, device),
         seed=seed,

@@ -13,16 +13,18 @@ from typing import Any
 from metascale.core.canonical import plain
 from metascale.core.errors import InputError
 from metascale.recipes.config import validate
-from metascale.study.design import Study, merge
+from metascale.study.design import Study, load_function, merge
 from metascale.study.tuning import KEY as TUNE
 from metascale.study.tuning import KIND as TUNING
-from metascale.study.tuning import PRUNE_KEY, Search, searched_points
+from metascale.study.tuning import PRUNE_KEY, Search
+from metascale.study.tuning_points import searched_points
 
 RECIPES = (
     "digits",
     "sinusoid",
     "synthetic",
     "omniglot",
+    "omniglot_width",
     "banking77",
     "clinc150",
     "csv",
@@ -31,6 +33,8 @@ RECIPES = (
     "data_pruning",
     "auxiliary_tasks",
     "hypergradient_bias",
+    "shapes",
+    "model_size",
 )
 """Names of the recipe modules; each holds one ``RECIPE`` and a function ``parts(config, seed, device)``."""
 
@@ -67,7 +71,7 @@ class Recipe:
         seeds: training seeds.
         baselines: methods that run once beside the axes, with overrides.
         profiles: variants by name.
-        data_sets: what has to be in the data folder.
+        data_sets: what has to be in the data folder: names, or a function of a trial's configuration.
         packages: top-level modules that its trials import.
         hardware: where the default ran, and how long it took, or what it needs.
         trial: import path of the trial function.
@@ -76,6 +80,10 @@ class Recipe:
         loss: the column of the results that the law is fitted to.
         translate: values as the user gave them to keys of ``config`` and axes, for recipes that also read other forms.
         search: what ``tune`` tunes unless it names a space of its own: keys of `metascale.study.tuning.Search`.
+        tuned: whether ``tune`` is on unless it is set to false.
+        conclusion: import path of a function from a study's view and table to the files it wrote into the folder: what
+            the recipe concludes beyond the law, for its report.
+        costs: import path of a function from a study to a title, headings and rows: what ``--dry-run`` prints.
     """
 
     name: str
@@ -86,7 +94,7 @@ class Recipe:
     seeds: tuple[int, ...] = (0, 1, 2)
     baselines: tuple[Mapping[str, Any], ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
-    data_sets: tuple[str, ...] = ()
+    data_sets: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
     packages: tuple[str, ...] = ("torch", "safetensors")
     hardware: str = ""
     trial: str = TRIAL
@@ -95,6 +103,9 @@ class Recipe:
     loss: str = "test_loss_nats"
     translate: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     search: Mapping[str, Any] = field(default_factory=dict)
+    tuned: bool = False
+    conclusion: str | None = None
+    costs: str | None = None
 
     def study(
         self,
@@ -112,7 +123,7 @@ class Recipe:
         """
         chosen = self._profile(profile)
         base = {**chosen.values, **self.translate(values or {})}
-        tune = self._tune(base.pop(TUNE, None))
+        tune = self._tune(base.pop(TUNE, self.tuned), chosen.values.get(TUNE))
         axes = dict(self.axes if chosen.axes is None else chosen.axes)
         plural = {f.name for f in dataclasses.fields(self.config) if "tuple" in str(f.type)}
         for key in list(base):
@@ -142,10 +153,16 @@ class Recipe:
             self._refuse_search(study, tune)
         return study
 
-    def _tune(self, given: Any) -> Search | None:
-        """The search that ``tune`` asks for: true or a number of trials for the recipe's own space, or all of it."""
+    def _tune(self, given: Any, of_profile: Any = None) -> Search | None:
+        """The search that ``tune`` asks for: true or a number of trials for the recipe's own space, or all of it.
+
+        What it leaves open is as the profile has it, then as the recipe has it.
+        """
         if given is None or given is False:
             return None
+        if isinstance(of_profile, Mapping):
+            more = {} if given is True else given if isinstance(given, Mapping) else {"trials": given}
+            given = {**of_profile, **more}
         own = {"space": given.get("space", {})} if isinstance(given, Mapping) and "space" in given else {}
         if not own and not self.search:
             raise InputError(f"recipe '{self.name}' has no ranges of its own to tune; give tune a space")
@@ -169,6 +186,18 @@ class Recipe:
             del own["kind"]
         return validate(self.config, own, f"recipe '{self.name}'")
 
+    def data_sets_of(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """The data sets that a trial with this configuration reads."""
+        return self.data_sets(self.validate(config)) if callable(self.data_sets) else self.data_sets
+
+    def count_costs(self, study: Study) -> tuple[str, list[str], list[list[str]]] | None:
+        """A title, headings and rows of what the study's trials take, where the recipe counts it itself."""
+        if self.costs is None:
+            return None
+        count: Any = load_function(self.costs)
+        found: tuple[str, list[str], list[list[str]]] = count(study)
+        return found
+
     def presentation(self) -> dict[str, Any]:
         """What the report needs to know beside the study itself: the question, and which columns the laws use."""
         columns = {"scale": self.scale, "series": self.series, "loss": self.loss}
@@ -188,11 +217,12 @@ class Recipe:
 
 
 def recipe_module(name: str) -> ModuleType:
-    """The module of a recipe.
+    """The module of a recipe; ``model-size`` is ``model_size``.
 
     Raises:
         InputError: no recipe has that name; says the nearest.
     """
+    name = name.replace("-", "_")
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(RECIPES)}"

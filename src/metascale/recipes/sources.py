@@ -42,6 +42,18 @@ ALIASES = {"gpt2-small": "gpt2"}
 """Other names of known backbones."""
 
 
+def check_backbone(name: str) -> None:
+    """Refuse a backbone that is named as a folder and is none; a hub name is left to the loader.
+
+    Raises:
+        InputError: the folder is not there, or ``data:`` is used without a data folder.
+    """
+    path = Path(backbone_path(name))
+    named_as_folder = name.startswith(("data:", "~", ".")) or path.is_absolute()
+    if named_as_folder and not path.is_dir():
+        raise InputError(f"there is no folder {path}, which backbone '{name}' names")
+
+
 def backbone_path(name: str) -> str:
     """A backbone's name or path; ``data:FOLDER`` is a folder of the data folder, wherever that is on this machine."""
     name = ALIASES.get(name, name)

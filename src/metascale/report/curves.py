@@ -10,7 +10,7 @@ from typing import Any
 
 from metascale.core.errors import InputError
 from metascale.report.data import mean_of_known
-from metascale.report.reading import UNITS, StudyFolder, Trial, finite, read_study, sem_column, unit_of, x_column
+from metascale.report.reading import META, UNITS, StudyFolder, Trial, finite, read_study, sem_column, unit_of, x_column
 from metascale.report.series import series_of
 from metascale.study.records import read_rows
 
@@ -89,6 +89,7 @@ def learning_curves_data(folder: Path | str | StudyFolder, which: str = "validat
     x_name, names = x_column(study), series_of(study)
     records = {trial.id: read_rows(trial.folder / file) for trial in study.main if trial.folder}
     column, words = _measure(choices, records.values())
+    words = words if study.terms is META else words.removeprefix("meta-")
     curves, block = [], 1
     for trial in study.main:
         pairs = [(finite(row.get("step")), finite(row.get(column))) for row in records.get(trial.id, ())]

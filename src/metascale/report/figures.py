@@ -17,6 +17,10 @@ from metascale.report.memory import memory_data, plot_memory
 from metascale.report.plots import plot_accuracy, plot_baselines, plot_law
 from metascale.report.reading import StudyFolder
 from metascale.report.run_plots import plot_adaptation, plot_learning_curves
+from metascale.report.sections import section_pictures
+from metascale.report.size_data import size_data
+from metascale.report.size_plots import plot_along, plot_compute, plot_perplexity, plot_time
+from metascale.report.size_types import SizeTable
 from metascale.report.style import SOFT, inline_svg, new_figure, png_bytes, styled
 
 Draw = Callable[[Axes, bool], object]
@@ -26,7 +30,8 @@ Draw = Callable[[Axes, bool], object]
 class Picture:
     """One figure: how to draw each of its axes (compactly or not), what its marks mean, and its height.
 
-    ``on_page`` are named variants that the page offers in the place of ``draws``; the first is shown.
+    ``on_page`` are named variants that the page offers in the place of ``draws``; the first is shown. ``same_y``: all
+    axes show the same quantity.
     """
 
     name: str
@@ -34,6 +39,7 @@ class Picture:
     draws: tuple[Draw, ...]
     height_in: float = 4.8
     on_page: tuple[tuple[str, Draw], ...] = ()
+    same_y: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,7 @@ def pictures(study: StudyFolder) -> tuple[Picture, ...]:
                 height_in=1.5 + 0.42 * len(contest.rows),
             ),
         ),
+        *((True, picture) for picture in (*_size_pictures(size_data(study)), *section_pictures(study))),
         (
             bool(memory.rows),
             Picture(
@@ -106,6 +113,32 @@ def pictures(study: StudyFolder) -> tuple[Picture, ...]:
         ),
     ]
     return tuple(picture for has_data, picture in found if has_data)
+
+
+def _size_pictures(table: SizeTable | None) -> tuple[Picture, ...]:
+    """The figures of a study of model sizes."""
+    if table is None or not table.sizes:
+        return ()
+    bars = "Circles: means over seeds, bar ± 1 standard error across seeds."
+    along = {
+        name: tuple(_draw(plot_along, table, architecture=one, depth=depth) for one in table.architectures)
+        for name, depth in (("size_width", False), ("size_depth", True))
+    }
+    return (
+        Picture(
+            "size_perplexity",
+            f"{bars} Labels: width × layers. Dashed: what counting words gives.",
+            (_draw(plot_perplexity, table),),
+        ),
+        *(Picture(name, bars, draws, same_y=True) for name, draws in along.items()),
+        Picture("size_time", "Means over seeds of a whole trial, evaluations included.", (_draw(plot_time, table),)),
+        Picture(
+            "size_compute",
+            "Dots: test loss at the end of a run; thin: its validation loss (another text) on the way there, while the "
+            "rate still decays. Thick: the runs that no cheaper run of the architecture beats.",
+            (_draw(plot_compute, table),),
+        ),
+    )
 
 
 def _law_picture(law: LawTable, levels: str) -> Picture:
@@ -137,7 +170,7 @@ def _curves_caption(tables: Sequence[LearningTable]) -> str:
     if blocks > 1:
         words += f" Meta-train losses are means over blocks of {blocks:g} recorded steps."
     series = list(dict.fromkeys(curve.series for table in tables for curve in table.curves))
-    if len(series) > 1:
+    if len(series) > 1 and any(curve.x is not None for table in tables for curve in table.curves):
         styles = zip(("solid", "dashed", "dash-dotted"), series, strict=False)
         words += " " + "; ".join(f"{style}: {name}" for style, name in styles).capitalize() + "."
     return words
@@ -179,9 +212,10 @@ def _figure(picture: Picture, *, compact: bool) -> Figure:
         draw(ax, compact)
         if count > 1 and not compact:
             # Side by side they share the axis, which then stands for both losses.
-            ax.set_ylabel("" if place else re.sub(r"^[^(]*", "loss ", ax.get_ylabel()))
+            label = ax.get_ylabel() if picture.same_y else re.sub(r"^[^(]*", "loss ", ax.get_ylabel())
+            ax.set_ylabel("" if place else label)
     return figure
 
 
-def _draw(plot: Callable[..., Axes], table: object, **settings: bool) -> Draw:
+def _draw(plot: Callable[..., Axes], table: object, **settings: bool | str) -> Draw:
     return lambda ax, compact: plot(table, ax, compact=compact, **settings)

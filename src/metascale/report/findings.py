@@ -59,7 +59,8 @@ def find(study: StudyFolder) -> Finding:
             f"{loss.capitalize()} and its fit",
         )
     else:
-        answer = f"{loss.capitalize()} {direction} as {many} grows"
+        verb = "grow" if many.endswith("parameters") else "grows"
+        answer = f"{loss.capitalize()} {direction} as {many} {verb}"
         title = f"{loss.capitalize()} {direction} with more {plain_axis}"
     if exponent:
         answer += f"; exponent α = {_shown(exponent)} ({100 * level:g}\u00a0% interval)"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metascale.core.files import read_json_lines
 from metascale.core.types import SPLITS
 from metascale.report.curves import adaptation_data, learning_curves_data
 from metascale.report.findings import missing_law_reason
@@ -27,7 +26,6 @@ from metascale.report.reading import (
 )
 from metascale.report.words import number
 
-NOT_RECORDED = "not recorded"
 # What a reader of a few-shot study asks for first; the rest of the configuration follows in full.
 _FIRST = (
     "recipe", "budget", "arm", "max_steps", "n_meta_steps", "visits_per_task", "method", "model", "source", "dataset",
@@ -76,6 +74,7 @@ class Family:
     rmse_log: float | None
     aicc: float | None
     backtest_rmse_log: float | None
+    backtest_coverage: float | None
     converged: bool
     note: str
 
@@ -117,6 +116,7 @@ def families_data(law: Mapping[str, Any]) -> tuple[Family, ...]:
             rmse_log=finite(entry.get("rmse_log")),
             aicc=finite(entry.get("aicc")),
             backtest_rmse_log=finite(entry.get("backtest_rmse_log")),
+            backtest_coverage=finite(entry.get("backtest_coverage")),
             converged=bool(entry.get("converged", True)),
             note=str(entry.get("note") or ""),
         )
@@ -147,45 +147,6 @@ def fixed_data(folder: Path | str | StudyFolder) -> tuple[tuple[tuple[str, str],
     pairs = [(key, _words(shown[key])) for key in first]
     pairs += [("class split", " / ".join(classes))] if classes else []
     return tuple(pairs), tuple((key, _words(shown[key])) for key in rest)
-
-
-def provenance_data(folder: Path | str | StudyFolder) -> tuple[tuple[str, str], ...]:
-    """(what, value) pairs: command, versions, devices, data and licence, as far as the study's files record them."""
-    study = read_study(folder)
-    config = study.config
-    axes = "; ".join(f"{name}: {', '.join(map(_words, values))}" for name, values in axis_values(study).items())
-    versions, devices = _executions(study)
-    pool = flat(study.test_pool)
-    data = flat(config["data"]) if isinstance(config.get("data"), Mapping) else {"name": config.get("data")}
-    values = (
-        ("command", config.get("command")),
-        ("trial function", config.get("trial")),
-        ("axes", axes),
-        ("seeds", ", ".join(map(_words, config.get("seeds") or ()))),
-        ("versions", ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())),
-        ("devices", ", ".join(devices)),
-        ("data", data.get("name") or pool.get("data")),
-        ("data source", pool.get("details.source")),
-        ("data licence", data.get("licence") or pool.get("details.licence") or pool.get("licence")),
-    )
-    return tuple((words, _words(value) if value else NOT_RECORDED) for words, value in values)
-
-
-def _executions(study: StudyFolder) -> tuple[dict[str, list[str]], list[str]]:
-    """Versions of the packages and the devices that the trials ran with, from the histories of the runs."""
-    versions: dict[str, set[str]] = {"metascale": set(), "python": set(), "torch": set()}
-    devices: set[str] = set()
-    for trial in study.trials:
-        events = read_json_lines(trial.folder / "history.jsonl") if trial.folder else []
-        for event in events:
-            devices |= {str(event["device"])} if event.get("device") else set()
-            for name, found in versions.items():
-                found |= {str(event[name])} if event.get(name) else set()
-    recorded = {name: str(version) for name, version in (study.config.get("versions") or {}).items()}
-    for name, version in {"metascale": study.config.get("package_version"), **recorded}.items():
-        if version and not versions.get(name):
-            versions[name] = {str(version)}
-    return {name: sorted(found) for name, found in versions.items() if found}, sorted(devices)
 
 
 def missing_data(folder: Path | str | StudyFolder) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from metascale.report.data import HeldOut, LawTable, accuracy_data, law_data
 from metascale.report.figures import Drawn, drawn, pictures
 from metascale.report.findings import Finding, law_formula
 from metascale.report.memory import memory_data
-from metascale.report.overview import families_data, fixed_data, missing_data, provenance_data, trials_data
+from metascale.report.methods import methods_section
+from metascale.report.overview import families_data, fixed_data, missing_data, trials_data
 from metascale.report.page_tables import (
     adaptation_table,
     comparisons_table,
@@ -34,8 +35,11 @@ from metascale.report.page_tables import (
     status_sentence,
     trials_table,
 )
-from metascale.report.reading import META, StudyFolder, x_column
+from metascale.report.reading import MAIN_KINDS, META, StudyFolder, x_column
+from metascale.report.record_tables import diagnostics_section, provenance_section
+from metascale.report.sections import sections
 from metascale.report.series import laws_by_series
+from metascale.report.size_tables import size_section
 from metascale.report.words import decimals, interval, number, scale_words
 
 _STANDING_NOTES = (
@@ -76,20 +80,30 @@ def _context(study: StudyFolder) -> dict[str, Any]:
         "families": [families_table(name, families_data(one)) for name, one in laws.items() if one.get("families")],
         "extrapolations": [_extrapolation(fit.series, fit.held_out, law) for fit in law.fits if fit.held_out],
         **_contest(study),
+        "sizes": size_section(study),
+        "sections": sections(study),
         "memory": memory_table(memory_data(study)),
         "adaptation": adaptation_table(adaptation) if adaptation.curves else None,
         "status_sentence": status_sentence(trials),
         "trials": trials_table(trials.rows, trials.x_name, reasons=False),
         "unfinished": trials_table(unfinished, trials.x_name, reasons=True) if unfinished else None,
-        "notes": (*_notes(laws), *_STANDING_NOTES, *((_EPISODE_NOTE,) if study.terms is META else ())),
-        "provenance": provenance_data(study),
+        "notes": (
+            *_notes(laws),
+            *(_STANDING_NOTES if any(law.get("parameters") for law in laws.values()) else ()),
+            *((_EPISODE_NOTE,) if study.terms is META else ()),
+        ),
+        "methods": methods_section(study),
+        "diagnostics": diagnostics_section(study),
+        "provenance": provenance_section(study),
         "configuration": json.dumps(plain(configuration), indent=2, sort_keys=True, ensure_ascii=False),
     }
 
 
 def _contest(study: StudyFolder) -> dict[str, Any]:
     contest, comparisons = baselines_data(study), comparisons_data(study)
+    beside = any(row.kind not in MAIN_KINDS for row in contest.rows)
     return {
+        "contest_title": "Against baselines, on the same tasks" if beside else "Side by side, on the same tests",
         "contest": contest_table(contest) if contest.rows else None,
         "comparisons": comparisons_table(comparisons, contest.unit) if comparisons.rows else None,
         "comparison_notes": comparisons.notes,

@@ -109,18 +109,22 @@ def families_table(series: str, families: Sequence[Family]) -> Content:
     rows = []
     for family in families:
         parameters = ", ".join(f"{name} {number(value)}" for name, value in family.parameters.items())
-        note = "; ".join(part for part in ("" if family.converged else "did not converge", family.note) if part)
+        told = family.converged or family.note.startswith("did not converge")
+        note = "; ".join(part for part in ("" if told else "did not converge", family.note) if part)
         name = Cell(f"{family.name} (chosen)" if family.chosen else family.name)
-        numbers = (_fixed(family.backtest_rmse_log, 4), _fixed(family.rmse_log, 4), _fixed(family.aicc, 1))
+        numbers = (
+            _fixed(family.backtest_rmse_log, 4), Cell(percent(family.backtest_coverage, 0), family.backtest_coverage),
+            _fixed(family.rmse_log, 4), _fixed(family.aicc, 1),
+        )  # fmt: skip
         rows.append(_row(name, *numbers, Cell(parameters), Cell(note), mark="chosen" if family.chosen else ""))
     columns = (
-        *_columns("family", "backtest RMSE", "fit RMSE", "AICc"),
+        *_columns("family", "backtest RMSE", "its 90 % intervals held", "fit RMSE", "AICc"),
         Column("parameters", False),
         Column("note", False),
     )
     caption = (
         f"{of(series)}Errors are of log loss. The backtest hides the largest scales, fits the rest and predicts them: "
-        "the error that matters for extrapolation."
+        "the error that matters for extrapolation; beside it, the share of hidden scales inside its intervals."
     )
     return Content(caption, columns, tuple(rows))
 

@@ -279,7 +279,7 @@ def _trial(root: Path, row: Mapping[str, str], base: Mapping[str, Any]) -> Trial
         # Where methods vary (baselines beside one learner) the learner's own name stands in the base alone.
         method=row.get("method")
         or row.get("result.method")
-        or str(base.get("method") or ("trained" if kind == "trial" else "meta-learnt")),
+        or str(base.get("method") or ("trained" if kind in ("trial", "tuning") else "meta-learnt")),
         seed=None if seed is None else int(seed),
         status=row.get("status") or "unknown",
         cells=dict(row),

@@ -14,15 +14,20 @@ from metascale.report.words import decimals, number, scale_words, seed_words
 
 
 def plot_learning_curves(table: LearningTable, ax: Axes, *, compact: bool = False, key: bool = True) -> Axes:
-    """Loss along the outer steps, one line a run, coloured by scale; a dot is the checkpoint that was kept."""
+    """Loss along the outer steps, one line a run, coloured by scale, or by series where no scale varies.
+
+    A dot is the checkpoint that was kept.
+    """
     if not table.curves:
         return nothing(ax, "No learning curve on disk")
     scales = sorted({curve.x for curve in table.curves if curve.x is not None})
     colours = dict(zip(scales, ramp(len(scales)), strict=True))
     series = list(dict.fromkeys(curve.series for curve in table.curves))
+    hues = {} if scales or len(series) < 2 else dict(zip(series, SERIES * len(series), strict=False))
     for curve in table.curves:
-        colour = colours[curve.x] if curve.x is not None else SOFT
-        style = ("-", "--", "-.")[series.index(curve.series) % 3] if curve.finished else ":"
+        place = series.index(curve.series)
+        colour = colours[curve.x] if curve.x is not None else hues.get(curve.series, SOFT)
+        style = ("-", "--", "-.")[(place // len(SERIES) if hues else place) % 3] if curve.finished else ":"
         (line,) = ax.plot(curve.steps, curve.values, style, color=colour, linewidth=1.2, alpha=0.9)
         ending = "" if curve.finished else ", not finished"
         scale = "" if curve.x is None else f", {scale_words(table.x_name, curve.x)}"
@@ -44,7 +49,13 @@ def plot_learning_curves(table: LearningTable, ax: Axes, *, compact: bool = Fals
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     rows = 0
     if key and scales:
-        rows = _scale_key(ax, table.x_name, colours, 4 if compact else 8)
+        handles = [Line2D([], [], color=colour, linewidth=3, label=number(x)) for x, colour in colours.items()]
+        handles[0].set_label(scale_words(table.x_name, next(iter(colours))))
+        rows = _key(ax, handles, 4 if compact else 8)
+    elif key and hues:
+        dashed = {name: "-" if place < len(SERIES) else "--" for place, name in enumerate(series)}
+        handles = [Line2D([], [], color=hues[n], linewidth=2, linestyle=dashed[n], label=n) for n in series]
+        rows = _key(ax, handles, 2 if compact else 4)
     finish(
         ax, table.y_label.split(" (")[0].capitalize(), "outer step", log_label(table.y_label), compact, 10 + 15 * rows
     )
@@ -82,10 +93,8 @@ def plot_adaptation(table: AdaptationTable, ax: Axes, *, compact: bool = False) 
     return finish(ax, _adaptation_title(table), "inner steps K", log_label(table.y_label), compact)
 
 
-def _scale_key(ax: Axes, x_name: str, colours: dict[float, str], columns: int) -> int:
-    """A key of scales between title and axes; returns how many rows it takes."""
-    handles = [Line2D([], [], color=colour, linewidth=3, label=number(x)) for x, colour in colours.items()]
-    handles[0].set_label(scale_words(x_name, next(iter(colours))))
+def _key(ax: Axes, handles: list[Line2D], columns: int) -> int:
+    """A key between title and axes; returns how many rows it takes."""
     columns = min(len(handles), columns)
     ax.legend(
         handles=handles,

@@ -9,6 +9,7 @@ from metascale.report.answer import answer
 from metascale.report.comparisons import baselines_data, comparisons_data
 from metascale.report.data import law_data
 from metascale.report.findings import direction_of, exponent_of
+from metascale.report.irregular import irregular_data
 from metascale.report.overview import families_data, missing_data, trials_data
 from metascale.report.reading import StudyFolder
 from metascale.report.series import laws_by_series
@@ -43,6 +44,7 @@ def summarise(study: StudyFolder) -> dict[str, Any]:
             "x_name": law.scales.x_name,
             "scales": law.scales.means,
             "held_out": [{"series": fit.series, **plain(fit.held_out)} for fit in law.fits if fit.held_out],
+            "irregular": irregular_data(study).rows,
             "methods": baselines_data(study).rows,
             "comparisons": comparisons.rows,
             "not_compared": comparisons.notes,

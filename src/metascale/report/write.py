@@ -7,12 +7,14 @@ from pathlib import Path
 from metascale.core.files import write_atomic, write_json
 from metascale.report.figures import pictures, png
 from metascale.report.page import render_page
+from metascale.report.provenance import RUN_FILE as PROVENANCE
+from metascale.report.provenance import provenance_json
 from metascale.report.reading import read_study
 from metascale.report.summary import summarise
 
 
 def write_report(folder: Path | str) -> list[Path]:
-    """Write plots/*.png, summary.json and report.html; returns the paths written.
+    """Write plots/*.png, summary.json, provenance.json and report.html; returns the paths written.
 
     A plot without data is not written; the page says what is missing and why.
 
@@ -23,9 +25,11 @@ def write_report(folder: Path | str) -> list[Path]:
     study = read_study(folder)
     # Everything is computed before anything is written, so that a fault leaves no half report.
     images = [(study.folder / "plots" / f"{picture.name}.png", png(picture)) for picture in pictures(study)]
-    page, summary = render_page(study), summarise(study)
+    page, summary, origin = render_page(study), summarise(study), provenance_json(study)
     for path, data in images:
         write_atomic(path, data)
     write_json(study.folder / "summary.json", summary)
+    write_json(study.folder / PROVENANCE, origin)
     write_atomic(study.folder / "report.html", page)
-    return [path for path, _ in images] + [study.folder / "summary.json", study.folder / "report.html"]
+    named = ("summary.json", PROVENANCE, "report.html")
+    return [path for path, _ in images] + [study.folder / name for name in named]

@@ -1,0 +1,201 @@
+"""How good can a net of a given size be, and does it matter whether it is wide, deep or tapered?
+
+Command:    metascale run shapes --out runs/shapes
+Data:       scikit-learn's 8×8 digits (no download), or MNIST (profiles mnist and mnist_convnet)
+Varied:     width of the first layer, depth, and ratio, the width of the last layer over that of the first
+Tuned:      learning rate, dropout, weight decay and batch size, at every shape (``tune`` has other strategies)
+Then:       every shape is trained with three seeds until validation stops improving; the law of the test loss in the
+            number of parameters is fitted to the smaller shapes and asked for the larger ones
+The seven steps of such a study, with results, are in docs/recipe.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from metascale.core.errors import InputError
+from metascale.models.layer_widths import layer_widths
+from metascale.recipes.config import Count, Rate, Weight
+from metascale.recipes.recipe import Profile, Recipe
+from metascale.study.design import Study, merge
+from metascale.study.tuning import search_of
+from metascale.study.tuning_points import axis_points, searched_points
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Ratio = Annotated[float, Field(gt=0, le=64)]
+RESNET_RATIO = 4.0
+IMAGE_SIZES = {"digits": 8, "mnist": 28}
+N_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """One trial of a study of shapes.
+
+    Args:
+        data: ``"digits"`` or ``"mnist"``.
+        n_train: training images; none means all (1,078 digits, 50,000 of MNIST).
+        shrink: every square of so many pixels a side becomes their mean: 2 makes 14×14 images of MNIST's 28×28.
+        architecture: ``"mlp"``, ``"convnet"`` or ``"resnet"`` (6·depth+2 layers).
+        width: units or channels of the first layer.
+        depth: hidden layers or convolutions; residual blocks a stage of a resnet.
+        ratio: width of the last layer over that of the first, those between on a logarithmic line; 4 in a resnet.
+        dropout: after every hidden layer of an mlp, before the head of the others.
+        dropout_inner: of a convnet, after the pooling in its middle.
+        lr, weight_decay, batch_size: of AdamW.
+        parameterisation: ``"mup"`` scales initialisation and rates so that the ``lr`` of ``base_width`` serves all.
+        base_width: see ``parameterisation``; the width that a search with strategy ``smallest`` visits.
+        max_epochs: passes over the training images, at most.
+        eval_epochs: passes between validations.
+        patience: validations without improvement after which training stops; none trains to the end.
+        min_delta: an improvement lowers the best validation loss by more than this (nats).
+        n_validation: validation images that training looks at; none means all. The kept state is measured on all.
+        n_train_evaluated: training images on which the loss without dropout is measured beside validation.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    data: Literal["digits", "mnist"] = "digits"
+    n_train: Count | None = None
+    shrink: Literal[1, 2, 4] = 1
+    architecture: Literal["mlp", "convnet", "resnet"] = "mlp"
+    width: Count = 16
+    depth: Count = 2
+    ratio: Ratio = 1.0
+    dropout: Share = 0.1
+    dropout_inner: Share = 0.0
+    lr: Rate = 3e-3
+    weight_decay: Weight = 1e-3
+    batch_size: Count = 64
+    parameterisation: Literal["standard", "mup"] = "standard"
+    base_width: Count = 4
+    max_epochs: Count = 120
+    eval_epochs: Count = 2
+    patience: Count | None = 5
+    min_delta: Weight = 1e-3
+    n_validation: Count | None = None
+    n_train_evaluated: Count = 1000
+
+    def refuse(self, where: str) -> None:
+        """A ratio that the architecture cannot have."""
+        if self.architecture == "resnet":
+            if self.ratio != RESNET_RATIO:
+                raise InputError(f"{where}: the stages of a resnet are w, 2w and 4w wide: ratio is 4, not {self.ratio}")
+        else:
+            layer_widths(self.width, self.depth, self.ratio)
+        if self.dropout_inner and self.architecture != "convnet":
+            raise InputError(f"{where}: dropout_inner belongs to architecture=convnet, not {self.architecture}")
+
+
+def n_params(config: Mapping[str, Any]) -> int:
+    """Parameters of the net of a trial's configuration, by hand and without torch: the size that rates follow."""
+    own = {**{name: field.default for name, field in ShapesConfig.__dataclass_fields__.items()}, **config}
+    width, depth = own["width"], own["depth"]
+    if own["architecture"] == "resnet":
+        total, n_in = 9 * width + 2 * width, width
+        for n_out in (width, 2 * width, 4 * width):
+            products = n_in * n_out + (2 * depth - 1) * n_out**2
+            total, n_in = total + 9 * products + 2 * depth * 2 * n_out, n_out
+        return total + n_in * N_CLASSES + N_CLASSES
+    widths = layer_widths(width, depth, own["ratio"])
+    convolutional = own["architecture"] == "convnet"
+    ends = (1 if convolutional else (IMAGE_SIZES[own["data"]] // own["shrink"]) ** 2, *widths)
+    weights = sum(n_in * n_out for n_in, n_out in itertools.pairwise(ends))
+    layers = 9 * weights + 2 * sum(widths) if convolutional else weights + sum(widths)
+    return layers + widths[-1] * N_CLASSES + N_CLASSES
+
+
+def costs(study: Study) -> tuple[str, list[str], list[list[str]]]:
+    """What a study of shapes will run, for ``--dry-run``: trials of the grid and of the searches, and sizes."""
+    points = axis_points(study)
+    sizes = sorted(n_params(merge(study.base, point)) for point in points)
+    search = search_of(study)
+    rows = [
+        ["shapes", str(len(points))],
+        ["parameters", f"{sizes[0]:,} to {sizes[-1]:,}"],
+        ["trials of the grid", f"{len(study.trials())} ({len(study.seeds)} seeds)"],
+    ]
+    if search is not None:
+        n_points = len(searched_points(study, search))
+        rows.append(["trials of the searches", f"{search.trials * n_points}, {search.trials} at {n_points} shapes"])
+    return "shapes (dry run)", ["", ""], rows
+
+
+SEARCH: Mapping[str, Any] = {
+    "space": {
+        "lr": {"log": [3e-4, 1e-1]},
+        "weight_decay": {"log": [1e-4, 1.0]},
+        "dropout": {"uniform": [0.0, 0.5]},
+        "batch_size": {"choice": [32, 64, 128]},
+    },
+    "trials": 10,
+    "startup": 4,
+    "together": 2,
+    "prune": {"by": "epoch", "n_before": 3, "rungs": 3},
+}
+MUP: Mapping[str, Any] = {"parameterisation": "mup", "tune": {"strategy": "smallest", "size": "width"}}
+RULE: Mapping[str, Any] = {
+    "tune": {
+        "strategy": "rule",
+        "size": "metascale.recipes.shapes:n_params",
+        "along": ["width", "depth", "ratio"],
+        "rule_points": 3,
+    }
+}
+MNIST = {
+    "data": "mnist", "n_train": 5_000, "shrink": 2, "n_validation": 2_000, "max_epochs": 30, "eval_epochs": 1,
+    "patience": 3,
+}  # fmt: skip
+
+RECIPE = Recipe(
+    name="shapes",
+    title="Networks of many shapes on digits or MNIST: width, depth and ratio, tuned, and the law held to larger ones",
+    question="Does the loss of tuned networks follow a law in their parameters, whatever their shape?",
+    config=ShapesConfig,
+    axes={
+        "architecture": ["mlp", "convnet"],
+        "width": [4, 8, 16, 32],
+        "depth": [2, 3],
+        "ratio": [0.5, 1.0, 2.0],
+    },
+    seeds=(0, 1, 2),
+    trial="metascale.recipes.shapes_trial:trial",
+    scale="n_params_total",
+    series=("architecture",),
+    profiles={
+        "mup": Profile("rates found at the narrowest nets and carried over by μP", MUP),
+        "rule": Profile("hyperparameters found at three sizes and extended by a rule of the parameters", RULE),
+        "mnist": Profile(
+            "perceptrons on 5,000 images of MNIST, shrunk to 14×14, tuned at four sizes and by a rule",
+            {**MNIST, "architecture": "mlp", "tune": {**RULE["tune"], "rule_points": 4, "trials": 8}},
+            axes={"width": [4, 12, 36, 108], "depth": [2, 3], "ratio": [0.5, 1.0, 2.0]},
+        ),
+        "mnist_convnet": Profile(
+            "convolutional nets on the same images, tuned in the same way",
+            {**MNIST, "architecture": "convnet", "tune": {**RULE["tune"], "rule_points": 4}},
+            axes={"width": [2, 4, 8, 16], "depth": [2, 3], "ratio": [0.5, 1.0, 2.0]},
+        ),
+        "resnet": Profile(
+            "residual networks on digits",
+            {"architecture": "resnet", "ratio": RESNET_RATIO, "max_epochs": 40},
+            axes={"width": [2, 4, 8], "depth": [1, 2]},
+        ),
+        "smoke": Profile(
+            "seconds",
+            {"max_epochs": 4, "tune": {"trials": 2}},
+            axes={"architecture": ["mlp"], "width": [4, 8, 16, 32], "depth": [2], "ratio": [1.0]},
+            seeds=(0, 1),
+        ),
+    },
+    data_sets=lambda config: ("mnist",) if config.data == "mnist" else (),
+    packages=("torch", "safetensors", "sklearn"),
+    hardware="any machine: see docs/results",
+    search=SEARCH,
+    costs="metascale.recipes.shapes:costs",
+    tuned=True,
+)

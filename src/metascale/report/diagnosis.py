@@ -1,0 +1,225 @@
+"""Training against validation loss, configuration by configuration: does a net underfit, overfit, or neither?
+
+For runs that leave the loss on training examples without dropout (``train_loss_nats``) beside every validation.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from metascale.report.frame import finish, log_label, log_y_ticks, nothing, pad_y
+from metascale.report.irregular import cut_short, stopped_by_patience
+from metascale.report.points import Point, points_of
+from metascale.report.reading import StudyFolder, Trial, finite, read_study
+from metascale.report.style import BLUE, PAPER, VERMILION, tip
+from metascale.report.words import decimals, number, seed_words
+from metascale.study.records import read_rows
+
+TRAIN, VALIDATION = "train_loss_nats", "validation_loss_nats"
+WIDE, NARROW = 0.5, 0.2
+"""A gap above half of the validation loss is wide; one below a fifth is narrow."""
+HIGH = 1.2
+"""A validation loss this many times the lowest of the series is high."""
+SETTINGS = ("dropout", "weight_decay")
+
+Verdict = Literal["underfits", "overfits", "in balance", "not converged"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunCurve:
+    """One run: losses at every validation, and the place in them of the state that was kept."""
+
+    seed: int | None
+    at: tuple[float, ...]
+    train: tuple[float, ...]
+    validation: tuple[float, ...]
+    kept: int
+
+    @property
+    def rise(self) -> float:
+        """ln of the last validation loss over the kept one: what went on after the best."""
+        return math.log(self.validation[-1] / self.validation[self.kept])
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One configuration: means over its runs at the kept state.
+
+    Args:
+        gap: share of the validation loss that is not there in training: (validation - train) / validation.
+        rise: ln of the last validation loss over the kept one.
+        settings: what regularised it, where that varies.
+    """
+
+    point: Point
+    curves: tuple[RunCurve, ...]
+    train: float
+    validation: float
+    gap: float
+    rise: float
+    verdict: Verdict
+    settings: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class DiagnosisTable:
+    """Every configuration, in order of series and size; ``x_label`` is what the curves run along."""
+
+    rows: tuple[Diagnosis, ...]
+    x_label: str
+
+
+def diagnosis_data(folder: Path | str | StudyFolder) -> DiagnosisTable:
+    """The diagnosis of every configuration whose runs kept both losses; none where none did."""
+    study = read_study(folder)
+    found: list[tuple[Point, tuple[RunCurve, ...]]] = []
+    labels = set()
+    points = points_of(study)
+    patient = stopped_by_patience(points)
+    for point in points:
+        curves = [(trial, _curve(trial)) for trial in point.trials]
+        known = tuple(curve for _, (curve, _) in curves if curve is not None)
+        labels |= {label for _, (_, label) in curves}
+        if known:
+            found.append((point, known))
+    rows = []
+    for point, known in found:
+        best = min(
+            _mean(c.validation[c.kept] for c in curves) for other, curves in found if other.series == point.series
+        )
+        short = sum(cut_short(trial, patient) for trial in point.trials)
+        rows.append(_diagnosed(point, known, best, 2 * short >= len(point.trials)))
+    return DiagnosisTable(tuple(rows), "epoch" if labels == {"epoch"} else "step")
+
+
+def _curve(trial: Trial) -> tuple[RunCurve | None, str]:
+    return (None, "epoch") if trial.folder is None else _read_curve(trial.folder, trial.seed, trial.number("best_step"))
+
+
+@lru_cache(maxsize=4096)
+def _read_curve(folder: Path, seed: int | None, best: float | None) -> tuple[RunCurve | None, str]:
+    """A finished run never changes, so it is read once a report."""
+    rows = [row for row in read_rows(folder / "eval_stats.csv") if _has(row, TRAIN) and _has(row, VALIDATION)]
+    if not rows:
+        return None, "epoch"
+    label = "epoch" if all(_has(row, "epoch") for row in rows) else "step"
+    validation = tuple(float(row[VALIDATION]) for row in rows)
+    steps = [finite(row.get("step")) for row in rows]
+    kept = steps.index(best) if best in steps else validation.index(min(validation))
+    train = tuple(float(row[TRAIN]) for row in rows)
+    return RunCurve(seed, tuple(float(row[label]) for row in rows), train, validation, kept), label
+
+
+def _has(row: Mapping[str, Any], name: str) -> bool:
+    value = finite(row.get(name))
+    return value is not None and value >= 0
+
+
+def _mean(values: Any) -> float:
+    return statistics.fmean(values)
+
+
+def _diagnosed(point: Point, curves: tuple[RunCurve, ...], best: float, short: bool) -> Diagnosis:
+    train = _mean(curve.train[curve.kept] for curve in curves)
+    validation = _mean(curve.validation[curve.kept] for curve in curves)
+    gap = (validation - train) / validation if validation > 0 else 0.0
+    settings = {name: value for name in SETTINGS if (value := point.trials[0].number(name)) is not None}
+    verdict = verdict_of(train, validation, best, short)
+    return Diagnosis(point, curves, train, validation, gap, _mean(c.rise for c in curves), verdict, settings)
+
+
+def verdict_of(train: float, validation: float, best: float, still_falling: bool) -> Verdict:
+    """From the kept state's losses, the lowest validation loss of the series, and whether training was cut short."""
+    gap = (validation - train) / validation if validation > 0 else 0.0
+    if still_falling:
+        return "not converged"
+    if gap > WIDE:
+        return "overfits"
+    if gap < NARROW and validation > HIGH * best:
+        return "underfits"
+    return "in balance"
+
+
+def diagnosis_sentence(table: DiagnosisTable) -> str:
+    """How many configurations have which verdict, and how the gap moves with the size."""
+    rows = table.rows
+    verdicts = [row.verdict for row in rows]
+    counts = ", ".join(f"{verdicts.count(one)} {_many(one, verdicts.count(one))}" for one in dict.fromkeys(verdicts))
+    first, last = min(rows, key=lambda row: row.point.x), max(rows, key=lambda row: row.point.x)
+    return (
+        f"Of {len(rows)} configurations {counts}. The gap between training and validation, as a share of the "
+        f"validation loss, is {100 * first.gap:.0f} % at the smallest ({first.point.name}) and "
+        f"{100 * last.gap:.0f} % at the largest ({last.point.name})."
+    )
+
+
+def _many(verdict: str, count: int) -> str:
+    words = {"underfits": "underfit", "overfits": "overfit", "in balance": "are in balance"}
+    alone = {"in balance": "is in balance", "not converged": "had not converged"}
+    return alone.get(verdict, verdict) if count == 1 else words.get(verdict, "had not converged")
+
+
+def advice(verdict: Verdict) -> str:
+    """What to change, in plain words."""
+    return {
+        "underfits": "the training loss itself is high: a larger net, or less dropout and weight decay",
+        "overfits": "most of the validation loss is absent in training: more data, dropout or weight decay",
+        "in balance": "neither more nor less regularisation is called for",
+        "not converged": "training ended before validation had stopped falling: train longer",
+    }[verdict]
+
+
+def typical(table: DiagnosisTable, count: int = 3) -> tuple[Diagnosis, ...]:
+    """The smallest, the middle and the largest configuration of each series (of several: smallest and largest)."""
+    series = list(dict.fromkeys(row.point.series for row in table.rows))
+    shown = []
+    for name in series:
+        mine = sorted((row for row in table.rows if row.point.series == name), key=lambda row: row.point.x)
+        places = (0, len(mine) // 2, len(mine) - 1) if len(series) == 1 else (0, len(mine) - 1)
+        shown += [mine[place] for place in dict.fromkeys(places[:count])]
+    return tuple(shown[:4])
+
+
+def plot_diagnosis(row: Diagnosis, ax: Axes, *, x_label: str, compact: bool = False) -> Axes:
+    """Loss on training (dashed, without dropout) and validation (solid) examples; a dot is the state that was kept."""
+    if not row.curves:
+        return nothing(ax, "No learning curve on disk")
+    for curve in row.curves:
+        (low,) = ax.plot(curve.at, curve.train, "--", color=BLUE, linewidth=1.2, alpha=0.9)
+        (high,) = ax.plot(curve.at, curve.validation, "-", color=VERMILION, linewidth=1.2, alpha=0.9)
+        tip(low, f"{row.point.name}, {seed_words(curve.seed)}: training")
+        tip(high, f"{row.point.name}, {seed_words(curve.seed)}: validation")
+        (dot,) = ax.plot(
+            curve.at[curve.kept],
+            curve.validation[curve.kept],
+            "o",
+            color=VERMILION,
+            markersize=5,
+            markeredgecolor=PAPER,
+        )
+        tip(dot, f"{seed_words(curve.seed)}: kept at {x_label} {number(curve.at[curve.kept])}")
+    ax.set_yscale("log")
+    pad_y(ax)
+    log_y_ticks(ax)
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    title = f"{number(row.point.x)}: {row.verdict}, gap {100 * row.gap:.0f} %"
+    return finish(ax, title, x_label, log_label("loss (nats)"), compact)
+
+
+def gap_words(rows: Sequence[Diagnosis]) -> str:
+    """The thresholds behind the verdicts, for a caption."""
+    return (
+        f"Losses at the kept state, without dropout, means over seeds. Overfits: the gap is over {100 * WIDE:.0f} % of "
+        f"the validation loss. Underfits: it is under {100 * NARROW:.0f} % and the validation loss over "
+        f"{decimals(HIGH, 1)} times the lowest of the series. Not converged: half of the runs or more were not "
+        "stopped by patience. Rise: how far validation had risen again at the last step, in ln loss."
+    )

@@ -1,0 +1,36 @@
+"""One further part of the page, and the words that such parts share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from metascale.report.page_tables import Content
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the page; ``pictures`` are names of the study's pictures."""
+
+    id: str
+    title: str
+    sentences: tuple[str, ...]
+    pictures: tuple[str, ...] = ()
+    tables: tuple[Content, ...] = ()
+
+
+def series_key(series: Sequence[str]) -> str:
+    colours = ("blue", "red", "green", "purple", "orange", "sky blue")
+    if len(series) < 2:
+        return ""
+    return (
+        " " + "; ".join(f"{colour}: {name}" for colour, name in zip(colours, series, strict=False)).capitalize() + "."
+    )
+
+
+def named(series: str, name: str) -> str:
+    return name if series == "trained" else f"{series}, {name}"
+
+
+def signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")

@@ -1,0 +1,211 @@
+"""What the searches of a study tried and found: tables, and the loss against each tuned hyperparameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from metascale.core.errors import CorruptFile
+from metascale.core.files import read_json
+from metascale.report.frame import finish, log_x_ticks, nothing
+from metascale.report.reading import StudyFolder, axis_label, finite, read_study
+from metascale.report.style import PAPER, SOFT, VERMILION, ramp, tip
+from metascale.report.words import decimals, number
+from metascale.study.tuning_space import dimension_from_json
+
+FILE = "tuning.json"
+LABELS = {"lr": "learning rate", "weight_decay": "weight decay", "batch_size": "batch size"}
+LOG_RANGE = 10.0
+"""Values that span more than this factor are drawn on a logarithmic axis."""
+SHOWN_EXCESS = 2.0
+"""Excess losses (ln) above this are drawn at the top edge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Values tried at a point, the loss (of the best validation), and how the trial ended."""
+
+    values: Mapping[str, Any]
+    loss: float | None
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class TunedPoint:
+    """A searched point: where, the best values, their loss, all attempts, and values at an end of their range."""
+
+    point: Mapping[str, Any]
+    values: Mapping[str, Any]
+    loss: float
+    attempts: tuple[Attempt, ...]
+    edges: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{axis_label(key)} {value}" for key, value in self.point.items()) or "all"
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Attempts by how they ended."""
+        statuses = [one.status for one in self.attempts]
+        return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
+
+
+@dataclass(frozen=True, slots=True)
+class TuningTable:
+    """Every searched point of a study; none where nothing was tuned.
+
+    ``ranges`` are what the searches were allowed, by hyperparameter, where the study says it.
+    """
+
+    points: tuple[TunedPoint, ...]
+    ranges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tuned hyperparameters."""
+        return tuple(dict.fromkeys(name for point in self.points for name in point.values))
+
+    @property
+    def n_attempts(self) -> int:
+        return sum(len(point.attempts) for point in self.points)
+
+
+def tuning_data(folder: Path | str | StudyFolder) -> TuningTable:
+    """The searches of a study, from its tuning.json.
+
+    Raises:
+        CorruptFile: tuning.json is not what `conclude` writes.
+    """
+    study = read_study(folder)
+    path = study.folder / FILE
+    if not path.exists():
+        return TuningTable(())
+    stored = read_json(path)
+    search = (study.config.get("base") or {}).get("tune") or {}
+    space = search.get("space") if isinstance(search, Mapping) else None
+    try:
+        return TuningTable(tuple(_point(item) for item in stored), dict(space or {}))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CorruptFile(f"{path} is not a list of searched points with values, loss, tried and edges") from error
+
+
+def _point(item: Mapping[str, Any]) -> TunedPoint:
+    attempts = tuple(Attempt(dict(one["values"]), finite(one.get("loss")), str(one["status"])) for one in item["tried"])
+    loss = finite(item["loss"])
+    if loss is None:
+        raise TypeError("a searched point has a best loss")
+    return TunedPoint(dict(item["point"]), dict(item["values"]), loss, attempts, dict(item.get("edges") or {}))
+
+
+def edges_used(table: TuningTable, values: Mapping[str, float | None]) -> dict[str, str]:
+    """Which of the hyperparameters that a trial used lie at an end of their range, found there or brought by a rule."""
+    found: dict[str, str] = {}
+    for name, range_ in table.ranges.items():
+        value = values.get(name)
+        edge = None if value is None else dimension_from_json(name, range_).edge(value)
+        if edge is not None:
+            found[name] = edge
+    return found
+
+
+def label_of(name: str) -> str:
+    """Words for a hyperparameter."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def excess(point: TunedPoint, attempt: Attempt) -> float | None:
+    """ln of an attempt's loss over the best of its point; ``None`` where it has no loss."""
+    if attempt.loss is None or attempt.loss <= 0 or point.loss <= 0:
+        return None
+    return math.log(attempt.loss / point.loss)
+
+
+def plot_tuned(table: TuningTable, ax: Axes, *, name: str, compact: bool = False) -> Axes:
+    """Excess loss of every attempt against one hyperparameter; rings are the best of each point, red at an edge.
+
+    Points of the study are told apart by shade, from the first to the last.
+    """
+    shown = [point for point in table.points if name in point.values]
+    if not shown:
+        return nothing(ax, f"{name} was not tuned")
+    values = sorted({one.values[name] for point in shown for one in point.attempts if name in one.values}, key=_place)
+    places = _places(values)
+    colours = ramp(len(shown))
+    for point, colour in zip(shown, colours, strict=True):
+        for one in point.attempts:
+            above = excess(point, one)
+            if above is None or name not in one.values:
+                continue
+            faint = one.status == "pruned"
+            (dot,) = ax.plot(
+                places[_key(one.values[name])], min(above, SHOWN_EXCESS), "x" if faint else "o", color=colour,
+                markersize=3.4, alpha=0.5 if faint else 0.7, markeredgewidth=0.9 if faint else 0,
+            )  # fmt: skip
+            ended = ", ended early" if faint else ""
+            tip(dot, f"{point.name}: {label_of(name)} {_text(one.values[name])}, loss {decimals(one.loss)}{ended}")
+        at_edge = name in point.edges
+        (ring,) = ax.plot(
+            places[_key(point.values[name])], 0.0, "o", markersize=7 if at_edge else 5.5, zorder=4,
+            color=VERMILION if at_edge else colour, markeredgecolor=PAPER, alpha=0.9,
+        )  # fmt: skip
+        edge = f", at the {point.edges[name]} end of its range" if at_edge else ""
+        tip(ring, f"{point.name}: best {label_of(name)} {_text(point.values[name])}, loss {decimals(point.loss)}{edge}")
+    _ticks(ax, values, places, next(iter(table.ranges.get(name, ())), None))
+    ax.set_ylim(-0.1, SHOWN_EXCESS * 1.05)
+    ax.axhline(0.0, color=SOFT, linewidth=0.8)
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    n_edges = sum(name in point.edges for point in shown)
+    title = label_of(name).capitalize() + (f": {n_edges} of {len(shown)} at an edge" if n_edges else "")
+    return finish(ax, title, label_of(name), "ln (loss / best at its point)", compact)
+
+
+def _ticks(ax: Axes, values: Sequence[Any], places: Mapping[str, float], kind: str | None) -> None:
+    """The axis of its range: logarithmic, linear, or names for texts and few choices.
+
+    Where the range is not known, numbers that span much are drawn on a logarithmic axis.
+    """
+    if not all(_number(value) for value in values) or len(values) <= 5:
+        ax.xaxis.set_major_locator(FixedLocator([places[_key(value)] for value in values]))
+        ax.xaxis.set_major_formatter(FixedFormatter([_text(value) for value in values]))
+        ax.set_xlim(-0.5, len(values) - 0.5)
+        return
+    low, high = float(values[0]), float(values[-1])
+    if low > 0 and (kind == "log" or (kind is None and high / low > LOG_RANGE)):
+        decades = [10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+        log_x_ticks(ax, [low, high])
+        ticks = [tick for tick in decades if low <= tick <= high] or [low, high]
+        ax.xaxis.set_major_locator(FixedLocator(ticks))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_locator(NullLocator())
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def _places(values: Sequence[Any]) -> dict[str, float]:
+    """Where each value is drawn: at itself, or in equal steps for texts and few choices."""
+    if all(_number(value) for value in values) and len(values) > 5:
+        return {_key(value): float(value) for value in values}
+    return {_key(value): float(place) for place, value in enumerate(values)}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _place(value: Any) -> tuple[str, float, str]:
+    return ("", float(value), "") if _number(value) else (str(type(value)), 0.0, str(value))
+
+
+def _key(value: Any) -> str:
+    return repr(value)
+
+
+def _text(value: Any) -> str:
+    return number(value) if _number(value) else str(value)

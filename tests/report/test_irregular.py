@@ -1,0 +1,95 @@
+"""Irregular points: exactly the planted ones, each with its planted cause; none in a table that follows its law."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metascale.report.irregular import NO_CAUSE, cause_of, edges_at, irregular_data, predictions
+from metascale.report.points import Point
+from metascale.report.reading import Trial, read_study
+from metascale.report.sections import sections
+from metascale.report.summary import summarise
+from metascale.report.tuning import TuningTable
+from tests.report.shape_fixture import law, write_shapes
+
+FAULTS: dict[tuple[int, int, float], dict[str, Any]] = {
+    (8, 2, 1.0): {"factor": 1.3, "converged": False},
+    (16, 3, 1.0): {"factor": 1.25, "edge": "high"},
+    (32, 2, 2.0): {"factor": [0.8, 1.3, 1.5]},
+    (32, 3, 2.0): {"factor": 0.75, "converged": False},
+}
+
+
+def test_exactly_the_planted_points_are_found_with_their_planted_causes(tmp_path: Path) -> None:
+    table = irregular_data(write_shapes(tmp_path, FAULTS))
+    assert table.n_points == 20
+    found = {row.name: row for row in table.rows}
+    assert {name: row.cause.split(":")[0] for name, row in found.items()} == {
+        "width 8, depth 2, ratio 1": "not converged",
+        "width 16, depth 3, ratio 1": "at the edge of the tuned range",
+        "width 32, depth 2, ratio 2": "seeds disagree",
+        # Too low for its size: that training was cut short explains nothing.
+        "width 32, depth 3, ratio 2": NO_CAUSE,
+    }
+    assert found["width 8, depth 2, ratio 1"].log_error == pytest.approx(0.26, abs=0.06)
+    assert found["width 32, depth 3, ratio 2"].log_error == pytest.approx(-0.29, abs=0.06)
+    assert "3 of 3 runs" in found["width 8, depth 2, ratio 1"].cause
+    assert "learning rate at the high end" in found["width 16, depth 3, ratio 1"].cause
+    part = next(one for one in sections(read_study(tmp_path)) if one.id == "irregular")
+    assert "4 lie outside" in part.sentences[0]
+    assert [row["name"] for row in summarise(read_study(tmp_path))["irregular"]] == [row.name for row in table.rows]
+    assert [row.cells[1].text for row in part.tables[0].rows] == [row.cause for row in table.rows]
+
+
+def test_values_that_a_rule_brought_to_the_end_of_a_range_are_told(tmp_path: Path) -> None:
+    """The point was never searched: its runs used a weight decay of 1, where the range ends."""
+    ranges = {"weight_decay": {"log": [1e-4, 1.0]}, "dropout": {"uniform": [0.0, 0.5]}, "batch": {"choice": [1, 2, 4]}}
+    cells = {"weight_decay": "1.0", "dropout": "0.2", "batch": "2"}
+    point = Point("s", "p", {}, 9.0, (1.0,), (Trial("i", "", "trial", "", 0, "finished", cells, None),))
+    table = TuningTable((), ranges)
+    assert edges_at(point, table) == {"weight_decay": "high"}
+    assert cause_of(point, 0.1, [point], table) == "at the edge of the tuned range: weight decay at the high end"
+    assert cause_of(point, -0.1, [point], table) == NO_CAUSE
+
+
+def test_a_table_on_its_law_has_no_irregular_points(tmp_path: Path) -> None:
+    assert irregular_data(write_shapes(tmp_path)).rows == ()
+
+
+def _point(x: float, losses: tuple[float, ...], best: int = 3, steps: int = 5) -> Point:
+    cells = {"best_step": str(best), "steps": str(steps)}
+    trials = tuple(Trial(f"{x}{k}", "", "trial", "", k, "finished", cells, None) for k in range(len(losses)))
+    return Point("s", f"x {x}", {"width": str(x)}, x, losses, trials)
+
+
+def test_a_point_is_judged_by_the_others_alone() -> None:
+    """A point a thousand times too high is predicted as if it were not there."""
+    points = [_point(2.0**k, (law(2.0**k), law(2.0**k) * 1.01)) for k in range(4, 14)]
+    odd = _point(100.0, (1000.0, 1001.0))
+    asked = {point.x: band for point, band in predictions([*points, odd], "power_irreducible", 0.95)}
+    assert asked[100.0][0] == pytest.approx(law(100.0), rel=0.02)
+    assert asked[128.0][0] == pytest.approx(law(128.0), rel=0.02), "nor does it mislead the judgement of its neighbours"
+    assert predictions(points[:1], "power", 0.95) == []
+
+
+def test_a_run_that_patience_did_not_stop_is_cut_short_where_the_others_were() -> None:
+    ended = {"training": "max_steps", "best_step": "3", "steps": "5"}
+    runs = [Trial(str(k), "", "trial", "", k, "finished", {**ended, "training": "converged"}, None) for k in range(3)]
+    others = [Point("s", str(k), {}, 2.0 + k, (1.0,), (run,)) for k, run in enumerate(runs)]
+    odd = Point("s", "odd", {}, 9.0, (1.0,), (Trial("o", "", "trial", "", 0, "finished", ended, None),))
+    assert cause_of(odd, 0.1, [*others, odd]).startswith("not converged: 1 of 1")
+    assert cause_of(odd, 0.1, [odd]) == NO_CAUSE, "a study that gives all the same steps has no patience to run out"
+
+
+@pytest.mark.parametrize(
+    ("best", "steps", "excess", "cause"),
+    [(5, 5, 0.1, "not converged: 2 of 2"), (4, 5, 0.1, NO_CAUSE), (5, 5, -0.1, NO_CAUSE)],
+)
+def test_training_that_was_cut_short_explains_a_high_loss_only(
+    best: int, steps: int, excess: float, cause: str
+) -> None:
+    point = _point(4.0, (1.0, 1.0), best, steps)
+    assert cause_of(point, excess, [point]).startswith(cause)

@@ -1,0 +1,220 @@
+"""The report of a study of model sizes: its tables count what the folder holds, and every figure draws it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from metascale.report.figures import drawn, pictures
+from metascale.report.page import render_page
+from metascale.report.reading import read_study
+from metascale.report.size_data import predicted, size_data
+from metascale.report.size_plots import plot_along, plot_compute, plot_perplexity, plot_time
+from metascale.report.size_tables import EFFECTS, size_section
+from metascale.report.size_types import SizeTable
+from metascale.report.stats import Interval
+from tests.report.study_fixture import make_study, write_csv
+
+ARCHITECTURES = ("transformer", "resnet_bk")
+WIDTHS, DEPTHS, SEEDS = (64, 128), (4, 8), (42, 43)
+
+
+def loss_of(architecture: str, d: int, n_layers: int, seed: int) -> float:
+    return 5.2 - 0.2 * (d == 128) - 0.05 * (n_layers == 8) + 0.1 * (architecture == "resnet_bk") + 0.01 * (seed == 43)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two architectures, four sizes each, two seeds; with curves and histories, and laws as a conclusion has them."""
+    rows = []
+    for architecture in ARCHITECTURES:
+        for d in WIDTHS:
+            for n_layers in DEPTHS:
+                rows += [_run(tmp_path, architecture, d, n_layers, seed) for seed in SEEDS]
+    rows.append({**rows[0], "id": "search", "label": "search", "kind": "tuning", "test_loss_nats": ""})
+    rows.append({**rows[0], "id": "failed", "label": "failed", "status": "failed"})
+    write_csv(tmp_path / "results.csv", rows)
+    axes = [["architecture", list(ARCHITECTURES)], ["d_model", list(WIDTHS)], ["n_layers", list(DEPTHS)]]
+    (tmp_path / "study.json").write_text(json.dumps({"name": "model_size", "axes": axes, "base": {}}))
+    launched = {"question": "q?", "scale": "n_params_non_embedding", "series": ["architecture"]}
+    (tmp_path / "command.json").write_text(json.dumps(launched))
+    (tmp_path / "size.json").write_text(json.dumps(stored()))
+    return tmp_path
+
+
+def _run(folder: Path, architecture: str, d: int, n_layers: int, seed: int) -> dict[str, Any]:
+    label = f"{architecture}-{d}-{n_layers}-{seed}"
+    place = folder / "runs" / f"{label}-i{label}"
+    place.mkdir(parents=True)
+    loss = loss_of(architecture, d, n_layers, seed)
+    looks = [{"step": step, "validation_loss_nats": 9.0 - (9.0 - loss) * step / 100} for step in (0, 50, 100)]
+    write_csv(place / "eval_stats.csv", looks)
+    (place / "history.jsonl").write_text(json.dumps({"event": "finished", "at": 0.0, "wall_s": 2.0 * d}) + "\n")
+    n = 12 * n_layers * d * d
+    return {
+        "id": f"i{label}", "label": label, "seed": seed, "kind": "trial", "status": "finished", "message": "",
+        "architecture": architecture, "d_model": d, "n_layers": n_layers, "n_params_non_embedding": n,
+        "n_params_total": n + 20_000 * d + (10_000 if architecture == "resnet_bk" else 0), "test_loss_nats": loss,
+        "test_perplexity": math.exp(loss), "validation_perplexity": math.exp(loss) + 1, "best_perplexity": 170.0,
+        "final_perplexity": 171.0, "tokens": 716_800, "step_flops": 1e9 * d, "train_flops": 1e11 * d,
+        "step_peak_bytes": d << 20, "model_size_mb": n / 2**18, "best_step": 100, "steps": 100,
+    }  # fmt: skip
+
+
+def stored(floors: dict[str, float] | None = None) -> dict[str, Any]:
+    """As `recipes.model_size_analysis` writes it: of ResNet-BK's laws there are none."""
+    effects = {name: {"estimate": 0.1, "low": 0.05, "high": 0.15} for name in EFFECTS}
+    law = {"a": 900.0, "b": -0.12, "b_low": -0.15, "b_high": -0.09, "r2": 0.97, "n_runs": 8, "n_sizes": 4}
+    part = {"estimate": 0.04, "low": 0.03, "high": 0.05}
+    laws = {
+        "power": {"parameters": {"A": part, "alpha": part}, "note": ""},
+        "power_irreducible": {"parameters": {"E": part, "A": part, "alpha": part}, "note": "flat"},
+    }
+    grouped = {
+        "y": "test_loss_nats", "law": "power", "x": "n_params_non_embedding", "p_value": 0.4, "verdict": "one serves",
+        "reference": "transformer",
+        "exponents": dict.fromkeys(ARCHITECTURES, part),
+        "differences": {"resnet_bk": {"estimate": 0.01, "low": -0.02, "high": 0.04}},
+    }  # fmt: skip
+    return {
+        "level": 0.95,
+        "n_vocab": 10_000,
+        "floors": {"unigram_test": 448.7, "bigram_test": 165.0} if floors is None else floors,
+        "perplexity_laws": [
+            {"architecture": "transformer", "x": "n_params_total", **law},
+            {"architecture": "resnet_bk", "x": "n_params_total", "reason": "too few sizes"},
+        ],
+        "loss_laws": [
+            {"architecture": "transformer", "x": "n_params_total", "chosen": "power", "n_sizes": 4, "laws": laws},
+            {"architecture": "resnet_bk", "x": "n_params_total", "reason": "too few sizes"},
+        ],
+        "grouped": [grouped, {**grouped, "law": "power_irreducible", "reason": "no"}],
+        "width_and_depth": {
+            "transformer": {"effects": effects, "r2": 0.9, "freedom": 5, "noise": "seeds and misfit"},
+            "resnet_bk": {"reason": "the effect of depth needs at least 2 values of it, not 1"},
+        },
+        "frontier": {"transformer": [[6.4e12, 5.15], [1.28e13, 4.95]], "resnet_bk": [[6.4e12, 5.25]]},
+    }
+
+
+def xs(line: Line2D) -> list[float]:
+    return [float(value) for value in np.asarray(line.get_xdata())]
+
+
+def ys(line: Line2D) -> list[float]:
+    return [float(value) for value in np.asarray(line.get_ydata())]
+
+
+def read(folder: Path) -> SizeTable:
+    found = size_data(folder)
+    assert found is not None
+    return found
+
+
+def test_configurations_are_means_over_seeds_in_the_order_of_their_parameters(folder: Path) -> None:
+    table = read(folder)
+    assert [f"{one.architecture[0]} {one.label}" for one in table.sizes] == [
+        "t 64×4", "r 64×4", "t 64×8", "r 64×8", "t 128×4", "r 128×4", "t 128×8", "r 128×8",
+    ]  # fmt: skip
+    first = table.sizes[0]
+    perplexities = [math.exp(loss_of("transformer", 64, 4, seed)) for seed in SEEDS]
+    assert first.n_seeds == 2, "neither the search nor the failed trial counts"
+    assert first.perplexity == pytest.approx(np.mean(perplexities))
+    assert first.perplexity_sem == pytest.approx(np.std(perplexities, ddof=1) / math.sqrt(2))
+    assert (first.wall_s, first.peak_mib, first.tokens) == (128.0, 64.0, 716_800)
+
+
+def test_laws_keep_their_intervals_or_their_reasons(folder: Path) -> None:
+    table = read(folder)
+    line = table.line("transformer", "n_params_total")
+    assert line is not None
+    assert line.b == Interval(-0.12, -0.15, -0.09)
+    assert predicted(line, 1e6) == pytest.approx(900.0 * 1e6**-0.12)
+    assert table.laws[0].floor == Interval(0.04, 0.03, 0.05)
+    assert table.comparisons[0].difference == Interval(0.01, -0.02, 0.04)
+    section = size_section(read_study(folder))
+    assert section is not None
+    words = {table.caption[:12]: [[cell.text for cell in row.cells] for row in table.rows] for table in section.tables}
+    assert words["perplexity ="][0][2] == "−0.120 [−0.150, −0.090]"
+    assert words["perplexity ="][1][-1] == words["Laws of the "][1][-1] == "too few sizes"
+    heads = [column.title for column in section.tables[3].columns]
+    assert heads[4] == "difference to Transformer"
+    assert section.tables[3].rows[0].cells[4].text == "0.010 [−0.020, 0.040]"
+    assert words["Test loss = "][0][1] == "0.100 [0.050, 0.150]"
+    assert "depth needs at least 2" in words["Test loss = "][1][-1]
+
+
+def test_the_floors_are_said_as_they_are(folder: Path) -> None:
+    section = size_section(read_study(folder))
+    assert section is not None
+    # Perplexities: 182, 173, 149 and 142 of the Transformer, 201, 191, 164.8 and 157 of ResNet-BK.
+    assert "Best: Transformer 128×8" in section.sentences[0]
+    assert "of the bigram, 4 of 8 configurations do not reach it" in section.sentences[0]
+    (folder / "size.json").write_text(json.dumps(stored({"unigram_test": 448.7, "bigram_test": 300.0})))
+    section = size_section(read_study(folder))
+    assert section is not None
+    assert "of the bigram, all lie below it" in section.sentences[0]
+
+
+def test_every_figure_draws_its_table(folder: Path) -> None:
+    table = read(folder)
+    ax = Figure().subplots()
+    plot_perplexity(table, ax)
+    words = {text.get_text() for text in ax.texts}
+    assert words >= {"64×4", "128×8", "Transformer", "bigram 165", "unigram 449 lies above"}
+    lines = [line for line in ax.lines if len(xs(line)) == 40]
+    assert len(lines) == 1, "the architecture without a law has no line"
+    assert ys(lines[0])[0] == pytest.approx(900.0 * table.sizes[0].n_params_total ** -0.12)
+    assert ax.get_title(loc="left").replace("\n", " ").endswith("Transformer b\u00a0=\u00a0−0.120")
+    for depth, label in ((False, "4 layers"), (True, "d 64")):
+        ax = Figure().subplots()
+        plot_along(table, ax, architecture="resnet_bk", depth=depth)
+        (line,) = [line for line in ax.lines if line.get_label() == label]
+        assert xs(line) == list(DEPTHS if depth else WIDTHS)
+        wanted = [one.perplexity for one in table.sizes if one.architecture == "resnet_bk"]
+        assert ys(line) == ([wanted[0], wanted[1]] if depth else [wanted[0], wanted[2]])
+    ax = Figure().subplots()
+    plot_time(table, ax)
+    assert ax.get_title(loc="left") == "A trial took 128 to 256 s"
+    ax = Figure().subplots()
+    plot_compute(table, ax)
+    thick = [line for line in ax.lines if line.get_linewidth() == 2]
+    assert [ys(line) for line in thick] == [[5.25], [5.15, 4.95]], "ResNet-BK and Transformer"
+    thin = [line for line in ax.lines if line.get_linewidth() == 0.7]
+    assert len(thin) == 16
+    assert xs(thin[0]) == [50 * 64e9, 100 * 64e9], "steps as FLOPs, without the look before training"
+
+
+def test_the_page_has_the_section_and_another_studys_page_has_not(folder: Path, tmp_path: Path) -> None:
+    names = [picture.name for picture in pictures(read_study(folder))]
+    wanted = ["size_perplexity", "size_width", "size_depth", "size_time", "size_compute"]
+    assert [name for name in names if name.startswith("size")] == wanted
+    page = render_page(read_study(folder))
+    assert '<section id="sizes">' in page
+    assert all(f'id="figure-{name}"' in page for name in wanted)
+    side_by_side = next(picture for picture in pictures(read_study(folder)) if picture.name == "size_width")
+    assert "test perplexity (log scale)" in drawn(side_by_side).views[0].wide
+    assert "meta-" not in page.lower()
+    other = make_study(tmp_path / "digits", scales=(2, 5, 10), seeds=(0,), failures=False)
+    assert size_data(other) is None
+    assert not [picture for picture in pictures(read_study(other)) if picture.name.startswith("size")]
+    assert 'id="sizes"' not in render_page(read_study(other))
+
+
+def test_one_architecture_and_no_trial(folder: Path) -> None:
+    rows = (folder / "results.csv").read_text().splitlines()
+    kept = [rows[0], *(line for line in rows[1:] if "transformer" in line)]
+    (folder / "results.csv").write_text("\n".join(kept) + "\n")
+    assert read(folder).architectures == ("transformer",)
+    assert "size_width" in [picture.name for picture in pictures(read_study(folder))]
+    (folder / "results.csv").write_text(rows[0] + "\n")
+    assert read(folder).sizes == ()
+    assert size_section(read_study(folder)) is None
+    assert not [picture for picture in pictures(read_study(folder)) if picture.name.startswith("size")]
