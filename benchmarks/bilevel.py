@@ -1,7 +1,7 @@
 """Cost of bilevel training: step time and peak memory of every method beside a plain training step, and beside Betty.
 
     python benchmarks/bilevel.py [--model bert|resnet] [--unroll 1,5,10] [--repeats 3] [--only sama,betty] [--json FILE]
-    python benchmarks/bilevel.py --processes 2
+    python benchmarks/bilevel.py --processes 2 [--link 200]
 
 A step is ``unroll`` lower steps and one upper step: per-example weights of the lower losses by a small network, Adam at
 both levels, float32. Times are processor seconds of one thread, all variants in turn within each round, as medians of
@@ -12,7 +12,10 @@ backward pass through the upper loss and two evaluations of the lower loss with 
 Betty is measured where ``betty`` can be imported: the algorithms of its released package, and SAMA where the
 ``hypergradient`` folder of its repository's version stands in its place (the released package has none).
 
-``--processes`` measures the reduction of the upper gradient instead: bytes a step, and time with and without overlap.
+``--processes`` measures the reduction of the upper gradient instead: bytes a step, and time with and without overlap,
+in turn. All processes are on this machine, where a reduction is work of the same processors that compute; ``--link``
+emulates a network of so many MB/s between them: a reduction is over no sooner than its bytes would take, one after
+another, while the processors are free.
 """
 
 from __future__ import annotations
@@ -274,8 +277,8 @@ def variants(name: str, unroll: int, only: Sequence[str]) -> dict[str, Callable[
     for method, make in METHODS.items():
         second = method in SECOND_ORDER
         wanted[method] = functools.partial(ours, name, make(unroll), second, unroll_steps=unroll)
-    wanted["sama, upper pass without dropout"] = functools.partial(
-        ours, name, SAMA(), False, unroll_steps=unroll, upper_dropout=False
+    wanted["sama, upper pass in training mode"] = functools.partial(
+        ours, name, SAMA(), False, unroll_steps=unroll, upper_dropout=True
     )
     if importlib.util.find_spec("betty") is not None:
         names = ["darts", "cg", "neumann"]
@@ -351,7 +354,33 @@ class Wide(nn.Module):
         return (torch.sigmoid(self.layers(features).squeeze(-1)) * losses).mean()
 
 
-def overlap_worker(rank: int, processes: int, store: str, repeats: int, queue: Any) -> None:
+class Link:
+    """Counts what is reduced, and lets it take as long as a network of ``rate`` bytes a second would (0: no more)."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.free, self.bytes, self._real = rate, 0.0, 0, dist.all_reduce
+
+    def all_reduce(self, tensor: torch.Tensor, *args: Any, async_op: bool = False, **kwargs: Any) -> Any:
+        size = tensor.numel() * tensor.element_size()
+        self.bytes += size
+        if self.rate:
+            self.free = max(self.free, time.perf_counter()) + size / self.rate
+        work = _Delayed(self._real(tensor, *args, async_op=True, **kwargs), self.free)
+        return work if async_op else work.wait()
+
+
+class _Delayed:
+    """Work that is not over before a time of the clock."""
+
+    def __init__(self, work: Any, until: float) -> None:
+        self.work, self.until = work, until
+
+    def wait(self) -> None:
+        self.work.wait()
+        time.sleep(max(0.0, self.until - time.perf_counter()))
+
+
+def overlap_worker(rank: int, processes: int, store: str, repeats: int, rate: float, queue: Any) -> None:
     """Steps with and without overlap in turn; process 0 reports seconds and bytes."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
@@ -370,14 +399,8 @@ def overlap_worker(rank: int, processes: int, store: str, repeats: int, queue: A
         return BilevelTraining(levels, *batches, SAMA(), Adam(RATE), Adam(RATE), **fields)
 
     kinds = {"with overlap": make(True), "without overlap": make(False)}
-    reduced = {"bytes": 0}
-    real = dist.all_reduce
-
-    def counted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        reduced["bytes"] += tensor.numel() * tensor.element_size()
-        return real(tensor, *args, **kwargs)
-
-    dist.all_reduce = counted
+    link = Link(rate)
+    dist.all_reduce = link.all_reduce
     times: dict[str, list[float]] = {key: [] for key in kinds}
     states = {key: process.init() for key, process in kinds.items()}
     sizes = {
@@ -385,35 +408,37 @@ def overlap_worker(rank: int, processes: int, store: str, repeats: int, queue: A
         for level in ("lower", "upper")
     }
     for k in range(repeats + 1):
-        for key, process in kinds.items():
+        # Who goes first alternates, since what one leaves in the caches the other finds.
+        for key, process in list(kinds.items())[:: 1 if k % 2 else -1]:
             dist.barrier()
-            before, began = reduced["bytes"], time.perf_counter()
+            before, began = link.bytes, time.perf_counter()
             states[key], _ = process.step(states[key], k)
             dist.barrier()
             if k:
                 times[key].append(time.perf_counter() - began)
-            sizes["step"] = reduced["bytes"] - before
+            sizes["step"] = link.bytes - before
     if rank == 0:
         queue.put((times, sizes))
     dist.destroy_process_group()
 
 
-def overlap(processes: int, repeats: int) -> list[dict[str, Any]]:
+def overlap(processes: int, repeats: int, rate: float) -> list[dict[str, Any]]:
     import tempfile
 
     context = mp.get_context("spawn")
     queue = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (processes, f"{folder}/store", repeats, queue)
+        arguments = (processes, f"{folder}/store", repeats, rate, queue)
         running = [context.Process(target=overlap_worker, args=(rank, *arguments)) for rank in range(processes)]
         for process in running:
             process.start()
         times, sizes = queue.get()
         for process in running:
             process.join()
-    ratio = statistics.median(a / b for a, b in zip(times["with overlap"], times["without overlap"], strict=True))
-    common = {"processes": processes, "lower_bytes": sizes["lower"], "upper_bytes": sizes["upper"]}
-    common |= {"reduced_bytes_a_step": sizes["step"], "with_over_without": ratio}
+    ratios = [a / b for a, b in zip(times["with overlap"], times["without overlap"], strict=True)]
+    common = {"processes": processes, "link_mb_s": rate / 1e6, "lower_bytes": sizes["lower"]}
+    common |= {"upper_bytes": sizes["upper"], "reduced_bytes_a_step": sizes["step"], "rounds": len(ratios)}
+    common |= {"with_over_without": statistics.median(ratios), "smallest": min(ratios), "largest": max(ratios)}
     return [{"variant": key, "wall_s": statistics.median(spent), **common} for key, spent in times.items()]
 
 
@@ -425,13 +450,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="parts of variants' names, separated by commas")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--processes", type=int, default=0, help="measure the reduction over so many processes instead")
+    parser.add_argument("--link", type=float, default=0.0, help="with --processes: emulate a network of so many MB/s")
     parser.add_argument("--json", help="append one JSON line a row")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     rows: list[dict[str, Any]] = []
     if chosen.processes:
-        rows = overlap(chosen.processes, chosen.repeats)
+        rows = overlap(chosen.processes, chosen.repeats, chosen.link * 1e6)
     else:
         only = [part for part in chosen.only.split(",") if part]
         for unroll in map(int, chosen.unroll.split(",")):

@@ -11,6 +11,7 @@ from torch import nn
 from metascale.bilevel import Shuffled, WeightNet
 from metascale.bilevel.levels import BoundModule, Levels, Pass, from_functions, from_modules
 from metascale.bilevel.training import BilevelTraining
+from metascale.bilevel.wrapped import from_wrapped, is_wrapped
 from metascale.core.types import Params
 from metascale.training.optimizers import Adam
 
@@ -45,8 +46,10 @@ def upper_loss(model: BoundModule, weights: BoundModule, batch: Any) -> torch.Te
 def noisy_training(model: nn.Module | None = None, upper: nn.Module | None = None, **fields: Any) -> BilevelTraining:
     noisy, clean, _ = data()
     fields = {"lower_optimizer": Adam(1e-2), "upper_optimizer": Adam(1e-2), **fields}
+    chosen = model or network()
+    make = from_wrapped if is_wrapped(chosen) else from_modules
     return BilevelTraining(
-        from_modules(model or network(), upper or WeightNet(8), lower_loss, upper_loss),
+        make(chosen, upper or WeightNet(8), lower_loss, upper_loss),
         Shuffled(noisy, 20),
         Shuffled(clean, 10, purpose="upper"),
         **fields,

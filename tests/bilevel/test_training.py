@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from metascale.bilevel.batches import Shuffled
 from metascale.bilevel.levels import Pass
 from metascale.bilevel.state import BilevelState
 from metascale.bilevel.training import BilevelTraining
@@ -27,8 +28,9 @@ from metascale.hypergrad.unrolled import Unrolled
 from metascale.training.elementwise_optimizers import Adagrad, Lion, RMSprop
 from metascale.training.loop import Schedule, train
 from metascale.training.matrix_optimizers import LAMB, Muon
+from metascale.training.memory import measure_memory
 from metascale.training.optimizers import SGD, Adam, Optimizer
-from tests.bilevel.problems import network, noisy_training, quadratic_levels, vector
+from tests.bilevel.problems import data, network, noisy_training, quadratic_levels, vector
 
 METHODS: list[HypergradientSolver] = [
     SAMA(),
@@ -133,12 +135,16 @@ def _until(batches: Callable[[int], Any], end: int) -> Callable[[int], Any]:
 
 
 def test_upper_passes_leave_batch_statistics_and_the_lower_level_alone() -> None:
-    """With λ learnt or not, by any method, θ and the statistics after one step are those of lower training alone."""
-    plain = run_steps(noisy_training(warmup=1), 1)
+    """With λ learnt or not, by any method, θ and the statistics after one step are those of lower training alone.
+
+    The lower level descends plainly: Adam's first step is a sign, whose derivative is zero.
+    """
+    descent = SGD(0.1)
+    plain = run_steps(noisy_training(warmup=1, lower_optimizer=descent), 1)
     assert float(plain.buffers["1.running_mean"].abs().max()) > 0
     assert int(plain.buffers["1.num_batches_tracked"]) == 1
     for method in METHODS:
-        state = run_steps(noisy_training(method=method), 1)
+        state = run_steps(noisy_training(method=method, lower_optimizer=descent), 1)
         assert same(state.buffers, plain.buffers), method
         assert same(state.lower, plain.lower) != (method == METHODS[1]), method
         assert not same(state.upper, plain.upper), method
@@ -311,6 +317,39 @@ def test_a_step_holds_one_copy_of_the_lower_level() -> None:
     gc.collect()
     assert [ref() for ref in old] == [None] * len(old)
     assert state.step == 2
+
+
+@pytest.mark.parametrize("dropout", [None, False, True])
+def test_the_upper_pass_is_in_evaluation_mode_unless_asked(dropout: bool | None) -> None:
+    training = noisy_training(**({} if dropout is None else {"upper_dropout": dropout}))
+    inner, seen = training.levels.upper_loss, []
+
+    def watched(theta: Params, lam: Params, batch: Any, context: Pass) -> torch.Tensor:
+        seen.append(context.dropout is not None)
+        return inner(theta, lam, batch, context)
+
+    training = replace(training, levels=replace(training.levels, upper_loss=watched))
+    training.step(training.init(), 0)
+    assert seen == [bool(dropout)]
+
+
+def test_the_peak_of_sama_is_that_of_lower_training_where_units_are_dropped() -> None:
+    """Without masks the upper pass leaves room for the last gradient, which the adaptation needs beside it."""
+
+    def peak(**fields: Any) -> int:
+        torch.manual_seed(0)
+        hidden = [part for _ in range(4) for part in (nn.GELU(), nn.Dropout(0.1), nn.Linear(64, 64))]
+        model = nn.Sequential(nn.Linear(6, 64), *hidden, nn.Linear(64, 2))
+        noisy = data()[0]
+        training = replace(
+            noisy_training(model, **fields), lower_batches=Shuffled(noisy, 150), upper_batches=Shuffled(noisy, 150)
+        )
+        gc.collect()
+        return measure_memory(lambda meter: run_steps(training, 2)).live_bytes
+
+    lower, default, masked = peak(warmup=9), peak(), peak(upper_dropout=True)
+    assert default <= 1.01 * lower
+    assert masked > 1.05 * lower
 
 
 def test_the_modules_hold_the_current_state() -> None:

@@ -16,6 +16,7 @@ from metascale.hypergrad.precondition import (
     rmsprop_derivative,
     step_vjp,
 )
+from metascale.hypergrad.problem import Total, alone
 from metascale.training.elementwise_optimizers import Adagrad, Lion, RMSprop
 from metascale.training.optimizers import SGD, Adam, Optimizer, OptimizerState
 
@@ -29,6 +30,7 @@ class LastStep:
         after: the optimiser's state after the step.
         params, before: θ and the state before the step, for optimisers that are not element-wise.
         norm, max_norm: the gradient's norm before clipping, and the bound; ``None`` without clipping.
+        total: sums a number over the processes that hold parts of θ.
     """
 
     grads: Params
@@ -37,6 +39,7 @@ class LastStep:
     before: OptimizerState | None = None
     norm: float | None = None
     max_norm: float | None = None
+    total: Total = alone
 
 
 def closed_form(optimizer: Optimizer) -> bool:
@@ -69,7 +72,7 @@ def adaptation(optimizer: Optimizer, last: LastStep) -> Callable[[Params], Param
         product = _product(optimizer, last, w)
         if last.norm is None or last.max_norm is None:
             return product
-        return clip_vjp(last.grads, last.norm, last.max_norm, product)
+        return clip_vjp(last.grads, last.norm, last.max_norm, product, last.total)
 
     return apply
 

@@ -70,7 +70,7 @@ def train(
         InputError: the problem is refused by `checks.check`, or a field is.
         Diverged: a number is not finite.
     """
-    levels = from_modules(model, upper, lower_loss, upper_loss)
+    levels = _levels(model, upper, lower_loss, upper_loss)
     levels, fields = _take_over(levels, {"lower": model, "upper": upper}, fields)
     training = BilevelTraining(
         levels,
@@ -83,6 +83,16 @@ def train(
     check(training)
     schedule = Schedule(max_steps=steps, eval_every=max(1, steps // 10)) if isinstance(steps, int) else steps
     return loop.train(training, schedule, run or MemoryRun())
+
+
+def _levels(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upper_loss: ModuleLoss) -> Levels:
+    """`from_modules`, or `wrapped.from_wrapped` where the model reduces its gradients itself."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        from metascale.bilevel.wrapped import from_wrapped, is_wrapped
+
+        if is_wrapped(model):
+            return from_wrapped(model, upper, lower_loss, upper_loss)
+    return from_modules(model, upper, lower_loss, upper_loss)
 
 
 def _take_over(
@@ -111,8 +121,9 @@ def evaluator(
             with torch.no_grad():
                 row["loss_nats"] = float(levels.upper_loss(theta, lam, batch, Pass(None, buffers)))
                 if metrics is not None:
+                    assert levels.bound is not None
                     with keyed_mode((model, upper), None, theta):
-                        row |= metrics(BoundModule(model, theta | buffers), BoundModule(upper, lam), batch)
+                        row |= metrics(levels.bound(theta | buffers), BoundModule(upper, lam), batch)
             rows.append(row)
         return {f"validation_{name}": sum(float(row[name]) for row in rows) / len(rows) for name in rows[0]}
 

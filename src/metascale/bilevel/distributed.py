@@ -177,5 +177,9 @@ class SharedRun:
         checkpoint: Checkpoint | None = found[0]
         return checkpoint
 
+    def stop_asked(self) -> bool:
+        """Whether process 0 is to end; its end ends the others, so nothing has to be agreed on."""
+        return self._run.stop_asked()
+
     def progress(self, done: int, total: int, note: str = "") -> None:
         self._run.progress(done, total, note)

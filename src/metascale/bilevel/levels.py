@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import nn
 
 from metascale.core.errors import InputError
 from metascale.core.types import Params
+from metascale.hypergrad.problem import Total, alone
 from metascale.training.optimizers import OptimizerState
 
 
@@ -67,7 +68,7 @@ def hold(value: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _current(context: Pass) -> Iterator[None]:
+def current(context: Pass) -> Iterator[None]:
     """``hold`` called inside belongs to this pass."""
     token = _CURRENT.set(context)
     try:
@@ -106,6 +107,22 @@ class Start:
                     )
 
 
+class Shards(Protocol):
+    """θ spread over processes."""
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum over all shards of a number that each process has of its own."""
+        ...
+
+    def whole(self, tensors: Params) -> Params:
+        """Shards of θ, or of what is shaped like it, as whole tensors."""
+        ...
+
+    def part(self, tensors: Params) -> Params:
+        """This process's shards of whole tensors."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Levels:
     """What is learnt at both levels, and the losses.
@@ -114,12 +131,23 @@ class Levels:
         start: gives θ, λ and buffers to start from.
         lower_loss, upper_loss: ℓ and M.
         mirror: told of every new tensor, by level (``"lower"``, with its buffers, or ``"upper"``) and name.
+        bound: the lower model with given parameters and buffers, where it is a module.
+        reduced: the lower model averages θ's gradients over the processes itself.
+        shards: how θ is spread over the processes; ``None`` where each holds all of it.
     """
 
     start: Callable[[], Start]
     lower_loss: BilevelLoss
     upper_loss: BilevelLoss
     mirror: Callable[[str, Params], None] = lambda level, tensors: None
+    bound: Callable[[Params], BoundModule] | None = None
+    reduced: bool = False
+    shards: Shards | None = None
+
+    @property
+    def total(self) -> Total:
+        """What sums a number over the processes that hold parts of θ."""
+        return self.shards.total if self.shards else alone
 
 
 def from_functions(lower: Params, upper: Params, lower_loss: BilevelLoss, upper_loss: BilevelLoss) -> Levels:
@@ -128,7 +156,7 @@ def from_functions(lower: Params, upper: Params, lower_loss: BilevelLoss, upper_
 
     def bind(loss: BilevelLoss) -> BilevelLoss:
         def call(theta: Params, lam: Params, batch: Any, context: Pass) -> torch.Tensor:
-            with _current(context):
+            with current(context):
                 return loss(theta, lam, batch, context)
 
         return call
@@ -163,7 +191,7 @@ def from_modules(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upp
     Raises:
         InputError: a level has no parameters, or parameters in half precision.
     """
-    kept = _persistent_buffers(model)
+    kept = persistent_buffers(model)
 
     def start() -> Start:
         return Start(trainable(model), trainable(upper), {name: value.detach().clone() for name, value in kept.items()})
@@ -172,7 +200,7 @@ def from_modules(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upp
         def call(theta: Params, lam: Params, batch: Any, context: Pass) -> torch.Tensor:
             copies = {name: value.clone() for name, value in context.buffers.items()}
             spare = {name: value.clone() for name, value in upper.named_buffers()}
-            with _current(context), keyed_mode((model, upper), context.dropout, theta):
+            with current(context), keyed_mode((model, upper), context.dropout, theta):
                 value = loss(BoundModule(model, theta | copies), BoundModule(upper, lam | spare), batch)
             if context.dropout is not None:
                 context.updated = copies
@@ -190,10 +218,10 @@ def from_modules(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upp
             own[level][name].data = value
 
     start()
-    return Levels(start, bind(lower_loss), bind(upper_loss), mirror)
+    return Levels(start, bind(lower_loss), bind(upper_loss), mirror, lambda tensors: BoundModule(model, tensors))
 
 
-def _persistent_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
+def persistent_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
     """Buffers that belong to a model's weights; the others are constants (position numbers) that stay in place."""
     saved = module.state_dict(keep_vars=True)
     return {name: value for name, value in module.named_buffers() if name in saved}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from metascale.core.errors import Diverged
@@ -36,6 +36,11 @@ class BilevelState:
             for slot, values in getattr(self, kind).items():
                 found |= {f"{kind}/{slot}/{name}": value for name, value in values.items()}
         return found
+
+    def with_lower(self, change: Callable[[Params], Params]) -> BilevelState:
+        """``change`` applied to θ and to every slot of its optimiser."""
+        optimizer = {slot: change(values) for slot, values in self.lower_optimizer.items()}
+        return replace(self, lower=change(self.lower), lower_optimizer=optimizer)
 
     def refilled(self, tensors: Params) -> BilevelState:
         """This state with other tensors, which take over its devices and its order of names.

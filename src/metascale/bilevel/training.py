@@ -11,7 +11,7 @@ import torch
 
 from metascale.bilevel.adaptation import LastStep, adaptation, check_adaptable, closed_form
 from metascale.bilevel.levels import Levels, Pass
-from metascale.bilevel.parallel import Alone, Processes
+from metascale.bilevel.parallel import Alone, Processes, check_wrapped
 from metascale.bilevel.state import BilevelState, check_finite, copied
 from metascale.bilevel.updates import clipped, differentiable_step, update_in_turn
 from metascale.core.errors import InputError
@@ -57,7 +57,10 @@ class BilevelTraining:
         warmup: first steps of lower training alone.
         autocast: run lower steps and the upper pass under autocast in this type. The perturbed passes of finite
             differences stay in full precision, which autocast's rounding would swallow.
-        upper_dropout: the upper pass runs in training mode, as in published code; otherwise in evaluation mode.
+        upper_dropout: run the upper pass in training mode, as published code does. By default it is in evaluation mode:
+            the upper loss says how good θ is as it will be used, masks would only add noise to v, and without them the
+            pass holds so little that SAMA's peak is a plain step's. Batch normalisation then reads its running
+            statistics, which in a network trained from scratch need some steps to mean anything: give it ``warmup``.
         seed: of the dropout masks.
         processes: how several processes share the work.
     """
@@ -78,7 +81,7 @@ class BilevelTraining:
     learn_upper: bool = True
     warmup: int = 0
     autocast: torch.dtype | None = None
-    upper_dropout: bool = True
+    upper_dropout: bool = False
     seed: int = 0
     processes: Processes = field(default_factory=Alone)
 
@@ -98,6 +101,7 @@ class BilevelTraining:
         if self.method.adapts:
             check_adaptable(self.lower_optimizer)
         self.processes.check(self.lower_accumulation, self.upper_accumulation)
+        check_wrapped(self.levels, self.processes, self.lower_optimizer, self.method)
 
     def init(self) -> BilevelState:
         start = self.levels.start()
@@ -160,7 +164,8 @@ class BilevelTraining:
         statistics = _Statistics(state.buffers)
         losses = self._bind("lower", batches, statistics, moving=True)
         loss, grads, _ = gradients(losses, state.lower, state.upper, of_upper=False)
-        grads, size = clipped(self.processes.average(grads), self.lower_max_norm)
+        grads = grads if self.levels.reduced else self.processes.average(grads)
+        grads, size = clipped(grads, self.lower_max_norm, self.levels.total)
         if learns and self.method.remembers:
             frozen = self._bind("lower", batches, _Statistics(state.buffers))
             advance = differentiable_step(self.lower_optimizer, frozen, self.lower_max_norm)
@@ -176,6 +181,7 @@ class BilevelTraining:
             copied(state.lower_optimizer) if before else None,
             size,
             self.lower_max_norm,
+            self.levels.total,
         )
         lower, optimizer = update_in_turn(
             self.lower_optimizer,
@@ -198,7 +204,8 @@ class BilevelTraining:
             window.history,
             self._bind("lower", window.batches, _Statistics(state.buffers, window.held), perturbed=True),
             self.processes.reducer(state.upper),
-            self.processes.average_lower,
+            None if self.levels.shards else self.processes.average_lower,
+            self.levels.total,
         )
 
     def _bind(
@@ -261,12 +268,14 @@ class BilevelTraining:
         return {"validation_loss_nats": float(loss)}
 
     def pack(self, state: BilevelState) -> Params:
-        return state.tensors()
+        shards = self.levels.shards
+        return (state.with_lower(shards.whole) if shards else state).tensors()
 
     def unpack(self, tensors: Params, k: int) -> BilevelState:
         start = self.levels.start()
         lower, upper = self.lower_optimizer.init(start.lower), self.upper_optimizer.init(start.upper)
         state = BilevelState(k, start.lower, start.buffers, start.upper, lower, upper).refilled(tensors)
+        state = state.with_lower(self.levels.shards.part) if self.levels.shards else state
         self._mirror(state)
         return state
 

@@ -9,7 +9,7 @@ from torch.optim.adamw import adamw
 
 from metascale.core.trees import add, tree_map
 from metascale.core.types import Params
-from metascale.hypergrad.problem import Advance, Loss, scalar
+from metascale.hypergrad.problem import Advance, Loss, Total, alone, scalar
 from metascale.hypergrad.second import pieces
 from metascale.training.optimizers import Adam, Optimizer, OptimizerState, clip_norm
 
@@ -70,12 +70,15 @@ def _update(
     return new, {"m": m, "v": v, "count": {"count": count + 1}}
 
 
-def clipped(grads: Params, max_norm: float | None) -> tuple[Params, float | None]:
-    """Gradients clipped to ``max_norm``, and their norm before (``None`` when nothing is to be clipped)."""
+def clipped(grads: Params, max_norm: float | None, total: Total = alone) -> tuple[Params, float | None]:
+    """Gradients clipped to ``max_norm``, and their norm before (``None`` when nothing is to be clipped).
+
+    ``total`` sums a number over the processes that hold parts of the gradients.
+    """
     if max_norm is None:
         return grads, None
-    norm = float(torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt())
-    return (clip_norm(grads, max_norm) if norm > max_norm else grads), norm
+    norm = total(torch.stack([g.square().sum() for g in grads.values()]).sum()).sqrt()
+    return (tree_map(lambda g: g * (max_norm / norm), grads) if norm > max_norm else grads), float(norm)
 
 
 def differentiable_step(optimizer: Optimizer, losses: tuple[Loss, ...], max_norm: float | None) -> Advance:

@@ -13,6 +13,7 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.trees import require_grad, tree_map
 from metascale.core.types import Params
+from metascale.hypergrad.problem import Total, alone
 
 
 def adam_derivative(
@@ -79,9 +80,12 @@ def step_vjp(step: Callable[[Params], Params], grads: Params, w: Params) -> Para
     return {n: torch.zeros_like(v) if d is None else d for (n, v), d in zip(grads.items(), found, strict=True)}
 
 
-def clip_vjp(clipped: Params, norm: float, max_norm: float, w: Params) -> Params:
-    """w pulled back through the clipping of a gradient of ``norm`` to ``max_norm``, given the clipped gradient."""
+def clip_vjp(clipped: Params, norm: float, max_norm: float, w: Params, total: Total = alone) -> Params:
+    """w pulled back through the clipping of a gradient of ``norm`` to ``max_norm``, given the clipped gradient.
+
+    ``total`` sums a number over the processes that hold parts of the gradient.
+    """
     if norm <= max_norm:
         return w
-    along = torch.stack([(g * w[name]).sum() for name, g in clipped.items()]).sum() / max_norm**2
+    along = total(torch.stack([(g * w[name]).sum() for name, g in clipped.items()]).sum()) / max_norm**2
     return tree_map(lambda part, g: (part - along * g) * (max_norm / norm), w, clipped)

@@ -19,9 +19,16 @@ from metascale.hypergrad.linear import Status
 
 Loss: TypeAlias = Callable[[Params, Params], torch.Tensor]
 """(θ, λ) -> a scalar."""
+Total: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""The sum of a number over the processes that hold parts of θ."""
 State: TypeAlias = dict[str, Params]
 Advance: TypeAlias = Callable[[Params, State, Params], tuple[Params, State]]
 """One differentiable lower step: (θ, optimiser state, λ) -> the next θ and state."""
+
+
+def alone(value: torch.Tensor) -> torch.Tensor:
+    """The total where one process holds all of θ."""
+    return value
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class BilevelProblem:
             whose rounding would swallow the perturbation, and with what is cut off from θ held in place.
         reducer: makes a reducer for one hypergradient, where several processes share the problem.
         average_lower: means a tensor dictionary over processes; the joint-batch mode of data parallelism.
+        total: sums a number over the processes that hold parts of θ.
     """
 
     lower_loss: Loss | tuple[Loss, ...]
@@ -67,6 +75,7 @@ class BilevelProblem:
     mixed_loss: Loss | tuple[Loss, ...] | None = None
     reducer: Callable[[], Reducer] | None = None
     average_lower: Callable[[Params], Params] | None = None
+    total: Total = alone
 
     @property
     def lower_parts(self) -> tuple[Loss, ...]:

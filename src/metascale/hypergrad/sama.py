@@ -59,7 +59,7 @@ class SAMA:
                     "SAMA with adapt=True needs the lower optimiser's last step; set adapt=False or give it"
                 )
             v = problem.adapt(v)
-        epsilon = difference_step(lower, v, self.alpha)
+        epsilon = difference_step(lower, v, self.alpha, problem.total)
         if problem.reducer is not None:
             value = self._reduced(problem, lower, upper, v, epsilon, direct)
         elif self.mixed == "exact":

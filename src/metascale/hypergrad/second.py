@@ -12,7 +12,7 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.trees import add, dot, require_grad, tree_map
 from metascale.core.types import Params
-from metascale.hypergrad.problem import Loss, Reducer, gradients, scalar
+from metascale.hypergrad.problem import Loss, Reducer, Total, alone, gradients, scalar
 
 Mixed: TypeAlias = Literal["finite_difference", "exact"]
 MIXED: tuple[Mixed, ...] = ("finite_difference", "exact")
@@ -104,17 +104,18 @@ class SecondDerivatives:
         return tree_map(torch.zeros_like, self._upper) if product is None else product
 
 
-def difference_step(lower: Params, direction: Params, alpha: float) -> float:
+def difference_step(lower: Params, direction: Params, alpha: float, total: Total = alone) -> float:
     """ε of a central difference along v: α/‖v‖, but never so small that rounding swallows ε·v.
 
     A parameter moves in steps of its type's resolution (2⁻⁸ of its size in bfloat16). So ‖ε v‖ is at least 8 such steps
-    of ‖θ‖; in float32 that matters from ‖θ‖ = α·10⁶ on. Zero when v is zero.
+    of ‖θ‖; in float32 that matters from ‖θ‖ = α·10⁶ on. Zero when v is zero. ``total`` sums a number over the processes
+    that hold parts of both.
     """
-    size = float(dot(tree_map(_wide, direction), tree_map(_wide, direction)).sqrt())
+    size = float(total(dot(tree_map(_wide, direction), tree_map(_wide, direction))).sqrt())
     if size == 0.0:
         return 0.0
-    finest = sum(float(_wide(v).square().sum()) * torch.finfo(v.dtype).eps ** 2 for v in lower.values()) ** 0.5
-    return max(alpha, 8.0 * finest) / size
+    resolution = torch.stack([_wide(v).square().sum() * torch.finfo(v.dtype).eps ** 2 for v in lower.values()]).sum()
+    return max(alpha, 8.0 * float(total(resolution).sqrt())) / size
 
 
 def _wide(value: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from metascale.core.streams import address
 from metascale.core.trees import mean_tasks, stack_tasks, tree_map
 from metascale.core.types import Episode, Model, Params
 from metascale.hypergrad.hvp import Curvature, Exact, LossPoint, Zero, loss_and_gradient, norm_per_task
-from metascale.hypergrad.linear import CG, LinearSolver, SolveFailed
+from metascale.hypergrad.linear import CG, Identity, LinearSolver, SolveFailed
 from metascale.meta.gradients import EpisodeReport, ends, episode_report, query_gradient
 from metascale.meta.inner import InnerLoop, InnerState
 from metascale.meta.objective import loss_parts
@@ -27,9 +27,12 @@ class ImplicitMAML:
     residual. Memory does not depend on the number of inner steps. Parameters that do not adapt get their total
     derivative, ∇q − H x/λ; with no inner step there is nothing to solve and the result is ∇q.
 
+    With `Identity` the answer is ∇q at φ, from first derivatives alone. That is what SAMA without adaptation gives for
+    this lower level up to the factor λ, since there ∂²ℓ/∂θ∂φ = −λ I (Choe et al. 2023, appendix D, scale it up so).
+
     Args:
         inner: the inner loop, with ``proximal`` above zero.
-        solver: `CG`, or `Neumann` with a step below 2λ / (λ + largest curvature).
+        solver: `CG`, `Neumann` with a step below 2λ / (λ + largest curvature), or `Identity`.
         curvature: H, of the whole support set without dropout.
 
     Raises:
@@ -51,7 +54,7 @@ class ImplicitMAML:
             raise InputError("implicit MAML needs a curvature; without one use FOMAML")
 
     def __call__(self, model: Model, theta: Params, episode: Episode, key: int | None) -> tuple[Params, EpisodeReport]:
-        if self.curvature.second_order:
+        if self.curvature.second_order and self._takes_products(theta):
             model.require_second_order()
         stacked = stack_tasks(theta, episode.n_tasks)
         start = begin(self.inner, model, stacked, episode.support)
@@ -62,6 +65,11 @@ class ImplicitMAML:
             grads, diagnostics = self._solve(model, last, episode, key, grads)
         meta = back_through_begin(model, stacked, episode.support, start, grads)
         return mean_tasks(meta), episode_report(episode, support, losses, diagnostics)
+
+    def _takes_products(self, theta: Params) -> bool:
+        """Whether anything is multiplied by H."""
+        free = isinstance(self.solver, Identity) and not self.solver.measure
+        return not free or len(self.inner.adapted_names(theta)) < len(theta)
 
     def _solve(
         self, model: Model, last: InnerState, episode: Episode, key: int | None, grads: Params

@@ -7,6 +7,7 @@ the batch at hand, see `mlp` and `convnet`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Params
 from metascale.models.language import drop, normal
+from metascale.models.layer_widths import layer_widths
 
 Activation = Literal["relu", "tanh", "gelu"]
 ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh, "gelu": F.gelu}
@@ -106,7 +108,9 @@ class PerceptronClassifier(Classifier):
     Args:
         n_inputs: pixels of an image.
         n_classes: outputs.
+        width: units of the first hidden layer.
         dropout: rate after every hidden layer.
+        ratio: units of the last hidden layer over those of the first; those between lie evenly on a logarithmic scale.
     """
 
     n_inputs: int
@@ -115,24 +119,31 @@ class PerceptronClassifier(Classifier):
     depth: int = 2
     activation: Activation = "relu"
     dropout: float = 0.0
+    ratio: float = 1.0
 
     def __post_init__(self) -> None:
         check_shape("perceptron", width=self.width, depth=self.depth)
         check_rate("perceptron", self.dropout)
+        _ = self.widths
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of every hidden layer."""
+        return layer_widths(self.width, self.depth, self.ratio)
 
     def init(self, seed: int) -> Params:
         """``layer{i}.weight`` [out, in] (He et al. 2015) and ``.bias``, then the head."""
         params: Params = {}
         n_in = self.n_inputs
-        for layer in range(self.depth):
+        for layer, n_out in enumerate(self.widths):
             name = f"layer{layer}"
-            params[f"{name}.weight"] = normal(seed, name, self.width, n_in, std=math.sqrt(2 / n_in))
-            params[f"{name}.bias"] = torch.zeros(self.width)
-            n_in = self.width
+            params[f"{name}.weight"] = normal(seed, name, n_out, n_in, std=math.sqrt(2 / n_in))
+            params[f"{name}.bias"] = torch.zeros(n_out)
+            n_in = n_out
         return params | init_head(seed, n_in, self.n_classes)
 
     def features(self, params: Params, images: torch.Tensor, dropout: int | None = None) -> torch.Tensor:
-        """[B, width]."""
+        """[B, units of the last hidden layer]."""
         hidden = images.flatten(1)
         for layer in range(self.depth):
             name = f"layer{layer}"
@@ -142,8 +153,9 @@ class PerceptronClassifier(Classifier):
 
     def flops(self) -> dict[str, float]:
         """Forward floating-point operations of one image by component; a multiply-add is two."""
-        hidden = self.n_inputs * self.width + (self.depth - 1) * self.width**2
-        return {"hidden_layers": 2.0 * hidden, "readout": 2.0 * self.width * self.n_classes}
+        widths = (self.n_inputs, *self.widths)
+        hidden = sum(n_in * n_out for n_in, n_out in itertools.pairwise(widths))
+        return {"hidden_layers": 2.0 * hidden, "readout": 2.0 * widths[-1] * self.n_classes}
 
 
 @dataclass(frozen=True)
@@ -155,8 +167,11 @@ class ConvClassifier(Classifier):
     Args:
         n_classes: outputs.
         in_channels: channels of the image.
+        width: channels of the first convolution.
         dropout_inner: rate after the pooling in the middle.
         dropout: rate before the head.
+        ratio: channels of the last convolution over those of the first; those between lie evenly on a logarithmic
+            scale.
     """
 
     n_classes: int = 10
@@ -165,11 +180,18 @@ class ConvClassifier(Classifier):
     depth: int = 2
     dropout_inner: float = 0.0
     dropout: float = 0.0
+    ratio: float = 1.0
 
     def __post_init__(self) -> None:
         check_shape("convolutional network", width=self.width, depth=self.depth)
         check_rate("convolutional network", self.dropout)
         check_rate("convolutional network", self.dropout_inner)
+        _ = self.widths
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every convolution."""
+        return layer_widths(self.width, self.depth, self.ratio)
 
     @property
     def _middle(self) -> int:
@@ -178,13 +200,14 @@ class ConvClassifier(Classifier):
     def init(self, seed: int) -> Params:
         """``block{i}.weight`` [out, in, 3, 3], ``.gain``, ``.shift``, then the head."""
         params: Params = {}
-        for layer in range(self.depth):
-            n_in = self.width if layer else self.in_channels
-            params |= init_convolution(seed, f"block{layer}", n_in, self.width)
-        return params | init_head(seed, self.width, self.n_classes)
+        n_in = self.in_channels
+        for layer, n_out in enumerate(self.widths):
+            params |= init_convolution(seed, f"block{layer}", n_in, n_out)
+            n_in = n_out
+        return params | init_head(seed, n_in, self.n_classes)
 
     def features(self, params: Params, images: torch.Tensor, dropout: int | None = None) -> torch.Tensor:
-        """[B, width]."""
+        """[B, channels of the last convolution]."""
         hidden = images.contiguous(memory_format=torch.channels_last)
         for layer in range(self.depth):
             hidden = F.relu(convolve(params, f"block{layer}", hidden))
@@ -197,8 +220,10 @@ class ConvClassifier(Classifier):
     def flops(self, image_size: int) -> dict[str, float]:
         """Forward floating-point operations of one image by component; a multiply-add is two."""
         pixels, total = image_size**2, 0.0
-        for layer in range(self.depth):
-            total += 2 * 9 * pixels * self.width * (self.width if layer else self.in_channels)
+        n_in = self.in_channels
+        for layer, n_out in enumerate(self.widths):
+            total += 2 * 9 * pixels * n_in * n_out
+            n_in = n_out
             if layer == self._middle:
                 pixels = (image_size // 2) ** 2
-        return {"convolutions": total, "readout": 2.0 * self.width * self.n_classes}
+        return {"convolutions": total, "readout": 2.0 * n_in * self.n_classes}
