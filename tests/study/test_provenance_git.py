@@ -14,7 +14,7 @@ from metascale.study import provenance
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_asking_git_writes_nothing_and_takes_no_lock(tmp_path: Path) -> None:
-    """A plain `git status` rewrites the index of a touched checkout, under a lock that a killed process leaves behind."""
+    """Plain `git status` and `git diff` rewrite the index of a touched checkout, under a lock that outlives a kill."""
 
     def git(*arguments: str) -> None:
         subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)

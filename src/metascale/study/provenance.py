@@ -127,7 +127,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
     if shutil.which("git") is None:
         return None
     # Without optional locks: a run that is killed here would leave the user's repository locked.
-    command = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(folder), *arguments]
+    quiet = ["--no-optional-locks", "-c", "diff.autoRefreshIndex=false"]
+    command = ["git", *quiet, "-c", "safe.directory=*", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired:
