@@ -141,7 +141,8 @@ def test_a_signal_to_one_trial_saves_it_and_the_runner_goes_on_with_it(tmp_path,
 
     def strike() -> None:
         await_steps(folder, n_runs=1)
-        (server,) = [child for child in psutil.Process().children() if "fork_server" in " ".join(child.cmdline())]
+        alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+        (server,) = [child for child in alive if "fork_server" in " ".join(child.cmdline())]
         (trial,) = server.children()
         trial.terminate()
 

@@ -18,12 +18,16 @@ Label = tuple[float, str, str]
 
 
 def log_x_ticks(ax: Axes, values: Sequence[float], closest: float = 0.085) -> None:
-    """A logarithmic x axis with ticks at the actual values; labels nearer than ``closest`` of the axis are left out."""
+    """A logarithmic x axis with ticks at the actual values; labels nearer than ``closest`` of the axis are left out.
+
+    ``closest`` is right for labels of up to six characters, and grows with longer ones.
+    """
     ax.set_xscale("log")
     ordered = sorted(set(values))
     low, high = np.log(ordered[0]), np.log(ordered[-1])
     span = (high - low) or 1.0
     ax.set_xlim(np.exp(low - 0.06 * span), np.exp(high + 0.06 * span))
+    closest *= max(1.0, max(len(number(value)) for value in ordered) / 6)
     shown: list[float] = []
     for value in [ordered[-1], *ordered[:-1]]:
         if all(abs(np.log(value / other)) / (1.12 * span) >= closest for other in shown):
