@@ -89,6 +89,16 @@ def test_chunks_and_micro_batches_change_no_dropout_mask(kind: type) -> None:
         assert not torch.allclose(without.params[name], value, rtol=1e-3)
 
 
+def test_how_a_meta_batch_runs_best() -> None:
+    stacked, spread = MODEL, ConvNet(3, image_size=8, filters=4, n_blocks=2)
+    assert Execution.best_for(stacked, "cpu", 4, 32) == Execution()
+    assert Execution.best_for(spread, "cpu", 4, 32) == Execution(chunk=4, threads=4)
+    assert Execution.best_for(spread, "cpu", 4, 15) == Execution()  # not enough for all threads
+    assert Execution.best_for(spread, "cpu", 1, 32) == Execution()
+    assert Execution.best_for(spread, "cpu", 4) == Execution()
+    assert Execution.best_for(spread, "cuda", 4, 32) == Execution()
+
+
 def test_uneven_chunks_are_weighted_by_their_tasks() -> None:
     model, episode = QuadraticModel(3), quadratic_episode(5, 3)
     whole = MetaLearner(FOMAML(InnerLoop(SGD(0.3), 2)))

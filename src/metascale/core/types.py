@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Params: TypeAlias = "dict[str, torch.Tensor]"
 Split: TypeAlias = Literal["train", "validation", "test"]
+TaskExecution: TypeAlias = Literal["stacked", "threads", "stacked_threads"]
+"""All tasks in one call; one task a call, the calls spread over threads; or a few tasks a call over threads where there
+are tasks enough for all of them, and otherwise all in one call."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -186,8 +189,8 @@ class Model(Protocol):
         ...
 
     @property
-    def task_execution(self) -> Literal["stacked", "threads"]:
-        """How a meta-batch of this model runs fastest on a CPU: all tasks in one call, or spread over threads."""
+    def task_execution(self) -> TaskExecution:
+        """How a meta-batch of this model runs fastest on a CPU."""
         ...
 
     def require_second_order(self) -> None:

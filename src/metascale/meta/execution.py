@@ -14,6 +14,8 @@ from metascale.core.types import Episode, Model
 from metascale.training.memory import counting
 
 Result = TypeVar("Result")
+TOGETHER = 4
+"""Tasks in one call of a model that runs stacked and on threads: with fewer, threads wait for Python's lock."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,20 @@ class Execution:
             raise InputError(f"chunk and threads must be at least 1, not {self.chunk} and {self.threads}")
 
     @classmethod
-    def best_for(cls, model: Model, device: str, threads: int | None = None) -> Execution:
-        """One big batch on an accelerator; on a CPU what the model says: stacked, or one task a thread."""
+    def best_for(cls, model: Model, device: str, threads: int | None = None, n_tasks: int | None = None) -> Execution:
+        """One big batch on an accelerator; on a CPU what the model says (`TaskExecution`).
+
+        Args:
+            threads: that may be used; ``None``: as many as torch uses.
+            n_tasks: that will be run at a time; ``None``: too few to share out.
+        """
         if torch.device(device).type != "cpu" or model.task_execution == "stacked":
             return cls()
-        return cls(chunk=1, threads=threads or torch.get_num_threads())
+        threads = threads or torch.get_num_threads()
+        if model.task_execution == "threads":
+            return cls(chunk=1, threads=threads)
+        shared_out = threads > 1 and n_tasks is not None and n_tasks >= TOGETHER * threads
+        return cls(chunk=TOGETHER, threads=threads) if shared_out else cls()
 
     def map(self, fn: Callable[[Episode, int], Result], episode: Episode) -> list[Result]:
         """``fn(chunk of tasks, index of its first task)`` for every chunk, in task order.

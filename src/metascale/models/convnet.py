@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from metascale.core.errors import InputError
 from metascale.core.streams import torch_generator
-from metascale.core.types import Batch, Params
+from metascale.core.types import Batch, Params, TaskExecution
 from metascale.models.convolution import convolve
 from metascale.models.normalised_pooling import EPSILON, normalised_pooling
 from metascale.models.objectives import cross_entropy_per_task
@@ -134,8 +133,8 @@ class ConvNet:
         return normalised_pooling(convolve(hidden, weight, n_tasks), gain, shift)
 
     @property
-    def task_execution(self) -> Literal["stacked", "threads"]:
-        return "stacked"
+    def task_execution(self) -> TaskExecution:
+        return "stacked_threads"
 
     def require_second_order(self) -> None:
         return None

@@ -116,7 +116,7 @@ def make_learner(settings: FewShotConfig, model: Model, seed: int, device: str) 
         gradient=make_gradient(settings),
         outer=make_optimizer(settings.outer_optimizer, settings.outer_lr),
         clip=settings.outer_clip,
-        execution=Execution.best_for(model, device, settings.train_threads),
+        execution=Execution.best_for(model, device, settings.train_threads, settings.meta_batch),
         seed=seed,
     )
 
@@ -200,7 +200,7 @@ def evaluate_split(
         split,
         min(settings.n_curve_tasks, n_tasks) if n_curve else n_tasks,
         batch=parts.eval_batch,
-        execution=Execution.best_for(parts.model, device, settings.train_threads),
+        execution=Execution.best_for(parts.model, device, settings.train_threads, parts.eval_batch),
         device=device,
     )
 
@@ -213,7 +213,7 @@ def _baseline(settings: FewShotConfig, parts: Parts, seed: int, run: Run, device
         settings.n_validation_tasks,
         settings.n_test_tasks,
         parts.eval_batch,
-        Execution.best_for(model, device, settings.train_threads),
+        Execution.best_for(model, device, settings.train_threads, parts.eval_batch),
         device,
     )
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ import torch
 from metascale.core import trees
 from metascale.core.errors import InputError
 from metascale.core.streams import torch_generator
-from metascale.core.types import Batch, Model, Params
+from metascale.core.types import Batch, Model, Params, TaskExecution
 
 MakeBatch = Callable[[int, int, int], Batch]
 
@@ -125,7 +126,8 @@ class ModelContract:
             _promise(shape[:2] == rows and len(shape) > 2, f"{name} must have shape [T, B, ...], not {list(shape)}")
             _promise(bool(torch.isfinite(value).all()), f"{name} must be finite")
         _promise(bool(torch.isfinite(losses).all()), "losses must be finite")
-        _promise(self.model.task_execution in ("stacked", "threads"), "task_execution must be 'stacked' or 'threads'")
+        ways = get_args(TaskExecution)
+        _promise(self.model.task_execution in ways, f"task_execution must be one of {', '.join(map(repr, ways))}")
 
     def _predict(self) -> torch.Tensor:
         return self.model.predict(self.params, self.batch)
