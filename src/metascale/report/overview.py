@@ -163,7 +163,8 @@ def missing_data(folder: Path | str | StudyFolder) -> tuple[str, ...]:
     elif study.law is not None and not study.law.get("extrapolation"):
         why = study.law.get("extrapolation_reason") or "law.json holds no held-out scale"
         missing.append(f"The extrapolation check is missing: {why}.")
-    if scaled and not study.of_kind("baseline", "control") and not study.baselines:
+    meta = study.terms is META
+    if meta and scaled and not study.of_kind("baseline", "control") and not study.baselines:
         missing.append("Baselines are missing: there is no baselines.json and results.csv has no baseline rows.")
     ended = [trial for trial in main if trial.status in ("failed", "diverged")]
     if ended:
@@ -180,7 +181,6 @@ def missing_data(folder: Path | str | StudyFolder) -> tuple[str, ...]:
     if finished and lonely:
         scales = ", ".join(number(x) for x in lonely)
         missing.append(f"No error bar across seeds at {x_column(study)} = {scales}: one finished seed there.")
-    meta = study.terms is META
     if meta and finished and not any(trial.number("test_accuracy") is not None for trial in finished):
         missing.append("Accuracy is missing: results.csv has no test_accuracy (a regression study has none).")
     if finished and not learning_curves_data(study).curves:
