@@ -16,6 +16,11 @@ def tiny_study(function: str = "train", n_tasks: tuple[int, ...] = (2, 5), seeds
     return Study("tiny", f"{TRIALS}:{function}", {"n_tasks": 1, **base}, {"n_tasks": list(n_tasks)}, seeds)
 
 
+def ranks_study(**base: Any) -> Study:
+    """A study of one trial that several processes run together."""
+    return Study("ranks", f"{TRIALS}:ranks", {"n_steps": 4, **base}, {}, (0,))
+
+
 def final_files(folder: Path) -> dict[str, bytes]:
     """Every file by name, without the index, the locks and what tells of one execution alone."""
     return {

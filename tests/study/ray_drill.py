@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from metascale.study import read_study, run_study
 from metascale.study.errors import Interrupted
 from metascale.study.ray_executor import RayExecutor
-from tests.study.folders import tiny_study
+from tests.study.folders import ranks_study, tiny_study
 
 LONG = tiny_study(n_tasks=(2, 5), n_steps=60, sleep_s=0.1)
 UNHURRIED: dict[str, Any] = {"n_steps": 400, "save_every": 400, "sleep_s": 0.05}
@@ -89,10 +89,17 @@ def asked_to_end(cluster: Cluster, folder: Path) -> dict[str, Any]:
     return {"status": status, "saved": [name.endswith("-stop") for name in saved]}
 
 
+def two_ranks(cluster: Cluster, folder: Path) -> dict[str, Any]:
+    """One trial on two processes, on a node of the cluster."""
+    cluster.add_node(num_cpus=2, include_dashboard=False)
+    executor = RayExecutor(cluster.address, workers=1, cpus_per_trial=2, processes_per_trial=2)
+    return {"finished": run_study(ranks_study(), folder, executor).finished}
+
+
 def main(folder: Path, drill: str) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        drills = {"lost_node": lost_node, "two_nodes": two_nodes, "asked_to_end": asked_to_end}
+        drills = {"lost_node": lost_node, "two_nodes": two_nodes, "asked_to_end": asked_to_end, "two_ranks": two_ranks}
         found = drills[drill](cluster, folder)
     finally:
         cluster.shutdown()

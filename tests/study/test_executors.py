@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from metascale.core.errors import InputError, MissingDependency
-from metascale.study import ProcessExecutor, RunStore, SerialExecutor, Study, read_study, run_study
+from metascale.study import ProcessExecutor, RunStore, SerialExecutor, read_study, run_study
 from metascale.study.execute import Code, Job
 from metascale.study.executors import device_of
 from metascale.study.owner import new_owner
@@ -19,7 +19,7 @@ from metascale.study.reading import run_folder
 from metascale.study.slurm_executor import SlurmExecutor
 from metascale.study.stopping import ask_to_stop
 from metascale.study.supervise import supervise
-from tests.study.folders import TRIALS, final_files, tiny_study
+from tests.study.folders import final_files, ranks_study, tiny_study
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -67,10 +67,6 @@ def test_a_study_asked_to_stop_drains_and_goes_on_later(tmp_path, mode):
     again = run_study(study, folder, ProcessExecutor(workers=2))
     assert (again.finished, again.stopped) == (4, False)
     assert final_files(folder) == final_files(tmp_path / "whole")
-
-
-def ranks_study(**base):
-    return Study("ranks", f"{TRIALS}:ranks", {"n_steps": 4, **base}, {}, (0,))
 
 
 def test_a_trial_on_two_processes_gives_the_same_bytes_in_every_executor(tmp_path):

@@ -13,8 +13,9 @@ import pytest
 
 from metascale.core.errors import InputError
 from metascale.study import read_study, run_study
+from metascale.study.executors import SerialExecutor
 from metascale.study.ray_executor import RayExecutor
-from tests.study.folders import final_files, tiny_study
+from tests.study.folders import final_files, ranks_study, tiny_study
 from tests.study.runner_process import ROOT
 
 pytestmark = [
@@ -71,6 +72,14 @@ def test_a_coordinator_that_is_asked_to_end_has_its_trials_saved_at_once(tmp_pat
     seen = drill(tmp_path / "study", "asked_to_end")
     assert seen == {"status": 143, "saved": [True, True]}
     assert {run.status for run in read_study(tmp_path / "study").runs} == {"pending"}
+
+
+@pytest.mark.long
+def test_a_trial_on_two_processes_of_a_node_gives_the_bytes_of_two_processes_here(tmp_path):
+    assert drill(tmp_path / "ray", "two_ranks") == {"finished": 1}
+    assert read_study(tmp_path / "ray").runs[0].result()["size"] == 2
+    run_study(ranks_study(), tmp_path / "here", SerialExecutor(processes_per_trial=2))
+    assert final_files(tmp_path / "ray") == final_files(tmp_path / "here")
 
 
 def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path):
