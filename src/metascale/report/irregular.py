@@ -60,7 +60,10 @@ class Irregular:
 
 @dataclass(frozen=True, slots=True)
 class IrregularTable:
-    """The irregular ones among ``n_points`` points that were asked; about (1 - level) of them are so by chance."""
+    """The irregular ones among ``n_points`` points that were asked.
+
+    A share of (1 - level) of them or somewhat more is so by chance: 8 % in ten simulated tables where it should be 5 %.
+    """
 
     rows: tuple[Irregular, ...]
     n_points: int

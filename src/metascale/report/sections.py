@@ -100,7 +100,7 @@ def _irregular_section(table: IrregularTable) -> Section | None:
     chance = (1 - table.level) * table.n_points
     text = (
         f"Each of {table.n_points} points was predicted from all the others of its series: {len(table.rows)} lie "
-        f"outside their {100 * table.level:g} % prediction interval (by chance alone about {chance:.1f} would)."
+        f"outside their {100 * table.level:g} % prediction interval (chance alone brings {chance:.1f} or a few more)."
     )
     rows = tuple(
         Row(
