@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,8 +12,11 @@ import torch
 from metascale.core.types import Episode, Model, Params
 from metascale.meta.gradients import MetaGradient
 from metascale.meta.learner import LearnerState, MetaLearner
-from metascale.training.memory import LiveBytes, MemoryReport, measure_memory
+from metascale.training.memory import LiveBytes, MemoryReport, WatchedModel, measure_memory
 from metascale.training.optimizers import Optimizer, OptimizerState
+
+FORWARD = ("begin", "losses", "predict", "features", "output_losses")
+"""What runs a model forward."""
 
 
 def profile_step(
@@ -38,7 +40,7 @@ def profile_step(
     alone = replace(learner, execution=replace(learner.execution, threads=1))
 
     def call(meter: LiveBytes) -> object:
-        return _watched_learner(alone, meter).step(cast(Model, _WatchedModel(model, meter)), state, episode)
+        return _watched_learner(alone, meter).step(cast(Model, WatchedModel(model, meter, FORWARD)), state, episode)
 
     return measure_memory(call, static, device, default="other")
 
@@ -62,7 +64,7 @@ def profile_gradient(
     def call(meter: LiveBytes) -> object:
         own: Any = gradient
         inner = replace(own.inner, optimizer=_watched(own.inner.optimizer, meter))
-        return replace(own, inner=inner)(_WatchedModel(model, meter), theta, episode, None)
+        return replace(own, inner=inner)(WatchedModel(model, meter, FORWARD), theta, episode, None)
 
     return measure_memory(call, static, device, default="other")
 
@@ -71,26 +73,6 @@ def frozen_weights(model: Any) -> list[torch.Tensor]:
     """Parameters and buffers of a model's frozen backbone, or none."""
     backbone = getattr(model, "backbone", None)
     return [] if backbone is None else [*backbone.parameters(), *backbone.buffers()]
-
-
-class _WatchedModel:
-    """A model whose forward passes make activations."""
-
-    def __init__(self, model: Any, meter: LiveBytes):
-        self._model = model
-        self._meter = meter
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._model, name)
-        if name not in ("begin", "losses", "predict", "features", "output_losses"):
-            return value
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            region: AbstractContextManager[None] = self._meter.region("activations")
-            with region:
-                return value(*args, **kwargs)
-
-        return forward
 
 
 def _watched_learner(learner: MetaLearner, meter: LiveBytes) -> MetaLearner:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from metascale.core.run import Run
-from metascale.core.types import Batch, Params, Split
+from metascale.core.types import Split
 from metascale.models.language import LanguageModel
 from metascale.models.mup import MuP
 from metascale.models.resnet_bk import ResNetBK
@@ -22,7 +22,7 @@ from metascale.tasks.wikitext import wikitext
 from metascale.training.flops import TrainingFlops, training_flops
 from metascale.training.in_place import InPlaceAdamW
 from metascale.training.loop import Schedule
-from metascale.training.memory import KINDS, LiveBytes, MemoryReport, measure_memory
+from metascale.training.memory import KINDS, LiveBytes, MemoryReport, WatchedModel, measure_memory
 from metascale.training.schedules import Constant, Cosine, RateSchedule, WarmupStableDecay
 from metascale.training.supervised import SupervisedTraining, train_and_test
 
@@ -199,24 +199,9 @@ def memory_of_step(process: SupervisedTraining, device: str) -> MemoryReport:
     static = {"parameters": list(state.params.values()), "optimizer_state": slots}
 
     def call(meter: LiveBytes) -> object:
-        return replace(process, model=_Watched(process.model, meter)).step(state, 1)
+        return replace(process, model=WatchedModel(process.model, meter, ("objective",))).step(state, 1)
 
     return measure_memory(call, static, device, default="other")
-
-
-class _Watched:
-    """A model whose forward pass makes activations."""
-
-    def __init__(self, model: Any, meter: LiveBytes) -> None:
-        self._model = model
-        self._meter = meter
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def objective(self, params: Params, batch: Batch, dropout: int | None = None) -> Any:
-        with self._meter.region("activations"):
-            return self._model.objective(params, batch, dropout)
 
 
 def memory_row(report: MemoryReport) -> dict[str, int]:

@@ -20,6 +20,7 @@ class Section:
 
 
 def series_key(series: Sequence[str]) -> str:
+    """Which colour is which series, in the order of `style.SERIES`; empty for one series."""
     colours = ("blue", "red", "green", "purple", "orange", "sky blue")
     if len(series) < 2:
         return ""
@@ -29,8 +30,10 @@ def series_key(series: Sequence[str]) -> str:
 
 
 def named(series: str, name: str) -> str:
+    """A configuration by series and place, without the name of an only series."""
     return name if series == "trained" else f"{series}, {name}"
 
 
 def signed(value: float) -> str:
+    """Three decimals with a sign, a real minus among them."""
     return f"{value:+.3f}".replace("-", "−")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -217,6 +217,26 @@ class LiveBytes(TorchDispatchMode):
             if life.born <= self._peak_at and (life.died is None or life.died > self._peak_at):
                 by_kind[life.kind] += life.n_bytes
         return MemoryReport(by_kind, allocated_bytes)
+
+
+class WatchedModel:
+    """A model whose calls named in ``forward`` make activations; everything else of it is as it was."""
+
+    def __init__(self, model: Any, meter: LiveBytes, forward: Collection[str]):
+        self._model = model
+        self._meter = meter
+        self._forward = forward
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._model, name)
+        if name not in self._forward:
+            return value
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self._meter.region("activations"):
+                return value(*args, **kwargs)
+
+        return run
 
 
 def measure_memory(
