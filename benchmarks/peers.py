@@ -25,11 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metascale.core.trees import add, scale, to
+from metascale.core.trees import to
 from metascale.core.types import Episode, Params
 from metascale.meta.execution import Execution
 from metascale.meta.gradients import FOMAML, MAML, MetaGradient
 from metascale.meta.inner import InnerLoop
+from metascale.meta.learner import MetaLearner
 from metascale.meta.reverse import Unrolled
 from metascale.models.convnet import ConvNet
 from metascale.training.flops import count_flops
@@ -38,6 +39,7 @@ from metascale.training.optimizers import SGD
 from speed import matmul_rate, timed, vectors
 
 WAYS, SHOTS, QUERIES, STEPS, RATE = 5, 1, 15, 5, 0.4
+MODEL = ConvNet(WAYS)
 Result = tuple[float, dict[str, torch.Tensor]]
 """The mean query loss of a meta-batch and its meta-gradient, by the names of `ConvNet`."""
 
@@ -154,15 +156,9 @@ def torchopt_maml(net: Network, episode: Episode, second_order: bool) -> Result:
 
 
 def metascale(gradient: MetaGradient, execution: Execution, params: Params, episode: Episode) -> Result:
-    model = ConvNet(WAYS)
-    results = execution.map(lambda part, start: gradient(model, params, part, None), episode)
-    total: Params | None = None
-    for grads, report in results:
-        share = scale(grads, len(report.task_ids) / episode.n_tasks)
-        total = share if total is None else add(total, share)
-    assert total is not None
-    losses = torch.cat([report.query_loss for _, report in results])
-    return float(losses.mean()), total
+    grads, report = MetaLearner(gradient, execution=execution).meta_gradient(MODEL, params, episode)
+    assert report.query_loss is not None
+    return float(report.query_loss.mean()), grads
 
 
 @dataclass(frozen=True)
@@ -194,7 +190,8 @@ def variants(params: Params, n_tasks: int, threads: int) -> Iterator[Variant]:
         at_once = max(1, min(4, n_tasks // threads))
         for name, gradient in own.items():
             for how, execution in {
-                f"{at_once} task(s) a thread": Execution(chunk=at_once, threads=threads),
+                f"{at_once} task(s) a process": Execution(at_once, threads, in_processes=True),
+                f"{at_once} task(s) a thread": Execution(at_once, threads),
                 "4 stacked": Execution(chunk=4),
             }.items():
                 yield Variant(
@@ -226,7 +223,7 @@ def check_agreement(params: Params, episode: Episode, second_order: bool, tolera
 
 
 def measure(n_tasks: int, repeats: int, threads: int, rate: float) -> Iterator[dict]:
-    params = ConvNet(WAYS).init(0)
+    params = MODEL.init(0)
     episode = vectors(n_tasks, (1, 28, 28), WAYS, WAYS * SHOTS, WAYS * QUERIES, "cpu")
     chosen = list(variants(params, n_tasks, threads))
     for second_order in (True, False):

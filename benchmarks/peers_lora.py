@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metascale.core.trees import add, scale
 from metascale.core.types import Batch, Episode, Params
 from metascale.meta.execution import Execution
 from metascale.meta.gradients import FOMAML
 from metascale.meta.inner import InnerLoop
+from metascale.meta.learner import MetaLearner
 from metascale.models.adapters import AdapterClassifier
 from metascale.models.heads import LearnedHead
 from metascale.models.hf import load_backbone
@@ -91,14 +91,10 @@ class PeftTasks:
 
 
 def metascale(model: AdapterClassifier, execution: Execution, params: Params, episode: Episode) -> Result:
-    gradient = FOMAML(InnerLoop(Adam(RATE), steps=STEPS))
-    results = execution.map(lambda part, start: gradient(model, params, part, None), episode)
-    total: Params | None = None
-    for grads, report in results:
-        share = scale(grads, len(report.task_ids) / episode.n_tasks)
-        total = share if total is None else add(total, share)
-    assert total is not None
-    return float(torch.cat([report.query_loss for _, report in results]).mean()), total
+    learner = MetaLearner(FOMAML(InnerLoop(Adam(RATE), steps=STEPS)), execution=execution)
+    grads, report = learner.meta_gradient(model, params, episode)
+    assert report.query_loss is not None
+    return float(report.query_loss.mean()), grads
 
 
 def check_agreement(results: dict[str, Result], tolerance: float) -> None:
@@ -124,7 +120,7 @@ def variants(n_tasks: int, threads: int) -> dict[str, Callable[[Episode], Result
     model, half = classifier(torch.float32), classifier(torch.bfloat16)
     params = model.init(0)
     loop = PeftTasks(model, params)
-    spread = Execution(chunk=max(1, n_tasks // threads), threads=threads)
+    spread = Execution(chunk=max(1, n_tasks // threads), workers=threads)
     return {
         "peft, task by task": loop,
         "peft, padded, micro-batches": lambda episode: loop(episode, 64, 4),

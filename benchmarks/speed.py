@@ -106,8 +106,9 @@ def variants(device: str, threads: int) -> dict[str, tuple[Execution, int]]:
     return {
         "one task after another": (Execution(chunk=1), threads),
         "stacked": (Execution(), threads),
-        "one task a thread": (Execution(chunk=1, threads=threads), threads),
-        "four tasks a thread": (Execution(chunk=4, threads=threads), threads),
+        "one task a thread": (Execution(chunk=1, workers=threads), threads),
+        "one task a process": (Execution(chunk=1, workers=threads, in_processes=True), threads),
+        "four tasks a process": (Execution(chunk=4, workers=threads, in_processes=True), threads),
     }
 
 
@@ -136,7 +137,7 @@ def measure(case: Case, n_tasks: int, repeats: int, device: str, threads: int) -
     runs = {
         name: replace(learner, execution=execution)
         for name, (execution, _) in variants(device, threads).items()
-        if n_tasks > 1 or execution.threads == 1
+        if n_tasks > 1 or execution.workers == 1
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):

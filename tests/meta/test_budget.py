@@ -64,7 +64,7 @@ def test_format_bytes() -> None:
 
 def test_what_is_lowered_in_order() -> None:
     """From what was asked for: fewer tasks in a call, fewer threads, checkpointing, smaller micro-batches."""
-    learner = MetaLearner(MAML(replace(INNER, micro_batch=4)), execution=Execution(chunk=2, threads=2))
+    learner = MetaLearner(MAML(replace(INNER, micro_batch=4)), execution=Execution(chunk=2, workers=2))
     assert list(ways(learner, text_model(), TEXT)) == [
         Way(2, 2, "none", 4),
         Way(1, 2, "none", 4),
@@ -86,7 +86,7 @@ def test_the_budget_is_kept_or_refused_with_numbers() -> None:
     assert tighter.way == Way(1, 1, "adapters", 8)
     assert tighter.model.checkpoint_blocks == "adapters"  # type: ignore[attr-defined]
     assert tighter.peak_bytes < free.peak_bytes
-    with pytest.raises(DoesNotFit, match="chunk=1, threads=1, checkpoint_blocks=all, micro_batch=1") as caught:
+    with pytest.raises(DoesNotFit, match="chunk=1, workers=1, checkpoint_blocks=all, micro_batch=1") as caught:
         fit_to_budget(learner, model, TEXT, frozen_bytes(model))
     assert f"frozen weights alone are {format_bytes(frozen_bytes(model))}" in str(caught.value)
 
@@ -156,11 +156,11 @@ def test_profile_by_kind() -> None:
 
 def test_memory_is_counted_in_one_thread() -> None:
     """Several would not be seen; a profile runs its own, others are refused."""
-    learner, model = MetaLearner(FOMAML(INNER), execution=Execution(chunk=1, threads=2)), text_model()
+    learner, model = MetaLearner(FOMAML(INNER), execution=Execution(chunk=1, workers=2)), text_model()
     state = learner.init(model, 0)
     from metascale.training.memory import measure_memory
 
-    with pytest.raises(InputError, match="threads=1"):
+    with pytest.raises(InputError, match="workers=1"):
         measure_memory(lambda _: learner.step(model, state, TEXT))
     assert profile_step(learner, model, state, TEXT).live_bytes > 0
 

@@ -61,7 +61,7 @@ def test_threads_change_no_bit(kind: type) -> None:
     episode = class_episode(5, (1, 8, 8)).to(dtype=torch.float32)
     results = []
     for threads in (1, 2, 4):
-        learner = MetaLearner(kind(InnerLoop(SGD(0.1), 2)), execution=Execution(chunk=2, threads=threads))
+        learner = MetaLearner(kind(InnerLoop(SGD(0.1), 2)), execution=Execution(chunk=2, workers=threads))
         # One intra-op thread everywhere: only then may bits be compared.
         before = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -92,8 +92,9 @@ def test_chunks_and_micro_batches_change_no_dropout_mask(kind: type) -> None:
 def test_how_a_meta_batch_runs_best() -> None:
     stacked, spread = MODEL, ConvNet(3, image_size=8, filters=4, n_blocks=2)
     assert Execution.best_for(stacked, "cpu", 4, 32) == Execution()
-    assert Execution.best_for(spread, "cpu", 4, 32) == Execution(chunk=4, threads=4)
-    assert Execution.best_for(spread, "cpu", 4, 15) == Execution()  # not enough for all threads
+    assert Execution.best_for(spread, "cpu", 4, 32) == Execution(chunk=4, workers=4, in_processes=True)
+    assert Execution.best_for(spread, "cpu", 4, 4) == Execution(chunk=1, workers=4, in_processes=True)
+    assert Execution.best_for(spread, "cpu", 4, 3) == Execution()  # not enough for all
     assert Execution.best_for(spread, "cpu", 1, 32) == Execution()
     assert Execution.best_for(spread, "cpu", 4) == Execution()
     assert Execution.best_for(spread, "cuda", 4, 32) == Execution()
@@ -130,7 +131,7 @@ def test_evaluation_curve_equals_separate_adaptations_and_any_batching() -> None
     params = to(MODEL.init(0), dtype=torch.float64)
     predictor = adapted_predictor(MODEL, inner, params, [0, 1, 5])
     result = evaluate(predictor, FixedSource(episode), "test", 7, batch=3)
-    other = evaluate(predictor, FixedSource(episode), "test", 7, batch=7, execution=Execution(chunk=2, threads=2))
+    other = evaluate(predictor, FixedSource(episode), "test", 7, batch=7, execution=Execution(chunk=2, workers=2))
     np.testing.assert_allclose(result.loss_nats, other.loss_nats, rtol=1e-5)
     for steps in (0, 1, 5):
         adapted = MetaLearner(FOMAML(inner)).adapt(MODEL, params, episode.support, steps)

@@ -84,7 +84,7 @@ def test_the_learner_runs_uneven_chunks_on_threads_as_one(make: Make) -> None:
     learner = MetaLearner(make(InnerLoop(SGD(0.2), 3)), outer=SGD(0.5))
     state, episode = learner.init(model, 0), model.episode(5)
     whole, _ = learner.step(model, state, episode)
-    found, _ = replace(learner, execution=Execution(chunk=2, threads=2)).step(model, state, episode)
+    found, _ = replace(learner, execution=Execution(chunk=2, workers=2)).step(model, state, episode)
     for name, value in whole.params.items():
         torch.testing.assert_close(found.params[name], value, rtol=1e-10, atol=1e-12)
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 Params: TypeAlias = "dict[str, torch.Tensor]"
 Split: TypeAlias = Literal["train", "validation", "test"]
-TaskExecution: TypeAlias = Literal["stacked", "threads", "stacked_threads"]
-"""All tasks in one call; one task a call, the calls spread over threads; or a few tasks a call over threads where there
-are tasks enough for all of them, and otherwise all in one call."""
+TaskExecution: TypeAlias = Literal["stacked", "threads", "processes"]
+"""All tasks in one call; one task a call, the calls spread over threads; or a few tasks a call over processes where
+there is a task for each, and otherwise all in one call."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 

@@ -115,22 +115,26 @@ def prototypes(model: Model, params: Params, arena: Arena, scales: Sequence[floa
     Logits are −s·‖f − mean‖²; the scale s does not move the accuracy, only the loss, and is tuned on meta-validation.
     """
 
-    def with_scale(scale: float) -> Predictor:
-        def predict(episode: Episode) -> dict[int, torch.Tensor]:
-            support, query = _frozen_features(model, params, episode)
-            n_classes = int(episode.support.targets.max()) + 1
-            members = F.one_hot(episode.support.targets, n_classes).to(support.dtype)
-            means = torch.einsum("tbc,tbd->tcd", members, support) / members.sum(1).unsqueeze(-1)
-            return {0: -scale * torch.cdist(query, means).square()}
+    def loss(scale: float) -> float:
+        return arena.run(_Prototypes(model, params, scale), "validation").at(0)["loss_nats"]
 
-        return predict
-
-    table = tuple(
-        {"scale": scale, "validation_loss_nats": arena.run(with_scale(scale), "validation").at(0)["loss_nats"]}
-        for scale in scales
-    )
+    table = tuple({"scale": scale, "validation_loss_nats": loss(scale)} for scale in scales)
     best = _best(table, "prototypes")
-    return Tuned({"scale": best["scale"]}, 0, table, arena.run(with_scale(best["scale"]), "test"))
+    return Tuned({"scale": best["scale"]}, 0, table, arena.run(_Prototypes(model, params, best["scale"]), "test"))
+
+
+@dataclass(frozen=True)
+class _Prototypes:
+    model: Model
+    params: Params
+    scale: float
+
+    def __call__(self, episode: Episode) -> dict[int, torch.Tensor]:
+        support, query = _frozen_features(self.model, self.params, episode)
+        n_classes = int(episode.support.targets.max()) + 1
+        members = F.one_hot(episode.support.targets, n_classes).to(support.dtype)
+        means = torch.einsum("tbc,tbd->tcd", members, support) / members.sum(1).unsqueeze(-1)
+        return {0: -self.scale * torch.cdist(query, means).square()}
 
 
 def linear_probe(
@@ -138,20 +142,26 @@ def linear_probe(
 ) -> Tuned:
     """Logistic regression on the frozen model's unit-length features; the ridge is tuned on meta-validation."""
 
-    def with_ridge(ridge: float) -> Predictor:
-        def predict(episode: Episode) -> dict[int, torch.Tensor]:
-            support, query = _frozen_features(model, params, episode)
-            weight = _logistic_regression(support, episode.support.targets, ridge, steps)
-            return {0: _with_ones(query) @ weight}
+    def loss(ridge: float) -> float:
+        return arena.run(_LinearProbe(model, params, ridge, steps), "validation").at(0)["loss_nats"]
 
-        return predict
-
-    table = tuple(
-        {"ridge": ridge, "validation_loss_nats": arena.run(with_ridge(ridge), "validation").at(0)["loss_nats"]}
-        for ridge in ridges
-    )
+    table = tuple({"ridge": ridge, "validation_loss_nats": loss(ridge)} for ridge in ridges)
     best = _best(table, "linear probe")
-    return Tuned({"ridge": best["ridge"]}, 0, table, arena.run(with_ridge(best["ridge"]), "test"))
+    test = arena.run(_LinearProbe(model, params, best["ridge"], steps), "test")
+    return Tuned({"ridge": best["ridge"]}, 0, table, test)
+
+
+@dataclass(frozen=True)
+class _LinearProbe:
+    model: Model
+    params: Params
+    ridge: float
+    steps: int
+
+    def __call__(self, episode: Episode) -> dict[int, torch.Tensor]:
+        support, query = _frozen_features(self.model, self.params, episode)
+        weight = _logistic_regression(support, episode.support.targets, self.ridge, self.steps)
+        return {0: _with_ones(query) @ weight}
 
 
 class ClassPlans(Protocol):

@@ -1,6 +1,6 @@
 """A memory budget: how an outer step is run so that its measured peak fits, with the same numbers.
 
-Cheapest first: fewer tasks in one call, fewer threads, checkpointed blocks, and last smaller micro-batches. A way is
+Cheapest first: fewer tasks in one call, fewer workers, checkpointed blocks, and last smaller micro-batches. A way is
 chosen when its own measured peak fits; estimates from small micro-batches only spare the ways that have no chance.
 """
 
@@ -16,7 +16,6 @@ import torch
 
 from metascale.core.types import Episode, Model
 from metascale.meta.byte_sizes import format_bytes
-from metascale.meta.execution import Execution
 from metascale.meta.learner import LearnerState, MetaLearner
 from metascale.meta.out_of_memory import DoesNotFit, is_out_of_memory, with_micro_batch
 from metascale.meta.profile import frozen_weights, profile_step
@@ -30,13 +29,13 @@ class Way:
 
     Args:
         chunk: tasks in one call.
-        threads: calls at the same time.
+        workers: calls at the same time, in threads or processes.
         checkpoint_blocks: of a model that has such a field, ``None`` otherwise.
         micro_batch: examples of a task in one forward pass.
     """
 
     chunk: int
-    threads: int
+    workers: int
     checkpoint_blocks: str | None
     micro_batch: int
 
@@ -48,7 +47,7 @@ class Plan:
     Args:
         way: how a step runs.
         budget_bytes: what was allowed.
-        peak_bytes: the measured peak of an outer step run that way, frozen weights included; with several threads that
+        peak_bytes: the measured peak of an outer step run that way, frozen weights included; with several workers that
             of one call's tensors once for each.
         learner, model: the ones given, set up that way.
     """
@@ -65,7 +64,7 @@ class Plan:
             "memory_budget_bytes": self.budget_bytes,
             "peak_bytes": self.peak_bytes,
             "chunk": self.way.chunk,
-            "threads": self.way.threads,
+            "workers": self.way.workers,
             "checkpoint_blocks": self.way.checkpoint_blocks,
             "micro_batch": self.way.micro_batch,
         }
@@ -83,7 +82,7 @@ def fit_to_budget(
         episode: a meta-batch of the sizes that will be trained on, with its longest inputs.
 
     Raises:
-        DoesNotFit: one task, one thread, checkpointed blocks and single examples need more; says how much.
+        DoesNotFit: one task, one worker, checkpointed blocks and single examples need more; says how much.
     """
     gauge = _Gauge(learner, model, episode.to(device), device)
     for way in ways(learner, model, episode):
@@ -97,7 +96,7 @@ def fit_to_budget(
     needed = gauge.measure(last)
     raise DoesNotFit(
         f"the memory budget of {format_bytes(budget_bytes)} is too small: the most frugal way (chunk={last.chunk}, "
-        f"threads={last.threads}, checkpoint_blocks={last.checkpoint_blocks}, micro_batch={last.micro_batch}) needs "
+        f"workers={last.workers}, checkpoint_blocks={last.checkpoint_blocks}, micro_batch={last.micro_batch}) needs "
         + ("more than this machine has" if math.isinf(needed) else format_bytes(needed))
         + f"; frozen weights alone are {format_bytes(gauge.weights_bytes)}"
     )
@@ -106,7 +105,7 @@ def fit_to_budget(
 def set_up(learner: MetaLearner, model: Model, way: Way) -> tuple[MetaLearner, Model]:
     """Learner and model that run that way."""
     sized = with_micro_batch(learner, None if _coupled(model) else way.micro_batch)
-    execution = Execution(chunk=way.chunk, threads=way.threads)
+    execution = replace(learner.execution, chunk=way.chunk, workers=way.workers)
     return replace(sized, execution=execution), _checkpointed(model, way.checkpoint_blocks)
 
 
@@ -124,13 +123,13 @@ def ways(learner: MetaLearner, model: Model, episode: Episode) -> Iterator[Way]:
     execution, mode = learner.execution, getattr(model, "checkpoint_blocks", None)
     largest = max(episode.support.n_examples, episode.query.n_examples)
     micro = min(learner.gradient.inner.micro_batch or largest, largest)
-    way = Way(min(execution.chunk or episode.n_tasks, episode.n_tasks), execution.threads, mode, micro)
+    way = Way(min(execution.chunk or episode.n_tasks, episode.n_tasks), execution.workers, mode, micro)
     yield way
     for chunk in _halvings(way.chunk):
         way = replace(way, chunk=chunk)
         yield way
-    for threads in _halvings(way.threads):
-        way = replace(way, threads=threads)
+    for workers in _halvings(way.workers):
+        way = replace(way, workers=workers)
         yield way
     for stronger in {"none": ("adapters", "all"), "adapters": ("all",)}.get(mode or "", ()):
         way = replace(way, checkpoint_blocks=stronger)
@@ -168,17 +167,22 @@ class _Gauge:
         small = max(1, support // 8)
         if _coupled(self._model) or way.micro_batch <= 2 * small:
             return self.measure(way)
-        low, high = (self.measure(replace(way, chunk=1, threads=1, micro_batch=size)) for size in (small, 2 * small))
+        low, high = (self.measure(replace(way, chunk=1, workers=1, micro_batch=size)) for size in (small, 2 * small))
         one = low + (high - low) * (min(way.micro_batch, support) - small) / small
-        return self.shared + (one - self.shared) * way.chunk * way.threads
+        return self._together(self.shared + (one - self.shared) * way.chunk, way.workers)
 
     def measure(self, way: Way) -> float:
-        """The peak of a way: what all calls read counts once, the rest once for each thread; infinite if it failed."""
-        alone = replace(way, threads=1)
+        """The peak of a way; infinite if it failed."""
+        alone = replace(way, workers=1)
         if alone not in self._known:
             self._known[alone] = self._peak(alone)
-        peak = self._known[alone]
-        return peak + (way.threads - 1) * (peak - self.shared)
+        return self._together(self._known[alone], way.workers)
+
+    def _together(self, peak: float, workers: int) -> float:
+        """The peak of several workers, each with that of one: threads share what all calls read, processes copy it."""
+        if self._learner.execution.in_processes and workers > 1:
+            return self.shared + workers * peak
+        return peak + (workers - 1) * (peak - self.shared)
 
     def _peak(self, way: Way) -> float:
         learner, model = set_up(self._learner, self._model, way)

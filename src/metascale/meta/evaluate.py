@@ -18,7 +18,8 @@ from metascale.meta.execution import Execution
 from metascale.meta.inner import InnerLoop
 
 Predictor: TypeAlias = Callable[[Episode], Mapping[int, torch.Tensor]]
-"""Predictions for the query sets [T, B, ...], by the number of inner steps taken (0 for methods without)."""
+"""Predictions for the query sets [T, B, ...], by the number of inner steps taken (0 for methods without). To run in
+processes it must be an object that another process can load, not a closure."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,23 @@ def adapted_predictor(model: Model, inner: InnerLoop, params: Params, inner_step
     wanted = sorted(set(inner_steps))
     if not wanted or wanted[0] < 0:
         raise InputError(f"inner_steps must name at least one number of steps, 0 or more, not {list(inner_steps)}")
+    return _Adapted(model, inner, params, tuple(wanted))
 
-    def predict(episode: Episode) -> dict[int, torch.Tensor]:
-        stacked = stack_tasks(params, episode.n_tasks)
+
+@dataclass(frozen=True)
+class _Adapted:
+    model: Model
+    inner: InnerLoop
+    params: Params
+    wanted: tuple[int, ...]
+
+    def __call__(self, episode: Episode) -> dict[int, torch.Tensor]:
+        stacked = stack_tasks(self.params, episode.n_tasks)
         found = {}
-        for state in inner.iterate(model, stacked, episode.support, steps=wanted[-1]):
-            if state.step in wanted:
-                found[state.step] = predict_in_parts(model, state.params, episode.query, inner.micro_batch)
+        for state in self.inner.iterate(self.model, stacked, episode.support, steps=self.wanted[-1]):
+            if state.step in self.wanted:
+                found[state.step] = predict_in_parts(self.model, state.params, episode.query, self.inner.micro_batch)
         return found
-
-    return predict
 
 
 def predict_in_parts(model: Model, params: Params, batch: Batch, micro_batch: int | None) -> torch.Tensor:
@@ -141,7 +149,7 @@ def evaluate(
     for start in range(0, n_tasks, batch):
         episode = source.episodes(split, range(start, min(start + batch, n_tasks))).to(device, dtype)
         names += episode.task_ids
-        for part in execution.map(lambda chunk, _: _score_chunk(predictor, chunk), episode):
+        for part in execution.map(_Score(predictor), episode):
             for steps, (loss, accuracy) in part.items():
                 losses.setdefault(steps, []).append(loss.cpu())
                 accuracies.setdefault(steps, []).append(accuracy.cpu())
@@ -157,6 +165,10 @@ def evaluate(
     return Evaluation(tuple(names), inner_steps, loss_table, accuracy_table)
 
 
-def _score_chunk(predictor: Predictor, episode: Episode) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    predictions = predictor(episode)
-    return {steps: score(values, episode.query.targets) for steps, values in predictions.items()}
+@dataclass(frozen=True)
+class _Score:
+    predictor: Predictor
+
+    def __call__(self, part: Episode, start: int) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        predictions = self.predictor(part)
+        return {steps: score(values, part.query.targets) for steps, values in predictions.items()}

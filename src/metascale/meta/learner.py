@@ -46,7 +46,7 @@ class MetaLearner:
         gradient: the estimator; it holds the inner loop.
         outer: the outer optimiser. Reptile's interpolation rate ε is ``SGD(lr=ε)``.
         clip: largest norm of the meta-gradient, or ``None``.
-        execution: chunks and threads.
+        execution: chunks, threads and processes.
         seed: names the dropout masks of training.
     """
 
@@ -68,30 +68,45 @@ class MetaLearner:
         Raises:
             Diverged: a loss or the meta-gradient is not finite; names the step and the tasks.
         """
-
         key = address(self.seed, "meta-batch", state.step) & (2**62 - 1)
-
-        def estimate(part: Episode, start: int) -> tuple[Params, EpisodeReport]:
-            return self.gradient(model, state.params, part, key)
-
-        results = self.execution.map(estimate, episode.numbered())
-        total: Params | None = None
-        for grads, chunk in results:  # task order: the sum does not depend on which thread was first
-            share = scale(grads, len(chunk.task_ids) / episode.n_tasks)
-            total = share if total is None else add(total, share)
-        assert total is not None
-        report = _join([chunk for _, chunk in results], float(norm(total)))
+        total, report = self.meta_gradient(model, state.params, episode, key)
         _refuse_non_finite(total, report, state.step)
         if self.clip is not None:
             total = clip_norm(total, self.clip)
         params, optimizer = self.outer.update(state.params, total, state.optimizer)
         return LearnerState(state.step + 1, params, optimizer), report
 
+    def meta_gradient(
+        self, model: Model, params: Params, episode: Episode, key: int | None = None
+    ) -> tuple[Params, StepReport]:
+        """The mean meta-gradient of a meta-batch at θ = ``params``, before clipping; ``key`` names dropout masks."""
+        estimate = _Estimate(self.gradient, model, params, key)
+        results = self.execution.map(estimate, episode.numbered())
+        total: Params | None = None
+        for grads, chunk in results:  # task order: the sum does not depend on who was first
+            share = scale(grads, len(chunk.task_ids) / episode.n_tasks)
+            total = share if total is None else add(total, share)
+        assert total is not None
+        return total, _join([chunk for _, chunk in results], float(norm(total)))
+
     def adapt(self, model: Model, params: Params, support: Batch, steps: int | None = None) -> Params:
         """Adapted parameters φ [T, ...] after ``steps`` inner steps (default: those of training); no dropout."""
         states = self.gradient.inner.iterate(model, stack_tasks(params, support.n_tasks), support, steps=steps)
         _, last, _ = ends(states)
         return last.params
+
+
+@dataclass(frozen=True, slots=True)
+class _Estimate:
+    """The meta-gradient of a chunk of tasks, as a value that processes can load."""
+
+    gradient: MetaGradient
+    model: Model
+    params: Params
+    key: int | None
+
+    def __call__(self, part: Episode, start: int) -> tuple[Params, EpisodeReport]:
+        return self.gradient(self.model, self.params, part, self.key)
 
 
 def _join(reports: list[EpisodeReport], meta_gradient_norm: float) -> StepReport:

@@ -32,12 +32,12 @@ def profile_step(
 
     Args:
         learner, model, state, episode: of the step. Chunks run one after another, whatever ``learner.execution`` says
-            of threads: with w threads the part that is no static tensor counts w times.
+            of workers: with w threads the part that is no static tensor counts w times.
         weights: the frozen tensors of the model (``frozen_weights`` finds a backbone's).
         device: on a GPU the allocator's peak is taken as well.
     """
     static = {"weights": weights, "parameters": state.params.values(), "optimizer_state": _tensors(state.optimizer)}
-    alone = replace(learner, execution=replace(learner.execution, threads=1))
+    alone = replace(learner, execution=learner.execution.alone())
 
     def call(meter: LiveBytes) -> object:
         return _watched_learner(alone, meter).step(cast(Model, WatchedModel(model, meter, FORWARD)), state, episode)

@@ -134,7 +134,7 @@ class ConvNet:
 
     @property
     def task_execution(self) -> TaskExecution:
-        return "stacked_threads"
+        return "processes"
 
     def require_second_order(self) -> None:
         return None

@@ -91,8 +91,9 @@ class FewShotConfig:
         eval_inner_steps: inner steps at validation and test; none means ``inner_steps``.
         adaptation_curve: numbers of inner steps K of the adaptation-step curve, on ``n_curve_tasks`` test tasks.
         tune_rates, tune_steps: what the fine-tuning baseline chooses from on meta-validation.
-        train_threads: threads that share the tasks of a meta-batch inside one trial.
-        memory_budget: bytes that an outer step's tensors may take (``"8GiB"``): lowers tasks in one call, threads, then
+        train_threads: threads, or processes where the model says so, that share the tasks of a meta-batch inside one
+            trial.
+        memory_budget: bytes that an outer step's tensors may take (``"8GiB"``): lowers tasks in one call, workers, then
             checkpoints blocks, then cuts micro-batches, until it fits.
         measure_memory: measure the peak of live bytes of one outer step, by what they hold.
     """

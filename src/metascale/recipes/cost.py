@@ -45,7 +45,7 @@ def step_cost(
     model, state = parts.model, learner.init(parts.model, seed, device)
     episode = parts.source.episodes("train", range(settings.meta_batch)).to(device)
     if settings.budget == "compute":
-        alone = dataclasses.replace(learner, execution=dataclasses.replace(learner.execution, threads=1))
+        alone = dataclasses.replace(learner, execution=learner.execution.alone())
         columns["step_flops"] = count_flops(lambda: alone.step(model, state, episode))
         settings = _paid_for(settings, columns["step_flops"])
     if settings.measure_memory:
