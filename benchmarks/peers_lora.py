@@ -17,6 +17,7 @@ import copy
 import json
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -121,11 +122,13 @@ def variants(n_tasks: int, threads: int) -> dict[str, Callable[[Episode], Result
     params = model.init(0)
     loop = PeftTasks(model, params)
     spread = Execution(chunk=max(1, n_tasks // threads), workers=threads)
+    processes = replace(spread, in_processes=True)
     return {
         "peft, task by task": loop,
         "peft, padded, micro-batches": lambda episode: loop(episode, 64, 4),
         "metascale, tasks stacked": lambda episode: metascale(model, Execution(), params, episode),
         "metascale, tasks over threads": lambda episode: metascale(model, spread, params, episode),
+        "metascale, tasks over processes": lambda episode: metascale(model, processes, params, episode),
         "metascale, the same in bfloat16": lambda episode: metascale(half, spread, params, episode),
     }
 
