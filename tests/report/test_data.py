@@ -170,6 +170,31 @@ def test_comparisons_pair_by_task_and_correct_for_their_number(study_folder: Pat
     assert table.rows[0].test.difference.high - table.rows[0].test.difference.low < 0.06
 
 
+def test_series_meet_at_every_scale_of_both_and_the_best_scale_is_shown(tmp_path: Path) -> None:
+    losses = {("melora", 1): 1.2, ("melora", 3): 1.1, ("melora", 10): 1.3, ("fomaml", 1): 1.5, ("fomaml", 3): 1.0}
+    losses |= {("fomaml", 5): 1.25, ("fomaml", 10): 1.05}
+    rows = []
+    for (method, n), loss in losses.items():
+        name = f"{method}{n}"
+        rows.append((name, name, "meta", "finished", method, n, 0, loss, 0.1, ""))
+        (tmp_path / "runs" / f"{name}-{name}").mkdir(parents=True)
+        tasks = [{"task_id": f"t{i}", "loss_nats": loss + 0.1 * (i - 1) * (1 + n / 100)} for i in range(3)]
+        write_csv(tmp_path / "runs" / f"{name}-{name}" / "test_tasks.csv", tasks)
+    table = comparisons_data(small_study(tmp_path, rows))
+    pairs = [(row.first, row.second) for row in table.rows]
+    exact, first_order = ("MELoRA, exact, N\u00a0=\u00a0{}", "first-order MAML, N\u00a0=\u00a0{}")
+    assert pairs == [
+        (exact.format(10), exact.format(1)),
+        (first_order.format(10), first_order.format(1)),
+        *((first_order.format(n), exact.format(n)) for n in (1, 3, 10)),
+    ]
+    assert [row.test.difference.estimate for row in table.rows] == pytest.approx([0.1, -0.45, 0.3, -0.1, -0.25])
+    assert not table.notes
+    shown = [row.name for row in baselines_data(tmp_path).rows]
+    last = first_order.format(1)
+    assert shown == [first_order.format(3), first_order.format(10), *(exact.format(n) for n in (3, 1, 10)), last]
+
+
 def test_a_task_with_several_episodes_is_one_unit(own_study: Path) -> None:
     for path in (own_study / "runs").glob("*/test_tasks.csv"):
         lines = path.read_text().splitlines()

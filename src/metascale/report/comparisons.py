@@ -79,22 +79,27 @@ class ComparisonTable:
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
+    """Who may take part: a series at one scale, or (without ``series``) a baseline or control."""
+
     name: str
     kind: str
     trials: tuple[Trial, ...]
     series: str = ""
+    x: float = 0.0
 
 
 def baselines_data(folder: Path | str | StudyFolder) -> ContestTable:
-    """Baselines and controls beside each meta-learnt series at its smallest and largest scale."""
+    """Baselines and controls beside each meta-learnt series at its smallest, its largest and its best scale."""
     study = read_study(folder)
     table = law_data(study).scales
-    loss, rows = loss_column(study), []
+    loss = loss_column(study)
     accuracies = {level.method: level for level in level_data(study, "test_accuracy")}
     entrants = {entrant.name: entrant for entrant in entrants_of(study)}
-    for entrant in entrants.values():
-        if entrant.series:
-            rows.append(_meta_row(entrant, loss))
+    rows = [
+        row
+        for series in dict.fromkeys(entrant.series for entrant in entrants.values() if entrant.series)
+        for row in _ends_and_best([_meta_row(e, loss) for e in entrants.values() if e.series == series])
+    ]
     for level in table.levels:
         entry = (study.baselines or {}).get(level.method, {})
         settings = {
@@ -119,22 +124,24 @@ def baselines_data(folder: Path | str | StudyFolder) -> ContestTable:
 
 
 def comparisons_data(folder: Path | str | StudyFolder, *, level: float = 0.95) -> ComparisonTable:
-    """Each series' largest scale against every baseline and against its own smallest scale, paired by meta-test task.
+    """Each series' largest scale against every baseline and its own smallest scale, and each later series against the
+    first at every scale of both, paired by meta-test task.
 
     Losses of several seeds are averaged task by task first, so that the unit is the task. The pairs are fixed by the
     design of the study, not picked by their results, and one Holm correction covers them all.
     """
     study = read_study(folder)
     entrants = entrants_of(study)
+    pairs = _pairs(entrants, has_scale(study)) if len(entrants) > 1 else []
     losses: dict[str, dict[str, list[float]]] = {}
     notes, tests = [], []
-    for entrant in entrants:
+    for entrant in (entrant for entrant in entrants if any(entrant.name in pair for pair in pairs)):
         found = _task_losses(entrant, loss_column(study).removeprefix("test_"))
         if isinstance(found, str):
             notes.append(found)
         else:
             losses[entrant.name] = found
-    for first, second in _pairs(entrants, has_scale(study)) if len(entrants) > 1 else ():
+    for first, second in pairs:
         if first not in losses or second not in losses:
             continue
         left, right = losses[first], losses[second]
@@ -171,7 +178,7 @@ def _compare(
 
 
 def entrants_of(study: StudyFolder) -> list[Entrant]:
-    """Who takes part: every series at its smallest and its largest scale, then each baseline and control.
+    """Every series at every scale, the largest first, then each baseline and control.
 
     Without a scale every series takes part once.
     """
@@ -186,13 +193,9 @@ def entrants_of(study: StudyFolder) -> list[Entrant]:
         alone = [Entrant(name, trials[0.0][0].kind, tuple(trials[0.0]), name) for name, trials in groups.items()]
         return alone + _side_entrants(study)
     entrants = []
-    for series in sorted(groups):
-        for x in sorted({max(groups[series]), min(groups[series])}, reverse=True):
-            entrants.append(
-                Entrant(
-                    f"{series}, {scale_words(x_name, x)}", groups[series][x][0].kind, tuple(groups[series][x]), series
-                )
-            )
+    for series, scales in groups.items():
+        for x, trials in sorted(scales.items(), reverse=True):
+            entrants.append(Entrant(f"{series}, {scale_words(x_name, x)}", trials[0].kind, tuple(trials), series, x))
     return entrants + _side_entrants(study)
 
 
@@ -205,19 +208,31 @@ def _side_entrants(study: StudyFolder) -> list[Entrant]:
 
 
 def _pairs(entrants: Sequence[Entrant], scaled: bool) -> list[tuple[str, str]]:
-    """The largest scale of a series comes first among its entrants; it meets the smallest and every baseline.
+    """The largest scale of a series meets its smallest and every baseline; then each later series the first, scale by
+    scale.
 
     Without scales, the study's first setting meets every other one.
     """
     if not scaled:
-        first, *others = entrants
-        return [(other.name, first.name) for other in others]
+        return [(other.name, entrants[0].name) for other in entrants[1:]]
+    series: dict[str, dict[float, str]] = {}
+    for entrant in entrants:
+        if entrant.series:
+            series.setdefault(entrant.series, {})[entrant.x] = entrant.name
+    baselines = [entrant.name for entrant in entrants if not entrant.series]
     pairs = []
-    for series in dict.fromkeys(entrant.series for entrant in entrants if entrant.series):
-        largest, *smaller = [entrant for entrant in entrants if entrant.series == series]
-        others = [entrant for entrant in entrants if not entrant.series]
-        pairs += [(largest.name, other.name) for other in [*others, *smaller]]
+    for scales in series.values():
+        largest, smallest = scales[max(scales)], scales[min(scales)]
+        pairs += [(largest, other) for other in [*baselines, *([smallest] if len(scales) > 1 else [])]]
+    reference, *later = [*series.values()] or [{}]
+    pairs += [(scales[x], reference[x]) for scales in later for x in sorted(scales) if x in reference]
     return pairs
+
+
+def _ends_and_best(rows: Sequence[Contestant]) -> list[Contestant]:
+    """Of a series' rows, the largest scale first: that one, the smallest, and the one of lowest loss."""
+    shown = {0, len(rows) - 1, min(range(len(rows)), key=lambda place: rows[place].loss)}
+    return [rows[place] for place in sorted(shown)]
 
 
 def _meta_row(entrant: Entrant, loss: str) -> Contestant:

@@ -170,7 +170,8 @@ def contest_table(table: ContestTable) -> Content:
         Column("method", False), Column("kind", False), Column(table.loss_label), Column("SE across tasks"),
         Column("accuracy"), Column("its SE across tasks"), Column("tuned settings", False),
     )  # fmt: skip
-    return Content("All on the same test set, best loss first.", columns, tuple(rows))
+    caption = "All on the same test set, best loss first; a series with scales at its smallest, largest and best one."
+    return Content(caption, columns, tuple(rows))
 
 
 def memory_table(table: MemoryTable) -> Content:
