@@ -109,7 +109,9 @@ def test_learning_curves_of_settings_without_a_scale_are_told_apart_by_colour() 
         for place, name in enumerate(names)
         for seed in (0, 1)
     ]
-    ax = plot_learning_curves(LearningTable(tuple(curves), "n", "validation loss (nats)", 1.0), new_axes())
+    ax = plot_learning_curves(
+        LearningTable(tuple(curves), "n", "validation loss (nats)", 1.0, "outer step"), new_axes()
+    )
     lines = [line for line in ax.lines if len(line.get_xdata()) > 1]
     looks = [(line.get_color(), line.get_linestyle()) for line in lines]
     assert looks[::2] == looks[1::2]

@@ -9,6 +9,7 @@ import pytest
 
 from metascale.report.answer import answer
 from metascale.report.comparisons import comparisons_data
+from metascale.report.curves import learning_curves_data
 from metascale.report.data import law_data
 from metascale.report.findings import find
 from metascale.report.memory import KINDS, memory_data
@@ -54,6 +55,7 @@ def width_study(tmp_path: Path) -> Path:
 def test_only_the_named_axis_makes_series_and_the_measured_scale_is_the_x_axis(width_study: Path) -> None:
     study = read_study(width_study)
     assert study.terms is SUPERVISED
+    assert learning_curves_data(study).x_label == "step"
     scales = law_data(study).scales
     assert scales.x_name == "n_params_non_embedding"
     assert scales.x_label == "non-embedding parameters"

@@ -50,6 +50,7 @@ class LearningTable:
     x_name: str
     y_label: str
     steps_a_point: float
+    x_label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def learning_curves_data(folder: Path | str | StudyFolder, which: str = "validat
         )
     curves.sort(key=lambda curve: (curve.series, curve.x or 0.0, -1 if curve.seed is None else curve.seed))
     unit = unit_of(column)
-    return LearningTable(tuple(curves), x_name, f"{words} ({unit})" if unit else words, block)
+    return LearningTable(tuple(curves), x_name, f"{words} ({unit})" if unit else words, block, study.terms.step)
 
 
 def adaptation_data(folder: Path | str | StudyFolder, measure: str = "loss_nats") -> AdaptationTable:

@@ -37,15 +37,16 @@ UNITS = {"nats": "nats", "s": "s", "mse": "MSE"}
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Words for the test set, what a test number is a mean over, and the trained models."""
+    """Words for the test set, what a test number is a mean over, the trained models, and a step of training."""
 
     test: str
     unit: str
     trained: str
+    step: str
 
 
-META = Terms(test="meta-test", unit="tasks", trained="meta-learnt")
-SUPERVISED = Terms(test="test", unit="examples", trained="trained")
+META = Terms(test="meta-test", unit="tasks", trained="meta-learnt", step="outer step")
+SUPERVISED = Terms(test="test", unit="examples", trained="trained", step="step")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from metascale.report.words import decimals, number, scale_words, seed_words
 
 
 def plot_learning_curves(table: LearningTable, ax: Axes, *, compact: bool = False, key: bool = True) -> Axes:
-    """Loss along the outer steps, one line a run, coloured by scale, or by series where no scale varies.
+    """Loss along the steps of training, one line a run, coloured by scale, or by series where no scale varies.
 
     A dot is the checkpoint that was kept.
     """
@@ -56,9 +56,8 @@ def plot_learning_curves(table: LearningTable, ax: Axes, *, compact: bool = Fals
         dashed = {name: "-" if place < len(SERIES) else "--" for place, name in enumerate(series)}
         handles = [Line2D([], [], color=hues[n], linewidth=2, linestyle=dashed[n], label=n) for n in series]
         rows = _key(ax, handles, 2 if compact else 4)
-    finish(
-        ax, table.y_label.split(" (")[0].capitalize(), "outer step", log_label(table.y_label), compact, 10 + 15 * rows
-    )
+    title = table.y_label.split(" (")[0].capitalize()
+    finish(ax, title, table.x_label, log_label(table.y_label), compact, 10 + 15 * rows)
     return ax
 
 
