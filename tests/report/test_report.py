@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from metascale.core.errors import InputError
 from metascale.report import law_data, plot_law, write_report
@@ -209,6 +210,19 @@ def test_without_a_law_the_report_says_why(tmp_path: Path, monkeypatch: pytest.M
     names, words = report_of(folder, monkeypatch)
     assert "plots/law.png" in names
     assert "the 6 finished trials cover 2 values of training tasks N" in words
+
+
+def test_a_scale_that_starts_at_zero_has_a_linear_axis_and_no_law(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, scales=(1, 2, 4), x_name="difficulty", failures=False)
+    (folder / "law.json").unlink()
+    rows = [dict(trial.cells) for trial in read_study(folder).trials]
+    rows = [{**row, "difficulty": "0" if row.get("difficulty") == "1" else row.get("difficulty", "")} for row in rows]
+    write_csv(folder / "results.csv", rows, raw_text=True)
+    names, words = report_of(folder)
+    assert {"plots/law.png", "plots/accuracy.png"} <= set(names)
+    assert "difficulty is not positive in every trial, and a law is one of logarithms" in words
+    ax = plot_law(law_data(folder), Figure().subplots())
+    assert (ax.get_xscale(), ax.get_xlabel()) == ("linear", "difficulty")
 
 
 def test_without_baselines_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,11 @@ def missing_law_reason(study: StudyFolder) -> str:
         return "no trial has been recorded (results.csv is absent or empty)."
     if not finished:
         return f"none of the {len(study.of_kind('meta'))} {study.terms.trained} trials has finished with a loss."
+    if any(x is not None and x <= 0 for x in scales):
+        return (
+            f"no law was fitted (law.json is absent): {axis_label(x_name)} is not positive in every trial, and a law "
+            "is one of logarithms."
+        )
     noun = "value" if len(scales) == 1 else "values"
     return (
         f"no law was fitted (law.json is absent); the {len(finished)} finished trials cover {len(scales)} {noun} of "

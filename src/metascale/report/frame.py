@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,14 +23,33 @@ def log_x_ticks(ax: Axes, values: Sequence[float], closest: float = 0.085) -> No
     ``closest`` is right for labels of up to six characters, and grows with longer ones.
     """
     ax.set_xscale("log")
+    _ticks_at(ax, values, closest, np.log, np.exp)
+
+
+def scale_x_ticks(ax: Axes, values: Sequence[float], label: str, closest: float = 0.085) -> str:
+    """Ticks at the actual values of a scale, and the axis's label: logarithmic, unless a value is not positive."""
+    if min(values) > 0:
+        log_x_ticks(ax, values, closest)
+        return f"{label} (log scale)"
+    _ticks_at(ax, values, closest, float, float)
+    return label
+
+
+def _ticks_at(
+    ax: Axes,
+    values: Sequence[float],
+    closest: float,
+    to_axis: Callable[[float], float],
+    from_axis: Callable[[float], float],
+) -> None:
     ordered = sorted(set(values))
-    low, high = np.log(ordered[0]), np.log(ordered[-1])
+    low, high = to_axis(ordered[0]), to_axis(ordered[-1])
     span = (high - low) or 1.0
-    ax.set_xlim(np.exp(low - 0.06 * span), np.exp(high + 0.06 * span))
+    ax.set_xlim(from_axis(low - 0.06 * span), from_axis(high + 0.06 * span))
     closest *= max(1.0, max(len(number(value)) for value in ordered) / 6)
     shown: list[float] = []
     for value in [ordered[-1], *ordered[:-1]]:
-        if all(abs(np.log(value / other)) / (1.12 * span) >= closest for other in shown):
+        if all(abs(to_axis(value) - to_axis(other)) / (1.12 * span) >= closest for other in shown):
             shown.append(value)
     ax.xaxis.set_major_locator(FixedLocator(ordered))
     ax.xaxis.set_major_formatter(FixedFormatter([number(value) if value in shown else "" for value in ordered]))

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNL
 
 from metascale.report.comparisons import ContestTable
 from metascale.report.data import Fit, HeldOut, LawTable, ScaleTable
-from metascale.report.frame import Label, finish, log_label, log_x_ticks, log_y_ticks, nothing, pad_y, side_labels
+from metascale.report.frame import Label, finish, log_label, log_y_ticks, nothing, pad_y, scale_x_ticks, side_labels
 from metascale.report.reading import MAIN_KINDS
 from metascale.report.series import method_label
 from metascale.report.style import BLUE, DASHES, INK, MUTED, ORANGE, PAPER, SERIES, SOFT, option, tip
@@ -23,7 +23,9 @@ Write = Callable[[float], str]
 
 
 def plot_law(table: LawTable, ax: Axes, *, compact: bool = False, linear: bool = False, families: bool = False) -> Axes:
-    """Loss against scale, both logarithmic: runs, means with bars across seeds, the law with its band, baselines.
+    """Loss against scale: runs, means with bars across seeds, the law with its band, baselines.
+
+    Both axes are logarithmic; that of a scale with a value that is not positive is linear.
 
     Args:
         linear: a linear axis for the loss.
@@ -48,7 +50,7 @@ def plot_law(table: LawTable, ax: Axes, *, compact: bool = False, linear: bool =
     labels += _levels(scales, ax, lambda value: decimals(value, 2), write)
     if not linear:
         ax.set_yscale("log")
-    log_x_ticks(ax, [point.x for point in scales.points], closest=0.12 if compact else 0.07)
+    x_label = scale_x_ticks(ax, [point.x for point in scales.points], scales.x_label, 0.12 if compact else 0.07)
     for fit in table.fits:
         if fit.held_out:
             predicted = _held_out(fit.held_out, ax, scales, fit_colour(scales, fit) if fit.series else ORANGE)
@@ -60,7 +62,7 @@ def plot_law(table: LawTable, ax: Axes, *, compact: bool = False, linear: bool =
         _other_families(table, ax)
     side_labels(ax, labels, size=8 if compact else 9)
     y_label = scales.y_label if linear else log_label(scales.y_label)
-    return finish(ax, table.finding, f"{scales.x_label} (log scale)", y_label, compact)
+    return finish(ax, table.finding, x_label, y_label, compact)
 
 
 def plot_accuracy(table: ScaleTable, ax: Axes, *, compact: bool = False) -> Axes:
@@ -73,12 +75,12 @@ def plot_accuracy(table: ScaleTable, ax: Axes, *, compact: bool = False) -> Axes
         if len(table.series) == 1:
             labels.append((mean, method_label(series), colour))
     labels += _levels(table, ax, lambda value: percent(value, 0), percent)
-    log_x_ticks(ax, [point.x for point in table.points], closest=0.12 if compact else 0.07)
+    x_label = scale_x_ticks(ax, [point.x for point in table.points], table.x_label, 0.12 if compact else 0.07)
     pad_y(ax, log=False)
     ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
     side_labels(ax, labels, size=8 if compact else 9)
-    return finish(ax, _accuracy_title(table), f"{table.x_label} (log scale)", table.y_label, compact)
+    return finish(ax, _accuracy_title(table), x_label, table.y_label, compact)
 
 
 def plot_baselines(table: ContestTable, ax: Axes, *, compact: bool = False) -> Axes:
