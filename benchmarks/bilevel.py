@@ -1,12 +1,14 @@
 """Cost of bilevel training: step time and peak memory of every method beside a plain training step, and beside Betty.
 
-    python benchmarks/bilevel.py [--model bert|resnet] [--unroll 1,5,10] [--repeats 3] [--only sama,betty] [--json FILE]
+    python benchmarks/bilevel.py [--model bert|bert-base|resnet] [--unroll 1,5,10] [--repeats 3] [--only sama,betty]
+                                 [--device cuda] [--json FILE]
     python benchmarks/bilevel.py --processes 2 [--link 200]
 
 A step is ``unroll`` lower steps and one upper step: per-example weights of the lower losses by a small network, Adam at
 both levels, float32. Times are processor seconds of one thread, all variants in turn within each round, as medians of
 the ratio to the plain step of the same round; so a busy machine does not favour anyone. Memory is the peak of live
-tensor bytes over three steps from the start, the same at every run. "three passes" is what SAMA cannot do without: a
+tensor bytes over three steps from the start, the same at every run. On a GPU times are those of the wall, and memory is
+the allocator's peak. "three passes" is what SAMA cannot do without: a
 backward pass through the upper loss and two evaluations of the lower loss with its derivative in the upper parameters.
 
 Betty is measured where ``betty`` can be imported: the algorithms of its released package, and SAMA where the
@@ -31,6 +33,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -82,16 +85,36 @@ def resnet() -> nn.Module:
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
 
 
-class Bert(nn.Module):
-    """Logits of a BERT of 4 layers and width 256. Fused attention has no second derivative: ``eager`` where needed."""
+SIZES = {
+    "bert": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "bert-base": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+}
 
-    def __init__(self, attention: str) -> None:
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained (a name in `SIZES`, or ``"resnet"``), and where."""
+
+    name: str
+    device: str = "cpu"
+
+    def clock(self) -> float:
+        """Processor seconds of one thread; on a GPU those of the wall when all work is done."""
+        if self.device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+class Bert(nn.Module):
+    """Logits of a BERT. Fused attention has no second derivative: ``eager`` where needed."""
+
+    def __init__(self, name: str, attention: str) -> None:
         super().__init__()
         from transformers import BertConfig, BertForSequenceClassification
 
-        sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
         self.inner = BertForSequenceClassification(
-            BertConfig(**sizes, vocab_size=2000, num_labels=10, attn_implementation=attention)
+            BertConfig(**SIZES[name], vocab_size=2000, num_labels=10, attn_implementation=attention)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -99,17 +122,19 @@ class Bert(nn.Module):
         return logits
 
 
-def make_model(name: str, second_order: bool) -> nn.Module:
+def make_model(work: Work, second_order: bool) -> nn.Module:
     torch.manual_seed(0)
-    return (Bert("eager" if second_order else "sdpa") if name == "bert" else resnet()).train()
+    model = Bert(work.name, "eager" if second_order else "sdpa") if work.name in SIZES else resnet()
+    return model.to(work.device).train()
 
 
 @functools.cache
-def examples(name: str) -> dict[str, torch.Tensor]:
+def examples(work: Work) -> dict[str, torch.Tensor]:
     """64 random examples with random labels."""
     g = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 2000, (64, 64), generator=g) if name == "bert" else torch.randn(64, 3, 32, 32, generator=g)
-    return {"x": x, "y": torch.randint(0, 10, (64,), generator=g)}
+    text = work.name in SIZES
+    x = torch.randint(0, 2000, (64, 64), generator=g) if text else torch.randn(64, 3, 32, 32, generator=g)
+    return {"x": x.to(work.device), "y": torch.randint(0, 10, (64,), generator=g).to(work.device)}
 
 
 def lower_loss(model: Any, weights: Any, b: Any) -> torch.Tensor:
@@ -132,10 +157,10 @@ METHODS: dict[str, Callable[[int], HypergradientSolver]] = {
 }
 
 
-def training(name: str, method: HypergradientSolver, second_order: bool, **fields: Any) -> BilevelTraining:
-    data = examples(name)
+def training(work: Work, method: HypergradientSolver, second_order: bool, **fields: Any) -> BilevelTraining:
+    data = examples(work)
     return BilevelTraining(
-        from_modules(make_model(name, second_order), WeightNet(), lower_loss, upper_loss),
+        from_modules(make_model(work, second_order), WeightNet().to(work.device), lower_loss, upper_loss),
         Shuffled(data, 16),
         Shuffled(data, 16, purpose="upper"),
         method,
@@ -145,9 +170,9 @@ def training(name: str, method: HypergradientSolver, second_order: bool, **field
     )
 
 
-def ours(name: str, method: HypergradientSolver, second_order: bool, **fields: Any) -> Step:
+def ours(work: Work, method: HypergradientSolver, second_order: bool, **fields: Any) -> Step:
     """One bilevel step at a time."""
-    process = training(name, method, second_order, **fields)
+    process = training(work, method, second_order, **fields)
     state, k = process.init(), 0
 
     def step() -> None:
@@ -158,11 +183,11 @@ def ours(name: str, method: HypergradientSolver, second_order: bool, **fields: A
     return step
 
 
-def plain(name: str, unroll: int, second_order: bool = False) -> Step:
+def plain(work: Work, unroll: int, second_order: bool = False) -> Step:
     """The lower steps alone, as one writes them in torch."""
-    model = make_model(name, second_order)
+    model = make_model(work, second_order)
     optimizer = torch.optim.Adam(model.parameters(), RATE)
-    batches = Shuffled(examples(name), 16)
+    batches = Shuffled(examples(work), 16)
     numbers = iter(range(10**9))
 
     def step() -> None:
@@ -175,9 +200,9 @@ def plain(name: str, unroll: int, second_order: bool = False) -> Step:
     return step
 
 
-def three_passes(name: str) -> Step:
+def three_passes(work: Work) -> Step:
     """The upper loss' backward pass and two derivatives of the lower loss in λ, and nothing else."""
-    process = training(name, SAMA(), False)
+    process = training(work, SAMA(), False)
     state = process.init()
     window = process._lower_steps(state.held_apart(), 0, True)[1]
 
@@ -190,7 +215,7 @@ def three_passes(name: str) -> Step:
     return step
 
 
-def betty(name: str, method: str, unroll: int) -> Step:
+def betty(work: Work, method: str, unroll: int) -> Step:
     """A step of Betty's engine: its problems, its optimiser steps, the same models, losses and batches."""
     from betty import hypergradient
     from betty.configs import Config, EngineConfig
@@ -231,12 +256,12 @@ def betty(name: str, method: str, unroll: int) -> Step:
     config = Config(type=method.split()[0], unroll_steps=unroll)
     config.neumann_iterations = config.cg_iterations = PRODUCTS
     config.neumann_alpha, config.darts_adam_alpha = 0.01, 0.01
-    model, weights = make_model(name, method in SECOND_ORDER), WeightNet().network
+    model, weights = make_model(work, method in SECOND_ORDER), WeightNet().to(work.device).network
     # Betty adapts to what an optimiser's class is called; under another name Adam counts as plain descent.
     kind = torch.optim.Adam if method != "sama unadapted" else type("Descent", (torch.optim.Adam,), {})
-    lower = Lower("lower", config, model, kind(model.parameters(), RATE), train_data_loader=_Batches(name, "batches"))
+    lower = Lower("lower", config, model, kind(model.parameters(), RATE), train_data_loader=_Batches(work, "batches"))
     above = torch.optim.Adam(weights.parameters(), RATE)
-    upper = Upper("upper", Config(), weights, above, train_data_loader=_Batches(name, "upper"))
+    upper = Upper("upper", Config(), weights, above, train_data_loader=_Batches(work, "upper"))
     logging.getLogger().handlers.clear()
     logging.disable(logging.INFO)
     engine = Engine(
@@ -257,8 +282,8 @@ def betty(name: str, method: str, unroll: int) -> Step:
 class _Batches:
     """Endless batches as a data loader would bring them."""
 
-    def __init__(self, name: str, purpose: str) -> None:
-        self.batches = Shuffled(examples(name), 16, purpose=purpose)
+    def __init__(self, work: Work, purpose: str) -> None:
+        self.batches = Shuffled(examples(work), 16, purpose=purpose)
 
     def __iter__(self) -> Any:
         for n in range(10**9):
@@ -266,31 +291,31 @@ class _Batches:
             yield batch["x"], batch["y"]
 
 
-def variants(name: str, unroll: int, only: Sequence[str]) -> dict[str, Callable[[], Step]]:
+def variants(work: Work, unroll: int, only: Sequence[str]) -> dict[str, Callable[[], Step]]:
     """What is compared at one unroll, by name; the first is the unit."""
     wanted: dict[str, Callable[[], Step]] = {
-        "plain": lambda: plain(name, unroll),
-        "lower steps alone": lambda: ours(name, SAMA(), False, unroll_steps=unroll, warmup=10**9),
+        "plain": lambda: plain(work, unroll),
+        "lower steps alone": lambda: ours(work, SAMA(), False, unroll_steps=unroll, warmup=10**9),
     }
     if unroll == 1:
-        wanted["three passes"] = lambda: three_passes(name)
+        wanted["three passes"] = lambda: three_passes(work)
     for method, make in METHODS.items():
         second = method in SECOND_ORDER
-        wanted[method] = functools.partial(ours, name, make(unroll), second, unroll_steps=unroll)
+        wanted[method] = functools.partial(ours, work, make(unroll), second, unroll_steps=unroll)
     wanted["sama, upper pass in training mode"] = functools.partial(
-        ours, name, SAMA(), False, unroll_steps=unroll, upper_dropout=True
+        ours, work, SAMA(), False, unroll_steps=unroll, upper_dropout=True
     )
     if importlib.util.find_spec("betty") is not None:
         names = ["darts", "cg", "neumann"]
         if importlib.util.find_spec("betty.hypergradient.sama") is not None:
             names = ["sama", "sama unadapted", *names]
         for method in names:
-            wanted[f"betty {method}"] = functools.partial(betty, name, method, unroll)
+            wanted[f"betty {method}"] = functools.partial(betty, work, method, unroll)
     first = list(wanted)[:1]
     return {key: make for key, make in wanted.items() if key in first or not only or any(o in key for o in only)}
 
 
-def peak(make: Callable[[], Step], steps: int = 2) -> float:
+def peak(make: Callable[[], Step], device: str, steps: int = 2) -> float:
     """MiB of live tensors at the peak of some steps, everything included."""
 
     def call(meter: Any) -> Step:
@@ -300,29 +325,29 @@ def peak(make: Callable[[], Step], steps: int = 2) -> float:
         return step
 
     gc.collect()
-    return measure_memory(call).live_bytes / MIB
+    return measure_memory(call, device=device).peak_bytes / MIB
 
 
-def compare(name: str, unroll: int, repeats: int, only: Sequence[str], memory: bool) -> list[dict[str, Any]]:
+def compare(work: Work, unroll: int, repeats: int, only: Sequence[str], memory: bool) -> list[dict[str, Any]]:
     """Ratios to the plain step, in rounds through all variants."""
-    chosen = variants(name, unroll, only)
-    bytes_at = {key: peak(make) for key, make in chosen.items() if key != "three passes"} if memory else {}
+    chosen = variants(work, unroll, only)
+    bytes_at = {key: peak(make, work.device) for key, make in chosen.items() if key != "three passes"} if memory else {}
     running = {key: make() for key, make in chosen.items()} if repeats else {}
     for step in running.values():
         step()
     times: dict[str, list[float]] = {key: [] for key in running}
     for _ in range(repeats):
         for key, step in running.items():
-            began = time.process_time()
+            began = work.clock()
             step()
-            times[key].append(time.process_time() - began)
+            times[key].append(work.clock() - began)
     unit = next(iter(chosen))
     rows = []
     for key in chosen:
-        row: dict[str, Any] = {"model": name, "unroll": unroll, "variant": key}
+        row: dict[str, Any] = {"model": work.name, "device": work.device, "unroll": unroll, "variant": key}
         if repeats:
             ratio = statistics.median(a / b for a, b in zip(times[key], times[unit], strict=True))
-            row |= {"cpu_s": statistics.median(times[key]), "time_ratio": ratio}
+            row |= {"step_s": statistics.median(times[key]), "time_ratio": ratio}
         if key in bytes_at:
             row |= {"peak_mib": bytes_at[key], "memory_ratio": bytes_at[key] / bytes_at[unit]}
         rows.append(row)
@@ -331,11 +356,11 @@ def compare(name: str, unroll: int, repeats: int, only: Sequence[str], memory: b
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
-        "| model | unroll | variant | step, CPU s | time / plain | peak MiB | memory / plain |",
+        "| model | unroll | variant | step, s | time / plain | peak MiB | memory / plain |",
         "|---|" + "---|" * 6,
     ]
     for row in rows:
-        spent = f"{row['cpu_s']:.3f} | {row['time_ratio']:.2f}" if "cpu_s" in row else " | "
+        spent = f"{row['step_s']:.3f} | {row['time_ratio']:.2f}" if "step_s" in row else " | "
         memory = f"{row['peak_mib']:.1f} | {row['memory_ratio']:.3f}" if "peak_mib" in row else " | "
         lines.append(f"| {row['model']} | {row['unroll']} | {row['variant']} | {spent} | {memory} |")
     return "\n".join(lines)
@@ -444,10 +469,11 @@ def overlap(processes: int, repeats: int, rate: float) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("bert", "resnet"), default="bert")
+    parser.add_argument("--model", choices=(*SIZES, "resnet"), default="bert")
     parser.add_argument("--unroll", default="1", help="lower steps an upper step, separated by commas")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of timing; 0 measures memory alone")
     parser.add_argument("--only", default="", help="parts of variants' names, separated by commas")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--processes", type=int, default=0, help="measure the reduction over so many processes instead")
     parser.add_argument("--link", type=float, default=0.0, help="with --processes: emulate a network of so many MB/s")
@@ -461,7 +487,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         only = [part for part in chosen.only.split(",") if part]
         for unroll in map(int, chosen.unroll.split(",")):
-            rows += compare(chosen.model, unroll, chosen.repeats, only, not chosen.no_memory)
+            rows += compare(Work(chosen.model, chosen.device), unroll, chosen.repeats, only, not chosen.no_memory)
         print(table(rows))
     for row in rows:
         if chosen.processes:

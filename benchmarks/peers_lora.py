@@ -18,6 +18,7 @@ import json
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,14 +41,20 @@ Result = tuple[float, dict[str, torch.Tensor]]
 
 
 class PeftTasks:
-    """The loop that peft's users write: load the adapters, take the steps, keep the query gradient, next task."""
+    """The loop that peft's users write: load the adapters, take the steps, keep the query gradient, next task.
 
-    def __init__(self, model: AdapterClassifier, params: Params) -> None:
+    Args:
+        model, params: ours, with the same adapters, head and pooling (mean or first token).
+        backbone: another copy of the model's backbone.
+    """
+
+    def __init__(self, model: AdapterClassifier, params: Params, backbone: Any) -> None:
         from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["query", "value"], lora_dropout=0.0)
-        self.model = get_peft_model(load_backbone("minilm-l6", random_init_seed=0), config).eval()
-        self.head = nn.Linear(model.n_features, CLASSES)
+        targets = list(model.target_names)
+        config = LoraConfig(r=model.rank, lora_alpha=model.alpha, target_modules=targets, lora_dropout=0.0)
+        self.model = get_peft_model(backbone, config).eval()
+        self.head = nn.Linear(model.n_features, CLASSES).to(params["head.weight"].device)
         self.pool = model.pool_name
         adapters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.trainable = {
@@ -60,10 +67,12 @@ class PeftTasks:
         hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         weights = mask.unsqueeze(2).to(hidden.dtype)
         pooled = (hidden * weights).sum(1) / weights.sum(1) if self.pool == "mean" else hidden[:, 0]
-        return F.cross_entropy(self.head(pooled), targets)
+        return F.cross_entropy(self.head(pooled.float()), targets)
 
-    def backward(self, batch: Batch, task: int, length: int, micro_batch: int) -> float:
-        ids, mask = (F.pad(batch.inputs[n][task], (0, length - 32)) for n in ("input_ids", "attention_mask"))
+    def backward(self, batch: Batch, task: int, length: int | None, micro_batch: int) -> float:
+        ids, mask = (batch.inputs[name][task] for name in ("input_ids", "attention_mask"))
+        if length is not None:
+            ids, mask = (F.pad(value, (0, length - value.shape[-1])) for value in (ids, mask))
         total = 0.0
         for start in range(0, len(ids), micro_batch):
             part = slice(start, start + micro_batch)
@@ -72,7 +81,7 @@ class PeftTasks:
             total += float(loss.detach())
         return total
 
-    def __call__(self, episode: Episode, length: int = 32, micro_batch: int = 25) -> Result:
+    def __call__(self, episode: Episode, length: int | None = None, micro_batch: int = 10**9) -> Result:
         parameters = list(self.trainable.values())
         total, meta = 0.0, {name: torch.zeros_like(p) for name, p in self.trainable.items()}
         for task in range(episode.n_tasks):
@@ -120,7 +129,7 @@ def variants(n_tasks: int, threads: int) -> dict[str, Callable[[Episode], Result
 
     model, half = classifier(torch.float32), classifier(torch.bfloat16)
     params = model.init(0)
-    loop = PeftTasks(model, params)
+    loop = PeftTasks(model, params, load_backbone("minilm-l6", random_init_seed=0))
     spread = Execution(chunk=max(1, n_tasks // threads), workers=threads)
     processes = replace(spread, in_processes=True)
     return {

@@ -112,9 +112,9 @@ def variants(device: str, threads: int) -> dict[str, tuple[Execution, int]]:
     }
 
 
-def matmul_rate(device: str, size: int = 2048, repeats: int = 5) -> float:
-    """FLOP/s of a float32 matrix product with all threads, at its fastest."""
-    a, b = torch.rand(size, size, device=device), torch.rand(size, size, device=device)
+def matmul_rate(device: str, size: int = 2048, repeats: int = 5, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of a matrix product with all threads, at its fastest."""
+    a, b = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
     times = [timed(lambda: a @ b, device) for _ in range(repeats + 1)][1:]
     return 2 * size**3 / min(times)
 
