@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,6 +79,16 @@ class Task:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
         return start, os.getpid(), torch.is_grad_enabled(), torch.get_num_threads()
+
+
+@dataclass
+class Holder:
+    """Holds a model."""
+
+    model: object
+
+    def __call__(self, part: Episode, start: int) -> int:
+        return start
 
 
 class OddError(Exception):
@@ -160,6 +171,12 @@ def test_results_come_in_order_from_one_thread_each() -> None:
     assert os.getpid() not in pids()
 
 
+def test_threads_of_the_program_take_turns() -> None:
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: [start for start, *_ in TWO.map(Task("work"), EPISODE)], range(8)))
+    assert found == [[0, 2, 4]] * 8
+
+
 def test_one_chunk_stays_in_this_process() -> None:
     ((_, pid, *_),) = Execution(chunk=5, workers=2, in_processes=True).map(Task("work"), EPISODE)
     assert pid == os.getpid()
@@ -194,9 +211,12 @@ def test_signals_to_everybody_leave_the_decision_to_the_program() -> None:
     assert len(TWO.map(Task("signals"), EPISODE)) == 3
 
 
-def test_a_closure_and_a_class_of_the_script_are_refused() -> None:
-    with pytest.raises(InputError, match="cannot be sent to another process"):
+def test_closures_are_refused() -> None:
+    with pytest.raises(InputError, match="<lambda> cannot be sent to another process"):
         TWO.map(lambda part, start: start, EPISODE)
+    odd = replace(SmoothClassifier(), dropout_rate=lambda: 0.1)  # a model that holds a closure
+    with pytest.raises(InputError, match="Holder cannot be sent to another process"):
+        TWO.map(Holder(odd), EPISODE)
 
 
 def test_memory_is_not_counted_across_processes() -> None:

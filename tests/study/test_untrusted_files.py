@@ -40,10 +40,23 @@ def test_the_bomb_works(tmp_path):
     assert (tmp_path / "mark").exists()
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+PIPES = PACKAGE / "meta" / "messages.py"
+"""Speaks with child processes that the program itself started, through pipes, and with nobody else."""
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PIPES]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_package_never_unpickles_evaluates_or_trusts_remote_code(path):
     found = UNSAFE.search(path.read_text())
     assert found is None, f"{path.relative_to(ROOT)}: {found[0] if found else ''}"
+
+
+def test_only_what_came_through_a_pipe_is_unpickled():
+    text = PIPES.read_text()
+    assert UNSAFE.search(text)
+    assert not re.search(r"\b(open|Path|socket|urlopen|Listener)\b", text)
+    users = {path.name for path in FILES if "metascale.meta.messages" in path.read_text()}
+    assert users == {"processes.py", "task_process.py"}
 
 
 @pytest.mark.parametrize(

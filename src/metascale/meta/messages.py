@@ -1,6 +1,7 @@
 """What goes through a pipe between a program and the processes that run its tasks.
 
-A message is its length in eight bytes, then a pickle. Only a program and the children that it started itself speak so;
+A message is its length in eight bytes, then a pickle: this is the one place of the package that unpickles, which could
+run code. Only a program and the children that it started itself speak so, through pipes that nobody else can reach;
 nothing is read from a file or a network. Tensors travel as plain bytes, without history, and lie on the CPU.
 """
 
@@ -13,6 +14,10 @@ from typing import Any, BinaryIO
 import torch
 
 _MODEL = "model"
+
+
+class CannotBeSent(Exception):
+    """Another process could not make this object from bytes: a closure, say."""
 
 
 def send(stream: BinaryIO, message: bytes) -> None:
@@ -33,26 +38,47 @@ def receive(stream: BinaryIO) -> bytes | None:
 
 
 def pack(value: Any) -> bytes:
-    """A value as bytes."""
-    stream = io.BytesIO()
-    _Pickler(stream, find_model=False).dump(value)
-    return stream.getvalue()
+    """A value as bytes.
+
+    Raises:
+        CannotBeSent: it holds what has no name in a module.
+    """
+    return _packed(value, find_model=False)[0]
 
 
 def pack_around_model(value: Any) -> tuple[bytes, Any]:
     """A value as bytes without the first model that it holds, and that model (``None``: it holds none).
 
     A model is an object that says how its tasks run.
+
+    Raises:
+        CannotBeSent: the value holds what has no name in a module.
     """
-    stream = io.BytesIO()
-    pickler = _Pickler(stream, find_model=True)
-    pickler.dump(value)
-    return stream.getvalue(), pickler.model
+    return _packed(value, find_model=True)
+
+
+def portable(error: Exception) -> Exception:
+    """The error, or one with the same words where it does not survive the way."""
+    try:
+        unpack(pack(error))
+    except Exception:  # noqa: BLE001
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def unpack(message: bytes, model: Any = None) -> Any:
     """The value, with ``model`` where one was left out."""
     return _Unpickler(io.BytesIO(message), model).load()
+
+
+def _packed(value: Any, find_model: bool) -> tuple[bytes, Any]:
+    stream = io.BytesIO()
+    pickler = _Pickler(stream, find_model)
+    try:
+        pickler.dump(value)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise CannotBeSent(str(error)) from error
+    return stream.getvalue(), pickler.model
 
 
 class _Pickler(pickle.Pickler):

@@ -10,10 +10,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import pickle
 import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
@@ -22,7 +22,7 @@ import torch
 
 from metascale.core.errors import InputError, MetascaleError
 from metascale.core.types import Episode
-from metascale.meta.messages import pack, pack_around_model, receive, send, unpack
+from metascale.meta.messages import CannotBeSent, pack, pack_around_model, receive, send, unpack
 
 _PATIENCE_S = 5.0
 _ENVIRONMENT = {
@@ -49,6 +49,7 @@ class TaskProcesses:
     def __init__(self) -> None:
         self.processes: list[TaskProcess] = []
         self._model: Any = None
+        self._one_at_a_time = threading.Lock()
 
     def map(self, function: Any, chunks: Sequence[tuple[Episode, int]], n_processes: int) -> list[Any]:
         """``function(chunk of tasks, index of its first task)`` for every chunk, in their order.
@@ -62,17 +63,23 @@ class TaskProcesses:
             InputError: another process cannot load the function or the model.
             ProcessEnded: a process ended before it answered.
         """
-        try:
-            request, model = pack_around_model(function)
-        except (AttributeError, pickle.PicklingError) as error:
-            raise InputError(f"{function} cannot be sent to another process: {error}; {_REMEDY}") from error
-        if model is not self._model:
-            self._model = model
-            for process in self.processes:
-                process.has_model = False
-        gradients = torch.is_grad_enabled()
+        with self._one_at_a_time:  # threads that share the processes take turns
+            return self._map(function, chunks, n_processes)
+
+    def _map(self, function: Any, chunks: Sequence[tuple[Episode, int]], n_processes: int) -> list[Any]:
         while len(self.processes) < n_processes:
             self.processes.append(TaskProcess())
+        try:
+            request, model = pack_around_model(function)
+            if model is not self._model:
+                self._model = model
+                for process in self.processes:
+                    process.has_model = False
+            knows = all(process.has_model for process in self.processes[:n_processes])
+            model_message = b"" if knows else pack(("model", pack(model)))
+        except CannotBeSent as error:
+            raise InputError(f"{_name(function)} cannot be sent to another process: {error}; {_REMEDY}") from error
+        gradients = torch.is_grad_enabled()
         idle: queue.SimpleQueue[TaskProcess] = queue.SimpleQueue()
         for process in self.processes[:n_processes]:
             idle.put(process)
@@ -80,7 +87,7 @@ class TaskProcesses:
         def run(chunk: tuple[Episode, int]) -> Any:
             process = idle.get()
             try:
-                return process.call(model, pack(("call", request, pack(chunk[0]), chunk[1], gradients)))
+                return process.call(model_message, pack(("call", request, pack(chunk[0]), chunk[1], gradients)))
             finally:
                 idle.put(process)
 
@@ -117,10 +124,10 @@ class TaskProcess:
     def pid(self) -> int:
         return self._child.pid
 
-    def call(self, model: Any, request: bytes) -> tuple[Any, ...]:
+    def call(self, model_message: bytes, request: bytes) -> tuple[Any, ...]:
         """The reply to a request, after sending the model where it is not there yet."""
         if not self.has_model:
-            reply = self._answer(pack(("model", pack(model))))
+            reply = self._answer(model_message)
             if reply[0] != "done":
                 return reply
             self.has_model = True
@@ -152,6 +159,10 @@ class TaskProcess:
             self._child.kill()
             self._child.wait()
         cast("BinaryIO", self._child.stdout).close()
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _result(reply: tuple[Any, ...]) -> Any:

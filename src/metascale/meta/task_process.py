@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import sys
 import traceback
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from metascale.meta.messages import pack, receive, send, unpack
+from metascale.meta.messages import pack, portable, receive, send, unpack
 
 IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """A terminal or a scheduler sends these to all processes at once; the program decides what they mean, and this process
@@ -63,13 +62,4 @@ def _called(function: Any, part: Any, start: int, with_gradients: bool) -> bytes
             return pack(("done", function(part, start)))
     except Exception as error:  # noqa: BLE001
         # Raised again in the program that asked.
-        return pack(("failed", _portable(error), traceback.format_exc()))
-
-
-def _portable(error: Exception) -> Exception:
-    """The error, or one with the same words where it does not survive the way."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+        return pack(("failed", portable(error), traceback.format_exc()))
