@@ -84,12 +84,11 @@ class _Backward(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         ctx.save_for_backward(grad, x, gain, mean, rate, where, pooled)
         ctx.set_materialize_grads(False)
-        images, full = _rows(x), _rows(_unpooled(grad, x, where, pooled))
-        g_sum, g_normal = full.sum(0), rate * ((full * images).sum(0) - mean * full.sum(0))  # Σ g, Σ g x̂
-        strength = gain * rate
-        slope = strength * rate * g_normal / -len(full)
-        for_x = full.mul_(strength).addcmul_(images, slope).sub_(strength * g_sum / len(full) + slope * mean)
-        return _image(for_x, x), g_normal, g_sum
+        full = _unpooled(grad, x, where, pooled)
+        found: tuple[torch.Tensor, ...] = torch.ops.aten.native_batch_norm_backward(
+            full, x, gain, None, None, mean, rate, True, EPSILON, [True, True, True]
+        )
+        return found
 
     @staticmethod
     def backward(ctx: Any, *weights: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
