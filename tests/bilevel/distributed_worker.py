@@ -89,13 +89,20 @@ def by_api(wrapper: str, processes: DataParallel) -> list[dict[str, Any]]:
     return list(run.rows("eval_stats"))
 
 
+class Asked(MemoryRun):
+    """Process 0 alone is asked to stop, after every step; being saved does not end this run."""
+
+    def stop_asked(self) -> bool:
+        return True
+
+
 def main(folder: Path, modes: list[str]) -> None:
     """Train once for each ``mode:overlap:mixed:wrapper``, all in one process group."""
     rank = initialise(timeout_s=60)
     for number, (mode, overlap, mixed, wrapper) in enumerate(text.split(":") for text in modes):
         # Small buckets, so that there are several reductions, in an order that every process must share.
         processes = DataParallel("joint" if mode == "api" else mode, overlap == "overlap", bucket_bytes=64)  # type: ignore[arg-type]
-        run = MemoryRun()
+        run = Asked() if rank == 0 else MemoryRun()
         if mode == "api":
             (folder / f"state{number}-{rank}.safetensors").write_bytes(b"")
             torch.save(by_api(wrapper, processes), folder / f"rows{number}.pt")

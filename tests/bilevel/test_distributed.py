@@ -104,7 +104,8 @@ def assert_same_trajectory(found: Params, expected: Params) -> None:
 def test_processes_follow_one_process(processes: int, tmp_path: Path) -> None:
     """Jointly as one on the joined batch; locally as one that averages the estimates of the parts.
 
-    The same with the lower model in DistributedDataParallel, and with its parameters sharded by fully_shard.
+    The same with the lower model in DistributedDataParallel, and with its parameters sharded by fully_shard. Process 0
+    is asked to save after every step, which sharded parameters take all processes for.
     """
     modes = ["joint bare", "joint ddp", "joint fsdp", "local bare", "local ddp"]
     found = launch(

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from metascale.core.errors import InputError
-from metascale.core.types import Episode, Split
+from metascale.core.types import Batch, Episode, Split
 from metascale.meta.baselines import (
     Arena,
+    _LinearProbe,
     _logistic_regression,
+    _Prototypes,
     class_prior,
     fine_tuning,
     linear_probe,
@@ -55,7 +57,7 @@ def test_logistic_regression_reaches_a_zero_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
     features = F.normalize(torch.randn(2, 10, 4, generator=generator, dtype=torch.float64), dim=-1)
     targets = torch.arange(10).remainder(3).expand(2, 10)
-    weight = _logistic_regression(features, targets, ridge=0.05, steps=400).requires_grad_(True)
+    weight = _logistic_regression(features, targets, int(targets.max()) + 1, ridge=0.05, steps=400).requires_grad_(True)
     inputs = F.pad(features, (0, 1), value=1.0)
     losses = F.cross_entropy((inputs @ weight).flatten(0, 1), targets.flatten(), reduction="sum") / 10
     (gradient,) = torch.autograd.grad(losses + 0.025 * weight.square().sum(), [weight])
@@ -128,3 +130,13 @@ def test_class_prior_scores_chance_with_permuted_labels_and_shows_the_sorted_lea
     assert permuted.test.accuracy.mean() == pytest.approx(0.2, abs=0.04)
     leaked = class_prior(TestOnTrain("sorted"), Arena(clean, 5, 400), n_train_episodes=2000)
     assert 0.42 < leaked.test.accuracy.mean() < 0.6
+
+
+def test_a_support_set_without_a_class_is_said_by_prototypes_and_no_matter_to_the_probe() -> None:
+    inputs = {"x": torch.randn(1, 4, 64, generator=torch.Generator().manual_seed(0))}
+    support = Batch(inputs, torch.tensor([[0, 0, 1, 1]]))
+    episode = Episode(("t",), support, Batch(inputs, torch.tensor([[0, 1, 2, 2]])))
+    params = MODEL.init(0)
+    with pytest.raises(InputError, match="prototypes need an example of every class"):
+        _Prototypes(MODEL, params, 1.0)(episode)
+    assert _LinearProbe(MODEL, params, 0.1, 5)(episode)[0].shape == (1, 4, 3)

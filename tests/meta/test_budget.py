@@ -200,6 +200,22 @@ def test_the_micro_batch_halves_and_the_numbers_stay(error: type[Exception], cap
     assert "micro-batch 9 -> 4 examples" in caplog.text
 
 
+def test_a_model_without_micro_batches_does_not_fit() -> None:
+    def call(own: MetaLearner) -> None:
+        if own.gradient.inner.micro_batch is not None:
+            raise InputError("micro_batch=4 would change the loss of a model with batch statistics")
+        raise MemoryError("no room")
+
+    with pytest.raises(DoesNotFit, match=r"out of memory at step 3 \(no room\), and no smaller parts: micro_batch=4"):
+        MicroBatches().attempt(call, MetaLearner(FOMAML(INNER)), EPISODE, 3)
+    with pytest.raises(InputError, match="by itself"):
+        MicroBatches().attempt(_refuse, MetaLearner(FOMAML(INNER)), EPISODE, 3)
+
+
+def _refuse(own: MetaLearner) -> None:
+    raise InputError("refused by itself")
+
+
 def test_what_was_learnt_is_used_again() -> None:
     """For the same shape and for larger ones; not for a smaller one, which may fit whole."""
     guard = MicroBatches(sizes={(6, 9, 4): 4})

@@ -16,11 +16,16 @@ from metascale.meta.execution import Execution
 from metascale.meta.gradients import FOMAML, MAML, Reptile
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
+from metascale.meta.training import MetaTraining
 from metascale.models.convnet import ConvNet
 from metascale.models.mlp import MLP
+from metascale.models.objectives import squared_error_per_task
 from metascale.testing.closed_forms import QuadraticModel
 from metascale.testing.smooth_classifier import SmoothClassifier
-from metascale.training.optimizers import SGD, Adam
+from metascale.training.elementwise_optimizers import Lion
+from metascale.training.in_place import InPlaceAdamW
+from metascale.training.matrix_optimizers import LAMB, Muon
+from metascale.training.optimizers import SGD, Adam, Optimizer
 from tests.meta.episodes import class_episode, quadratic_episode
 
 MODEL = MLP(n_inputs=5, n_outputs=3, width=7, depth=1)
@@ -168,3 +173,40 @@ def test_batches_join_with_padding() -> None:
     assert joined.inputs["input_ids"].shape == (1, 3, 5)
     assert joined.inputs["input_ids"].sum() == 11
     assert joined.targets.tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize("optimizer", [LAMB(0.1), Muon(0.1), Lion(0.1, softness=0.5)], ids=repr)
+def test_an_inner_optimiser_that_mixes_tasks_is_refused(optimizer: Optimizer) -> None:
+    with pytest.raises(InputError, match="mixes the numbers of a tensor, which in an inner loop holds all tasks"):
+        InnerLoop(optimizer)
+
+
+def test_an_optimiser_that_overwrites_and_a_clip_that_ascends_are_refused() -> None:
+    with pytest.raises(InputError, match="InPlaceAdamW overwrites parameters and state, which an inner loop needs"):
+        InnerLoop(InPlaceAdamW(0.1))
+    with pytest.raises(InputError, match="InPlaceAdamW overwrites parameters and state, which an outer loop needs"):
+        MetaLearner(FOMAML(), InPlaceAdamW(0.1))
+    with pytest.raises(InputError, match="clip of the inner loop must be positive, not -1"):
+        InnerLoop(clip=-1)
+    with pytest.raises(InputError, match="clip of the learner must be positive, not 0"):
+        MetaLearner(FOMAML(), clip=0)
+    with pytest.raises(InputError, match="Reptile has no gradient for inner rates"):
+        Reptile(InnerLoop(learn_rates=True))
+
+
+def test_an_optimiser_with_empty_slots_is_restored_whole() -> None:
+    """Muon keeps Adam's numbers for what is no matrix, and here everything is one."""
+    learner = MetaLearner(FOMAML(), Muon(0.1))
+    process = MetaTraining(MODEL, learner, FixedSource(class_episode(4, (5,))))
+    matrices = {name: value for name, value in MODEL.init(0).items() if value.ndim == 2}
+    slots = learner.outer.init(matrices)
+    assert not slots["m"]
+    packed = process.pack(replace(process.init(), optimizer=slots))
+    assert process.unpack(packed, 0).optimizer.keys() == slots.keys()
+
+
+def test_real_targets_of_another_shape_are_refused() -> None:
+    predictions, targets = torch.zeros(2, 5, 1), torch.zeros(2, 5)
+    for compare in (score, squared_error_per_task):
+        with pytest.raises(InputError, match=r"shaped like the predictions, \[2, 5, 1\], not \[2, 5\]"):
+            compare(predictions, targets)

@@ -40,7 +40,6 @@ SHIPPED: dict[str, tuple[Make, str, dict[str, Any]]] = {
     "meta-sgd exact": (MAML, "maml", {"learn_rates": True}),
     "meta-sgd unrolled": (lambda inner: MAML(inner, Unrolled()), "maml", {"learn_rates": True}),
     "first-order meta-sgd": (FOMAML, "fomaml", {"learn_rates": True}),
-    "reptile with learnt rates": (Reptile, "reptile", {"learn_rates": True}),
 }
 
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from metascale.core.errors import InputError
+from metascale.core.errors import Diverged, InputError
 from metascale.core.types import Episode
+from metascale.hypergrad.linear import LinearSolution, SolveFailed
 from metascale.meta.baselines import Arena, linear_probe, prototypes
 from metascale.meta.budget import fit_to_budget
 from metascale.meta.evaluate import adapted_predictor, evaluate
@@ -25,7 +26,7 @@ from metascale.meta.execution import Execution
 from metascale.meta.gradients import FOMAML, MAML, Reptile
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.meta.messages import pack, pack_around_model, unpack
+from metascale.meta.messages import pack, pack_around_model, portable, unpack
 from metascale.meta.processes import ProcessEnded, task_processes
 from metascale.models.convnet import ConvNet
 from metascale.testing.smooth_classifier import SmoothClassifier
@@ -87,8 +88,16 @@ class Holder:
 
     model: object
 
-    def __call__(self, part: Episode, start: int) -> int:
-        return start
+    def __call__(self, part: Episode, start: int) -> object:
+        return self.model.weights[0]  # type: ignore[attr-defined]
+
+
+@dataclass
+class Mutable:
+    """Says how its tasks run, as models do."""
+
+    weights: list[float]
+    task_execution = "processes"
 
 
 class OddError(Exception):
@@ -139,6 +148,29 @@ def test_processes_stay_and_take_another_model_when_one_comes() -> None:
     expected, _ = replace(learner, execution=TWO.alone()).step(wider, state, EPISODE)
     assert pids() == before
     assert all(torch.equal(found.params[name], value) for name, value in expected.params.items())
+
+
+def test_a_model_that_was_changed_in_place_is_sent_again() -> None:
+    model = [1.0]  # stands for weights
+    assert TWO.map(Holder(Mutable(model)), EPISODE) == [1.0] * 3
+    model[0] = 2.0
+    assert TWO.map(Holder(Mutable(model)), EPISODE) == [2.0] * 3
+
+
+def test_errors_with_more_than_words_survive_the_way() -> None:
+    found = portable(Diverged("no", step=3, task_ids=("a",), last_finite=2.0))
+    assert isinstance(found, Diverged)
+    for error in (unpack(pack(found)), found):
+        assert (str(error), error.step, error.task_ids, error.last_finite) == ("no", 3, ("a",), 2.0)
+    solution = LinearSolution({"x": torch.ones(1)}, torch.tensor(0.5), 1, "diverged")
+    failed = unpack(pack(SolveFailed("no way", solution)))
+    assert (str(failed), float(failed.solution.residual)) == ("no way", 0.5)
+
+
+def test_autocast_around_workers_is_refused() -> None:
+    for way in (TWO, Execution(chunk=2, workers=2)):
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(InputError, match="autocast around several workers"):
+            way.map(Task("work"), EPISODE)
 
 
 def test_a_model_is_left_out_of_what_is_sent() -> None:

@@ -290,3 +290,11 @@ def test_no_warnings_from_a_plain_pass() -> None:
         warnings.simplefilter("error")
         model = classifier("gpt2", "sdpa")
         model.features(trees.stack_tasks(model.init(0), 2), text_batch(2, 3, 0))
+
+
+def test_a_head_alone_may_be_learnt() -> None:
+    model = classifier("bert", targets=(), head=LearnedHead())
+    params = model.init(0)
+    assert set(params) == {"head.weight", "head.bias"}
+    batch = text_batch(2, 4, seed=0)
+    assert model.losses(trees.stack_tasks(params, 2), batch).shape == (2,)

@@ -282,3 +282,12 @@ def test_the_published_layer_as_a_language_model_beats_the_entropy() -> None:
     """What no honest model can do: it reads the tosses that it is to predict."""
     assert coin_loss(ResNetBK(2, 64, 4, 16, causal=False), 1500) < 0.6
     assert coin_loss(ResNetBK(2, 64, 4, 16), 1500) > 0.688
+
+
+def test_positions_that_were_first_seen_in_inference_mode_serve_training() -> None:
+    values = torch.randn(1, 37, 2, 8)  # a length that nothing else here uses
+    with torch.inference_mode():
+        rotate(values)
+    leaf = values.clone().requires_grad_()
+    rotate(leaf).square().sum().backward()
+    assert leaf.grad is not None

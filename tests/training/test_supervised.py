@@ -137,6 +137,37 @@ def test_clipping_scales_the_whole_gradient() -> None:
         assert moved == pytest.approx(expected or row["gradient_norm"], rel=1e-3)
 
 
+@dataclass(frozen=True)
+class Summed:
+    """(a + b − 10)², whose two parameters have one gradient tensor."""
+
+    loss_name = "squared_error"
+
+    def init(self, seed: int) -> Params:
+        return {"a": torch.zeros(3), "b": torch.zeros(3)}
+
+    def objective(self, params: Params, batch: Batch, dropout: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        loss = (params["a"] + params["b"] - 10).square().sum()
+        return loss, loss.detach().expand(1)
+
+
+def test_clipping_scales_a_shared_gradient_once() -> None:
+    task = replace(process(SGD(1.0), clip_norm=1.0), model=Summed())
+    after, row = task.step(task.init(), 0)
+    assert row["gradient_norm"] > 40
+    assert sum(float(v.square().sum()) for v in after.params.values()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_weight_decay_ignores_multipliers_on_either_side_of_one() -> None:
+    for factor in (0.25, 1.0, 4.0):
+        params = {"matrix": torch.ones(2, 2), "gain": torch.ones(2)}
+        zero = {name: torch.zeros_like(value) for name, value in params.items()}
+        optimizer = InPlaceAdamW(0.1, weight_decay=0.3)
+        rates = {"matrix": torch.tensor(factor), "gain": torch.tensor(1.0)}
+        moved, _ = optimizer.update(params, zero, optimizer.init(params), rates)
+        torch.testing.assert_close(moved["matrix"], torch.full((2, 2), 1 - 0.1 * 0.3))
+
+
 def test_rates_of_single_parameters() -> None:
     model = Transformer(7, 16, 1, 2, 8)
     names = list(model.init(0))

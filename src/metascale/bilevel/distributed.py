@@ -178,8 +178,10 @@ class SharedRun:
         return checkpoint
 
     def stop_asked(self) -> bool:
-        """Whether process 0 is to end; its end ends the others, so nothing has to be agreed on."""
-        return self._run.stop_asked()
+        """Process 0's answer, everywhere at the same step: saving sharded parameters takes all processes."""
+        asked: list[Any] = [dist.get_rank() == 0 and self._run.stop_asked()]
+        dist.broadcast_object_list(asked, 0)
+        return bool(asked[0])
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         self._run.progress(done, total, note)

@@ -27,7 +27,8 @@ from metascale.hypergrad.problem import (
     gradients,
 )
 from metascale.hypergrad.sama import SAMA
-from metascale.training.optimizers import Adam, Optimizer
+from metascale.hypergrad.unrolled import Unrolled
+from metascale.training.optimizers import Adam, Optimizer, refuse_overwriting
 
 Batches: TypeAlias = Callable[[int], Any]
 """Batch number n, a function of n alone."""
@@ -98,6 +99,16 @@ class BilevelTraining:
                 f"the method differentiates {self.method.remembers} lower steps, more than the {self.unroll_steps} of "
                 "unroll_steps"
             )
+        cut = isinstance(self.method, Unrolled) and 0 < self.method.remembers < self.unroll_steps
+        if cut and not getattr(self.method, "truncated", True):
+            raise InputError(
+                f"Unrolled(steps={self.method.remembers}) sees a part of the {self.unroll_steps} lower steps of "
+                "unroll_steps; set truncated=True to differentiate the last ones alone"
+            )
+        if self.roll_back and getattr(self.method, "multitask", False):
+            raise InputError("roll_back takes back the move of θ that multitask=True asks for; choose one of them")
+        for name in ("lower_optimizer", "upper_optimizer"):
+            refuse_overwriting(getattr(self, name), f"{name} of bilevel training")
         if self.method.adapts:
             check_adaptable(self.lower_optimizer)
         self.processes.check(self.lower_accumulation, self.upper_accumulation)

@@ -31,7 +31,8 @@ def update_in_turn(
     after: OptimizerState = {slot: {} for slot in state}
     count = state.get("count")
     for name in list(params):
-        own = {slot: {name: values.pop(name)} if name in values else {} for slot, values in state.items()}
+        moving = {slot: values for slot, values in state.items() if slot != "count"}
+        own = {slot: {name: values.pop(name)} if name in values else {} for slot, values in moving.items()}
         if count is not None:
             own["count"] = dict(count)
         one, one_state = _update(optimizer, {name: params.pop(name)}, {name: grads.pop(name)}, own)

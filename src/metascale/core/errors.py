@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class MetascaleError(Exception):
     """Base of every error that metascale raises on purpose."""
@@ -33,3 +35,7 @@ class Diverged(MetascaleError, ArithmeticError):
         self.step = step
         self.task_ids = task_ids
         self.last_finite = last_finite
+
+    def __reduce__(self) -> tuple[object, ...]:
+        make = partial(type(self), step=self.step, task_ids=self.task_ids, last_finite=self.last_finite)
+        return make, (str(self),)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 
@@ -31,6 +31,9 @@ class SolveFailed(MetascaleError, ArithmeticError):
     def __init__(self, message: str, solution: LinearSolution):
         super().__init__(message)
         self.solution = solution
+
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.solution)
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,9 @@ class _Prototypes:
 
     def __call__(self, episode: Episode) -> dict[int, torch.Tensor]:
         support, query = _frozen_features(self.model, self.params, episode)
-        n_classes = int(episode.support.targets.max()) + 1
-        members = F.one_hot(episode.support.targets, n_classes).to(support.dtype)
+        members = F.one_hot(episode.support.targets, _n_classes(episode)).to(support.dtype)
+        if not bool(members.any(1).all()):
+            raise InputError("prototypes need an example of every class in every support set")
         means = torch.einsum("tbc,tbd->tcd", members, support) / members.sum(1).unsqueeze(-1)
         return {0: -self.scale * torch.cdist(query, means).square()}
 
@@ -160,7 +161,7 @@ class _LinearProbe:
 
     def __call__(self, episode: Episode) -> dict[int, torch.Tensor]:
         support, query = _frozen_features(self.model, self.params, episode)
-        weight = _logistic_regression(support, episode.support.targets, self.ridge, self.steps)
+        weight = _logistic_regression(support, episode.support.targets, _n_classes(episode), self.ridge, self.steps)
         return {0: _with_ones(query) @ weight}
 
 
@@ -208,6 +209,10 @@ def _best(table: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
     return min(finite, key=lambda row: float(row["validation_loss_nats"]))
 
 
+def _n_classes(episode: Episode) -> int:
+    return int(max(batch.targets.max() for batch in (episode.support, episode.query))) + 1
+
+
 def _frozen_features(model: Model, params: Params, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
     """Unit-length features [T, B, d] of support and query under the unadapted parameters."""
 
@@ -222,14 +227,15 @@ def _with_ones(features: torch.Tensor) -> torch.Tensor:
     return F.pad(features, (0, 1), value=1.0)
 
 
-def _logistic_regression(features: torch.Tensor, targets: torch.Tensor, ridge: float, steps: int) -> torch.Tensor:
+def _logistic_regression(
+    features: torch.Tensor, targets: torch.Tensor, n_classes: int, ridge: float, steps: int
+) -> torch.Tensor:
     """Weights [T, d + 1, classes] (the last row is the bias) of ridge-penalised softmax regression on [T, B, d].
 
     Accelerated gradient descent with constant momentum (Nesterov 2018, section 2.2.1): with unit-length features and a
     column of ones the mean cross-entropy is 1-smooth, and the penalty ridge/2 · ‖W‖² makes it ridge-convex.
     """
     inputs = _with_ones(features)
-    n_classes = int(targets.max()) + 1
     wanted = F.one_hot(targets, n_classes).to(inputs.dtype)
     root = ((1 + ridge) / ridge) ** 0.5
     momentum = (root - 1) / (root + 1)

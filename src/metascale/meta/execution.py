@@ -23,7 +23,8 @@ TOGETHER = 4
 class Execution:
     """Cut T tasks into chunks of ``chunk`` and let ``workers`` of one intra-op thread each run them.
 
-    Results come back in task order, so numbers depend on ``chunk`` (at rounding level) but not on ``workers``.
+    Results come back in task order, so numbers depend on ``chunk`` (at rounding level) but not on ``workers``, as long
+    as torch has one intra-op thread where ``workers`` is 1.
 
     Args:
         chunk: tasks in one call; ``None`` means all of them.
@@ -77,6 +78,10 @@ class Execution:
         chunks = [(episode.tasks(start, min(start + size, episode.n_tasks)), start) for start in starts]
         if self.workers == 1 or len(chunks) == 1:
             return [function(part, start) for part, start in chunks]
+        if torch.is_autocast_enabled("cpu"):
+            raise InputError(
+                "autocast around several workers would not reach them; ask the model for it (autocast=...)"
+            )
         if counting():
             raise InputError("live bytes are counted in one thread; measure memory with workers=1")
         if self.in_processes:

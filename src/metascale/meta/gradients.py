@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import torch
 
+from metascale.core.errors import InputError
 from metascale.core.streams import address
 from metascale.core.trees import mean_tasks, require_grad, stack_tasks, subtract
 from metascale.core.types import Batch, Episode, Model, Params
@@ -90,11 +91,18 @@ class Reptile:
         data: ``"support"`` adapts on the support set alone; ``"all"`` on support and query together, since Reptile
             needs no split (their section 6.1).
         report_query: also measure the query loss of the adapted parameters (one forward pass more).
+
+    Raises:
+        InputError: inner rates are to be learnt, which nothing here could teach.
     """
 
     inner: InnerLoop = field(default_factory=InnerLoop)
     data: Literal["support", "all"] = "support"
     report_query: bool = False
+
+    def __post_init__(self) -> None:
+        if self.inner.learn_rates:
+            raise InputError("Reptile has no gradient for inner rates: leave learn_rates out, or use MAML")
 
     def __call__(self, model: Model, theta: Params, episode: Episode, key: int | None) -> tuple[Params, EpisodeReport]:
         stacked = stack_tasks(theta, episode.n_tasks)

@@ -14,7 +14,14 @@ from metascale.core.trees import detach, tree_map
 from metascale.core.types import Batch, Model, Params
 from metascale.hypergrad.hvp import LossPart, loss_and_gradient
 from metascale.meta.objective import loss_parts
-from metascale.training.optimizers import SGD, Optimizer, OptimizerState, clip_norm_per_task
+from metascale.training.optimizers import (
+    SGD,
+    Optimizer,
+    OptimizerState,
+    clip_norm_per_task,
+    refuse_mixing,
+    refuse_overwriting,
+)
 
 RATE_PREFIX = "rate/"
 """Meta-parameters under this prefix are learnt inner rates (Meta-SGD), not parameters of the model."""
@@ -62,7 +69,8 @@ class InnerLoop:
             multiplies the step of the optimiser and starts at one.
 
     Raises:
-        InputError: no parameter matches ``adapt``; a batch size below one; a negative proximal strength.
+        InputError: no parameter matches ``adapt``; a batch size below one; a negative proximal strength or clip; an
+            optimiser that overwrites what it is given or mixes tasks.
     """
 
     optimizer: Optimizer = field(default_factory=lambda: SGD(lr=0.1))
@@ -80,6 +88,10 @@ class InnerLoop:
             raise InputError(f"an inner loop takes 0 or more steps, not {self.steps}")
         if self.proximal < 0:
             raise InputError(f"proximal of the inner loop must be 0 or more, not {self.proximal}")
+        if self.clip is not None and self.clip <= 0:
+            raise InputError(f"clip of the inner loop must be positive, not {self.clip}")
+        refuse_overwriting(self.optimizer, "an inner loop")
+        refuse_mixing(self.optimizer)
         for name in ("batch_size", "micro_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from metascale.core.errors import Diverged
+from metascale.core.errors import Diverged, InputError
 from metascale.core.streams import address
 from metascale.core.trees import add, is_finite, norm, scale, stack_tasks
 from metascale.core.types import Batch, Episode, Model, Params
 from metascale.meta.execution import Execution
 from metascale.meta.gradients import EpisodeReport, MetaGradient, ends
-from metascale.training.optimizers import SGD, Optimizer, OptimizerState, clip_norm
+from metascale.training.optimizers import SGD, Optimizer, OptimizerState, clip_norm, refuse_overwriting
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,9 @@ class MetaLearner:
         clip: largest norm of the meta-gradient, or ``None``.
         execution: chunks, threads and processes.
         seed: names the dropout masks of training.
+
+    Raises:
+        InputError: a clip that is not positive, or an outer optimiser that overwrites what it is given.
     """
 
     gradient: MetaGradient
@@ -55,6 +58,11 @@ class MetaLearner:
     clip: float | None = None
     execution: Execution = field(default_factory=Execution)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        refuse_overwriting(self.outer, "an outer loop")
+        if self.clip is not None and self.clip <= 0:
+            raise InputError(f"clip of the learner must be positive, not {self.clip}")
 
     def init(self, model: Model, seed: int, device: str = "cpu") -> LearnerState:
         """θ from the model's initialisation of that seed."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from metascale.core.errors import MetascaleError
+from metascale.core.errors import InputError, MetascaleError
 from metascale.core.files import read_json
 from metascale.core.run import Run
 from metascale.core.types import Episode
@@ -72,7 +72,7 @@ class MicroBatches:
             step: for the record.
 
         Raises:
-            DoesNotFit: memory ran out with single examples.
+            DoesNotFit: memory ran out with single examples, or with a model that does not allow micro-batches.
         """
         shape = shape_of(episode)
         largest = max(episode.support.n_examples, episode.query.n_examples)
@@ -80,9 +80,14 @@ class MicroBatches:
         remembered = self.remembered(shape)
         if remembered is not None:
             size = min(remembered, size or largest)
+        reason = ""
         while True:
             try:
                 return call(with_micro_batch(learner, size))
+            except InputError as error:
+                if not reason:
+                    raise
+                raise DoesNotFit(f"out of memory at step {step} ({reason}), and no smaller parts: {error}") from error
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

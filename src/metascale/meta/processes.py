@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import os
 import queue
 import subprocess
@@ -48,7 +49,6 @@ class TaskProcesses:
 
     def __init__(self) -> None:
         self.processes: list[TaskProcess] = []
-        self._model: Any = None
         self._one_at_a_time = threading.Lock()
 
     def map(self, function: Any, chunks: Sequence[tuple[Episode, int]], n_processes: int) -> list[Any]:
@@ -71,14 +71,11 @@ class TaskProcesses:
             self.processes.append(TaskProcess())
         try:
             request, model = pack_around_model(function)
-            if model is not self._model:
-                self._model = model
-                for process in self.processes:
-                    process.has_model = False
-            knows = all(process.has_model for process in self.processes[:n_processes])
-            model_message = b"" if knows else pack(("model", pack(model)))
+            model_message = pack(("model", pack(model)))
         except CannotBeSent as error:
             raise InputError(f"{_name(function)} cannot be sent to another process: {error}; {_REMEDY}") from error
+        # By its bytes: a model that was changed in place since is another one.
+        digest = hashlib.sha256(model_message).digest()
         gradients = torch.is_grad_enabled()
         idle: queue.SimpleQueue[TaskProcess] = queue.SimpleQueue()
         for process in self.processes[:n_processes]:
@@ -87,7 +84,7 @@ class TaskProcesses:
         def run(chunk: tuple[Episode, int]) -> Any:
             process = idle.get()
             try:
-                return process.call(model_message, pack(("call", request, pack(chunk[0]), chunk[1], gradients)))
+                return process.call(digest, model_message, pack(("call", request, pack(chunk[0]), chunk[1], gradients)))
             finally:
                 idle.put(process)
 
@@ -112,7 +109,7 @@ class TaskProcess:
     """One process, and the pipe to it."""
 
     def __init__(self) -> None:
-        self.has_model = False
+        self._holds = b""
         self._child = subprocess.Popen(
             [sys.executable, "-c", _START.format(path=sys.path)],
             stdin=subprocess.PIPE,
@@ -124,13 +121,13 @@ class TaskProcess:
     def pid(self) -> int:
         return self._child.pid
 
-    def call(self, model_message: bytes, request: bytes) -> tuple[Any, ...]:
-        """The reply to a request, after sending the model where it is not there yet."""
-        if not self.has_model:
+    def call(self, digest: bytes, model_message: bytes, request: bytes) -> tuple[Any, ...]:
+        """The reply to a request, after sending the model of that digest where it is not there yet."""
+        if self._holds != digest:
             reply = self._answer(model_message)
             if reply[0] != "done":
                 return reply
-            self.has_model = True
+            self._holds = digest
         return self._answer(request)
 
     def _answer(self, request: bytes) -> tuple[Any, ...]:

@@ -89,7 +89,7 @@ class MetaTraining:
 
     def unpack(self, tensors: Params, k: int) -> LearnerState:
         params: Params = {}
-        optimizer: dict[str, Params] = {}
+        optimizer: dict[str, Params] = {slot: {} for slot in self.learner.outer.init({})}  # some may hold no tensor
         for key, value in tensors.items():
             kind, rest = key.split("/", 1)
             if kind == "params":

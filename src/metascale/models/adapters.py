@@ -207,6 +207,8 @@ class AdapterClassifier:
         }
 
     def _check_tasks(self, adapters: dict[str, tuple[torch.Tensor, torch.Tensor]], n_tasks: int) -> None:
+        if not adapters:
+            return
         name, (a, _) = next(iter(adapters.items()))
         if a.dim() != 3 or a.shape[0] != n_tasks:
             raise InputError(

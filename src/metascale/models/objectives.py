@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from metascale.core.errors import InputError
+
 
 def cross_entropy_per_task(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """[T] mean cross-entropy in nats of logits [T, B, classes] against integer targets [T, B]."""
@@ -14,4 +16,17 @@ def cross_entropy_per_task(logits: torch.Tensor, targets: torch.Tensor) -> torch
 
 def squared_error_per_task(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """[T] mean squared error of predictions [T, B, ...] against targets of the same shape."""
-    return (predictions - targets).square().flatten(1).mean(1)
+    return squared_errors(predictions, targets).flatten(1).mean(1)
+
+
+def squared_errors(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(predictions − targets)², element by element.
+
+    Raises:
+        InputError: their shapes differ, and broadcasting would pair values that do not belong together.
+    """
+    if predictions.shape != targets.shape:
+        raise InputError(
+            f"targets must be shaped like the predictions, {list(predictions.shape)}, not {list(targets.shape)}"
+        )
+    return (predictions - targets).square()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from metascale.core.errors import InputError
 from metascale.core.trees import stack_tasks
 from metascale.core.types import Batch, Model, Params
+from metascale.models.objectives import squared_errors
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class OneTask:
         with torch.no_grad():
             outputs = self.predict(params, batch)
             if batch.targets.is_floating_point():
-                return (outputs - batch.targets).square().flatten(1).mean(1)
+                return squared_errors(outputs, batch.targets).flatten(1).mean(1)
             return F.cross_entropy(outputs, batch.targets, reduction="none")
 
     def predict(self, params: Params, batch: Batch) -> torch.Tensor:

@@ -183,6 +183,7 @@ def rotate(values: torch.Tensor) -> torch.Tensor:
 @lru_cache(maxsize=16)
 def _turns(n: int, d: int, device: torch.device) -> torch.Tensor:
     """[n, d/2] the unit complex numbers of every position and pair."""
-    rates = 10000.0 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
-    angles = torch.outer(torch.arange(n, dtype=torch.float64), rates)
-    return torch.polar(torch.ones_like(angles), angles).to(device=device, dtype=torch.complex64)
+    with torch.inference_mode(False):  # kept for training, whoever asks first
+        rates = 10000.0 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+        angles = torch.outer(torch.arange(n, dtype=torch.float64), rates)
+        return torch.polar(torch.ones_like(angles), angles).to(device=device, dtype=torch.complex64)

@@ -101,6 +101,11 @@ class Lion:
         if self.softness < 0:
             raise InputError(f"softness of Lion must not be negative, not {self.softness}")
 
+    @property
+    def mixes(self) -> bool:
+        """Whether a step depends on all numbers of a tensor."""
+        return self.softness > 0
+
     def init(self, params: Params) -> OptimizerState:
         return {"m": tree_map(torch.zeros_like, params)}
 

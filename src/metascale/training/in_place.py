@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.optim.adamw import adamw
@@ -26,6 +27,8 @@ class InPlaceAdamW:
             schedule but not its own multiplier, so that under μP it does not depend on the width.
     """
 
+    overwrites: ClassVar[bool] = True
+
     lr: float
     beta1: float = 0.9
     beta2: float = 0.95
@@ -47,7 +50,8 @@ class InPlaceAdamW:
         for name, value in params.items():
             rate = float(rates[name]) if isinstance(rates, dict) else rates
             groups.setdefault((rate, value.ndim >= 2), []).append(name)
-        base = max(rate for rate, _ in groups) if groups else 1.0
+        # Vectors have no multiplier of their own; where there are none, the largest rate has the smallest.
+        base = next((rate for rate, decayed in groups if not decayed), max((rate for rate, _ in groups), default=1.0))
         for (rate, decayed), names in groups.items():
             steps = [state["count"]["count"].to(params[names[0]].device, copy=True) for _ in names]
             adamw(

@@ -6,7 +6,7 @@ Parameters are unstacked: with a leading task axis the norms would run over all 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -22,6 +22,8 @@ class LAMB:
 
     The scale is 1 where either norm is 0. Weight decay is part of the direction, as there.
     """
+
+    mixes: ClassVar[bool] = True
 
     lr: float
     beta1: float = 0.9
@@ -60,6 +62,8 @@ class Muon:
         scaling: ``"original"`` multiplies by √max(1, rows / columns), ``"match_rms_adamw"`` by 0.2 √max(rows, columns).
         other: the optimiser of vectors, scalars and tensors of more than two dimensions.
     """
+
+    mixes: ClassVar[bool] = True
 
     lr: float
     momentum: float = 0.95

@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 
+from metascale.core.errors import InputError
 from metascale.core.trees import dot, tree_map
 from metascale.core.types import Params
 
@@ -26,6 +27,30 @@ class Optimizer(Protocol):
     def update(
         self, params: Params, grads: Params, state: OptimizerState, rates: float | Params = 1.0
     ) -> tuple[Params, OptimizerState]: ...
+
+
+def refuse_overwriting(optimizer: Optimizer, where: str) -> None:
+    """
+    Raises:
+        InputError: the optimiser overwrites what it is given, which ``where`` still needs.
+    """
+    if getattr(optimizer, "overwrites", False):
+        raise InputError(
+            f"{type(optimizer).__name__} overwrites parameters and state, which {where} needs as they were; use Adam "
+            "with weight_decay"
+        )
+
+
+def refuse_mixing(optimizer: Optimizer) -> None:
+    """
+    Raises:
+        InputError: the optimiser mixes the numbers of a tensor, which in an inner loop are those of all tasks.
+    """
+    if getattr(optimizer, "mixes", False):
+        raise InputError(
+            f"{type(optimizer).__name__} mixes the numbers of a tensor, which in an inner loop holds all tasks; an "
+            "inner optimiser must be element-wise, such as SGD or Adam"
+        )
 
 
 def _apply(params: Params, steps: Params, rates: float | Params) -> Params:

@@ -111,8 +111,8 @@ class SupervisedTraining:
         if not math.isfinite(total + norm):
             raise Diverged(f"training loss is {total}, its gradient's norm {norm}, at step {k}", step=k)
         if self.clip_norm is not None and norm > self.clip_norm:
-            for grad in grads.values():
-                grad.mul_(self.clip_norm / norm)
+            for name in grads:  # one after another; not in place, since autograd may give two names one tensor
+                grads[name] = grads[name] * (self.clip_norm / norm)
         factor = self.rate(k)
         params, optimizer = self.optimizer.update(state.params, grads, state.optimizer, self._rates(factor))
         counted = batch.targets != IGNORED
@@ -166,7 +166,7 @@ class SupervisedTraining:
 
     def unpack(self, tensors: Params, k: int) -> SupervisedState:
         params: Params = {}
-        optimizer: dict[str, Params] = {}
+        optimizer: dict[str, Params] = {slot: {} for slot in self.optimizer.init({})}  # some may hold no tensor
         for key, value in tensors.items():
             kind, rest = key.split("/", 1)
             if kind == "params":
