@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -115,6 +116,25 @@ BAD = {
     "address": (("run", "digits", "--out", "X", "--address", "h:1"), "--address goes with --executor ray"),
     "partition": (("run", "digits", "--out", "X", "--partition", "gpu"), "--partition goes with --executor slurm"),
     "gpus": (("run", "digits", "--out", "X", "--gpus-per-trial", "1"), "name --devices"),
+    "no such device": (
+        ("run", "digits", "--out", "X", "--devices", "gpu0", "--dry-run"),
+        "--devices has 'gpu0'; a device is cpu, mps, cuda or cuda:NUMBER",
+    ),
+    "device of a cluster": (
+        ("run", "digits", "--out", "X", "--executor", "slurm", "--devices", "cuda:0"),
+        "slurm needs --gpus-per-trial instead",
+    ),
+    "serial workers": (
+        ("run", "digits", "--out", "X", "--executor", "serial", "--workers", "4"),
+        "it cannot go with --workers 4",
+    ),
+    "serial hang": (
+        ("run", "digits", "--out", "X", "--executor", "serial", "--hang-after", "9"),
+        "--hang-after goes with --executor processes or ray or slurm, not serial",
+    ),
+    "cpus": (("run", "digits", "--out", "X", "--cpus-per-trial", "2"), "--cpus-per-trial goes with --executor ray"),
+    "time limit": (("run", "digits", "--out", "X", "--time-limit-min", "9"), "goes with --executor slurm"),
+    "resumed elsewhere": (("resume", "nowhere", "--cpus-per-trial", "2"), "goes with --executor ray or slurm"),
     "devices": (("run", "digits", "--out", "X", "--devices", "cpu,"), "--devices is a list such as cpu"),
     "no study": (("status", "nowhere"), "nowhere"),
     "nothing to watch": (("watch", "nowhere"), "nowhere is not a study folder"),
@@ -139,6 +159,70 @@ def test_bad_input_gets_one_sentence_and_exit_status_2(case: str, tmp_path: Path
     assert message in said
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "study").exists()
+
+
+TABLE = "n_tasks,loss\n" + "".join(f"{n},{0.5 + 2 * n**-0.4}\n" for n in (2, 5, 10, 20, 50, 100))
+WRITERS = {
+    "run": ("run", "digits", "--executor", "serial", "--seeds", "0"),
+    "fit": ("fit", "TABLE"),
+    "forecast": ("forecast", "TABLE", "--to", "1000"),
+    "backtest": ("backtest", "TABLE"),
+    "optimum": ("optimum", "TABLE", "--compute", "1e20"),
+    "coordinate-check": ("coordinate-check", "mlp"),
+}
+
+
+@pytest.mark.parametrize("command", WRITERS)
+@pytest.mark.parametrize("out", ["FILE", "FILE/x", "/proc/x/y"])
+def test_a_folder_that_cannot_be_made_is_refused_before_work_starts(
+    command: str, out: str, tmp_path: Path, call: Call
+) -> None:
+    (tmp_path / "FILE").write_text("mine")
+    (tmp_path / "table.csv").write_text(TABLE)
+    arguments = [str(tmp_path / "table.csv") if item == "TABLE" else item for item in WRITERS[command]]
+    code, printed, said = call(*arguments, "--out", str(tmp_path / out))
+    assert (code, printed) == (2, "")
+    assert f"--out {tmp_path / out} cannot be made: " in said
+    assert len(said.strip().splitlines()) == 1
+    assert (tmp_path / "FILE").read_text() == "mine"
+
+
+def test_a_folder_that_may_not_be_written_is_refused(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "table.csv").write_text(TABLE)
+    monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)  # root may write everywhere
+    code, _, said = call("forecast", str(tmp_path / "table.csv"), "--to", "1000", "--out", str(tmp_path))
+    assert (code, f"--out {tmp_path} cannot be written: Permission denied" in said) == (2, True), said
+    code, _, said = call("report", str(tmp_path))
+    assert (code, f"the study's folder {tmp_path} cannot be written: Permission denied" in said) == (2, True), said
+
+
+def test_a_refused_command_leaves_no_empty_folder(tmp_path: Path, call: Call) -> None:
+    (tmp_path / "table.csv").write_text(TABLE)
+    code, _, said = call("fit", str(tmp_path / "table.csv"), "--law", "parabola", "--out", str(tmp_path / "a" / "b"))
+    assert (code, "is unknown" in said) == (2, True), said
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(28, "No space left on device", "a.csv"), "metascale: a.csv: No space left on device"),
+        (sqlite3.OperationalError("database is locked"), "metascale: OperationalError: database is locked"),
+        (TimeoutError("no\nanswer"), "metascale: TimeoutError: no answer"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_sentence_and_exit_status_1(
+    error: Exception, sentence: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metascale.recipes import machine
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(machine, "describe_machine", fail)
+    assert call("doctor") == (1, "", sentence + "\n")
 
 
 def test_a_missing_option_is_a_usage_error() -> None:

@@ -6,12 +6,16 @@ import csv
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from metascale import cli_study
 from metascale.core.files import read_json
 from metascale.study import Study, read_study, run_study
+from metascale.study.definition import load_definition, save_definition
+from metascale.study.tuning_run import run_tuned_study
 from tests.study import runner_process
 from tests.study.folders import TRIALS, tiny_study
 from tests.test_cli import Call, call  # noqa: F401
@@ -60,6 +64,32 @@ def test_watch_leaves_when_every_trial_has_ended(whole: Path, call: Call) -> Non
     code, said, _ = call("watch", str(whole))
     assert code == 0
     assert "12 finished" in said or "n_tasks=2-seed=0" in said
+
+
+def test_watch_stays_from_a_search_to_the_end_of_the_trials_after_it(
+    tmp_path: Path,
+    call: Call,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    search = {"space": {"rate": {"log": [1e-4, 1.0]}}, "trials": 6, "prune": False}
+    run_tuned_study(
+        Study("bowl", "tests.study.tuning_trials:bowl", {"rate": 0.5, "tune": search}, {}, (0, 1)), tmp_path
+    )
+    whole = load_definition(tmp_path)
+    first_round = replace(whole, trials=tuple(one for one in whole.trials if one.kind == "tuning")[:4])
+    assert len(whole.trials) == 8
+    save_definition(tmp_path, first_round)
+    slept = []
+
+    def goes_on(seconds: float) -> None:
+        """The runner adds the second round, and then the trials of the axes."""
+        slept.append(seconds)
+        save_definition(tmp_path, replace(whole, trials=whole.trials if len(slept) > 1 else first_round.trials))
+
+    monkeypatch.setattr(cli_study.time, "sleep", goes_on)
+    code, said, _ = call("watch", str(tmp_path), "--no-law")
+    assert (code, len(slept)) == (0, 2)
+    assert "8/8 trials ended" in said
 
 
 def test_verify_names_what_is_damaged_with_exit_status_1(folder: Path, call: Call) -> None:  # noqa: F811

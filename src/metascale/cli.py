@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
+import sqlite3
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +21,73 @@ from metascale.cli_data import DataDir
 from metascale.cli_run import print_conclusion, use_data_dir
 from metascale.cli_study import Folder
 from metascale.core.errors import InputError, MetascaleError, MissingDependency
+from metascale.core.files import sync_folder
+
+
+@contextlib.contextmanager
+def out_folder(folder: Path | None) -> Iterator[None]:
+    """Make the folder of ``--out`` (``None``: there is none); a command that is then refused leaves no empty folder.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    if folder is None:
+        yield
+        return
+    made = _make(folder)
+    require_writable(folder, "--out")
+    try:
+        yield
+    except MetascaleError:
+        _remove_empty(made)
+        raise
+
+
+def into_folder(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with the folder of its option --out made first, so that a path that cannot be is refused at once."""
+
+    @functools.wraps(command)
+    def checked(**given: Any) -> None:
+        folder = given.get("out_dir", given.get("out"))
+        with out_folder(None if given.get("dry_run") else folder):
+            command(**given)
+
+    return checked
+
+
+def require_writable(folder: Path, name: str) -> None:
+    """Refuse a folder in which this user cannot make files.
+
+    Raises:
+        InputError: so it is.
+    """
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{name} {folder} cannot be written: Permission denied")
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and its parents, each name durable; those that were missing, outermost first."""
+    missing: list[Path] = []
+    try:
+        above = folder
+        while not above.exists() and above != above.parent:
+            missing.insert(0, above)
+            above = above.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            sync_folder(made.parent)
+    except OSError as error:
+        _remove_empty(missing)
+        raise InputError(f"--out {folder} cannot be made: {error.strerror}") from error
+    return missing
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove folders in which nothing is, innermost first."""
+    for folder in reversed(made):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
 
 app = typer.Typer(
     name="metascale",
@@ -25,9 +97,9 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app, name="data")
 for command in (cli_laws.fit, cli_laws.forecast, cli_laws.backtest, cli_laws.optimum):
-    app.command()(command)
+    app.command()(into_folder(command))
 for study_command in (
-    cli_run.run,
+    into_folder(cli_run.run),
     cli_run.resume,
     cli_study.status,
     cli_study.watch,
@@ -36,7 +108,7 @@ for study_command in (
     cli_study.stop,
     cli_study.export,
     cli_study.push,
-    cli_models.coordinate_check,
+    into_folder(cli_models.coordinate_check),
 ):
     app.command()(study_command)
 out = Console()
@@ -44,7 +116,10 @@ err = Console(stderr=True)
 
 
 def main() -> None:
-    """Run the command line; what the caller got wrong ends with one sentence and exit status 2."""
+    """Run the command line; what the caller got wrong ends with one sentence and exit status 2.
+
+    So does what this machine refused (a disk, a database that is locked), with exit status 1.
+    """
     try:
         app()
     except (InputError, MissingDependency) as error:
@@ -53,8 +128,20 @@ def main() -> None:
     except MetascaleError as error:
         err.print(Text(f"metascale: {error}"), style="red", soft_wrap=True)
         sys.exit(1)
+    except BrokenPipeError:
+        raise
+    except (OSError, sqlite3.OperationalError) as error:
+        err.print(Text(f"metascale: {_sentence(error)}"), style="red", soft_wrap=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _sentence(error: OSError | sqlite3.OperationalError) -> str:
+    """What went wrong, on one line, with the file where the system named one."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @app.command()
@@ -74,6 +161,8 @@ def report(folder: Folder) -> None:
     """Fit the law again and write the tables, plots and report.html of a study."""
     from metascale.recipes.conclude import conclude
 
+    if folder.is_dir():
+        require_writable(folder, "the study's folder")
     print_conclusion(conclude(folder))
 
 

@@ -42,6 +42,8 @@ Replicate = Annotated[str | None, typer.Option("--replicate", help="column that 
 Group = Annotated[str | None, typer.Option("--group", help="column of groups, each on its own (default: method)")]
 Out = Annotated[Path | None, typer.Option("--out", help="folder for the results as JSON, CSV, PNG and HTML")]
 Seed = Annotated[int, typer.Option("--seed", help="seed of the bootstrap")]
+_LONGEST_NAME = 50  # letters of a group's name in its folder's; up to four bytes each
+_COMPARED = ("auto", "power", "power_irreducible")  # what --law may be where groups are compared
 
 
 def fit(
@@ -67,6 +69,7 @@ def fit(
     """Fit a scaling law to a table: parameters with intervals, error, backtest, verdict."""
     from metascale.laws.table import guess_loss
 
+    _require_scales(x2, x3, {"--group": group, "--replicate": replicate, "--weights": weights})
     whole = read(table)
     options = {
         "law": law, "level": level, "n_bootstrap": n_bootstrap, "seed": seed, "objective": _objective(objective),
@@ -114,7 +117,7 @@ def forecast(
         found = predict(at=[*steps, to], level=level, **data)
         print_forecast(found, part.table.notes, name)
         if out is not None:
-            write_forecast(found, _folder(out, name))
+            write_forecast(found, _folder(out, None if named is None else name))
     _say_notes((*pooled_notes(columns.table, {columns.seed, named}), *mixed_scale_notes(columns)))
 
 
@@ -136,7 +139,7 @@ def backtest(
         found = run_backtest(level=level, **part.data)
         print_backtest(found, part.table.notes, name)
         if out is not None:
-            write_backtest(found, _folder(out, name))
+            write_backtest(found, _folder(out, None if named is None else name))
     _say_notes((*pooled_notes(columns.table, {columns.seed, named}), *mixed_scale_notes(columns)))
 
 
@@ -186,14 +189,35 @@ def _objective(name: str) -> Any:
     return allowed[name]
 
 
+def _require_scales(x2: str | None, x3: str | None, one_scale: dict[str, str | None]) -> None:
+    """Refuse options that a fit in so many scales does not use."""
+    from metascale.core.errors import InputError
+
+    if x2 is None and x3 is not None:
+        raise InputError("--x3 is the third scale, the unique tokens: it needs --x2, the second, as well")
+    given = [name for name, value in one_scale.items() if value is not None]
+    if x2 is not None and given:
+        raise InputError(f"{', '.join(given)} cannot go with --x2: a fit in two or three scales reads every row alike")
+
+
 def _say_notes(notes: tuple[str, ...]) -> None:
     for note in notes:
         say_wrapped(f"note: {note}")
 
 
-def _folder(out: Path, group: str) -> Path:
-    """Where a group's files go: a folder of its own below ``out``."""
-    return out / "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in group) if group else out
+def _folder(out: Path, group: str | None) -> Path:
+    """Where a group's files go: a folder of its own below ``out``, which is meant where nothing is grouped.
+
+    A name that is no plain folder name is cleaned, and gets a hash that keeps it apart from the others.
+    """
+    from metascale.core.canonical import content_id
+
+    if group is None:
+        return out
+    clean = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in group)[:_LONGEST_NAME]
+    if clean == group and clean.strip("."):
+        return out / clean
+    return out / f"{clean.strip('.') or 'group'}-{content_id(group, 8)}"
 
 
 def _analysis(columns: Columns, options: dict[str, Any]) -> Analysis:
@@ -208,15 +232,23 @@ def _analysis(columns: Columns, options: dict[str, Any]) -> Analysis:
     )  # fmt: skip
 
 
-def _compare_groups(columns: Columns, group: str, options: dict[str, Any]) -> dict[str, Any]:
+def _compare_groups(columns: Columns, group: str, options: dict[str, Any]) -> dict[str, Any] | None:
+    """The exponents of the groups side by side; ``None``, and said, for a law that has no such comparison."""
     from metascale.laws.grouped import grouped
 
+    law = options["law"]
+    if law not in _COMPARED:
+        _say_notes((f"the groups are not compared: only --law {', '.join(_COMPARED)} can be, not {law}",))
+        return None
     labels = [str(cell) for cell in columns.table.column(group)]
-    law = options["law"] if options["law"] in ("power", "power_irreducible") else "power"
     found = grouped(
-        group=labels, law=law, level=options["level"], seed=options["seed"], **columns.data
+        group=labels, law="power" if law == "auto" else law, level=options["level"], seed=options["seed"],
+        **columns.data,
     )  # fmt: skip
     say_wrapped(found.summary())
+    named = "power (--law auto)" if law == "auto" else law
+    _say_notes((f"groups are compared with the law {named} by least squares; --objective and --weights change only the "
+                "fits above",))  # fmt: skip
     return found.to_json()
 
 

@@ -145,9 +145,7 @@ class _Standing:
     """What `status` and `watch` show; the law is fitted again only when another trial has finished."""
 
     def __init__(self, folder: Path, with_law: bool) -> None:
-        from metascale.study.reading import read_study
-
-        self._view = read_study(folder)
+        self._folder = folder
         self._with_law = with_law
         self._n_finished = -1
         self._laws: dict[str, Any] = {}
@@ -158,10 +156,12 @@ class _Standing:
         self.look()
 
     def look(self) -> None:
-        """See how the study stands now."""
+        """See how the study stands now; its trials as well, which a search adds to."""
+        from metascale.study.reading import read_study
         from metascale.study.status import study_status
         from metascale.study.status_facts import disk_of
 
+        self._view = read_study(self._folder)
         try:
             self._status = study_status(self._view)
         except sqlite3.OperationalError:
@@ -176,7 +176,12 @@ class _Standing:
 
     @property
     def is_done(self) -> bool:
-        """Whether every trial has ended."""
+        """Whether every trial has ended. After a search come the trials of the axes, which are not listed before."""
+        from metascale.study.tuning import KIND, search_of
+
+        study, runs = self._view.study, self._view.runs
+        if search_of(study) is not None and all(run.trial.kind == KIND for run in runs):
+            return False
         return bool(self._status.counts["pending"] + self._status.counts["running"] == 0)
 
     def _fit(self) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from metascale.core.errors import InputError
 from metascale.laws import LeastSquares, analyse, fit
+from metascale.laws.verdict import _shared_errors
 
 SCALES = np.repeat([2.0, 5, 10, 20, 50, 100, 200], 3)
 SEEDS = np.tile([0, 1, 2], 7)
@@ -169,3 +171,12 @@ def test_a_share_rises_with_scale():
     assert found.verdict.startswith("accuracy rises with x: its odds go as x to the power 0.4975")
     with pytest.raises(InputError, match="between 0 and 1"):
         analyse(SCALES, 100 * share, law="logistic")
+
+
+def test_backtests_are_compared_over_the_cuts_that_both_families_have() -> None:
+    """More parameters skip the hardest cut; without it they would look better than they are."""
+    two = SimpleNamespace(cut_errors=(0.04, 0.0401, 0.1428))
+    three = SimpleNamespace(cut_errors=(0.0329, 0.0767, None))
+    mine, other = _shared_errors(three, two)  # type: ignore[arg-type,misc]
+    assert (mine, other) == (pytest.approx(0.0548), pytest.approx(0.04005))
+    assert _shared_errors(three, SimpleNamespace(cut_errors=(None, None, 0.1))) is None  # type: ignore[arg-type]

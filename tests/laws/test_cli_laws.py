@@ -145,6 +145,43 @@ def test_methods_are_forecast_apart(app, two_methods, tmp_path):
     assert found[0] != found[1]
 
 
+def test_every_group_has_a_folder_of_its_own_below_the_one_named(app, tmp_path):
+    groups = ["maml+", "maml*", "maml_", "..", ".", " ", "", "a/b", "x" * 300, "x" * 301, "/etc"]
+    folders = [cli_laws._folder(tmp_path, group) for group in groups]
+    assert len(set(folders)) == len(groups)
+    for folder in folders:
+        assert folder.resolve().parent == tmp_path.resolve()
+        folder.mkdir()
+    assert cli_laws._folder(tmp_path, "maml_") == tmp_path / "maml_"
+    assert cli_laws._folder(tmp_path, None) == tmp_path
+    path = study(tmp_path / "near.csv", (("maml+", 2.0), ("maml*", 1.8)))
+    run(app, "forecast", path, "--to", 400, "--out", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("maml_-*/forecast.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--x2", "tokens", "--group", "params"),
+        ("--x2", "tokens", "--replicate", "params"),
+        ("--x2", "tokens", "--weights", "replicate"),
+        ("--x3", "tokens"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(app, tmp_path, options):
+    path = surface(tmp_path, ("params", "tokens", "loss"))
+    with pytest.raises(InputError, match=rf"^{options[-2]}"):
+        run(app, "fit", path, "--x", "params", *options)
+
+
+def test_groups_are_compared_with_the_law_that_was_named_or_not_at_all(app, two_methods, tmp_path):
+    text = run(app, "fit", two_methods, "--law", "m4", "--bootstrap", 20, "--out", tmp_path)
+    assert "the groups are not compared: only --law auto, power, power_irreducible can be, not m4" in text
+    assert json.loads((tmp_path / "fit.json").read_text())["comparison"] is None
+    text = run(app, "fit", two_methods, "--bootstrap", 20)
+    assert "groups are compared with the law power (--law auto) by least squares" in text
+
+
 def test_two_scales_give_a_frontier_to_read_and_to_see(app, tmp_path):
     path = surface(tmp_path, ("params", "compute_flops", "loss"))
     text = run(app, "fit", path, "--x", "params", "--x2", "compute_flops", "--bootstrap", 50, "--out", tmp_path)

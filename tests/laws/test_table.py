@@ -65,10 +65,10 @@ def test_a_typo_gets_the_nearest_name():
 def test_a_study_leaves_out_baselines_and_unfinished_rows():
     table = Table(
         {
-            "n_tasks": ["2", "5", "0", "9"],
-            "kind": ["learner", "learner", "baseline", "learner"],
-            "status": ["finished", "finished", "finished", "failed"],
-            "test_loss_nats": ["1", "2", "3", ""],
+            "n_tasks": ["2", "5", "0", "9", "5", "5"],
+            "kind": ["learner", "learner", "baseline", "learner", "tuning", "superseded"],
+            "status": ["finished", "finished", "finished", "failed", "finished", "finished"],
+            "test_loss_nats": ["1", "2", "3", "", "", "7"],
         },
         "results.csv",
     )
@@ -76,7 +76,7 @@ def test_a_study_leaves_out_baselines_and_unfinished_rows():
     assert list(kept.column("n_tasks")) == ["2", "5"]
     assert len(kept.notes) == 2
     with pytest.raises(InputError, match="no finished row"):
-        usable_rows(table.rows(np.array([False, False, True, False])))
+        usable_rows(table.rows(np.array([False, False, True, False, True, True])))
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,11 @@ def test_every_score_of_data_pruning_keeps_its_share(method: str) -> None:
     assert row["kept_wrong_labels"] == pytest.approx(0.2, abs=0.06) or method != "random"
 
 
+def test_fewer_examples_than_a_batch_are_refused_instead_of_rounded_up() -> None:
+    with pytest.raises(InputError, match=r"keep=0.01 of 400 examples leaves 4, fewer than a batch of"):
+        run_trial("data_pruning", method="random", keep=0.01, **PRUNING)
+
+
 def test_small_losses_and_the_learnt_scorer_leave_wrong_labels_out_and_beat_chance() -> None:
     """At 20 % planted label noise; large losses, in contrast, collect the wrong labels."""
     pytest.importorskip("sklearn")

@@ -16,7 +16,7 @@ from metascale.report.curves import (
     extremes,
     learning_curves_data,
 )
-from metascale.report.data import accuracy_data, law_data
+from metascale.report.data import Point, ScaleMean, ScaleTable, accuracy_data, law_data
 from metascale.report.frame import round_ticks, spread
 from metascale.report.plots import plot_accuracy, plot_baselines, plot_law
 from metascale.report.run_plots import plot_adaptation, plot_learning_curves
@@ -229,3 +229,19 @@ def test_svg_has_prefixed_ids_variables_and_read_outs(study_folder: Path) -> Non
     assert "var(--ink, #1b2530)" in svg
     assert "<title>Reptile, N\u00a0=\u00a02, seed 0: " in svg
     assert "http" not in svg
+
+
+def test_a_loss_of_zero_makes_the_axis_linear() -> None:
+    curves = [LearningCurve("maml", None, 0, True, (1, 2, 3), (0.5, 0.1, 0.0), 3.0)]
+    ax = plot_learning_curves(LearningTable(tuple(curves), "n", "training loss (nats)", 1.0, "step"), new_axes())
+    assert (ax.get_yscale(), ax.get_ylabel()) == ("linear", "training loss (nats)")
+    assert ax.get_ylim()[0] < 0 < ax.get_ylim()[1]
+
+
+def test_a_title_of_several_series_names_them_all() -> None:
+    values = {("a", 1.0): 0.3, ("a", 8.0): 0.33, ("b", 1.0): 0.9, ("b", 8.0): 0.95}
+    means = tuple(ScaleMean(series, x, 1, value, None, None) for (series, x), value in values.items())
+    points = tuple(Point(mean.series, mean.x, 0, mean.mean, None, "t") for mean in means)
+    table = ScaleTable("x", "x", "test accuracy", "", ("a", "b"), points, means, ())
+    ax = plot_accuracy(table, new_axes())
+    assert "a 30.0 % to 33.0 %; b 90.0 % to 95.0 %" in " ".join(ax.get_title(loc="left").split())

@@ -3,15 +3,21 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
+import subprocess
+import sys
 import time
 
+import psutil
 import pytest
 
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.run import Checkpoint
 from metascale.study import RunStore, Study, read_study, run_study
+from metascale.study import owner as owner_module
 from metascale.study.owner import is_alive, new_owner
 from metascale.study.reading import run_folder
+from metascale.study.status import study_status
 from metascale.study.store import rebuild_index
 from metascale.study.stored_run import StoredRun
 from tests.study.folders import final_files, tiny_study
@@ -165,6 +171,27 @@ def test_owners_are_told_apart():
     assert is_alive("another/machine:1:1:abc") is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the start is only known by the wall clock")
+def test_an_owner_lives_on_when_the_wall_clock_is_set(monkeypatch):
+    owner = new_owner()
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: 5.0)
+    assert is_alive(owner) is True
+
+
+@pytest.mark.parametrize("platform", [sys.platform, "darwin"])
+def test_a_process_that_ended_is_no_owner_before_it_is_waited_for(monkeypatch, platform):
+    machine, _, _, chance = new_owner().rsplit(":", 3)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        monkeypatch.setattr(sys, "platform", platform)
+        name = f"{machine}:{process.pid}:{owner_module._started(process.pid)}:{chance}"
+        assert is_alive(name) is True
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert is_alive(name) is False
+        monkeypatch.undo()
+    assert is_alive(name) is False
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_result_that_the_index_missed_is_adopted_not_run_again(tmp_path, keep):
     run_study(tiny_study(), tmp_path / "whole", keep_checkpoints=keep)
@@ -221,6 +248,19 @@ def test_rebuilding_leaves_running_trials_to_their_runner(tmp_path):
     assert store.index.renew(owner, 60.0) == 1
     store.release(trial, claim)
     assert store.index.row(trial.id).status == "pending"
+
+
+def test_rebuilding_keeps_when_a_running_attempt_started(tmp_path):
+    store = RunStore.create(tmp_path, tiny_study())
+    trial = store.trials[0]
+    run = StoredRun(run_folder(tmp_path, trial), store.claim(trial, new_owner()))
+    store.reindex()
+    assert study_status(tmp_path).trials[0].wall_s == 0.0, "claimed, and not started yet"
+    run.begin(device="cpu")
+    store.reindex()
+    (started,) = store.run_view(trial).history()
+    assert store.index.row(trial.id).started_at == started["at"]
+    assert study_status(tmp_path).trials[0].wall_s < 1e6
 
 
 def test_a_deleted_run_is_run_again(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 
 from metascale.core.errors import InputError
 from metascale.study import Study, read_study, results_table
-from metascale.study.tuning import Search, Tuned, thresholds_of, tuned_points
+from metascale.study.events import Event, StudyOutcome
+from metascale.study.stopping import ask_to_stop
+from metascale.study.tuning import Search, Tuned, search_of, search_trial, thresholds_of, tuned_points
 from metascale.study.tuning_rule import values_at
 from metascale.study.tuning_run import n_search_trials, run_any_study, run_tuned_study
 from metascale.study.tuning_suggest import Tried
@@ -55,6 +58,44 @@ def test_a_search_finds_the_bottom_of_a_quadratic(tmp_path: Path) -> None:
 def test_the_first_value_tried_is_the_default(tmp_path: Path) -> None:
     run_tuned_study(study({"trials": 2}), tmp_path / "study")
     assert found(tmp_path / "study")[0].tried[0].values == {"rate": 0.5}
+
+
+def test_the_first_value_tried_is_the_default_of_a_dotted_key_too(tmp_path: Path) -> None:
+    space = {"opt.lr": {"log": [1e-4, 1.0]}}
+    run_tuned_study(study({"trials": 2, "space": space}, function="nested", opt={"lr": 0.5}), tmp_path / "study")
+    assert found(tmp_path / "study")[0].tried[0].values == {"opt.lr": 0.5}
+
+
+@pytest.mark.parametrize("value", ["/a/long/path" * 30, "two\nlines", {"path": "../x", "n": 1}, ["a b", "*"]])
+def test_labels_of_a_search_are_file_names(value: Any) -> None:
+    tuning = study({}, {"arm": [value, "b"]})
+    search = search_of(tuning)
+    assert search is not None
+    label = search_trial(tuning, search, {"arm": value}, [], 3, {"rate": 0.1}).label
+    assert re.fullmatch(r"tuning-arm=[A-Za-z0-9._=+-]{1,76}-003", label)
+
+
+@pytest.mark.parametrize("trials", [8, 2], ids=["two rounds", "the search and the trials of the axes"])
+def test_a_stop_between_two_parts_of_the_command_ends_the_next(tmp_path: Path, trials: int) -> None:
+    class Asks:
+        n_ends = 0
+
+        def begin(self, folder: Path, total: int, done: int) -> None:
+            pass
+
+        def event(self, event: Event) -> None:
+            pass
+
+        def end(self, outcome: StudyOutcome | None) -> None:
+            self.n_ends += 1
+            if self.n_ends == 1:
+                ask_to_stop(tmp_path / "study", "finish")
+
+    tuning = study({"trials": trials, "together": 2})
+    outcome = run_tuned_study(tuning, tmp_path / "study", reporter=Asks())
+    assert (outcome.stopped, outcome.pending, outcome.ran) == (True, 2, 2)
+    again = run_tuned_study(tuning, tmp_path / "study")
+    assert (again.stopped, again.pending, again.finished) == (False, 0, trials + 2), "an old request is not for it"
 
 
 def test_every_point_of_the_axes_is_searched_apart(tmp_path: Path) -> None:
@@ -237,6 +278,19 @@ def test_more_axis_values_extend_a_tuned_study(tmp_path: Path) -> None:
     assert [one.point["width"] for one in found(tmp_path / "study")] == [1, 9]
 
 
+def test_what_a_later_search_replaced_is_in_no_fit(tmp_path: Path) -> None:
+    """A smaller size comes later, and the strategy takes its values for all: the first finals no longer count."""
+    search = {"trials": 3, "strategy": "smallest", "size": "width"}
+    run_any_study(study(search, {"width": [4, 9]}), tmp_path / "study")
+    assert {row["kind"] for row in results_table(tmp_path / "study").rows} == {"tuning", "trial"}
+    run_any_study(study(search, {"width": [1, 4, 9]}), tmp_path / "study")
+    rows = results_table(tmp_path / "study").rows
+    counted = [row for row in rows if row["kind"] == "trial"]
+    assert sorted(row["width"] for row in counted) == [1, 1, 4, 4, 9, 9]
+    assert len({row["rate"] for row in counted}) == 1
+    assert sorted(row["width"] for row in rows if row["kind"] == "superseded") == [4, 4, 9, 9]
+
+
 SCRIPT = """
 import json, sys
 from metascale.study import ProcessExecutor, Study
@@ -329,6 +383,15 @@ def test_a_search_that_cannot_be_is_refused_before_a_file_is_written(
     with pytest.raises(InputError) as caught:
         run_any_study(study(search, {"width": [1, 2]}), tmp_path / "study")
     assert message in str(caught.value)
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("width", [0, -2.5])
+def test_a_rule_over_sizes_that_are_not_above_0_is_refused_before_a_file_is_written(
+    tmp_path: Path, width: float
+) -> None:
+    with pytest.raises(InputError, match=f"numbers above 0; axis 'width' has {width}"):
+        run_any_study(study({"strategy": "rule", "size": "width"}, {"width": [1, 2, 4, width]}), tmp_path / "study")
     assert not (tmp_path / "study").exists()
 
 

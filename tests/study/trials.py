@@ -213,3 +213,10 @@ def golden(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
 def paced(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     """`train` at a pace that the environment sets, which its configuration does not know."""
     return train({**config, "sleep_s": float(os.environ.get("METASCALE_SOAK_PAUSE_S", "0"))}, run, device)
+
+
+def names_no_text(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
+    """Fails for 2 tasks with a message that no encoding holds, as one that quotes an odd file name."""
+    if config["n_tasks"] == 2:
+        raise ValueError("bad name \udcff")
+    return {"loss": 1.0}

@@ -64,3 +64,8 @@ def epochs(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
         if loss + 3.0 - epoch > thresholds.get(float(epoch), math.inf):
             return {"validation_loss_nats": loss + 3.0 - epoch, "pruned_at_step": step}
     return {"validation_loss_nats": loss, "test_loss_nats": loss}
+
+
+def nested(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
+    """`bowl` with its rate inside of a mapping."""
+    return bowl({**config, "rate": config["opt"]["lr"]}, run, device)

@@ -94,6 +94,19 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
         sync_folder(path.parent)
 
 
+def heal_lines(path: Path) -> None:
+    """Cut a torn last line (a full disk, a power cut) off a JSON-lines file."""
+    if not path.exists():
+        return
+    with open(path, "r+b") as stream:
+        stream.seek(0, os.SEEK_END)
+        if stream.tell() == 0:
+            return
+        stream.seek(-1, os.SEEK_END)
+        if stream.read(1) != b"\n":
+            stream.truncate(path.read_bytes().rfind(b"\n") + 1)
+
+
 def read_json_lines(path: Path) -> list[Any]:
     """The whole records of a JSON-lines file; a torn last line (a crash while appending) is left out."""
     if not path.exists():

@@ -127,16 +127,20 @@ def _read_csv(path: Path) -> Table:
     return Table({name: [line[k] for line in lines[1:]] for k, name in enumerate(header)}, path.name)
 
 
+NOT_IN_A_LAW = ("baseline", "control", "tuning", "superseded")
+"""Kinds of a study's trials that no law is fitted to."""
+
+
 def usable_rows(table: Table) -> Table:
-    """Without the unfinished rows and the baselines of a study's results table."""
+    """Without the unfinished rows, the baselines and the searches of a study's results table."""
     if "status" in table.names:
         finished = np.array([str(cell).strip() == "finished" for cell in table.column("status")])
         if not finished.all():
             table = table.rows(finished, f"{int((~finished).sum())} rows left out: their status is not 'finished'")
     if "kind" in table.names:
-        learner = np.array([str(cell).strip() not in ("baseline", "control") for cell in table.column("kind")])
+        learner = np.array([str(cell).strip() not in NOT_IN_A_LAW for cell in table.column("kind")])
         if not learner.all():
-            table = table.rows(learner, f"{int((~learner).sum())} rows left out: baselines")
+            table = table.rows(learner, f"{int((~learner).sum())} rows left out: baselines and searches")
     if table.n_rows == 0:
         raise InputError(f"{table.source} has no finished row that is not a baseline")
     return table

@@ -93,14 +93,14 @@ def _logistic_sentence(slope: dict[str, float], x_name: str, name: str, level: f
 def honest_notes(families: dict[str, FamilyResult], chosen: str, fit: LawFit, noise: Noise) -> list[str]:
     """What a reader must know beside the parameters of the chosen law."""
     notes = [] if chosen == "none" else misfit_notes(noise)
-    tested = {name: r.backtest_rmse_log for name, r in families.items() if r.backtest_rmse_log is not None}
-    if tested and chosen in tested:
-        best = min(tested, key=lambda name: tested[name])
-        if best != chosen and tested[best] < 0.9 * tested[chosen]:
-            notes.append(
-                f"hidden largest scales are predicted better by '{best}' (rmse log {tested[best]:.4f}) than by the "
-                f"chosen '{chosen}' ({tested[chosen]:.4f})"
-            )
+    pairs = {name: _shared_errors(families[name], families[chosen]) for name in families if chosen in families}
+    better = {name: pair for name, pair in pairs.items() if pair is not None and pair[0] < 0.9 * pair[1]}
+    if better:
+        best = min(better, key=lambda name: better[name][0] / better[name][1])
+        notes.append(
+            f"hidden largest scales are predicted better by '{best}' (rmse log {better[best][0]:.4f}) than by the "
+            f"chosen '{chosen}' ({better[best][1]:.4f})"
+        )
     n_scales = fit.observations.n_scales
     if fit.observations.n == n_scales:
         notes.append(
@@ -110,6 +110,15 @@ def honest_notes(families: dict[str, FamilyResult], chosen: str, fit: LawFit, no
     if n_scales < 5:
         notes.append(f"only {n_scales} distinct scales: an irreducible loss can hardly be told from a slope")
     return notes
+
+
+def _shared_errors(one: FamilyResult, other: FamilyResult) -> tuple[float, float] | None:
+    """Mean backtest errors of two families over the cuts that both could be fitted to: more parameters need more
+    scales, and the hardest cuts leave the fewest."""
+    both = [(a, b) for a, b in zip(one.cut_errors, other.cut_errors, strict=False) if a is not None and b is not None]
+    if not both:
+        return None
+    return float(np.mean([a for a, _ in both])), float(np.mean([b for _, b in both]))
 
 
 MISFIT_EVIDENT = 3.0  # a law that misses the scales by so many times the spread between seeds does not describe them

@@ -17,6 +17,7 @@ from metascale.report.reading import MAIN_KINDS
 from metascale.report.write import write_report
 from metascale.study.design import Study, load_function
 from metascale.study.reading import StudyView, read_study
+from metascale.study.records import format_cell
 from metascale.study.table import Table, write_results
 from metascale.study.tuning import tuned_points
 
@@ -143,9 +144,11 @@ def scale_axis(study: Study) -> str | None:
 def baseline_results(table: Table) -> dict[str, Any]:
     """Finished baselines and controls by method: test loss and accuracy, and what tuning chose."""
     found: dict[str, Any] = {}
+    seeds: dict[str, list[Mapping[str, Any]]] = {}
     for row in table.finished().rows:
         if row["kind"] not in ("baseline", "control"):
             continue
+        seeds.setdefault(str(row["method"]), []).append(row)
         kept = {
             name: value
             for name, value in row.items()
@@ -154,7 +157,16 @@ def baseline_results(table: Table) -> dict[str, Any]:
         if row.get("tuned_inner_steps") is not None:
             kept["inner_steps"] = row["tuned_inner_steps"]
         found[str(row["method"])] = {**kept, "kind": row["kind"]}
+    for method, rows in seeds.items():
+        if len(rows) > 1:
+            found[method] |= {name: _mean([row[name] for row in rows]) for name in found[method] if name[:5] == "test_"}
     return found
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """The mean of numbers; the last of anything else."""
+    numbers = [float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    return sum(numbers) / len(numbers) if len(numbers) == len(values) else values[-1]
 
 
 def laws_of(study: Study, table: Table, columns: LawColumns | None = None) -> tuple[dict[str, Analysis], str]:
@@ -166,7 +178,7 @@ def laws_of(study: Study, table: Table, columns: LawColumns | None = None) -> tu
     rows = [row for row in mine if row["status"] == "finished"]
     series: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        series.setdefault(", ".join(f"{key}={row[key]}" for key in columns.series), []).append(row)
+        series.setdefault(", ".join(f"{key}={_as_written(row[key])}" for key in columns.series), []).append(row)
     left_out = len(mine) - len(rows)
     notes = [f"{left_out} trial(s) failed, diverged or have not ended, and are left out"] if left_out else []
     analyses, reasons = {}, []
@@ -176,6 +188,11 @@ def laws_of(study: Study, table: Table, columns: LawColumns | None = None) -> tu
         except InputError as error:
             reasons.append(f"{label}: {error}" if label else str(error))
     return analyses, "; ".join(reasons) or ("" if analyses else "no trial has finished")
+
+
+def _as_written(value: Any) -> str:
+    """A value as results.csv shows it, by which the report finds the series again."""
+    return value if isinstance(value, str) else format_cell(value)
 
 
 def _analyse(rows: Sequence[Mapping[str, Any]], axis: str, loss: str, notes: Sequence[str]) -> Analysis:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from metascale.core.errors import InputError
 from metascale.core.trees import n_elements
 from metascale.core.types import Batch, Episode
 from metascale.meta.execution import Execution
@@ -73,6 +74,7 @@ def estimate(recipe: Recipe, study: Study, workers: int, device: str = "cpu") ->
     if isinstance(config, TextConfig) and config.backbone and _frozen_size(config) > LARGE and device == "cpu":
         cost = _count_shapes(config)
     else:
+        _require_device(device)
         cost = _measured(config, build_parts(config, recipe.name, first.seed, device), first.seed, device)
     train_s = train_flops = 0.0
     for trial in metas:
@@ -145,6 +147,17 @@ def _count_shapes(config: TextConfig) -> _Cost:
         episode = Episode(("shape",), batch(config.k_shot), batch(config.n_query))
         flops = count_flops(lambda: gradient(model, theta, episode, None)) * config.meta_batch
         return _Cost(flops, None, 0.0, n_elements(theta), _frozen_parameters(model))
+
+
+def _require_device(device: str) -> None:
+    """
+    Raises:
+        InputError: times are to be measured on a GPU that this machine does not have.
+    """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"a dry run measures a step on {device}, and this machine has no CUDA device"
+        )
 
 
 def _measured(config: FewShotConfig, parts: Parts, seed: int, device: str) -> _Cost:

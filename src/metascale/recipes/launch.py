@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,11 +30,21 @@ if TYPE_CHECKING:
 COMMAND = "command.json"
 PRELOAD = ("torch", "metascale.recipes.fewshot")
 EXECUTORS = ("processes", "serial", "ray", "slurm")
+DEVICE = re.compile(r"cpu|mps|cuda(:[0-9]+)?")
+_USED_BY = {
+    "address": ("ray",),
+    "partition": ("slurm",),
+    "memory_gb": ("slurm",),
+    "time_limit_min": ("slurm",),
+    "cpus_per_trial": ("ray", "slurm"),
+    "hang_s": ("processes", "ray", "slurm"),
+}
+"""Which executors use what of a `Place`; the rest has rules of its own."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where trials run.
+    """Where trials run. What the executor does not use is refused, unless it is the default.
 
     Args:
         executor: one of `EXECUTORS`.
@@ -44,6 +55,9 @@ class Place:
         address: of a Ray cluster.
         partition: of a SLURM cluster.
         cpus_per_trial, gpus_per_trial, memory_gb, time_limit_min: what a cluster sets aside for each trial.
+
+    Raises:
+        InputError: an unknown executor or device, or a value that the executor does not use.
     """
 
     executor: str = "processes"
@@ -61,14 +75,23 @@ class Place:
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
             raise InputError(f"--executor is one of {', '.join(EXECUTORS)}, not '{self.executor}'{self._near()}")
-        owners = {"address": "ray", "partition": "slurm", "memory_gb": "slurm"}
-        for name, owner in owners.items():
-            if getattr(self, name) and self.executor != owner:
-                raise InputError(f"--{name.replace('_', '-')} goes with --executor {owner}, not {self.executor}")
+        for name, owners in _USED_BY.items():
+            if self.executor not in owners and getattr(self, name) != getattr(Place, name):
+                option = "hang-after" if name == "hang_s" else name.replace("_", "-")
+                raise InputError(f"--{option} goes with --executor {' or '.join(owners)}, not {self.executor}")
+        if self.executor == "serial" and (self.workers or 1) > 1:
+            raise InputError(f"--executor serial runs one trial at a time: it cannot go with --workers {self.workers}")
         if self.gpus_per_trial and self.executor not in ("ray", "slurm"):
             raise InputError(f"--gpus-per-trial goes with ray and slurm; with {self.executor} name --devices")
         if not all(self.device_names):
             raise InputError(f"--devices is a list such as cpu or cuda:0,cuda:1, not '{self.devices}'")
+        for name in self.device_names:
+            if not DEVICE.fullmatch(name):
+                raise InputError(f"--devices has '{name}'; a device is cpu, mps, cuda or cuda:NUMBER")
+        if self.executor in ("ray", "slurm") and self.device_names != ("cpu",):
+            raise InputError(
+                f"--devices goes with processes and serial; {self.executor} needs --gpus-per-trial instead"
+            )
 
     def _near(self) -> str:
         near = difflib.get_close_matches(self.executor, EXECUTORS, n=1)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from metascale.bilevel.applications import DataScorer
 from metascale.bilevel.levels import Pass, from_functions, trainable
 from metascale.bilevel.training import BilevelTraining
+from metascale.core.errors import InputError
 from metascale.core.run import MemoryRun, Run
 from metascale.core.streams import generator
 from metascale.core.types import Batch, Params, Split
@@ -36,7 +37,12 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     run.write("data.json", data.describe())
     model = PerceptronClassifier(data.image_size**2, data.n_classes, settings.width, settings.depth)
     scores = SCORES[settings.method](settings, data, model, seed, device)
-    n_kept = max(settings.batch_size, round(settings.keep * len(scores)))
+    n_kept = round(settings.keep * len(scores))
+    if n_kept < settings.batch_size:
+        raise InputError(
+            f"keep={settings.keep:g} of {len(scores)} examples leaves {n_kept}, fewer than a batch of "
+            f"{settings.batch_size}: keep more, or lower batch_size"
+        )
     # Ties (forgetting events are small integers) are broken at random, not by the order of the file.
     order = np.lexsort((generator(seed, "ties").random(len(scores)), -scores))
     kept = np.sort(order[:n_kept])

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from metascale.report.frame import finish, log_label, log_y_ticks, nothing, pad_y
+from metascale.report.frame import finish, log_y_ticks, nothing, pad_y, y_scale_label
 from metascale.report.irregular import cut_short, stopped_by_patience
 from metascale.report.points import Point, points_of
 from metascale.report.reading import StudyFolder, Trial, finite, read_study
@@ -47,7 +47,8 @@ class RunCurve:
     @property
     def rise(self) -> float:
         """ln of the last validation loss over the kept one: what went on after the best."""
-        return math.log(self.validation[-1] / self.validation[self.kept])
+        last, kept = self.validation[-1], self.validation[self.kept]
+        return math.log(last / kept) if last > 0 and kept > 0 else last - kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,7 @@ def plot_diagnosis(row: Diagnosis, ax: Axes, *, x_label: str, compact: bool = Fa
     log_y_ticks(ax)
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     title = f"{number(row.point.x)}: {row.verdict}, gap {100 * row.gap:.0f} %"
-    return finish(ax, title, x_label, log_label("loss (nats)"), compact)
+    return finish(ax, title, x_label, y_scale_label(ax, "loss (nats)"), compact)
 
 
 def gap_words(rows: Sequence[Diagnosis]) -> str:

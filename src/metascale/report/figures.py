@@ -17,6 +17,7 @@ from metascale.report.memory import memory_data, plot_memory
 from metascale.report.plots import plot_accuracy, plot_baselines, plot_law
 from metascale.report.reading import StudyFolder
 from metascale.report.run_plots import plot_adaptation, plot_learning_curves
+from metascale.report.section import upper_first
 from metascale.report.sections import section_pictures
 from metascale.report.size_data import size_data
 from metascale.report.size_plots import plot_along, plot_compute, plot_perplexity, plot_time
@@ -172,7 +173,7 @@ def _curves_caption(tables: Sequence[LearningTable]) -> str:
     series = list(dict.fromkeys(curve.series for table in tables for curve in table.curves))
     if len(series) > 1 and any(curve.x is not None for table in tables for curve in table.curves):
         styles = zip(("solid", "dashed", "dash-dotted"), series, strict=False)
-        words += " " + "; ".join(f"{style}: {name}" for style, name in styles).capitalize() + "."
+        words += " " + upper_first("; ".join(f"{style}: {name}" for style, name in styles)) + "."
     return words
 
 

@@ -139,7 +139,7 @@ def missing_law_reason(study: StudyFolder) -> str:
     if not study.trials:
         return "no trial has been recorded (results.csv is absent or empty)."
     if not finished:
-        return f"none of the {len(study.of_kind('meta'))} {study.terms.trained} trials has finished with a loss."
+        return f"none of the {len(study.main)} {study.terms.trained} trials has finished with a loss."
     if any(x is not None and x <= 0 for x in scales):
         return (
             f"no law was fitted (law.json is absent): {axis_label(x_name)} is not positive in every trial, and a law "

@@ -57,7 +57,9 @@ def _ticks_at(
 
 
 def log_y_ticks(ax: Axes) -> None:
-    """A logarithmic y axis with four to nine ticks at round numbers, written plainly."""
+    """A logarithmic y axis with four to nine ticks at round numbers, written plainly; a linear one stays as it is."""
+    if ax.get_yscale() != "log":
+        return
     low, high = ax.get_ylim()
     ticks = round_ticks(low, high)
     ax.yaxis.set_major_locator(FixedLocator(ticks))
@@ -165,14 +167,25 @@ def nothing(ax: Axes, text: str) -> Axes:
 
 
 def pad_y(ax: Axes, *, log: bool = True, part: float = 0.05) -> None:
-    """Limits of the y axis: what is drawn, here and on axes that share it, and ``part`` of its span on both sides."""
+    """Limits of the y axis: what is drawn, here and on axes that share it, and ``part`` of its span on both sides.
+
+    A logarithmic axis becomes linear where something drawn is not positive.
+    """
     drawn = [other.dataLim for other in ax.get_shared_y_axes().get_siblings(ax) if other.has_data()]
     low, high = min(limits.y0 for limits in drawn), max(limits.y1 for limits in drawn)
+    if log and low <= 0:
+        ax.set_yscale("linear")
+        log = False
     if log:
         low, high = np.log(low), np.log(high)
     pad = part * (high - low) or 0.05
     ends = np.array([low - pad, high + pad])
     ax.set_ylim(*(np.exp(ends) if log else ends))
+
+
+def y_scale_label(ax: Axes, label: str) -> str:
+    """The y axis's title, which says so where its scale is logarithmic."""
+    return log_label(label) if ax.get_yscale() == "log" else label
 
 
 def log_label(label: str) -> str:

@@ -24,6 +24,7 @@ from metascale.report.reading import (
     wall_s_of,
     x_column,
 )
+from metascale.report.series import series_of
 from metascale.report.words import number
 
 # What a reader of a few-shot study asks for first; the rest of the configuration follows in full.
@@ -192,10 +193,11 @@ def missing_data(folder: Path | str | StudyFolder) -> tuple[str, ...]:
 
 def _scales_with_one_seed(study: StudyFolder) -> list[float]:
     counts: dict[tuple[str, float], int] = {}
+    names = series_of(study)
     for trial in study.main:
         x = trial.number(x_column(study))
         if trial.finished and x is not None and trial.number(loss_column(study)) is not None:
-            counts[trial.method, x] = counts.get((trial.method, x), 0) + 1
+            counts[names[trial.id], x] = counts.get((names[trial.id], x), 0) + 1
     return sorted({x for (_, x), count in counts.items() if count == 1})
 
 

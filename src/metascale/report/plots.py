@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNL
 
 from metascale.report.comparisons import ContestTable
 from metascale.report.data import Fit, HeldOut, LawTable, ScaleTable
-from metascale.report.frame import Label, finish, log_label, log_y_ticks, nothing, pad_y, scale_x_ticks, side_labels
+from metascale.report.frame import Label, finish, log_y_ticks, nothing, pad_y, scale_x_ticks, side_labels, y_scale_label
 from metascale.report.reading import MAIN_KINDS
 from metascale.report.series import method_label
 from metascale.report.style import BLUE, DASHES, INK, MUTED, ORANGE, PAPER, SERIES, SOFT, option, tip
@@ -61,7 +61,7 @@ def plot_law(table: LawTable, ax: Axes, *, compact: bool = False, linear: bool =
     if families:
         _other_families(table, ax)
     side_labels(ax, labels, size=8 if compact else 9)
-    y_label = scales.y_label if linear else log_label(scales.y_label)
+    y_label = y_scale_label(ax, scales.y_label)
     return finish(ax, table.finding, x_label, y_label, compact)
 
 
@@ -222,6 +222,10 @@ def _accuracy_title(table: ScaleTable) -> str:
     means = [mean for mean in table.means if mean.series == table.series[0]]
     first, last = means[0], means[-1]
     named = table.y_label.capitalize()
+    if len(table.series) > 1:
+        ends = {s: _line(table, s)[1] for s in table.series}
+        found = "; ".join(f"{method_label(s)} {percent(y[0])} to {percent(y[-1])}" for s, y in ends.items())
+        return f"{named} from the smallest to the largest scale: {found}"
     if len(means) == 1:
         return f"{named} {percent(first.mean)} at {scale_words(table.x_name, first.x)}"
     scales = f"{scale_words(table.x_name, first.x)} to {number(last.x)}"

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from metascale.report.curves import AdaptationTable, LearningTable
-from metascale.report.frame import Label, finish, log_label, log_y_ticks, nothing, pad_y, side_labels
+from metascale.report.frame import Label, finish, log_y_ticks, nothing, pad_y, side_labels, y_scale_label
 from metascale.report.style import PAPER, SERIES, SOFT, ramp, tip
 from metascale.report.words import decimals, number, scale_words, seed_words
 
@@ -57,7 +57,7 @@ def plot_learning_curves(table: LearningTable, ax: Axes, *, compact: bool = Fals
         handles = [Line2D([], [], color=hues[n], linewidth=2, linestyle=dashed[n], label=n) for n in series]
         rows = _key(ax, handles, 2 if compact else 4)
     title = table.y_label.split(" (")[0].capitalize()
-    finish(ax, title, table.x_label, log_label(table.y_label), compact, 10 + 15 * rows)
+    finish(ax, title, table.x_label, y_scale_label(ax, table.y_label), compact, 10 + 15 * rows)
     return ax
 
 
@@ -89,7 +89,7 @@ def plot_adaptation(table: AdaptationTable, ax: Axes, *, compact: bool = False) 
     pad_y(ax)
     log_y_ticks(ax)
     side_labels(ax, labels, size=8 if compact else 9)
-    return finish(ax, _adaptation_title(table), "inner steps K", log_label(table.y_label), compact)
+    return finish(ax, _adaptation_title(table), "inner steps K", y_scale_label(ax, table.y_label), compact)
 
 
 def _key(ax: Axes, handles: list[Line2D], columns: int) -> int:
@@ -129,4 +129,4 @@ def _adaptation_title(table: AdaptationTable) -> str:
     best = min(table.curves, key=lambda curve: min(curve.values))
     place = best.values.index(min(best.values))
     name = best.series if best.x is None else f"{best.series} from {scale_words(table.x_name, best.x)}"
-    return f"Lowest after adaptation: {name}, {decimals(best.values[place])} at K = {best.inner_steps[place]}"
+    return f"Lowest of these after adaptation: {name}, {decimals(best.values[place])} at K = {best.inner_steps[place]}"

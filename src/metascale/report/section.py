@@ -25,8 +25,13 @@ def series_key(series: Sequence[str]) -> str:
     if len(series) < 2:
         return ""
     return (
-        " " + "; ".join(f"{colour}: {name}" for colour, name in zip(colours, series, strict=False)).capitalize() + "."
+        " " + upper_first("; ".join(f"{colour}: {name}" for colour, name in zip(colours, series, strict=False))) + "."
     )
+
+
+def upper_first(text: str) -> str:
+    """A sentence's beginning; names in it stay as they are written."""
+    return text[:1].upper() + text[1:]
 
 
 def named(series: str, name: str) -> str:

@@ -148,10 +148,11 @@ def clean_leftovers(folder: Path) -> None:
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") and path.suffix == ".old":
+        if path.name.startswith(".") and path.suffix == ".old" and path.is_dir():
             final = path.with_name(path.name[1:-4])
             if not final.exists():
                 os.replace(path, final)
                 continue
         if path.name.startswith("."):
-            shutil.rmtree(path)
+            # A file manager leaves plain hidden files (.DS_Store).
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -18,7 +18,7 @@ TrialFunction: TypeAlias = Callable[[dict[str, Any], Run, str], Mapping[str, Any
 
 RESERVED = ("seed", "trial")
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_LABEL_LENGTH = 80
+LABEL_LENGTH = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,5 +189,5 @@ def _label(overrides: Mapping[str, Any], seed: int) -> str:
     for key, value in flatten(overrides).items():
         text = value if isinstance(value, str) else canonical_json(value)
         parts.append(f"{key.rsplit('.', 1)[-1]}={text}")
-    name = re.sub(r"[^A-Za-z0-9._=+-]+", "_", "-".join(parts))[:_LABEL_LENGTH]
+    name = re.sub(r"[^A-Za-z0-9._=+-]+", "_", "-".join(parts))[:LABEL_LENGTH]
     return f"{name}-seed={seed}" if name else f"seed={seed}"

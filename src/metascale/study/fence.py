@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metascale.core.canonical import canonical_json
+from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json
 from metascale.study.errors import LeaseLost
 
@@ -99,10 +100,19 @@ def take_over(folder: Path, claim: Claim) -> Claim:
 
 
 def read_claim(folder: Path) -> Claim | None:
-    """The claim whose writes are allowed now."""
-    if not (folder / CLAIM).exists():
+    """The claim whose writes are allowed now.
+
+    Raises:
+        CorruptFile: it is not what was written.
+    """
+    path = folder / CLAIM
+    if not path.exists():
         return None
-    return Claim(**read_json(folder / CLAIM))
+    stored = read_json(path)
+    try:
+        return Claim(**stored)
+    except TypeError as error:
+        raise CorruptFile(f"{path} holds no claim") from error
 
 
 @contextmanager

@@ -7,10 +7,11 @@ On a network file system only one machine's runners may use it, without the writ
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -74,8 +75,7 @@ class Index:
     def rows(self) -> dict[str, IndexRow]:
         """Every trial's row by id."""
         with self._named():
-            found = self._connection.execute(f"SELECT {_COLUMNS} FROM trials").fetchall()
-        return {values[0]: IndexRow(*values) for values in found}
+            return _rows(self._connection)
 
     def row(self, trial_id: str) -> IndexRow | None:
         """One trial's row."""
@@ -137,14 +137,64 @@ class Index:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
 
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            raise CorruptFile(f"{self.path} cannot be read ({error}); rebuild it from the run folders") from error
+    def _named(self) -> AbstractContextManager[None]:
+        return _naming(self.path)
+
+
+@contextmanager
+def opened_to_read(path: Path, *, timeout_s: float = 60.0) -> Iterator[sqlite3.Connection]:
+    """A connection that changes nothing in the folder of the index at ``path``, which may be one for reading alone.
+
+    Raises:
+        sqlite3.OperationalError: it cannot be opened or read from here.
+    """
+    # Without a log no process has the index open. Opened in the usual way it would get a log, which a reader leaves.
+    at_rest = _has_log(path) and not path.with_name(f"{path.name}-wal").exists()
+    uri = f"{path.absolute().as_uri()}?{'immutable=1' if at_rest else 'mode=ro'}"
+    connection = sqlite3.connect(uri, uri=True, timeout=timeout_s)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def read_index(path: Path) -> dict[str, IndexRow]:
+    """Every trial's row by id, with nothing written; none where there is no index or it cannot be opened from here.
+
+    Raises:
+        CorruptFile: the index is damaged.
+    """
+    if not path.exists():
+        return {}
+    # The index is locked, or needs files beside it in a folder for reading alone: the run folders tell as well.
+    with contextlib.suppress(sqlite3.OperationalError), _naming(path), opened_to_read(path) as connection:
+        return _rows(connection)
+    return {}
+
+
+def _rows(connection: sqlite3.Connection) -> dict[str, IndexRow]:
+    found = connection.execute(f"SELECT {_COLUMNS} FROM trials").fetchall()
+    return {values[0]: IndexRow(*values) for values in found}
+
+
+def _has_log(path: Path) -> bool:
+    """Whether changes go through a write-ahead log, as bytes 18 and 19 of the file's header say."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(20)[18:] == b"\x02\x02"
+    except OSError:
+        # SQLite says what is wrong with it.
+        return False
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise CorruptFile(f"{path} cannot be read ({error}); rebuild it from the run folders") from error
 
 
 REMOTE = frozenset(

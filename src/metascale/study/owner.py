@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 from pathlib import Path
 
 
@@ -18,7 +19,12 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When process ``pid`` started, in milliseconds; ``None`` when there is no such process or it has ended."""
+    """When process ``pid`` started, on a clock of this system; ``None`` when there is no such process or it has ended.
+
+    On Linux these are clock ticks since the boot: the wall clock, from which psutil counts, may be set.
+    """
+    if sys.platform == "linux":
+        return _started_in_ticks(pid)
     import psutil
 
     try:
@@ -28,6 +34,17 @@ def _started(pid: int) -> int | None:
         return round(process.create_time() * 1000)
     except psutil.NoSuchProcess:
         return None
+
+
+def _started_in_ticks(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The second field, the program's name in parentheses, may hold spaces and parentheses itself.
+    fields = stat[stat.rindex(b")") + 1 :].split()
+    state, ticks = fields[0], fields[19]
+    return None if state in (b"Z", b"X", b"x") else int(ticks)
 
 
 _retired: set[str] = set()

@@ -16,7 +16,8 @@ from typing import Any
 
 import metascale
 from metascale.core.canonical import canonical_json
-from metascale.core.files import append_lines, read_json_lines, sha256_of
+from metascale.core.files import append_lines, heal_lines, read_json_lines, sha256_of
+from metascale.study.fence import locked
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 STUDY_PROVENANCE = "provenance.jsonl"
@@ -91,9 +92,12 @@ def record_study(folder: Path, function: str, facts: Mapping[str, Any]) -> None:
     """
     line = canonical_json({**provenance_of(function), "sources": list(sources(function)), **facts})
     path = folder / STUDY_PROVENANCE
-    known = read_json_lines(path)
-    if not known or canonical_json(known[-1]) != line:
-        append_lines(path, [line])
+    # Under the lock: what looks torn may be a line that another runner is writing.
+    with locked(folder):
+        heal_lines(path)
+        known = read_json_lines(path)
+        if not known or canonical_json(known[-1]) != line:
+            append_lines(path, [line])
 
 
 def _folder_of(module: str) -> Path | None:

@@ -115,7 +115,8 @@ def rank(arguments: list[str]) -> int:
         load_function(job.config["trial"])(dict(job.config), run, device)
     except (Exception, SystemExit):  # noqa: BLE001
         # Rank 0 waits for this one for ever, or fails for its sake: the supervisor records this trace.
-        (errors / f"rank-{number}.txt").write_text(f"rank {number} of {size}:\n{traceback.format_exc()}")
+        trace = f"rank {number} of {size}:\n{traceback.format_exc()}"
+        (errors / f"rank-{number}.txt").write_bytes(trace.encode(errors="backslashreplace"))
         return 1
     return Code.RECORDED
 

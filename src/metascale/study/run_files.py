@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ OWN = (CONFIG, RESULT, ERROR, CHECKPOINTS, *_OF_ONE_EXECUTION)
 """What the engine itself writes; a trial's files have other names."""
 NOT_COMPARED = (*_OF_ONE_EXECUTION, MEMORY)
 """Files that tell of one execution: two runs of one configuration, or two folders of one study, may differ in these."""
+_PROGRESS_NUMBERS = ("done", "total", "updated_at", "first_done", "first_at")
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -60,22 +60,12 @@ def remove_leftovers(folder: Path) -> None:
     clean_leftovers(folder / CHECKPOINTS)
 
 
-def heal_lines(path: Path) -> None:
-    """Cut a torn last line (a full disk, a power cut) off a JSON-lines file."""
-    if not path.exists():
-        return
-    with open(path, "r+b") as stream:
-        stream.seek(0, os.SEEK_END)
-        if stream.tell() == 0:
-            return
-        stream.seek(-1, os.SEEK_END)
-        if stream.read(1) != b"\n":
-            stream.truncate(path.read_bytes().rfind(b"\n") + 1)
-
-
 def read_progress(folder: Path) -> dict[str, Any] | None:
-    """What a running trial last told of itself, if anything."""
+    """What a running trial last told of itself, if anything; a file that a full disk or a crash broke tells nothing."""
     try:
-        return json.loads((folder / PROGRESS).read_text())
-    except FileNotFoundError:
+        told = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
+    if not isinstance(told, dict) or not isinstance(told.get("note"), str):
+        return None
+    return told if all(isinstance(told.get(name), (int, float)) for name in _PROGRESS_NUMBERS) else None

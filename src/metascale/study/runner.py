@@ -31,6 +31,7 @@ def run_study(
     lease_s: float = LEASE_S,
     reporter: Reporter | None = None,
     facts: Mapping[str, Any] | None = None,
+    stop_seen: str | None = None,
 ) -> StudyOutcome:
     """Run every trial of ``study`` that has not ended yet, and write the table. The same call again resumes.
 
@@ -45,6 +46,8 @@ def run_study(
         keep_checkpoints: keep the last checkpoints of finished trials.
         lease_s: how long another runner leaves a trial alone after this one was last heard of.
         facts: what the provenance keeps besides versions, revisions and hardware: the command, hashes of the data.
+        stop_seen: the last request to stop that came before the command of which this call is a part, so that one
+            which comes between two parts ends the next (`StopWatch.seen`; default: this call is a whole command).
 
     Raises:
         InputError: the folder holds another study; nothing is touched.
@@ -55,7 +58,7 @@ def run_study(
     with explain_disk_full(folder, "opening the study"):
         store = RunStore.create(folder, study)
     try:
-        session = Session(store, study.trials(), reporter, keep_checkpoints, lease_s, facts or {})
+        session = Session(store, study.trials(), reporter, keep_checkpoints, lease_s, facts or {}, stop_seen)
         session.plan(retry_failed, retry_diverged)
         return _run(session, study, executor or SerialExecutor(), fail_fast, reporter, facts or {})
     finally:

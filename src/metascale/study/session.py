@@ -38,6 +38,7 @@ class Session:
         keep_checkpoints: bool,
         lease_s: float,
         facts: Mapping[str, Any],
+        stop_seen: str | None = None,
     ) -> None:
         self.store = store
         # The stored trial of the same id: it has the label that names the folder.
@@ -58,7 +59,7 @@ class Session:
         self._n_slots = 1
         self._waiting = False
         self._facts = dict(facts)
-        self._stop = StopWatch.start(store.folder)
+        self._stop = StopWatch.start(store.folder) if stop_seen is None else StopWatch(store.folder, stop_seen)
         self._stopping: Mode | None = None
         self._retries = Retries()
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metascale.core.canonical import plain
-from metascale.study.index import STATUSES, Index, IndexRow, Status
+from metascale.study.index import STATUSES, IndexRow, Status, read_index
 from metascale.study.owner import is_alive
 from metascale.study.reading import RunView, StudyView, read_study
 from metascale.study.run_files import RESULT, read_progress
@@ -91,11 +91,7 @@ def study_status(folder: Path | str | StudyView) -> StudyStatus:
         InputError: the folder holds no study.
     """
     view = folder if isinstance(folder, StudyView) else read_study(folder)
-    rows: dict[str, IndexRow] = {}
-    if (view.folder / INDEX).exists():
-        index = Index(view.folder / INDEX)
-        rows = index.rows()
-        index.close()
+    rows = read_index(view.folder / INDEX)
     alive = {owner: is_alive(owner) for owner in {row.owner for row in rows.values()} if owner is not None}
     trials = tuple(_trial_status(run, rows.get(run.trial.id), alive) for run in view.runs)
     counts = {status: sum(trial.status == status for trial in trials) for status in STATUSES}
@@ -158,13 +154,13 @@ def render_status(status: StudyStatus, *, max_rows: int = 40, width: int = 120) 
 
 def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool | None]) -> TrialStatus:
     trial = run.trial
-    # The folder is asked where the index is missing, or behind a result that is already there.
-    behind = row is None or (row.status == "running" and (run.folder / RESULT).exists())
+    # The folder is asked where the index is missing or behind it.
+    behind = row is None or _is_behind(row, run)
     status = run.status if behind or row is None else row.status
     progress = read_progress(run.folder) if status == "running" else None
     now = time.time()
     wall_s = run.wall_s() if row is None else row.wall_s
-    if row is not None and status == "running":
+    if row is not None and status == "running" and row.started_at:
         wall_s += now - row.started_at
     loss = last_loss(run, status)
     updated_at = max(row.updated_at if row else 0.0, progress["updated_at"] if progress else 0.0)
@@ -190,6 +186,13 @@ def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool |
         loss_name="" if loss is None else loss[0],
         steps_per_s=_steps_per_s(progress),
     )
+
+
+def _is_behind(row: IndexRow, run: RunView) -> bool:
+    """Whether the index misses a result that is there, or has one that is gone with its folder."""
+    if row.status in ("pending", "failed"):
+        return False
+    return (run.folder / RESULT).exists() == (row.status == "running")
 
 
 def _steps_per_s(progress: Mapping[str, Any] | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import os
@@ -48,11 +49,16 @@ def disk_of(folder: Path) -> Disk:
 
 def last_loss(run: RunView, status: str) -> tuple[str, float] | None:
     """The name and value of a trial's loss: of its result once finished, else of the newest row of its records."""
-    if status == "finished":
-        return _final_loss(run.folder)
     if status == "pending":
         return None
-    records = [path for path in run.folder.glob("*.csv") if path.is_file()]
+    # The run's folder may go while we read (it was deleted, or a diverged run starts again).
+    with contextlib.suppress(FileNotFoundError):
+        return _final_loss(run.folder) if status == "finished" else _newest_loss(run.folder)
+    return None
+
+
+def _newest_loss(folder: Path) -> tuple[str, float] | None:
+    records = [path for path in folder.glob("*.csv") if path.is_file()]
     # Evaluations say more than training steps, and both more than tables.
     for path in sorted(records, key=lambda path: (not path.name.startswith("eval"), path.name)):
         found = _last_row_loss(path)

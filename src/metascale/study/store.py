@@ -191,12 +191,13 @@ class RunStore:
     def _row_from_folder(self, trial: Trial) -> IndexRow:
         view = self.run_view(trial)
         _end_tidying(view)
-        status, claim = view.status, read_claim(view.folder)
+        status, claim = view.status, _readable_claim(view.folder)
         if status != "running" or claim is None:
             status = "pending" if status == "running" else status
             return IndexRow(trial.id, status, None, 0, 0.0, "", 0.0, 0.0, view.wall_s(), view.message())
         until = time.time() + LEASE_S
-        return IndexRow(trial.id, status, claim.owner, claim.attempt, until, "", 0.0, 0.0, view.wall_s(), "")
+        started_at = _started_at(view, claim)
+        return IndexRow(trial.id, status, claim.owner, claim.attempt, until, "", started_at, 0.0, view.wall_s(), "")
 
     def _adopt_result(self, trial: Trial, row: IndexRow) -> None:
         view = self.run_view(trial)
@@ -216,6 +217,19 @@ def rebuild_index(folder: Path | str) -> RunStore:
         store = RunStore(folder, definition)
     store.reindex()
     return store
+
+
+def _readable_claim(folder: Path) -> Claim | None:
+    """The claim, or ``None`` where it is broken (a full disk): nobody can write under it, so the trial is free."""
+    with contextlib.suppress(CorruptFile):
+        return read_claim(folder)
+    return None
+
+
+def _started_at(view: RunView, claim: Claim) -> float:
+    """When the claimed attempt last started; 0 when it has not yet."""
+    starts = [event for event in view.history() if event.get("event") == "started"]
+    return next((event["at"] for event in reversed(starts) if event.get("attempt") == claim.attempt), 0.0)
 
 
 def _tidy_dead(view: RunView) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from metascale.core.canonical import canonical_json, plain
 from metascale.core.errors import CorruptFile, Diverged, InputError
-from metascale.core.files import append_lines, write_atomic, write_json
+from metascale.core.files import append_lines, heal_lines, write_atomic, write_json
 from metascale.core.run import Checkpoint
 from metascale.study.checkpoints import discard, list_checkpoints, read_checkpoint, step_of, write_checkpoint
 from metascale.study.errors import Stopped
@@ -39,7 +39,6 @@ from metascale.study.run_files import (
     SEAL,
     TIMING,
     file_hashes,
-    heal_lines,
     sealed_hash,
     tidy,
 )
@@ -189,12 +188,14 @@ class StoredRun:
         found = {"step": error.step, "task_ids": list(error.task_ids), "last_finite": error.last_finite}
         with self._fenced():
             self._flush()
-            self._seal({"status": "diverged", "message": str(error), **found}, keep_checkpoints, facts)
+            message = str(error).encode(errors="backslashreplace").decode()
+            self._seal({"status": "diverged", "message": message, **found}, keep_checkpoints, facts)
 
     def fail(self, trace: str, **facts: Any) -> None:
         """Keep the traceback of a failed attempt; the checkpoints stay for the next one."""
         with self._fenced():
-            write_atomic(self._folder / ERROR, trace)
+            # A trace may quote a file name that is no text; it is kept escaped.
+            write_atomic(self._folder / ERROR, trace.encode(errors="backslashreplace"))
             (self._folder / PROGRESS).unlink(missing_ok=True)
             self._note("failed", attempt=self._claim.attempt, **facts)
             (self._folder / CLAIM).unlink()

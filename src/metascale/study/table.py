@@ -17,6 +17,7 @@ from metascale.study.fence import locked
 from metascale.study.reading import RunView, StudyView, read_study
 from metascale.study.records import format_cell
 from metascale.study.run_files import SEAL
+from metascale.study.tuning_finals import SUPERSEDED, superseded
 
 if TYPE_CHECKING:
     import pandas
@@ -30,9 +31,9 @@ FIRST_COLUMNS, LAST_COLUMNS = ("id", "label"), ("seed", "kind", "status", "messa
 class Table:
     """Rows with the same columns; a value that a trial does not have is ``None``.
 
-    Columns: id, label, the keys that trials vary (axes first), seed, kind, status, message (why a trial failed or
-    diverged), then every scalar of the results, nested ones by dotted key. A result named like an earlier column is
-    called ``result.<name>``.
+    Columns: id, label, the keys that trials vary (axes first), seed, kind (``"superseded"`` where a later search found
+    other values for the same point), status, message (why a trial failed or diverged), then every scalar of the
+    results, nested ones by dotted key. A result named like an earlier column is called ``result.<name>``.
     """
 
     columns: tuple[str, ...]
@@ -92,7 +93,9 @@ def results_table(folder: Path | str | StudyView) -> Table:
     varied = tuple(dict.fromkeys([*view.study.axes, *(key for run in view.runs for key in run.trial.axes)]))
     varied = tuple(key for key in varied if key not in (*FIRST_COLUMNS, *LAST_COLUMNS))
     first = (*FIRST_COLUMNS, *varied, *LAST_COLUMNS)
+    replaced = superseded(view)
     rows = [_row(run, first) for run in view.runs]
+    rows = [{**row, "kind": SUPERSEDED} if row["id"] in replaced else row for row in rows]
     columns = tuple(dict.fromkeys([*first, *(key for row in rows for key in row)]))
     return Table(columns, tuple({name: row.get(name) for name in columns} for row in rows))
 

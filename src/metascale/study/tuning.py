@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from metascale.core.canonical import content_id, plain
 from metascale.core.errors import InputError
-from metascale.study.design import Study, Trial, build_trial
+from metascale.study.design import LABEL_LENGTH, Study, Trial, build_trial
 from metascale.study.reading import RunView, StudyView
 from metascale.study.tuning_points import point_key, searched_points
 from metascale.study.tuning_space import Dimension, Edge, dimension_from_json
@@ -211,7 +212,9 @@ def search_trial(
     if thresholds:
         overrides[PRUNE_KEY] = thresholds
     shown = "-".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in point.items())
-    label = "-".join(filter(None, ["tuning", shown.replace("/", "_"), f"{number:03d}"]))
+    # It names a folder.
+    shown = re.sub(r"[^A-Za-z0-9._=+-]+", "_", shown)[:LABEL_LENGTH]
+    label = "-".join(filter(None, ["tuning", shown, f"{number:03d}"]))
     return build_trial(study.trial, study.base, overrides, int(study.seeds[0]), KIND, label=label)
 
 

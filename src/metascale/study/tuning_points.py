@@ -24,7 +24,8 @@ def searched_points(study: Study, search: Search) -> list[dict[str, Any]]:
     """The points of the axes that a search visits.
 
     Raises:
-        InputError: a key of the space is an axis, or the strategy needs a size that no axis gives.
+        InputError: a key of the space is an axis, or the strategy needs a size that no axis gives; or a rule is
+            asked for over sizes that are not above 0.
     """
     for name in search.space:
         if name in study.axes:
@@ -33,6 +34,10 @@ def searched_points(study: Study, search: Search) -> list[dict[str, Any]]:
     if search.strategy == "each":
         return points
     along = size_axes(study, search)
+    if search.strategy == "rule" and not search.measured:
+        for size in study.axes[str(search.size)]:
+            if not size > 0:
+                raise InputError(f"a rule over sizes needs numbers above 0; axis '{search.size}' has {size!r}")
     n_wanted = 1 if search.strategy == "smallest" else search.rule_points
     groups: dict[str, list[dict[str, Any]]] = {}
     for point in points:

@@ -9,12 +9,13 @@ from typing import Any
 
 from metascale.core.errors import InputError
 from metascale.study.definition import FILE, load_definition, save_definition
-from metascale.study.design import Study, Trial, build_trial
+from metascale.study.design import Study, Trial, flatten, merge
 from metascale.study.events import Event, Reporter, StudyOutcome
 from metascale.study.executors import Executor
 from metascale.study.fence import locked
 from metascale.study.reading import read_study
 from metascale.study.runner import run_study
+from metascale.study.stopping import StopWatch
 from metascale.study.store import RunStore
 from metascale.study.tuning import (
     KIND,
@@ -23,10 +24,9 @@ from metascale.study.tuning import (
     search_of,
     search_trial,
     tried_at,
-    tuned_points,
 )
-from metascale.study.tuning_points import axis_points, point_key, searched_points
-from metascale.study.tuning_rule import values_at
+from metascale.study.tuning_finals import final_trials
+from metascale.study.tuning_points import point_key, searched_points
 from metascale.study.tuning_suggest import Tried, suggest
 
 
@@ -73,6 +73,8 @@ def run_tuned_study(
         raise InputError(f"study '{study.name}' has no search: its base needs the key 'tune'")
     folder = Path(folder)
     searched_points(study, search)  # refuses what cannot be before a file is written
+    # One watch for all rounds: a request that comes between two of them ends the next.
+    options.setdefault("stop_seen", StopWatch.start(folder).seen)
     searched = _search(study, search, folder, executor, retry_failed, reporter, options)
     if searched.pending or searched.stopped or (searched.failed and options.get("fail_fast")):
         if reporter is not None:
@@ -131,21 +133,9 @@ def tuned_study(study: Study, folder: Path | str) -> ListedStudy:
     Raises:
         InputError: a search has found nothing.
     """
-    search, view = search_of(study), read_study(folder)
+    search = search_of(study)
     assert search is not None
-    found = tuned_points(view, study)
-    known = {point_key(one.point) for one in found}
-    for point in searched_points(study, search):
-        if point_key(point) not in known:
-            raise InputError(
-                f"every trial of the search at {point or 'the base'} failed or diverged; see their messages in "
-                f"results.csv, and give '{', '.join(search.space)}' other ranges in a new folder"
-            )
-    trials = [
-        build_trial(study.trial, study.base, {**point, **values_at(study, search, found, point)}, int(seed), "trial")
-        for point in axis_points(study)
-        for seed in study.seeds
-    ]
+    trials = final_trials(study, search, read_study(folder))
     on_axes = {trial.id for trial in replace(study, extra=()).trials()}
     return _listed(study, (*trials, *(trial for trial in study.trials() if trial.id not in on_axes)))
 
@@ -199,6 +189,8 @@ def _suggest_round(folder: Path, study: Study, search: Search) -> bool:
 def _round(study: Study, search: Search, point: Mapping[str, Any], ended: list[Tried]) -> list[Trial]:
     """The trials of the next round at ``point``, none when the search is over."""
     tried, new = list(ended), []
+    default = merge(study.base, point)
+    default.update(flatten(default))  # the space names nested hyperparameters by dotted keys
     while len(tried) < min(search.trials, len(ended) + search.together):
         values = suggest(
             search.space,
@@ -206,7 +198,7 @@ def _round(study: Study, search: Search, point: Mapping[str, Any], ended: list[T
             n_startup=search.startup,
             seed=search.seed,
             purpose=purpose_of(study, point),
-            first={**study.base, **point},
+            first=default,
         )
         if values is None:
             break

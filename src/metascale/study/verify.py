@@ -11,6 +11,7 @@ from metascale.core.canonical import canonical_json, content_id
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json, read_json_lines, sha256_of
 from metascale.study.checkpoints import list_checkpoints, read_checkpoint
+from metascale.study.index import opened_to_read, read_index
 from metascale.study.provenance import STUDY_PROVENANCE
 from metascale.study.reading import RunView, StudyView, read_study
 from metascale.study.run_files import CHECKPOINTS, CONFIG, HISTORY, PROVENANCE, RESULT, SEAL, TIMING, sealed_hash
@@ -54,7 +55,7 @@ def verify_study(folder: Path | str) -> Verification:
         n_files += count
         damages += found
     damages += _verify_lines(view.folder / STUDY_PROVENANCE)
-    damages += _verify_index(view.folder / INDEX)
+    damages += _verify_index(view)
     if not damages and all(run.status in ("finished", "failed", "diverged") for run in view.runs):
         # Before all trials ended the table may rightly lag behind the folders.
         n_files += 2
@@ -143,23 +144,28 @@ def _verify_lines(path: Path) -> Iterator[Damage]:
         yield Damage(path, str(error))
 
 
-def _verify_index(path: Path) -> Iterator[Damage]:
+def _verify_index(view: StudyView) -> Iterator[Damage]:
+    path = view.folder / INDEX
     if not path.exists():
         return
     try:
         # Read only: a damaged index is the business of `reindex`.
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
-        try:
+        with opened_to_read(path, timeout_s=10) as connection:
             answers = [row[0] for row in connection.execute("PRAGMA integrity_check")]
-        finally:
-            connection.close()
+        rows = read_index(path)
     except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError as error:
+        # Locked, or not to be opened in a folder for reading alone: the run folders are the truth.
+        return
+    except (sqlite3.DatabaseError, CorruptFile) as error:
         yield Damage(path, f"{error}; `metascale reindex` builds it anew")
         return
     if answers != ["ok"]:
         yield Damage(path, f"{answers[0]}; `metascale reindex` builds it anew")
+        return
+    for run in view.runs:
+        row = rows.get(run.trial.id)
+        if row is not None and row.status != "pending" and not run.folder.is_dir():
+            yield Damage(run.folder, f"missing, although the index has its trial as {row.status}")
 
 
 def _verify_table(view: StudyView) -> Iterator[Damage]:

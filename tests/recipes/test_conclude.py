@@ -1,0 +1,31 @@
+"""What is concluded from a table: series found again by the report, baselines of several seeds."""
+
+from __future__ import annotations
+
+import pytest
+
+from metascale.recipes.conclude import LawColumns, baseline_results, laws_of
+from metascale.study import Study
+from metascale.study.table import Table
+
+COLUMNS = ("id", "x", "flag", "seed", "kind", "status", "method", "test_loss_nats")
+
+
+def test_series_are_named_as_the_table_writes_their_values() -> None:
+    rows = [
+        dict(zip(COLUMNS, (f"{x}{flag}", x, flag, 0, "trial", "finished", "m", 2.0 * x**-0.3), strict=True))
+        for x in (1, 2, 4, 8)
+        for flag in (False, True, None)
+    ]
+    study = Study("s", "tests.study.trials:quick", {}, {"x": (1, 2, 4, 8), "flag": (False, True)}, (0,))
+    analyses, reason = laws_of(study, Table(COLUMNS, tuple(rows)), LawColumns("x", ("flag",)))
+    assert set(analyses) == {"flag=false", "flag=true", "flag="}
+    assert reason == ""
+
+
+def test_a_baseline_of_several_seeds_is_their_mean() -> None:
+    rows = [
+        dict(zip(COLUMNS, (str(seed), None, None, seed, "baseline", "finished", "ft", loss), strict=True))
+        for seed, loss in enumerate((1.0, 2.0, 6.0))
+    ]
+    assert baseline_results(Table(COLUMNS, tuple(rows)))["ft"]["test_loss_nats"] == pytest.approx(3.0)
