@@ -155,9 +155,7 @@ def _require_device(device: str) -> None:
         InputError: times are to be measured on a GPU that this machine does not have.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f"a dry run measures a step on {device}, and this machine has no CUDA device"
-        )
+        raise InputError(f"a dry run measures a step on {device}, and this machine has no CUDA device")
 
 
 def _measured(config: FewShotConfig, parts: Parts, seed: int, device: str) -> _Cost:
