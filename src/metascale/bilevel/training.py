@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from metascale.bilevel.adaptation import LastStep, adaptation, check_adaptable, closed_form
+from metascale.bilevel.combinations import refuse_combinations
 from metascale.bilevel.levels import Levels, Pass
 from metascale.bilevel.parallel import Alone, Processes, check_wrapped
 from metascale.bilevel.state import BilevelState, check_finite, copied
@@ -27,7 +28,6 @@ from metascale.hypergrad.problem import (
     gradients,
 )
 from metascale.hypergrad.sama import SAMA
-from metascale.hypergrad.unrolled import Unrolled
 from metascale.training.optimizers import Adam, Optimizer, refuse_overwriting
 
 Batches: TypeAlias = Callable[[int], Any]
@@ -94,19 +94,7 @@ class BilevelTraining:
             raise InputError(
                 "autocast in float16 needs loss scaling, which would scale the hypergradient: use bfloat16"
             )
-        if self.method.remembers > self.unroll_steps:
-            raise InputError(
-                f"the method differentiates {self.method.remembers} lower steps, more than the {self.unroll_steps} of "
-                "unroll_steps"
-            )
-        cut = isinstance(self.method, Unrolled) and 0 < self.method.remembers < self.unroll_steps
-        if cut and not getattr(self.method, "truncated", True):
-            raise InputError(
-                f"Unrolled(steps={self.method.remembers}) sees a part of the {self.unroll_steps} lower steps of "
-                "unroll_steps; set truncated=True to differentiate the last ones alone"
-            )
-        if self.roll_back and getattr(self.method, "multitask", False):
-            raise InputError("roll_back takes back the move of θ that multitask=True asks for; choose one of them")
+        refuse_combinations(self.method, self.unroll_steps, self.roll_back)
         for name in ("lower_optimizer", "upper_optimizer"):
             refuse_overwriting(getattr(self, name), f"{name} of bilevel training")
         if self.method.adapts:

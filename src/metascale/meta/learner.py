@@ -87,7 +87,15 @@ class MetaLearner:
     def meta_gradient(
         self, model: Model, params: Params, episode: Episode, key: int | None = None
     ) -> tuple[Params, StepReport]:
-        """The mean meta-gradient of a meta-batch at θ = ``params``, before clipping; ``key`` names dropout masks."""
+        """The mean meta-gradient of a meta-batch, before clipping, shaped like θ; and what the step's report says.
+
+        Args:
+            params: θ, unstacked.
+            key: names the dropout masks; ``None``: no dropout.
+
+        Raises:
+            InputError: the tasks cannot run as `Execution` says.
+        """
         estimate = _Estimate(self.gradient, model, params, key)
         results = self.execution.map(estimate, episode.numbered())
         total: Params | None = None

@@ -20,6 +20,10 @@ class CannotBeSent(Exception):
     """Another process could not make this object from bytes: a closure, say."""
 
 
+class CannotBeLoaded(Exception):
+    """This process does not find a class or function that the bytes name: one of the script that was started, say."""
+
+
 def send(stream: BinaryIO, message: bytes) -> None:
     """Write one message."""
     stream.write(len(message).to_bytes(8, "little"))
@@ -61,14 +65,21 @@ def portable(error: Exception) -> Exception:
     """The error, or one with the same words where it does not survive the way."""
     try:
         unpack(pack(error))
-    except Exception:  # noqa: BLE001
+    except (CannotBeSent, CannotBeLoaded, TypeError, ValueError):  # a constructor that asks for more than the words
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 
 
 def unpack(message: bytes, model: Any = None) -> Any:
-    """The value, with ``model`` where one was left out."""
-    return _Unpickler(io.BytesIO(message), model).load()
+    """The value, with ``model`` where one was left out.
+
+    Raises:
+        CannotBeLoaded: a class or function in it is not found here.
+    """
+    try:
+        return _Unpickler(io.BytesIO(message), model).load()
+    except (AttributeError, ImportError) as error:
+        raise CannotBeLoaded(f"{type(error).__name__}: {error}") from error
 
 
 def _packed(value: Any, find_model: bool) -> tuple[bytes, Any]:

@@ -23,7 +23,7 @@ import torch
 
 from metascale.core.errors import InputError, MetascaleError
 from metascale.core.types import Episode
-from metascale.meta.messages import CannotBeSent, pack, pack_around_model, receive, send, unpack
+from metascale.meta.messages import CannotBeLoaded, CannotBeSent, pack, pack_around_model, receive, send, unpack
 
 _PATIENCE_S = 5.0
 _ENVIRONMENT = {
@@ -56,7 +56,7 @@ class TaskProcesses:
 
         Args:
             function: a callable that another process can load: an instance of a class of a module, or a function of
-                one. The first model that it holds is sent once and kept.
+                one. The first model that it holds is turned into bytes each time, and sent where they are new.
             n_processes: that work at the same time.
 
         Raises:
@@ -88,12 +88,11 @@ class TaskProcesses:
             finally:
                 idle.put(process)
 
-        try:
+        with contextlib.ExitStack() as interrupted:
+            interrupted.callback(self.close)  # replies may be under way that nobody will read
             with ThreadPoolExecutor(n_processes, thread_name_prefix="metascale-task") as threads:
                 replies = list(threads.map(run, chunks))
-        except BaseException:
-            self.close()  # replies may be under way that nobody will read
-            raise
+            interrupted.pop_all()
         return [_result(reply) for reply in replies]
 
     def close(self) -> None:
@@ -119,6 +118,7 @@ class TaskProcess:
 
     @property
     def pid(self) -> int:
+        """As the system numbers it."""
         return self._child.pid
 
     def call(self, digest: bytes, model_message: bytes, request: bytes) -> tuple[Any, ...]:
@@ -166,9 +166,9 @@ def _result(reply: tuple[Any, ...]) -> Any:
     kind, *values = reply
     if kind == "done":
         return values[0]
-    if kind == "not loaded":
-        raise InputError(f"another process could not load what it should run ({values[0]}); {_REMEDY}")
     error, trace = values
+    if isinstance(error, CannotBeLoaded):
+        raise InputError(f"another process could not load what it should run ({error}); {_REMEDY}")
     raise error from RuntimeError(f"in a process that ran tasks:\n{trace}")
 
 

@@ -1,7 +1,7 @@
 """A process that runs tasks for the program that started it, until that program closes the pipe or ends.
 
 Requests: ("model", its bytes), kept for all calls that follow; ("call", function, chunk of tasks, index of its first,
-whether gradients are on). Replies: ("done", result), ("failed", the error, its traceback) or ("not loaded", why).
+whether gradients are on). Replies: ("done", result) or ("failed", the error, its traceback).
 """
 
 from __future__ import annotations
@@ -43,23 +43,19 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     model: Any = None
     while (message := receive(requests)) is not None:
         kind, *values = unpack(message)
+        result = None
         try:
             if kind == "model":
                 model = unpack(*values)
-                reply = pack(("done", None))
             else:
-                function, part, start, with_gradients = values
-                reply = _called(unpack(function, model), unpack(part), start, with_gradients)
+                result = _run(model, *values)
+            reply = pack(("done", result))
         except Exception as error:  # noqa: BLE001
-            # Another process may not find a class: one of the script that was started, say.
-            reply = pack(("not loaded", f"{type(error).__name__}: {error}"))
+            # Whatever it ran: the error is sent back and raised in the program that asked.
+            reply = pack(("failed", portable(error), traceback.format_exc()))
         send(replies, reply)
 
 
-def _called(function: Any, part: Any, start: int, with_gradients: bool) -> bytes:
-    try:
-        with torch.set_grad_enabled(with_gradients):
-            return pack(("done", function(part, start)))
-    except Exception as error:  # noqa: BLE001
-        # Raised again in the program that asked.
-        return pack(("failed", portable(error), traceback.format_exc()))
+def _run(model: Any, function: bytes, part: bytes, start: int, with_gradients: bool) -> Any:
+    with torch.set_grad_enabled(with_gradients):
+        return unpack(function, model)(unpack(part), start)

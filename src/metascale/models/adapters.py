@@ -17,7 +17,7 @@ from metascale.core.errors import InputError
 from metascale.core.types import Batch, Params
 from metascale.models.architectures import match_targets
 from metascale.models.heads import BIAS, POOLINGS, WEIGHT, Head, PrototypeHead, check_pooling, head_logits
-from metascale.models.hf import architecture_value, call_options, refuse_decoder, require_second_order, trimmed
+from metascale.models.hf import architecture_value, call_options, refuse_decoder, require_second_order
 from metascale.models.lora import (
     CHECKPOINTING,
     Active,
@@ -29,6 +29,7 @@ from metascale.models.lora import (
     linear_shapes,
 )
 from metascale.models.objectives import cross_entropy_per_task
+from metascale.models.padding import trimmed
 
 
 @dataclass(frozen=True, eq=False)

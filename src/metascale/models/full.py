@@ -17,8 +17,9 @@ from metascale.core.canonical import plain
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Params
 from metascale.models.heads import BIAS, POOLINGS, WEIGHT, Head, LearnedHead, check_pooling, head_logits
-from metascale.models.hf import architecture_value, call_options, refuse_decoder, require_second_order, trimmed
+from metascale.models.hf import architecture_value, call_options, refuse_decoder, require_second_order
 from metascale.models.objectives import cross_entropy_per_task
+from metascale.models.padding import trimmed
 
 
 @dataclass(frozen=True, eq=False)

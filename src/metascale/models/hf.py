@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.optional import require
 from metascale.core.streams import torch_generator
-from metascale.core.types import Batch
 from metascale.models.architectures import ARCHITECTURES, SHAPES, Architecture
 
 DTYPES: dict[str, torch.dtype] = {
@@ -258,23 +257,6 @@ def require_second_order(backbone: Any) -> None:
         )
     if getattr(backbone, "is_quantized", False):
         raise InputError("an 8-bit backbone has no second derivative; load it without load_in_8bit")
-
-
-def trimmed(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """``input_ids`` and ``attention_mask`` without the columns that are padding in every text.
-
-    Chunks of tasks and of examples keep the padding of the batch they were cut from. On an accelerator the columns
-    stay: counting them would wait for the device.
-    """
-    ids = batch.inputs["input_ids"]
-    mask = batch.inputs.get("attention_mask")
-    if mask is None:
-        return ids, torch.ones_like(ids)
-    if ids.device.type != "cpu":
-        return ids, mask
-    used = mask.flatten(0, 1).any(0).nonzero()
-    length = int(used[-1]) + 1 if len(used) else 1
-    return ids[..., :length], mask[..., :length]
 
 
 class _NamedDraws(TorchFunctionMode):

@@ -142,24 +142,20 @@ def scale_axis(study: Study) -> str | None:
 
 
 def baseline_results(table: Table) -> dict[str, Any]:
-    """Finished baselines and controls by method: test loss and accuracy, and what tuning chose."""
-    found: dict[str, Any] = {}
-    seeds: dict[str, list[Mapping[str, Any]]] = {}
+    """Finished baselines and controls by method: test loss and accuracy (means over seeds), and what tuning chose."""
+    by_method: dict[str, list[Mapping[str, Any]]] = {}
     for row in table.finished().rows:
-        if row["kind"] not in ("baseline", "control"):
-            continue
-        seeds.setdefault(str(row["method"]), []).append(row)
-        kept = {
-            name: value
-            for name, value in row.items()
-            if value is not None and (name.startswith("test_") or name in ("inner_lr", "scale", "ridge"))
-        }
-        if row.get("tuned_inner_steps") is not None:
-            kept["inner_steps"] = row["tuned_inner_steps"]
-        found[str(row["method"])] = {**kept, "kind": row["kind"]}
-    for method, rows in seeds.items():
-        if len(rows) > 1:
-            found[method] |= {name: _mean([row[name] for row in rows]) for name in found[method] if name[:5] == "test_"}
+        if row["kind"] in ("baseline", "control"):
+            by_method.setdefault(str(row["method"]), []).append(row)
+    found: dict[str, Any] = {}
+    for method, rows in by_method.items():
+        last = rows[-1]
+        kept = {name: last[name] for name in ("inner_lr", "scale", "ridge") if last.get(name) is not None}
+        tests = {name: _mean([row[name] for row in rows]) for name in last if name.startswith("test_")}
+        kept |= {name: value for name, value in tests.items() if value is not None}
+        if last.get("tuned_inner_steps") is not None:
+            kept["inner_steps"] = last["tuned_inner_steps"]
+        found[method] = {**kept, "kind": last["kind"]}
     return found
 
 

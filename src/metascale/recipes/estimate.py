@@ -150,9 +150,10 @@ def _count_shapes(config: TextConfig) -> _Cost:
 
 
 def _require_device(device: str) -> None:
-    """
+    """Refuse to measure on a GPU that this machine does not have.
+
     Raises:
-        InputError: times are to be measured on a GPU that this machine does not have.
+        InputError: so it is.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"a dry run measures a step on {device}, and this machine has no CUDA device")

@@ -36,13 +36,14 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     data = images(settings, seed)
     run.write("data.json", data.describe())
     model = PerceptronClassifier(data.image_size**2, data.n_classes, settings.width, settings.depth)
-    scores = SCORES[settings.method](settings, data, model, seed, device)
-    n_kept = round(settings.keep * len(scores))
+    n_examples = len(data.labels["train"])
+    n_kept = round(settings.keep * n_examples)
     if n_kept < settings.batch_size:
         raise InputError(
-            f"keep={settings.keep:g} of {len(scores)} examples leaves {n_kept}, fewer than a batch of "
+            f"keep={settings.keep:g} of {n_examples} examples leaves {n_kept}, fewer than a batch of "
             f"{settings.batch_size}: keep more, or lower batch_size"
         )
+    scores = SCORES[settings.method](settings, data, model, seed, device)
     # Ties (forgetting events are small integers) are broken at random, not by the order of the file.
     order = np.lexsort((generator(seed, "ties").random(len(scores)), -scores))
     kept = np.sort(order[:n_kept])

@@ -1,4 +1,4 @@
-"""Which trials of a tuned study count: those with the values that its searches have found by now.
+"""Which trials of a tuned study count: those with the values that its searches had found when they last ended.
 
 A search that goes on (a study that grew, a failed trial that was tried again) may find other values. What was run with
 the earlier ones stays on disk and in the tables, and is left out of every fit.
@@ -6,51 +6,37 @@ the earlier ones stays on disk and in the tables, and is left out of every fit.
 
 from __future__ import annotations
 
-from metascale.core.errors import InputError
-from metascale.study.design import Study, Trial, build_trial
-from metascale.study.reading import StudyView
-from metascale.study.tuning import KIND, Search, search_of, tuned_points
-from metascale.study.tuning_points import axis_points, point_key, searched_points
-from metascale.study.tuning_rule import values_at
+from collections.abc import Iterable
+from pathlib import Path
 
+from metascale.core.files import read_json, write_json
+from metascale.study.design import Trial
+from metascale.study.fence import locked
+from metascale.study.reading import StudyView
+from metascale.study.tuning import KIND
+from metascale.study.tuning_points import point_key
+
+FINALS = "finals.json"
 SUPERSEDED = "superseded"
 """The kind that tables give to a trial whose values a later search replaced."""
 
 
-def final_trials(study: Study, search: Search, view: StudyView) -> list[Trial]:
-    """Axes × seeds with the values that the searches in the folder found.
-
-    Raises:
-        InputError: a search has found nothing.
-    """
-    found = tuned_points(view, study)
-    known = {point_key(one.point) for one in found}
-    for point in searched_points(study, search):
-        if point_key(point) not in known:
-            raise InputError(
-                f"every trial of the search at {point or 'the base'} failed or diverged; see their messages in "
-                f"results.csv, and give '{', '.join(search.space)}' other ranges in a new folder"
-            )
-    return [
-        build_trial(study.trial, study.base, {**point, **values_at(study, search, found, point)}, int(seed), "trial")
-        for point in axis_points(study)
-        for seed in study.seeds
-    ]
+def keep_finals(folder: Path, trials: Iterable[Trial]) -> None:
+    """Note the trials of the axes with the values found, before they run."""
+    with locked(folder):
+        write_json(folder / FINALS, {"ids": [trial.id for trial in trials]})
 
 
 def superseded(view: StudyView) -> frozenset[str]:
-    """Ids of trials at a point and seed of the axes that are now run with other values."""
-    search = search_of(view.study)
-    if search is None:
+    """Ids of trials at a point and seed of the axes that is now run with other values."""
+    path = view.folder / FINALS
+    if not path.exists():
         return frozenset()
-    try:
-        finals = final_trials(view.study, search, view)
-    except InputError:
-        return frozenset()  # nothing was found yet, so nothing is final
+    ids = frozenset(read_json(path)["ids"])
 
     def place(trial: Trial) -> tuple[str, int]:
         return point_key({name: trial.axes.get(name) for name in view.study.axes}), trial.seed
 
-    ids, places = {trial.id for trial in finals}, {place(trial) for trial in finals}
+    places = {place(run.trial) for run in view.runs if run.trial.id in ids}
     others = (run.trial for run in view.runs if run.trial.kind != KIND and run.trial.id not in ids)
     return frozenset(trial.id for trial in others if place(trial) in places)

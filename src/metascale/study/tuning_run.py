@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metascale.core.errors import InputError
 from metascale.study.definition import FILE, load_definition, save_definition
-from metascale.study.design import Study, Trial, flatten, merge
+from metascale.study.design import Study, Trial, build_trial, flatten, merge
 from metascale.study.events import Event, Reporter, StudyOutcome
 from metascale.study.executors import Executor
 from metascale.study.fence import locked
@@ -24,9 +24,11 @@ from metascale.study.tuning import (
     search_of,
     search_trial,
     tried_at,
+    tuned_points,
 )
-from metascale.study.tuning_finals import final_trials
-from metascale.study.tuning_points import point_key, searched_points
+from metascale.study.tuning_finals import keep_finals
+from metascale.study.tuning_points import axis_points, point_key, searched_points
+from metascale.study.tuning_rule import values_at
 from metascale.study.tuning_suggest import Tried, suggest
 
 
@@ -80,7 +82,9 @@ def run_tuned_study(
         if reporter is not None:
             reporter.end(searched)
         return searched
-    final = tuned_study(study, folder)
+    finals = _finals(study, search, folder)
+    keep_finals(folder, finals)
+    final = _with_extras(study, finals)
     return _joined(
         searched, run_study(final, folder, executor, retry_failed=retry_failed, reporter=reporter, **options)
     )
@@ -127,17 +131,30 @@ def _joined(searched: StudyOutcome, final: StudyOutcome) -> StudyOutcome:
     return replace(final, **{name: getattr(searched, name) + getattr(final, name) for name in names})
 
 
-def tuned_study(study: Study, folder: Path | str) -> ListedStudy:
-    """Axes × seeds with the values that the searches in ``folder`` found, and the extras.
+def _finals(study: Study, search: Search, folder: Path | str) -> list[Trial]:
+    """Axes × seeds with the values that the searches in ``folder`` found.
 
     Raises:
         InputError: a search has found nothing.
     """
-    search = search_of(study)
-    assert search is not None
-    trials = final_trials(study, search, read_study(folder))
+    found = tuned_points(read_study(folder), study)
+    known = {point_key(one.point) for one in found}
+    for point in searched_points(study, search):
+        if point_key(point) not in known:
+            raise InputError(
+                f"every trial of the search at {point or 'the base'} failed or diverged; see their messages in "
+                f"results.csv, and give '{', '.join(search.space)}' other ranges in a new folder"
+            )
+    return [
+        build_trial(study.trial, study.base, {**point, **values_at(study, search, found, point)}, int(seed), "trial")
+        for point in axis_points(study)
+        for seed in study.seeds
+    ]
+
+
+def _with_extras(study: Study, finals: Sequence[Trial]) -> ListedStudy:
     on_axes = {trial.id for trial in replace(study, extra=()).trials()}
-    return _listed(study, (*trials, *(trial for trial in study.trials() if trial.id not in on_axes)))
+    return _listed(study, (*finals, *(trial for trial in study.trials() if trial.id not in on_axes)))
 
 
 def n_search_trials(study: Study) -> int:

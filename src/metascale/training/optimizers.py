@@ -20,7 +20,11 @@ OptimizerState: TypeAlias = dict[str, Params]
 
 
 class Optimizer(Protocol):
-    """An update rule. ``rates`` multiplies the step: one number, or one tensor a parameter (Meta-SGD)."""
+    """An update rule. ``rates`` multiplies the step: one number, or one tensor a parameter (Meta-SGD).
+
+    A rule that overwrites what it is given says ``overwrites = True``; one whose step for a number depends on others of
+    the same tensor, ``mixes = True``.
+    """
 
     def init(self, params: Params) -> OptimizerState: ...
 
@@ -30,9 +34,10 @@ class Optimizer(Protocol):
 
 
 def refuse_overwriting(optimizer: Optimizer, where: str) -> None:
-    """
+    """Refuse an optimiser that overwrites what ``where`` still needs.
+
     Raises:
-        InputError: the optimiser overwrites what it is given, which ``where`` still needs.
+        InputError: so it does.
     """
     if getattr(optimizer, "overwrites", False):
         raise InputError(
@@ -42,9 +47,10 @@ def refuse_overwriting(optimizer: Optimizer, where: str) -> None:
 
 
 def refuse_mixing(optimizer: Optimizer) -> None:
-    """
+    """Refuse an optimiser whose step mixes the numbers of a tensor, which in an inner loop are those of all tasks.
+
     Raises:
-        InputError: the optimiser mixes the numbers of a tensor, which in an inner loop are those of all tasks.
+        InputError: so it does.
     """
     if getattr(optimizer, "mixes", False):
         raise InputError(
