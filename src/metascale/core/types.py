@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from metascale.core.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
@@ -217,3 +219,15 @@ class OutputModel(Model, Protocol):
     def output_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """[T] mean losses of ``outputs`` [T, B, ...]."""
         ...
+
+
+def require_same_shape(predictions: torch.Tensor, targets: torch.Tensor) -> None:
+    """Refuse real-valued targets whose broadcasting would pair values that do not belong together.
+
+    Raises:
+        InputError: predictions [T, B, ...] and targets differ in shape.
+    """
+    if predictions.shape != targets.shape:
+        raise InputError(
+            f"targets must be shaped like the predictions, {list(predictions.shape)}, not {list(targets.shape)}"
+        )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from metascale.core.errors import Diverged, InputError
 from metascale.core.trees import stack_tasks
-from metascale.core.types import Batch, Episode, Model, Params, Split, TaskSource
+from metascale.core.types import Batch, Episode, Model, Params, Split, TaskSource, require_same_shape
 from metascale.meta.execution import Execution
 from metascale.meta.inner import InnerLoop
 
@@ -115,10 +115,7 @@ def predict_in_parts(model: Model, params: Params, batch: Batch, micro_batch: in
 def score(predictions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """[T] mean loss and [T] accuracy of predictions [T, B, ...]; accuracy is NaN for real-valued targets."""
     if targets.is_floating_point():
-        if predictions.shape != targets.shape:
-            raise InputError(
-                f"targets must be shaped like the predictions, {list(predictions.shape)}, not {list(targets.shape)}"
-            )
+        require_same_shape(predictions, targets)
         losses = (predictions - targets).square().flatten(1).mean(1)
         return losses, torch.full_like(losses, float("nan"))
     losses = F.cross_entropy(predictions.flatten(0, 1).float(), targets.flatten(), reduction="none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from metascale.core.errors import InputError
+from metascale.core.types import require_same_shape
 
 
 def cross_entropy_per_task(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -25,8 +25,5 @@ def squared_errors(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Te
     Raises:
         InputError: their shapes differ, and broadcasting would pair values that do not belong together.
     """
-    if predictions.shape != targets.shape:
-        raise InputError(
-            f"targets must be shaped like the predictions, {list(predictions.shape)}, not {list(targets.shape)}"
-        )
+    require_same_shape(predictions, targets)
     return (predictions - targets).square()
