@@ -27,10 +27,10 @@ import torch
 from metascale.core.trees import dot, norm, subtract
 from metascale.core.types import Params
 from metascale.meta.learner import LearnerState
-from metascale.recipes.config import FewShotConfig
-from metascale.recipes.fewshot import Parts, build_parts, make_learner
 from metascale.recipes.melora import LAPTOP
-from metascale.recipes.recipe import load_recipe
+from metascale.workflow.config import FewShotConfig
+from metascale.workflow.fewshot import Parts, build_parts, make_learner
+from metascale.workflow.recipe import load_recipe
 
 METHODS = (
     "fomaml",

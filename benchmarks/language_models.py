@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from metascale.core.types import Batch
+from metascale.models.kernels.tridiagonal import leading_resolvent
 from metascale.models.transformer import Transformer
-from metascale.models.tridiagonal import leading_resolvent
 from metascale.training.in_place import InPlaceAdamW
 from metascale.training.supervised import SupervisedTraining
 

@@ -27,12 +27,12 @@ from metascale.core.types import Batch, Episode, Model
 from metascale.hypergrad.gauss_newton import GaussNewton
 from metascale.meta.gradients import MAML
 from metascale.meta.inner import InnerLoop
-from metascale.meta.profile import frozen_weights, profile_gradient
 from metascale.meta.reverse import Through, named_through
-from metascale.models.adapters import AdapterClassifier
-from metascale.models.full import FullClassifier
-from metascale.models.heads import LearnedHead
-from metascale.models.hf import load_config, random_backbone
+from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.full import FullClassifier
+from metascale.models.text.heads import LearnedHead
+from metascale.models.text.hf import load_config, random_backbone
+from metascale.parallel.profile import frozen_weights, profile_gradient
 from metascale.training.memory import MIB, MemoryReport
 from metascale.training.optimizers import SGD
 

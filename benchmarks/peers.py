@@ -27,12 +27,12 @@ from torch import nn
 
 from metascale.core.trees import to
 from metascale.core.types import Episode, Params
-from metascale.meta.execution import Execution
 from metascale.meta.gradients import FOMAML, MAML, MetaGradient
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
 from metascale.meta.reverse import Unrolled
 from metascale.models.convnet import ConvNet
+from metascale.parallel.execution import Execution
 from metascale.training.flops import count_flops
 from metascale.training.memory import LiveBytes
 from metascale.training.optimizers import SGD

@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from metascale.core.types import Batch, Episode, Params
-from metascale.meta.execution import Execution
 from metascale.meta.gradients import FOMAML
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.models.adapters import AdapterClassifier
-from metascale.models.heads import LearnedHead
-from metascale.models.hf import load_backbone
+from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.heads import LearnedHead
+from metascale.models.text.hf import load_backbone
+from metascale.parallel.execution import Execution
 from metascale.training.flops import count_flops
 from metascale.training.optimizers import Adam
 from speed import matmul_rate, texts, timed

@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from metascale.core.types import Batch, Episode, Model
-from metascale.meta.execution import Execution
 from metascale.meta.gradients import FOMAML, MAML, MetaGradient
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
 from metascale.meta.reverse import Unrolled, named_through
 from metascale.models.convnet import ConvNet
 from metascale.models.mlp import MLP
+from metascale.parallel.execution import Execution
 from metascale.training.flops import count_flops
 from metascale.training.optimizers import SGD, Adam
 
@@ -84,9 +84,9 @@ def cases(only: list[str], device: str) -> Iterator[Case]:
             "Omniglot 4-conv, FOMAML K=5", net, FOMAML(inner), lambda t: vectors(t, (1, 28, 28), 5, 5, 75, device)
         )
     if "text" in only:
-        from metascale.models.adapters import AdapterClassifier
-        from metascale.models.heads import named_head
-        from metascale.models.hf import load_backbone
+        from metascale.models.text.adapters import AdapterClassifier
+        from metascale.models.text.heads import named_head
+        from metascale.models.text.hf import load_backbone
 
         backbone = load_backbone("minilm-l6", random_init_seed=0, device=device)
         model = AdapterClassifier(backbone, n_classes=5, rank=8, dropout=0.0, head=named_head("learned"))

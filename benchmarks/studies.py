@@ -76,7 +76,16 @@ def start_times(repeats: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         commands = {
             "--help": ["-m", "metascale.cli", "--help"],
-            "a refused configuration": ["-m", "metascale.cli", "run", "digits", "--out", folder, "--set", "k_shot=0"],
+            "a refused configuration": [
+                "-m",
+                "metascale.cli.main",
+                "run",
+                "digits",
+                "--out",
+                folder,
+                "--set",
+                "k_shot=0",
+            ],
             "import metascale": ["-c", "import metascale"],
             "an empty Python": ["-c", "pass"],
         }

@@ -29,7 +29,7 @@ def metascale(*arguments: str, env: dict[str, str] | None = None) -> subprocess.
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """The command line in this process: exit status, standard output, standard error."""
-    from metascale.cli import main
+    from metascale.cli.main import main
 
     def called(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["metascale", *arguments])
@@ -216,7 +216,7 @@ def test_a_refused_command_leaves_no_empty_folder(tmp_path: Path, call: Call) ->
 def test_what_the_machine_refuses_is_one_sentence_and_exit_status_1(
     error: Exception, sentence: str, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metascale.recipes import machine
+    from metascale.workflow import doctor as machine
 
     def fail() -> None:
         raise error

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from metascale import cli_study
+from metascale.cli import study as cli_study
 from metascale.core.files import read_json
 from metascale.study import Study, read_study, run_study
 from metascale.study.definition import load_definition, save_definition
-from metascale.study.tuning_run import run_tuned_study
+from metascale.study.search.run import run_tuned_study
 from tests.study import runner_process
 from tests.study.folders import TRIALS, tiny_study
 from tests.test_cli import Call, call  # noqa: F401

@@ -11,40 +11,37 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "metascale"
 
+BELOW_WORKFLOW = {
+    "core",
+    "tasks",
+    "models",
+    "hypergrad",
+    "training",
+    "parallel",
+    "meta",
+    "bilevel",
+    "laws",
+    "study",
+    "report",
+}
+
 ALLOWED: dict[str, set[str]] = {
     "core": set(),
     "tasks": {"core"},
     "models": {"core"},
     "hypergrad": {"core"},
     "training": {"core"},
-    "meta": {"core", "hypergrad", "training"},
+    "parallel": {"core", "training", "meta"},
+    "meta": {"core", "hypergrad", "training", "parallel"},
     "bilevel": {"core", "hypergrad", "training"},
-    "laws": {"core.errors", "core.optional"},
+    "laws": {"core.errors", "core.optional", "core.units"},
     "study": {"core", "laws"},
     "report": {"core", "laws", "study"},
     "testing": {"core"},
-    "recipes": {
-        "core",
-        "tasks",
-        "models",
-        "hypergrad",
-        "training",
-        "meta",
-        "bilevel",
-        "laws",
-        "study",
-        "report",
-        "recipes",
-    },
-    "cli": {"core", "recipes", "study", "laws", "report", "cli_data", "cli_laws", "cli_models", "cli_run", "cli_study"},
-    "cli_models": {"core", "recipes", "report"},
-    "cli_data": {"tasks.data"},
-    "cli_place": {"recipes"},
-    "cli_run": {"core", "recipes", "study.errors", "cli_data", "cli_place", "cli_study"},
-    "cli_study": {"core", "recipes", "study"},
-    "cli_laws_output": {"core", "laws", "report"},
-    "cli_laws_input": {"core", "laws"},
-    "cli_laws": {"core", "laws", "report", "cli_laws_input", "cli_laws_output"},
+    "integrations": BELOW_WORKFLOW | {"integrations"},
+    "workflow": BELOW_WORKFLOW | {"integrations", "recipes"},
+    "recipes": BELOW_WORKFLOW | {"workflow"},
+    "cli": {"core", "integrations", "laws", "report", "study", "tasks.data", "workflow"},
 }
 TORCH_FREE = ("laws", "study", "report")
 
@@ -96,7 +93,14 @@ def test_imports_go_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["metascale", "metascale.laws", "metascale.study", "metascale.report", "metascale.cli", "metascale.recipes.launch"],
+    [
+        "metascale",
+        "metascale.laws",
+        "metascale.study",
+        "metascale.report",
+        "metascale.cli",
+        "metascale.workflow.launch",
+    ],
 )
 def test_light_modules_do_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
@@ -105,7 +109,7 @@ def test_light_modules_do_not_load_torch(module: str) -> None:
 
 def test_configurations_of_all_recipes_load_without_torch() -> None:
     code = (
-        "import sys; from metascale.recipes.recipe import RECIPES, load_recipe;"
+        "import sys; from metascale.workflow.recipe import RECIPES, load_recipe;"
         "[load_recipe(name).study() for name in RECIPES]; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

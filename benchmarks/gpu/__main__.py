@@ -36,13 +36,13 @@ import bilevel
 import memory
 import peers_lora
 from metascale.core.types import Batch, Episode
-from metascale.meta.execution import Execution
 from metascale.meta.gradients import FOMAML, MAML, MetaGradient
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.models.adapters import AdapterClassifier
-from metascale.models.heads import LearnedHead
-from metascale.models.hf import load_config, random_backbone
+from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.heads import LearnedHead
+from metascale.models.text.hf import load_config, random_backbone
+from metascale.parallel.execution import Execution
 from metascale.training.flops import count_flops
 from metascale.training.memory import MIB
 from metascale.training.optimizers import Adam

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from metascale.recipes.launch import launch, plan
 from metascale.report.data import law_data
 from metascale.report.plots import plot_law
 from metascale.study import results_table
+from metascale.workflow.launch import launch, plan
 
 folder = Path("task-scaling")
 

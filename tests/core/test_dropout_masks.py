@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metascale.core.dropout_masks import DropoutMasks
+from metascale.core.dropout import DropoutMasks
 from metascale.core.streams import torch_generator
 from metascale.core.types import Batch, Episode
 

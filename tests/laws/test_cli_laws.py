@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from metascale import cli_laws
+from metascale.cli import laws as cli_laws
 from metascale.core.errors import InputError
 
 

@@ -6,7 +6,7 @@ import sys
 
 def test_the_room_loads_no_torch_and_no_plotting():
     code = (
-        "import sys, metascale.laws, metascale.cli_laws, metascale.laws.table\n"
+        "import sys, metascale.laws, metascale.cli.laws, metascale.laws.table\n"
         "print([name for name in ('torch', 'matplotlib', 'pandas', 'rich') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -15,7 +15,7 @@ def test_the_room_loads_no_torch_and_no_plotting():
 
 def test_the_commands_load_nothing_heavy():
     code = (
-        "import sys, metascale.cli_laws\nprint([name for name in ('numpy', 'scipy', 'torch') if name in sys.modules])"
+        "import sys, metascale.cli.laws\nprint([name for name in ('numpy', 'scipy', 'torch') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -16,19 +16,19 @@ from metascale.core.errors import InputError
 from metascale.core.run import MemoryRun
 from metascale.core.streams import torch_generator
 from metascale.core.types import Batch, Episode, Params
-from metascale.meta.budget import Way, _Gauge, fit_to_budget, ways
-from metascale.meta.byte_sizes import format_bytes, parse_bytes
+from metascale.core.units import format_bytes, parse_bytes
 from metascale.meta.evaluate import predict_in_parts
-from metascale.meta.execution import Execution
 from metascale.meta.gradients import FOMAML, MAML
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.meta.out_of_memory import DoesNotFit, MicroBatches, is_out_of_memory, shape_of
-from metascale.meta.profile import frozen_weights, profile_step
 from metascale.meta.training import MetaTraining
-from metascale.models.adapters import AdapterClassifier
 from metascale.models.convnet import ConvNet
-from metascale.models.heads import LearnedHead
+from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.heads import LearnedHead
+from metascale.parallel.budget import Way, _Gauge, fit_to_budget, ways
+from metascale.parallel.execution import Execution
+from metascale.parallel.out_of_memory import DoesNotFit, MicroBatches, is_out_of_memory, shape_of
+from metascale.parallel.profile import frozen_weights, profile_step
 from metascale.testing.smooth_classifier import SmoothClassifier
 from metascale.training.optimizers import SGD, Adam
 from tests.meta.episodes import class_episode
@@ -332,7 +332,7 @@ from metascale.core.run import MemoryRun
 from metascale.meta.gradients import FOMAML
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.meta.out_of_memory import MicroBatches
+from metascale.parallel.out_of_memory import MicroBatches
 from metascale.models.mlp import MLP
 from metascale.training.optimizers import SGD
 from tests.meta.episodes import class_episode

@@ -12,12 +12,12 @@ from transformers import BertConfig
 from metascale.core.types import Batch, Episode
 from metascale.meta.gradients import FOMAML, MAML, MetaGradient
 from metascale.meta.inner import InnerLoop
-from metascale.meta.profile import frozen_weights, profile_gradient
 from metascale.meta.reverse import Unrolled
-from metascale.models.adapters import AdapterClassifier
-from metascale.models.full import FullClassifier
-from metascale.models.heads import LearnedHead
-from metascale.models.hf import random_backbone
+from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.full import FullClassifier
+from metascale.models.text.heads import LearnedHead
+from metascale.models.text.hf import random_backbone
+from metascale.parallel.profile import frozen_weights, profile_gradient
 from metascale.training.memory import MemoryReport
 from metascale.training.optimizers import SGD, Adam, Optimizer
 

@@ -12,7 +12,6 @@ from metascale.core.errors import Diverged, InputError
 from metascale.core.trees import stack_tasks, to
 from metascale.core.types import Batch, Episode, Split
 from metascale.meta.evaluate import adapted_predictor, evaluate, score
-from metascale.meta.execution import Execution
 from metascale.meta.gradients import FOMAML, MAML, Reptile
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
@@ -20,6 +19,7 @@ from metascale.meta.training import MetaTraining
 from metascale.models.convnet import ConvNet
 from metascale.models.mlp import MLP
 from metascale.models.objectives import squared_error_per_task
+from metascale.parallel.execution import Execution
 from metascale.testing.closed_forms import QuadraticModel
 from metascale.testing.smooth_classifier import SmoothClassifier
 from metascale.training.elementwise_optimizers import Lion

@@ -11,12 +11,12 @@ import torch
 
 from metascale.core.trees import mean_tasks, scale, stack_tasks
 from metascale.core.types import Episode, Model, Params
-from metascale.meta.execution import Execution
 from metascale.meta.gradients import FOMAML, MAML, EpisodeReport, MetaGradient, Reptile, query_gradient
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
 from metascale.meta.reverse import Unrolled
 from metascale.models.mlp import MLP
+from metascale.parallel.execution import Execution
 from metascale.testing.closed_forms import QuadraticModel
 from metascale.testing.learner_contract import check_meta_gradient
 from metascale.testing.model_contract import check_model

@@ -20,15 +20,15 @@ from metascale.core.errors import Diverged, InputError
 from metascale.core.types import Episode
 from metascale.hypergrad.linear import LinearSolution, SolveFailed
 from metascale.meta.baselines import Arena, linear_probe, prototypes
-from metascale.meta.budget import fit_to_budget
 from metascale.meta.evaluate import adapted_predictor, evaluate
-from metascale.meta.execution import Execution
 from metascale.meta.gradients import FOMAML, MAML, Reptile
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.meta.messages import pack, pack_around_model, portable, unpack
-from metascale.meta.processes import ProcessEnded, task_processes
 from metascale.models.convnet import ConvNet
+from metascale.parallel.budget import fit_to_budget
+from metascale.parallel.execution import Execution
+from metascale.parallel.messages import pack, pack_around_model, portable, unpack
+from metascale.parallel.processes import ProcessEnded, task_processes
 from metascale.testing.smooth_classifier import SmoothClassifier
 from metascale.training.memory import LiveBytes
 from metascale.training.optimizers import SGD
@@ -271,8 +271,8 @@ SCRIPT = """
     import os, sys, time
     import torch
     from metascale.core.types import Batch, Episode
-    from metascale.meta.execution import Execution
-    from metascale.meta.processes import task_processes
+    from metascale.parallel.execution import Execution
+    from metascale.parallel.processes import task_processes
 
     class Mine:
         def __call__(self, part, start):

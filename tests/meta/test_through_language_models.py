@@ -17,8 +17,8 @@ from metascale.hypergrad.hvp import Exact, FiniteDifference
 from metascale.meta.gradients import FOMAML, MAML
 from metascale.meta.inner import InnerLoop
 from metascale.meta.reverse import THROUGH, Unrolled, named_through
-from metascale.models.adapters import AdapterClassifier
-from metascale.models.heads import LearnedHead, PrototypeHead, ZeroHead
+from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.heads import LearnedHead, PrototypeHead, ZeroHead
 from metascale.training.optimizers import SGD, Adam
 from tests.models.tiny_backbones import text_batch, tiny
 

@@ -13,10 +13,10 @@ from transformers import T5Model
 from metascale.core import trees
 from metascale.core.errors import InputError
 from metascale.core.types import Params
-from metascale.models.adapters import AdapterClassifier
-from metascale.models.heads import LearnedHead
-from metascale.models.hf import DTYPES, random_backbone
-from metascale.models.recompute import RECOMPUTE, recomputed
+from metascale.models.kernels.recompute import RECOMPUTE, recomputed
+from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.heads import LearnedHead
+from metascale.models.text.hf import DTYPES, random_backbone
 from metascale.testing.model_contract import check_model
 from metascale.training.memory import MemoryReport, measure_memory
 from tests.models.tiny_backbones import CONFIGS, all_double, text_batch, tiny

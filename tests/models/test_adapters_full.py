@@ -9,10 +9,10 @@ from transformers import T5Model
 from metascale.core import trees
 from metascale.core.errors import InputError
 from metascale.core.types import Model
-from metascale.models.adapters import AdapterClassifier
-from metascale.models.full import FullClassifier
-from metascale.models.heads import LearnedHead, PrototypeHead
-from metascale.models.hf import DTYPES
+from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.full import FullClassifier
+from metascale.models.text.heads import LearnedHead, PrototypeHead
+from metascale.models.text.hf import DTYPES
 from metascale.testing.model_contract import check_model
 from tests.models.tiny_backbones import CONFIGS, FULL_FLOAT64, text_batch, tiny
 

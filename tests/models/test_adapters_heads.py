@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from metascale.core.errors import InputError
 from metascale.core.types import Params
-from metascale.models.heads import (
+from metascale.models.text.heads import (
     HEADS,
     POOLINGS,
     LearnedHead,

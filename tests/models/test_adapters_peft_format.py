@@ -13,10 +13,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from metascale.core import trees
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.types import Batch, Params
-from metascale.models.adapters import AdapterClassifier
-from metascale.models.heads import LearnedHead
-from metascale.models.hf import random_backbone
-from metascale.models.peft_format import load_peft, save_peft
+from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.heads import LearnedHead
+from metascale.models.text.hf import random_backbone
+from metascale.models.text.peft_format import load_peft, save_peft
 from tests.models.tiny_backbones import CONFIGS, text_batch, tiny
 
 # peft 0.21 asks transformers 5.23 for an attribute under its old name.

@@ -13,9 +13,9 @@ from torch.autograd import forward_ad
 from metascale.core.trees import require_grad, stack_tasks, to
 from metascale.core.types import Batch
 from metascale.models.convnet import ConvNet
-from metascale.models.convolution import convolve
-from metascale.models.normalised_pooling import normalised_pooling
-from metascale.models.pooled_patches import patch_moments, pooled_patches
+from metascale.models.kernels.convolution import convolve
+from metascale.models.kernels.normalised_pooling import normalised_pooling
+from metascale.models.kernels.pooled_patches import patch_moments, pooled_patches
 from metascale.training.flops import count_flops
 
 Operation = Callable[..., torch.Tensor]
@@ -120,7 +120,7 @@ def test_a_channel_without_variance_has_finite_derivatives() -> None:
 def test_pooled_patches_are_a_pooled_convolution(
     channels: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metascale.models.pooled_patches.PATCHES_AT_ONCE", 10)
+    monkeypatch.setattr("metascale.models.kernels.pooled_patches.PATCHES_AT_ONCE", 10)
     images = normal(2, 3, channels, *size, seed=1)
     images[:, 0] = images[:, 0].clamp_min(1.0)  # constant stretches: every candidate is the largest
     weight, shift = normal(2, 4, channels, 3, 3, seed=2), normal(2, 4, seed=3)

@@ -12,7 +12,7 @@ from metascale.core.errors import InputError
 from metascale.core.streams import torch_generator
 from metascale.core.trees import require_grad, to
 from metascale.core.types import Batch
-from metascale.models.cross_entropy import linear_cross_entropy
+from metascale.models.kernels.cross_entropy import linear_cross_entropy
 from metascale.models.language import LanguageModel
 from metascale.models.mup import MuP
 from metascale.models.norms import normalise
@@ -180,7 +180,7 @@ def test_norms_and_their_gradients(kind: Any) -> None:
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("chunk", [1, 40, 1 << 20])
 def test_chunked_cross_entropy_is_the_plain_one(chunk: int, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metascale.models.cross_entropy._CHUNK_LOGITS", chunk)
+    monkeypatch.setattr("metascale.models.kernels.cross_entropy._CHUNK_LOGITS", chunk)
     generator = torch.Generator().manual_seed(0)
     hidden, weight, bias = (
         torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()

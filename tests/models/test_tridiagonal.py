@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metascale.models.tridiagonal import affine_scan, leading_resolvent, resolvent_diagonal, scan_flops
+from metascale.models.kernels.tridiagonal import affine_scan, leading_resolvent, resolvent_diagonal, scan_flops
 
 LENGTHS = [1, 2, 3, 7, 8, 9, 16, 17, 63, 64, 65, 100]
 

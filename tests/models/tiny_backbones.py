@@ -12,7 +12,7 @@ from torch import nn
 from transformers import BertConfig, DistilBertConfig, GemmaConfig, GPT2Config, LlamaConfig, T5Config
 
 from metascale.core.types import Batch
-from metascale.models.hf import random_backbone
+from metascale.models.text.hf import random_backbone
 
 VOCABULARY = 99
 CONFIGS = {

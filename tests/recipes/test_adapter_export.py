@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from metascale.core.errors import CorruptFile, InputError, MetascaleError
-from metascale.recipes.adapter_export import export_adapter, push_adapter
-from metascale.recipes.launch import plan
+from metascale.integrations.adapters import export_adapter, push_adapter
 from metascale.report.stats import bootstrap_mean
-from metascale.study.reading import read_study
-from metascale.study.runner import run_study
+from metascale.study.run.runner import run_study
+from metascale.study.store.reading import read_study
+from metascale.workflow.launch import plan
 
 WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "bird", "sun", "moon", "star"]
 # peft 0.21 asks transformers 5.23 for an attribute under its old name.
@@ -92,9 +92,9 @@ def run_folder(study: Path) -> Path:
 def our_model(run_folder: Path) -> tuple[Any, Any]:
     """The run's own model, and its parameters with a task axis of one."""
     from metascale.core.trees import stack_tasks
-    from metascale.recipes.evaluate import load_run
-    from metascale.recipes.fewshot import build_parts
-    from metascale.recipes.recipe import load_recipe
+    from metascale.workflow.evaluate import load_run
+    from metascale.workflow.fewshot import build_parts
+    from metascale.workflow.recipe import load_recipe
 
     config, params = load_run(run_folder)
     parts = build_parts(load_recipe("csv").with_overrides(config, {}), "csv", 0, "cpu")
@@ -107,7 +107,7 @@ def test_peft_loads_the_folder_and_computes_the_same_logits_and_losses(run_folde
     from safetensors.torch import load_file
     from transformers import AutoModel
 
-    from metascale.models.heads import POOLINGS, LearnedHead
+    from metascale.models.text.heads import POOLINGS, LearnedHead
 
     written = export_adapter(run_folder, tmp_path / "adapters")
     assert [path.name for path in written] == [

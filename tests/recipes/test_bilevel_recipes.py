@@ -23,8 +23,8 @@ from metascale.hypergrad.sama import SAMA
 from metascale.hypergrad.unrolled import Unrolled
 from metascale.recipes import bias_trial, pruning_trial
 from metascale.recipes.hypergradient_bias import BiasConfig
-from metascale.recipes.recipe import RECIPES, load_recipe
 from metascale.training.optimizers import SGD
+from metascale.workflow.recipe import RECIPES, load_recipe
 
 NAMES = ("noisy_labels", "data_pruning", "auxiliary_tasks", "hypergradient_bias")
 TINY: dict[str, Any] = {"lower_lr": 1e-3, "batch_size": 6, "max_steps": 3, "eval_every": 2, "max_length": 8}

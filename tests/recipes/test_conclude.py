@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from metascale.recipes.conclude import LawColumns, baseline_results, laws_of
 from metascale.study import Study
-from metascale.study.table import Table
+from metascale.study.store.table import Table
+from metascale.workflow.conclude import LawColumns, baseline_results, laws_of
 
 COLUMNS = ("id", "x", "flag", "seed", "kind", "status", "method", "test_loss_nats")
 

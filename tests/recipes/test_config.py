@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from metascale.core.errors import InputError
-from metascale.recipes.recipe import RECIPES, load_recipe
+from metascale.workflow.recipe import RECIPES, load_recipe
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("digits", {"n_taks": 5}, "there is no key 'n_taks'; did you mean 'n_tasks'?"),
@@ -98,7 +98,7 @@ def test_visits_budget_gives_every_task_the_same_visits() -> None:
 
 
 def test_momentum_reaches_the_inner_loop() -> None:
-    from metascale.recipes.fewshot import make_inner
+    from metascale.workflow.fewshot import make_inner
 
     recipe = load_recipe("digits")
     assert make_inner(recipe.validate({"inner_momentum": 0.9})).optimizer.momentum == 0.9  # type: ignore[attr-defined]

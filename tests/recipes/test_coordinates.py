@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from metascale.cli import main
+from metascale.cli.main import main
 from metascale.core.errors import CorruptFile, InputError
-from metascale.recipes.coordinates import MODELS, check_coordinates
 from metascale.report.coordinates import FILE, MUP, STANDARD, plot_coordinates, read_coordinates
+from metascale.workflow.coordinates import MODELS, check_coordinates
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

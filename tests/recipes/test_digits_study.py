@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from metascale.core.errors import CorruptFile, InputError
-from metascale.recipes.conclude import conclude
-from metascale.recipes.evaluate import evaluate_run
-from metascale.recipes.launch import launch, plan, plan_from_folder
-from metascale.study.run_files import NOT_COMPARED
-from metascale.study.table import results_table
+from metascale.study.store.run_files import NOT_COMPARED
+from metascale.study.store.table import results_table
+from metascale.workflow.conclude import conclude
+from metascale.workflow.evaluate import evaluate_run
+from metascale.workflow.launch import launch, plan, plan_from_folder
 
 TINY = {
     "n_tasks": [2, 4, 8],

@@ -8,11 +8,11 @@ from metascale.core.types import Batch, Episode
 from metascale.meta.gradients import Reptile
 from metascale.meta.inner import InnerLoop
 from metascale.recipes.banking77 import Banking77Config
-from metascale.recipes.estimate import _count_shapes, estimate, human
-from metascale.recipes.recipe import load_recipe
-from metascale.recipes.text import adapted_model
 from metascale.training.flops import count_flops
 from metascale.training.optimizers import SGD
+from metascale.workflow.estimate import _count_shapes, estimate, human
+from metascale.workflow.recipe import load_recipe
+from metascale.workflow.text import adapted_model
 
 
 def test_flops_from_shapes_equal_flops_of_the_model() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from metascale.cli import app
+from metascale.cli.main import app
 from metascale.recipes.melora import ESTIMATORS
 from metascale.recipes.melora_config import KEYS, METHOD_OF_CURVATURE
 
@@ -40,9 +40,9 @@ def test_a_command_of_the_page_plans_a_study(
         planned.append(plan)
         raise SystemExit(0)
 
-    monkeypatch.setattr("metascale.recipes.launch.launch", launch)
+    monkeypatch.setattr("metascale.workflow.launch.launch", launch)
     # The data set itself is not needed to plan a study, and is not everywhere.
-    monkeypatch.setattr("metascale.recipes.launch.check_data", lambda recipe, study: None)
+    monkeypatch.setattr("metascale.workflow.launch.check_data", lambda recipe, study: None)
     result = CliRunner().invoke(app, shlex.split(command))
     assert result.exit_code == 0, (result.output, result.exception)
     (plan,) = planned

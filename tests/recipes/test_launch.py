@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from metascale.core.errors import InputError
-from metascale.recipes.launch import Place
+from metascale.workflow.launch import Place
 
 UNUSED = {
     "slurm devices": ({"executor": "slurm", "devices": "cuda:0"}, "slurm needs --gpus-per-trial"),

@@ -13,7 +13,7 @@ import yaml
 from metascale.core.errors import InputError
 from metascale.recipes.melora import ESTIMATORS
 from metascale.recipes.melora_config import KEYS, METHOD_OF_CURVATURE, translate
-from metascale.recipes.recipe import load_recipe
+from metascale.workflow.recipe import load_recipe
 
 RECIPE = load_recipe("melora")
 
@@ -199,9 +199,9 @@ def values(backbone: Path, texts: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def study(backbone: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from metascale.recipes.conclude import conclude
-    from metascale.recipes.launch import plan
-    from metascale.study.tuning_run import run_any_study
+    from metascale.study.search.run import run_any_study
+    from metascale.workflow.conclude import conclude
+    from metascale.workflow.launch import plan
 
     folder = tmp_path_factory.mktemp("melora") / "study"
     given = values(backbone, texts, method=METHODS)
@@ -258,8 +258,8 @@ def test_methods_are_compared_on_the_same_tasks(study: Path) -> None:
 def test_a_memory_budget_changes_how_a_step_runs_and_not_its_numbers(
     backbone: Path, texts: Path, tmp_path: Path, study: Path
 ) -> None:
-    from metascale.recipes.launch import plan
-    from metascale.study.tuning_run import run_any_study
+    from metascale.study.search.run import run_any_study
+    from metascale.workflow.launch import plan
 
     free = results(study)["melora"][0]
     budget = int(0.8 * free["step_peak_bytes"])
@@ -280,9 +280,9 @@ def test_a_memory_budget_changes_how_a_step_runs_and_not_its_numbers(
 
 
 def test_a_search_tunes_a_method_and_never_sees_the_test_tasks(backbone: Path, texts: Path, tmp_path: Path) -> None:
-    from metascale.recipes.conclude import conclude
-    from metascale.recipes.launch import plan
-    from metascale.study.tuning_run import run_any_study
+    from metascale.study.search.run import run_any_study
+    from metascale.workflow.conclude import conclude
+    from metascale.workflow.launch import plan
 
     search = {"trials": 2, "startup": 2, "together": 2}
     given = values(backbone, texts, method="fomaml", tune=search, budget_flops=5e6, measure_memory=False)

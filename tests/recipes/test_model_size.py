@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from metascale.cli import app
+from metascale.cli.main import app
 from metascale.core.errors import InputError
 from metascale.core.run import MemoryRun
 from metascale.models.mup import MuP
 from metascale.recipes import model_size_analysis
-from metascale.recipes.conclude import write_own
-from metascale.recipes.launch import launch, plan
 from metascale.recipes.model_size import ModelSizeConfig, size_of
 from metascale.recipes.model_size_costs import model_cost, model_costs
 from metascale.recipes.model_size_trial import (
@@ -29,14 +27,16 @@ from metascale.recipes.model_size_trial import (
     training,
     trial,
 )
-from metascale.recipes.recipe import load_recipe
-from metascale.study.reading import read_study
-from metascale.study.table import results_table
-from metascale.study.tuning import search_of, tuned_points
-from metascale.study.tuning_points import searched_points
-from metascale.study.tuning_run import run_any_study
-from metascale.tasks.ngrams import floors
+from metascale.study.search.points import searched_points
+from metascale.study.search.run import run_any_study
+from metascale.study.search.search import search_of, tuned_points
+from metascale.study.store.reading import read_study
+from metascale.study.store.table import results_table
+from metascale.tasks.supervised.ngrams import floors
 from metascale.training.supervised import SupervisedTraining
+from metascale.workflow.conclude import write_own
+from metascale.workflow.launch import launch, plan
+from metascale.workflow.recipe import load_recipe
 from tests.recipes.small_wikitext import write_small_wikitext
 from tests.recipes.test_digits_study import Silent
 

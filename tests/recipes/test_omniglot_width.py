@@ -12,9 +12,9 @@ from metascale.core.run import MemoryRun
 from metascale.hypergrad.linear import CG, Identity
 from metascale.meta.gradients import MAML
 from metascale.meta.imaml import ImplicitMAML
-from metascale.recipes.conclude import law_columns
-from metascale.recipes.fewshot import make_gradient, trial
-from metascale.recipes.recipe import load_recipe
+from metascale.workflow.conclude import law_columns
+from metascale.workflow.fewshot import make_gradient, trial
+from metascale.workflow.recipe import load_recipe
 
 RECIPE = load_recipe("omniglot_width")
 

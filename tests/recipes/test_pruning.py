@@ -10,8 +10,8 @@ import torch
 
 from metascale.core.run import MemoryRun
 from metascale.core.types import Params
-from metascale.recipes.pruning import train_or_prune
 from metascale.training.loop import Schedule
+from metascale.workflow.pruning import train_or_prune
 
 
 class Stopped(Exception):

@@ -13,14 +13,14 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.run import MemoryRun
 from metascale.recipes import shapes_trial
-from metascale.recipes.conclude import conclude
-from metascale.recipes.recipe import load_recipe
 from metascale.recipes.shapes import n_params
 from metascale.recipes.shapes_trial import images, net, schedule, shrunk, training
 from metascale.report.tuning import tuning_data
 from metascale.study import read_study
-from metascale.study.table import results_table
-from metascale.study.tuning_run import n_search_trials, run_any_study
+from metascale.study.search.run import n_search_trials, run_any_study
+from metascale.study.store.table import results_table
+from metascale.workflow.conclude import conclude
+from metascale.workflow.recipe import load_recipe
 
 pytest.importorskip("sklearn")
 TINY: dict[str, Any] = {"n_train": 128, "max_epochs": 2, "eval_epochs": 1, "batch_size": 32, "n_validation": 100}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from metascale.study.records import format_cell, format_row
+from metascale.study.store.records import format_cell, format_row
 
 SCALES = (2, 5, 10, 20, 50, 100, 200)
 SEEDS = (0, 1, 2)

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from metascale.study.index import Index
+from metascale.study.store.index import Index
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 from metascale.study import read_study, run_study
 from metascale.study.errors import Interrupted
-from metascale.study.ray_executor import RayExecutor
+from metascale.study.executors.ray import RayExecutor
 from tests.study.folders import ranks_study, tiny_study
 
 LONG = tiny_study(n_tasks=(2, 5), n_steps=60, sleep_s=0.1)

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from metascale.study import ProcessExecutor, Study, read_study, run_study
-from metascale.study.verify import verify_study
+from metascale.study.store.verify import verify_study
 from tests.study import runner_process
 from tests.study.folders import TRIALS, final_files
 

@@ -58,7 +58,7 @@ BAD: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
 
 DRIVER = """
 import contextlib, io, json, sys
-from metascale import cli
+from metascale.cli import main as cli
 cases, out = json.loads(sys.argv[1]), sys.argv[2]
 found = []
 for recipe, options in cases:

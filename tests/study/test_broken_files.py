@@ -11,14 +11,14 @@ from metascale.core.errors import Diverged
 from metascale.core.files import read_json, read_json_lines
 from metascale.core.run import Checkpoint
 from metascale.study import RunStore, read_study, run_study
-from metascale.study.checkpoints import clean_leftovers, read_checkpoint, write_checkpoint
-from metascale.study.fence import Claim, put_claim
-from metascale.study.owner import new_owner
 from metascale.study.status import study_status
 from metascale.study.status_facts import last_loss
-from metascale.study.store import rebuild_index
-from metascale.study.stored_run import StoredRun
-from metascale.study.verify import verify_study
+from metascale.study.store.checkpoints import clean_leftovers, read_checkpoint, write_checkpoint
+from metascale.study.store.fence import Claim, put_claim
+from metascale.study.store.owner import new_owner
+from metascale.study.store.run_store import rebuild_index
+from metascale.study.store.stored_run import StoredRun
+from metascale.study.store.verify import verify_study
 from tests.study.folders import tiny_study
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.run import Checkpoint
-from metascale.study import checkpoints
-from metascale.study.checkpoints import clean_leftovers, list_checkpoints, read_checkpoint, write_checkpoint
+from metascale.study.store import checkpoints
+from metascale.study.store.checkpoints import clean_leftovers, list_checkpoints, read_checkpoint, write_checkpoint
 
 MARKS = {"train": {"n_bytes": 10, "sha256": "ab"}}
 

@@ -11,14 +11,14 @@ import pytest
 
 from metascale.core.errors import InputError, MissingDependency
 from metascale.study import ProcessExecutor, RunStore, SerialExecutor, read_study, run_study
-from metascale.study.execute import Code, Job
-from metascale.study.executors import device_of
-from metascale.study.owner import new_owner
-from metascale.study.ray_executor import RayExecutor
-from metascale.study.reading import run_folder
-from metascale.study.slurm_executor import SlurmExecutor
-from metascale.study.stopping import ask_to_stop
-from metascale.study.supervise import supervise
+from metascale.study.executors.local import device_of
+from metascale.study.executors.ray import RayExecutor
+from metascale.study.executors.slurm import SlurmExecutor
+from metascale.study.run.job import Code, Job
+from metascale.study.run.stopping import ask_to_stop
+from metascale.study.run.supervise import supervise
+from metascale.study.store.owner import new_owner
+from metascale.study.store.reading import run_folder
 from tests.study.folders import final_files, ranks_study, tiny_study
 
 pytestmark = pytest.mark.timeout(120)

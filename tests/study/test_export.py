@@ -12,8 +12,8 @@ import sys
 import pytest
 
 from metascale.core.errors import InputError, MissingDependency
+from metascale.integrations.export import FORMATS, export_study, tracked_runs
 from metascale.study import Study, read_study, results_table, run_study
-from metascale.study.export import FORMATS, export_study, tracked_runs
 from tests.study.folders import TRIALS, tiny_study
 from tests.study.runner_process import ROOT
 

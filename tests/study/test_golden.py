@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from metascale.study import read_study, results_table, run_study
-from metascale.study.run_files import NOT_COMPARED
 from metascale.study.status import study_status
-from metascale.study.verify import verify_study
+from metascale.study.store.run_files import NOT_COMPARED
+from metascale.study.store.verify import verify_study
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = sorted(path.name for path in GOLDEN.iterdir())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from metascale.study import provenance
+from metascale.study.store import provenance
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

@@ -13,8 +13,8 @@ import pytest
 
 from metascale.core.errors import InputError
 from metascale.study import read_study, run_study
-from metascale.study.executors import SerialExecutor
-from metascale.study.ray_executor import RayExecutor
+from metascale.study.executors.local import SerialExecutor
+from metascale.study.executors.ray import RayExecutor
 from tests.study.folders import final_files, ranks_study, tiny_study
 from tests.study.runner_process import ROOT
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metascale.core.errors import CorruptFile, InputError
-from metascale.study.records import RecordFile, format_cell, format_row, parse_cell, parse_rows, read_rows
+from metascale.study.store.records import RecordFile, format_cell, format_row, parse_cell, parse_rows, read_rows
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()

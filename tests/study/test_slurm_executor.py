@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from metascale.study import read_study, run_study
-from metascale.study.slurm_executor import SUBMISSIONS, SlurmExecutor
+from metascale.study.executors.slurm import SUBMISSIONS, SlurmExecutor
 from tests.study.folders import final_files, tiny_study
 from tests.study.runner_process import ROOT
 

@@ -16,10 +16,10 @@ import pytest
 from metascale.core.files import read_json
 from metascale.core.run import Checkpoint
 from metascale.study import ProcessExecutor, RunStore, SerialExecutor, Study, read_study, run_study
-from metascale.study.checkpoints import list_checkpoints, read_checkpoint, write_checkpoint
 from metascale.study.errors import Interrupted
-from metascale.study.fence import Claim
-from metascale.study.stopping import StopWatch, ask_run_to_stop, ask_to_stop, is_signalled
+from metascale.study.run.stopping import StopWatch, ask_run_to_stop, ask_to_stop, is_signalled
+from metascale.study.store.checkpoints import list_checkpoints, read_checkpoint, write_checkpoint
+from metascale.study.store.fence import Claim
 from tests.study import runner_process
 from tests.study.folders import TRIALS, final_files, tiny_study
 

@@ -18,11 +18,11 @@ import pytest
 from metascale.core.errors import InputError
 from metascale.study import Study, read_study, results_table
 from metascale.study.events import Event, StudyOutcome
-from metascale.study.stopping import ask_to_stop
-from metascale.study.tuning import Search, Tuned, search_of, search_trial, thresholds_of, tuned_points
-from metascale.study.tuning_rule import values_at
-from metascale.study.tuning_run import n_search_trials, run_any_study, run_tuned_study
-from metascale.study.tuning_suggest import Tried
+from metascale.study.run.stopping import ask_to_stop
+from metascale.study.search.rule import values_at
+from metascale.study.search.run import n_search_trials, run_any_study, run_tuned_study
+from metascale.study.search.search import Search, Tuned, search_of, search_trial, thresholds_of, tuned_points
+from metascale.study.search.suggest import Tried
 from tests.study.folders import final_files
 
 RATE = {"rate": {"log": [1e-4, 1.0]}}
@@ -294,7 +294,7 @@ def test_what_a_later_search_replaced_is_in_no_fit(tmp_path: Path) -> None:
 SCRIPT = """
 import json, sys
 from metascale.study import ProcessExecutor, Study
-from metascale.study.tuning_run import run_any_study
+from metascale.study.search.run import run_any_study
 task = json.loads(sys.argv[1])
 executor = ProcessExecutor(task.pop("workers")) if task["workers"] else task.pop("workers") and None
 outcome = run_any_study(Study(**task["study"]), task["folder"], executor)

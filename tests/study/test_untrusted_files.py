@@ -14,7 +14,7 @@ import pytest
 from metascale.core.errors import CorruptFile
 from metascale.core.run import Checkpoint
 from metascale.study import read_study, run_study
-from metascale.study.checkpoints import write_checkpoint
+from metascale.study.store.checkpoints import write_checkpoint
 from tests.study.folders import tiny_study
 from tests.study.runner_process import ROOT
 
@@ -40,7 +40,7 @@ def test_the_bomb_works(tmp_path):
     assert (tmp_path / "mark").exists()
 
 
-PIPES = PACKAGE / "meta" / "messages.py"
+PIPES = PACKAGE / "parallel" / "messages.py"
 """Speaks with child processes that the program itself started, through pipes, and with nobody else."""
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PIPES]
 
@@ -55,7 +55,7 @@ def test_only_what_came_through_a_pipe_is_unpickled():
     text = PIPES.read_text()
     assert UNSAFE.search(text)
     assert not re.search(r"\b(open|Path|socket|urlopen|Listener)\b", text)
-    users = {path.name for path in FILES if "metascale.meta.messages" in path.read_text()}
+    users = {path.name for path in FILES if "metascale.parallel.messages" in path.read_text()}
     assert users == {"processes.py", "task_process.py"}
 
 

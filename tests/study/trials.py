@@ -122,7 +122,7 @@ def environment(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]
 
 def awaits_renewal(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     """Lasts until its own lease was renewed twice."""
-    from metascale.study.index import Index
+    from metascale.study.store.index import Index
 
     index = Index(run.folder.parents[1] / "index.sqlite3")
     leases = set()

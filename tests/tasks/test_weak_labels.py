@@ -11,7 +11,7 @@ import pytest
 
 from metascale.core.errors import CorruptFile, InputError
 from metascale.tasks.data_files import DATASETS
-from metascale.tasks.weak_labels import WEAK_SETS, WeakLabelData, majority_vote, weak_label_data
+from metascale.tasks.supervised.weak_labels import WEAK_SETS, WeakLabelData, majority_vote, weak_label_data
 from metascale.tasks.word_encoder import WordEncoder
 
 ENCODER = WordEncoder(("spam", "check", "song"), max_length=8)

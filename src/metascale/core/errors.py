@@ -10,7 +10,24 @@ class MetascaleError(Exception):
 
 
 class InputError(MetascaleError, ValueError):
-    """The caller asked for what cannot be: one sentence says what, where and what is allowed (exit status 2)."""
+    """Invalid user input: one sentence says what, where and what is allowed (exit status 2 on the command line).
+
+    Args:
+        message: the sentence. It speaks of arguments, never of command-line flags.
+        field: the argument at fault, as the function or configuration names it; the command line turns it into its
+            flag.
+        value: what was given.
+        allowed: what would have been accepted, in words.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, value: object = None, allowed: str | None = None):
+        super().__init__(message)
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), field=self.field, value=self.value, allowed=self.allowed), (str(self),)
 
 
 class MissingDependency(MetascaleError, ImportError):

@@ -1,4 +1,4 @@
-"""What a training loop may ask of the place where its run is recorded; `metascale.study.store` provides it."""
+"""What a training loop may ask of the place where its run is recorded; `metascale.study` provides it."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from metascale.core.errors import Diverged, InputError
 from metascale.core.trees import stack_tasks
 from metascale.core.types import Batch, Episode, Model, Params, Split, TaskSource
 from metascale.meta.evaluate import Evaluation, Predictor, adapted_predictor, evaluate
-from metascale.meta.execution import Execution
 from metascale.meta.inner import InnerLoop
+from metascale.parallel.execution import Execution
 from metascale.training.optimizers import Optimizer
 
 

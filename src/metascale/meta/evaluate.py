@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from metascale.core.errors import Diverged, InputError
 from metascale.core.trees import stack_tasks
 from metascale.core.types import Batch, Episode, Model, Params, Split, TaskSource, require_same_shape
-from metascale.meta.execution import Execution
 from metascale.meta.inner import InnerLoop
+from metascale.parallel.execution import Execution
 
 Predictor: TypeAlias = Callable[[Episode], Mapping[int, torch.Tensor]]
 """Predictions for the query sets [T, B, ...], by the number of inner steps taken (0 for methods without). To run in

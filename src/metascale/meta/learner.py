@@ -11,8 +11,8 @@ from metascale.core.errors import Diverged, InputError
 from metascale.core.streams import address
 from metascale.core.trees import add, is_finite, norm, scale, stack_tasks
 from metascale.core.types import Batch, Episode, Model, Params
-from metascale.meta.execution import Execution
 from metascale.meta.gradients import EpisodeReport, MetaGradient, ends
+from metascale.parallel.execution import Execution
 from metascale.training.optimizers import SGD, Optimizer, OptimizerState, clip_norm, refuse_overwriting
 
 

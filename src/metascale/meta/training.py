@@ -9,9 +9,9 @@ import torch
 
 from metascale.core.types import Model, Params, TaskSource
 from metascale.meta.evaluate import Evaluation, adapted_predictor, evaluate
-from metascale.meta.execution import Execution
 from metascale.meta.learner import LearnerState, MetaLearner
-from metascale.meta.out_of_memory import MicroBatches
+from metascale.parallel.execution import Execution
+from metascale.parallel.out_of_memory import MicroBatches
 
 
 @dataclass(frozen=True)

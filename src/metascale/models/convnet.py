@@ -10,10 +10,10 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.streams import torch_generator
 from metascale.core.types import Batch, Params, TaskExecution
-from metascale.models.convolution import convolve
-from metascale.models.normalised_pooling import EPSILON, normalised_pooling
+from metascale.models.kernels.convolution import convolve
+from metascale.models.kernels.normalised_pooling import EPSILON, normalised_pooling
+from metascale.models.kernels.pooled_patches import patch_moments, pooled_patches
 from metascale.models.objectives import cross_entropy_per_task
-from metascale.models.pooled_patches import patch_moments, pooled_patches
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from metascale.core.streams import torch_generator
 from metascale.core.types import Batch, Params
-from metascale.models.cross_entropy import linear_cross_entropy
+from metascale.models.kernels.cross_entropy import linear_cross_entropy
 
 
 class LanguageModel(ABC):

@@ -19,16 +19,16 @@ from metascale.core.run import Run
 from metascale.core.streams import generator
 from metascale.core.trees import n_elements
 from metascale.hypergrad.sama import SAMA
-from metascale.models.hf import load_backbone
-from metascale.models.text_classifier import TextClassifier
-from metascale.models.tokenizers import load_encoder
+from metascale.models.text.classifier import TextClassifier
+from metascale.models.text.hf import load_backbone
+from metascale.models.text.tokenizers import load_encoder
 from metascale.recipes.auxiliary_tasks import AuxiliaryConfig
-from metascale.recipes.recipe import load_recipe
-from metascale.recipes.sources import backbone_path, data_dir
-from metascale.recipes.text_tests import record_test, validation
-from metascale.tasks.weak_labels import LabelledTexts, WeakLabelData, weak_label_data
+from metascale.tasks.supervised.weak_labels import LabelledTexts, WeakLabelData, weak_label_data
 from metascale.training.loop import Schedule, train
 from metascale.training.optimizers import Adam
+from metascale.workflow.recipe import load_recipe
+from metascale.workflow.sources import backbone_path, data_dir
+from metascale.workflow.text_tests import record_test, validation
 
 IGNORED = -100
 

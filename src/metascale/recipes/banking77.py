@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from metascale.recipes.config import BASELINES, Count, Method
-from metascale.recipes.recipe import Profile, Recipe
-from metascale.recipes.text import TextConfig, text_parts
+from metascale.workflow.config import BASELINES, Count, Method
+from metascale.workflow.recipe import Profile, Recipe
+from metascale.workflow.text import TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
-    from metascale.recipes.fewshot import Parts
+    from metascale.workflow.fewshot import Parts
 
 LAPTOP = {
     "backbone": "data:stories260k/hf",
@@ -105,9 +105,9 @@ RECIPE = Recipe(
 
 def parts(config: Banking77Config, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
-    from metascale.recipes.sources import data_dir, source_fields
     from metascale.tasks.data import locate
     from metascale.tasks.intents import intent_tasks, read_banking77
+    from metascale.workflow.sources import data_dir, source_fields
 
     def source(encoder: Encoder) -> Any:
         return intent_tasks("banking77", data_dir(), encoder, **source_fields(config, seed))

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metascale.recipes.banking77 import LAPTOP, Banking77Config
-from metascale.recipes.config import BASELINES
-from metascale.recipes.recipe import Profile, Recipe
-from metascale.recipes.text import text_parts
+from metascale.workflow.config import BASELINES
+from metascale.workflow.recipe import Profile, Recipe
+from metascale.workflow.text import text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
-    from metascale.recipes.fewshot import Parts
+    from metascale.workflow.fewshot import Parts
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ RECIPE = Recipe(
 
 def parts(config: Clinc150Config, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
-    from metascale.recipes.sources import data_dir, source_fields
     from metascale.tasks.data import locate
     from metascale.tasks.intents import intent_tasks, read_clinc150
+    from metascale.workflow.sources import data_dir, source_fields
 
     def source(encoder: Encoder) -> Any:
         fields = source_fields(config, seed)

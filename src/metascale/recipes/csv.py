@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from metascale.core.errors import InputError
-from metascale.recipes.config import BASELINES, Method
-from metascale.recipes.recipe import Recipe
-from metascale.recipes.text import TextConfig, text_parts
+from metascale.workflow.config import BASELINES, Method
+from metascale.workflow.recipe import Recipe
+from metascale.workflow.text import TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
-    from metascale.recipes.fewshot import Parts
+    from metascale.workflow.fewshot import Parts
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ RECIPE = Recipe(
 
 def parts(config: CsvConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
-    from metascale.recipes.sources import source_fields
     from metascale.tasks.csv_text import csv_tasks, read_csv
+    from metascale.workflow.sources import source_fields
 
     if not config.path:
         raise InputError("recipe 'csv' needs a file: --set path=FILE.csv (columns text,label)")

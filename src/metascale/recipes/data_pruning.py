@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from metascale.recipes.config import Count, Rate
-from metascale.recipes.recipe import Profile, Recipe
+from metascale.workflow.config import Count, Rate
+from metascale.workflow.recipe import Profile, Recipe
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from metascale.recipes.config import BASELINES, Budget, Count, Curvature, FewShotConfig, Method
-from metascale.recipes.recipe import Profile, Recipe
+from metascale.workflow.config import BASELINES, Budget, Count, Curvature, FewShotConfig, Method
+from metascale.workflow.recipe import Profile, Recipe
 
 if TYPE_CHECKING:
-    from metascale.recipes.fewshot import Parts
+    from metascale.workflow.fewshot import Parts
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def parts(config: DigitsConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     from metascale.models.convnet import ConvNet
     from metascale.models.mlp import MLP
-    from metascale.recipes.fewshot import Parts
-    from metascale.recipes.sources import source_fields
     from metascale.tasks.digits import digits_tasks
+    from metascale.workflow.fewshot import Parts
+    from metascale.workflow.sources import source_fields
 
     source = digits_tasks(**source_fields(config, seed))
     if config.model == "mlp":

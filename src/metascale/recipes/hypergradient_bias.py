@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from metascale.core.errors import InputError
-from metascale.recipes.config import Count, Rate
-from metascale.recipes.recipe import Profile, Recipe
+from metascale.workflow.config import Count, Rate
+from metascale.workflow.recipe import Profile, Recipe
 
 
 @dataclass(frozen=True)

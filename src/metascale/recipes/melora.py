@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from metascale.core.errors import InputError
-from metascale.recipes.config import BASELINES, Budget, Count, Curvature, Rate
 from metascale.recipes.melora_config import translate
-from metascale.recipes.recipe import Profile, Recipe
-from metascale.recipes.text import TextConfig, text_parts
+from metascale.workflow.config import BASELINES, Budget, Count, Curvature, Rate
+from metascale.workflow.recipe import Profile, Recipe
+from metascale.workflow.text import TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
-    from metascale.recipes.fewshot import Parts
+    from metascale.workflow.fewshot import Parts
 
 ESTIMATORS: Mapping[str, tuple[str, Curvature]] = {
     "reptile": ("reptile", "none"),
@@ -211,7 +211,7 @@ RECIPE = Recipe(
 
 def parts(config: MeloraConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
-    from metascale.recipes.sources import source_fields
+    from metascale.workflow.sources import source_fields
 
     fields = source_fields(config, seed)
 
@@ -232,8 +232,8 @@ def parts(config: MeloraConfig, seed: int, device: str) -> Parts:
                 split_seed=config.split_seed,
                 **fields,
             )
-        from metascale.recipes.sources import data_dir
         from metascale.tasks.intents import intent_tasks
+        from metascale.workflow.sources import data_dir
 
         return intent_tasks("banking77", data_dir(), encoder, **fields)
 

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from metascale.core.errors import InputError
-from metascale.recipes.config import Count, NonNegative, Rate, Weight
-from metascale.recipes.recipe import Profile, Recipe
+from metascale.workflow.config import Count, NonNegative, Rate, Weight
+from metascale.workflow.recipe import Profile, Recipe
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -108,7 +108,7 @@ class ModelSizeConfig:
 def size_of(config: Mapping[str, Any]) -> int:
     """Parameters besides embeddings and readout of a trial's model, by hand and without torch: 12·L·d² or 16·L·d².
 
-    The size by which a search finds the smallest model of an architecture (`metascale.study.tuning.Search`).
+    The size by which a search finds the smallest model of an architecture (`metascale.study.search.search.Search`).
     """
     own: dict[str, Any] = {one.name: one.default for one in fields(ModelSizeConfig)}
     own |= config

@@ -18,8 +18,8 @@ from metascale.core.errors import InputError
 from metascale.core.files import write_json
 from metascale.laws import LeastSquares, analyse, grouped
 from metascale.recipes.model_size_effects import width_and_depth
-from metascale.study.reading import StudyView
-from metascale.study.table import Table
+from metascale.study.store.reading import StudyView
+from metascale.study.store.table import Table
 
 FILE, BASELINES = "size.json", "baselines.json"
 LEVEL = 0.95

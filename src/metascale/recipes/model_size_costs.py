@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metascale.recipes.estimate import human
 from metascale.recipes.model_size import ModelSizeConfig
 from metascale.recipes.model_size_trial import BYTES_A_NUMBER, flops, language_model
-from metascale.recipes.recipe import load_recipe
 from metascale.study.design import Study
+from metascale.workflow.estimate import human
+from metascale.workflow.recipe import load_recipe
 
 TRAIN_TOKENS = 2_088_628
 """Of WikiText-2."""

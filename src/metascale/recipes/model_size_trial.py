@@ -13,18 +13,18 @@ from metascale.models.mup import MuP
 from metascale.models.resnet_bk import ResNetBK
 from metascale.models.transformer import Transformer
 from metascale.recipes.model_size import ModelSizeConfig
-from metascale.recipes.pruning import train_or_prune
-from metascale.recipes.recipe import is_search, load_recipe
-from metascale.recipes.sources import data_dir
-from metascale.tasks.ngrams import floors
-from metascale.tasks.token_stream import TokenStream
-from metascale.tasks.wikitext import wikitext
+from metascale.tasks.supervised.ngrams import floors
+from metascale.tasks.supervised.token_stream import TokenStream
+from metascale.tasks.supervised.wikitext import wikitext
 from metascale.training.flops import TrainingFlops, training_flops
 from metascale.training.in_place import InPlaceAdamW
 from metascale.training.loop import Schedule
 from metascale.training.memory import KINDS, LiveBytes, MemoryReport, WatchedModel, measure_memory
 from metascale.training.schedules import Constant, Cosine, RateSchedule, WarmupStableDecay
 from metascale.training.supervised import SupervisedTraining, train_and_test
+from metascale.workflow.pruning import train_or_prune
+from metascale.workflow.recipe import is_search, load_recipe
+from metascale.workflow.sources import data_dir
 
 BYTES_A_NUMBER = 4
 MIB = 2**20

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from metascale.core.errors import InputError
-from metascale.recipes.config import Count, Rate, Weight
-from metascale.recipes.recipe import Profile, Recipe
+from metascale.workflow.config import Count, Rate, Weight
+from metascale.workflow.recipe import Profile, Recipe
 
 Arm = Literal["noisy", "clean", "both", "reweight", "reweight_correct"]
 Solver = Literal["sama", "sama_unadapted", "darts", "identity", "cg", "neumann", "unrolled"]

@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from metascale.recipes.config import BASELINES, Count, FewShotConfig, Method
-from metascale.recipes.recipe import Profile, Recipe
+from metascale.workflow.config import BASELINES, Count, FewShotConfig, Method
+from metascale.workflow.recipe import Profile, Recipe
 
 if TYPE_CHECKING:
-    from metascale.recipes.fewshot import Parts
+    from metascale.workflow.fewshot import Parts
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ RECIPE = Recipe(
 def parts(config: OmniglotConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     from metascale.models.convnet import ConvNet
-    from metascale.recipes.fewshot import Parts
-    from metascale.recipes.sources import data_dir, source_fields
     from metascale.tasks.omniglot import omniglot_tasks
+    from metascale.workflow.fewshot import Parts
+    from metascale.workflow.sources import data_dir, source_fields
 
     source = omniglot_tasks(data_dir(), split=config.character_split, **source_fields(config, seed))
     return Parts(source, ConvNet(config.n_way, filters=config.filters), eval_batch=8)

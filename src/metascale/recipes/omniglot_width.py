@@ -14,13 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metascale.recipes.config import Budget, Count, Method, NonNegative, Rate
 from metascale.recipes.omniglot import OmniglotConfig
 from metascale.recipes.omniglot import parts as omniglot_parts
-from metascale.recipes.recipe import Profile, Recipe
+from metascale.workflow.config import Budget, Count, Method, NonNegative, Rate
+from metascale.workflow.recipe import Profile, Recipe
 
 if TYPE_CHECKING:
-    from metascale.recipes.fewshot import Parts
+    from metascale.workflow.fewshot import Parts
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from metascale.core.types import Batch, Params, Split
 from metascale.hypergrad.sama import SAMA
 from metascale.models.classifiers import PerceptronClassifier
 from metascale.recipes.data_pruning import DataPruningConfig
-from metascale.recipes.recipe import load_recipe
-from metascale.recipes.sources import data_dir
-from metascale.tasks.image_set import ImageSet
-from metascale.tasks.mnist import mnist, small_digits
+from metascale.tasks.supervised.image_set import ImageSet
+from metascale.tasks.supervised.mnist import mnist, small_digits
 from metascale.training.loop import Schedule, train
 from metascale.training.optimizers import Adam
 from metascale.training.supervised import SupervisedTraining, train_and_test
+from metascale.workflow.recipe import load_recipe
+from metascale.workflow.sources import data_dir
 
 
 def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:

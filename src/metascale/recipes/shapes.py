@@ -20,11 +20,11 @@ from pydantic import ConfigDict, Field
 
 from metascale.core.errors import InputError
 from metascale.models.layer_widths import layer_widths
-from metascale.recipes.config import Count, Rate, Weight
-from metascale.recipes.recipe import Profile, Recipe
 from metascale.study.design import Study, merge
-from metascale.study.tuning import search_of
-from metascale.study.tuning_points import axis_points, searched_points
+from metascale.study.search.points import axis_points, searched_points
+from metascale.study.search.search import search_of
+from metascale.workflow.config import Count, Rate, Weight
+from metascale.workflow.recipe import Profile, Recipe
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Ratio = Annotated[float, Field(gt=0, le=64)]

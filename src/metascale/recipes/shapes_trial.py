@@ -12,17 +12,17 @@ from metascale.core.run import Run
 from metascale.models.classifiers import ConvClassifier, PerceptronClassifier
 from metascale.models.mup import MuP
 from metascale.models.resnet import ResNet
-from metascale.recipes.pruning import train_or_prune
-from metascale.recipes.recipe import is_search, load_recipe
 from metascale.recipes.shapes import ShapesConfig
-from metascale.recipes.sources import data_dir
-from metascale.study.tuning import PRUNE_KEY
-from metascale.tasks.image_set import ImageSet
-from metascale.tasks.mnist import mnist, small_digits
+from metascale.study.search.search import PRUNE_KEY
+from metascale.tasks.supervised.image_set import ImageSet
+from metascale.tasks.supervised.mnist import mnist, small_digits
 from metascale.training.flops import training_flops
 from metascale.training.in_place import InPlaceAdamW
 from metascale.training.loop import Schedule, TrainResult
 from metascale.training.supervised import SupervisedState, SupervisedTraining, train_and_test
+from metascale.workflow.pruning import train_or_prune
+from metascale.workflow.recipe import is_search, load_recipe
+from metascale.workflow.sources import data_dir
 
 MOST_IN_A_BATCH = 1000
 """Images in a batch of evaluation, at most."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from metascale.recipes.config import Count, Curvature, FewShotConfig, Method
-from metascale.recipes.recipe import Recipe
+from metascale.workflow.config import Count, Curvature, FewShotConfig, Method
+from metascale.workflow.recipe import Recipe
 
 if TYPE_CHECKING:
-    from metascale.recipes.fewshot import Parts
+    from metascale.workflow.fewshot import Parts
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ RECIPE = Recipe(
 def parts(config: SinusoidConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     from metascale.models.mlp import MLP
-    from metascale.recipes.fewshot import Parts
     from metascale.tasks.sinusoid import SinusoidTasks
+    from metascale.workflow.fewshot import Parts
 
     source = SinusoidTasks(
         config.k_shot, config.n_query, config.n_tasks, config.n_validation_tasks, config.n_test_tasks, seed

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from metascale.recipes.config import BASELINES, Count, FewShotConfig, Method
-from metascale.recipes.recipe import Recipe
+from metascale.workflow.config import BASELINES, Count, FewShotConfig, Method
+from metascale.workflow.recipe import Recipe
 
 if TYPE_CHECKING:
-    from metascale.recipes.fewshot import Parts
+    from metascale.workflow.fewshot import Parts
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ RECIPE = Recipe(
 def parts(config: SyntheticConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     from metascale.models.mlp import MLP
-    from metascale.recipes.fewshot import Parts
-    from metascale.recipes.sources import source_fields
     from metascale.tasks.bag_of_words import BagOfWords
     from metascale.tasks.synthetic_text import SyntheticLanguage, synthetic_text_tasks, word_encoder
+    from metascale.workflow.fewshot import Parts
+    from metascale.workflow.sources import source_fields
 
     language = SyntheticLanguage(difficulty=config.difficulty, n_classes=config.n_classes)
     encoder = word_encoder(language)

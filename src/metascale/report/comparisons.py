@@ -23,7 +23,7 @@ from metascale.report.reading import (
 from metascale.report.series import method_label, series_of
 from metascale.report.stats import PairedTest, holm, paired_test
 from metascale.report.words import scale_words
-from metascale.study.records import read_rows
+from metascale.study.store.records import read_rows
 
 _NOT_SETTINGS = frozenset(
     {"kind", "method", "id", "label", "status", "message", "note", "notes", "n_tasks", "seed", "seeds"}

@@ -12,7 +12,7 @@ from metascale.core.errors import InputError
 from metascale.report.data import mean_of_known
 from metascale.report.reading import META, UNITS, StudyFolder, Trial, finite, read_study, sem_column, unit_of, x_column
 from metascale.report.series import series_of
-from metascale.study.records import read_rows
+from metascale.study.store.records import read_rows
 
 _SETS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "validation": ("eval_stats.csv", (("validation_loss", "meta-validation loss"),)),

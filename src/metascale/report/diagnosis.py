@@ -22,7 +22,7 @@ from metascale.report.points import Point, points_of
 from metascale.report.reading import StudyFolder, Trial, finite, read_study
 from metascale.report.style import BLUE, PAPER, VERMILION, tip
 from metascale.report.words import decimals, number, seed_words
-from metascale.study.records import read_rows
+from metascale.study.store.records import read_rows
 
 TRAIN, VALIDATION = "train_loss_nats", "validation_loss_nats"
 WIDE, NARROW = 0.5, 0.2

@@ -17,7 +17,7 @@ from metascale.report.data import standard_error
 from metascale.report.reading import StudyFolder, Trial, axis_label, finite, read_study, wall_s_of
 from metascale.report.size_types import Comparison, ComputeCurve, Line, LossLaw, Size, SizeTable, WidthDepth
 from metascale.report.stats import Interval
-from metascale.study.records import read_rows
+from metascale.study.store.records import read_rows
 
 FILE = "size.json"
 _MIB = 1 << 20

@@ -17,7 +17,7 @@ from metascale.report.frame import finish, log_x_ticks, nothing
 from metascale.report.reading import StudyFolder, axis_label, finite, read_study
 from metascale.report.style import PAPER, SOFT, VERMILION, ramp, tip
 from metascale.report.words import decimals, number
-from metascale.study.tuning_space import dimension_from_json
+from metascale.study.search.space import dimension_from_json
 
 FILE = "tuning.json"
 LABELS = {"lr": "learning rate", "weight_decay": "weight decay", "batch_size": "batch size"}

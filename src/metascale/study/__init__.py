@@ -2,11 +2,11 @@
 
 from metascale.study.design import Study, Trial
 from metascale.study.events import StudyOutcome
-from metascale.study.executors import ProcessExecutor, SerialExecutor
-from metascale.study.reading import RunView, StudyView, read_study
-from metascale.study.runner import run_study
-from metascale.study.store import RunStore
-from metascale.study.table import Table, results_table, write_results
+from metascale.study.executors.local import ProcessExecutor, SerialExecutor
+from metascale.study.run.runner import run_study
+from metascale.study.store.reading import RunView, StudyView, read_study
+from metascale.study.store.run_store import RunStore
+from metascale.study.store.table import Table, results_table, write_results
 
 __all__ = [
     "ProcessExecutor",

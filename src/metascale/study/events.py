@@ -46,7 +46,7 @@ class StudyOutcome:
         ran: attempts that this call ran itself.
         skipped: trials that had ended before this call.
         wall_s: seconds that this call took.
-        stopped: whether it ended early because somebody asked (`metascale.study.stopping`).
+        stopped: whether it ended early because somebody asked (`metascale.study.run.stopping`).
     """
 
     folder: Path

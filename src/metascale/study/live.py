@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.text import Text
 
 from metascale.study.events import Event, Reporter, StudyOutcome
-from metascale.study.reading import read_study
 from metascale.study.status import format_s, render_status, study_status
+from metascale.study.store.reading import read_study
 
 _REFRESH_PER_S = 2
 

@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from metascale.core.canonical import plain
-from metascale.study.index import STATUSES, IndexRow, Status, read_index
-from metascale.study.owner import is_alive
-from metascale.study.reading import RunView, StudyView, read_study
-from metascale.study.run_files import RESULT, read_progress
 from metascale.study.status_facts import last_loss
-from metascale.study.store import INDEX
+from metascale.study.store.index import STATUSES, IndexRow, Status, read_index
+from metascale.study.store.owner import is_alive
+from metascale.study.store.reading import RunView, StudyView, read_study
+from metascale.study.store.run_files import RESULT, read_progress
+from metascale.study.store.run_store import INDEX
 
 _STYLES = {"finished": "green", "running": "cyan", "failed": "red", "diverged": "yellow", "pending": "dim"}
 _COLUMNS = ("trial", "status", "device", "steps", "", "loss", "steps/s", "left", "note")

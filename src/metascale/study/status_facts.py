@@ -12,9 +12,9 @@ from pathlib import Path
 
 from metascale.core.files import read_json
 from metascale.study.design import flatten
-from metascale.study.reading import RunView
-from metascale.study.records import parse_cell
-from metascale.study.run_files import RESULT
+from metascale.study.store.reading import RunView
+from metascale.study.store.records import parse_cell
+from metascale.study.store.run_files import RESULT
 
 _TAIL_BYTES = 8192
 

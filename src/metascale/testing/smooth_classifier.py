@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from metascale.core.dropout_masks import DropoutMasks
+from metascale.core.dropout import DropoutMasks
 from metascale.core.streams import torch_generator
 from metascale.core.types import Batch, Episode, Params
 

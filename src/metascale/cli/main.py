@@ -1,0 +1,227 @@
+"""The command line: thin. Every command reads its arguments, calls one function, and prints what it returned."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from metascale import __version__
+from metascale.cli import data as cli_data
+from metascale.cli import laws as cli_laws
+from metascale.cli import models as cli_models
+from metascale.cli import run as cli_run
+from metascale.cli import study as cli_study
+from metascale.cli.data import DataDir
+from metascale.cli.run import print_conclusion, use_data_dir
+from metascale.cli.study import Folder
+from metascale.core.errors import InputError, MetascaleError, MissingDependency
+from metascale.core.files import sync_folder
+
+
+@contextlib.contextmanager
+def out_folder(folder: Path | None) -> Iterator[None]:
+    """Make the folder of ``--out`` (``None``: there is none); a command that is then refused leaves no empty folder.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    if folder is None:
+        yield
+        return
+    made = _make(folder)
+    require_writable(folder, "--out")
+    try:
+        yield
+    except MetascaleError:
+        _remove_empty(made)
+        raise
+
+
+def into_folder(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with the folder of its option --out made first, so that a path that cannot be is refused at once."""
+
+    @functools.wraps(command)
+    def checked(**given: Any) -> None:
+        folder = given.get("out_dir", given.get("out"))
+        with out_folder(None if given.get("dry_run") else folder):
+            command(**given)
+
+    return checked
+
+
+def require_writable(folder: Path, name: str) -> None:
+    """Refuse a folder in which this user cannot make files.
+
+    Raises:
+        InputError: so it is.
+    """
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{name} {folder} cannot be written: Permission denied")
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and its parents, each name durable; those that were missing, outermost first."""
+    missing: list[Path] = []
+    try:
+        above = folder
+        while not above.exists() and above != above.parent:
+            missing.insert(0, above)
+            above = above.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            sync_folder(made.parent)
+    except OSError as error:
+        _remove_empty(missing)
+        raise InputError(f"--out {folder} cannot be made: {error.strerror}") from error
+    return missing
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove folders in which nothing is, innermost first."""
+    for folder in reversed(made):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+app = typer.Typer(
+    name="metascale",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Meta-train models, vary any scale axis in a resumable study, and get a scaling law with honest error bars.",
+)
+app.add_typer(cli_data.app, name="data")
+for command in (cli_laws.fit, cli_laws.forecast, cli_laws.backtest, cli_laws.optimum):
+    app.command()(into_folder(command))
+for study_command in (
+    into_folder(cli_run.run),
+    cli_run.resume,
+    cli_study.status,
+    cli_study.watch,
+    cli_study.verify,
+    cli_study.reindex,
+    cli_study.stop,
+    cli_study.export,
+    cli_study.push,
+    into_folder(cli_models.coordinate_check),
+):
+    app.command()(study_command)
+out = Console()
+err = Console(stderr=True)
+
+
+def main() -> None:
+    """Run the command line; what the caller got wrong ends with one sentence and exit status 2.
+
+    So does what this machine refused (a disk, a database that is locked), with exit status 1.
+    """
+    try:
+        app()
+    except (InputError, MissingDependency) as error:
+        err.print(Text(f"metascale: {error}"), style="red", soft_wrap=True)
+        sys.exit(2)
+    except MetascaleError as error:
+        err.print(Text(f"metascale: {error}"), style="red", soft_wrap=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        raise
+    except (OSError, sqlite3.OperationalError) as error:
+        err.print(Text(f"metascale: {_sentence(error)}"), style="red", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _sentence(error: OSError | sqlite3.OperationalError) -> str:
+    """What went wrong, on one line, with the file where the system named one."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+@app.command()
+def recipes() -> None:
+    """List the ready-made studies and their profiles."""
+    from metascale.workflow.recipe import RECIPES, load_recipe
+
+    table = Table("recipe", "what it is", "profiles", "data")
+    for name in RECIPES:
+        recipe = load_recipe(name)
+        table.add_row(name, recipe.title, "\n".join(recipe.profiles) or "-", ", ".join(recipe.data_sets_of({})) or "-")
+    out.print(table)
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Fit the law again and write the tables, plots and report.html of a study."""
+    from metascale.workflow.conclude import conclude
+
+    if folder.is_dir():
+        require_writable(folder, "the study's folder")
+    print_conclusion(conclude(folder))
+
+
+@app.command()
+def evaluate(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: STUDY/runs/NAME.")],
+    shots: Annotated[int | None, typer.Option(min=1, help="Support examples a class.")] = None,
+    inner_steps: Annotated[int | None, typer.Option(min=0, help="Inner steps of the headline.")] = None,
+    n_tasks: Annotated[int | None, typer.Option(min=1, help="Test tasks.")] = None,
+    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
+    data_dir: DataDir = None,
+) -> None:
+    """Evaluate a finished run on the fixed test tasks, with other shots, inner steps or numbers of tasks."""
+    from metascale.core.optional import require
+
+    use_data_dir(data_dir)
+    require("torch", "torch", "evaluating a run")
+    from metascale.workflow.evaluate import evaluate_run
+
+    wanted = {"k_shot": shots, "eval_inner_steps": inner_steps, "n_test_tasks": n_tasks}
+    result = evaluate_run(run_folder, {key: value for key, value in wanted.items() if value is not None}, device)
+    table = Table("inner steps", "loss (nats)", "± s.e. over tasks", "accuracy", "± s.e. over tasks")
+    for row in result.curve():
+        cells = [row["loss_nats"], row["loss_sem_nats"], row.get("accuracy"), row.get("accuracy_sem")]
+        table.add_row(str(row["inner_steps"]), *("-" if cell is None else f"{cell:.4f}" for cell in cells))
+    out.print(table)
+    out.print(f"{len(result.task_ids)} test tasks")
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed and what this machine has."""
+    from metascale.workflow.doctor import describe_machine
+
+    table = Table("", "")
+    for name, value in describe_machine():
+        table.add_row(name, value)
+    out.print(table)
+
+
+def _version(value: bool) -> None:
+    if value:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    return None
+
+
+if __name__ == "__main__":
+    main()

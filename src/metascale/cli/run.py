@@ -1,0 +1,204 @@
+"""The commands that run a study: `run` and `resume`, and how their options become a plan."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from metascale.cli.data import DataDir
+from metascale.cli.place import with_place
+from metascale.cli.study import Folder
+from metascale.core.errors import InputError
+
+if TYPE_CHECKING:
+    from metascale.workflow.launch import Place
+
+out = Console()
+
+
+@with_place
+def run(
+    *,
+    recipe: Annotated[str, typer.Argument(help="A recipe; `metascale recipes` lists them.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="The study's folder; nothing is written outside it.")],
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value over the recipe's configuration; a list makes an axis. Repeatable."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of keys and values, below --set.")] = None,
+    profile: Annotated[str | None, typer.Option(help="A variant of the recipe.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The same as --profile quick.")] = False,
+    seeds: Annotated[str | None, typer.Option(help="Training seeds, such as 0,1,2.")] = None,
+    tune: Annotated[int | None, typer.Option(help="Search the recipe's own ranges with so many trials first.")] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(help="Such as 8GiB: chooses checkpointing and micro-batches to fit.")
+    ] = None,
+    place: Place,
+    data_dir: DataDir = None,
+    baselines: Annotated[bool, typer.Option(help="Run the baselines beside the meta-learner.")] = True,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no new trial after one failed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and run nothing.")] = False,
+) -> None:
+    """Run a recipe's study: trials, law and report. The same command again resumes; finished trials are kept."""
+    from metascale.workflow.launch import launch, plan
+
+    use_data_dir(data_dir)
+    if quick and profile not in (None, "quick"):
+        raise InputError(f"--quick is --profile quick: it cannot go with --profile {profile}")
+    chosen = {**_read_config(config), **_parse_values(values or [])}
+    flags = {"tune": tune, "memory_budget": memory_budget}
+    chosen |= {key: value for key, value in flags.items() if value is not None}
+    planned = plan(
+        recipe,
+        chosen,
+        profile="quick" if quick else profile,
+        seeds=_parse_seeds(seeds),
+        place=place,
+        baselines=baselines,
+    )
+    if dry_run:
+        _print_estimate(planned)
+        return
+    with _exit_status_of_signals():
+        _finish(*launch(planned, out_dir, fail_fast=fail_fast))
+
+
+@with_place
+def resume(
+    *,
+    folder: Folder,
+    place: Place,
+    data_dir: DataDir = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no new trial after one failed.")] = False,
+) -> None:
+    """Go on with the study in a folder, as its `run` command would."""
+    from metascale.workflow.launch import launch, plan_from_folder
+
+    use_data_dir(data_dir)
+    with _exit_status_of_signals():
+        _finish(*launch(plan_from_folder(folder, place=place), folder, fail_fast=fail_fast))
+
+
+@contextlib.contextmanager
+def _exit_status_of_signals() -> Iterator[None]:
+    """Leave with 128 + the signal's number, as shells have it; the command-line library knows SIGINT alone."""
+    from metascale.study.errors import Interrupted
+
+    try:
+        yield
+    except Interrupted as error:
+        raise typer.Exit(error.exit_status) from error
+
+
+def use_data_dir(data_dir: Path | None) -> None:
+    """Name the data folder to this process and the trial processes it starts."""
+    if data_dir is not None:
+        if not data_dir.is_dir():
+            raise InputError(f"--data-dir {data_dir} is not a folder")
+        os.environ["METASCALE_DATA"] = str(data_dir.resolve())
+
+
+def _parse_values(items: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for item in items:
+        key, sign, text = item.partition("=")
+        if not sign or not key:
+            raise InputError(f"--set needs key=value, not '{item}'")
+        try:
+            values[key.strip()] = _number(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {key}: '{text}' is not a YAML value") from error
+    return values
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e-3 as text; a number is meant."""
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--config {path} cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"--config {path} must hold keys and values, not a {type(values).__name__}")
+    return {str(key): _number(value) for key, value in values.items()}
+
+
+def _parse_seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--seeds needs whole numbers separated by commas, such as 0,1,2, not '{text}'") from error
+
+
+def _print_estimate(planned: Any) -> None:
+    from metascale.core.optional import require
+
+    require("torch", "torch", "estimating a study")
+    counted = planned.recipe.count_costs(planned.study)
+    if counted is not None:
+        _print_costs(*counted)
+        return
+    from metascale.workflow.estimate import describe, estimate
+
+    found = estimate(planned.recipe, planned.study, planned.workers, planned.devices[0])
+    table = Table(f"{planned.recipe.name} (dry run)", "")
+    if found is None:
+        table.add_row("trials", str(len(planned.study.trials())))
+        table.add_row("cost", "not estimated for this study; a profile 'smoke', where there is one, takes seconds")
+    else:
+        for name, value in describe(found):
+            table.add_row(name, value)
+    axes = ", ".join(f"{key} in {list(values)}" for key, values in planned.study.axes.items())
+    table.add_row("axes", f"{axes}; seeds {list(planned.study.seeds)}")
+    out.print(table)
+
+
+def _print_costs(title: str, headings: list[str], rows: list[list[str]]) -> None:
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def _finish(outcome: Any, conclusion: Any) -> None:
+    if conclusion is not None:
+        print_conclusion(conclusion)
+    if outcome.exit_status:
+        raise typer.Exit(outcome.exit_status)
+
+
+def print_conclusion(conclusion: Any) -> None:
+    for label, analysis in conclusion.analyses.items():
+        if label:
+            out.print(Text(label), style="bold")
+        out.print(Text(analysis.summary()))
+    if conclusion.no_law:
+        out.print(Text(f"no law: {conclusion.no_law}"))
+    for path in conclusion.written:
+        out.print(Text(str(path)), soft_wrap=True)

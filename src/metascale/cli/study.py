@@ -1,0 +1,237 @@
+"""The commands about a study's folder: how it stands, whether it is whole, stopping it, and taking it elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from metascale.core.canonical import plain
+from metascale.core.errors import InputError
+
+out = Console()
+Folder = Annotated[Path, typer.Argument(help="A study's folder (what --out named).")]
+_DISK_EVERY_S = 30.0
+_FORMATS = ("csv", "json", "parquet", "mlflow", "tensorboard", "wandb")
+
+
+def status(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for other programs instead of a table.")] = False,
+    with_law: Annotated[bool, typer.Option("--law/--no-law", help="Fit the law to what has finished.")] = True,
+    rows: Annotated[int, typer.Option(min=1, help="Trials to show at most.")] = 40,
+) -> None:
+    """How the trials of a study stand, the law as it stands, and the room on the disk."""
+    shown = _Standing(folder, with_law)
+    if as_json:
+        out.print_json(json.dumps(shown.to_json()))
+        return
+    out.print(shown.render(rows))
+
+
+def watch(
+    folder: Folder,
+    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between looks.")] = 2.0,
+    with_law: Annotated[bool, typer.Option("--law/--no-law", help="Fit the law to what has finished.")] = True,
+    until_done: Annotated[bool, typer.Option(help="Leave when every trial has ended.")] = True,
+) -> None:
+    """Follow a study from another shell until every trial has ended; Ctrl-C leaves it running."""
+    standing = _Standing(folder, with_law)
+    with Live(console=out, auto_refresh=False, transient=False) as live:
+        while True:
+            live.update(standing.render(max(5, out.size.height - 12)), refresh=True)
+            if until_done and standing.is_done:
+                return
+            time.sleep(every_s)
+            standing.look()
+
+
+def verify(folder: Folder) -> None:
+    """Check every hash of a study; names what is damaged, with exit status 1."""
+    from metascale.study.store.verify import verify_study
+
+    found = verify_study(folder)
+    for damage in found.damages:
+        out.print(Text(f"{damage.path}: {damage.problem}", style="red"), soft_wrap=True)
+    if not found.ok:
+        out.print(f"{len(found.damages)} of {found.n_files} files are damaged")
+        raise typer.Exit(1)
+    out.print(f"{found.n_files} files of {found.n_runs} trials are what was written")
+
+
+def reindex(folder: Folder) -> None:
+    """Build a study's index anew from its run folders."""
+    from metascale.study.store.run_store import rebuild_index
+
+    rebuild_index(folder).close()
+    out.print(f"index of {folder} built from its run folders")
+
+
+def stop(
+    folder: Folder,
+    now: Annotated[bool, typer.Option("--now", help="Save running trials after their step, and end them.")] = False,
+) -> None:
+    """Have a study's runners start no new trial; what runs goes on to its end, or with --now is saved and ends."""
+    from metascale.study.run.stopping import ask_to_stop
+    from metascale.study.status import study_status
+
+    standing = study_status(folder)
+    running = [trial for trial in standing.trials if trial.shown_status == "running"]
+    ask_to_stop(folder, "checkpoint" if now else "finish")
+    if not running:
+        out.print("no trial is running; a runner that waits is told as well")
+        return
+    end = "are saved after the step in progress and end" if now else "go on to their ends"
+    out.print(f"{len(running)} running trials {end}; no new one starts. The same run command resumes.")
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="A study's folder; with --peft a run's (STUDY/runs/NAME).")],
+    kind: Annotated[str | None, typer.Option("--format", help=f"{', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}.")] = None,
+    destination: Annotated[
+        str | None, typer.Option("--out", help="A file (tables), a folder (trackers) or an MLflow tracking URI.")
+    ] = None,
+    peft: Annotated[Path | None, typer.Option("--peft", help="A new folder for the run's adapters and card.")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="With --peft: the base model's name for others.")] = None,
+) -> None:
+    """Write a study's table, its runs for an experiment tracker, or a run's adapters for `peft`."""
+    if peft is not None:
+        if kind is not None or destination is not None:
+            raise InputError("--peft goes without --format and --out: it names its own folder")
+        _export_adapter(folder, peft, base)
+        return
+    if kind is None or destination is None or base is not None:
+        raise InputError("export needs --format and --out for a study, or --peft (with --base) for one run")
+    from metascale.integrations.export import export_study
+
+    try:
+        count = export_study(folder, kind, destination)
+    except (NotADirectoryError, PermissionError, FileExistsError) as error:
+        raise InputError(f"--out {destination} cannot be written: {error.strerror}") from error
+    out.print(f"{count} trials written to {destination}", soft_wrap=True)
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="A folder that `export --peft` wrote.")],
+    repo: Annotated[str, typer.Option(help="OWNER/NAME on the Hugging Face hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
+) -> None:
+    """Upload exported adapters and their card to the hub, with the token that `hf auth login` or HF_TOKEN gave."""
+    from metascale.integrations.adapters import push_adapter
+
+    out.print(Text(push_adapter(folder, repo, public=public)), soft_wrap=True)
+
+
+def _export_adapter(run_folder: Path, peft: Path, base: str | None) -> None:
+    from metascale.integrations.adapters import export_adapter
+
+    try:
+        written = export_adapter(run_folder, peft, base)
+    except (NotADirectoryError, PermissionError) as error:
+        raise InputError(f"--peft {peft} cannot be written: {error.strerror}") from error
+    for path in written:
+        out.print(Text(str(path)), soft_wrap=True)
+    out.print("The licence line of the card is yours to fill in; `metascale push` uploads the folder.")
+
+
+class _Standing:
+    """What `status` and `watch` show; the law is fitted again only when another trial has finished."""
+
+    def __init__(self, folder: Path, with_law: bool) -> None:
+        self._folder = folder
+        self._with_law = with_law
+        self._n_finished = -1
+        self._laws: dict[str, Any] = {}
+        self._no_law = ""
+        self._disk: Any = None
+        self._disk_at = 0.0
+        self._status: Any = None
+        self.look()
+
+    def look(self) -> None:
+        """See how the study stands now; its trials as well, which a search adds to."""
+        from metascale.study.status import study_status
+        from metascale.study.status_facts import disk_of
+        from metascale.study.store.reading import read_study
+
+        self._view = read_study(self._folder)
+        try:
+            self._status = study_status(self._view)
+        except sqlite3.OperationalError:
+            # The index is locked for a moment: show what was there, if anything was.
+            if self._status is None:
+                raise
+        if self._disk is None or time.monotonic() - self._disk_at > _DISK_EVERY_S:
+            self._disk, self._disk_at = disk_of(self._view.folder), time.monotonic()
+        if self._with_law and self._status.counts["finished"] != self._n_finished:
+            self._n_finished = self._status.counts["finished"]
+            self._fit()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every trial has ended. After a search come the trials of the axes, which are not listed before."""
+        from metascale.study.search.search import KIND, search_of
+
+        study, runs = self._view.study, self._view.runs
+        if search_of(study) is not None and all(run.trial.kind == KIND for run in runs):
+            return False
+        return bool(self._status.counts["pending"] + self._status.counts["running"] == 0)
+
+    def _fit(self) -> None:
+        from metascale.study.store.table import results_table
+        from metascale.workflow.conclude import laws_of
+
+        self._laws, self._no_law = laws_of(self._view.study, results_table(self._view))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types: trials, counts, seconds left, the law's parameters with intervals, the disk."""
+        laws = {label: _law_json(found) for label, found in self._laws.items()}
+        law = {"laws": laws, "no_law": self._no_law} if self._with_law else {}
+        return {**self._status.to_json(), **law, "disk": plain(self._disk)}
+
+    def render(self, rows: int) -> RenderableType:
+        """The table, then a line for each law and one for the disk."""
+        from metascale.study.status import render_status
+
+        lines = [Text(line) for label, found in self._laws.items() for line in _law_lines(label, found)]
+        if self._with_law and not self._laws:
+            lines.append(Text(f"no law yet: {self._no_law}", style="dim"))
+        disk = self._disk
+        room = f"{_bytes(disk.n_bytes)} in {disk.n_files} files, {_bytes(disk.free_bytes)} free"
+        return Group(
+            render_status(self._status, max_rows=rows, width=out.width), *lines, Text(f"disk: {room}", style="dim")
+        )
+
+
+def _law_json(analysis: Any) -> dict[str, Any]:
+    whole = analysis.to_json()
+    return {key: whole[key] for key in ("law", "formula", "parameters", "level", "verdict", "n_observations")}
+
+
+def _law_lines(label: str, analysis: Any) -> list[str]:
+    law = _law_json(analysis)
+    parts = [
+        f"{name} = {value['estimate']:.4g} [{value['low']:.4g}, {value['high']:.4g}]"
+        for name, value in law["parameters"].items()
+    ]
+    name = f"law ({label})" if label else "law as it stands"
+    return [
+        f"{name}: {law['formula']}, {', '.join(parts)} ({100 * law['level']:g} % intervals, "
+        f"{law['n_observations']} trials)",
+        f"  {law['verdict']}",
+    ]
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return ""

@@ -1,0 +1,254 @@
+"""Where trials run: here one after another, or in processes on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from metascale.core.errors import InputError, MetascaleError
+from metascale.study.run.job import Code, Ended, Job, execute
+from metascale.study.run.pulse import HANG_S, Pulse
+from metascale.study.store.provenance import THREAD_VARIABLES
+
+
+class Pool(Protocol):
+    """An open executor. A trial goes: `free_device`, claim, `submit`, `wait`."""
+
+    def free_device(self) -> str | None:
+        """The device that the next job would run on, or ``None`` when every slot is taken."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Start ``job`` on the free slot."""
+        ...
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        """Jobs that ended, after at most ``timeout_s`` seconds when none did."""
+        ...
+
+
+class Executor(Protocol):
+    """A frozen description of where trials run; `open` makes it so, and ends what still runs on leaving."""
+
+    def open(self) -> AbstractContextManager[Pool]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SerialExecutor:
+    """Trials one after another in this process, on the devices in turn. A trial that crashes takes the runner along.
+
+    With ``processes_per_trial`` above 1 each trial runs in so many processes of its own, by torchrun.
+    """
+
+    devices: Sequence[str] = ("cpu",)
+    processes_per_trial: int = 1
+
+    def __post_init__(self) -> None:
+        check_devices(self.devices)
+        check_counts(self, "processes_per_trial")
+
+    @contextmanager
+    def open(self) -> Iterator[Pool]:
+        yield _SerialPool(self.devices, self.processes_per_trial)
+
+
+@dataclass(slots=True)
+class _SerialPool:
+    devices: Sequence[str]
+    processes: int
+    started: int = 0
+    waiting: list[Job] = field(default_factory=list)
+
+    def free_device(self) -> str | None:
+        return None if self.waiting else device_of(self.devices, self.started, self.processes)
+
+    def submit(self, job: Job) -> None:
+        self.waiting.append(job)
+        self.started += 1
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        if not self.waiting:
+            time.sleep(timeout_s)
+            return []
+        start = time.monotonic()
+        job = self.waiting[0]
+        code = execute(replace(job, processes=self.processes))
+        self.waiting.clear()
+        return [Ended(job, code, time.monotonic() - start)]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessExecutor:
+    """One process a trial, ``workers`` at a time, each forked from a server that has loaded the heavy modules.
+
+    Args:
+        workers: trials at a time.
+        devices: worker k runs on ``devices[k % len(devices)]``: ``("cuda:0", "cuda:1")`` or ``("cpu",)``.
+        threads_per_worker: threads of the numerical libraries in each trial, set before they load. It is recorded with
+            every attempt, because it changes the last bits of sums.
+        preload: modules to load once, before the first fork (``"torch"``); the trial function's module always is.
+        pin_cores: give worker k ``threads_per_worker`` cores of its own.
+        processes_per_trial: processes that run one trial together, by torchrun, each with a device of its own.
+        hang_s: a trial that wrote nothing (progress, records, output) for so long is killed; ``None`` never.
+    """
+
+    workers: int
+    devices: Sequence[str] = ("cpu",)
+    threads_per_worker: int = 1
+    preload: Sequence[str] = ()
+    pin_cores: bool = False
+    processes_per_trial: int = 1
+    hang_s: float | None = HANG_S
+
+    def __post_init__(self) -> None:
+        check_devices(self.devices)
+        check_counts(self, "workers", "threads_per_worker", "processes_per_trial", "hang_s")
+
+    @contextmanager
+    def open(self) -> Iterator[Pool]:
+        ours, theirs = socket.socketpair()
+        pinned = {name: str(self.threads_per_worker) for name in THREAD_VARIABLES}
+        command = [sys.executable, "-m", "metascale.study.run.fork_server", str(theirs.fileno()), str(os.getpid())]
+        # Its own session: Ctrl-C reaches the runner alone, which then ends the trials in order.
+        server = subprocess.Popen(
+            command,
+            env={**os.environ, **pinned},
+            stdin=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
+        theirs.close()
+        pool = _ProcessPool(self, ours)
+        try:
+            pool.send({"sys_path": sys.path, "preload": list(self.preload)})
+            yield pool
+        finally:
+            # The end of the connection makes the server end every trial and itself.
+            ours.close()
+            server.wait()
+
+
+class _ProcessPool:
+    def __init__(self, executor: ProcessExecutor, connection: socket.socket) -> None:
+        self._executor = executor
+        self._connection = connection
+        self._received = b""
+        self._running: dict[int, tuple[Job, float, Pulse]] = {}
+        self._hung: set[int] = set()
+
+    def free_device(self) -> str | None:
+        slot = self._free_slot()
+        if slot is None:
+            return None
+        return device_of(self._executor.devices, slot, self._executor.processes_per_trial)
+
+    def submit(self, job: Job) -> None:
+        slot = self._free_slot()
+        if slot is None:
+            raise MetascaleError("a job was submitted while every worker was busy")
+        job = replace(job, processes=self._executor.processes_per_trial, hang_s=self._executor.hang_s)
+        self._running[slot] = (job, time.monotonic(), Pulse(Path(job.folder)))
+        self.send({"slot": slot, "cores": self._cores(slot), "job": asdict(job)})
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        self._kill_hung()
+        select.select([self._connection], [], [], timeout_s)
+        ended = []
+        for message in self._receive():
+            slot, code = message["slot"], message["code"]
+            job, start, _ = self._running.pop(slot)
+            if slot in self._hung:
+                self._hung.remove(slot)
+                code = Code.HUNG
+            ended.append(Ended(job, code, time.monotonic() - start))
+        return ended
+
+    def _kill_hung(self) -> None:
+        """Kill trials whose pulse stopped. One on several processes is watched by its own supervisor."""
+        limit_s = self._executor.hang_s
+        if limit_s is None or self._executor.processes_per_trial > 1:
+            return
+        for slot, (_, _, pulse) in self._running.items():
+            if slot not in self._hung and pulse.silent_s() > limit_s:
+                self._hung.add(slot)
+                self.send({"kill": slot})
+
+    def send(self, message: Mapping[str, object]) -> None:
+        try:
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise _server_died() from error
+
+    def _receive(self) -> list[dict[str, int]]:
+        while select.select([self._connection], [], [], 0)[0]:
+            try:
+                data = self._connection.recv(65536)
+            except ConnectionResetError as error:
+                raise _server_died() from error
+            if not data:
+                raise _server_died()
+            self._received += data
+        *lines, self._received = self._received.split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def _free_slot(self) -> int | None:
+        return next((slot for slot in range(self._executor.workers) if slot not in self._running), None)
+
+    def _cores(self, slot: int) -> list[int]:
+        if not self._executor.pin_cores or not hasattr(os, "sched_getaffinity"):
+            return []
+        cores, share = sorted(os.sched_getaffinity(0)), self._executor.threads_per_worker
+        return [cores[(slot * share + k) % len(cores)] for k in range(share)]
+
+
+def _server_died() -> MetascaleError:
+    return MetascaleError(
+        "the process that starts the trials ended unexpectedly (its message is above); run the same command again"
+    )
+
+
+def device_of(devices: Sequence[str], slot: int, processes: int) -> str:
+    """The device of a slot, or those of its processes, separated by commas."""
+    if len(devices) == 1:
+        return devices[0]
+    return ",".join(devices[(slot * processes + k) % len(devices)] for k in range(processes))
+
+
+def check_counts(executor: object, *names: str) -> None:
+    """Refuse an executor whose numbers are not positive.
+
+    Raises:
+        InputError: names the field.
+    """
+    for name in names:
+        value = getattr(executor, name)
+        if value is not None and value <= 0:
+            raise InputError(f"{name} of an executor is more than 0, not {value}")
+
+
+def check_gpus(gpus: float, processes: int) -> None:
+    """Refuse numbers of GPUs that the processes of a trial cannot share out.
+
+    Raises:
+        InputError: names both.
+    """
+    if gpus < 0:
+        raise InputError(f"gpus_per_trial of an executor is 0 or more, not {gpus}")
+    if processes > 1 and gpus > 1 and gpus != processes:
+        raise InputError(f"a trial on {processes} processes needs 0, 1 or {processes} GPUs, not {gpus}")
+
+
+def check_devices(devices: Sequence[str]) -> None:
+    """Refuse anything but a list of device names."""
+    if isinstance(devices, str) or not devices:
+        raise InputError(f"an executor needs a list of at least one device, such as ['cpu'], not {devices!r}")

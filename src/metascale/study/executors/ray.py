@@ -1,0 +1,156 @@
+"""Trials as tasks of a Ray cluster. The study folder is on storage that every node reaches at the same path.
+
+Ray starts a task again when its node is lost: the new execution takes the run over and goes on from its last
+checkpoint, and the old one, should it still live, is refused at its next write. The trial itself runs in a process
+under the task, so that a trial that crashes fails, as anywhere, and does not look like a lost node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from metascale.core.errors import InputError, MetascaleError
+from metascale.core.optional import require
+from metascale.study.executors.local import Pool, check_counts, check_gpus
+from metascale.study.run.job import Code, Ended, Job, own_import_paths
+from metascale.study.run.pulse import HANG_S
+
+_KNOCK_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RayExecutor:
+    """One Ray task a trial, started again without limit when its node is lost.
+
+    Args:
+        address: of a running cluster (``"auto"``: the one of this machine); ``None`` starts one here for the study.
+        workers: trials in flight, whether they run or wait in Ray's queue.
+        cpus_per_trial, gpus_per_trial: what the cluster sets aside for each; with a GPU the trial's device is ``cuda``.
+        processes_per_trial: processes that run one trial together on its node, by torchrun.
+        threads_per_process: threads of the numerical libraries in each process.
+        hang_s: a trial that wrote nothing for so long is killed; ``None`` never.
+    """
+
+    address: str | None = None
+    workers: int = 64
+    cpus_per_trial: float = 1
+    gpus_per_trial: float = 0
+    processes_per_trial: int = 1
+    threads_per_process: int = 1
+    hang_s: float | None = HANG_S
+
+    def __post_init__(self) -> None:
+        check_counts(self, "workers", "cpus_per_trial", "processes_per_trial", "threads_per_process", "hang_s")
+        check_gpus(self.gpus_per_trial, self.processes_per_trial)
+
+    @contextmanager
+    def open(self) -> Iterator[Pool]:
+        # Read by Ray when it is first imported.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray = require("ray", "ray", "--executor ray")
+        ours = not ray.is_initialized()
+        if ours:
+            _connect(ray, self.address)
+        pool = _RayPool(ray, self)
+        try:
+            yield pool
+        finally:
+            pool.cancel()
+            if ours:
+                ray.shutdown()
+
+
+def run_job(fields: Mapping[str, Any]) -> int:
+    """The task: one job in a watched process of its own, on the node where Ray put it."""
+    from metascale.study.run.supervise import supervise
+
+    return int(supervise(Job(**fields)))
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    if address is not None:
+        _knock(address)
+    try:
+        ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = "a Ray cluster on this machine" if address is None else f"the Ray cluster at '{address}'"
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"cannot reach {where}: {reason}") from error
+
+
+def _knock(address: str) -> None:
+    """Refuse ``host:port`` where nobody listens at once; Ray itself tries for minutes.
+
+    Raises:
+        InputError: nobody listens there.
+    """
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+    except OSError as error:
+        raise InputError(f"cannot reach the Ray cluster at '{address}': {error.strerror or error}") from error
+
+
+class _RayPool:
+    def __init__(self, ray: Any, executor: RayExecutor) -> None:
+        self._ray = ray
+        self._executor = executor
+        self._running: dict[Any, tuple[Job, float]] = {}
+        path = os.environ.get("PYTHONPATH", "")
+        self._task = ray.remote(run_job).options(
+            num_cpus=executor.cpus_per_trial,
+            num_gpus=executor.gpus_per_trial,
+            max_retries=-1,
+            runtime_env={"env_vars": {"PYTHONPATH": path}} if path else None,
+        )
+
+    def free_device(self) -> str | None:
+        if len(self._running) >= self._executor.workers:
+            return None
+        n_gpus = int(self._executor.gpus_per_trial)
+        return "cpu" if not self._executor.gpus_per_trial else ",".join(f"cuda:{k}" for k in range(max(1, n_gpus)))
+
+    def submit(self, job: Job) -> None:
+        executor = self._executor
+        job = replace(
+            job,
+            processes=executor.processes_per_trial,
+            threads=executor.threads_per_process,
+            hang_s=executor.hang_s,
+            import_paths=own_import_paths(),
+        )
+        self._running[self._task.remote(asdict(job))] = (job, time.monotonic())
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        if not self._running:
+            time.sleep(timeout_s)
+            return []
+        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
+        return [self._end(reference) for reference in ready]
+
+    def _end(self, reference: Any) -> Ended:
+        job, start = self._running.pop(reference)
+        errors = self._ray.exceptions
+        try:
+            code = int(self._ray.get(reference))
+        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError):
+            code = Code.WORKER_LOST
+        except errors.RayTaskError as error:
+            raise MetascaleError(f"Ray could not run trial '{job.label}': {error}") from error
+        return Ended(job, code, time.monotonic() - start)
+
+    def cancel(self) -> None:
+        """End what still runs; its trials are given back by the runner."""
+        for reference in self._running:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.cancel(reference, force=True)
+        self._running.clear()

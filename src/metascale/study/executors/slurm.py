@@ -1,0 +1,194 @@
+"""Trials as jobs of a SLURM cluster, through submitit. The study folder is on storage that every node shares.
+
+Trials claimed at one time are submitted as one array. A job that is preempted or reaches its time limit has its trial
+saved after the step in progress and is requeued; the new execution takes the run over. This process is the coordinator:
+it claims, and it alone writes the index.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from metascale.core.errors import MetascaleError
+from metascale.core.optional import require
+from metascale.study.executors.local import Pool, check_counts, check_gpus
+from metascale.study.run.job import Code, Ended, Job, own_import_paths
+from metascale.study.run.pulse import HANG_S
+
+SUBMISSIONS = "slurm"
+"""Where submitit keeps its scripts and logs, inside the study's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmExecutor:
+    """One SLURM job a trial, in arrays.
+
+    Args:
+        partition: where to submit; empty for the cluster's default.
+        workers: trials in flight, whether they run or wait in SLURM's queue.
+        cpus_per_trial, gpus_per_trial, memory_gb: what each job asks for.
+        timeout_min: time limit of a job; a trial that needs longer is requeued and goes on, ``max_timeouts`` times.
+        grace_s: how long before the limit a job is told, and so how long a trial has to save itself.
+        processes_per_trial: processes that run one trial together on its node, by torchrun.
+        threads_per_process: threads of the numerical libraries in each process.
+        hang_s: a trial that wrote nothing for so long is killed; ``None`` never.
+        options: further parameters of submitit, such as ``{"slurm_account": "physics"}``.
+        cluster: ``"slurm"``; ``"local"`` runs the same jobs on this machine, for trying out.
+    """
+
+    partition: str = ""
+    workers: int = 100
+    cpus_per_trial: int = 1
+    gpus_per_trial: int = 0
+    memory_gb: float | None = None
+    timeout_min: int = 240
+    max_timeouts: int = 100
+    grace_s: int = 120
+    processes_per_trial: int = 1
+    threads_per_process: int = 1
+    hang_s: float | None = HANG_S
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cluster: Literal["slurm", "local"] = "slurm"
+    poll_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        names = ("workers", "cpus_per_trial", "timeout_min", "grace_s", "processes_per_trial", "threads_per_process")
+        check_counts(self, *names, "memory_gb", "hang_s", "poll_s")
+        check_gpus(self.gpus_per_trial, self.processes_per_trial)
+
+    @contextmanager
+    def open(self) -> Iterator[Pool]:
+        submitit = require("submitit", "slurm", "--executor slurm")
+        pool = _SlurmPool(submitit, self)
+        try:
+            yield pool
+        finally:
+            pool.cancel()
+
+    def parameters(self) -> dict[str, Any]:
+        """What submitit is asked for."""
+        found: dict[str, Any] = {
+            "name": "metascale",
+            "timeout_min": self.timeout_min,
+            "cpus_per_task": self.cpus_per_trial,
+            "gpus_per_node": self.gpus_per_trial,
+            "slurm_signal_delay_s": self.grace_s,
+            "slurm_array_parallelism": self.workers,
+            "slurm_additional_parameters": {"requeue": True, "open_mode": "append"},
+        }
+        if self.partition:
+            found["slurm_partition"] = self.partition
+        if self.memory_gb is not None:
+            found["mem_gb"] = self.memory_gb
+        return {**found, **self.options}
+
+
+class SlurmTrial:
+    """What submitit pickles: a job's fields, and what to do when its machine is wanted back."""
+
+    def __init__(self, fields: Mapping[str, Any], grace_s: float) -> None:
+        self.fields = dict(fields)
+        self.grace_s = grace_s
+        self._supervisor: Any = None
+
+    def __call__(self) -> int:
+        from metascale.study.run.supervise import Supervisor
+
+        with Supervisor(Job(**self.fields)) as supervisor:
+            self._supervisor = supervisor
+            return int(supervisor.wait(self.grace_s))
+
+    def checkpoint(self) -> Any:
+        """Called in the signal's handler: the trial is saved and ends, then the job is queued again."""
+        import submitit
+
+        if self._supervisor is not None:
+            self._supervisor.stop(self.grace_s)
+        return submitit.helpers.DelayedSubmission(SlurmTrial(self.fields, self.grace_s))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"fields": self.fields, "grace_s": self.grace_s, "_supervisor": None}
+
+
+class _SlurmPool:
+    def __init__(self, submitit: Any, executor: SlurmExecutor) -> None:
+        self._submitit = submitit
+        self._executor = executor
+        self._waiting: list[Job] = []
+        self._running: list[tuple[Any, Job, float]] = []
+
+    def free_device(self) -> str | None:
+        if len(self._waiting) + len(self._running) >= self._executor.workers:
+            return None
+        n_gpus = self._executor.gpus_per_trial
+        return ",".join(f"cuda:{k}" for k in range(n_gpus)) if n_gpus else "cpu"
+
+    def submit(self, job: Job) -> None:
+        executor = self._executor
+        self._waiting.append(
+            replace(
+                job,
+                processes=executor.processes_per_trial,
+                threads=executor.threads_per_process,
+                hang_s=executor.hang_s,
+                import_paths=own_import_paths(),
+            )
+        )
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        self._send()
+        time.sleep(min(timeout_s, self._executor.poll_s))
+        ended = [self._end(*item) for item in self._running if item[0].done()]
+        over = {item.job.trial_id for item in ended}
+        self._running = [item for item in self._running if item[1].trial_id not in over]
+        return ended
+
+    def _send(self) -> None:
+        """Submit what was claimed since the last look, as one array."""
+        if not self._waiting:
+            return
+        jobs, self._waiting = self._waiting, []
+        folder = Path(jobs[0].folder).parents[1] / SUBMISSIONS
+        try:
+            executor = self._submitit.AutoExecutor(
+                folder=folder / "%j",
+                cluster=self._executor.cluster,
+                **{f"{self._executor.cluster}_max_num_timeout": self._executor.max_timeouts},
+            )
+            executor.update_parameters(**self._executor.parameters())
+            calls = [SlurmTrial(asdict(job), self._executor.grace_s) for job in jobs]
+            with executor.batch():
+                sent = [executor.submit(call) for call in calls]
+        except (RuntimeError, self._submitit.core.utils.FailedJobError) as error:
+            raise MetascaleError(f"cannot submit trials to SLURM: {str(error).strip().splitlines()[0]}") from error
+        now = time.monotonic()
+        self._running += [(handle, job, now) for handle, job in zip(sent, jobs, strict=True)]
+
+    def _end(self, handle: Any, job: Job, start: float) -> Ended:
+        utils = self._submitit.core.utils
+        try:
+            code = int(handle.result())
+        except (utils.UncompletedJobError, utils.FailedJobError):
+            # Cancelled, out of its node, or out of time for good: nothing is known, so it goes on elsewhere.
+            code = Code.WORKER_LOST
+        if code == Code.WORKER_LOST:
+            # It goes on in a job of its own; SLURM may have queued this one again by itself.
+            self._cancel(handle)
+        return Ended(job, code, time.monotonic() - start)
+
+    def _cancel(self, handle: Any) -> None:
+        with contextlib.suppress(OSError, RuntimeError, self._submitit.core.utils.FailedJobError):
+            handle.cancel(check=False)
+
+    def cancel(self) -> None:
+        """End what still runs or waits; its trials are given back by the runner."""
+        for handle, _, _ in self._running:
+            self._cancel(handle)
+        self._running.clear()
+        self._waiting.clear()

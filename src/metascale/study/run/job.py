@@ -1,0 +1,187 @@
+"""Running one claimed trial in this process: the one place that catches every exception, and records it.
+
+How a trial ended is written in its run's folder; the exit code only tells what the folder cannot.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import metascale
+from metascale.core.errors import Diverged
+from metascale.study.design import load_function
+from metascale.study.errors import LeaseLost, Stopped, is_disk_full
+from metascale.study.run.stopping import StopWatch
+from metascale.study.store.fence import Claim, read_claim, take_over
+from metascale.study.store.provenance import THREAD_VARIABLES, provenance_of
+from metascale.study.store.stored_run import StoredRun
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a process, here or elsewhere, needs to run a claimed trial. JSON types only.
+
+    Args:
+        device: one device, or as many as ``processes``, separated by commas.
+        processes: processes that run the trial together.
+        threads: threads of the numerical libraries in each process (0: as the environment says).
+        hang_s: a trial that writes nothing for so long is killed; ``None`` waits for ever.
+        stop_seen: the request to stop that was there before the runner started.
+        import_paths: where a process on another machine finds the user's own modules.
+        facts: what the run's provenance keeps besides the place: the command, the hashes of the data.
+    """
+
+    trial_id: str
+    label: str
+    folder: str
+    config: dict[str, Any]
+    device: str
+    owner: str
+    attempt: int
+    keep_checkpoints: bool = False
+    processes: int = 1
+    threads: int = 0
+    hang_s: float | None = None
+    stop_seen: str = ""
+    import_paths: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def watch(self) -> StopWatch:
+        """What tells the trial that it should stop."""
+        return StopWatch(Path(self.folder).parents[1], self.stop_seen, Path(self.folder), self.claim)
+
+    @property
+    def claim(self) -> Claim:
+        return Claim(self.trial_id, self.owner, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job that is over: its exit code (``-n``: killed by signal n) and how long it took."""
+
+    job: Job
+    code: int
+    wall_s: float
+
+
+class Code(enum.IntEnum):
+    """Exit codes of a trial's process, from the range that sysexits(3) leaves to the application's own trouble."""
+
+    RECORDED = 0
+    DISK_FULL = 74
+    LEASE_LOST = 75
+    HUNG = 76
+    STOPPED = 77
+    WORKER_LOST = 78
+
+
+def execute(job: Job) -> int:
+    """Run the trial of ``job`` in this process, or in as many as it asks for, and record how it ended."""
+    if job.processes > 1:
+        from metascale.study.run.supervise import supervise
+
+        return supervise(job)
+    return execute_here(job, job.claim, job.watch())
+
+
+def execute_again(job: Job, stop: StopWatch) -> int:
+    """Run the trial of ``job`` as the one execution of its attempt that may write from here on."""
+    try:
+        claim = take_over(Path(job.folder), job.claim)
+    except LeaseLost:
+        return Code.LEASE_LOST
+    return execute_here(job, claim, stop)
+
+
+def execute_here(job: Job, claim: Claim, stop: StopWatch) -> int:
+    """Run the trial in this process, under ``claim``."""
+    run = StoredRun(Path(job.folder), claim, stop)
+    start = time.monotonic()
+
+    def wall_s() -> float:
+        return time.monotonic() - start
+
+    try:
+        run.describe({**provenance_of(job.config["trial"]), **_identity(job), **job.facts})
+        run.begin(device=job.device, keep_checkpoints=job.keep_checkpoints, **where())
+        try:
+            row = load_function(job.config["trial"])(dict(job.config), run, job.device)
+            run.finish(row, keep_checkpoints=job.keep_checkpoints, wall_s=wall_s(), **torch_threads())
+        except Diverged as error:
+            run.diverge(error, keep_checkpoints=job.keep_checkpoints, wall_s=wall_s(), **torch_threads())
+        except Stopped:
+            run.pause(wall_s=wall_s(), **torch_threads())
+            return Code.STOPPED
+        except (Exception, SystemExit) as error:
+            if isinstance(error, LeaseLost) or is_disk_full(error):
+                raise
+            run.fail(traceback.format_exc(), wall_s=wall_s(), **torch_threads())
+    except LeaseLost:
+        return Code.LEASE_LOST
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        return Code.DISK_FULL
+    return Code.RECORDED
+
+
+def record_death(job: Job, message: str, wall_s: float = 0.0) -> None:
+    """Record as failed an attempt whose processes died, where it recorded nothing itself."""
+    held = read_claim(Path(job.folder))
+    if held is not None and job.claim.same_attempt(held):
+        StoredRun(Path(job.folder), held).fail(f"{message}\n", wall_s=wall_s)
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    return {
+        "trial_id": job.trial_id,
+        "seed": job.config.get("seed"),
+        "device": job.device,
+        "processes": job.processes,
+        "attempt": job.attempt,
+    }
+
+
+def own_import_paths() -> list[str]:
+    """The import path of this process beyond Python's own, which another machine has for itself."""
+    found = [os.path.abspath(path) for path in sys.path]
+    installed = tuple({os.path.abspath(place) + os.sep for place in (sys.prefix, sys.base_prefix)})
+    return [path for path in dict.fromkeys(found) if not f"{path}{os.sep}".startswith(installed)]
+
+
+def where() -> dict[str, Any]:
+    """What the history keeps about the place a trial runs in. The number of threads changes the last bits of sums."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "metascale": metascale.__version__,
+        "python": sys.version.split()[0],
+        "threads": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+    }
+
+
+def torch_threads() -> dict[str, Any]:
+    """The thread count that torch ended up with, where the trial loaded torch."""
+    torch = sys.modules.get("torch")
+    return {} if torch is None else {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
+
+
+def describe_exit(code: int) -> str:
+    """What the exit code of a trial's process says where the trial recorded nothing itself."""
+    if code >= 0:
+        return f"the trial's process ended with exit status {code} and recorded no result"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "an unknown signal"
+    return f"the trial's process was ended by {name} (signal {-code})"

@@ -1,0 +1,266 @@
+"""One call of `run_study`: which trials are left, which are claimed, and what came of them."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from metascale.study.design import Trial
+from metascale.study.errors import disk_full, explain_disk_full
+from metascale.study.events import Event, EventKind, Reporter, StudyOutcome
+from metascale.study.executors.local import Executor, Pool
+from metascale.study.run.job import Code, Ended, Job
+from metascale.study.run.retries import Retries, describe_death
+from metascale.study.run.stopping import Mode, StopWatch, ask_run_to_stop, is_signalled
+from metascale.study.store.fence import Claim
+from metascale.study.store.index import IndexRow, Status
+from metascale.study.store.lease import renewed
+from metascale.study.store.owner import new_owner, retire
+from metascale.study.store.reading import run_folder
+from metascale.study.store.run_store import INDEX, RunStore
+
+_POLL_S = 0.25
+_RECENT = 16
+_GOES_ON = "stopped; the same command goes on from the last checkpoints"
+
+
+class Session:
+    """The queue of one call, its claims, and what it saw end."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        trials: tuple[Trial, ...],
+        reporter: Reporter | None,
+        keep_checkpoints: bool,
+        lease_s: float,
+        facts: Mapping[str, Any],
+        stop_seen: str | None = None,
+    ) -> None:
+        self.store = store
+        # The stored trial of the same id: it has the label that names the folder.
+        stored = {trial.id: trial for trial in store.trials}
+        self.trials = tuple(stored[trial.id] for trial in trials)
+        self.owner = new_owner()
+        self.n_skipped = 0
+        self._reporter = reporter
+        self._keep_checkpoints = keep_checkpoints
+        self._lease_s = lease_s
+        self._queue: deque[Trial] = deque()
+        self._held: deque[Trial] = deque()
+        self._again: dict[str, IndexRow] = {}
+        self._claims: dict[str, tuple[Trial, Claim]] = {}
+        self._n_ran = 0
+        self._wall_s: deque[float] = deque(maxlen=_RECENT)
+        self._failed = False
+        self._n_slots = 1
+        self._waiting = False
+        self._facts = dict(facts)
+        self._stop = StopWatch.start(store.folder) if stop_seen is None else StopWatch(store.folder, stop_seen)
+        self._stopping: Mode | None = None
+        self._retries = Retries()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to run or to wait for."""
+        return not (self._queue or self._held or self._claims)
+
+    def plan(self, retry_failed: bool, retry_diverged: bool) -> None:
+        """Queue what has not ended, in the study's order, and remember which ended trials are to be tried again."""
+        rows = self.store.index.rows()
+        for trial in self.trials:
+            row = rows[trial.id]
+            if (row.status == "failed" and retry_failed) or (row.status == "diverged" and retry_diverged):
+                self._again[trial.id] = row
+            elif row.status in ("finished", "failed", "diverged"):
+                self.n_skipped += 1
+                continue
+            self._queue.append(trial)
+
+    def run(self, executor: Executor, fail_fast: bool, opened: Callable[[], None]) -> None:
+        """Claim and run until every trial asked for has ended, here or in another runner.
+
+        ``opened`` is called once the executor is open.
+        """
+        with renewed(self.store.folder / INDEX, self.owner, self._lease_s):
+            try:
+                with executor.open() as pool:
+                    opened()
+                    while not self.is_done:
+                        if (fail_fast and self._failed) or self._asked_to_stop():
+                            self._queue.clear()
+                            self._held.clear()
+                        self._fill(pool)
+                        for ended in pool.wait(0.0 if self.is_done else _POLL_S):
+                            self._settle(ended)
+                if is_signalled():
+                    self._tell("interrupted", message=_GOES_ON)
+            except KeyboardInterrupt:
+                self._tell("interrupted", message=_GOES_ON)
+                raise
+            finally:
+                self._release_all()
+
+    def _asked_to_stop(self) -> bool:
+        asked = self._stop.asked()
+        if asked is not None and asked != self._stopping:
+            self._stopping = asked
+            end = "go on to their end" if asked == "finish" else "are saved after the step in progress"
+            once_more = "; a second signal ends them at once" if is_signalled() else ""
+            self._tell(
+                "stopping", message=f"no new trial starts; running trials ({len(self._claims)}) {end}{once_more}"
+            )
+            if is_signalled():
+                # The signal came to this process alone: what it runs is told, and not what other runners do.
+                with explain_disk_full(self.store.folder, "stopping"):
+                    for trial, claim in self._claims.values():
+                        ask_run_to_stop(run_folder(self.store.folder, trial), claim)
+        return self._stopping is not None
+
+    def _fill(self, pool: Pool) -> None:
+        """Give every free slot a trial, as far as there are any to claim."""
+        if not self._queue and self._held:
+            if not self._claims and not self._waiting:
+                self._waiting = True
+                self._tell("waiting", message=f"{len(self._held)} trials are with other runners")
+            self._queue, self._held = self._held, deque()
+        while self._queue:
+            device = pool.free_device()
+            if device is None:
+                return
+            trial = self._queue.popleft()
+            claim = self._claim(trial, device)
+            if claim is not None:
+                self._waiting = False
+                self._claims[trial.id] = (trial, claim)
+                self._n_slots = max(self._n_slots, len(self._claims))
+                pool.submit(self._job(trial, claim, device))
+                self._tell("started", trial.label, message=device)
+
+    def _claim(self, trial: Trial, device: str) -> Claim | None:
+        row = self.store.index.row(trial.id)
+        if row is None or row.status == "finished":
+            return None
+        if row.status in ("failed", "diverged"):
+            # It ended since this call began, or another runner tried it again already: once is enough.
+            again = self._again.pop(trial.id, None)
+            if again is None or again.attempt != row.attempt:
+                return None
+        with explain_disk_full(self.store.folder, f"starting trial '{trial.label}'"):
+            claim = self.store.claim(trial, self.owner, seen=row, device=device, lease_s=self._lease_s)
+        if claim is None:
+            self._held.append(trial)
+        return claim
+
+    def _job(self, trial: Trial, claim: Claim, device: str) -> Job:
+        return Job(
+            trial_id=trial.id,
+            label=trial.label,
+            folder=str(run_folder(self.store.folder, trial).absolute()),
+            config=dict(trial.config),
+            device=device,
+            owner=claim.owner,
+            attempt=claim.attempt,
+            keep_checkpoints=self._keep_checkpoints,
+            stop_seen=self._stop.seen,
+            facts=self._facts,
+        )
+
+    def _settle(self, ended: Ended) -> None:
+        trial, claim = self._claims[ended.job.trial_id]
+        doing = f"running trial '{trial.label}'"
+        if ended.code == Code.DISK_FULL:
+            raise disk_full(self.store.folder, doing)
+        if ended.code in (Code.STOPPED, Code.WORKER_LOST) or self._is_stale(ended, claim):
+            self._give_back(trial, claim, ended)
+            return
+        status: Status | None = None
+        if ended.code != Code.LEASE_LOST:
+            with explain_disk_full(self.store.folder, doing):
+                status = self.store.settle(trial, claim, ended.wall_s, describe_death(ended))
+        del self._claims[trial.id]
+        if status is None:
+            self._held.append(trial)
+            self._tell("lost", trial.label, message="another runner took it over")
+            return
+        if ended.code == Code.HUNG and status == "failed":
+            self._retry_hung(trial)
+        self._n_ran += 1
+        self._wall_s.append(ended.wall_s)
+        self._failed = self._failed or status == "failed"
+        row = self.store.index.row(trial.id)
+        message = "" if row is None else row.message
+        if status in ("finished", "failed", "diverged"):
+            self._tell(status, trial.label, message, ended.wall_s)
+
+    def _is_stale(self, ended: Ended, claim: Claim) -> bool:
+        """Whether an execution lost the run although nobody else claimed it: a scheduler had started it twice."""
+        row = self.store.index.row(claim.trial_id)
+        ours = row is not None and (row.owner, row.attempt) == (claim.owner, claim.attempt)
+        return ended.code == Code.LEASE_LOST and ours
+
+    def _retry_hung(self, trial: Trial) -> None:
+        row = self.store.index.row(trial.id)
+        if self._retries.after_hang(trial.id) and row is not None and self._stopping is None:
+            self._again[trial.id] = row
+            self._queue.append(trial)
+
+    def _give_back(self, trial: Trial, claim: Claim, ended: Ended) -> None:
+        """The trial goes on from its last checkpoint: in a later call (stopped), or here, elsewhere (place lost)."""
+        # A trial that was told to end by somebody who did not tell us is one whose place is wanted back.
+        lost = ended.code != Code.STOPPED or not self._asked_to_stop()
+        again = not lost or self._retries.after_loss(trial.id)
+        with explain_disk_full(self.store.folder, f"giving back trial '{trial.label}'"):
+            if again:
+                self.store.release(trial, claim, ended.wall_s)
+            else:
+                self.store.settle(trial, claim, ended.wall_s, describe_death(ended))
+                self._failed = True
+        del self._claims[trial.id]
+        self._n_ran += 1
+        if lost and again and self._stopping is None:
+            self._queue.append(trial)
+        kind: EventKind = "lost" if lost else "interrupted"
+        message = "the place where it ran was lost, or is wanted back" if lost else "stopped at a checkpoint"
+        self._tell(kind, trial.label, message, ended.wall_s)
+
+    def _release_all(self) -> None:
+        for trial, claim in self._claims.values():
+            # On a full disk this may fail too; then the claim ends with this process, or with its lease.
+            with contextlib.suppress(OSError, sqlite3.OperationalError):
+                self.store.release(trial, claim)
+        self._claims.clear()
+        retire(self.owner)
+
+    def _tell(
+        self,
+        kind: EventKind,
+        label: str = "",
+        message: str = "",
+        wall_s: float = 0.0,
+    ) -> None:
+        if self._reporter is None:
+            return
+        left = len(self._queue) + len(self._held) + len(self._claims)
+        eta_s = left * sum(self._wall_s) / len(self._wall_s) / self._n_slots if self._wall_s else None
+        total = len(self.trials)
+        self._reporter.event(Event(kind, label, message, wall_s, total - left, total, eta_s))
+
+    def outcome(self, wall_s: float) -> StudyOutcome:
+        """Count the statuses of the trials asked for."""
+        rows = self.store.index.rows()
+        statuses = [rows[trial.id].status for trial in self.trials]
+        counts = {status: statuses.count(status) for status in ("finished", "failed", "diverged")}
+        return StudyOutcome(
+            folder=self.store.folder,
+            total=len(statuses),
+            pending=len(statuses) - sum(counts.values()),
+            ran=self._n_ran,
+            skipped=self.n_skipped,
+            wall_s=wall_s,
+            stopped=self._stopping is not None,
+            **counts,
+        )

@@ -1,0 +1,262 @@
+"""A study on disk: claims, statuses, and the index that mirrors the run folders.
+
+    study.json       the design and every trial          index.sqlite3    who runs what; rebuilt by `reindex`
+    runs/<label>-<id>/ one folder a run (`stored_run`)   results.csv, all_results.json   the table
+
+The folders are the truth: a run is finished when its ``result.json`` is there, whatever the index says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+
+from metascale.core.errors import CorruptFile, InputError
+from metascale.core.files import write_json
+from metascale.study.definition import FILE, Definition, define, load_definition, save_definition
+from metascale.study.design import Study, Trial
+from metascale.study.run.stopping import STOP
+from metascale.study.store.fence import CLAIM, Claim, locked, put_claim, read_claim
+from metascale.study.store.index import Index, IndexRow, Status
+from metascale.study.store.owner import is_alive
+from metascale.study.store.reading import RUNS, RunView, StudyView, run_folder
+from metascale.study.store.run_files import CONFIG, ERROR, NOT_COMPARED, PROGRESS, RESULT, remove_leftovers, tidy
+from metascale.study.store.stored_run import StoredRun
+
+INDEX = "index.sqlite3"
+LEASE_S = 60.0
+_LOCK_S = 2.0
+
+
+class RunStore:
+    """The store of one study. Open one a process and thread; it holds a connection to the index."""
+
+    def __init__(self, folder: Path, definition: Definition) -> None:
+        self.folder = folder
+        self.definition = definition
+        self.index = Index(folder / INDEX)
+
+    @classmethod
+    def create(cls, folder: Path | str, study: Study) -> RunStore:
+        """The store for ``study``: made, opened again, or extended by new axis values, seeds and extras.
+
+        Raises:
+            InputError: the folder holds a study with another name, trial function or base; nothing is touched.
+        """
+        folder = Path(folder)
+        if (folder / FILE).exists():
+            load_definition(folder).extended(study)
+        elif (folder / RUNS).exists():
+            raise InputError(f"{folder} has a folder '{RUNS}' but no {FILE}: it is not a study; use another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            # No other process is between writing and renaming while we hold the lock.
+            for leftover in folder.glob(f".{FILE}.*.tmp"):
+                leftover.unlink()
+            if (folder / FILE).exists():
+                known = load_definition(folder)
+                definition = known.extended(study)
+                if definition is not known:
+                    save_definition(folder, definition)
+            else:
+                definition = define(study)
+                save_definition(folder, definition)
+            store = cls(folder, definition)
+            store.refresh()
+        return store
+
+    @classmethod
+    def open(cls, folder: Path | str) -> RunStore:
+        """The store in ``folder``.
+
+        Raises:
+            InputError: the folder holds no study.
+        """
+        folder = Path(folder)
+        store = cls(folder, load_definition(folder))
+        store.refresh()
+        return store
+
+    def close(self) -> None:
+        self.index.close()
+
+    @property
+    def study(self) -> Study:
+        return self.definition.study
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        return self.definition.trials
+
+    def view(self) -> StudyView:
+        """The study for reading."""
+        return StudyView(self.folder, self.study, tuple(self.run_view(trial) for trial in self.trials))
+
+    def run_view(self, trial: Trial) -> RunView:
+        return RunView(trial, run_folder(self.folder, trial))
+
+    def claim(
+        self, trial: Trial, owner: str, *, seen: IndexRow | None = None, device: str = "", lease_s: float = LEASE_S
+    ) -> Claim | None:
+        """Take a trial to run it: pending, failed or diverged as the index has it, or left by a dead owner.
+
+        ``seen`` is the index row the decision to run rests on (default: the row now); nothing is claimed when it has
+        changed since. ``None``: another runner has it, or it turned out to be finished.
+        """
+        row = seen or self.index.row(trial.id)
+        if row is None or not self.is_free(row):
+            return None
+        folder = run_folder(self.folder, trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(folder, _LOCK_S):
+                if row.status != "diverged" and (folder / RESULT).exists():
+                    # Its runner died after the result was durable and before the index knew.
+                    self._adopt_result(trial, row)
+                    return None
+                attempt = self.index.claim(row, owner, device, lease_s)
+                if attempt is None:
+                    return None
+                claim = Claim(trial.id, owner, attempt)
+                try:
+                    put_claim(folder, claim)
+                    _prepare(folder, trial, restart=row.status == "diverged")
+                except OSError:
+                    self.index.settle(trial.id, owner, attempt, "pending")
+                    raise
+                return claim
+        except TimeoutError:
+            # A stopped process in the middle of a write: its write ends first.
+            return None
+
+    @staticmethod
+    def is_free(row: IndexRow) -> bool:
+        """Whether a trial with this row may be claimed."""
+        if row.status != "running":
+            return row.status != "finished"
+        return row.owner is None or row.lease_until < time.time() or is_alive(row.owner) is False
+
+    def settle(self, trial: Trial, claim: Claim, wall_s: float, death: str = "") -> Status | None:
+        """Record in the index how a claim ended, as the run's folder tells; ``None`` when the claim was lost.
+
+        ``death`` says how the trial's process died where it recorded nothing itself; the run then counts as failed.
+
+        Raises:
+            LeaseLost: the run is another runner's by now.
+        """
+        view = self.run_view(trial)
+        if (view.folder / RESULT).exists():
+            with locked(view.folder):
+                _tidy_dead(view)
+        elif claim.same_attempt(held := read_claim(view.folder)):
+            # The execution that died may have been one that a scheduler had started again.
+            StoredRun(view.folder, held or claim).fail(f"{death}\n", wall_s=wall_s)
+        settled = self.index.settle(trial.id, claim.owner, claim.attempt, view.status, wall_s, view.message())
+        return view.status if settled else None
+
+    def release(self, trial: Trial, claim: Claim, wall_s: float = 0.0) -> None:
+        """Give a trial back, to be resumed from its last checkpoint; one that ended meanwhile has ended."""
+        folder = run_folder(self.folder, trial)
+        view = self.run_view(trial)
+        with locked(folder):
+            if (folder / RESULT).exists():
+                _tidy_dead(view)
+            elif claim.same_attempt(read_claim(folder)):
+                (folder / PROGRESS).unlink(missing_ok=True)
+                (folder / CLAIM).unlink()
+            self.index.settle(trial.id, claim.owner, claim.attempt, view.status, wall_s, view.message())
+
+    def refresh(self) -> None:
+        """Bring the index up to the folders; claims of live and dead runners are left as they are."""
+        rows = self.index.rows()
+        missing = [trial for trial in self.trials if trial.id not in rows]
+        self.index.add(self._row_from_folder(trial) for trial in missing)
+        for trial in self.trials:
+            row = rows.get(trial.id)
+            if row is None or row.status == "running":
+                continue
+            view = self.run_view(trial)
+            has_result = (view.folder / RESULT).exists()
+            _end_tidying(view)
+            if has_result != (row.status in ("finished", "diverged")):
+                status: Status = view.status if has_result else "pending"
+                self.index.settle(trial.id, row.owner, row.attempt, status, 0.0, view.message())
+
+    def reindex(self) -> None:
+        """Build the index anew from the run folders; runs in progress stay with their runners."""
+        self.index.replace(self._row_from_folder(trial) for trial in self.trials)
+
+    def _row_from_folder(self, trial: Trial) -> IndexRow:
+        view = self.run_view(trial)
+        _end_tidying(view)
+        status, claim = view.status, _readable_claim(view.folder)
+        if status != "running" or claim is None:
+            status = "pending" if status == "running" else status
+            return IndexRow(trial.id, status, None, 0, 0.0, "", 0.0, 0.0, view.wall_s(), view.message())
+        until = time.time() + LEASE_S
+        started_at = _started_at(view, claim)
+        return IndexRow(trial.id, status, claim.owner, claim.attempt, until, "", started_at, 0.0, view.wall_s(), "")
+
+    def _adopt_result(self, trial: Trial, row: IndexRow) -> None:
+        view = self.run_view(trial)
+        _tidy_dead(view)
+        self.index.settle(trial.id, row.owner, row.attempt, view.status, 0.0, view.message())
+
+
+def rebuild_index(folder: Path | str) -> RunStore:
+    """Open the study in ``folder`` with an index built anew, also when the old one cannot be read."""
+    folder = Path(folder)
+    definition = load_definition(folder)
+    try:
+        store = RunStore(folder, definition)
+    except CorruptFile:
+        for path in folder.glob(f"{INDEX}*"):
+            path.unlink()
+        store = RunStore(folder, definition)
+    store.reindex()
+    return store
+
+
+def _readable_claim(folder: Path) -> Claim | None:
+    """The claim, or ``None`` where it is broken (a full disk): nobody can write under it, so the trial is free."""
+    with contextlib.suppress(CorruptFile):
+        return read_claim(folder)
+    return None
+
+
+def _started_at(view: RunView, claim: Claim) -> float:
+    """When the claimed attempt last started; 0 when it has not yet."""
+    starts = [event for event in view.history() if event.get("event") == "started"]
+    return next((event["at"] for event in reversed(starts) if event.get("attempt") == claim.attempt), 0.0)
+
+
+def _tidy_dead(view: RunView) -> None:
+    """End the tidying of a run whose process may have died right after its result. Call it under the run's lock."""
+    keep = [event["keep_checkpoints"] for event in view.history() if "keep_checkpoints" in event]
+    remove_leftovers(view.folder)
+    tidy(view.folder, keep_checkpoints=bool(keep and keep[-1]))
+
+
+def _end_tidying(view: RunView) -> None:
+    """Tidy a run that has a result and still a claim: its process died, or is at it and holds the lock."""
+    if (view.folder / RESULT).exists() and (view.folder / CLAIM).exists():
+        with contextlib.suppress(TimeoutError), locked(view.folder, _LOCK_S):
+            _tidy_dead(view)
+
+
+def _prepare(folder: Path, trial: Trial, restart: bool) -> None:
+    """Make a claimed run's folder ready for its next attempt. Call it under the run's lock."""
+    remove_leftovers(folder)
+    if restart:
+        # The result goes first: should we die here, what is left is an unfinished run, not an ended one with gaps.
+        (folder / RESULT).unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if path.name not in NOT_COMPARED:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / ERROR).unlink(missing_ok=True)
+    for name in (PROGRESS, STOP):
+        (folder / name).unlink(missing_ok=True)
+    if not (folder / CONFIG).exists():
+        write_json(folder / CONFIG, trial.config)

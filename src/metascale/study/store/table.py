@@ -1,0 +1,152 @@
+"""The table of a study: one row a trial, from the run folders; equal results give equal bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metascale.core.canonical import plain
+from metascale.core.files import write_atomic, write_json
+from metascale.core.optional import require
+from metascale.study.design import flatten
+from metascale.study.search.finals import SUPERSEDED, superseded
+from metascale.study.store.fence import locked
+from metascale.study.store.reading import RunView, StudyView, read_study
+from metascale.study.store.records import format_cell
+from metascale.study.store.run_files import SEAL
+
+if TYPE_CHECKING:
+    import pandas
+
+RESULTS_CSV = "results.csv"
+ALL_RESULTS = "all_results.json"
+FIRST_COLUMNS, LAST_COLUMNS = ("id", "label"), ("seed", "kind", "status", "message")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows with the same columns; a value that a trial does not have is ``None``.
+
+    Columns: id, label, the keys that trials vary (axes first), seed, kind (``"superseded"`` where a later search found
+    other values for the same point), status, message (why a trial failed or diverged), then every scalar of the
+    results, nested ones by dotted key. A result named like an earlier column is called ``result.<name>``.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[Mapping[str, Any], ...]
+
+    def finished(self, kind: str | None = None) -> Table:
+        """The rows that a fit may use: finished trials, of one kind where given. Diverged ones are never among them."""
+        kept = tuple(row for row in self.rows if row["status"] == "finished" and (kind is None or row["kind"] == kind))
+        return Table(self.columns, kept)
+
+    def column(self, name: str) -> list[Any]:
+        """One column's values, in row order."""
+        return [row[name] for row in self.rows]
+
+    def to_csv(self) -> str:
+        """CSV text; floats are written so that they read back bit for bit."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in self.rows:
+            # Texts as they are: unlike a record, this file is for other programs to read.
+            values = [row[name] for name in self.columns]
+            writer.writerow([value if isinstance(value, str) else format_cell(value) for value in values])
+        return stream.getvalue()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The table as a pandas data frame.
+
+        Raises:
+            MissingDependency: pandas is not installed.
+        """
+        frame = require("pandas", "data", "a data frame of a study's results")
+        return frame.DataFrame([dict(row) for row in self.rows], columns=list(self.columns))
+
+    def write_parquet(self, path: Path) -> None:
+        """Write the table as Parquet.
+
+        Raises:
+            MissingDependency: pyarrow is not installed.
+        """
+        arrow = require("pyarrow", "data", "a Parquet file of a study's results")
+        parquet = require("pyarrow.parquet", "data", "a Parquet file of a study's results")
+        columns = {name: [_arrow_value(row[name]) for row in self.rows] for name in self.columns}
+        buffer = arrow.BufferOutputStream()
+        parquet.write_table(arrow.table(columns), buffer)
+        write_atomic(path, buffer.getvalue().to_pybytes())
+
+
+def results_table(folder: Path | str | StudyView) -> Table:
+    """The table of the study in ``folder``.
+
+    Raises:
+        InputError: the folder holds no study.
+        CorruptFile: a result is not what was written.
+    """
+    view = folder if isinstance(folder, StudyView) else read_study(folder)
+    varied = tuple(dict.fromkeys([*view.study.axes, *(key for run in view.runs for key in run.trial.axes)]))
+    varied = tuple(key for key in varied if key not in (*FIRST_COLUMNS, *LAST_COLUMNS))
+    first = (*FIRST_COLUMNS, *varied, *LAST_COLUMNS)
+    replaced = superseded(view)
+    rows = [_row(run, first) for run in view.runs]
+    rows = [{**row, "kind": SUPERSEDED} if row["id"] in replaced else row for row in rows]
+    columns = tuple(dict.fromkeys([*first, *(key for row in rows for key in row)]))
+    return Table(columns, tuple({name: row.get(name) for name in columns} for row in rows))
+
+
+def write_results(folder: Path | str) -> Table:
+    """Write ``results.csv`` and ``all_results.json`` of the study in ``folder``, each atomically."""
+    view = read_study(folder)
+    table = results_table(view)
+    complete = complete_results(view)
+    with locked(view.folder):
+        for leftover in view.folder.glob(".*results.*.tmp"):
+            leftover.unlink()
+        write_atomic(view.folder / RESULTS_CSV, table.to_csv())
+        write_json(view.folder / ALL_RESULTS, complete)
+    return table
+
+
+def complete_results(view: StudyView) -> list[dict[str, Any]]:
+    """Every trial with its whole configuration and result, as ``all_results.json`` holds them."""
+    return [
+        {
+            "id": run.trial.id,
+            "label": run.trial.label,
+            "axes": plain(run.trial.axes),
+            "seed": run.trial.seed,
+            "kind": run.trial.kind,
+            "config": plain(run.trial.config),
+            **_ending(run),
+        }
+        for run in view.runs
+    ]
+
+
+def _row(run: RunView, first: tuple[str, ...]) -> dict[str, Any]:
+    trial = run.trial
+    ending = run.ending()
+    status = run.status if ending is None else ending["status"]
+    row = {"id": trial.id, "label": trial.label, "seed": trial.seed, "kind": trial.kind, "status": status}
+    row["message"] = run.message() or None
+    row.update({key: value for key, value in trial.axes.items() if key in first and key not in row})
+    result = (ending or {}).get("result") or {}
+    for key, value in flatten(result).items():
+        if value is None or isinstance(value, (bool, int, float, str)):
+            row[f"result.{key}" if key in first else key] = value
+    return row
+
+
+def _ending(run: RunView) -> dict[str, Any]:
+    ending = run.ending() or {"status": run.status, "message": run.message()}
+    return {key: value for key, value in ending.items() if key not in ("files", SEAL)}
+
+
+def _arrow_value(value: Any) -> Any:
+    return value if value is None or isinstance(value, (bool, int, float, str)) else format_cell(value)

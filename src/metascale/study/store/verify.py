@@ -1,0 +1,185 @@
+"""Is a study still what was written? Every hash checked, every damaged file named. Nothing is changed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from metascale.core.canonical import canonical_json, content_id
+from metascale.core.errors import CorruptFile
+from metascale.core.files import read_json, read_json_lines, sha256_of
+from metascale.study.store.checkpoints import list_checkpoints, read_checkpoint
+from metascale.study.store.index import opened_to_read, read_index
+from metascale.study.store.provenance import STUDY_PROVENANCE
+from metascale.study.store.reading import RunView, StudyView, read_study
+from metascale.study.store.run_files import CHECKPOINTS, CONFIG, HISTORY, PROVENANCE, RESULT, SEAL, TIMING, sealed_hash
+from metascale.study.store.run_store import INDEX
+from metascale.study.store.table import ALL_RESULTS, RESULTS_CSV, complete_results, results_table
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A file that is not what was written, and how that shows."""
+
+    path: Path
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was looked at and what was found."""
+
+    n_runs: int
+    n_files: int
+    damages: tuple[Damage, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.damages
+
+
+def verify_study(folder: Path | str) -> Verification:
+    """Check every file of the study in ``folder`` that has a hash, or that others determine.
+
+    Raises:
+        InputError: the folder holds no study.
+        CorruptFile: ``study.json`` itself is damaged: then nothing else can be told.
+    """
+    view = read_study(folder)
+    damages: list[Damage] = []
+    n_files = 1
+    for run in view.runs:
+        count, found = _verify_run(run)
+        n_files += count
+        damages += found
+    damages += _verify_lines(view.folder / STUDY_PROVENANCE)
+    damages += _verify_index(view)
+    if not damages and all(run.status in ("finished", "failed", "diverged") for run in view.runs):
+        # Before all trials ended the table may rightly lag behind the folders.
+        n_files += 2
+        damages += _verify_table(view)
+    return Verification(len(view.runs), n_files, tuple(damages))
+
+
+def _verify_run(run: RunView) -> tuple[int, list[Damage]]:
+    folder = run.folder
+    if not folder.is_dir():
+        return 0, []
+    damages, n_files = [], 0
+    if (folder / RESULT).exists():
+        hashes, problem = _sealed_files(folder)
+        n_files += 1 + len(hashes)
+        if problem:
+            damages.append(Damage(folder / RESULT, problem))
+        for name, expected in hashes.items():
+            damages += _verify_hash(folder / name, expected)
+    elif (folder / CONFIG).exists():
+        n_files += 1
+        damages += _verify_config(run)
+    for checkpoint in list_checkpoints(folder / CHECKPOINTS):
+        n_files += 1
+        damages += _verify_checkpoint(checkpoint)
+    for name in (HISTORY, TIMING):
+        n_files += 1
+        damages += _verify_lines(folder / name)
+    if (folder / PROVENANCE).exists():
+        n_files += 1
+        damages += _verify_json(folder / PROVENANCE)
+    return n_files, damages
+
+
+def _sealed_files(folder: Path) -> tuple[dict[str, str], str]:
+    """The hashes that a result holds, and what is wrong with the result itself."""
+    try:
+        ending = read_json(folder / RESULT)
+    except (CorruptFile, UnicodeDecodeError) as error:
+        return {}, str(error)
+    if not isinstance(ending, dict) or not isinstance(ending.get("files"), dict):
+        return {}, "it holds no hashes of the run's files"
+    if SEAL in ending and ending[SEAL] != sealed_hash(ending):
+        return ending["files"], "its content is not that of its own SHA-256"
+    if SEAL not in ending:
+        return ending["files"], f"it has no '{SEAL}' of its own"
+    return ending["files"], ""
+
+
+def _verify_hash(path: Path, expected: str) -> Iterator[Damage]:
+    if not path.is_file():
+        yield Damage(path, "missing")
+    elif sha256_of(path.read_bytes()) != expected:
+        yield Damage(path, "its SHA-256 is not the one that was recorded")
+
+
+def _verify_config(run: RunView) -> Iterator[Damage]:
+    path = run.folder / CONFIG
+    try:
+        config = read_json(path)
+    except (CorruptFile, UnicodeDecodeError) as error:
+        yield Damage(path, str(error))
+        return
+    if content_id(config) != run.trial.id:
+        yield Damage(path, f"it is not the configuration of trial {run.trial.id}")
+
+
+def _verify_checkpoint(path: Path) -> Iterator[Damage]:
+    try:
+        read_checkpoint(path)
+    except CorruptFile as error:
+        yield Damage(path, str(error))
+
+
+def _verify_json(path: Path) -> Iterator[Damage]:
+    try:
+        read_json(path)
+    except (CorruptFile, UnicodeDecodeError) as error:
+        yield Damage(path, str(error))
+
+
+def _verify_lines(path: Path) -> Iterator[Damage]:
+    try:
+        read_json_lines(path)
+    except CorruptFile as error:
+        yield Damage(path, str(error))
+
+
+def _verify_index(view: StudyView) -> Iterator[Damage]:
+    path = view.folder / INDEX
+    if not path.exists():
+        return
+    try:
+        # Read only: a damaged index is the business of `reindex`.
+        with opened_to_read(path, timeout_s=10) as connection:
+            answers = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+        rows = read_index(path)
+    except sqlite3.OperationalError:
+        # Locked, or not to be opened in a folder for reading alone: the run folders are the truth.
+        return
+    except (sqlite3.DatabaseError, CorruptFile) as error:
+        yield Damage(path, f"{error}; `metascale reindex` builds it anew")
+        return
+    if answers != ["ok"]:
+        yield Damage(path, f"{answers[0]}; `metascale reindex` builds it anew")
+        return
+    for run in view.runs:
+        row = rows.get(run.trial.id)
+        if row is not None and row.status != "pending" and not run.folder.is_dir():
+            yield Damage(run.folder, f"missing, although the index has its trial as {row.status}")
+
+
+def _verify_table(view: StudyView) -> Iterator[Damage]:
+    table = results_table(view)
+    path = view.folder / RESULTS_CSV
+    if path.exists() and path.read_bytes() != table.to_csv().encode():
+        yield Damage(path, "it is not the table of the runs; `metascale report` writes it anew")
+    path = view.folder / ALL_RESULTS
+    if not path.exists():
+        return
+    try:
+        same = canonical_json(read_json(path)) == canonical_json(complete_results(view))
+    except (CorruptFile, UnicodeDecodeError) as error:
+        yield Damage(path, str(error))
+        return
+    if not same:
+        yield Damage(path, "it does not hold the results of the runs; `metascale report` writes it anew")

@@ -1,0 +1,202 @@
+"""After a study: baselines, shared pools, the law and the report, all from the run folders, as often as one likes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metascale.core.errors import InputError
+from metascale.core.files import read_json, write_atomic, write_json
+from metascale.laws import analyse
+from metascale.laws.analyse import Analysis
+from metascale.report.reading import MAIN_KINDS
+from metascale.report.write import write_report
+from metascale.study.design import Study, load_function
+from metascale.study.search.search import tuned_points
+from metascale.study.store.reading import StudyView, read_study
+from metascale.study.store.records import format_cell
+from metascale.study.store.table import Table, write_results
+from metascale.workflow.methods import method_pairs, method_rows, methods_json, methods_markdown
+from metascale.workflow.recipe import load_recipe
+
+LAW, LAWS, BASELINES_FILE, TEST_POOL = "law.json", "laws.json", "baselines.json", "test_pool.json"
+TUNING, METHODS, METHODS_PAGE = "tuning.json", "methods.json", "methods.md"
+LOSS = "test_loss_nats"
+REFERENCES = ("melora", "fine_tuning")
+"""Methods that every other one is compared with, where a study has them: the exact meta-gradient, and none at all."""
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a study says: one analysis a series (usually one), or why there is none, and the files written."""
+
+    analyses: Mapping[str, Analysis]
+    no_law: str
+    written: tuple[Path, ...]
+
+
+def conclude(folder: Path | str) -> Conclusion:
+    """Write results.csv, baselines.json, law.json, plots and report.html into a study's folder.
+
+    Raises:
+        InputError: the folder holds no study.
+    """
+    folder = Path(folder)
+    view = read_study(folder)
+    table = write_results(folder)
+    baselines = baseline_results(table)
+    if baselines:
+        write_json(folder / BASELINES_FILE, baselines)
+    for run in view.runs:
+        pool = run.folder / "train_pool.json"
+        if run.trial.kind == "meta" and pool.exists():
+            write_json(folder / TEST_POOL, shared_pools(read_json(pool)))
+            break
+    analyses, reason = laws_of(view.study, table, law_columns(view.study))
+    for name in (LAW, LAWS):
+        (folder / name).unlink(missing_ok=True)
+    if analyses:
+        first = next(iter(analyses.values()))
+        write_json(folder / LAW, first.to_json())
+        if len(analyses) > 1:
+            write_json(folder / LAWS, {label: found.to_json() for label, found in analyses.items()})
+    written = [*_write_tuning(view), *_write_methods(view), *write_own(view, table), *write_report(folder)]
+    return Conclusion(analyses, reason, tuple(written))
+
+
+def _write_tuning(view: StudyView) -> list[Path]:
+    """tuning.json: what the searches of a study tried and found, and which best values lie at the end of a range."""
+    tuned = tuned_points(view)
+    if not tuned:
+        return []
+    write_json(view.folder / TUNING, [one.to_json() for one in tuned])
+    return [view.folder / TUNING]
+
+
+def _write_methods(view: StudyView) -> list[Path]:
+    """methods.json and methods.md: meta-learners side by side, where the study's axes hold several."""
+    methods = [method for method in view.study.axes.get("method", ()) if method is not None]
+    if len(methods) < 2:
+        return []
+    rows = method_rows(view)
+    if not rows:
+        return []
+    references = [name for name in REFERENCES if any(row.method == name for row in rows)]
+    pairs = method_pairs(rows, references or methods[:1])
+    write_json(view.folder / METHODS, methods_json(rows, pairs))
+    write_atomic(view.folder / METHODS_PAGE, methods_markdown(rows, pairs))
+    return [view.folder / METHODS, view.folder / METHODS_PAGE]
+
+
+def write_own(view: StudyView, table: Table) -> list[Path]:
+    """What the recipe itself concludes from its study."""
+    name = view.study.base.get("recipe")
+    path = load_recipe(name).conclusion if name else None
+    if path is None:
+        return []
+    conclude_own: Any = load_function(path)
+    return list(conclude_own(view, table))
+
+
+def shared_pools(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The meta-validation and meta-test pools, which every trial of a study shares, from one trial's description."""
+    pools = {split: tasks for split, tasks in described.get("pools", {}).items() if split != "train"}
+    own = ("seed", "n_train_classes")
+    return {**{key: value for key, value in described.items() if key not in own}, "pools": pools}
+
+
+@dataclass(frozen=True)
+class LawColumns:
+    """Which columns of the results a study's laws are fitted to.
+
+    Args:
+        scale: the x axis; ``None`` where nothing is a scale.
+        series: columns whose values tell one law from another.
+        loss: the y axis.
+    """
+
+    scale: str | None
+    series: tuple[str, ...]
+    loss: str = LOSS
+
+
+def law_columns(study: Study) -> LawColumns:
+    """As the recipe says; else the first axis with numbers, a series for every value of the other axes."""
+    name = study.base.get("recipe")
+    recipe = load_recipe(name) if name else None
+    scale = recipe.scale if recipe and recipe.scale else scale_axis(study)
+    named = recipe.series if recipe else None
+    series = tuple(key for key in study.axes if key != scale and (named is None or key in named))
+    return LawColumns(scale, series, recipe.loss if recipe else LOSS)
+
+
+def scale_axis(study: Study) -> str | None:
+    """The first axis with numbers."""
+    for key, values in study.axes.items():
+        numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+        if len(numbers) >= 2 and len(numbers) == len(values):
+            return key
+    return None
+
+
+def baseline_results(table: Table) -> dict[str, Any]:
+    """Finished baselines and controls by method: test loss and accuracy (means over seeds), and what tuning chose."""
+    by_method: dict[str, list[Mapping[str, Any]]] = {}
+    for row in table.finished().rows:
+        if row["kind"] in ("baseline", "control"):
+            by_method.setdefault(str(row["method"]), []).append(row)
+    found: dict[str, Any] = {}
+    for method, rows in by_method.items():
+        last = rows[-1]
+        kept = {name: last[name] for name in ("inner_lr", "scale", "ridge") if last.get(name) is not None}
+        tests = {name: _mean([row[name] for row in rows]) for name in last if name.startswith("test_")}
+        kept |= {name: value for name, value in tests.items() if value is not None}
+        if last.get("tuned_inner_steps") is not None:
+            kept["inner_steps"] = last["tuned_inner_steps"]
+        found[method] = {**kept, "kind": last["kind"]}
+    return found
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """The mean of numbers; the last of anything else."""
+    numbers = [float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    return sum(numbers) / len(numbers) if len(numbers) == len(values) else values[-1]
+
+
+def laws_of(study: Study, table: Table, columns: LawColumns | None = None) -> tuple[dict[str, Analysis], str]:
+    """An analysis for every series (one, unless more than the scale varies), or the reason why there is none."""
+    columns = columns or law_columns(study)
+    if columns.scale is None:
+        return {}, "no axis of this study is a scale with at least two numbers"
+    mine = [row for row in table.rows if row["kind"] in MAIN_KINDS]
+    rows = [row for row in mine if row["status"] == "finished"]
+    series: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        series.setdefault(", ".join(f"{key}={_as_written(row[key])}" for key in columns.series), []).append(row)
+    left_out = len(mine) - len(rows)
+    notes = [f"{left_out} trial(s) failed, diverged or have not ended, and are left out"] if left_out else []
+    analyses, reasons = {}, []
+    for label, members in series.items():
+        try:
+            analyses[label] = _analyse(members, columns.scale, columns.loss, notes)
+        except InputError as error:
+            reasons.append(f"{label}: {error}" if label else str(error))
+    return analyses, "; ".join(reasons) or ("" if analyses else "no trial has finished")
+
+
+def _as_written(value: Any) -> str:
+    """A value as results.csv shows it, by which the report finds the series again."""
+    return value if isinstance(value, str) else format_cell(value)
+
+
+def _analyse(rows: Sequence[Mapping[str, Any]], axis: str, loss: str, notes: Sequence[str]) -> Analysis:
+    return analyse(
+        [row[axis] for row in rows],
+        [row[loss] for row in rows],
+        replicate=[row["seed"] for row in rows],
+        x_name=axis,
+        loss_name=loss,
+        notes=notes,
+    )

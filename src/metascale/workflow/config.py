@@ -1,0 +1,270 @@
+"""The configuration of a few-shot study: one flat, validated dataclass. It knows nothing of torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from metascale.core.errors import InputError
+from metascale.core.units import parse_bytes
+
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, lt=1e6)]
+Weight = Annotated[float, Field(ge=0, lt=1e6)]
+
+Method = Literal[
+    "reptile",
+    "fomaml",
+    "maml",
+    "imaml",
+    "zero_shot",
+    "class_prior",
+    "fine_tuning",
+    "prototypes",
+    "linear_probe",
+]
+Curvature = Literal[
+    "unrolled",
+    "exact",
+    "gauss_newton",
+    "block_diagonal",
+    "diagonal",
+    "diagonal_hutchinson",
+    "finite_difference",
+    "none",
+]
+Budget = Literal["converged", "steps", "visits", "compute"]
+FIRST_ORDER: tuple[Curvature, ...] = ("diagonal", "finite_difference", "none")
+"""Curvatures that take no second derivatives."""
+BASELINES: tuple[Mapping[str, str], ...] = (
+    {"method": "zero_shot", "kind": "baseline"},
+    {"method": "fine_tuning", "kind": "baseline"},
+    {"method": "prototypes", "kind": "baseline"},
+    {"method": "linear_probe", "kind": "baseline"},
+    {"method": "class_prior", "kind": "control"},
+)
+"""What runs once beside the meta-learner in every few-shot classification study."""
+
+
+@dataclass(frozen=True)
+class FewShotConfig:
+    """Everything that determines one trial of a few-shot study, except its seed and where it runs.
+
+    Args:
+        kind: ``"meta"`` (meta-trained), ``"baseline"`` or ``"control"``.
+        method: the meta-learner, baseline or control.
+        n_way, k_shot, n_query: shape of an episode.
+        n_tasks: distinct training tasks; none means a fresh class combination at every visit.
+        n_train_classes: distinct training classes; none means all of the split.
+        n_validation_tasks, n_test_tasks: fixed episodes of meta-validation and meta-test, the same in every trial.
+        labels, classes: ``"permuted"`` and ``"disjoint"``; the other values are the published leaks, for showing them.
+        meta_batch: tasks an outer step.
+        inner_optimizer, inner_lr, inner_momentum, inner_steps, inner_clip, inner_weight_decay: the inner loop; momentum
+            is of ``"sgd"``.
+        inner_batch_size: support examples an inner step; none means all.
+        micro_batch: examples a forward pass in the inner loop; none means all.
+        adapt: name patterns of the parameters that adapt (``["head*"]`` is ANIL).
+        learn_rates: Meta-SGD, a learnt inner rate for every parameter element.
+        reptile_data: Reptile adapts on the ``"support"`` set or on ``"all"`` examples of a training episode.
+        curvature: how MAML goes back through the inner steps: ``"exact"``, one step at a time (memory flat in K);
+            ``"unrolled"``, the same number by keeping the whole trajectory; or an approximation of the Hessian, of
+            which ``"none"`` is first-order MAML. Implicit MAML takes it for its linear solve (unrolled: exact).
+        curvature_probes: random probes of ``"diagonal_hutchinson"``.
+        proximal, cg_steps: implicit MAML's proximal strength λ, and iterations of its conjugate gradients; 0 takes the
+            identity for the inverse curvature, as SAMA does.
+        outer_optimizer, outer_lr, outer_clip: the outer loop; Reptile's interpolation rate is ``sgd``'s ``outer_lr``.
+        budget: ``"converged"`` stops early on meta-validation and restores the best; ``"steps"`` gives every N the same
+            ``max_steps``; ``"visits"`` gives every task ``visits_per_task`` visits. Both end with the last state.
+            ``"compute"`` gives every method the outer steps that ``budget_flops`` pay for, as its own step is counted,
+            validates ten times and restores the best.
+        max_steps: outer steps (at most, when converged).
+        visits_per_task: visits of each training task under ``budget="visits"``.
+        budget_flops: floating-point operations of meta-training under ``budget="compute"``.
+        eval_every, patience, min_delta: validation and early stopping.
+        eval_inner_steps: inner steps at validation and test; none means ``inner_steps``.
+        adaptation_curve: numbers of inner steps K of the adaptation-step curve, on ``n_curve_tasks`` test tasks.
+        tune_rates, tune_steps: what the fine-tuning baseline chooses from on meta-validation.
+        train_threads: threads, or processes where the model says so, that share the tasks of a meta-batch inside one
+            trial.
+        memory_budget: bytes that an outer step's tensors may take (``"8GiB"``): lowers tasks in one call, workers, then
+            checkpoints blocks, then cuts micro-batches, until it fits.
+        measure_memory: measure the peak of live bytes of one outer step, by what they hold.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=False)
+
+    kind: Literal["meta", "baseline", "control"] = "meta"
+    method: Method = "reptile"
+    n_way: Annotated[int, Field(ge=2)] = 5
+    k_shot: Count = 1
+    n_query: Count = 15
+    n_tasks: Count | None = 100
+    n_train_classes: Count | None = None
+    n_validation_tasks: Count = 50
+    n_test_tasks: Count = 200
+    labels: Literal["permuted", "sorted"] = "permuted"
+    classes: Literal["disjoint", "shared"] = "disjoint"
+    meta_batch: Count = 4
+    inner_optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    inner_lr: Rate = 0.1
+    inner_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    inner_steps: NonNegative = 5
+    inner_clip: Rate | None = None
+    inner_weight_decay: Weight = 0.0
+    inner_batch_size: Count | None = None
+    micro_batch: Count | None = None
+    adapt: tuple[str, ...] = ("*",)
+    learn_rates: bool = False
+    reptile_data: Literal["support", "all"] = "support"
+    curvature: Curvature = "exact"
+    curvature_probes: Count = 4
+    proximal: Rate = 2.0
+    cg_steps: NonNegative = 5
+    outer_optimizer: Literal["sgd", "adam"] = "sgd"
+    outer_lr: Rate = 0.1
+    outer_clip: Rate | None = None
+    budget: Budget = "converged"
+    max_steps: Count = 1000
+    visits_per_task: Count = 20
+    budget_flops: Annotated[float, Field(gt=0)] | None = None
+    eval_every: Count = 50
+    patience: Count = 5
+    min_delta: Weight = 0.0
+    eval_inner_steps: NonNegative | None = None
+    adaptation_curve: tuple[NonNegative, ...] = (0, 1, 3, 5, 10, 20)
+    n_curve_tasks: Count = 50
+    tune_rates: tuple[Rate, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    tune_steps: tuple[NonNegative, ...] = (1, 3, 5, 10, 20)
+    train_threads: Count = 1
+    memory_budget: str | int | None = None
+    measure_memory: bool = False
+
+    @property
+    def test_steps(self) -> int:
+        """Inner steps at validation and test."""
+        return self.inner_steps if self.eval_inner_steps is None else self.eval_inner_steps
+
+    @property
+    def estimator(self) -> tuple[str, Curvature]:
+        """The meta-gradient estimator and its curvature, whatever the method is called."""
+        return self.method, self.curvature
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether the model normalises with the statistics of each batch."""
+        return False
+
+    @property
+    def fused_attention(self) -> bool:
+        """Whether the model has attention without second derivatives."""
+        return False
+
+    @property
+    def outer_steps(self) -> int:
+        """Outer steps of training at most."""
+        if self.budget != "visits":
+            return self.max_steps
+        if self.n_tasks is None:
+            raise InputError(
+                "budget 'visits' needs a number for n_tasks; with endless tasks use 'steps' or 'converged'"
+            )
+        return max(1, round(self.visits_per_task * self.n_tasks / self.meta_batch))
+
+    def refuse(self, where: str) -> None:
+        """See `refuse_combination`."""
+        refuse_combination(self, where)
+        if self.kind == "meta" and self.budget == "visits":
+            _ = self.outer_steps
+
+
+LEARNERS = ("reptile", "fomaml", "maml", "imaml")
+
+
+def refuse_combination(config: FewShotConfig, where: str) -> None:
+    """Values that are allowed each, but not together.
+
+    Raises:
+        InputError: names both and what to do.
+    """
+    method, curvature = config.estimator
+    if (config.kind == "meta") != (method in LEARNERS):
+        raise InputError(
+            f"{where}: method '{config.method}' does not go with kind '{config.kind}'; a meta-learner is one of "
+            f"{', '.join(LEARNERS)}, and baselines run beside it by themselves"
+        )
+    if (config.budget == "compute") != (config.budget_flops is not None):
+        raise InputError(f"{where}: budget=compute and budget_flops go together; give both or neither")
+    if config.inner_momentum and config.inner_optimizer != "sgd":
+        raise InputError(f"{where}: inner_momentum goes with inner_optimizer=sgd, not {config.inner_optimizer}")
+    if config.memory_budget is not None:
+        parse_bytes(config.memory_budget, f"{where}: memory_budget")
+    if config.learn_rates and method in ("reptile", "imaml"):
+        name = "Reptile" if method == "reptile" else "implicit MAML"
+        raise InputError(f"{where}: {name} has no gradient for learn_rates; use method=maml or method=fomaml")
+    if method == "imaml" and curvature == "none":
+        raise InputError(f"{where}: method=imaml needs a curvature other than none; without one use method=fomaml")
+    if config.micro_batch is not None and config.batch_statistics:
+        raise InputError(f"{where}: micro_batch would change the batch statistics of a convolutional net; leave it out")
+    if method in ("maml", "imaml"):
+        if curvature == "diagonal" and config.batch_statistics:
+            raise InputError(
+                f"{where}: curvature=diagonal needs one gradient an example, which batch statistics do not allow; "
+                "use diagonal_hutchinson"
+            )
+        identity = method == "imaml" and config.cg_steps == 0 and config.adapt == ("*",)
+        if config.fused_attention and curvature not in FIRST_ORDER and not identity:
+            raise InputError(
+                f"{where}: method={config.method} with curvature={curvature} needs second derivatives, which "
+                f"fused attention lacks; set attention=eager, or curvature to one of {', '.join(FIRST_ORDER)}"
+            )
+
+
+class RecipeConfig(Protocol):
+    """The configuration of a recipe's trials: a frozen dataclass that pydantic validates, and what it refuses."""
+
+    def refuse(self, where: str) -> None:
+        """Values that are allowed each, but not together.
+
+        Raises:
+            InputError: names both and what to do.
+        """
+        ...
+
+
+Config = TypeVar("Config", bound=RecipeConfig)
+
+
+@lru_cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    """Built once a class: it takes longer than all else that a study's validation does."""
+    return TypeAdapter(kind)
+
+
+def validate(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """``values`` as a configuration of that class.
+
+    Raises:
+        InputError: one sentence with the key, the nearest allowed key for an unknown one, and the allowed range.
+    """
+    known = [field.name for field in dataclasses.fields(cast(Any, kind))]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"allowed keys are: {', '.join(known)}"
+            raise InputError(f"{where}: there is no key '{key}'; {hint}")
+    try:
+        checked: Config = _adapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "function")))
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise InputError(f"{where}: the value {first['input']!r} of '{key}' is not allowed: {message}") from error
+    checked.refuse(where)
+    return checked

@@ -1,0 +1,56 @@
+"""Evaluate a finished run again: other shots, inner steps or numbers of tasks, on the fixed test episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metascale.core.errors import CorruptFile, InputError
+from metascale.core.files import read_json, sha256_of
+from metascale.core.types import Params
+from metascale.meta.evaluate import Evaluation
+from metascale.training.loop import from_bytes
+from metascale.workflow.config import FewShotConfig
+from metascale.workflow.fewshot import WEIGHTS, build_parts, evaluate_split, make_inner
+from metascale.workflow.recipe import load_recipe
+
+
+def evaluate_run(folder: Path | str, overrides: Mapping[str, Any], device: str = "cpu") -> Evaluation:
+    """The meta-learnt parameters of a run on the test tasks, with some of its configuration replaced.
+
+    Args:
+        folder: a run's folder inside a study (``STUDY/runs/NAME``).
+        overrides: for instance ``{"k_shot": 5}``; what shaped the parameters (the ways of a learnt head) must stay.
+
+    Raises:
+        InputError: not a meta-trained, finished run, or a value that is not allowed.
+        CorruptFile: the weights are not those that the run recorded.
+    """
+    folder = Path(folder)
+    config, params = load_run(folder)
+    recipe = load_recipe(config["recipe"])
+    settings: FewShotConfig = recipe.with_overrides(config, overrides)
+    parts = build_parts(settings, recipe.name, config["seed"], device)
+    expected = make_inner(settings).init(parts.model.init(config["seed"]))
+    for name, value in expected.items():
+        if name not in params or params[name].shape != value.shape:
+            raise InputError(
+                f"{folder}: the parameter '{name}' of the run does not fit these values; it was trained otherwise"
+            )
+    theta = {name: params[name].to(device) for name in expected}
+    steps = sorted({0, settings.test_steps, *settings.adaptation_curve})
+    return evaluate_split(settings, parts, make_inner(settings), theta, "test", steps, device)
+
+
+def load_run(folder: Path) -> tuple[dict[str, Any], Params]:
+    """A finished run's configuration and meta-learnt parameters, checked against the digest in its result."""
+    for name in ("config.json", "result.json", WEIGHTS):
+        if not (folder / name).exists():
+            raise InputError(f"{folder} has no {name}: it is not a finished, meta-trained run (STUDY/runs/NAME)")
+    config, result = read_json(folder / "config.json"), read_json(folder / "result.json")
+    data = (folder / WEIGHTS).read_bytes()
+    recorded = result.get("result", result).get("theta_sha256")
+    if recorded != sha256_of(data):
+        raise CorruptFile(f"{folder / WEIGHTS} is not what the run recorded (its SHA-256 differs)")
+    return config, from_bytes(data)

@@ -1,0 +1,254 @@
+"""One trial of a few-shot study: where a task source meets a model and a learner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metascale.core.files import sha256_of
+from metascale.core.run import Run
+from metascale.core.trees import n_elements
+from metascale.core.types import Model, Params
+from metascale.hypergrad.hvp import Exact
+from metascale.hypergrad.linear import CG, Identity
+from metascale.meta.baselines import (
+    Arena,
+    Tuned,
+    class_prior,
+    fine_tuning,
+    linear_probe,
+    prototypes,
+    zero_shot,
+)
+from metascale.meta.evaluate import Evaluation, adapted_predictor, evaluate
+from metascale.meta.gradients import FOMAML, MAML, MetaGradient, Reptile
+from metascale.meta.imaml import ImplicitMAML
+from metascale.meta.inner import InnerLoop
+from metascale.meta.learner import MetaLearner
+from metascale.meta.reverse import Unrolled, named_through
+from metascale.meta.training import MetaTraining
+from metascale.parallel.execution import Execution
+from metascale.parallel.out_of_memory import MicroBatches
+from metascale.training.loop import Schedule, to_bytes
+from metascale.training.optimizers import SGD, Adam, Optimizer
+from metascale.workflow.config import FewShotConfig
+from metascale.workflow.cost import step_cost, within_budget
+from metascale.workflow.pruning import train_or_prune
+from metascale.workflow.recipe import is_search, load_recipe, recipe_module
+
+WEIGHTS = "theta.safetensors"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a recipe brings to a trial: a task source, a model, and how many tasks to evaluate at once."""
+
+    source: Any
+    model: Model
+    eval_batch: int = 8
+    save_adapters: Callable[[Params, Run], None] | None = None
+
+
+def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
+    """Train (or prepare a baseline), evaluate on the fixed test episodes, and return one row of results."""
+    settings = load_recipe(config["recipe"]).validate(config)
+    parts = build_parts(settings, config["recipe"], config["seed"], device)
+    if settings.kind == "meta":
+        return _meta(settings, parts, config, run, device)
+    return _baseline(settings, parts, config["seed"], run, device)
+
+
+def build_parts(settings: FewShotConfig, recipe: str, seed: int, device: str) -> Parts:
+    """The task source and the model of a trial, as its recipe makes them."""
+    parts: Parts = recipe_module(recipe).parts(settings, seed, device)
+    return parts
+
+
+def make_optimizer(kind: str, lr: float, weight_decay: float = 0.0, momentum: float = 0.0) -> Optimizer:
+    """``"sgd"`` (with momentum where given), ``"adam"`` or ``"adamw"`` (Adam with decoupled decay) of that rate."""
+    if kind == "sgd":
+        return SGD(lr, momentum, weight_decay=weight_decay)
+    return Adam(lr, weight_decay=weight_decay if kind == "adamw" else 0.0)
+
+
+def inner_optimizer(settings: FewShotConfig, lr: float) -> Optimizer:
+    """The inner optimiser of a configuration, at rate ``lr``."""
+    return make_optimizer(settings.inner_optimizer, lr, settings.inner_weight_decay, settings.inner_momentum)
+
+
+def make_inner(settings: FewShotConfig) -> InnerLoop:
+    """The inner loop of a configuration."""
+    return InnerLoop(
+        optimizer=inner_optimizer(settings, settings.inner_lr),
+        steps=settings.inner_steps,
+        clip=settings.inner_clip,
+        adapt=settings.adapt,
+        batch_size=settings.inner_batch_size,
+        micro_batch=settings.micro_batch,
+        learn_rates=settings.learn_rates,
+        proximal=settings.proximal if settings.estimator[0] == "imaml" else 0.0,
+    )
+
+
+def make_gradient(settings: FewShotConfig) -> MetaGradient:
+    """The meta-gradient estimator of a configuration."""
+    inner = make_inner(settings)
+    method, curvature = settings.estimator
+    through = named_through(curvature, settings.curvature_probes)
+    gradients: dict[str, Callable[[], MetaGradient]] = {
+        "reptile": lambda: Reptile(inner, settings.reptile_data),
+        "fomaml": lambda: FOMAML(inner),
+        "maml": lambda: MAML(inner, through),
+        "imaml": lambda: ImplicitMAML(
+            inner,
+            CG(settings.cg_steps) if settings.cg_steps else Identity(measure=False),
+            Exact() if isinstance(through, Unrolled) else through,
+        ),
+    }
+    return gradients[method]()
+
+
+def make_learner(settings: FewShotConfig, model: Model, seed: int, device: str) -> MetaLearner:
+    """The meta-learner of a configuration."""
+    return MetaLearner(
+        gradient=make_gradient(settings),
+        outer=make_optimizer(settings.outer_optimizer, settings.outer_lr),
+        clip=settings.outer_clip,
+        execution=Execution.best_for(model, device, settings.train_threads, settings.meta_batch),
+        seed=seed,
+    )
+
+
+def make_schedule(settings: FewShotConfig) -> Schedule:
+    """The schedule of a budget: ``"converged"`` alone stops early, it and ``"compute"`` go back to the best state."""
+    converged = settings.budget == "converged"
+    return Schedule(
+        max_steps=settings.outer_steps,
+        eval_every=settings.eval_every,
+        patience=settings.patience if converged else None,
+        min_delta=settings.min_delta,
+        restore_best=settings.budget in ("converged", "compute"),
+        log_every=max(1, settings.eval_every // 10),
+    )
+
+
+def _meta(settings: FewShotConfig, parts: Parts, config: Mapping[str, Any], run: Run, device: str) -> dict[str, Any]:
+    seed: int = config["seed"]
+    learner = make_learner(settings, parts.model, seed, device)
+    learner, parts = within_budget(settings, parts, learner, run, device)
+    settings, cost = step_cost(settings, parts, learner, seed, device)
+    _record_pools(parts, run)
+    process = MetaTraining(
+        parts.model,
+        learner,
+        parts.source,
+        meta_batch=settings.meta_batch,
+        seed=seed,
+        n_validation=settings.n_validation_tasks,
+        eval_steps=settings.test_steps,
+        eval_batch=parts.eval_batch,
+        device=device,
+        execution=learner.execution,
+        micro_batches=MicroBatches(run),
+    )
+    result, pruned = train_or_prune(process, make_schedule(settings), run, config)
+    trained = {
+        "validation_loss_nats": result.best_validation_loss_nats,
+        "best_step": result.best_step,
+        "steps": result.steps,
+        "training": result.status,
+        **cost,
+    }
+    if is_search(config):
+        return {**trained, **pruned}
+    params = result.state.params
+    weights = to_bytes(params)
+    run.write(WEIGHTS, weights)
+    if parts.save_adapters is not None:
+        parts.save_adapters(params, run)
+    began = time.perf_counter()
+    inner = learner.gradient.inner
+    test = evaluate_split(settings, parts, inner, params, "test", [settings.test_steps], device)
+    curve = evaluate_split(settings, parts, inner, params, "test", settings.adaptation_curve, device, n_curve=True)
+    run.measure({"step": result.steps, "test_wall_s": time.perf_counter() - began})
+    _record_test(run, test.tasks(settings.test_steps), curve, result.steps)
+    return {
+        **_test_row(test, settings.test_steps),
+        **trained,
+        "n_params_trainable": n_elements(params),
+        "theta_sha256": sha256_of(weights),
+    }
+
+
+def evaluate_split(
+    settings: FewShotConfig,
+    parts: Parts,
+    inner: InnerLoop,
+    params: Params,
+    split: Any,
+    steps: Any,
+    device: str,
+    n_curve: bool = False,
+) -> Evaluation:
+    """Meta-learnt parameters on the fixed episodes of a split, after each number of inner steps in ``steps``."""
+    n_tasks = settings.n_test_tasks if split == "test" else settings.n_validation_tasks
+    return evaluate(
+        adapted_predictor(parts.model, inner, params, steps),
+        parts.source,
+        split,
+        min(settings.n_curve_tasks, n_tasks) if n_curve else n_tasks,
+        batch=parts.eval_batch,
+        execution=Execution.best_for(parts.model, device, settings.train_threads, parts.eval_batch),
+        device=device,
+    )
+
+
+def _baseline(settings: FewShotConfig, parts: Parts, seed: int, run: Run, device: str) -> dict[str, Any]:
+    model, source = parts.model, parts.source
+    params = {name: value.to(device) for name, value in model.init(seed).items()}
+    arena = Arena(
+        source,
+        settings.n_validation_tasks,
+        settings.n_test_tasks,
+        parts.eval_batch,
+        Execution.best_for(model, device, settings.train_threads, parts.eval_batch),
+        device,
+    )
+
+    def optimizer(lr: float) -> Optimizer:
+        return inner_optimizer(settings, lr)
+
+    methods: dict[str, Callable[[], Tuned]] = {
+        "zero_shot": lambda: zero_shot(model, params, arena),
+        "class_prior": lambda: class_prior(source, arena),
+        "prototypes": lambda: prototypes(model, params, arena),
+        "linear_probe": lambda: linear_probe(model, params, arena),
+        "fine_tuning": lambda: fine_tuning(
+            model, params, arena, make_inner(settings), optimizer, settings.tune_rates, settings.tune_steps
+        ),
+    }
+    found = methods[settings.method]()
+    curve = found.test if len(found.test.inner_steps) > 1 else None
+    _record_test(run, found.test.tasks(found.inner_steps), curve, 0)
+    for number, row in enumerate(found.table):
+        run.append("tuning", {"step": number, **row})
+    tuned = {name: value for name, value in found.choice.items() if name != "inner_steps"}
+    return {**_test_row(found.test, found.inner_steps), "tuned_inner_steps": found.inner_steps, **tuned, "steps": 0}
+
+
+def _record_pools(parts: Parts, run: Run) -> None:
+    run.write("train_pool.json", parts.source.describe())
+
+
+def _record_test(run: Run, tasks: list[dict[str, Any]], curve: Evaluation | None, step: int) -> None:
+    for row in tasks:
+        run.append("test_tasks", {"step": step, **row})
+    if curve is not None:
+        for row in curve.curve():
+            run.append("adaptation", {"step": step, "n_tasks_tested": len(curve.task_ids), **row})
+
+
+def _test_row(test: Evaluation, inner_steps: int) -> Mapping[str, Any]:
+    return {f"test_{name}": value for name, value in test.at(inner_steps).items()}

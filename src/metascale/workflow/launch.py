@@ -1,0 +1,299 @@
+"""Run a recipe's study: plan it (validated, nothing written), run it, conclude it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metascale.core.canonical import canonical_json
+from metascale.core.errors import InputError
+from metascale.core.files import read_json, sha256_of, write_json
+from metascale.core.optional import require_installed
+from metascale.study.definition import load_definition
+from metascale.study.design import Study
+from metascale.study.executors.local import Executor, ProcessExecutor, SerialExecutor
+from metascale.study.executors.ray import RayExecutor
+from metascale.study.executors.slurm import SlurmExecutor
+from metascale.study.run.pulse import HANG_S
+from metascale.workflow.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from metascale.study.events import Reporter, StudyOutcome
+    from metascale.workflow.conclude import Conclusion
+
+COMMAND = "command.json"
+PRELOAD = ("torch", "metascale.workflow.fewshot")
+EXECUTORS = ("processes", "serial", "ray", "slurm")
+DEVICE = re.compile(r"cpu|mps|cuda(:[0-9]+)?")
+_USED_BY = {
+    "address": ("ray",),
+    "partition": ("slurm",),
+    "memory_gb": ("slurm",),
+    "time_limit_min": ("slurm",),
+    "cpus_per_trial": ("ray", "slurm"),
+    "hang_s": ("processes", "ray", "slurm"),
+}
+"""Which executors use what of a `Place`; the rest has rules of its own."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where trials run. What the executor does not use is refused, unless it is the default.
+
+    Args:
+        executor: one of `EXECUTORS`.
+        workers: trials at a time (Ray, SLURM: in flight); ``None`` chooses by cores or devices.
+        devices: in turn, on this machine.
+        processes_per_trial: processes that run one trial together.
+        hang_s: a trial that wrote nothing for so long is killed.
+        address: of a Ray cluster.
+        partition: of a SLURM cluster.
+        cpus_per_trial, gpus_per_trial, memory_gb, time_limit_min: what a cluster sets aside for each trial.
+
+    Raises:
+        InputError: an unknown executor or device, or a value that the executor does not use.
+    """
+
+    executor: str = "processes"
+    workers: int | None = None
+    devices: str | Sequence[str] = "cpu"
+    processes_per_trial: int = 1
+    hang_s: float = HANG_S
+    address: str | None = None
+    partition: str = ""
+    cpus_per_trial: int = 1
+    gpus_per_trial: int = 0
+    memory_gb: float | None = None
+    time_limit_min: int = 240
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise InputError(f"--executor is one of {', '.join(EXECUTORS)}, not '{self.executor}'{self._near()}")
+        for name, owners in _USED_BY.items():
+            if self.executor not in owners and getattr(self, name) != getattr(Place, name):
+                option = "hang-after" if name == "hang_s" else name.replace("_", "-")
+                raise InputError(f"--{option} goes with --executor {' or '.join(owners)}, not {self.executor}")
+        if self.executor == "serial" and (self.workers or 1) > 1:
+            raise InputError(f"--executor serial runs one trial at a time: it cannot go with --workers {self.workers}")
+        if self.gpus_per_trial and self.executor not in ("ray", "slurm"):
+            raise InputError(f"--gpus-per-trial goes with ray and slurm; with {self.executor} name --devices")
+        if not all(self.device_names):
+            raise InputError(f"--devices is a list such as cpu or cuda:0,cuda:1, not '{self.devices}'")
+        for name in self.device_names:
+            if not DEVICE.fullmatch(name):
+                raise InputError(f"--devices has '{name}'; a device is cpu, mps, cuda or cuda:NUMBER")
+        if self.executor in ("ray", "slurm") and self.device_names != ("cpu",):
+            raise InputError(
+                f"--devices goes with processes and serial; {self.executor} needs --gpus-per-trial instead"
+            )
+
+    def _near(self) -> str:
+        near = difflib.get_close_matches(self.executor, EXECUTORS, n=1)
+        return f"; did you mean '{near[0]}'?" if near else ""
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """The devices, one by one."""
+        return tuple(self.devices.split(",")) if isinstance(self.devices, str) else tuple(self.devices)
+
+    def build(self) -> tuple[Executor, int]:
+        """The executor, and how many trials it runs at a time."""
+        names, together = self.device_names, self.processes_per_trial
+        if self.executor == "serial":
+            return SerialExecutor(names, together), 1
+        if self.executor == "ray":
+            require_installed("ray", "ray", "--executor ray")
+            in_flight = self.workers or 64
+            cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
+            return RayExecutor(self.address, in_flight, cpus, gpus, together, hang_s=self.hang_s), in_flight
+        if self.executor == "slurm":
+            require_installed("submitit", "slurm", "--executor slurm")
+            in_flight = self.workers or 100
+            slurm = SlurmExecutor(
+                self.partition,
+                in_flight,
+                self.cpus_per_trial,
+                self.gpus_per_trial,
+                self.memory_gb,
+                self.time_limit_min,
+                processes_per_trial=together,
+                hang_s=self.hang_s,
+            )
+            return slurm, in_flight
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = self.workers or max(1, (cores if names == ("cpu",) else len(names)) // together)
+        threads = max(1, cores // (workers * together)) if names != ("cpu",) else 1
+        processes = ProcessExecutor(workers, names, threads, PRELOAD, processes_per_trial=together, hang_s=self.hang_s)
+        return processes, workers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that is ready to run, and where."""
+
+    recipe: Recipe
+    study: Study
+    executor: Executor
+    workers: int
+    devices: tuple[str, ...]
+    command: str
+
+
+def plan(
+    recipe: str,
+    values: Mapping[str, Any] | None = None,
+    *,
+    profile: str | None = None,
+    seeds: Sequence[int] | None = None,
+    executor: str = "processes",
+    workers: int | None = None,
+    devices: str | Sequence[str] = "cpu",
+    place: Place | None = None,
+    baselines: bool = True,
+) -> Plan:
+    """Validate everything that can be validated before torch is loaded or a file is written.
+
+    Args:
+        place: where trials run, instead of the plain ``executor``, ``workers`` and ``devices``.
+
+    Raises:
+        InputError: an unknown recipe, profile or key, a value out of range, missing data.
+    """
+    place = place or Place(executor, workers, devices)
+    chosen = load_recipe(recipe)
+    study = chosen.study(values, profile, seeds, baselines)
+    command = _command(recipe, values or {}, profile, seeds, baselines)
+    return _planned(chosen, study, place, command)
+
+
+def _command(
+    recipe: str, values: Mapping[str, Any], profile: str | None, seeds: Sequence[int] | None, baselines: bool
+) -> str:
+    """The command line that asks for the same study, without what does not change its numbers (folders, workers)."""
+    parts = ["metascale", "run", recipe]
+    if profile is not None:
+        parts += ["--profile", profile]
+    for key, value in values.items():
+        parts += ["--set", f"{key}={canonical_json(value)}"]
+    if seeds is not None:
+        parts += ["--seeds", ",".join(map(str, seeds))]
+    return shlex.join(parts if baselines else [*parts, "--no-baselines"])
+
+
+def plan_from_folder(
+    folder: Path | str,
+    executor: str = "processes",
+    workers: int | None = None,
+    devices: str | Sequence[str] = "cpu",
+    *,
+    place: Place | None = None,
+) -> Plan:
+    """The plan that resumes the study in a folder.
+
+    Raises:
+        InputError: no study of a recipe is there.
+    """
+    study = load_definition(Path(folder)).study
+    if "recipe" not in study.base:
+        raise InputError(f"{folder} holds a study of your own trial function; resume it with the code that started it")
+    known = Path(folder) / COMMAND
+    command = read_json(known)["command"] if known.exists() else ""
+    place = place or Place(executor, workers, devices)
+    return _planned(load_recipe(study.base["recipe"]), study, place, command)
+
+
+def _planned(recipe: Recipe, study: Study, place: Place, command: str) -> Plan:
+    for module in recipe.packages:
+        require_installed(module, "demo", f"recipe '{recipe.name}'")
+    if study.base.get("backbone"):
+        require_installed("transformers", "text", f"the language model of recipe '{recipe.name}'")
+    check_data(recipe, study)
+    executor, workers = place.build()
+    return Plan(recipe, study, executor, workers, place.device_names, command)
+
+
+def needed_data(recipe: Recipe, study: Study) -> tuple[str, ...]:
+    """The data sets that the trials of a study read, each once."""
+    return tuple(dict.fromkeys(name for trial in study.trials() for name in recipe.data_sets_of(trial.config)))
+
+
+def check_data(recipe: Recipe, study: Study) -> None:
+    """Refuse a study whose data is not named or not all there. Nothing is fetched behind the user's back.
+
+    Raises:
+        InputError: no data folder is named, or a data set, a model's folder or the study's own file is not there.
+    """
+    from metascale.tasks.data import locate
+    from metascale.workflow.sources import check_backbone
+
+    for name in needed_data(recipe, study):
+        locate(name)
+    for backbone in dict.fromkeys(trial.config.get("backbone") for trial in study.trials()):
+        if backbone:
+            check_backbone(backbone)
+    own = study.base.get("path")
+    if own is not None and not Path(own).is_file():
+        raise InputError(
+            f"recipe '{recipe.name}' needs --set path=FILE with the columns text,label; '{own}' is no file"
+        )
+
+
+def data_hashes(recipe: Recipe, study: Study) -> dict[str, str]:
+    """SHA-256 of every data file that the study may read and that is there now, by data set and file."""
+    from metascale.tasks.data import data_folder
+    from metascale.tasks.data_files import DATASETS
+
+    paths = {
+        f"{name}/{file.path}": data_folder(name, None) / file.path
+        for name in needed_data(recipe, study)
+        for file in DATASETS[name].files
+    }
+    own = study.base.get("path")
+    if own is not None:
+        paths[Path(own).name] = Path(own)
+    return {name: sha256_of(path.read_bytes()) for name, path in paths.items() if path.is_file()}
+
+
+def launch(
+    planned: Plan, folder: Path | str, *, fail_fast: bool = False, reporter: Reporter | None = None
+) -> tuple[StudyOutcome, Conclusion | None]:
+    """Run what is left of the study, then write its law and report. The same call resumes.
+
+    Args:
+        reporter: who is told of progress; default: the terminal.
+    """
+    # Drawing and fitting load SciPy and matplotlib: a refused command should not wait for them.
+    from metascale.study.errors import explain_disk_full
+    from metascale.study.live import default_reporter
+    from metascale.study.search.run import run_any_study
+    from metascale.study.search.search import search_of
+    from metascale.study.store.run_store import RunStore
+    from metascale.workflow.conclude import conclude
+
+    if search_of(planned.study) is None:
+        # Before the first trial: a study that is killed and resumed still knows how it began. (A search makes its
+        # trials itself, and is noted at the end.)
+        with explain_disk_full(Path(folder), "opening the study"):
+            RunStore.create(folder, planned.study).close()
+            _note_command(planned, Path(folder))
+    outcome = run_any_study(
+        planned.study,
+        folder,
+        planned.executor,
+        fail_fast=fail_fast,
+        reporter=reporter or default_reporter(),
+        facts={"command": planned.command, "data_sha256": data_hashes(planned.recipe, planned.study)},
+    )
+    _note_command(planned, Path(folder))
+    return outcome, conclude(folder) if outcome.finished else None
+
+
+def _note_command(planned: Plan, folder: Path) -> None:
+    if planned.command:
+        write_json(folder / COMMAND, {"command": planned.command, **planned.recipe.presentation()})

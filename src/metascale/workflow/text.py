@@ -1,0 +1,137 @@
+"""What the text recipes share: the configuration of a LoRA-adapted language model, and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from metascale.workflow.config import Count, FewShotConfig, Rate, Weight
+from metascale.workflow.sources import backbone_path
+
+if TYPE_CHECKING:
+    from metascale.core.run import Run
+    from metascale.core.types import Encoder, Params
+    from metascale.models.text.adapters import AdapterClassifier
+    from metascale.workflow.fewshot import Parts
+
+
+@dataclass(frozen=True)
+class TextConfig(FewShotConfig):
+    """Few-shot text classification with task-batched LoRA on a frozen backbone.
+
+    Args:
+        backbone: a hub name, a folder, a known shape, or ``data:FOLDER`` for a folder of the data folder. Empty: no
+            language model, but a perceptron over word frequencies, which needs no download.
+        random_weights: draw the backbone at random from this seed instead of loading weights (for shapes and tests).
+        rank, alpha, dropout: of the adapters.
+        targets: module names to adapt; empty means the architecture's own.
+        head: ``"zero"`` and ``"prototype"`` are made afresh for every task, ``"learned"`` is a meta-parameter.
+        pooling: ``"last"``, ``"mean"`` or ``"first"`` token; none means the architecture's own.
+        dtype: of the frozen backbone.
+        attention: ``"sdpa"`` (fast), or ``"eager"``, which second-order methods need.
+        checkpointing: run blocks again in the backward pass instead of keeping what is inside them: those that hold
+            ``"adapters"``, or ``"all"``.
+        load_in_8bit: quantise the backbone's linear layers with bitsandbytes.
+        max_length: tokens of a text at most; batches are padded to their longest text only.
+        task_execution: how the tasks of a meta-batch run on a CPU: one call each, over ``train_threads``, or
+            ``"stacked"`` in one call, which is faster for backbones of a few hundred thousand parameters.
+        n_words, width: vocabulary and hidden units of the perceptron.
+    """
+
+    backbone: str = "tinyllama"
+    random_weights: int | None = None
+    rank: Count = 16
+    alpha: Rate = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    targets: tuple[str, ...] = ()
+    head: Literal["zero", "prototype", "learned"] = "learned"
+    pooling: Literal["last", "mean", "first"] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    checkpointing: Literal["none", "adapters", "all"] = "none"
+    load_in_8bit: bool = False
+    max_length: Annotated[int, Field(ge=2, le=4096)] = 64
+    task_execution: Literal["stacked", "threads"] = "threads"
+    n_words: Count = 2000
+    width: Count = 64
+    k_shot: Count = 5
+    inner_optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    inner_lr: Rate = 5e-4
+    inner_weight_decay: Weight = 0.01
+    inner_clip: Rate | None = 1.0
+    tune_rates: tuple[Rate, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
+
+    @property
+    def fused_attention(self) -> bool:
+        return bool(self.backbone) and self.attention == "sdpa"
+
+
+def text_parts(
+    config: TextConfig, make_source: Callable[[Encoder], Any], texts: Callable[[], Iterable[str]], device: str
+) -> Parts:
+    """The source that ``make_source`` builds on the model's encoder, and the model.
+
+    ``texts`` are all texts of the data set: a perceptron's vocabulary is their most frequent words.
+    """
+    return _language_model(config, make_source, device) if config.backbone else _words(config, make_source, texts)
+
+
+def _words(config: TextConfig, make_source: Callable[[Encoder], Any], texts: Callable[[], Iterable[str]]) -> Parts:
+    from metascale.models.mlp import MLP
+    from metascale.tasks.bag_of_words import BagOfWords
+    from metascale.tasks.word_encoder import WordEncoder
+    from metascale.workflow.fewshot import Parts
+
+    encoder = WordEncoder.from_texts(texts(), max_words=config.n_words, max_length=config.max_length)
+    bag = BagOfWords(make_source(encoder), encoder.n_tokens)
+    return Parts(bag, MLP(encoder.n_tokens, config.n_way, config.width, depth=1), eval_batch=50)
+
+
+def adapted_model(config: TextConfig, device: str) -> AdapterClassifier:
+    """The frozen backbone with its adapters and head."""
+    from metascale.models.text.adapters import AdapterClassifier
+    from metascale.models.text.heads import named_head
+    from metascale.models.text.hf import load_backbone
+
+    backbone = load_backbone(
+        backbone_path(config.backbone),
+        dtype=config.dtype,
+        attn_implementation=config.attention,
+        device=device,
+        random_init_seed=config.random_weights,
+        load_in_8bit=config.load_in_8bit,
+    )
+    return AdapterClassifier(
+        backbone,
+        n_classes=config.n_way,
+        rank=config.rank,
+        alpha=config.alpha,
+        dropout=config.dropout,
+        targets=config.targets or None,
+        head=named_head(config.head),
+        pooling=config.pooling,
+        checkpoint_blocks=config.checkpointing,
+        task_execution=config.task_execution,
+    )
+
+
+def _language_model(config: TextConfig, make_source: Callable[[Encoder], Any], device: str) -> Parts:
+    from metascale.models.text.peft_format import peft_files
+    from metascale.models.text.tokenizers import load_encoder
+    from metascale.workflow.fewshot import Parts
+
+    model = adapted_model(config, device)
+
+    def save(params: Params, run: Run) -> None:
+        for file, data in peft_files(params, model).items():
+            run.write(f"adapter/{file}", data)
+
+    return Parts(
+        make_source(load_encoder(backbone_path(config.backbone), config.max_length)),
+        model,
+        eval_batch=8,
+        save_adapters=save,
+    )
