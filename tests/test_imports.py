@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "parallel": {"core", "training", "meta"},
     "meta": {"core", "hypergrad", "training", "parallel"},
     "bilevel": {"core", "hypergrad", "training"},
-    "laws": {"core.errors", "core.optional", "core.units"},
+    "laws": {"core.columns", "core.errors", "core.lazy", "core.optional", "core.suggest", "core.units"},
     "study": {"core", "laws"},
     "report": {"core", "laws", "study"},
     "testing": {"core"},

@@ -1,0 +1,41 @@
+"""Names that rooms share: columns of a results table, kinds of trials, files of a study's folder."""
+
+from __future__ import annotations
+
+# Columns of results.csv and of a trial's result.
+TEST_LOSS, TEST_ACCURACY = "test_loss_nats", "test_accuracy"
+VALIDATION_LOSS = "validation_loss_nats"
+N_PARAMS_TRAINABLE, N_PARAMS_TOTAL = "n_params_trainable", "n_params_total"
+N_PARAMS_NON_EMBEDDING = "n_params_non_embedding"
+TRAIN_FLOPS = "train_flops"
+
+# Kinds of trials (the column `kind`).
+META = "meta"
+"""A meta-trained model, on the study's axes."""
+TRIAL = "trial"
+"""A supervised or bilevel model, on the study's axes."""
+BASELINE = "baseline"
+CONTROL = "control"
+"""A baseline that knows less than any model should, such as the class prior."""
+TUNING = "tuning"
+"""A trial of a hyperparameter search."""
+SUPERSEDED = "superseded"
+"""A trial on the axes for whose point a later search found other values."""
+MAIN_KINDS = (META, TRIAL)
+"""The trials that the axes vary: what a study is about."""
+COMPARED_KINDS = (BASELINE, CONTROL)
+"""What the main trials are compared with."""
+NOT_IN_A_LAW = (BASELINE, CONTROL, TUNING, SUPERSEDED)
+"""The trials that no law is fitted to."""
+
+# Files of a study's folder. What a single room writes and reads is named there.
+STUDY_JSON = "study.json"
+RESULTS_CSV, ALL_RESULTS_JSON = "results.csv", "all_results.json"
+BASELINES_JSON, METHODS_JSON, METHODS_MD = "baselines.json", "methods.json", "methods.md"
+LAW_JSON, LAWS_JSON, TUNING_JSON, SIZE_JSON = "law.json", "laws.json", "tuning.json", "size.json"
+SUMMARY_JSON, REPORT_HTML = "summary.json", "report.html"
+TEST_POOL_JSON, TRAIN_POOL_JSON = "test_pool.json", "train_pool.json"
+PROVENANCE_JSON, PROVENANCE_JSONL = "provenance.json", "provenance.jsonl"
+
+IGNORED = -100
+"""The target of a position that no loss counts, as in ``torch.nn.functional.cross_entropy``."""
