@@ -17,7 +17,7 @@ import yaml
 
 from metascale.core.errors import CorruptFile, InputError, MetascaleError
 from metascale.integrations.adapters import export_adapter, push_adapter
-from metascale.report.stats import bootstrap_mean
+from metascale.laws.contrasts import bootstrap_mean
 from metascale.study.run.runner import run_study
 from metascale.study.store.reading import read_study
 from metascale.workflow.launch import plan

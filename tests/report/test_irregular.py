@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from metascale.report.irregular import NO_CAUSE, cause_of, edges_at, irregular_data, predictions
+from metascale.report.irregular import NO_CAUSE, cause_of, edges_at, irregular_data
 from metascale.report.points import Point
 from metascale.report.reading import Trial, read_study
 from metascale.report.sections import sections
 from metascale.report.summary import summarise
 from metascale.report.tuning import TuningTable
-from tests.report.shape_fixture import law, write_shapes
+from tests.report.shape_fixture import write_shapes
 
 FAULTS: dict[tuple[int, int, float], dict[str, Any]] = {
     (8, 2, 1.0): {"factor": 1.3, "converged": False},
@@ -63,16 +63,6 @@ def _point(x: float, losses: tuple[float, ...], best: int = 3, steps: int = 5) -
     cells = {"best_step": str(best), "steps": str(steps)}
     trials = tuple(Trial(f"{x}{k}", "", "trial", "", k, "finished", cells, None) for k in range(len(losses)))
     return Point("s", f"x {x}", {"width": str(x)}, x, losses, trials)
-
-
-def test_a_point_is_judged_by_the_others_alone() -> None:
-    """A point a thousand times too high is predicted as if it were not there."""
-    points = [_point(2.0**k, (law(2.0**k), law(2.0**k) * 1.01)) for k in range(4, 14)]
-    odd = _point(100.0, (1000.0, 1001.0))
-    asked = {point.x: band for point, band in predictions([*points, odd], "power_irreducible", 0.95)}
-    assert asked[100.0][0] == pytest.approx(law(100.0), rel=0.02)
-    assert asked[128.0][0] == pytest.approx(law(128.0), rel=0.02), "nor does it mislead the judgement of its neighbours"
-    assert predictions(points[:1], "power", 0.95) == []
 
 
 def test_a_run_that_patience_did_not_stop_is_cut_short_where_the_others_were() -> None:

@@ -11,11 +11,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from metascale.core.errors import CorruptFile
+from metascale.laws.held_out import LAW
 from metascale.report.diagnosis import advice, diagnosis_data, diagnosis_sentence, typical, verdict_of
-from metascale.report.held_out import LAW, held_out_data, held_out_sentence, hide, plot_held_out
-from metascale.report.points import Point, points_of
+from metascale.report.held_out import held_out_data, held_out_sentence, plot_held_out
+from metascale.report.points import points_of
 from metascale.report.reading import read_study
-from metascale.report.shape_data import ASPECT, by_value, shape_data, slope
+from metascale.report.shape_data import ASPECT, by_value, shape_data
 from metascale.report.tuning import TuningTable, excess, plot_tuned, tuning_data
 from metascale.report.write import write_report
 from tests.report.shape_fixture import ALPHA, E, law, write_shapes
@@ -54,12 +55,6 @@ def test_a_hidden_point_off_the_law_is_told_as_outside(shapes: Path, tmp_path: P
     assert "4 of 5 larger ones inside its interval" in ax.get_title(loc="left").replace("\n", " ")
 
 
-def test_too_few_shapes_are_not_checked() -> None:
-    points = [Point("s", str(k), {}, 2.0**k, (law(2.0**k),), ()) for k in range(6)]
-    assert hide(points, 0.95) is None, "two hidden would leave four"
-    assert hide([*points, Point("s", "7", {}, 99.0, (0.5,), ())], 0.95) is not None
-
-
 def test_axes_that_work_through_the_size_alone_do_nothing_at_equal_size(shapes: Path) -> None:
     table = shape_data(shapes)
     assert table is not None
@@ -83,16 +78,6 @@ def test_a_planted_effect_of_depth_is_found_at_equal_size(tmp_path: Path) -> Non
     depth = next(effect for effect in table.effects if effect.axis == "depth")
     assert depth.at_equal_size.estimate == pytest.approx(math.log(0.8) / math.log2(3 / 2), abs=0.12)
     assert depth.at_equal_size.high < 0
-
-
-def test_slope_by_hand() -> None:
-    """y = 1 + 2 x with residuals -1, 2, -1: slope 2, s² = 6, t(0.975, 1) = 12.706, so ± 12.706 · sqrt(6 / 2)."""
-    found = slope([0, 1, 2], [0.0, 5.0, 4.0])
-    assert found is not None
-    assert found.estimate == pytest.approx(2.0)
-    assert found.high - found.estimate == pytest.approx(12.706 * math.sqrt(3), rel=1e-4)
-    assert slope([1, 1, 1], [1.0, 2.0, 3.0]) is None
-    assert slope([1, 2], [1.0, 2.0]) is None
 
 
 def test_diagnoses_are_those_of_the_planted_gaps(shapes: Path) -> None:

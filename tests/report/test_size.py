@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from metascale.laws.contrasts import Interval
 from metascale.report.figures import drawn, pictures
 from metascale.report.page import render_page
 from metascale.report.reading import read_study
@@ -19,7 +20,6 @@ from metascale.report.size_data import predicted, size_data
 from metascale.report.size_plots import plot_along, plot_compute, plot_perplexity, plot_time
 from metascale.report.size_tables import EFFECTS, size_section
 from metascale.report.size_types import SizeTable
-from metascale.report.stats import Interval
 from tests.report.study_fixture import make_study, write_csv
 
 ARCHITECTURES = ("transformer", "resnet_bk")

@@ -7,7 +7,7 @@ from typing import Any
 
 from metascale.core.canonical import canonical_json
 from metascale.integrations.adapter_run import AdapterRun
-from metascale.report.stats import bootstrap_mean
+from metascale.laws.contrasts import bootstrap_mean
 from metascale.report.words import decimals, number, percent
 
 _LEVEL = 0.95

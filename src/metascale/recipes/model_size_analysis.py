@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ import numpy as np
 
 from metascale.core.errors import InputError
 from metascale.core.files import write_json
-from metascale.laws import LeastSquares, analyse, grouped
-from metascale.recipes.model_size_effects import width_and_depth
+from metascale.laws import analyse, grouped
+from metascale.laws.effects import PowerLine, power_line, undominated, width_and_depth
 from metascale.study.store.reading import StudyView
 from metascale.study.store.table import Table
 
@@ -37,27 +36,6 @@ FLOORS = ("unigram", "bigram")
 FLOOR_SIZES = 6
 """Sizes from which on an irreducible loss is asked for: three parameters and as many sizes to test them by."""
 Rows = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class PowerLaw:
-    """perplexity = a · params^b by least squares on logarithms, over runs.
-
-    Attributes:
-        b_low, b_high: interval of b.
-        r2: of ln perplexity over all runs.
-    """
-
-    a: float
-    b: float
-    b_low: float
-    b_high: float
-    r2: float
-    n_runs: int
-    n_sizes: int
-
-    def to_json(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def write_sizes(view: StudyView, table: Table) -> list[Path]:
@@ -112,37 +90,15 @@ def by_architecture(rows: Rows) -> dict[str, Rows]:
     return {name: [row for row in rows if row["architecture"] == name] for name in names}
 
 
-def perplexity_law(rows: Rows, x: str) -> PowerLaw:
+def perplexity_law(rows: Rows, x: str) -> PowerLine:
     """perplexity = a · x^b, the form in which the source of this study states its law.
 
     Raises:
         InputError: fewer than three sizes.
     """
     sizes, perplexities = _columns(rows, x, PERPLEXITY)
-    found = analyse(
-        sizes,
-        perplexities,
-        replicate=[row["seed"] for row in rows],
-        law="power",
-        objective=LeastSquares(),
-        hold_out=None,
-        level=LEVEL,
-        x_name=x,
-        loss_name=PERPLEXITY,
-    )
-    exponent = found.parameters["alpha"]
-    observed = np.log(perplexities)
-    left = observed - found.fit.log_predict(sizes)
-    spread = float(np.sum((observed - observed.mean()) ** 2))
-    return PowerLaw(
-        a=found.parameters["A"]["estimate"],
-        b=-exponent["estimate"],
-        b_low=-exponent["high"],
-        b_high=-exponent["low"],
-        r2=1 - float(left @ left) / spread if spread > 0 else 0.0,
-        n_runs=len(rows),
-        n_sizes=len(set(sizes.tolist())),
-    )
+    seeds = [row["seed"] for row in rows]
+    return power_line(sizes, perplexities, replicate=seeds, level=LEVEL, x_name=x, y_name=PERPLEXITY)
 
 
 def loss_law(rows: Rows, x: str) -> dict[str, Any]:
@@ -204,11 +160,7 @@ def floors_of(rows: Rows) -> dict[str, float]:
 
 def frontier(rows: Rows) -> list[list[float]]:
     """The runs that no run with as little compute beats: [training FLOPs, test loss], ascending."""
-    found: list[list[float]] = []
-    for flops, loss in sorted((float(row["train_flops"]), float(row[LOSS])) for row in rows):
-        if not found or loss < found[-1][1]:
-            found.append([flops, loss])
-    return found
+    return [list(pair) for pair in undominated(*_columns(rows, "train_flops", LOSS))]
 
 
 def _columns(rows: Rows, *names: str) -> tuple[np.ndarray, ...]:

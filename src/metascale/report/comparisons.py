@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metascale.core.errors import CorruptFile
+from metascale.laws.contrasts import PairedTest, holm, paired_test
 from metascale.report.data import law_data, level_data, mean_of_known, standard_error
 from metascale.report.reading import (
     StudyFolder,
@@ -21,7 +22,6 @@ from metascale.report.reading import (
     x_column,
 )
 from metascale.report.series import method_label, series_of
-from metascale.report.stats import PairedTest, holm, paired_test
 from metascale.report.words import scale_words
 from metascale.study.store.records import read_rows
 

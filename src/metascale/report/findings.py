@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from metascale.laws.contrasts import Interval
 from metascale.report.reading import StudyFolder, axis_label, finite, loss_column, x_column
 from metascale.report.series import laws_by_series
-from metascale.report.stats import Interval
 from metascale.report.words import decimals, interval, number
 
 Direction = Literal["falls", "rises", "none", "unknown"]

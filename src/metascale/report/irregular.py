@@ -5,34 +5,21 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from metascale.laws.families import ONE_AXIS
-from metascale.laws.fit import fit_law
-from metascale.laws.objective import LogHuber
-from metascale.laws.observations import Observations, observe
-from metascale.laws.uncertainty import bootstrap
+from metascale.laws.held_out import Prediction
+from metascale.laws.irregular import leave_one_out
 from metascale.report.points import Point, points_of
 from metascale.report.reading import StudyFolder, Trial, finite, read_study, x_column
 from metascale.report.series import laws_by_series
 from metascale.report.tuning import TuningTable, edges_used, label_of, tuning_data
 
-RESAMPLES = 200
 UNEVEN = 3.0
 """Seeds disagree where their standard deviation is so many times the median of the other points'."""
 NO_CAUSE = "none known"
-FEWEST_REGULAR = 5
-"""Points that must be left for another pass."""
-MOST_PASSES = 5
-FAR = 1.3
-"""How far off, in reaches of its interval, a point must lie to have no say in judging the others."""
-
-Band: TypeAlias = tuple[float, float, float]
-"""Prediction, low and high."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,85 +70,24 @@ def irregular_data(folder: Path | str | StudyFolder) -> IrregularTable:
         mine = [point for point in points if not series or point.series == series]
         if len({point.series for point in mine}) > 1:
             continue  # one law.json beside several series does not say whose it is
-        asked = predictions(mine, str(law.get("law")), level)
+        asked = leave_one_out([point.runs for point in mine], str(law.get("law")), level)
         n_points += len(asked)
-        found += [_irregular(point, band, mine, tuned) for point, band in asked if not _holds(band, point)]
+        for place, band in asked.items():
+            if not band.holds(mine[place].mean):
+                found.append(_irregular(mine[place], band, mine, tuned))
     found.sort(key=lambda row: (row.series, row.x, row.name))
     return IrregularTable(tuple(found), n_points, level, x_column(study))
 
 
-def _irregular(point: Point, band: Band, points: Sequence[Point], tuned: TuningTable) -> Irregular:
-    predicted, low, high = band
-    error = float(np.log(point.mean / predicted))
-    cause = cause_of(point, point.mean - predicted, points, tuned)
+def _irregular(point: Point, band: Prediction, points: Sequence[Point], tuned: TuningTable) -> Irregular:
+    assert band.low is not None
+    assert band.high is not None
+    error = float(np.log(point.mean / band.predicted))
+    cause = cause_of(point, point.mean - band.predicted, points, tuned)
     return Irregular(
-        point.series, point.name, point.x, len(point.losses), point.mean, predicted, low, high, error, cause
-    )
-
-
-def _holds(band: Band, point: Point) -> bool:
-    return band[1] <= point.mean <= band[2]
-
-
-def predictions(points: Sequence[Point], law: str, level: float) -> list[tuple[Point, Band]]:
-    """What the law fitted to all other points says of the mean of every point's runs.
-
-    Irregular points widen each other's intervals and so hide each other: what lies far outside is left out of the
-    tables of another pass, until no more does. The plain power law stands in where the others are too few for ``law``;
-    points that even it has too few for are not asked.
-    """
-    rows = [(place, point.x, loss) for place, point in enumerate(points) for loss in point.losses]
-    if law not in ONE_AXIS or len(rows) < 4:
-        return []
-    key = tuple(sorted(rows, key=lambda row: (row[1], row[0])))
-    odd: frozenset[int] = frozenset()
-    for _ in range(MOST_PASSES):
-        found = _left_out(key, law, level, odd)
-        further = odd | {place for place, band in found if _far_outside(band, points[place])}
-        if further == odd or len(points) - len(further) < FEWEST_REGULAR:
-            break
-        odd = further
-    return [(points[place], band) for place, band in found]
-
-
-def _far_outside(band: Band, point: Point) -> bool:
-    """Off by more than `FAR` times the reach of its interval on that side: more than chance brings to most tables."""
-    predicted, low, high = band
-    reach = np.log(high / predicted) if point.mean > predicted else np.log(predicted / low)
-    return bool(abs(np.log(point.mean / predicted)) > FAR * reach)
-
-
-@lru_cache(maxsize=16)
-def _left_out(
-    rows: tuple[tuple[int, float, float], ...], law: str, level: float, odd: frozenset[int]
-) -> tuple[tuple[int, Band], ...]:
-    """Cached, since a report asks for its page, its pictures and its summary."""
-    found = []
-    for place in sorted({row[0] for row in rows}):
-        rest = [row for row in rows if row[0] != place and row[0] not in odd]
-        here = [row for row in rows if row[0] == place]
-        chosen = _affordable(law, len({row[1] for row in rest}))
-        if chosen is None:
-            continue
-        fit = fit_law(ONE_AXIS[chosen], _table(rest), LogHuber(1e-3))
-        target = np.array([here[0][1]])
-        rng = np.random.default_rng([0, 303])
-        _, low, high = bootstrap(fit, RESAMPLES, seed=0).predictive(target, level, rng, runs=len(here))
-        middle = float(fit.predict(target)[0])
-        found.append((place, (middle, min(float(low[0]), middle), max(float(high[0]), middle))))
-    return tuple(found)
-
-
-def _affordable(law: str, n_scales: int) -> str | None:
-    """``law``, else the plain power law, as the number of distinct scales allows."""
-    for name in (law, "power"):
-        if n_scales >= ONE_AXIS[name].n_parameters + 1:
-            return name
-    return None
-
-
-def _table(rows: Sequence[tuple[int, float, float]]) -> Observations:
-    return observe([row[1] for row in rows], [row[2] for row in rows])
+        point.series, point.name, point.x, len(point.losses), point.mean, band.predicted, band.low, band.high, error,
+        cause,
+    )  # fmt: skip
 
 
 def cause_of(point: Point, excess: float, points: Sequence[Point], tuned: TuningTable | None = None) -> str:

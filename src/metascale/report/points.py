@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from metascale.core.canonical import canonical_json
+from metascale.laws.held_out import Replicates
 from metascale.report.reading import StudyFolder, Trial, axis_label, axis_values, finite, loss_column, x_column
 from metascale.report.series import series_of
 from metascale.report.words import number
@@ -26,14 +24,17 @@ class Point:
     trials: tuple[Trial, ...]
 
     @property
+    def runs(self) -> Replicates:
+        """What laws are fitted to: the scale and the losses."""
+        return Replicates(self.x, self.losses, self.name)
+
+    @property
     def mean(self) -> float:
-        """The geometric mean: laws are fitted to the logarithm of the loss."""
-        return statistics.geometric_mean(self.losses)
+        return self.runs.mean
 
     @property
     def spread(self) -> float:
-        """Standard deviation of ln loss across seeds; 0 for a single run."""
-        return float(np.std(np.log(self.losses), ddof=1)) if len(self.losses) > 1 else 0.0
+        return self.runs.spread
 
 
 def points_of(study: StudyFolder) -> list[Point]:

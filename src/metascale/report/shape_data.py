@@ -8,20 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from scipy.stats import t as student
-
-from metascale.laws.families import ONE_AXIS
-from metascale.laws.fit import fit_law
-from metascale.laws.objective import LogHuber
-from metascale.laws.observations import observe
+from metascale.laws.contrasts import Interval
+from metascale.laws.effects import off_law, slope
 from metascale.report.points import Point, points_of
 from metascale.report.reading import StudyFolder, axis_values, finite, read_study, x_column
 from metascale.report.size_data import FILE as SIZE_FILE
-from metascale.report.stats import Interval
 
 ASPECT = "width / depth"
-LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +72,7 @@ def shape_data(folder: Path | str | StudyFolder) -> ShapeTable | None:
     shapes: list[Shape] = []
     for series in dict.fromkeys(point.series for point in points):
         mine = [point for point in points if point.series == series]
-        off = dict(zip(map(id, mine), off_law(mine), strict=True))
+        off = dict(zip(map(id, mine), off_law([point.runs for point in mine]), strict=True))
         shapes += [Shape(point, values_of(point, axes), off[id(point)]) for point in mine]
     names = (*axes, ASPECT) if {"width", "depth"} <= set(axes) else tuple(axes)
     effects = [
@@ -96,19 +89,6 @@ def values_of(point: Point, axes: Sequence[str]) -> dict[str, float]:
     return values
 
 
-def off_law(points: Sequence[Point]) -> list[float]:
-    """ln of every point's mean loss over the power law (with irreducible loss, where there are enough sizes)."""
-    x = [point.x for point in points for _ in point.losses]
-    name = next(
-        (name for name in ("power_irreducible", "power", "none") if len(set(x)) > ONE_AXIS[name].n_parameters), None
-    )
-    if name is None:
-        return [0.0] * len(points)
-    fit = fit_law(ONE_AXIS[name], observe(x, [loss for point in points for loss in point.losses]), LogHuber(1e-3))
-    predicted = fit.predict([point.x for point in points])
-    return [math.log(point.mean / float(value)) for point, value in zip(points, predicted, strict=True)]
-
-
 def _effects(shapes: Sequence[Shape], series: str, axes: Sequence[str]) -> list[AxisEffect]:
     mine = [shape for shape in shapes if shape.point.series == series]
     found = []
@@ -119,17 +99,6 @@ def _effects(shapes: Sequence[Shape], series: str, axes: Sequence[str]) -> list[
         if whole is not None and rest is not None:
             found.append(AxisEffect(series, axis, whole, rest))
     return found
-
-
-def slope(x: Sequence[float], y: Sequence[float]) -> Interval | None:
-    """Slope of least squares with its Student interval; ``None`` for fewer than three points or a single x."""
-    if len(x) < 3 or len(set(x)) < 2:
-        return None
-    a, b = np.asarray(x) - np.mean(x), np.asarray(y) - np.mean(y)
-    estimate = float(a @ b / (a @ a))
-    error = math.sqrt(float(np.sum((b - estimate * a) ** 2)) / (len(x) - 2) / float(a @ a))
-    reach = float(student.ppf((1 + LEVEL) / 2, len(x) - 2)) * error
-    return Interval(estimate, estimate - reach, estimate + reach)
 
 
 def by_value(table: ShapeTable, axis: str, series: str) -> list[tuple[float, float, float, int]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-from metascale.report.held_out import LAW, HeldOutShapes, held_out_sentence
+from metascale.laws.contrasts import Interval
+from metascale.laws.held_out import LAW, HeldOut
+from metascale.report.held_out import held_out_sentence
 from metascale.report.page_tables import DASH, Cell, Column, Content, Row
 from metascale.report.reading import axis_label
 from metascale.report.section import Section, signed
 from metascale.report.shape_data import ASPECT, ShapeTable, by_value
-from metascale.report.stats import Interval
 from metascale.report.words import decimals, interval, number
 
 
@@ -60,7 +61,7 @@ def shape_section(table: ShapeTable | None) -> Section | None:
     return Section("shapes", "Loss along each axis of the shape", (text,), ("shapes",), (doubling, means))
 
 
-def held_out_section(found: tuple[HeldOutShapes, ...], size: str) -> Section | None:
+def held_out_section(found: tuple[HeldOut, ...], size: str) -> Section | None:
     """The check of every series in words, as a picture, and as tables; ``size`` is the scale's column."""
     if not found:
         return None
@@ -96,7 +97,7 @@ def held_out_section(found: tuple[HeldOutShapes, ...], size: str) -> Section | N
     )
 
 
-def _predictors_table(one: HeldOutShapes) -> Content:
+def _predictors_table(one: HeldOut) -> Content:
     """Every predictor's error over the hidden configurations, and how many its own interval held."""
     rows = []
     for name in one.predictors:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from metascale.laws.contrasts import Interval
 from metascale.report.page_tables import DASH, Cell, Column, Content, Row
 from metascale.report.reading import StudyFolder
 from metascale.report.size_data import architecture_name, scale_name, size_data
 from metascale.report.size_types import SizeTable
-from metascale.report.stats import Interval
 from metascale.report.words import decimals, interval, number, p_words
 
 EFFECTS: Mapping[str, str] = {

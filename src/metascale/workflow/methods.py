@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metascale.core.canonical import plain
-from metascale.report.stats import PairedTest, holm, paired_test
+from metascale.laws.contrasts import PairedTest, holm, paired_test
 from metascale.study.store.reading import RunView, StudyView
 
 COSTS = ("steps", "step_flops", "step_peak_bytes", "step_peak_without_weights_bytes")

@@ -1,13 +1,14 @@
-"""Width against depth: how fast the loss falls along each, as exponents of one law L = A · d^−a · l^−b.
+"""Slopes of the loss along one axis or two: plain regressions on logarithms, with Student intervals.
 
-The exponents are those of least squares on ln L against ln d and ln l. Their intervals are Student's: with several
-seeds at a point, the scatter of seeds and the misfit of the law are told apart by an F test, and the misfit decides
-where it is the larger one, with the few degrees of freedom that the number of points leaves it.
+Width against depth is one law L = A · d^−a · l^−b by least squares on ln L. With several seeds at a point, an F test
+decides whether the scatter of seeds and the misfit of the law are pooled; where the misfit is the larger one it sets
+the intervals, with the few degrees of freedom that the number of points leaves it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,12 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t as student
 
 from metascale.core.errors import InputError
+from metascale.laws.analyse import analyse
+from metascale.laws.contrasts import Interval
+from metascale.laws.families import ONE_AXIS
+from metascale.laws.fit import fit_law
+from metascale.laws.held_out import Replicates, table_of
+from metascale.laws.objective import LeastSquares, LogHuber
 
 POOLING_LEVEL = 0.1
 """Seeds and misfit are pooled unless the F test parts them at this level."""
@@ -28,15 +35,6 @@ CONTRASTS: Mapping[str, tuple[float, float]] = {
 }
 """What is estimated, as weights of the two exponents. Doubling the depth doubles the parameters of the layers and
 doubling the width makes four times as many, so for equal parameters half of the width's exponent counts."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """An exponent, or a difference of exponents, with its interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class WidthAndDepth:
         noise: what the intervals hold: "seeds and misfit", "misfit" or "seeds".
     """
 
-    effects: Mapping[str, Effect]
+    effects: Mapping[str, Interval]
     log_coefficient: float
     r2: float
     n_rows: int
@@ -89,7 +87,7 @@ def width_and_depth(width: ArrayLike, depth: ArrayLike, loss: ArrayLike, level: 
     for name, weights in CONTRASTS.items():
         estimate = float(np.dot(weights, theta[1:]))
         error = reach * float(np.sqrt(max(np.dot(weights, covariance @ weights), 0.0)))
-        effects[name] = Effect(estimate, estimate - error, estimate + error)
+        effects[name] = Interval(estimate, estimate - error, estimate + error)
     spread = float(np.sum((y - y.mean()) ** 2))
     r2 = 1 - float(residuals @ residuals) / spread if spread > 0 else 0.0
     n_points = len(np.unique(design, axis=0))
@@ -112,3 +110,94 @@ def _noise(residuals: np.ndarray, points: np.ndarray) -> tuple[float, int, str]:
         freedom = seeds_freedom + misfit_freedom
         return (seeds + misfit) / freedom, freedom, "seeds and misfit"
     return misfit / misfit_freedom, misfit_freedom, "misfit"
+
+
+def slope(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Interval | None:
+    """Slope of least squares of ``y`` [n] on ``x`` [n], with its Student interval.
+
+    ``None`` for fewer than three points or a single x.
+    """
+    a, b = np.asarray(x, float), np.asarray(y, float)
+    if len(a) < 3 or len(np.unique(a)) < 2:
+        return None
+    a, b = a - np.mean(a), b - np.mean(b)
+    estimate = float(a @ b / (a @ a))
+    error = math.sqrt(float(np.sum((b - estimate * a) ** 2)) / (len(a) - 2) / float(a @ a))
+    reach = float(student.ppf((1 + level) / 2, len(a) - 2)) * error
+    return Interval(estimate, estimate - reach, estimate + reach)
+
+
+def off_law(points: Sequence[Replicates]) -> list[float]:
+    """ln of every point's mean loss over the power law fitted to all of them.
+
+    The law has an irreducible loss where there are enough scales for it; too few scales for any law give zeros.
+    """
+    n_scales = len({point.x for point in points})
+    names = ("power_irreducible", "power", "none")
+    name = next((name for name in names if n_scales > ONE_AXIS[name].n_parameters), None)
+    if name is None:
+        return [0.0] * len(points)
+    predicted = fit_law(ONE_AXIS[name], table_of(points), LogHuber(1e-3)).predict([point.x for point in points])
+    return [math.log(point.mean / float(value)) for point, value in zip(points, predicted, strict=True)]
+
+
+@dataclass(frozen=True)
+class PowerLine:
+    """y = a · x^b by least squares on logarithms, over runs.
+
+    Attributes:
+        b_low, b_high: interval of b.
+        r2: of ln y over all runs.
+    """
+
+    a: float
+    b: float
+    b_low: float
+    b_high: float
+    r2: float
+    n_runs: int
+    n_sizes: int
+
+    def predict(self, x: float) -> float:
+        return float(self.a * np.power(x, self.b))
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def power_line(
+    x: ArrayLike, y: ArrayLike, *, replicate: Sequence[Any] | None = None, level: float = 0.95, x_name: str = "x",
+    y_name: str = "y",
+) -> PowerLine:  # fmt: skip
+    """Fit y = a · x^b to runs [n].
+
+    Raises:
+        InputError: fewer than three sizes.
+    """
+    found = analyse(
+        x, y, replicate=replicate, law="power", objective=LeastSquares(), hold_out=None, level=level, x_name=x_name,
+        loss_name=y_name,
+    )  # fmt: skip
+    exponent = found.parameters["alpha"]
+    observed = np.log(np.asarray(y, float))
+    left = observed - found.fit.log_predict(x)
+    spread = float(np.sum((observed - observed.mean()) ** 2))
+    return PowerLine(
+        a=found.parameters["A"]["estimate"],
+        b=-exponent["estimate"],
+        b_low=-exponent["high"],
+        b_high=-exponent["low"],
+        r2=1 - float(left @ left) / spread if spread > 0 else 0.0,
+        n_runs=len(observed),
+        n_sizes=len(np.unique(x)),
+    )
+
+
+def undominated(cost: ArrayLike, loss: ArrayLike) -> list[tuple[float, float]]:
+    """The runs [n] that no run of at most the same cost beats: (cost, loss), ascending."""
+    pairs = sorted(zip(np.asarray(cost, float).tolist(), np.asarray(loss, float).tolist(), strict=True))
+    found: list[tuple[float, float]] = []
+    for here, value in pairs:
+        if not found or value < found[-1][1]:
+            found.append((here, value))
+    return found

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from metascale.core.errors import InputError
-from metascale.report.stats import bootstrap_mean, cohen_d, holm, paired_test, rank_biserial, wilcoxon_p
+from metascale.laws.contrasts import bootstrap_mean, cohen_d, holm, paired_test, rank_biserial, wilcoxon_p
 
 
 def sample(size: int, seed: int = 3, shift: float = 0.2) -> np.ndarray:
