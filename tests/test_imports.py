@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -54,9 +57,40 @@ ALLOWED: dict[str, set[str]] = {
 TORCH_FREE = ("laws", "study", "report")
 
 
-def imports_of(path: Path) -> set[str]:
-    """Every module that a file imports, inside functions too, but not for type checking alone."""
-    found: set[str] = set()
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+# Circles that were there when the test was written. This set may only shrink.
+IN_A_CIRCLE = frozenset(
+    f"metascale.{name}"
+    for name in (
+        "integrations.export",
+        "integrations.trackers",
+        "report.figures",
+        "report.sections",
+        "study.run.job",
+        "study.run.supervise",
+    )
+)
+# Rooms without __all__ when the test was written. This set may only shrink.
+WITHOUT_ALL = frozenset(
+    {"hypergrad", "integrations", "meta", "models", "parallel", "recipes", "tasks", "testing", "training", "workflow"}
+)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement of a module: the module named, and the names taken from it (none for ``import a.b``)."""
+
+    module: str
+    names: tuple[str, ...] = ()
+
+
+def imports_of(path: Path, typing_too: bool = False) -> list[Import]:
+    """Every import of a file, inside functions too; those for type checking alone only where asked for."""
+    found: list[Import] = []
     tree = ast.parse(path.read_text())
     typing_only = {
         id(child)
@@ -66,19 +100,40 @@ def imports_of(path: Path) -> set[str]:
         for child in ast.walk(statement)
     }
     for node in ast.walk(tree):
-        if id(node) in typing_only:
+        if id(node) in typing_only and not typing_too:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found += [Import(alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
+            found.append(Import(node.module or "", tuple(alias.name for alias in node.names)))
     return found
 
 
 def room_of(path: Path) -> str:
     relative = path.relative_to(PACKAGE)
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def home_of(package: str, name: str) -> str:
+    """The module that defines what ``from package import name`` gives, looked up through the faces of rooms."""
+    if MODULES[package].name == "__init__.py":
+        for taken in imports_of(MODULES[package], typing_too=True):
+            if name in taken.names and taken.module in MODULES:
+                return home_of(taken.module, name)
+    return f"{package}.{name}" if f"{package}.{name}" in MODULES else package
+
+
+def graph() -> dict[str, set[str]]:
+    """Which of our modules each of our modules imports. A name that a room's face offers counts as its own module's."""
+    edges: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        targets: set[str] = set()
+        for taken in imports_of(path):
+            if taken.module in MODULES:
+                targets |= {home_of(taken.module, name) for name in taken.names} or {taken.module}
+        edges[module] = targets - {module}
+    return edges
 
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if room_of(path) != "__init__")
@@ -88,7 +143,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if room_of(path) != "__ini
 def test_imports_go_one_way(path: Path) -> None:
     room = room_of(path)
     allowed = ALLOWED[room] | {room}
-    for module in imports_of(path):
+    for module in (taken.module for taken in imports_of(path)):
         if module == "metascale":
             continue
         if module.startswith("metascale."):
@@ -97,6 +152,49 @@ def test_imports_go_one_way(path: Path) -> None:
             assert fine, f"{path.relative_to(PACKAGE)} ({room}) may not import {module}"
         elif room in TORCH_FREE:
             assert module.split(".")[0] not in ("torch", "transformers", "peft"), f"{room} never imports {module}"
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    edges = {
+        module: {target for target in targets if not {module, target} <= IN_A_CIRCLE}
+        for module, targets in graph().items()
+    }
+    try:
+        tuple(TopologicalSorter(edges).static_order())
+    except CycleError as error:
+        # graphlib names a circle from imported to importing.
+        circle = " imports ".join(reversed(error.args[1]))
+        pytest.fail(f"a circle of imports: {circle}. Move what they share into a module below both.")
+
+
+@pytest.mark.parametrize("room", sorted({*ROOMS} - WITHOUT_ALL))
+def test_every_room_says_what_is_public(room: str) -> None:
+    tree = ast.parse((PACKAGE / room / "__init__.py").read_text())
+    assert ast.get_docstring(tree), f"{room}/__init__.py has no docstring"
+    assigned = {
+        ast.unparse(target)
+        for node in tree.body
+        if isinstance(node, (ast.Assign, ast.AnnAssign))
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    }
+    assert "__all__" in assigned, f"{room}/__init__.py has no __all__"
+
+
+@pytest.mark.parametrize("room", ["", *sorted({*ROOMS} - WITHOUT_ALL)])
+def test_public_names_are_what_they_say_whatever_was_imported_before(room: str) -> None:
+    """A lazy name that is also a module's name would become that module as soon as somebody imports it."""
+    package = f"metascale.{room}".rstrip(".")
+    code = (
+        f"import importlib, pkgutil, types, {package} as face\n"
+        "for found in pkgutil.iter_modules(face.__path__, face.__name__ + '.'):\n"
+        "    if not found.name.endswith('__main__'):\n"
+        "        importlib.import_module(found.name)\n"
+        "assert [] == [name for name in face.__all__ if not hasattr(face, name)]\n"
+        "wrong = [name for name in face.__all__ if isinstance(getattr(face, name), types.ModuleType)]\n"
+        "assert wrong == [], f'a module took the place of {wrong}'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -121,3 +219,51 @@ def test_configurations_of_all_recipes_load_without_torch() -> None:
         "[load_recipe(name).study() for name in RECIPES]; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+HEAVY = ("torch", "numpy", "scipy", "matplotlib", "pydantic", "typer", "rich", "jinja2", "yaml", "psutil", "optuna")
+
+
+def test_importing_the_package_loads_next_to_nothing() -> None:
+    """Guards the import time by what is loaded: torch alone takes seconds, these three modules milliseconds."""
+    code = (
+        "import sys, metascale; ours = sorted(name for name in sys.modules if name.startswith('metascale'));"
+        f"print(ours, [name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['metascale', 'metascale.core', 'metascale.core.lazy'] []"
+
+
+def test_the_law_half_of_the_public_face_works_without_torch() -> None:
+    code = (
+        "import sys, metascale as ms;"
+        "ms.fit, ms.forecast, ms.backtest, ms.optimum, ms.read_table, ms.Study, ms.laws.compare, ms.study.run_study;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def faces() -> list[Path]:
+    """Files of packages that offer names lazily."""
+    return [path for path in MODULES.values() if path.name == "__init__.py" and "= lazy(" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", faces(), ids=lambda path: path.parent.name)
+def test_a_lazy_face_lists_the_same_names_three_times(path: Path) -> None:
+    """In ``__all__``, for type checkers, and for `lazy`: each name from the same module."""
+    package = ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+    call = next(
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy"
+    )
+    mapped = ast.literal_eval(call.args[1])
+    declared = {
+        name: taken.module
+        for taken in imports_of(path, typing_too=True)
+        if taken.module != package
+        for name in taken.names
+        if name not in ("lazy", "TYPE_CHECKING", "annotations")
+    }
+    assert mapped == declared
+    assert {*importlib.import_module(package).__all__} == {*mapped}

@@ -1,6 +1,98 @@
 """Meta-train models, vary any scale axis in a resumable study, and get a scaling law with honest error bars.
 
-Importing this package is cheap: torch, transformers and peft load when a part that needs them is first used.
+Everyday names are here (``import metascale as ms``); the rooms hold the rest: ``ms.bilevel.SAMA``, ``ms.laws.compare``.
+Importing the package is cheap: a name loads its module, and torch where it needs it, when it is first used.
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metascale.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from metascale import (  # noqa: F401  (the rooms, for type checkers)
+        bilevel,
+        core,
+        hypergrad,
+        integrations,
+        laws,
+        meta,
+        models,
+        parallel,
+        recipes,
+        report,
+        study,
+        tasks,
+        testing,
+        training,
+        workflow,
+    )
+    from metascale.core.errors import Diverged, InputError, MetascaleError
+    from metascale.core.version import __version__
+    from metascale.laws.analyse import fit
+    from metascale.laws.backtest import backtest
+    from metascale.laws.forecast import forecast
+    from metascale.laws.frontier import optimum
+    from metascale.laws.table import read_table
+    from metascale.meta.evaluate import evaluate
+    from metascale.meta.gradients import FOMAML, MAML, Reptile
+    from metascale.meta.inner import InnerLoop
+    from metascale.meta.learner import MetaLearner
+    from metascale.models.mlp import MLP
+    from metascale.study.design import Study
+    from metascale.tasks.digits import digits_tasks
+    from metascale.training.optimizers import SGD, Adam
+
+__all__ = [
+    "FOMAML",
+    "MAML",
+    "MLP",
+    "SGD",
+    "Adam",
+    "Diverged",
+    "InnerLoop",
+    "InputError",
+    "MetaLearner",
+    "MetascaleError",
+    "Reptile",
+    "Study",
+    "__version__",
+    "backtest",
+    "digits_tasks",
+    "evaluate",
+    "fit",
+    "forecast",
+    "optimum",
+    "read_table",
+]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "FOMAML": "metascale.meta.gradients",
+        "MAML": "metascale.meta.gradients",
+        "MLP": "metascale.models.mlp",
+        "SGD": "metascale.training.optimizers",
+        "Adam": "metascale.training.optimizers",
+        "Diverged": "metascale.core.errors",
+        "InnerLoop": "metascale.meta.inner",
+        "InputError": "metascale.core.errors",
+        "MetaLearner": "metascale.meta.learner",
+        "MetascaleError": "metascale.core.errors",
+        "Reptile": "metascale.meta.gradients",
+        "Study": "metascale.study.design",
+        "__version__": "metascale.core.version",
+        "backtest": "metascale.laws.backtest",
+        "digits_tasks": "metascale.tasks.digits",
+        "evaluate": "metascale.meta.evaluate",
+        "fit": "metascale.laws.analyse",
+        "forecast": "metascale.laws.forecast",
+        "optimum": "metascale.laws.frontier",
+        "read_table": "metascale.laws.table",
+    },
+    subpackages=(
+        *("bilevel", "core", "hypergrad", "integrations", "laws", "meta", "models", "parallel", "recipes", "report"),
+        *("study", "tasks", "testing", "training", "workflow"),
+    ),
+)
