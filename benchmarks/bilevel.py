@@ -47,7 +47,7 @@ from metascale.bilevel.batches import Shuffled
 from metascale.bilevel.distributed import DataParallel
 from metascale.bilevel.levels import from_modules
 from metascale.bilevel.training import BilevelTraining
-from metascale.hypergrad.finite_difference import FiniteDifference
+from metascale.hypergrad.darts import DARTS
 from metascale.hypergrad.implicit import Implicit
 from metascale.hypergrad.linear import CG, Neumann
 from metascale.hypergrad.problem import HypergradientSolver, gradients
@@ -150,7 +150,7 @@ METHODS: dict[str, Callable[[int], HypergradientSolver]] = {
     "sama": lambda unroll: SAMA(),
     "sama, exact product": lambda unroll: SAMA(mixed="exact"),
     "sama unadapted": lambda unroll: SAMA(adapt=False),
-    "darts": lambda unroll: FiniteDifference(),
+    "darts": lambda unroll: DARTS(),
     "cg": lambda unroll: Implicit(CG(PRODUCTS, damping=1.0, on_failure="report")),
     "neumann": lambda unroll: Implicit(Neumann(PRODUCTS, 0.01, damping=1.0, on_failure="report")),
     "unrolled": lambda unroll: Unrolled(unroll),

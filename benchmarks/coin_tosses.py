@@ -21,7 +21,7 @@ from metascale.core.types import Batch
 from metascale.models.language import LanguageModel
 from metascale.models.resnet_bk import ResNetBK
 from metascale.models.transformer import Transformer
-from metascale.training.in_place import InPlaceAdamW
+from metascale.training.optimizers import InPlaceAdamW
 
 MODELS: dict[str, LanguageModel] = {
     "Transformer": Transformer(2, 64, 4, 4, 16),

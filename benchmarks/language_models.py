@@ -30,7 +30,7 @@ from torch import nn
 from metascale.core.types import Batch
 from metascale.models.kernels.tridiagonal import leading_resolvent
 from metascale.models.transformer import Transformer
-from metascale.training.in_place import InPlaceAdamW
+from metascale.training.optimizers import InPlaceAdamW
 from metascale.training.supervised import SupervisedTraining
 
 N_VOCAB, D_MODEL, N_LAYERS, N_HEADS, N_BATCH, N_SEQUENCE = 10_000, 256, 8, 4, 32, 128

@@ -24,7 +24,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metascale.core.types import Batch, Episode, Model
-from metascale.hypergrad.gauss_newton import GaussNewton
+from metascale.hypergrad.curvature import GaussNewton
 from metascale.meta.gradients import MAML
 from metascale.meta.inner import InnerLoop
 from metascale.meta.reverse import Through, named_through

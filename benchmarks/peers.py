@@ -30,7 +30,7 @@ from metascale.core.types import Episode, Params
 from metascale.meta.gradients import FOMAML, MAML, MetaGradient
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.meta.reverse import Unrolled
+from metascale.meta.reverse import FullGraph
 from metascale.models.convnet import ConvNet
 from metascale.parallel.execution import Execution
 from metascale.training.flops import count_flops
@@ -186,7 +186,7 @@ def variants(params: Params, n_tasks: int, threads: int) -> Iterator[Variant]:
                 yield Variant(name, second_order, peer, peer)
         own: dict[str, MetaGradient] = {"first-order": FOMAML(inner)}
         if second_order:
-            own = {"exact": MAML(inner), "unrolled": MAML(inner, Unrolled())}
+            own = {"exact": MAML(inner), "unrolled": MAML(inner, FullGraph())}
         at_once = max(1, min(4, n_tasks // threads))
         for name, gradient in own.items():
             for how, execution in {

@@ -22,7 +22,7 @@ from metascale.core.types import Batch, Episode, Model
 from metascale.meta.gradients import FOMAML, MAML, MetaGradient
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.meta.reverse import Unrolled, named_through
+from metascale.meta.reverse import FullGraph, named_through
 from metascale.models.convnet import ConvNet
 from metascale.models.mlp import MLP
 from metascale.parallel.execution import Execution
@@ -67,7 +67,7 @@ def cases(only: list[str], device: str) -> Iterator[Case]:
         inner = InnerLoop(SGD(0.1), steps=5)
         model = MLP(64, 5, width=64, depth=2)
         yield Case(
-            "digits MLP, MAML K=5", model, MAML(inner, Unrolled()), lambda t: vectors(t, (1, 8, 8), 5, 5, 75, device)
+            "digits MLP, MAML K=5", model, MAML(inner, FullGraph()), lambda t: vectors(t, (1, 8, 8), 5, 5, 75, device)
         )
     if "omniglot" in only:
         inner = InnerLoop(SGD(0.4), steps=5)

@@ -14,9 +14,7 @@
 
 # %%
 from metascale.core.trees import dot, norm
-from metascale.hypergrad.blocks import BlockDiagonal
-from metascale.hypergrad.diagonal import Diagonal
-from metascale.hypergrad.gauss_newton import GaussNewton
+from metascale.hypergrad.curvature import BlockDiagonal, Diagonal, GaussNewton
 from metascale.meta.gradients import FOMAML, MAML, Reptile
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner

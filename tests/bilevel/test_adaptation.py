@@ -10,9 +10,18 @@ from metascale.bilevel.updates import clipped, update_in_turn
 from metascale.core.errors import InputError
 from metascale.core.types import Params
 from metascale.hypergrad.precondition import step_vjp
-from metascale.training.elementwise_optimizers import Adagrad, Lion, RMSprop
-from metascale.training.matrix_optimizers import LAMB, Muon
-from metascale.training.optimizers import SGD, Adam, Optimizer, OptimizerState, clip_norm
+from metascale.training.optimizers import (
+    LAMB,
+    SGD,
+    Adagrad,
+    Adam,
+    Lion,
+    Muon,
+    Optimizer,
+    OptimizerState,
+    RMSprop,
+    clip_norm,
+)
 
 CLOSED: list[Optimizer] = [
     SGD(0.3),

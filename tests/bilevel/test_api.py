@@ -14,10 +14,10 @@ from torch import nn
 
 from metascale.bilevel import (
     CG,
+    DARTS,
     SAMA,
     Data,
     DataScorer,
-    FiniteDifference,
     Implicit,
     LabelCorrector,
     Shuffled,
@@ -92,7 +92,7 @@ class Trust(nn.Module):
         SAMA(adapt=False),
         Unrolled(),
         Implicit(CG(5, damping=0.1, on_failure="report")),
-        FiniteDifference(),
+        DARTS(),
     ],
     ids=repr,
 )

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from metascale.bilevel import SAMA
-from metascale.bilevel.distributed import DataParallel
-from metascale.bilevel.parallel import check_wrapped
+from metascale.bilevel.distributed import DataParallel, check_wrapped
 from metascale.bilevel.updates import clipped
 from metascale.core.errors import InputError
 from metascale.core.run import MemoryRun
@@ -25,8 +24,7 @@ from metascale.hypergrad.precondition import clip_vjp
 from metascale.hypergrad.problem import BilevelProblem, Hypergradient
 from metascale.hypergrad.second import difference_step
 from metascale.training.loop import from_bytes, train
-from metascale.training.matrix_optimizers import LAMB, Muon
-from metascale.training.optimizers import Adam
+from metascale.training.optimizers import LAMB, Adam, Muon
 from tests.bilevel.distributed_worker import SCHEDULE, training
 
 ROOT = Path(__file__).parents[2]

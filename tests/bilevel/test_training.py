@@ -14,24 +14,20 @@ from torch import nn
 
 from metascale.bilevel.batches import Shuffled
 from metascale.bilevel.levels import Pass
-from metascale.bilevel.state import BilevelState
-from metascale.bilevel.training import BilevelTraining
+from metascale.bilevel.training import BilevelState, BilevelTraining
 from metascale.bilevel.updates import update_in_turn
 from metascale.core.errors import Diverged, InputError
 from metascale.core.run import MemoryRun
 from metascale.core.types import Params
-from metascale.hypergrad.finite_difference import FiniteDifference
+from metascale.hypergrad.darts import DARTS
 from metascale.hypergrad.implicit import Implicit
 from metascale.hypergrad.linear import CG, Neumann
 from metascale.hypergrad.problem import HypergradientSolver
 from metascale.hypergrad.sama import SAMA
 from metascale.hypergrad.unrolled import Unrolled
-from metascale.training.elementwise_optimizers import Adagrad, Lion, RMSprop
-from metascale.training.in_place import InPlaceAdamW
 from metascale.training.loop import Schedule, train
-from metascale.training.matrix_optimizers import LAMB, Muon
 from metascale.training.memory import measure_memory
-from metascale.training.optimizers import SGD, Adam, Optimizer
+from metascale.training.optimizers import LAMB, SGD, Adagrad, Adam, InPlaceAdamW, Lion, Muon, Optimizer, RMSprop
 from tests.bilevel.problems import data, network, noisy_training, quadratic_levels, vector
 
 METHODS: list[HypergradientSolver] = [
@@ -41,7 +37,7 @@ METHODS: list[HypergradientSolver] = [
     Implicit(CG(3, damping=1.0, on_failure="report")),
     Implicit(Neumann(3, 0.1, on_failure="report")),
     Unrolled(),
-    FiniteDifference(),
+    DARTS(),
 ]
 
 

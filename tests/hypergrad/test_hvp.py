@@ -14,11 +14,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Params
-from metascale.hypergrad.blocks import BlockDiagonal, layer_of
-from metascale.hypergrad.diagonal import Diagonal
-from metascale.hypergrad.gauss_newton import GaussNewton
-from metascale.hypergrad.hvp import Curvature, Exact, FiniteDifference, LossPart, LossPoint, Zero, probe_signs
-from metascale.meta.objective import loss_parts
+from metascale.hypergrad.curvature import (
+    BlockDiagonal,
+    Curvature,
+    Diagonal,
+    Exact,
+    FiniteDifference,
+    GaussNewton,
+    LossPart,
+    LossPoint,
+    Zero,
+    layer_of,
+    probe_signs,
+)
+from metascale.meta.inner import loss_parts
 from metascale.models.mlp import MLP
 from metascale.testing.smooth_classifier import SmoothClassifier
 
@@ -122,8 +131,8 @@ def every_sign(at: LossPoint, names: Sequence[str], n_probes: int) -> Iterator[P
 
 @pytest.fixture
 def all_signs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metascale.hypergrad.diagonal.probe_signs", every_sign)
-    monkeypatch.setattr("metascale.hypergrad.blocks.probe_signs", every_sign)
+    monkeypatch.setattr("metascale.hypergrad.curvature.probe_signs", every_sign)
+    monkeypatch.setattr("metascale.hypergrad.curvature.probe_signs", every_sign)
 
 
 CASES: dict[str, tuple[Curvature, Callable[[int, int | None], torch.Tensor], float]] = {
@@ -172,7 +181,7 @@ def test_uneven_micro_batches_give_the_whole(name: str) -> None:
 
 
 def test_hutchinson_in_some_parameters_is_their_diagonal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metascale.hypergrad.diagonal.probe_signs", every_sign)
+    monkeypatch.setattr("metascale.hypergrad.curvature.probe_signs", every_sign)
     found = Diagonal("hutchinson")(point(), HEAD_ONLY)
     # 16 sign vectors instead of one: the estimate divides by the number it was asked for
     found = {name: value / 16 for name, value in found.items()}

@@ -9,7 +9,7 @@ import torch
 
 from metascale.core.errors import InputError
 from metascale.core.types import Params
-from metascale.hypergrad.finite_difference import FiniteDifference
+from metascale.hypergrad.darts import DARTS
 from metascale.hypergrad.implicit import Implicit
 from metascale.hypergrad.linear import CG, Direct, Identity, LinearSolver, Neumann, SolveFailed
 from metascale.hypergrad.problem import Advance, BilevelProblem, State, gradients, unroll
@@ -192,7 +192,7 @@ def test_darts_is_the_derivative_of_one_plain_step(mixed: str) -> None:
     problem = BilevelProblem(NETWORK.lower_loss, NETWORK.upper_loss, history=history)
     after, _ = history[0].advance(NETWORK.lower, zero_velocity(), NETWORK.upper)
     truth = flat(Unrolled(1)(problem, {n: v.detach() for n, v in after.items()}, NETWORK.upper).value)
-    found = FiniteDifference(0.2, mixed=mixed)(problem, NETWORK.lower, NETWORK.upper)
+    found = DARTS(0.2, mixed=mixed)(problem, NETWORK.lower, NETWORK.upper)
     torch.testing.assert_close(flat(found.value), truth, rtol=1e-11 if mixed == "exact" else 1e-3, atol=1e-5)
 
 
@@ -208,13 +208,13 @@ METHODS = [
     Implicit(CG(50, 1e-12, damping=1.0)),
     SAMA(adapt=False),
     SAMA(adapt=False, mixed="exact"),
-    FiniteDifference(),
-    FiniteDifference(mixed="exact"),
+    DARTS(),
+    DARTS(mixed="exact"),
 ]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_micro_batches_give_the_mean(method: Implicit | SAMA | FiniteDifference) -> None:
+def test_micro_batches_give_the_mean(method: Implicit | SAMA | DARTS) -> None:
     """The same loss three ways scaled: a tuple of micro-batches is their mean."""
 
     def scaled(factor: float) -> BilevelProblem:
@@ -230,7 +230,7 @@ def test_micro_batches_give_the_mean(method: Implicit | SAMA | FiniteDifference)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_both_levels_are_left_as_they_were(method: Implicit | SAMA | FiniteDifference) -> None:
+def test_both_levels_are_left_as_they_were(method: Implicit | SAMA | DARTS) -> None:
     theta, lam = NETWORK.lower, NETWORK.upper
     copies = {n: v.clone() for n, v in theta.items()}, {n: v.clone() for n, v in lam.items()}
     found = method(NETWORK.problem, theta, lam)
@@ -304,7 +304,7 @@ def test_a_zero_upper_gradient_leaves_the_direct_part() -> None:
         return 0.0 * theta["first"].sum() + lam["shift"].square().sum()
 
     problem = BilevelProblem(NETWORK.lower_loss, flat_upper)
-    for method in (SAMA(adapt=False), SAMA(adapt=False, mixed="exact"), FiniteDifference()):
+    for method in (SAMA(adapt=False), SAMA(adapt=False, mixed="exact"), DARTS()):
         found = method(problem, NETWORK.lower, NETWORK.upper)
         torch.testing.assert_close(found.value["shift"], 2 * NETWORK.upper["shift"])
         assert float(found.value["weights"].abs().max()) == 0.0

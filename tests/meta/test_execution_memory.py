@@ -12,7 +12,7 @@ from transformers import BertConfig
 from metascale.core.types import Batch, Episode
 from metascale.meta.gradients import FOMAML, MAML, MetaGradient
 from metascale.meta.inner import InnerLoop
-from metascale.meta.reverse import Unrolled
+from metascale.meta.reverse import FullGraph
 from metascale.models.text.adapters import AdapterClassifier
 from metascale.models.text.full import FullClassifier
 from metascale.models.text.heads import LearnedHead
@@ -67,7 +67,7 @@ def measure(
         else AdapterClassifier(backbone, rank=2, dropout=0.0, checkpoint_blocks=checkpoint_blocks, **fields)
     )
     inner = InnerLoop(optimizer, steps=steps, micro_batch=micro_batch)
-    gradient: MetaGradient = MAML(inner, Unrolled()) if name in ("full", "unrolled") else MAML(inner)
+    gradient: MetaGradient = MAML(inner, FullGraph()) if name in ("full", "unrolled") else MAML(inner)
     if name == "first order":
         gradient = FOMAML(inner)
     with NoPadding():

@@ -10,10 +10,10 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.trees import dot, stack_tasks, to
 from metascale.core.types import Episode, Model, Params
-from metascale.hypergrad.hvp import Exact
+from metascale.hypergrad.curvature import Exact
 from metascale.meta.gradients import FOMAML, MAML, MetaGradient, Reptile
 from metascale.meta.inner import InnerLoop
-from metascale.meta.reverse import Through, Unrolled
+from metascale.meta.reverse import FullGraph, Through
 from metascale.models.convnet import ConvNet
 from metascale.models.mlp import MLP
 from metascale.testing.closed_forms import QuadraticModel
@@ -51,7 +51,7 @@ def query_loss(model: Model, inner: InnerLoop, theta: Params, episode: Episode) 
 @pytest.mark.parametrize(
     ("estimator", "factor"),
     [
-        (MAML(InnerLoop(SGD(RATE), STEPS), Unrolled()), (1 - RATE) ** (2 * STEPS)),
+        (MAML(InnerLoop(SGD(RATE), STEPS), FullGraph()), (1 - RATE) ** (2 * STEPS)),
         (MAML(InnerLoop(SGD(RATE), STEPS)), (1 - RATE) ** (2 * STEPS)),
         (FOMAML(InnerLoop(SGD(RATE), STEPS)), (1 - RATE) ** STEPS),
         (Reptile(InnerLoop(SGD(RATE), STEPS)), 1 - (1 - RATE) ** STEPS),
@@ -67,7 +67,7 @@ def test_closed_form_on_quadratics(estimator: MetaGradient, factor: float) -> No
 
 
 @pytest.mark.parametrize("name", INNERS)
-@pytest.mark.parametrize("through", [Unrolled(), Exact()], ids=["unrolled", "exact"])
+@pytest.mark.parametrize("through", [FullGraph(), Exact()], ids=["unrolled", "exact"])
 def test_maml_equals_finite_differences(name: str, through: Through) -> None:
     inner, episode = INNERS[name], class_episode(3, (5,))
     theta = theta_of(MLP_MODEL, inner)
@@ -91,7 +91,7 @@ def test_recomputed_equals_unrolled(name: str, model: Model, shape: tuple[int, .
     if inner.micro_batch and isinstance(model, ConvNet):
         pytest.skip("batch statistics do not allow micro-batches")
     theta, episode = theta_of(model, inner), class_episode(3, shape)
-    unrolled, _ = MAML(inner, Unrolled())(model, theta, episode, key=0)
+    unrolled, _ = MAML(inner, FullGraph())(model, theta, episode, key=0)
     recomputed, _ = MAML(inner)(model, theta, episode, key=0)
     for parameter, value in unrolled.items():
         torch.testing.assert_close(recomputed[parameter], value, rtol=1e-10, atol=1e-12)
@@ -165,6 +165,6 @@ def test_adam_with_zero_gradients_has_finite_second_order() -> None:
     model = QuadraticModel(2)
     episode = quadratic_episode(1, 2)
     theta = {"theta": episode.query.targets[0, 0].clone()}  # at the optimum: gradient exactly zero
-    for through in (Unrolled(), Exact()):
+    for through in (FullGraph(), Exact()):
         found, _ = MAML(InnerLoop(Adam(0.1), steps=3), through)(model, theta, episode, key=0)
         assert torch.isfinite(found["theta"]).all()

@@ -10,9 +10,7 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.trees import dot, norm, stack_tasks, subtract
 from metascale.core.types import Batch, Episode, Params
-from metascale.hypergrad.diagonal import Diagonal
-from metascale.hypergrad.gauss_newton import GaussNewton
-from metascale.hypergrad.hvp import Exact, FiniteDifference, Zero
+from metascale.hypergrad.curvature import Diagonal, Exact, FiniteDifference, GaussNewton, Zero
 from metascale.hypergrad.linear import CG, Direct, Identity, Neumann, SolveFailed
 from metascale.hypergrad.problem import BilevelProblem
 from metascale.hypergrad.sama import SAMA

@@ -22,10 +22,7 @@ from metascale.models.objectives import squared_error_per_task
 from metascale.parallel.execution import Execution
 from metascale.testing.closed_forms import QuadraticModel
 from metascale.testing.smooth_classifier import SmoothClassifier
-from metascale.training.elementwise_optimizers import Lion
-from metascale.training.in_place import InPlaceAdamW
-from metascale.training.matrix_optimizers import LAMB, Muon
-from metascale.training.optimizers import SGD, Adam, Optimizer
+from metascale.training.optimizers import LAMB, SGD, Adam, InPlaceAdamW, Lion, Muon, Optimizer
 from tests.meta.episodes import class_episode, quadratic_episode
 
 MODEL = MLP(n_inputs=5, n_outputs=3, width=7, depth=1)

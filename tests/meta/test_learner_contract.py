@@ -14,7 +14,7 @@ from metascale.core.types import Episode, Model, Params
 from metascale.meta.gradients import FOMAML, MAML, EpisodeReport, MetaGradient, Reptile, query_gradient
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.meta.reverse import Unrolled
+from metascale.meta.reverse import FullGraph
 from metascale.models.mlp import MLP
 from metascale.parallel.execution import Execution
 from metascale.testing.closed_forms import QuadraticModel
@@ -36,9 +36,9 @@ SHIPPED: dict[str, tuple[Make, str, dict[str, Any]]] = {
     "reptile with query report": (lambda inner: Reptile(inner, report_query=True), "reptile", {}),
     "fomaml": (FOMAML, "fomaml", {}),
     "maml exact": (MAML, "maml", {}),
-    "maml unrolled": (lambda inner: MAML(inner, Unrolled()), "maml", {}),
+    "maml unrolled": (lambda inner: MAML(inner, FullGraph()), "maml", {}),
     "meta-sgd exact": (MAML, "maml", {"learn_rates": True}),
-    "meta-sgd unrolled": (lambda inner: MAML(inner, Unrolled()), "maml", {"learn_rates": True}),
+    "meta-sgd unrolled": (lambda inner: MAML(inner, FullGraph()), "maml", {"learn_rates": True}),
     "first-order meta-sgd": (FOMAML, "fomaml", {"learn_rates": True}),
 }
 

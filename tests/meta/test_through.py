@@ -13,13 +13,19 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.trees import dot, norm, stack_tasks, subtract
 from metascale.core.types import Batch, Episode, Model, OutputModel, Params
-from metascale.hypergrad.blocks import BlockDiagonal
-from metascale.hypergrad.diagonal import Diagonal
-from metascale.hypergrad.gauss_newton import GaussNewton
-from metascale.hypergrad.hvp import Curvature, Exact, FiniteDifference, LossPoint, Zero
+from metascale.hypergrad.curvature import (
+    BlockDiagonal,
+    Curvature,
+    Diagonal,
+    Exact,
+    FiniteDifference,
+    GaussNewton,
+    LossPoint,
+    Zero,
+)
 from metascale.meta.gradients import FOMAML, MAML, Reptile
 from metascale.meta.inner import InnerLoop
-from metascale.meta.reverse import THROUGH, Unrolled, named_through
+from metascale.meta.reverse import THROUGH, FullGraph, named_through
 from metascale.models.convnet import ConvNet
 from metascale.models.mlp import MLP
 from metascale.testing.closed_forms import QuadraticModel
@@ -61,7 +67,7 @@ def test_exact_is_unrolled_with_dropout(name: str) -> None:
     """Masks are repeated in the reverse sweep: with other masks the numbers would differ in the first digit."""
     inner = INNERS[name]
     theta = inner.init(SMOOTH.init(0))
-    unrolled, told = MAML(inner, Unrolled())(SMOOTH, theta, EPISODE, KEY)
+    unrolled, told = MAML(inner, FullGraph())(SMOOTH, theta, EPISODE, KEY)
     exact, report = MAML(inner)(SMOOTH, theta, EPISODE, KEY)
     assert relative(exact, unrolled) < 1e-12
     assert torch.equal(report.query_loss, told.query_loss)
@@ -83,7 +89,7 @@ def test_exact_is_unrolled_on_small_nets(
     inner = INNERS[name]
     theta = {n: v.to(dtype) for n, v in inner.init(model.init(0)).items()}
     episode = class_episode(3, shape).to(dtype=dtype)
-    unrolled, _ = MAML(inner, Unrolled())(model, theta, episode, None)
+    unrolled, _ = MAML(inner, FullGraph())(model, theta, episode, None)
     exact, _ = MAML(inner)(model, theta, episode, None)
     assert all(value.dtype == dtype for value in exact.values())
     assert relative(exact, unrolled) < tolerance
@@ -170,7 +176,7 @@ def test_an_approximation_meets_momentum_and_adam_as_the_exact_one_does() -> Non
         assert relative(found, exact) < 1e-6
 
 
-@pytest.mark.parametrize("estimator", [MAML, FOMAML, lambda inner: MAML(inner, Unrolled())])
+@pytest.mark.parametrize("estimator", [MAML, FOMAML, lambda inner: MAML(inner, FullGraph())])
 def test_micro_batches_of_support_and_query_change_nothing(estimator: type) -> None:
     whole = INNERS["momentum"]
     theta = SMOOTH.init(0)

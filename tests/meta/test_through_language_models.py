@@ -12,11 +12,10 @@ from metascale.core.errors import InputError
 from metascale.core.streams import torch_generator
 from metascale.core.trees import dot, norm, stack_tasks, subtract
 from metascale.core.types import Episode, Params
-from metascale.hypergrad.gauss_newton import GaussNewton
-from metascale.hypergrad.hvp import Exact, FiniteDifference
+from metascale.hypergrad.curvature import Exact, FiniteDifference, GaussNewton
 from metascale.meta.gradients import FOMAML, MAML
 from metascale.meta.inner import InnerLoop
-from metascale.meta.reverse import THROUGH, Unrolled, named_through
+from metascale.meta.reverse import THROUGH, FullGraph, named_through
 from metascale.models.text.adapters import AdapterClassifier
 from metascale.models.text.heads import LearnedHead, PrototypeHead, ZeroHead
 from metascale.training.optimizers import SGD, Adam
@@ -70,7 +69,7 @@ def test_exact_is_unrolled(family: str, name: str, dtype: str, tolerance: float)
     inner, model = INNERS[name], model_of(family, dtype)
     theta = theta_of(model, inner)
     with KeepFloat64():
-        unrolled, _ = MAML(inner, Unrolled())(model, theta, EPISODE, 1)
+        unrolled, _ = MAML(inner, FullGraph())(model, theta, EPISODE, 1)
         exact, _ = MAML(inner)(model, theta, EPISODE, 1)
     assert relative(exact, unrolled) < tolerance
     first, _ = FOMAML(inner)(model, theta, EPISODE, 1)
@@ -78,7 +77,7 @@ def test_exact_is_unrolled(family: str, name: str, dtype: str, tolerance: float)
 
 
 @pytest.mark.parametrize("head", [ZeroHead(), LearnedHead(), PrototypeHead(), PrototypeHead(differentiable=True)])
-@pytest.mark.parametrize("through", [Unrolled(), Exact()], ids=["unrolled", "exact"])
+@pytest.mark.parametrize("through", [FullGraph(), Exact()], ids=["unrolled", "exact"])
 def test_every_head_agrees_with_finite_differences(head: Any, through: Any) -> None:
     """Prototypes are a function of θ, and yet the inner gradient of an adapter is not taken through them."""
     inner = InnerLoop(SGD(0.05), steps=2)
@@ -140,7 +139,7 @@ def test_bfloat16_repeats_its_own_numbers(checkpoint: Any) -> None:
     inner = InnerLoop(SGD(0.05, momentum=0.9), steps=3, micro_batch=4)
     model = model_of("bert", autocast=torch.bfloat16, checkpoint_blocks=checkpoint)
     theta = theta_of(model, inner)
-    unrolled, _ = MAML(inner, Unrolled())(model, theta, EPISODE, 1)
+    unrolled, _ = MAML(inner, FullGraph())(model, theta, EPISODE, 1)
     exact, _ = MAML(inner)(model, theta, EPISODE, 1)
     full, _ = MAML(inner)(model_of("bert"), theta, EPISODE, 1)
     assert relative(exact, unrolled) < 1e-2

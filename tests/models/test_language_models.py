@@ -20,7 +20,7 @@ from metascale.models.resnet_bk import ResNetBK
 from metascale.models.transformer import Transformer, rotate
 from metascale.testing.language_contract import check_language_model
 from metascale.training.flops import count_flops
-from metascale.training.in_place import InPlaceAdamW
+from metascale.training.optimizers import InPlaceAdamW
 
 LANGUAGE_MODELS: dict[str, LanguageModel] = {
     "transformer": Transformer(11, 16, 2, 2, 16),

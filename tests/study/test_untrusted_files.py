@@ -40,7 +40,7 @@ def test_the_bomb_works(tmp_path):
     assert (tmp_path / "mark").exists()
 
 
-PIPES = PACKAGE / "parallel" / "messages.py"
+PIPES = PACKAGE / "parallel" / "processes.py"
 """Speaks with child processes that the program itself started, through pipes, and with nobody else."""
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PIPES]
 
@@ -55,8 +55,11 @@ def test_only_what_came_through_a_pipe_is_unpickled():
     text = PIPES.read_text()
     assert UNSAFE.search(text)
     assert not re.search(r"\b(open|Path|socket|urlopen|Listener)\b", text)
-    users = {path.name for path in FILES if "metascale.parallel.messages" in path.read_text()}
-    assert users == {"processes.py", "task_process.py"}
+    importing = re.compile(r"from metascale\.parallel\.processes import (.+)")
+    imported = {name for path in FILES for line in importing.findall(path.read_text()) for name in line.split(", ")}
+    users = {str(path.relative_to(PACKAGE)) for path in FILES if "metascale.parallel.processes" in path.read_text()}
+    assert users == {"parallel/execution.py"}
+    assert imported == {"task_processes"}
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,8 @@ from metascale.models.classifiers import PerceptronClassifier
 from metascale.models.resnet_bk import ResNetBK
 from metascale.models.transformer import Transformer
 from metascale.training.flops import count_flops, training_flops
-from metascale.training.in_place import InPlaceAdamW
 from metascale.training.loop import Schedule, train
-from metascale.training.optimizers import SGD, Adam, Optimizer
+from metascale.training.optimizers import SGD, Adam, InPlaceAdamW, Optimizer
 from metascale.training.schedules import Constant, Cosine, WarmupStableDecay
 from metascale.training.supervised import SupervisedTraining, train_and_test
 

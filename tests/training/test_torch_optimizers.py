@@ -11,9 +11,7 @@ from torch import nn
 
 from metascale.core.errors import InputError
 from metascale.core.types import Params
-from metascale.training.elementwise_optimizers import Adagrad, Lion
-from metascale.training.matrix_optimizers import LAMB, Muon, orthogonalise
-from metascale.training.optimizers import Adam
+from metascale.training.optimizers import LAMB, Adagrad, Adam, Lion, Muon, orthogonalise
 from metascale.training.torch_optimizers import from_torch
 
 Make = Callable[[nn.Module], torch.optim.Optimizer]

@@ -4,9 +4,8 @@ from metascale.bilevel.api import Data, train
 from metascale.bilevel.applications import DataScorer, LabelCorrector, TaskWeights, WeightNet
 from metascale.bilevel.batches import Shuffled
 from metascale.bilevel.levels import Levels, Pass, from_functions, from_modules, hold
-from metascale.bilevel.state import BilevelState
-from metascale.bilevel.training import BilevelTraining
-from metascale.hypergrad.finite_difference import FiniteDifference
+from metascale.bilevel.training import BilevelState, BilevelTraining
+from metascale.hypergrad.darts import DARTS
 from metascale.hypergrad.implicit import Implicit
 from metascale.hypergrad.linear import CG, Direct, Identity, Neumann
 from metascale.hypergrad.sama import SAMA
@@ -14,13 +13,13 @@ from metascale.hypergrad.unrolled import Unrolled
 
 __all__ = [
     "CG",
+    "DARTS",
     "SAMA",
     "BilevelState",
     "BilevelTraining",
     "Data",
     "DataScorer",
     "Direct",
-    "FiniteDifference",
     "Identity",
     "Implicit",
     "LabelCorrector",

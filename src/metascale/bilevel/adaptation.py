@@ -17,8 +17,7 @@ from metascale.hypergrad.precondition import (
     step_vjp,
 )
 from metascale.hypergrad.problem import Total, alone
-from metascale.training.elementwise_optimizers import Adagrad, Lion, RMSprop
-from metascale.training.optimizers import SGD, Adam, Optimizer, OptimizerState
+from metascale.training.optimizers import SGD, Adagrad, Adam, Lion, Optimizer, OptimizerState, RMSprop
 
 
 @dataclass(frozen=True)

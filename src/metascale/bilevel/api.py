@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from metascale.bilevel.checks import check
 from metascale.bilevel.levels import BoundModule, Levels, ModuleLoss, Pass, from_modules, keyed_mode
-from metascale.bilevel.state import BilevelState
-from metascale.bilevel.training import Batches, BilevelTraining, Evaluate
+from metascale.bilevel.training import Batches, BilevelState, BilevelTraining, Evaluate, check
 from metascale.core.run import MemoryRun, Run
 from metascale.core.types import Params
 from metascale.hypergrad.problem import HypergradientSolver

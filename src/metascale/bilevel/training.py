@@ -1,7 +1,8 @@
-"""Bilevel training as the training loop sees it: step k is some lower steps and one upper step."""
+"""The state of a bilevel training, and its form as named tensors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -10,15 +11,14 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from metascale.bilevel.adaptation import LastStep, adaptation, check_adaptable, closed_form
-from metascale.bilevel.combinations import refuse_combinations
+from metascale.bilevel.distributed import Alone, Processes, check_wrapped
 from metascale.bilevel.levels import Levels, Pass
-from metascale.bilevel.parallel import Alone, Processes, check_wrapped
-from metascale.bilevel.state import BilevelState, check_finite, copied
 from metascale.bilevel.updates import clipped, differentiable_step, update_in_turn
-from metascale.core.errors import InputError
+from metascale.core.errors import Diverged, InputError
 from metascale.core.streams import address
-from metascale.core.trees import norm
+from metascale.core.trees import norm, require_grad, tree_map
 from metascale.core.types import Params
+from metascale.hypergrad.implicit import Implicit
 from metascale.hypergrad.problem import (
     BilevelProblem,
     Hypergradient,
@@ -26,9 +26,101 @@ from metascale.hypergrad.problem import (
     Loss,
     LowerStep,
     gradients,
+    scalar,
 )
 from metascale.hypergrad.sama import SAMA
-from metascale.training.optimizers import Adam, Optimizer, refuse_overwriting
+from metascale.hypergrad.second import SecondDerivatives
+from metascale.hypergrad.unrolled import Unrolled
+from metascale.training.optimizers import Adam, Optimizer, OptimizerState, refuse_overwriting
+
+
+@dataclass(frozen=True)
+class BilevelState:
+    """After ``step`` upper steps: both levels and their optimisers. A training step consumes it."""
+
+    step: int
+    lower: Params
+    buffers: Params
+    upper: Params
+    lower_optimizer: OptimizerState
+    upper_optimizer: OptimizerState
+
+    def held_apart(self) -> BilevelState:
+        """The same tensors, the lower level's in dictionaries of their own, which a step does not empty."""
+        own = copied(self.lower_optimizer)
+        return replace(self, lower=dict(self.lower), buffers=dict(self.buffers), lower_optimizer=own)
+
+    def tensors(self) -> Params:
+        """The whole state as named tensors."""
+        found: Params = {}
+        for kind in ("lower", "buffers", "upper"):
+            found |= {f"{kind}/{name}": value for name, value in getattr(self, kind).items()}
+        for kind in ("lower_optimizer", "upper_optimizer"):
+            for slot, values in getattr(self, kind).items():
+                found |= {f"{kind}/{slot}/{name}": value for name, value in values.items()}
+        return found
+
+    def with_lower(self, change: Callable[[Params], Params]) -> BilevelState:
+        """``change`` applied to θ and to every slot of its optimiser."""
+        optimizer = {slot: change(values) for slot, values in self.lower_optimizer.items()}
+        return replace(self, lower=change(self.lower), lower_optimizer=optimizer)
+
+    def refilled(self, tensors: Params) -> BilevelState:
+        """This state with other tensors, which take over its devices and its order of names.
+
+        The order is part of the arithmetic: norms are sums over tensors.
+        """
+
+        def level(kind: str, like: Params) -> Params:
+            return {name: tensors[f"{kind}/{name}"].to(value.device) for name, value in like.items()}
+
+        def slots(kind: str, like: OptimizerState) -> OptimizerState:
+            return {slot: level(f"{kind}/{slot}", values) for slot, values in like.items()}
+
+        return BilevelState(
+            self.step,
+            level("lower", self.lower),
+            level("buffers", self.buffers),
+            level("upper", self.upper),
+            slots("lower_optimizer", self.lower_optimizer),
+            slots("upper_optimizer", self.upper_optimizer),
+        )
+
+
+def copied(state: OptimizerState) -> OptimizerState:
+    """The same tensors in dictionaries of their own."""
+    return {slot: dict(values) for slot, values in state.items()}
+
+
+def check_finite(row: Mapping[str, float | None], k: int) -> None:
+    """Refuse to go on from a step whose numbers are not finite; a residual may be absent.
+
+    Raises:
+        Diverged: one is not; the message names it.
+    """
+    for name, value in row.items():
+        if value is not None and name != "solver_residual" and not math.isfinite(value):
+            raise Diverged(f"{name} is {value} at step {k}", step=k)
+
+
+def refuse_combinations(method: HypergradientSolver, unroll_steps: int, roll_back: bool) -> None:
+    """Refuse a method that asks for other lower steps than it will see, or whose effect is taken back.
+
+    Raises:
+        InputError: so it is; names both settings.
+    """
+    if method.remembers > unroll_steps:
+        raise InputError(
+            f"the method differentiates {method.remembers} lower steps, more than the {unroll_steps} of unroll_steps"
+        )
+    if isinstance(method, Unrolled) and 0 < method.remembers < unroll_steps and not method.truncated:
+        raise InputError(
+            f"Unrolled(steps={method.remembers}) sees a part of the {unroll_steps} lower steps of unroll_steps; set "
+            "truncated=True to differentiate the last ones alone"
+        )
+    if roll_back and isinstance(method, SAMA) and method.multitask:
+        raise InputError("roll_back takes back the move of θ that multitask=True asks for; choose one of them")
+
 
 Batches: TypeAlias = Callable[[int], Any]
 """Batch number n, a function of n alone."""
@@ -295,3 +387,41 @@ class _Statistics:
 
     buffers: Params
     held: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+
+
+def check(training: BilevelTraining) -> None:
+    """Run both losses once, and a second derivative where the method takes some.
+
+    Raises:
+        InputError: a loss is not one number, an upper parameter never enters the lower loss, the upper loss does not
+            depend on the lower parameters, or the lower loss lacks the second derivatives that the method needs.
+    """
+    start = training.levels.start()
+    theta, lam = require_grad(start.lower), require_grad(start.upper)
+    batch, key = training.lower_batches(0), 0
+    lower = training.levels.lower_loss(theta, lam, batch, Pass(key, start.buffers))
+    scalar(lower, "the lower loss")
+    inputs = [*theta.values(), *lam.values()]
+    if not lower.requires_grad:
+        raise InputError("the lower loss depends on neither the lower nor the upper parameters")
+    found = torch.autograd.grad(lower, inputs, allow_unused=True)
+    if all(g is None for g in found[: len(theta)]):
+        raise InputError("the lower loss does not depend on the lower parameters")
+    untouched = [name for name, g in zip(lam, found[len(theta) :], strict=True) if g is None]
+    if untouched:
+        raise InputError(
+            f"the lower loss never touches the upper parameter{'s' * (len(untouched) > 1)} "
+            f"{', '.join(map(repr, untouched[:5]))}{' and others' if len(untouched) > 5 else ''}: no hypergradient can "
+            "reach them; use them in the lower loss or set requires_grad=False"
+        )
+    upper = scalar(
+        training.levels.upper_loss(theta, lam, training.upper_batches(0), Pass(key, start.buffers)), "the upper loss"
+    )
+    reached = torch.autograd.grad(upper, list(theta.values()), allow_unused=True) if upper.requires_grad else [None]
+    if all(g is None for g in reached):
+        raise InputError("the upper loss does not depend on the lower parameters, so there is nothing to learn from it")
+    if isinstance(training.method, Implicit | Unrolled):
+        second = SecondDerivatives(
+            [lambda t, u: training.levels.lower_loss(t, u, batch, Pass(key, start.buffers))], start.lower, start.upper
+        )
+        second.hessian(tree_map(torch.ones_like, start.lower))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from metascale.core.errors import InputError
 from metascale.core.types import Params
-from metascale.hypergrad.finite_difference import check_mixed
+from metascale.hypergrad.darts import check_mixed
 from metascale.hypergrad.problem import BilevelProblem, Hypergradient, subtract_indirect, upper_gradients
 from metascale.hypergrad.second import (
     Mixed,

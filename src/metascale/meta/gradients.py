@@ -16,10 +16,9 @@ from metascale.core.errors import InputError
 from metascale.core.streams import address
 from metascale.core.trees import mean_tasks, require_grad, stack_tasks, subtract
 from metascale.core.types import Batch, Episode, Model, Params
-from metascale.hypergrad.hvp import Exact, Zero, loss_and_gradient, losses_of
-from metascale.meta.inner import RATE_PREFIX, InnerLoop, InnerState
-from metascale.meta.objective import loss_parts
-from metascale.meta.reverse import Sweep, Through, Unrolled, back_through_begin, begin, follow, unrolled_adjoint
+from metascale.hypergrad.curvature import Exact, Zero, loss_and_gradient, losses_of
+from metascale.meta.inner import RATE_PREFIX, InnerLoop, InnerState, loss_parts
+from metascale.meta.reverse import FullGraph, Sweep, Through, back_through_begin, begin, follow, unrolled_adjoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +145,7 @@ class MAML:
     Args:
         inner: the inner loop.
         through: how to go back through the inner steps. `Exact` stores the states and differentiates one inner step at
-            a time, in reverse; `Unrolled` keeps the graph of the whole trajectory: the same number to rounding, in
+            a time, in reverse; `FullGraph` keeps the graph of the whole trajectory: the same number to rounding, in
             memory that grows with K. The other curvatures replace the Hessian by an approximation, and `Zero` makes
             this `FOMAML`.
 
@@ -163,7 +162,7 @@ class MAML:
         if self.through.second_order:
             model.require_second_order()
         stacked = stack_tasks(theta, episode.n_tasks)
-        if isinstance(self.through, Unrolled):
+        if isinstance(self.through, FullGraph):
             leaves = require_grad(stacked)
             with torch.enable_grad():
                 trajectory = self.inner.iterate(model, leaves, episode.support, key=key, create_graph=True)

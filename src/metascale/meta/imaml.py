@@ -10,11 +10,10 @@ from metascale.core.errors import InputError
 from metascale.core.streams import address
 from metascale.core.trees import mean_tasks, stack_tasks, tree_map
 from metascale.core.types import Episode, Model, Params
-from metascale.hypergrad.hvp import Curvature, Exact, LossPoint, Zero, loss_and_gradient, norm_per_task
+from metascale.hypergrad.curvature import Curvature, Exact, LossPoint, Zero, loss_and_gradient, norm_per_task
 from metascale.hypergrad.linear import CG, Identity, LinearSolver, SolveFailed
 from metascale.meta.gradients import EpisodeReport, ends, episode_report, query_gradient
-from metascale.meta.inner import InnerLoop, InnerState
-from metascale.meta.objective import loss_parts
+from metascale.meta.inner import InnerLoop, InnerState, loss_parts
 from metascale.meta.reverse import back_through_begin, begin
 
 

@@ -19,24 +19,31 @@ from metascale.core.errors import InputError
 from metascale.core.streams import address
 from metascale.core.trees import add, require_grad
 from metascale.core.types import Batch, Episode, Model, Params
-from metascale.hypergrad.blocks import BlockDiagonal
-from metascale.hypergrad.diagonal import Diagonal
-from metascale.hypergrad.gauss_newton import GaussNewton
-from metascale.hypergrad.hvp import Curvature, Exact, FiniteDifference, LossPoint, Zero, pull_back
+from metascale.hypergrad.curvature import (
+    BlockDiagonal,
+    Curvature,
+    Diagonal,
+    Exact,
+    FiniteDifference,
+    GaussNewton,
+    LossPoint,
+    Zero,
+    pull_back,
+)
 from metascale.meta.inner import RATE_PREFIX, InnerLoop, InnerState, without_history
 
 
 @dataclass(frozen=True)
-class Unrolled:
+class FullGraph:
     """Keep the graph of the whole trajectory and let autograd go back through it; the memory grows with K."""
 
     second_order: ClassVar[bool] = True
 
 
-Through: TypeAlias = "Unrolled | Curvature"
+Through: TypeAlias = "FullGraph | Curvature"
 
 THROUGH: Mapping[str, Callable[[int], Through]] = {
-    "unrolled": lambda probes: Unrolled(),
+    "unrolled": lambda probes: FullGraph(),
     "exact": lambda probes: Exact(),
     "gauss_newton": lambda probes: GaussNewton(),
     "block_diagonal": lambda probes: BlockDiagonal(),

@@ -12,9 +12,8 @@ from torch import nn
 
 from metascale.bilevel.applications import TaskWeights
 from metascale.bilevel.batches import Shuffled
-from metascale.bilevel.checks import check
 from metascale.bilevel.levels import BoundModule, from_modules
-from metascale.bilevel.training import BilevelTraining
+from metascale.bilevel.training import BilevelTraining, check
 from metascale.core.run import Run
 from metascale.core.streams import generator
 from metascale.core.trees import n_elements

@@ -18,10 +18,8 @@ from metascale.hypergrad.problem import BilevelProblem, Hypergradient, Hypergrad
 from metascale.hypergrad.sama import SAMA
 from metascale.hypergrad.unrolled import Unrolled
 from metascale.recipes.hypergradient_bias import BiasConfig
-from metascale.training.elementwise_optimizers import Adagrad, Lion, RMSprop
 from metascale.training.loop import Schedule, train
-from metascale.training.matrix_optimizers import LAMB, Muon
-from metascale.training.optimizers import SGD, Adam, Optimizer
+from metascale.training.optimizers import LAMB, SGD, Adagrad, Adam, Lion, Muon, Optimizer, RMSprop
 from metascale.workflow.recipe import load_recipe
 
 STEP = 0.3

@@ -17,9 +17,9 @@ from metascale.tasks.supervised.ngrams import floors
 from metascale.tasks.supervised.token_stream import TokenStream
 from metascale.tasks.supervised.wikitext import wikitext
 from metascale.training.flops import TrainingFlops, training_flops
-from metascale.training.in_place import InPlaceAdamW
 from metascale.training.loop import Schedule
 from metascale.training.memory import KINDS, LiveBytes, MemoryReport, WatchedModel, measure_memory
+from metascale.training.optimizers import InPlaceAdamW
 from metascale.training.schedules import Constant, Cosine, RateSchedule, WarmupStableDecay
 from metascale.training.supervised import SupervisedTraining, train_and_test
 from metascale.workflow.pruning import train_or_prune

@@ -12,14 +12,13 @@ from torch import nn
 
 from metascale.bilevel.applications import LabelCorrector, WeightNet
 from metascale.bilevel.batches import Shuffled
-from metascale.bilevel.checks import check
 from metascale.bilevel.levels import BoundModule, ModuleLoss, from_modules
-from metascale.bilevel.training import Batches, BilevelState, BilevelTraining
+from metascale.bilevel.training import Batches, BilevelState, BilevelTraining, check
 from metascale.core.errors import InputError
 from metascale.core.run import Run
 from metascale.core.streams import generator
 from metascale.core.trees import n_elements
-from metascale.hypergrad.finite_difference import FiniteDifference
+from metascale.hypergrad.darts import DARTS
 from metascale.hypergrad.implicit import Implicit
 from metascale.hypergrad.linear import CG, Identity, Neumann
 from metascale.hypergrad.problem import HypergradientSolver
@@ -136,7 +135,7 @@ def hypergradient(settings: NoisyLabelsConfig) -> HypergradientSolver:
     solvers: dict[str, HypergradientSolver] = {
         "sama": SAMA(alpha=settings.alpha, multitask=settings.multitask),
         "sama_unadapted": SAMA(alpha=settings.alpha, adapt=False, multitask=settings.multitask),
-        "darts": FiniteDifference(step=settings.lower_lr, alpha=settings.alpha),
+        "darts": DARTS(step=settings.lower_lr, alpha=settings.alpha),
         "identity": Implicit(Identity(1.0, measure=False)),
         "cg": Implicit(CG(max_iterations=5, damping=1.0, on_failure="report")),
         "neumann": Implicit(Neumann(terms=5, step=0.1, damping=1.0, on_failure="report")),

@@ -17,8 +17,8 @@ from metascale.study.search.search import PRUNE_KEY
 from metascale.tasks.supervised.image_set import ImageSet
 from metascale.tasks.supervised.mnist import mnist, small_digits
 from metascale.training.flops import training_flops
-from metascale.training.in_place import InPlaceAdamW
 from metascale.training.loop import Schedule, TrainResult
+from metascale.training.optimizers import InPlaceAdamW
 from metascale.training.supervised import SupervisedState, SupervisedTraining, train_and_test
 from metascale.workflow.pruning import train_or_prune
 from metascale.workflow.recipe import is_search, load_recipe

@@ -6,10 +6,11 @@ outer loop. Being element-wise, they treat every task's slice as an optimiser of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import torch
+from torch.optim.adamw import adamw
 
 from metascale.core.errors import InputError
 from metascale.core.trees import dot, tree_map
@@ -146,3 +147,277 @@ def clip_norm_per_task(grads: Params, max_norm: float) -> Params:
     squares = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in grads.values()]).sum(0)
     factor = (max_norm / squares.clamp_min(1e-24).sqrt()).clamp(max=1.0)
     return tree_map(lambda g: g * factor.view(-1, *[1] * (g.ndim - 1)), grads)
+
+
+def descend(params: Params, steps: Params, rates: float | Params) -> Params:
+    """params − rates · steps."""
+    if isinstance(rates, dict):
+        return tree_map(lambda p, s, r: p - r * s, params, steps, rates)
+    return tree_map(lambda p, s: torch.sub(p, s, alpha=rates), params, steps)
+
+
+def root(square: torch.Tensor) -> torch.Tensor:
+    """√ with the derivative 0 at 0, where the true one is infinite."""
+    alive = square > 0
+    return torch.where(alive, torch.where(alive, square, 1.0).sqrt(), 0.0)
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """s ← decay · s + (1 − decay) · g²; step lr · g / (√s + eps), with heavy-ball momentum on top when it is not 0
+    (Tieleman and Hinton 2012, in the form of torch.optim.RMSprop).
+    """
+
+    lr: float
+    decay: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+
+    def init(self, params: Params) -> OptimizerState:
+        state = {"v": tree_map(torch.zeros_like, params)}
+        return {**state, "velocity": tree_map(torch.zeros_like, params)} if self.momentum else state
+
+    def update(
+        self, params: Params, grads: Params, state: OptimizerState, rates: float | Params = 1.0
+    ) -> tuple[Params, OptimizerState]:
+        v = tree_map(lambda s, g: torch.lerp(s, g * g, 1 - self.decay), state["v"], grads)
+        steps = tree_map(lambda g, s: g / (root(s) + self.eps), grads, v)
+        after: OptimizerState = {"v": v}
+        if self.momentum:
+            steps = tree_map(lambda b, d: self.momentum * b + d, state["velocity"], steps)
+            after["velocity"] = steps
+        return descend(params, tree_map(lambda d: self.lr * d, steps), rates), after
+
+
+@dataclass(frozen=True)
+class Adagrad:
+    """s ← s + g²; step lr / (1 + (t − 1) · lr_decay) · g / (√s + eps) (Duchi et al. 2011, as torch.optim.Adagrad)."""
+
+    lr: float
+    lr_decay: float = 0.0
+    eps: float = 1e-10
+    initial: float = 0.0
+
+    def init(self, params: Params) -> OptimizerState:
+        return {
+            "v": tree_map(lambda p: torch.full_like(p, self.initial), params),
+            "count": {"count": torch.zeros((), dtype=torch.float64)},
+        }
+
+    def rate(self, count: float) -> float:
+        """The rate of step number ``count``, from 1."""
+        return self.lr / (1 + (count - 1) * self.lr_decay)
+
+    def update(
+        self, params: Params, grads: Params, state: OptimizerState, rates: float | Params = 1.0
+    ) -> tuple[Params, OptimizerState]:
+        count = state["count"]["count"] + 1
+        v = tree_map(lambda s, g: s + g * g, state["v"], grads)
+        rate = self.rate(float(count))
+        steps = tree_map(lambda g, s: rate * g / (root(s) + self.eps), grads, v)
+        return descend(params, steps, rates), {"v": v, "count": {"count": count}}
+
+
+@dataclass(frozen=True)
+class Lion:
+    """Step lr · (sign(c) + weight_decay · θ), c = β₁m + (1 − β₁)g; m ← β₂m + (1 − β₂)g (Chen et al. 2023,
+    arXiv 2302.06675).
+
+    Args:
+        softness: 0 is Lion itself, whose step has a zero derivative wherever it has one. Above 0 the sign becomes
+            c / √(c² + (softness · rms(c))²), one rms per tensor: another optimiser, with a useful derivative.
+    """
+
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+    softness: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.softness < 0:
+            raise InputError(f"softness of Lion must not be negative, not {self.softness}")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a step depends on all numbers of a tensor."""
+        return self.softness > 0
+
+    def init(self, params: Params) -> OptimizerState:
+        return {"m": tree_map(torch.zeros_like, params)}
+
+    def _direction(self, c: torch.Tensor) -> torch.Tensor:
+        if not self.softness:
+            return c.sign()
+        width = self.softness**2 * c.square().mean()
+        return c / torch.where(width > 0, c.square() + width, 1.0).sqrt()
+
+    def update(
+        self, params: Params, grads: Params, state: OptimizerState, rates: float | Params = 1.0
+    ) -> tuple[Params, OptimizerState]:
+        directions = tree_map(lambda m, g: self._direction(torch.lerp(m, g, 1 - self.beta1)), state["m"], grads)
+        steps = tree_map(lambda d, p: self.lr * (d + self.weight_decay * p), directions, params)
+        m = tree_map(lambda a, g: torch.lerp(a, g, 1 - self.beta2), state["m"], grads)
+        return descend(params, steps, rates), {"m": m}
+
+
+@dataclass(frozen=True)
+class LAMB:
+    """Adam's direction, scaled tensor by tensor to ‖θ‖ / ‖direction‖ (You et al. 2020, arXiv 1904.00962, algorithm 2).
+
+    The scale is 1 where either norm is 0. Weight decay is part of the direction, as there.
+    """
+
+    mixes: ClassVar[bool] = True
+
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+
+    def init(self, params: Params) -> OptimizerState:
+        return Adam(self.lr).init(params)
+
+    def update(
+        self, params: Params, grads: Params, state: OptimizerState, rates: float | Params = 1.0
+    ) -> tuple[Params, OptimizerState]:
+        count = state["count"]["count"] + 1
+        m = tree_map(lambda a, g: torch.lerp(a, g, 1 - self.beta1), state["m"], grads)
+        v = tree_map(lambda a, g: torch.lerp(a, g * g, 1 - self.beta2), state["v"], grads)
+        c1, c2 = 1 - self.beta1 ** float(count), 1 - self.beta2 ** float(count)
+
+        def step(first: torch.Tensor, second: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            direction = (first / c1) / (root(second) / c2**0.5 + self.eps) + self.weight_decay * value
+            size, length = root(value.square().sum()), root(direction.square().sum())
+            trust = torch.where((size > 0) & (length > 0), size / torch.where(length > 0, length, 1.0), 1.0)
+            return self.lr * trust * direction
+
+        return descend(params, tree_map(step, m, v, params), rates), {"m": m, "v": v, "count": {"count": count}}
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Momentum, orthogonalised by Newton–Schulz, for matrices; ``other`` for every other tensor (Jordan et al. 2024).
+
+    As torch.optim.Muon for matrices, but the iteration runs in the parameters' own precision, not in bfloat16.
+
+    Args:
+        lr: of the matrices.
+        scaling: ``"original"`` multiplies by √max(1, rows / columns), ``"match_rms_adamw"`` by 0.2 √max(rows, columns).
+        other: the optimiser of vectors, scalars and tensors of more than two dimensions.
+    """
+
+    mixes: ClassVar[bool] = True
+
+    lr: float
+    momentum: float = 0.95
+    nesterov: bool = True
+    weight_decay: float = 0.1
+    steps: int = 5
+    scaling: Literal["original", "match_rms_adamw"] = "original"
+    other: Adam = field(default_factory=lambda: Adam(1e-3))
+
+    def init(self, params: Params) -> OptimizerState:
+        matrices, rest = split_matrices(params)
+        return {"velocity": tree_map(torch.zeros_like, matrices), **self.other.init(rest)}
+
+    def _scale(self, shape: torch.Size) -> float:
+        rows, columns = shape
+        if self.scaling == "original":
+            return max(1.0, rows / columns) ** 0.5
+        return 0.2 * max(rows, columns) ** 0.5
+
+    def update(
+        self, params: Params, grads: Params, state: OptimizerState, rates: float | Params = 1.0
+    ) -> tuple[Params, OptimizerState]:
+        matrices, rest = split_matrices(params)
+        velocity = {n: torch.lerp(state["velocity"][n], grads[n], 1 - self.momentum) for n in matrices}
+        moved = {n: torch.lerp(grads[n], b, self.momentum) if self.nesterov else b for n, b in velocity.items()}
+        steps = {
+            name: self.lr * (self._scale(p.shape) * orthogonalise(moved[name], self.steps) + self.weight_decay * p)
+            for name, p in matrices.items()
+        }
+        others = {slot: values for slot, values in state.items() if slot != "velocity"}
+        stepped, others = self.other.update(rest, {n: grads[n] for n in rest}, others, rates)
+        stepped |= descend(matrices, steps, rates)
+        return {name: stepped[name] for name in params}, {"velocity": velocity, **others}
+
+
+def split_matrices(params: Params) -> tuple[Params, Params]:
+    """The tensors of two dimensions, and the rest."""
+    matrices = {name: value for name, value in params.items() if value.ndim == 2}
+    return matrices, {name: value for name, value in params.items() if name not in matrices}
+
+
+def orthogonalise(matrix: torch.Tensor, steps: int) -> torch.Tensor:
+    """Singular values driven towards 1 by the quintic Newton–Schulz iteration of Muon."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / root(x.square().sum()).clamp_min(1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
+
+
+@dataclass(frozen=True)
+class InPlaceAdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), in torch's fused kernel.
+
+    An `Optimizer` whose ``update`` overwrites parameters and state and returns the same objects: half the memory and a
+    fraction of the passes of `Adam`, no derivatives through the update. Parameters with fewer than two dimensions
+    (gains, biases) are not decayed.
+
+    Args:
+        lr: learning rate; ``rates`` of ``update`` multiplies it.
+        weight_decay: per unit of the learning rate before ``rates`` of single tensors: a tensor's decay follows the
+            schedule but not its own multiplier, so that under μP it does not depend on the width.
+    """
+
+    overwrites: ClassVar[bool] = True
+
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def init(self, params: Params) -> OptimizerState:
+        return {
+            "m": tree_map(lambda value: torch.zeros_like(value, requires_grad=False), params),
+            "v": tree_map(lambda value: torch.zeros_like(value, requires_grad=False), params),
+            "count": {"count": torch.zeros((), dtype=torch.float32)},
+        }
+
+    @torch.no_grad()
+    def update(
+        self, params: Params, grads: Params, state: OptimizerState, rates: float | Params = 1.0
+    ) -> tuple[Params, OptimizerState]:
+        groups: dict[tuple[float, bool], list[str]] = {}
+        for name, value in params.items():
+            rate = float(rates[name]) if isinstance(rates, dict) else rates
+            groups.setdefault((rate, value.ndim >= 2), []).append(name)
+        # Vectors have no multiplier of their own; where there are none, the largest rate has the smallest.
+        base = next((rate for rate, decayed in groups if not decayed), max((rate for rate, _ in groups), default=1.0))
+        for (rate, decayed), names in groups.items():
+            steps = [state["count"]["count"].to(params[names[0]].device, copy=True) for _ in names]
+            adamw(
+                [params[name] for name in names],
+                [grads[name] for name in names],
+                [state["m"][name] for name in names],
+                [state["v"][name] for name in names],
+                [],
+                steps,
+                fused=True,
+                amsgrad=False,
+                beta1=self.beta1,
+                beta2=self.beta2,
+                lr=self.lr * rate,
+                weight_decay=self.weight_decay * base / rate if decayed and rate else 0.0,
+                eps=self.eps,
+                maximize=False,
+            )
+        state["count"]["count"] += 1
+        return params, state

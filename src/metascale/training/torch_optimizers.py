@@ -9,9 +9,7 @@ import torch
 from torch import nn
 
 from metascale.core.errors import InputError
-from metascale.training.elementwise_optimizers import Adagrad, RMSprop
-from metascale.training.matrix_optimizers import Muon
-from metascale.training.optimizers import SGD, Adam, Optimizer, OptimizerState
+from metascale.training.optimizers import SGD, Adagrad, Adam, Muon, Optimizer, OptimizerState, RMSprop
 
 Group = Mapping[str, Any]
 _RUNNING_ONLY = ("params", "foreach", "fused", "capturable", "differentiable", "param_names")

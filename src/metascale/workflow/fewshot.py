@@ -11,7 +11,7 @@ from metascale.core.files import sha256_of
 from metascale.core.run import Run
 from metascale.core.trees import n_elements
 from metascale.core.types import Model, Params
-from metascale.hypergrad.hvp import Exact
+from metascale.hypergrad.curvature import Exact
 from metascale.hypergrad.linear import CG, Identity
 from metascale.meta.baselines import (
     Arena,
@@ -27,7 +27,7 @@ from metascale.meta.gradients import FOMAML, MAML, MetaGradient, Reptile
 from metascale.meta.imaml import ImplicitMAML
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.meta.reverse import Unrolled, named_through
+from metascale.meta.reverse import FullGraph, named_through
 from metascale.meta.training import MetaTraining
 from metascale.parallel.execution import Execution
 from metascale.parallel.out_of_memory import MicroBatches
@@ -104,7 +104,7 @@ def make_gradient(settings: FewShotConfig) -> MetaGradient:
         "imaml": lambda: ImplicitMAML(
             inner,
             CG(settings.cg_steps) if settings.cg_steps else Identity(measure=False),
-            Exact() if isinstance(through, Unrolled) else through,
+            Exact() if isinstance(through, FullGraph) else through,
         ),
     }
     return gradients[method]()

@@ -27,8 +27,7 @@ from metascale.meta.learner import MetaLearner
 from metascale.models.convnet import ConvNet
 from metascale.parallel.budget import fit_to_budget
 from metascale.parallel.execution import Execution
-from metascale.parallel.messages import pack, pack_around_model, portable, unpack
-from metascale.parallel.processes import ProcessEnded, task_processes
+from metascale.parallel.processes import ProcessEnded, pack, pack_around_model, portable, task_processes, unpack
 from metascale.testing.smooth_classifier import SmoothClassifier
 from metascale.training.memory import LiveBytes
 from metascale.training.optimizers import SGD
@@ -301,7 +300,7 @@ def test_a_class_of_the_script_that_was_started_is_refused_in_a_sentence(tmp_pat
 
 def test_a_script_needs_no_guard_and_its_processes_end_with_it_even_when_killed(tmp_path: Path) -> None:
     rest = """
-        from tests.meta.test_processes import Task
+        from tests.parallel.test_processes import Task
         print(len(two.map(Task("work"), episode)), *(process.pid for process in task_processes().processes), flush=True)
         if sys.argv[1:] == ["stay"]:
             time.sleep(600)

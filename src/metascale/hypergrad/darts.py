@@ -19,7 +19,7 @@ from metascale.hypergrad.second import MIXED, Mixed, difference_step, mixed_by_d
 
 
 @dataclass(frozen=True)
-class FiniteDifference:
+class DARTS:
     """θ' = θ − step · ∇_θℓ(θ, λ); ∂M/∂λ(θ') − step · (∂²ℓ/∂λ∂θ)(θ) ∇_θM(θ') (Liu et al. 2019, arXiv 1806.09055, eq. 7).
 
     It is the exact derivative of one plain gradient step; with the real steps of training in place of the virtual one
@@ -39,7 +39,7 @@ class FiniteDifference:
     def __post_init__(self) -> None:
         check_mixed(self.mixed, self.alpha)
         if self.step <= 0:
-            raise InputError(f"step of FiniteDifference must be positive, not {self.step}")
+            raise InputError(f"step of DARTS must be positive, not {self.step}")
 
     @property
     def remembers(self) -> int:
@@ -50,7 +50,7 @@ class FiniteDifference:
         return False
 
     def __call__(self, problem: BilevelProblem, lower: Params, upper: Params) -> Hypergradient:
-        refuse_reducer(problem, "FiniteDifference")
+        refuse_reducer(problem, "DARTS")
         _, slope, _ = gradients(problem.lower_parts, lower, upper, of_upper=False)
         loss, v, direct = upper_gradients(problem, add(lower, slope, -self.step), upper)
         if self.mixed == "exact":
