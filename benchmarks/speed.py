@@ -24,7 +24,7 @@ from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
 from metascale.meta.reverse import FullGraph, named_through
 from metascale.models.convnet import ConvNet
-from metascale.models.mlp import MLP
+from metascale.models.perceptron import Perceptron
 from metascale.parallel.execution import Execution
 from metascale.training.flops import count_flops
 from metascale.training.optimizers import SGD, Adam
@@ -65,7 +65,7 @@ def texts(n_tasks: int, n_tokens: int, vocabulary: int, support: int, query: int
 def cases(only: list[str], device: str) -> Iterator[Case]:
     if "digits" in only:
         inner = InnerLoop(SGD(0.1), steps=5)
-        model = MLP(64, 5, width=64, depth=2)
+        model = Perceptron(64, 5, width=64, depth=2)
         yield Case(
             "digits MLP, MAML K=5", model, MAML(inner, FullGraph()), lambda t: vectors(t, (1, 8, 8), 5, 5, 75, device)
         )

@@ -11,7 +11,7 @@ from metascale.meta.gradients import Reptile
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
 from metascale.meta.training import MetaTraining
-from metascale.models.mlp import MLP
+from metascale.models.perceptron import Perceptron
 from metascale.tasks.digits import digits_tasks
 from metascale.training.loop import Schedule, train
 from metascale.training.optimizers import SGD
@@ -19,7 +19,7 @@ from metascale.training.optimizers import SGD
 
 def main(max_steps: int = 1000, n_test_tasks: int = 200) -> Evaluation:
     source = digits_tasks(n_way=5, k_shot=5, n_train_tasks=200)
-    model = MLP(n_inputs=64, n_outputs=5)
+    model = Perceptron(n_inputs=64, n_outputs=5)
     learner = MetaLearner(Reptile(InnerLoop(SGD(lr=0.3), steps=10)), outer=SGD(lr=0.5))
     result = train(MetaTraining(model, learner, source), Schedule(max_steps, patience=5), MemoryRun())
     predictor = adapted_predictor(model, learner.gradient.inner, result.state.params, inner_steps=[0, 1, 10, 50])

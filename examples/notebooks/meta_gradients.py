@@ -18,12 +18,12 @@ from metascale.hypergrad.curvature import BlockDiagonal, Diagonal, GaussNewton
 from metascale.meta.gradients import FOMAML, MAML, Reptile
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.models.mlp import MLP
+from metascale.models.perceptron import Perceptron
 from metascale.tasks.digits import digits_tasks
 from metascale.training.optimizers import SGD, Adam
 
 tasks = digits_tasks(n_way=5, k_shot=1, n_train_tasks=50)
-model = MLP(n_inputs=64, n_outputs=5)
+model = Perceptron(n_inputs=64, n_outputs=5)
 inner = InnerLoop(SGD(lr=0.3), steps=5)
 episode = tasks.episodes("train", range(32))
 

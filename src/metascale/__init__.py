@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from metascale.meta.gradients import FOMAML, MAML, Reptile
     from metascale.meta.inner import InnerLoop
     from metascale.meta.learner import MetaLearner
-    from metascale.models.mlp import MLP
+    from metascale.models.perceptron import Perceptron
     from metascale.study.design import Study
     from metascale.tasks.digits import digits_tasks
     from metascale.training.optimizers import SGD, Adam
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = [
     "FOMAML",
     "MAML",
-    "MLP",
     "SGD",
     "Adam",
     "Diverged",
@@ -55,6 +54,7 @@ __all__ = [
     "InputError",
     "MetaLearner",
     "MetascaleError",
+    "Perceptron",
     "Reptile",
     "Study",
     "__version__",
@@ -72,7 +72,7 @@ __getattr__, __dir__ = lazy(
     {
         "FOMAML": "metascale.meta.gradients",
         "MAML": "metascale.meta.gradients",
-        "MLP": "metascale.models.mlp",
+        "Perceptron": "metascale.models.perceptron",
         "SGD": "metascale.training.optimizers",
         "Adam": "metascale.training.optimizers",
         "Diverged": "metascale.core.errors",

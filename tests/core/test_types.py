@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metascale.core.types import Batch, Episode, Model, TaskSource
-from metascale.models.mlp import MLP
+from metascale.models.perceptron import Perceptron
 from metascale.tasks.quadratic import QuadraticTasks
 
 
@@ -103,7 +103,7 @@ def test_an_episode_is_cut_by_tasks_together_with_its_names() -> None:
 
 def test_protocols_can_be_asked_for() -> None:
     source: Any = QuadraticTasks()
-    model: Any = MLP(4, 2)
+    model: Any = Perceptron(4, 2)
     assert isinstance(source, TaskSource)
     assert isinstance(model, Model)
     assert not isinstance(model, TaskSource)

@@ -28,7 +28,7 @@ from metascale.hypergrad.curvature import (
     probe_signs,
 )
 from metascale.meta.inner import loss_parts
-from metascale.models.mlp import MLP
+from metascale.models.perceptron import Perceptron
 from metascale.testing.smooth_classifier import SmoothClassifier
 
 T = 3
@@ -40,7 +40,7 @@ def noise(shape: Sequence[int], seed: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def stacked(model: SmoothClassifier | MLP, scale: float = 0.7) -> Params:
+def stacked(model: SmoothClassifier | Perceptron, scale: float = 0.7) -> Params:
     return {
         name: scale * noise((T, *value.shape), number) + value.double()
         for number, (name, value) in enumerate(model.init(0).items())
@@ -235,7 +235,7 @@ def test_a_difference_has_an_error_of_second_order_in_its_step() -> None:
 
 
 def test_gauss_newton_of_squared_errors_and_linear_outputs_is_the_hessian() -> None:
-    model = MLP(2, 2, width=2, depth=1, activation="tanh", loss="squared_error")
+    model = Perceptron(2, 2, width=2, depth=1, activation="tanh", loss="squared_error")
     params = stacked(model)
     batch = Batch({"x": noise((T, 5, 2), 1)}, noise((T, 5, 2), 2))
     at = LossPoint(params, loss_parts(model, batch, None, None))

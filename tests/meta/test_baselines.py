@@ -23,11 +23,11 @@ from metascale.meta.baselines import (
     zero_shot,
 )
 from metascale.meta.inner import InnerLoop
-from metascale.models.mlp import MLP
+from metascale.models.perceptron import Perceptron
 from metascale.tasks.digits import digits_tasks
 from metascale.training.optimizers import SGD
 
-MODEL = MLP(n_inputs=64, n_outputs=5, width=16, depth=1)
+MODEL = Perceptron(n_inputs=64, n_outputs=5, width=16, depth=1)
 
 
 class Watched:

@@ -15,13 +15,13 @@ from metascale.meta.gradients import FOMAML, MAML, MetaGradient, Reptile
 from metascale.meta.inner import InnerLoop
 from metascale.meta.reverse import FullGraph, Through
 from metascale.models.convnet import ConvNet
-from metascale.models.mlp import MLP
+from metascale.models.perceptron import Perceptron
 from metascale.testing.closed_forms import QuadraticModel
 from metascale.training.optimizers import SGD, Adam
 from tests.meta.episodes import class_episode, quadratic_episode
 
 RATE, STEPS = 0.3, 4
-MLP_MODEL = MLP(n_inputs=5, n_outputs=3, width=7, depth=2, activation="tanh")
+MLP_MODEL = Perceptron(n_inputs=5, n_outputs=3, width=7, depth=2, activation="tanh")
 INNERS = {
     "sgd": InnerLoop(SGD(0.3), steps=3),
     "momentum": InnerLoop(SGD(0.1, momentum=0.9), steps=3),
@@ -83,7 +83,7 @@ def test_maml_equals_finite_differences(name: str, through: Through) -> None:
 @pytest.mark.parametrize("name", INNERS)
 @pytest.mark.parametrize(
     ("model", "shape"),
-    [(MLP_MODEL, (5,)), (ConvNet(3, image_size=8, filters=4, n_blocks=2), (1, 8, 8))],
+    [(MLP_MODEL, (5,)), (ConvNet(3, image_size=8, width=4, depth=2), (1, 8, 8))],
     ids=["mlp", "conv"],
 )
 def test_recomputed_equals_unrolled(name: str, model: Model, shape: tuple[int, ...]) -> None:
@@ -100,7 +100,7 @@ def test_recomputed_equals_unrolled(name: str, model: Model, shape: tuple[int, .
 @pytest.mark.parametrize("kind", [Reptile, FOMAML, MAML])
 @pytest.mark.parametrize(
     ("model", "shape"),
-    [(MLP_MODEL, (5,)), (ConvNet(3, image_size=8, filters=4, n_blocks=2), (1, 8, 8))],
+    [(MLP_MODEL, (5,)), (ConvNet(3, image_size=8, width=4, depth=2), (1, 8, 8))],
     ids=["mlp", "conv"],
 )
 def test_batched_tasks_equal_single_tasks(kind: type, model: Model, shape: tuple[int, ...]) -> None:

@@ -17,15 +17,15 @@ from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
 from metascale.meta.training import MetaTraining
 from metascale.models.convnet import ConvNet
-from metascale.models.mlp import MLP
-from metascale.models.objectives import squared_error_per_task
+from metascale.models.network import squared_error_per_task
+from metascale.models.perceptron import Perceptron
 from metascale.parallel.execution import Execution
 from metascale.testing.closed_forms import QuadraticModel
 from metascale.testing.smooth_classifier import SmoothClassifier
 from metascale.training.optimizers import LAMB, SGD, Adam, InPlaceAdamW, Lion, Muon, Optimizer
 from tests.meta.episodes import class_episode, quadratic_episode
 
-MODEL = MLP(n_inputs=5, n_outputs=3, width=7, depth=1)
+MODEL = Perceptron(n_inputs=5, n_outputs=3, width=7, depth=1)
 
 
 class FixedSource:
@@ -59,7 +59,7 @@ def test_reptile_with_outer_sgd_averages_then_interpolates() -> None:
 
 @pytest.mark.parametrize("kind", [Reptile, FOMAML, MAML])
 def test_threads_change_no_bit(kind: type) -> None:
-    model = ConvNet(3, image_size=8, filters=4, n_blocks=2)
+    model = ConvNet(3, image_size=8, width=4, depth=2)
     episode = class_episode(5, (1, 8, 8)).to(dtype=torch.float32)
     results = []
     for threads in (1, 2, 4):
@@ -92,7 +92,7 @@ def test_chunks_and_micro_batches_change_no_dropout_mask(kind: type) -> None:
 
 
 def test_how_a_meta_batch_runs_best() -> None:
-    stacked, spread = MODEL, ConvNet(3, image_size=8, filters=4, n_blocks=2)
+    stacked, spread = MODEL, ConvNet(3, image_size=8, width=4, depth=2)
     assert Execution.best_for(stacked, "cpu", 4, 32) == Execution()
     assert Execution.best_for(spread, "cpu", 4, 32) == Execution(chunk=4, workers=4, in_processes=True)
     assert Execution.best_for(spread, "cpu", 4, 4) == Execution(chunk=1, workers=4, in_processes=True)

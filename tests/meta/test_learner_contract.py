@@ -15,7 +15,7 @@ from metascale.meta.gradients import FOMAML, MAML, EpisodeReport, MetaGradient, 
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
 from metascale.meta.reverse import FullGraph
-from metascale.models.mlp import MLP
+from metascale.models.perceptron import Perceptron
 from metascale.parallel.execution import Execution
 from metascale.testing.closed_forms import QuadraticModel
 from metascale.testing.learner_contract import check_meta_gradient
@@ -55,7 +55,7 @@ def test_shipped_meta_gradients_keep_the_contract(name: str) -> None:
 
 @pytest.mark.parametrize("make", [MAML, FOMAML, Reptile], ids=lambda make: make.__name__)
 def test_they_keep_it_on_a_model_of_ones_own_and_with_partial_adaptation(make: Make) -> None:
-    class DoublePrecision(MLP):
+    class DoublePrecision(Perceptron):
         def init(self, seed: int) -> Params:
             return {name: value.double() for name, value in super().init(seed).items()}
 

@@ -27,7 +27,7 @@ from metascale.meta.gradients import FOMAML, MAML, Reptile
 from metascale.meta.inner import InnerLoop
 from metascale.meta.reverse import THROUGH, FullGraph, named_through
 from metascale.models.convnet import ConvNet
-from metascale.models.mlp import MLP
+from metascale.models.perceptron import Perceptron
 from metascale.testing.closed_forms import QuadraticModel
 from metascale.testing.learner_contract import check_meta_gradient
 from metascale.testing.smooth_classifier import SmoothClassifier
@@ -78,8 +78,8 @@ def test_exact_is_unrolled_with_dropout(name: str) -> None:
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
-        (MLP(n_inputs=5, n_outputs=3, width=7, depth=2, activation="gelu"), (5,)),
-        (ConvNet(3, image_size=8, filters=4, n_blocks=2), (1, 8, 8)),
+        (Perceptron(n_inputs=5, n_outputs=3, width=7, depth=2, activation="gelu"), (5,)),
+        (ConvNet(3, image_size=8, width=4, depth=2), (1, 8, 8)),
     ],
     ids=["mlp", "conv"],
 )
@@ -207,7 +207,7 @@ def test_no_pass_is_larger_than_a_micro_batch(through) -> None:  # type: ignore[
 
 def test_micro_batches_of_a_model_with_batch_statistics_are_refused() -> None:
     model, episode = (
-        ConvNet(3, image_size=8, filters=4, n_blocks=2),
+        ConvNet(3, image_size=8, width=4, depth=2),
         class_episode(2, (1, 8, 8)).to(dtype=torch.float32),
     )
     with pytest.raises(InputError, match=r"micro_batch=4 would change the loss of a model with batch statistics"):
@@ -222,7 +222,7 @@ def test_micro_batches_of_a_model_with_batch_statistics_are_refused() -> None:
     ids=lambda through: type(through).__name__,
 )
 def test_a_net_with_batch_statistics_takes_the_other_curvatures(through: Curvature) -> None:
-    model, episode = ConvNet(3, image_size=8, filters=4, n_blocks=2), class_episode(2, (1, 8, 8))
+    model, episode = ConvNet(3, image_size=8, width=4, depth=2), class_episode(2, (1, 8, 8))
     theta = {name: value.double() for name, value in model.init(0).items()}
     exact, _ = MAML(InnerLoop(SGD(0.1), steps=2))(model, theta, episode, None)
     found, _ = MAML(InnerLoop(SGD(0.1), steps=2), through)(model, theta, episode, None)
@@ -280,7 +280,7 @@ def test_a_model_without_second_derivatives_is_refused_where_they_are_needed(nam
             estimator(model, model.init(0), EPISODE, KEY)
 
 
-@pytest.mark.parametrize("model", [SMOOTH, QuadraticModel(3), MLP(5, 3, loss="squared_error"), MLP(5, 3)])
+@pytest.mark.parametrize("model", [SMOOTH, QuadraticModel(3), Perceptron(5, 3, loss="squared_error"), Perceptron(5, 3)])
 def test_losses_are_those_of_the_outputs(model: OutputModel) -> None:
     params = stack_tasks(model.init(0), 3)
     batch = EPISODE.support if isinstance(model, SmoothClassifier) else class_episode(3, (5,)).support

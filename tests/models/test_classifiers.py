@@ -12,20 +12,28 @@ from metascale.core.errors import InputError
 from metascale.core.streams import torch_generator
 from metascale.core.trees import add, dot, n_elements, norm, require_grad, scale, to
 from metascale.core.types import Batch, Params
-from metascale.models.classifiers import ConvClassifier, PerceptronClassifier, convolve, init_convolution
-from metascale.models.convnet import ConvNet
+from metascale.models.convnet import ConvNet, group_normalised, init_convolution
 from metascale.models.layer_widths import layer_widths
-from metascale.models.mlp import MLP
-from metascale.models.one_task import OneTask
+from metascale.models.network import OneTask
+from metascale.models.perceptron import Perceptron
 from metascale.models.resnet import ResNet
 from metascale.testing.model_contract import generators_untouched
 from metascale.training.flops import count_flops
 
+
+def perceptron(n_inputs: int, **settings: Any) -> Perceptron:
+    return Perceptron(n_inputs, 10, task_axis=False, **settings)
+
+
+def conv_net(image_size: int = 8, **settings: Any) -> ConvNet:
+    return ConvNet(10, image_size, norm="group", **settings)
+
+
 MODELS: dict[str, Any] = {
-    "perceptron": PerceptronClassifier(64, width=12, depth=3, activation="gelu", dropout=0.3),
-    "convolutional": ConvClassifier(width=8, depth=3, dropout_inner=0.2, dropout=0.2),
+    "perceptron": perceptron(64, width=12, depth=3, activation="gelu", dropout=0.3),
+    "convolutional": conv_net(width=8, depth=3, dropout_inner=0.2, dropout=0.2),
     "residual": ResNet(width=4, n_blocks=2, dropout=0.3),
-    "one task": OneTask(MLP(64, 10, 12, activation="tanh")),
+    "one task": OneTask(Perceptron(64, 10, 12, activation="tanh")),
 }
 
 
@@ -93,13 +101,13 @@ def test_a_residual_network_by_hand() -> None:
 def test_operations_and_sizes_of_the_others(size: int) -> None:
     batch = to_single(images(3, size))
     for depth in (1, 2, 3, 4):
-        conv = ConvClassifier(width=8, depth=depth)
+        conv = conv_net(size, width=8, depth=depth)
         assert conv.n_params() == 9 * 8 + (depth - 1) * 9 * 64 + depth * 16 + 8 * 10 + 10
         params = conv.init(0)
         assert count_flops(lambda conv=conv, params=params: conv.predict(params, batch)) == 3 * sum(
-            conv.flops(size).values()
+            conv.flops().values()
         )
-    dense = PerceptronClassifier(size**2, width=16, depth=3)
+    dense = perceptron(size**2, width=16, depth=3)
     assert dense.n_params() == size**2 * 16 + 16 + 2 * (16 * 16 + 16) + 16 * 10 + 10
     params = dense.init(0)
     assert count_flops(lambda: dense.predict(params, batch)) == 3 * sum(dense.flops().values())
@@ -111,18 +119,18 @@ def test_tapered_and_widening_nets_by_hand() -> None:
     assert layer_widths(4, 4, 8.0) == (4, 8, 16, 32)
     assert layer_widths(1, 2, 0.1) == (1, 1), "a layer keeps one unit"
     batch = to_single(images(3))
-    dense = PerceptronClassifier(64, width=16, depth=3, ratio=0.25)
+    dense = perceptron(64, width=16, depth=3, ratio=0.25)
     assert dense.n_params() == 64 * 16 + 16 + 16 * 8 + 8 + 8 * 4 + 4 + 4 * 10 + 10
-    conv = ConvClassifier(width=4, depth=3, ratio=4.0)
+    conv = conv_net(width=4, depth=3, ratio=4.0)
     assert conv.n_params() == 9 * (4 + 4 * 8 + 8 * 16) + 2 * (4 + 8 + 16) + 16 * 10 + 10
-    for model, forward in ((dense, dense.flops()), (conv, conv.flops(8))):
+    for model, forward in ((dense, dense.flops()), (conv, conv.flops())):
         params = model.init(0)
         counted = count_flops(lambda model=model, params=params: model.predict(params, batch))
         assert counted == 3 * sum(forward.values())
     with pytest.raises(InputError, match="ratio must be 1 at depth 1, not 2"):
-        PerceptronClassifier(4, depth=1, ratio=2.0)
+        perceptron(4, depth=1, ratio=2.0)
     with pytest.raises(InputError, match=r"ratio of the widths .* must be above 0, not 0"):
-        ConvClassifier(ratio=0.0)
+        conv_net(ratio=0.0)
 
 
 def to_single(batch: Batch) -> Batch:
@@ -135,33 +143,35 @@ def test_groups_of_the_normalisation(width: int, n_groups: int) -> None:
     images_in = torch.randn(2, 1, 6, 6, generator=torch_generator(0, "groups"))
     raw = F.conv2d(images_in, params["c.weight"], padding=1).view(2, n_groups, -1)
     expected = (raw - raw.mean(-1, keepdim=True)) / (raw.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
-    torch.testing.assert_close(convolve(params, "c", images_in), expected.view(2, width, 6, 6))
+    torch.testing.assert_close(group_normalised(params, "c", images_in), expected.view(2, width, 6, 6))
 
 
 def test_one_task_is_the_model_of_many_tasks() -> None:
-    inner = MLP(64, 10, 12)
+    inner = Perceptron(64, 10, 12)
     model, batch = OneTask(inner), to_single(images(6))
     params = model.init(4)
     stacked = {name: value.unsqueeze(0) for name, value in params.items()}
     one = batch.map(lambda value: value.unsqueeze(0))
     torch.testing.assert_close(model.predict(params, batch), inner.predict(stacked, one)[0])
     torch.testing.assert_close(model.losses(params, batch).mean(), inner.losses(stacked, one)[0])
-    regression = OneTask(MLP(2, 3, 4, loss="squared_error"))
+    regression = OneTask(Perceptron(2, 3, 4, loss="squared_error"))
     real = Batch({"x": torch.ones(5, 2)}, torch.zeros(5, 3))
     loss, losses = regression.objective(regression.init(0), real)
     torch.testing.assert_close(loss, losses.mean())
 
 
 def test_a_network_with_statistics_of_the_batch_is_refused() -> None:
-    with pytest.raises(InputError, match="use ConvClassifier or ResNet"):
+    with pytest.raises(InputError, match="use ConvNet with norm='group' or ResNet"):
         OneTask(ConvNet(5))
 
 
 def test_bad_shapes_are_refused() -> None:
     with pytest.raises(InputError, match="depth of the perceptron must be at least 1, not 0"):
-        PerceptronClassifier(4, depth=0)
+        perceptron(4, depth=0)
     with pytest.raises(InputError, match="dropout of the residual network"):
         ResNet(dropout=1.0)
+    with pytest.raises(InputError, match="dropout of the convolutional network needs norm='group'"):
+        ConvNet(5, dropout=0.1)
 
 
 def test_double_precision_is_kept() -> None:

@@ -14,8 +14,7 @@ from metascale.core.trees import require_grad, stack_tasks, to
 from metascale.core.types import Batch
 from metascale.models.convnet import ConvNet
 from metascale.models.kernels.convolution import convolve
-from metascale.models.kernels.normalised_pooling import normalised_pooling
-from metascale.models.kernels.pooled_patches import patch_moments, pooled_patches
+from metascale.models.kernels.pooling import normalised_pooling, patch_moments, pooled_patches
 from metascale.training.flops import count_flops
 
 Operation = Callable[..., torch.Tensor]
@@ -120,7 +119,7 @@ def test_a_channel_without_variance_has_finite_derivatives() -> None:
 def test_pooled_patches_are_a_pooled_convolution(
     channels: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metascale.models.kernels.pooled_patches.PATCHES_AT_ONCE", 10)
+    monkeypatch.setattr("metascale.models.kernels.pooling.PATCHES_AT_ONCE", 10)
     images = normal(2, 3, channels, *size, seed=1)
     images[:, 0] = images[:, 0].clamp_min(1.0)  # constant stretches: every candidate is the largest
     weight, shift = normal(2, 4, channels, 3, 3, seed=2), normal(2, 4, seed=3)
@@ -160,7 +159,7 @@ def test_moments_of_patches_give_those_of_a_convolution() -> None:
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_a_network_has_derivatives_in_its_images(channels_last: bool) -> None:
     """Images that need a gradient take the general path; it gives the same losses and gradients."""
-    model = ConvNet(3, image_size=7, in_channels=2, filters=4, n_blocks=2, channels_last=channels_last)
+    model = ConvNet(3, image_size=7, in_channels=2, width=4, depth=2, channels_last=channels_last)
     params = require_grad(stack_tasks(to(model.init(0), dtype=torch.float64), 2))
     images, targets = normal(2, 5, 2, 7, 7, seed=1), torch.arange(5).remainder(3).expand(2, 5)
     losses = model.losses(params, Batch({"x": images}, targets))

@@ -133,7 +133,7 @@ def frozen_bytes(model: AdapterClassifier) -> int:
 
 
 def test_a_net_with_batch_statistics_keeps_its_batch() -> None:
-    learner, model = MetaLearner(FOMAML(InnerLoop(steps=1))), ConvNet(3, image_size=8, filters=4, n_blocks=2)
+    learner, model = MetaLearner(FOMAML(InnerLoop(steps=1))), ConvNet(3, image_size=8, width=4, depth=2)
     episode = class_episode(2, (1, 8, 8)).to(dtype=torch.float32)
     whole = fit_to_budget(learner, model, episode, 2**30)
     plan = fit_to_budget(learner, model, episode, whole.peak_bytes - 1)
@@ -321,7 +321,7 @@ def test_predictions_in_parts() -> None:
     whole = model.predict(params, EPISODE.query)
     torch.testing.assert_close(predict_in_parts(model, params, EPISODE.query, 4), whole, rtol=1e-12, atol=0)
     assert torch.equal(predict_in_parts(model, params, EPISODE.query, None), whole)
-    net = ConvNet(3, image_size=8, filters=4, n_blocks=2)
+    net = ConvNet(3, image_size=8, width=4, depth=2)
     with pytest.raises(InputError, match="batch statistics"):
         predict_in_parts(net, net.init(0), EPISODE.query, 4)
 
@@ -333,12 +333,12 @@ from metascale.meta.gradients import FOMAML
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
 from metascale.parallel.out_of_memory import MicroBatches
-from metascale.models.mlp import MLP
+from metascale.models.perceptron import Perceptron
 from metascale.training.optimizers import SGD
 from tests.meta.episodes import class_episode
 
 torch.set_num_threads(1)
-model, learner = MLP(16, 3, width=512, depth=2), MetaLearner(FOMAML(InnerLoop(SGD(0.01), steps=1)))
+model, learner = Perceptron(16, 3, width=512, depth=2), MetaLearner(FOMAML(InnerLoop(SGD(0.01), steps=1)))
 episode = class_episode(1, (1, 4, 4), support=64, query=16384).to(dtype=torch.float32)
 state = learner.init(model, 0)
 learner.step(model, state, class_episode(1, (1, 4, 4)).to(dtype=torch.float32))

@@ -34,7 +34,7 @@ from metascale.training.optimizers import SGD
 from tests.meta.episodes import class_episode
 from tests.meta.test_learner import FixedSource
 
-MODEL = ConvNet(3, image_size=8, filters=4, n_blocks=2)
+MODEL = ConvNet(3, image_size=8, width=4, depth=2)
 EPISODE = class_episode(5, (1, 8, 8), support=15).to(dtype=torch.float32)
 """Every support set has all three classes."""
 TWO = Execution(chunk=2, workers=2, in_processes=True)
@@ -141,7 +141,7 @@ def test_processes_stay_and_take_another_model_when_one_comes() -> None:
     learner.step(MODEL, learner.init(MODEL, 0), EPISODE)
     before = pids()
     assert len(before) >= 2
-    wider = ConvNet(3, image_size=8, filters=6, n_blocks=2)
+    wider = ConvNet(3, image_size=8, width=6, depth=2)
     state = learner.init(wider, 0)
     found, _ = learner.step(wider, state, EPISODE)
     expected, _ = replace(learner, execution=TWO.alone()).step(wider, state, EPISODE)

@@ -255,7 +255,9 @@ def test_small_losses_and_the_learnt_scorer_leave_wrong_labels_out_and_beat_chan
 def test_the_scorer_learns_low_scores_for_wrong_labels() -> None:
     settings = replace(load_recipe("data_pruning").validate({}), duplicates=0.0, score_steps=150)
     data = pruning_trial.images(settings, 0)
-    model = pruning_trial.PerceptronClassifier(data.image_size**2, data.n_classes, settings.width, settings.depth)
+    model = pruning_trial.Perceptron(
+        data.image_size**2, data.n_classes, settings.width, settings.depth, task_axis=False
+    )
     scores = pruning_trial.learnt_scores(settings, data, model, 0, "cpu")
     wrong = data.labels["train"] != data.true_labels
     assert 0 < scores.min() < scores.max() < 1

@@ -10,10 +10,10 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.streams import torch_generator
 from metascale.core.types import Batch
-from metascale.models.classifiers import ConvClassifier, PerceptronClassifier
-from metascale.models.mlp import MLP
+from metascale.models.convnet import ConvNet
 from metascale.models.mup import MuP, at_width, roles, width_of
-from metascale.models.one_task import OneTask
+from metascale.models.network import OneTask
+from metascale.models.perceptron import Perceptron
 from metascale.models.resnet import ResNet
 from metascale.models.resnet_bk import ResNetBK
 from metascale.models.transformer import Transformer
@@ -29,9 +29,9 @@ CASES: dict[str, tuple[Any, Batch, list[int]]] = {
     "transformer": (Transformer(50, 32, 2, 2, 16), TOKENS, [32, 64, 128, 256]),
     "transformer, untied": (Transformer(50, 32, 2, 2, 16, tied=False), TOKENS, [32, 64, 128, 256]),
     "resnet-bk": (ResNetBK(50, 32, 2, 16), TOKENS, [32, 64, 128, 256]),
-    "perceptron": (PerceptronClassifier(64, width=64), IMAGES, [64, 128, 256, 512]),
-    "one task": (OneTask(MLP(64, 10, 64)), IMAGES, [64, 128, 256, 512]),
-    "convolutional": (ConvClassifier(width=16), IMAGES, [16, 32, 64, 128]),
+    "perceptron": (Perceptron(64, 10, width=64, task_axis=False), IMAGES, [64, 128, 256, 512]),
+    "one task": (OneTask(Perceptron(64, 10, 64)), IMAGES, [64, 128, 256, 512]),
+    "convolutional": (ConvNet(10, 8, width=16, depth=2, norm="group"), IMAGES, [16, 32, 64, 128]),
     "residual": (ResNet(width=8, n_blocks=1), IMAGES, [8, 16, 32]),
 }
 
@@ -91,11 +91,11 @@ def test_roles_and_factors_of_table_3() -> None:
     bk = roles(ResNetBK(50, 32, 1, 16))
     assert {n for n, r in bk.items() if r == "readout"} == {"layer0.mixture.router", "layer0.potential", "head.weight"}
     assert {n for n, r in bk.items() if r == "hidden"} == {"layer0.mixture.up", "layer0.mixture.down"}
-    assert MuP(OneTask(MLP(4, 3, 32)), 8).rate_multipliers("sgd")["head.bias"] == 1.0
+    assert MuP(OneTask(Perceptron(4, 3, 32)), 8).rate_multipliers("sgd")["head.bias"] == 1.0
 
 
 def test_width_of_models() -> None:
-    assert width_of(at_width(OneTask(MLP(4, 3, 32)), 64)) == 64
+    assert width_of(at_width(OneTask(Perceptron(4, 3, 32)), 64)) == 64
     assert width_of(ResNetBK(50, 48)) == 48
     with pytest.raises(InputError, match="has no width"):
-        at_width(MuP(MLP(4, 3), 8), 16)
+        at_width(MuP(Perceptron(4, 3), 8), 16)

@@ -14,7 +14,7 @@ from metascale.core.run import MemoryRun
 from metascale.core.streams import torch_generator
 from metascale.core.trees import require_grad
 from metascale.core.types import Batch, Params, Split
-from metascale.models.classifiers import PerceptronClassifier
+from metascale.models.perceptron import Perceptron
 from metascale.models.resnet_bk import ResNetBK
 from metascale.models.transformer import Transformer
 from metascale.training.flops import count_flops, training_flops
@@ -118,7 +118,7 @@ def test_accuracy_of_a_classifier() -> None:
         def evaluation(self, split: Split, max_batches: int | None = None) -> Iterator[Batch]:
             yield self.batch({"train": -1, "validation": -2, "test": -3}[split])
 
-    model = PerceptronClassifier(4, n_classes=2, width=16, depth=1, dropout=0.1)
+    model = Perceptron(4, 2, width=16, depth=1, dropout=0.1, task_axis=False)
     task = SupervisedTraining(model, Sides(), Adam(1e-2), measure="accuracy")
     result = train_and_test(task, Schedule(max_steps=80, eval_every=20, patience=2), MemoryRun())
     assert result.test["test_accuracy"] >= 0.9

@@ -10,13 +10,25 @@ from dataclasses import dataclass
 
 import torch
 
-from metascale.core.streams import address
+from metascale.core.streams import address, torch_generator
 from metascale.core.types import Batch
 
 _WORD = 2**32
 _FEATURES, _POSITIONS = 0x5851F42D4C957F2D, 0x14057B7EF767814F
 _FIRST, _SECOND = 0x2C1B3C6D, 0x297A2D39
 """Odd factors of the two rounds (Wellons 2018, "Prospecting for hash functions")."""
+
+
+def drop(values: torch.Tensor, rate: float, dropout: int | None, name: str) -> torch.Tensor:
+    """Inverted dropout with the mask that (``dropout``, ``name``) addresses; none for ``dropout=None`` or rate 0.
+
+    For batches that are never cut or padded: the mask belongs to the whole tensor, not to its examples.
+    """
+    if dropout is None or rate == 0:
+        return values
+    generator = torch_generator(dropout, "dropout", name, device=str(values.device))
+    keep = torch.empty_like(values, requires_grad=False).bernoulli_(1 - rate, generator=generator)
+    return values * keep.div_(1 - rate)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

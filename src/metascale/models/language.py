@@ -21,7 +21,6 @@ from abc import ABC, abstractmethod
 import torch
 import torch.nn.functional as F
 
-from metascale.core.streams import torch_generator
 from metascale.core.types import Batch, Params
 from metascale.models.kernels.cross_entropy import linear_cross_entropy
 
@@ -77,19 +76,3 @@ class LanguageModel(ABC):
         """The parameters on the ``meta`` device, which holds no numbers."""
         with torch.device("meta"):
             return self.init(0)
-
-
-def normal(seed: int, name: str, *shape: int, std: float) -> torch.Tensor:
-    """Normal numbers of the stream that the parameter's name addresses; none are drawn on the ``meta`` device."""
-    if torch.get_default_device().type == "meta":
-        return torch.empty(*shape)
-    return torch.randn(*shape, generator=torch_generator(seed, "init", name)) * std
-
-
-def drop(values: torch.Tensor, rate: float, dropout: int | None, name: str) -> torch.Tensor:
-    """Inverted dropout with the mask that (``dropout``, ``name``) addresses; none for ``dropout=None`` or rate 0."""
-    if dropout is None or rate == 0:
-        return values
-    generator = torch_generator(dropout, "dropout", name, device=str(values.device))
-    keep = torch.empty_like(values, requires_grad=False).bernoulli_(1 - rate, generator=generator)
-    return values * keep.div_(1 - rate)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from metascale.core.types import Params
-from metascale.models.language import normal
+from metascale.models.layers import normal
 
 Gate = Literal["probability", "published"]
 

@@ -21,19 +21,19 @@ import torch
 
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Params
-from metascale.models.one_task import OneTask
+from metascale.models.network import OneTask
 from metascale.models.transformer import Transformer
 
-WIDTH_FIELDS = ("d_model", "width", "filters")
+WIDTH_FIELDS = ("d_model", "width")
 Role = Literal["hidden", "readout", "other"]
 M = TypeVar("M")
 
 
 def width_of(model: Any) -> int:
-    """The model's width: its field ``d_model``, ``width`` or ``filters``.
+    """The model's width: its field ``d_model`` or ``width``.
 
     Raises:
-        InputError: it has none of them.
+        InputError: it has neither.
     """
     inner = model.model if isinstance(model, OneTask) else model
     return int(getattr(inner, _width_field(inner)))
@@ -75,7 +75,7 @@ class MuP(Generic[M]):
     """``model`` in μP with respect to the same model at ``base_width``: a supervised model itself.
 
     Args:
-        model: a `Transformer`, `ResNetBK`, `ResNet`, a classifier, or `OneTask` of an `MLP`.
+        model: a `Transformer`, `ResNetBK`, `ResNet`, `ConvNet` with ``norm="group"``, `Perceptron`, or a `OneTask`.
         base_width: where the rate was tuned; there μP and the standard parameterisation are one.
     """
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from metascale.core.types import Params
-from metascale.models.classifiers import Classifier, check_rate, check_shape, convolve, init_convolution, init_head
-from metascale.models.language import drop
+from metascale.core.dropout import drop
+from metascale.core.types import Batch, Params
+from metascale.models.convnet import group_normalised, init_convolution
+from metascale.models.network import Network, check_rates, check_sizes
 
 
 @dataclass(frozen=True)
-class ResNet(Classifier):
+class ResNet(Network):
     """A convolution, three stages of ``n_blocks`` residual blocks of two, the mean over the image, a linear head.
 
     The second and third stages halve the image and double the channels; their shortcuts take every second pixel and
@@ -35,8 +36,10 @@ class ResNet(Classifier):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_shape("residual network", width=self.width, n_blocks=self.n_blocks)
-        check_rate("residual network", self.dropout)
+        check_sizes("residual network", width=self.width, n_blocks=self.n_blocks)
+        check_rates("the residual network", dropout=self.dropout)
+
+    task_axis = False
 
     @property
     def n_layers(self) -> int:
@@ -54,17 +57,18 @@ class ResNet(Classifier):
                 params |= init_convolution(seed, f"{name}.first", n_in, n_out)
                 params |= init_convolution(seed, f"{name}.second", n_out, n_out)
                 n_in = n_out
-        return params | init_head(seed, n_in, self.n_classes)
+        return params | self._init_head(seed, n_in, self.n_classes)
 
-    def features(self, params: Params, images: torch.Tensor, dropout: int | None = None) -> torch.Tensor:
+    def features(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
         """[B, 4w]."""
-        hidden = F.relu(convolve(params, "stem", images.contiguous(memory_format=torch.channels_last)))
+        images = batch.inputs["x"]
+        hidden = F.relu(group_normalised(params, "stem", images.contiguous(memory_format=torch.channels_last)))
         for stage in range(3):
             for block in range(self.n_blocks):
                 name = f"stage{stage}.block{block}"
                 stride = 2 if stage and not block else 1
-                inner = F.relu(convolve(params, f"{name}.first", hidden, stride))
-                inner = convolve(params, f"{name}.second", inner)
+                inner = F.relu(group_normalised(params, f"{name}.first", hidden, stride))
+                inner = group_normalised(params, f"{name}.second", inner)
                 hidden = F.relu(inner + _shortcut(hidden, stride))
         return drop(hidden.mean((2, 3)), self.dropout, dropout, "features")
 

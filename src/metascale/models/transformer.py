@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from metascale.core.dropout import drop
 from metascale.core.errors import InputError
 from metascale.core.types import Params
-from metascale.models.language import LanguageModel, drop, normal
-from metascale.models.norms import Norm, init_norm, normalise
+from metascale.models.language import LanguageModel
+from metascale.models.layers import Norm, init_norm, normal, normalise
 
 
 @dataclass(frozen=True)

@@ -75,12 +75,12 @@ RECIPE = Recipe(
 def parts(config: DigitsConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     from metascale.models.convnet import ConvNet
-    from metascale.models.mlp import MLP
+    from metascale.models.perceptron import Perceptron
     from metascale.tasks.digits import digits_tasks
     from metascale.workflow.fewshot import Parts
     from metascale.workflow.sources import source_fields
 
     source = digits_tasks(**source_fields(config, seed))
     if config.model == "mlp":
-        return Parts(source, MLP(64, config.n_way, config.width, config.depth), eval_batch=50)
-    return Parts(source, ConvNet(config.n_way, 8, filters=config.width, n_blocks=config.depth), eval_batch=16)
+        return Parts(source, Perceptron(64, config.n_way, config.width, config.depth), eval_batch=50)
+    return Parts(source, ConvNet(config.n_way, 8, width=config.width, depth=config.depth), eval_batch=16)

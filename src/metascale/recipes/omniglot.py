@@ -100,4 +100,4 @@ def parts(config: OmniglotConfig, seed: int, device: str) -> Parts:
     from metascale.workflow.sources import data_dir, source_fields
 
     source = omniglot_tasks(data_dir(), split=config.character_split, **source_fields(config, seed))
-    return Parts(source, ConvNet(config.n_way, filters=config.filters), eval_batch=8)
+    return Parts(source, ConvNet(config.n_way, width=config.filters), eval_batch=8)

@@ -18,7 +18,7 @@ from metascale.core.run import MemoryRun, Run
 from metascale.core.streams import generator
 from metascale.core.types import Batch, Params, Split
 from metascale.hypergrad.sama import SAMA
-from metascale.models.classifiers import PerceptronClassifier
+from metascale.models.perceptron import Perceptron
 from metascale.recipes.data_pruning import DataPruningConfig
 from metascale.tasks.supervised.image_set import ImageSet
 from metascale.tasks.supervised.mnist import mnist, small_digits
@@ -35,7 +35,7 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     seed = config["seed"]
     data = images(settings, seed)
     run.write("data.json", data.describe())
-    model = PerceptronClassifier(data.image_size**2, data.n_classes, settings.width, settings.depth)
+    model = Perceptron(data.image_size**2, data.n_classes, settings.width, settings.depth, task_axis=False)
     n_examples = len(data.labels["train"])
     n_kept = round(settings.keep * n_examples)
     if n_kept < settings.batch_size:
@@ -99,19 +99,15 @@ class Part:
         return self.data.evaluation(split, max_batches)
 
 
-Score = Callable[[DataPruningConfig, ImageSet, PerceptronClassifier, int, str], np.ndarray]
+Score = Callable[[DataPruningConfig, ImageSet, Perceptron, int, str], np.ndarray]
 
 
-def random_scores(
-    settings: DataPruningConfig, data: ImageSet, model: PerceptronClassifier, seed: int, device: str
-) -> np.ndarray:
+def random_scores(settings: DataPruningConfig, data: ImageSet, model: Perceptron, seed: int, device: str) -> np.ndarray:
     """Every example as good as every other."""
     return generator(seed, "random-scores").random(len(data.true_labels))
 
 
-def el2n_scores(
-    settings: DataPruningConfig, data: ImageSet, model: PerceptronClassifier, seed: int, device: str
-) -> np.ndarray:
+def el2n_scores(settings: DataPruningConfig, data: ImageSet, model: Perceptron, seed: int, device: str) -> np.ndarray:
     """The norm of (prediction − label) early in training, averaged over models (Paul et al. 2021): hard ones stay."""
     totals = []
     for number in range(settings.score_models):
@@ -120,23 +116,21 @@ def el2n_scores(
     return torch.stack(totals).mean(0).cpu().numpy()
 
 
-def loss_scores(
-    settings: DataPruningConfig, data: ImageSet, model: PerceptronClassifier, seed: int, device: str
-) -> np.ndarray:
+def loss_scores(settings: DataPruningConfig, data: ImageSet, model: Perceptron, seed: int, device: str) -> np.ndarray:
     """The loss after the scoring model's training: large ones stay."""
     probabilities, labels = _predictions(model, _fitted(settings, data, model, seed, 0, device), data, device)
     return F.nll_loss(probabilities.clamp_min(1e-12).log(), labels, reduction="none").cpu().numpy()
 
 
 def small_loss_scores(
-    settings: DataPruningConfig, data: ImageSet, model: PerceptronClassifier, seed: int, device: str
+    settings: DataPruningConfig, data: ImageSet, model: Perceptron, seed: int, device: str
 ) -> np.ndarray:
     """The negative loss: small ones stay."""
     return -loss_scores(settings, data, model, seed, device)
 
 
 def forgetting_scores(
-    settings: DataPruningConfig, data: ImageSet, model: PerceptronClassifier, seed: int, device: str
+    settings: DataPruningConfig, data: ImageSet, model: Perceptron, seed: int, device: str
 ) -> np.ndarray:
     """How often an example was right and then wrong at the next look (Toneva et al. 2019); never learnt counts most."""
     process = SupervisedTraining(model, data, Adam(settings.lr), seed=seed, measure="accuracy", device=device)
@@ -155,9 +149,7 @@ def forgetting_scores(
     return torch.where(ever, events, events.max() + 1).numpy()
 
 
-def learnt_scores(
-    settings: DataPruningConfig, data: ImageSet, model: PerceptronClassifier, seed: int, device: str
-) -> np.ndarray:
+def learnt_scores(settings: DataPruningConfig, data: ImageSet, model: Perceptron, seed: int, device: str) -> np.ndarray:
     """A network of loss and uncertainty, learnt by SAMA so that training on the scored data serves clean validation."""
     scorer = DataScorer(seed=seed).to(device)
     clean = list(data.evaluation("validation"))
@@ -171,7 +163,7 @@ def learnt_scores(
         return data.examples("validation", upper[chosen]).to(device)
 
     def lower_loss(theta: Params, lam: Params, batch: Batch, context: Pass) -> torch.Tensor:
-        logits = model.logits(theta, batch, context.dropout)
+        logits = model.predict(theta, batch, context.dropout)
         losses = F.cross_entropy(logits, batch.targets, reduction="none")
         loss: torch.Tensor = torch.func.functional_call(scorer, lam, (losses, _entropy(logits)))
         return loss
@@ -195,7 +187,7 @@ def learnt_scores(
     state = train(process, schedule, MemoryRun()).state
     with torch.no_grad():
         everything = data.examples("train", np.arange(len(data.true_labels))).to(device)
-        logits = model.logits(state.lower, everything)
+        logits = model.predict(state.lower, everything)
         losses = F.cross_entropy(logits, everything.targets, reduction="none")
         bound = {f"scorer.{name}": value for name, value in state.upper.items()}
         scores: torch.Tensor = torch.func.functional_call(_Scores(scorer), bound, (losses, _entropy(logits)))
@@ -224,7 +216,7 @@ SCORES: dict[str, Score] = {
 
 
 def _fitted(
-    settings: DataPruningConfig, data: ImageSet, model: PerceptronClassifier, seed: int, number: int, device: str
+    settings: DataPruningConfig, data: ImageSet, model: Perceptron, seed: int, number: int, device: str
 ) -> Params:
     """A model trained on all the data for the scoring steps; ``number`` tells several apart."""
     ordered = replace(data, seed=seed * 1000 + number)
@@ -237,9 +229,7 @@ def _fitted(
     return state.params
 
 
-def _predictions(
-    model: PerceptronClassifier, params: Params, data: ImageSet, device: str
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _predictions(model: Perceptron, params: Params, data: ImageSet, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Probabilities [n, classes] and labels [n] of the training examples, in their order."""
     probabilities, labels = [], []
     with torch.no_grad():

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from metascale.core.run import Run
-from metascale.models.classifiers import ConvClassifier, PerceptronClassifier
+from metascale.models.convnet import ConvNet
 from metascale.models.mup import MuP
+from metascale.models.perceptron import Perceptron
 from metascale.models.resnet import ResNet
 from metascale.recipes.shapes import ShapesConfig
 from metascale.study.search.search import PRUNE_KEY
@@ -58,7 +59,7 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
         return {"validation_loss_nats": result.best_validation_loss_nats, **ending(result, data), **pruned}
     tested = train_and_test(process, plan, run)
     model = net(settings, data)
-    forward = model.flops() if isinstance(model, PerceptronClassifier) else model.flops(data.image_size)
+    forward = model.flops(data.image_size) if isinstance(model, ResNet) else model.flops()
     seen = tested.training.steps * settings.batch_size
     train = process.evaluate(tested.training.state.params, "train", process.train_batches)
     return {
@@ -90,15 +91,30 @@ def shrunk(images: np.ndarray, side: int) -> np.ndarray:
     return np.rint(squares.mean((2, 4), dtype=np.float32)).astype(np.uint8)
 
 
-def net(settings: ShapesConfig, data: ImageSet) -> PerceptronClassifier | ConvClassifier | ResNet:
+def net(settings: ShapesConfig, data: ImageSet) -> Perceptron | ConvNet | ResNet:
     """The network of a configuration."""
     width, depth, classes = settings.width, settings.depth, data.n_classes
     if settings.architecture == "resnet":
         return ResNet(classes, 1, width, depth, settings.dropout)
     if settings.architecture == "convnet":
-        return ConvClassifier(classes, 1, width, depth, settings.dropout_inner, settings.dropout, ratio=settings.ratio)
-    return PerceptronClassifier(
-        data.image_size**2, classes, width, depth, dropout=settings.dropout, ratio=settings.ratio
+        return ConvNet(
+            classes,
+            data.image_size,
+            width=width,
+            depth=depth,
+            norm="group",
+            dropout_inner=settings.dropout_inner,
+            dropout=settings.dropout,
+            ratio=settings.ratio,
+        )
+    return Perceptron(
+        data.image_size**2,
+        classes,
+        width,
+        depth,
+        dropout=settings.dropout,
+        ratio=settings.ratio,
+        task_axis=False,
     )
 
 

@@ -57,12 +57,12 @@ RECIPE = Recipe(
 
 def parts(config: SinusoidConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
-    from metascale.models.mlp import MLP
+    from metascale.models.perceptron import Perceptron
     from metascale.tasks.sinusoid import SinusoidTasks
     from metascale.workflow.fewshot import Parts
 
     source = SinusoidTasks(
         config.k_shot, config.n_query, config.n_tasks, config.n_validation_tasks, config.n_test_tasks, seed
     )
-    model = MLP(1, 1, config.width, config.depth, loss="squared_error")
+    model = Perceptron(1, 1, config.width, config.depth, loss="squared_error")
     return Parts(source, model, eval_batch=100)

@@ -53,7 +53,7 @@ RECIPE = Recipe(
 
 def parts(config: SyntheticConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
-    from metascale.models.mlp import MLP
+    from metascale.models.perceptron import Perceptron
     from metascale.tasks.bag_of_words import BagOfWords
     from metascale.tasks.synthetic_text import SyntheticLanguage, synthetic_text_tasks, word_encoder
     from metascale.workflow.fewshot import Parts
@@ -63,4 +63,4 @@ def parts(config: SyntheticConfig, seed: int, device: str) -> Parts:
     encoder = word_encoder(language)
     source = synthetic_text_tasks(encoder, language=language, **source_fields(config, seed))
     bag = BagOfWords(source, encoder.n_tokens)
-    return Parts(bag, MLP(encoder.n_tokens, config.n_way, config.width, depth=1), eval_batch=50)
+    return Parts(bag, Perceptron(encoder.n_tokens, config.n_way, config.width, depth=1), eval_batch=50)

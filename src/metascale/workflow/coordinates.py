@@ -14,8 +14,9 @@ from metascale.core.errors import InputError
 from metascale.core.files import write_json
 from metascale.core.streams import torch_generator
 from metascale.core.types import Batch
-from metascale.models.classifiers import ConvClassifier, PerceptronClassifier
+from metascale.models.convnet import ConvNet
 from metascale.models.mup import MuP, at_width
+from metascale.models.perceptron import Perceptron
 from metascale.models.resnet import ResNet
 from metascale.models.resnet_bk import ResNetBK
 from metascale.models.transformer import Transformer
@@ -28,8 +29,8 @@ N_IMAGES, IMAGE_SIZE, N_CLASSES = 16, 8, 10
 HEADS = 2
 
 MODELS: dict[str, Callable[[int, int], Any]] = {
-    "mlp": lambda width, depth: PerceptronClassifier(IMAGE_SIZE**2, N_CLASSES, width, depth),
-    "convnet": lambda width, depth: ConvClassifier(N_CLASSES, 1, width, depth),
+    "mlp": lambda width, depth: Perceptron(IMAGE_SIZE**2, N_CLASSES, width, depth, task_axis=False),
+    "convnet": lambda width, depth: ConvNet(N_CLASSES, IMAGE_SIZE, 1, width, depth, norm="group"),
     "resnet": lambda width, depth: ResNet(N_CLASSES, 1, width, depth),
     "transformer": lambda width, depth: Transformer(N_TOKENS, width, depth, HEADS, N_POSITIONS),
     "resnet_bk": lambda width, depth: ResNetBK(N_TOKENS, width, depth, N_POSITIONS),

@@ -80,14 +80,14 @@ def text_parts(
 
 
 def _words(config: TextConfig, make_source: Callable[[Encoder], Any], texts: Callable[[], Iterable[str]]) -> Parts:
-    from metascale.models.mlp import MLP
+    from metascale.models.perceptron import Perceptron
     from metascale.tasks.bag_of_words import BagOfWords
     from metascale.tasks.word_encoder import WordEncoder
     from metascale.workflow.fewshot import Parts
 
     encoder = WordEncoder.from_texts(texts(), max_words=config.n_words, max_length=config.max_length)
     bag = BagOfWords(make_source(encoder), encoder.n_tokens)
-    return Parts(bag, MLP(encoder.n_tokens, config.n_way, config.width, depth=1), eval_batch=50)
+    return Parts(bag, Perceptron(encoder.n_tokens, config.n_way, config.width, depth=1), eval_batch=50)
 
 
 def adapted_model(config: TextConfig, device: str) -> AdapterClassifier:

@@ -16,7 +16,7 @@ from metascale.core import trees
 from metascale.core.canonical import plain
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Params
-from metascale.models.objectives import cross_entropy_per_task
+from metascale.models.network import cross_entropy_per_task
 from metascale.models.text.heads import BIAS, POOLINGS, WEIGHT, Head, LearnedHead, check_pooling, head_logits
 from metascale.models.text.hf import architecture_value, call_options, refuse_decoder, require_second_order
 from metascale.models.text.padding import trimmed

@@ -1,4 +1,4 @@
-"""Normalisation over the last dimension."""
+"""Initial weights, and normalisation over the last dimension."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from metascale.core.streams import torch_generator
 from metascale.core.types import Params
 
 Norm = Literal["rms", "layer"]
 _EPS = 1e-5
+
+
+def normal(seed: int, name: str, *shape: int, std: float) -> torch.Tensor:
+    """Normal numbers of the stream that the parameter's name addresses; none are drawn on the ``meta`` device."""
+    if torch.get_default_device().type == "meta":
+        return torch.empty(*shape)
+    return torch.randn(*shape, generator=torch_generator(seed, "init", name)) * std
 
 
 def init_norm(kind: Norm, name: str, d_model: int) -> Params:

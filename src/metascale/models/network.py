@@ -1,0 +1,177 @@
+"""What networks with a linear head share: losses, the two layouts of a task axis, dropout, sizes."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from metascale.core.dropout import DropoutMasks, drop
+from metascale.core.errors import InputError
+from metascale.core.trees import n_elements, stack_tasks
+from metascale.core.types import Batch, Model, Params, TaskExecution, require_same_shape
+from metascale.models.layers import normal
+
+
+class Network(ABC):
+    """Outputs that are a linear function ``head`` of features: of one task, or of T tasks in one call.
+
+    With a task axis parameters, batches and losses carry a leading axis of T tasks (a `core.types.Model`) and linear
+    maps are [T, in, out]. Without one the network is a supervised model (see `models.language`): parameters are those
+    of ``init``, batches [B, ...], and linear maps [out, in], as in `torch.nn.Linear`.
+    """
+
+    @property
+    @abstractmethod
+    def task_axis(self) -> bool: ...
+
+    @abstractmethod
+    def init(self, seed: int) -> Params:
+        """The trainable tensors of one task."""
+
+    @abstractmethod
+    def features(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
+        """[T, B, d] what the head reads; [B, d] without a task axis."""
+
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """Names (ends of names) of the parameters that read the width out into a fixed number of outputs."""
+        return ("head.weight",)
+
+    @property
+    def task_execution(self) -> TaskExecution:
+        return "stacked"
+
+    def require_second_order(self) -> None:
+        return None
+
+    def begin(self, params: Params, support: Batch) -> Params:
+        """The head is meta-learnt: nothing is made afresh."""
+        return params
+
+    def losses(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
+        """[T] mean losses; without a task axis every example's [B], without history."""
+        if self.task_axis:
+            return self.output_losses(self.predict(params, batch, dropout), batch)
+        with torch.no_grad():
+            return self.example_losses(self.predict(params, batch, dropout), batch)
+
+    def output_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """[T] mean losses of outputs [T, B, n_outputs]: cross-entropy in nats."""
+        return cross_entropy_per_task(outputs, batch.targets)
+
+    def example_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """[B] losses of outputs [B, n_outputs]: cross-entropy in nats."""
+        return F.cross_entropy(outputs, batch.targets, reduction="none")
+
+    def objective(self, params: Params, batch: Batch, dropout: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Without a task axis: the mean loss, and every example's without history."""
+        losses = self.example_losses(self.predict(params, batch, dropout), batch)
+        return losses.mean(), losses.detach()
+
+    def predict(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
+        """[T, B, n_outputs]; [B, n_outputs] without a task axis."""
+        return self._linear(params, "head", self.features(params, batch, dropout))
+
+    def n_params(self) -> int:
+        """Parameters of one task, without making them."""
+        with torch.device("meta"):
+            return n_elements(self.init(0))
+
+    def _init_linear(self, seed: int, name: str, n_in: int, n_out: int, std: float) -> Params:
+        """Normal weights and a bias of zero."""
+        shape = (n_in, n_out) if self.task_axis else (n_out, n_in)
+        return {f"{name}.weight": normal(seed, name, *shape, std=std), f"{name}.bias": torch.zeros(n_out)}
+
+    def _init_head(self, seed: int, n_features: int, n_outputs: int) -> Params:
+        return self._init_linear(seed, "head", n_features, n_outputs, 1 / math.sqrt(n_features))
+
+    def _linear(self, params: Params, name: str, values: torch.Tensor) -> torch.Tensor:
+        weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+        return torch.baddbmm(bias.unsqueeze(1), values, weight) if self.task_axis else F.linear(values, weight, bias)
+
+    def _drop(self, values: torch.Tensor, batch: Batch, rate: float, dropout: int | None, name: str) -> torch.Tensor:
+        """Inverted dropout of activations [T, B, ..., d] or [B, ...]; none for ``dropout=None`` or rate 0."""
+        if dropout is None or rate == 0 or not self.task_axis:
+            return drop(values, rate, dropout, name)
+        masks = DropoutMasks.of(batch, rate, dropout)
+        return values * masks(values.flatten(0, 1), name).view(values.shape)
+
+
+def check_sizes(network: str, **sizes: int) -> None:
+    """Refuse sizes below 1."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"{name} of the {network} must be at least 1, not {value}", field=name, value=value)
+
+
+def check_rates(network: str, **rates: float) -> None:
+    """Refuse dropout rates outside [0, 1)."""
+    for name, value in rates.items():
+        if not 0 <= value < 1:
+            message = f"{name} of {network} must be from 0 to below 1, not {value}"
+            raise InputError(message, field=name, value=value)
+
+
+def cross_entropy_per_task(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """[T] mean cross-entropy in nats of logits [T, B, classes] against integer targets [T, B]."""
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return losses.view(targets.shape).mean(1)
+
+
+def squared_error_per_task(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """[N] mean squared error of predictions [N, ...] against targets of the same shape, task by task (or any rows).
+
+    Raises:
+        InputError: their shapes differ, and broadcasting would pair values that do not belong together.
+    """
+    require_same_shape(predictions, targets)
+    return (predictions - targets).square().flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class OneTask:
+    """A `Model` of T tasks used for one: a supervised model, whose tensors carry no task axis.
+
+    Targets are classes (cross-entropy) or real values (squared error), as the model's own loss has them.
+
+    Raises:
+        InputError: a model that normalises by the batch at hand in evaluation too, as `ConvNet` does: its test numbers
+            would depend on how the test set is cut into batches.
+    """
+
+    model: Model
+
+    def __post_init__(self) -> None:
+        if getattr(self.model, "batch_statistics", False):
+            raise InputError(
+                f"{type(self.model).__name__} takes the statistics of the evaluated batch, so it has no test loss of "
+                "its own; use ConvNet with norm='group' or ResNet for supervised training",
+                field="model",
+            )
+
+    def init(self, seed: int) -> Params:
+        return self.model.init(seed)
+
+    def objective(self, params: Params, batch: Batch, dropout: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's mean loss, and every example's without history (of a second, dropout-free pass)."""
+        stacked, one = self._stacked(params, batch)
+        return self.model.losses(stacked, one, dropout)[0], self.losses(params, batch)
+
+    def losses(self, params: Params, batch: Batch) -> torch.Tensor:
+        """[B]."""
+        with torch.no_grad():
+            outputs = self.predict(params, batch)
+            if batch.targets.is_floating_point():
+                return squared_error_per_task(outputs, batch.targets)
+            return F.cross_entropy(outputs, batch.targets, reduction="none")
+
+    def predict(self, params: Params, batch: Batch) -> torch.Tensor:
+        """[B, outputs]."""
+        return self.model.predict(*self._stacked(params, batch))[0]
+
+    def _stacked(self, params: Params, batch: Batch) -> tuple[Params, Batch]:
+        return stack_tasks(params, 1), batch.map(lambda value: value.unsqueeze(0))

@@ -1,0 +1,90 @@
+"""A multilayer perceptron, for one task or for many at once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from metascale.core.types import Batch, Params
+from metascale.models.layer_widths import layer_widths
+from metascale.models.network import Network, check_rates, check_sizes, squared_error_per_task
+
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "gelu": F.gelu}
+
+
+@dataclass(frozen=True)
+class Perceptron(Network):
+    """``depth`` hidden layers on flattened inputs and a linear output.
+
+    Weights start as He et al. 2015 (arXiv 1502.01852, eq. 10), biases at zero, the output layer at 1/sqrt(width).
+
+    Args:
+        n_inputs: numbers in one example.
+        n_outputs: classes, or dimensions of the regression target.
+        width: units of the first hidden layer.
+        depth: hidden layers, at least one.
+        activation: of the hidden layers; ``"tanh"`` and ``"gelu"`` have smooth derivatives.
+        loss: ``"cross_entropy"`` (nats) or ``"squared_error"``.
+        dropout: rate after every hidden layer.
+        ratio: units of the last hidden layer over those of the first; those between lie evenly on a logarithmic scale.
+        task_axis: T tasks at once, each with its own parameters; ``False``: one supervised task (see `Network`).
+    """
+
+    n_inputs: int
+    n_outputs: int
+    width: int = 64
+    depth: int = 2
+    activation: Literal["relu", "tanh", "gelu"] = "relu"
+    loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
+    dropout: float = 0.0
+    ratio: float = 1.0
+    task_axis: bool = True
+
+    def __post_init__(self) -> None:
+        check_sizes("perceptron", width=self.width, depth=self.depth)
+        check_rates("the perceptron", dropout=self.dropout)
+        _ = self.widths
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of every hidden layer."""
+        return layer_widths(self.width, self.depth, self.ratio)
+
+    def init(self, seed: int) -> Params:
+        """``layer{i}.weight`` and ``layer{i}.bias`` of the hidden layers, then ``head``."""
+        params: Params = {}
+        for layer, (n_in, n_out) in enumerate(itertools.pairwise((self.n_inputs, *self.widths))):
+            params |= self._init_linear(seed, f"layer{layer}", n_in, n_out, math.sqrt(2 / n_in))
+        return params | self._init_head(seed, self.widths[-1], self.n_outputs)
+
+    def features(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
+        """The last hidden layer: [T, B, d], or [B, d] without a task axis."""
+        hidden = batch.inputs["x"].flatten(2 if self.task_axis else 1)
+        for layer in range(self.depth):
+            name = f"layer{layer}"
+            hidden = ACTIVATIONS[self.activation](self._linear(params, name, hidden))
+            hidden = self._drop(hidden, batch, self.dropout, dropout, name)
+        return hidden
+
+    def output_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """[T] mean losses of outputs [T, B, n_outputs]."""
+        if self.loss == "squared_error":
+            return squared_error_per_task(outputs, batch.targets)
+        return super().output_losses(outputs, batch)
+
+    def example_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """[B] losses of outputs [B, n_outputs]."""
+        if self.loss == "squared_error":
+            return squared_error_per_task(outputs, batch.targets)
+        return super().example_losses(outputs, batch)
+
+    def flops(self) -> dict[str, float]:
+        """Forward floating-point operations of one example by component; a multiply-add is two."""
+        widths = (self.n_inputs, *self.widths)
+        hidden = sum(n_in * n_out for n_in, n_out in itertools.pairwise(widths))
+        return {"hidden_layers": 2.0 * hidden, "readout": 2.0 * widths[-1] * self.n_outputs}
