@@ -1,6 +1,10 @@
-"""Batch normalisation, 2×2 max-pooling and ReLU as one operation with a second derivative written out.
+"""Normalisation, 2×2 max-pooling and ReLU as one operation with its second derivative written out.
 
-Composed from PyTorch's own operations, the second derivative takes many more passes over the image.
+`normalised_pooling` takes an image: composed from PyTorch's own operations, its second derivative would take many more
+passes over the image. `pooled_patches` is the first block of a network on images that stay the same, without the
+convolution's full output: the statistics of a linear function of the patches follow from those of the patches
+(`patch_moments`), so the normalisation is folded into the weights before the convolution; and each 2×2 maximum sees one
+4×4 patch, of which one matrix product gives all four candidates.
 """
 
 from __future__ import annotations
