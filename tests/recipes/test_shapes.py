@@ -15,7 +15,7 @@ from metascale.core.run import MemoryRun
 from metascale.recipes import shapes_trial
 from metascale.recipes.shapes import n_params
 from metascale.recipes.shapes_trial import images, net, schedule, shrunk, training
-from metascale.report.tuning import tuning_data
+from metascale.report.sections.tuning import tuning_data
 from metascale.study import read_study
 from metascale.study.search.run import n_search_trials, run_any_study
 from metascale.study.store.table import results_table

@@ -8,12 +8,12 @@ import pytest
 
 from metascale.core.errors import CorruptFile, InputError
 from metascale.report.comparisons import baselines_data, comparisons_data
-from metascale.report.curves import adaptation_data, extremes, learning_curves_data
 from metascale.report.data import accuracy_data, law_data
 from metascale.report.findings import find
 from metascale.report.overview import families_data, fixed_data, missing_data, trials_data
 from metascale.report.provenance import provenance_pairs
 from metascale.report.reading import read_study
+from metascale.report.sections.curves import adaptation_data, extremes, learning_curves_data
 from tests.report.study_fixture import BASELINES, N_TEST_TASKS, SCALES, SEEDS, STEPS, make_study, write_csv
 
 HEADER = (

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from metascale.report.irregular import NO_CAUSE, cause_of, edges_at, irregular_data
 from metascale.report.points import Point
 from metascale.report.reading import Trial, read_study
-from metascale.report.sections import sections
+from metascale.report.sections.checks import NO_CAUSE, cause_of, edges_at, irregular, irregular_data
+from metascale.report.sections.tuning import TuningTable
 from metascale.report.summary import summarise
-from metascale.report.tuning import TuningTable
 from tests.report.shape_fixture import write_shapes
 
 FAULTS: dict[tuple[int, int, float], dict[str, Any]] = {
@@ -38,7 +37,7 @@ def test_exactly_the_planted_points_are_found_with_their_planted_causes(tmp_path
     assert found["width 32, depth 3, ratio 2"].log_error == pytest.approx(-0.29, abs=0.06)
     assert "3 of 3 runs" in found["width 8, depth 2, ratio 1"].cause
     assert "learning rate at the high end" in found["width 16, depth 3, ratio 1"].cause
-    part = next(one for one in sections(read_study(tmp_path)) if one.id == "irregular")
+    part = irregular(read_study(tmp_path))
     assert "4 lie outside" in part.sentences[0]
     assert [row["name"] for row in summarise(read_study(tmp_path))["irregular"]] == [row.name for row in table.rows]
     assert [row.cells[1].text for row in part.tables[0].rows] == [row.cause for row in table.rows]

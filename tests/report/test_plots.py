@@ -9,18 +9,18 @@ import pytest
 from matplotlib.axes import Axes
 
 from metascale.report.comparisons import baselines_data
-from metascale.report.curves import (
+from metascale.report.data import Point, ScaleMean, ScaleTable, accuracy_data, law_data
+from metascale.report.plots import plot_accuracy, plot_baselines, plot_law
+from metascale.report.sections.curves import (
     LearningCurve,
     LearningTable,
     adaptation_data,
     extremes,
     learning_curves_data,
+    plot_adaptation,
+    plot_learning_curves,
 )
-from metascale.report.data import Point, ScaleMean, ScaleTable, accuracy_data, law_data
-from metascale.report.frame import round_ticks, spread
-from metascale.report.plots import plot_accuracy, plot_baselines, plot_law
-from metascale.report.run_plots import plot_adaptation, plot_learning_curves
-from metascale.report.style import inline_svg, new_figure, png_bytes, ramp, styled
+from metascale.report.style import inline_svg, new_figure, png_bytes, ramp, round_ticks, spread, styled
 from tests.report.study_fixture import SCALES, SEEDS, make_study
 
 

@@ -12,11 +12,11 @@ import pytest
 from metascale.core.canonical import plain
 from metascale.core.errors import CorruptFile
 from metascale.report import write_report
-from metascale.report.diagnostics import diagnostic_sentences, diagnostics_data
 from metascale.report.methods import methods_section
 from metascale.report.provenance import gather, provenance_pairs, reproduce
 from metascale.report.reading import read_study
-from metascale.report.record_tables import diagnostics_section, provenance_section
+from metascale.report.record_tables import provenance_section
+from metascale.report.sections.diagnosis import convergence, diagnostic_sentences, diagnostics_data
 from metascale.study import Study, run_study
 from tests.report.test_report import Page
 
@@ -163,9 +163,8 @@ def test_runs_that_had_not_converged_are_counted_and_listed(own_study: Path) -> 
     sentences = diagnostic_sentences(found)
     assert sentences[0].startswith("3 of 21 finished runs had the lowest validation loss at the last evaluation")
     assert sentences[1].startswith("2 of 21 finished runs were ended by the most steps allowed, not by patience")
-    section = diagnostics_section(read_study(own_study))
-    assert section is not None
-    assert [row.cells[-1].text for row in section["table"].rows] == ["still improving"] * 3 + ["budget"] * 2
+    (table,) = convergence(read_study(own_study)).tables
+    assert [row.cells[-1].text for row in table.rows] == ["still improving"] * 3 + ["budget"] * 2
 
 
 def test_a_budget_of_steps_is_not_a_lack_of_patience(own_study: Path) -> None:
@@ -189,7 +188,7 @@ def test_the_coverage_of_the_backtest_is_told(own_study: Path) -> None:
 def test_a_study_that_says_nothing_of_it_has_no_such_section(own_study: Path) -> None:
     set_cells(own_study, steps="", best_step="", training="")
     assert diagnostic_sentences(diagnostics_data(own_study)) == ()
-    assert diagnostics_section(read_study(own_study)) is None
+    assert convergence(read_study(own_study)).blocks == ()
 
 
 def test_methods_with_their_costs_come_from_their_file(own_study: Path) -> None:

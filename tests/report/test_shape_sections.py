@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from metascale.core.errors import CorruptFile
 from metascale.laws.held_out import LAW
-from metascale.report.diagnosis import advice, diagnosis_data, diagnosis_sentence, typical, verdict_of
-from metascale.report.held_out import held_out_data, held_out_sentence, plot_held_out
 from metascale.report.points import points_of
 from metascale.report.reading import read_study
+from metascale.report.sections.checks import held_out_data, held_out_sentence, plot_held_out
+from metascale.report.sections.diagnosis import advice, diagnosis_data, diagnosis_sentence, typical, verdict_of
+from metascale.report.sections.tuning import TuningTable, excess, plot_tuned, tuning_data
 from metascale.report.shape_data import ASPECT, by_value, shape_data
-from metascale.report.tuning import TuningTable, excess, plot_tuned, tuning_data
 from metascale.report.write import write_report
 from tests.report.shape_fixture import ALPHA, E, law, write_shapes
 from tests.report.study_fixture import make_study

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from metascale.laws.contrasts import Interval
-from metascale.report.figures import drawn, pictures
+from metascale.report.figures import drawn
 from metascale.report.page import render_page
 from metascale.report.reading import read_study
 from metascale.report.size_data import predicted, size_data
@@ -140,7 +140,6 @@ def test_laws_keep_their_intervals_or_their_reasons(folder: Path) -> None:
     assert table.laws[0].floor == Interval(0.04, 0.03, 0.05)
     assert table.comparisons[0].difference == Interval(0.01, -0.02, 0.04)
     section = size_section(read_study(folder))
-    assert section is not None
     words = {table.caption[:12]: [[cell.text for cell in row.cells] for row in table.rows] for table in section.tables}
     assert words["perplexity ="][0][2] == "−0.120 [−0.150, −0.090]"
     assert words["perplexity ="][1][-1] == words["Laws of the "][1][-1] == "too few sizes"
@@ -153,13 +152,11 @@ def test_laws_keep_their_intervals_or_their_reasons(folder: Path) -> None:
 
 def test_the_floors_are_said_as_they_are(folder: Path) -> None:
     section = size_section(read_study(folder))
-    assert section is not None
     # Perplexities: 182, 173, 149 and 142 of the Transformer, 201, 191, 164.8 and 157 of ResNet-BK.
     assert "Best: Transformer 128×8" in section.sentences[0]
     assert "of the bigram, 4 of 8 configurations do not reach it" in section.sentences[0]
     (folder / "size.json").write_text(json.dumps(stored({"unigram_test": 448.7, "bigram_test": 300.0})))
     section = size_section(read_study(folder))
-    assert section is not None
     assert "of the bigram, all lie below it" in section.sentences[0]
 
 
@@ -193,18 +190,18 @@ def test_every_figure_draws_its_table(folder: Path) -> None:
 
 
 def test_the_page_has_the_section_and_another_studys_page_has_not(folder: Path, tmp_path: Path) -> None:
-    names = [picture.name for picture in pictures(read_study(folder))]
+    names = [picture.name for picture in size_section(read_study(folder)).pictures]
     wanted = ["size_perplexity", "size_width", "size_depth", "size_time", "size_compute"]
     assert [name for name in names if name.startswith("size")] == wanted
     page = render_page(read_study(folder))
     assert '<section id="sizes">' in page
     assert all(f'id="figure-{name}"' in page for name in wanted)
-    side_by_side = next(picture for picture in pictures(read_study(folder)) if picture.name == "size_width")
-    assert "test perplexity (log scale)" in drawn(side_by_side).views[0].wide
+    figures = {picture.name: picture for picture in size_section(read_study(folder)).pictures}
+    assert "test perplexity (log scale)" in drawn(figures["size_width"]).views[0].wide
     assert "meta-" not in page.lower()
     other = make_study(tmp_path / "digits", scales=(2, 5, 10), seeds=(0,), failures=False)
     assert size_data(other) is None
-    assert not [picture for picture in pictures(read_study(other)) if picture.name.startswith("size")]
+    assert not [picture for picture in size_section(read_study(other)).pictures if picture.name.startswith("size")]
     assert 'id="sizes"' not in render_page(read_study(other))
 
 
@@ -213,8 +210,8 @@ def test_one_architecture_and_no_trial(folder: Path) -> None:
     kept = [rows[0], *(line for line in rows[1:] if "transformer" in line)]
     (folder / "results.csv").write_text("\n".join(kept) + "\n")
     assert read(folder).architectures == ("transformer",)
-    assert "size_width" in [picture.name for picture in pictures(read_study(folder))]
+    assert "size_width" in [picture.name for picture in size_section(read_study(folder)).pictures]
     (folder / "results.csv").write_text(rows[0] + "\n")
     assert read(folder).sizes == ()
-    assert size_section(read_study(folder)) is None
-    assert not [picture for picture in pictures(read_study(folder)) if picture.name.startswith("size")]
+    assert size_section(read_study(folder)).blocks == ()
+    assert not [picture for picture in size_section(read_study(folder)).pictures if picture.name.startswith("size")]

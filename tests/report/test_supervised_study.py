@@ -9,12 +9,12 @@ import pytest
 
 from metascale.report.answer import answer
 from metascale.report.comparisons import comparisons_data
-from metascale.report.curves import learning_curves_data
 from metascale.report.data import law_data
 from metascale.report.findings import find
-from metascale.report.memory import KINDS, memory_data
 from metascale.report.overview import missing_data
 from metascale.report.reading import SUPERVISED, read_results, read_study
+from metascale.report.sections.curves import learning_curves_data
+from metascale.report.sections.memory import KINDS, memory_data
 from metascale.report.series import series_of
 from metascale.report.write import write_report
 from tests.report.study_fixture import write_csv

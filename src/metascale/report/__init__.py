@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from metascale.report.comparisons import baselines_data, comparisons_data
-from metascale.report.curves import adaptation_data, learning_curves_data
 from metascale.report.data import accuracy_data, law_data
 from metascale.report.overview import trials_data
 from metascale.report.plots import plot_accuracy, plot_baselines, plot_law
-from metascale.report.run_plots import plot_adaptation, plot_learning_curves
+from metascale.report.sections.curves import (
+    adaptation_data,
+    learning_curves_data,
+    plot_adaptation,
+    plot_learning_curves,
+)
 from metascale.report.write import write_report
 
 __all__ = [

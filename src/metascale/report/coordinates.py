@@ -11,8 +11,21 @@ from matplotlib.axes import Axes
 
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_atomic
-from metascale.report.frame import finish, log_label, log_x_ticks, log_y_ticks, nothing, pad_y
-from metascale.report.style import INK, PAPER, new_figure, png_bytes, ramp, styled, tip
+from metascale.report.style import (
+    INK,
+    PAPER,
+    finish,
+    log_label,
+    log_x_ticks,
+    log_y_ticks,
+    new_figure,
+    nothing,
+    pad_y,
+    png_bytes,
+    ramp,
+    styled,
+    tip,
+)
 from metascale.report.words import decimals, number
 
 FILE, PLOT = "coordinates.json", "coordinates.png"

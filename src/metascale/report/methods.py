@@ -8,8 +8,8 @@ from typing import Any
 
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json
-from metascale.report.page_tables import DASH, Cell, Column, Content, Row
 from metascale.report.reading import StudyFolder, finite
+from metascale.report.section import DASH, Cell, Column, PageTable, Row
 from metascale.report.series import method_label
 from metascale.report.words import decimals, interval, number, p_words
 
@@ -34,7 +34,7 @@ _COSTS = (
 )
 
 
-def methods_section(study: StudyFolder) -> dict[str, Content | None] | None:
+def methods_section(study: StudyFolder) -> dict[str, PageTable | None] | None:
     """The methods with their costs, and every pair of the study's design; nothing where there is no such file."""
     path = study.folder / FILE
     if not path.is_file():
@@ -50,7 +50,7 @@ def methods_section(study: StudyFolder) -> dict[str, Content | None] | None:
     }
 
 
-def costs_table(methods: list[Mapping[str, Any]]) -> Content:
+def costs_table(methods: list[Mapping[str, Any]]) -> PageTable:
     """One row a meta-learner and point, best loss first, with the costs that any of them has."""
     methods = [row for row in methods if row["kind"] == "meta"]
     costs = [cost for cost in _COSTS if any(finite(row["costs"].get(cost.key)) is not None for row in methods)]
@@ -61,10 +61,10 @@ def costs_table(methods: list[Mapping[str, Any]]) -> Content:
         rows.append(Row((Cell(_name(row)), *cells, *(_cost_cell(row, cost) for cost in costs))))
     heads = ("loss (nats)", "SE across seeds", *(cost.title for cost in costs))
     caption = "Meta-learners, best loss first, with what one outer step costs."
-    return Content(caption, (Column("method", False), *map(Column, heads)), tuple(rows))
+    return PageTable(caption, (Column("method", False), *map(Column, heads)), tuple(rows))
 
 
-def pairs_table(pairs: list[Mapping[str, Any]]) -> Content:
+def pairs_table(pairs: list[Mapping[str, Any]]) -> PageTable:
     """First minus second for every pair, below zero the first loses less."""
     rows = []
     for pair in pairs:
@@ -86,7 +86,7 @@ def pairs_table(pairs: list[Mapping[str, Any]]) -> Content:
     level = 100 * float(pairs[0]["test"]["level"])
     heads = ("nats", f"{level:g} % across tasks", "p (Holm)", "Cohen's d", "rank-biserial")
     caption = f"First minus second, paired by test task; Wilcoxon signed-rank, corrected for all {len(pairs)} pairs."
-    return Content(caption, (Column("pair", False), *map(Column, heads)), tuple(rows))
+    return PageTable(caption, (Column("pair", False), *map(Column, heads)), tuple(rows))
 
 
 def _name(row: Mapping[str, Any]) -> str:

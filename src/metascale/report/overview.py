@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from metascale.core.types import SPLITS
-from metascale.report.curves import adaptation_data, learning_curves_data
 from metascale.report.findings import missing_law_reason
 from metascale.report.reading import (
     META,
@@ -24,6 +23,7 @@ from metascale.report.reading import (
     wall_s_of,
     x_column,
 )
+from metascale.report.sections.curves import adaptation_data, learning_curves_data
 from metascale.report.series import series_of
 from metascale.report.words import number
 

@@ -15,30 +15,31 @@ from markupsafe import Markup
 from metascale.core.canonical import plain
 from metascale.report.answer import answer
 from metascale.report.comparisons import baselines_data, comparisons_data
-from metascale.report.curves import adaptation_data
 from metascale.report.data import HeldOut, LawTable, accuracy_data, law_data
-from metascale.report.figures import Drawn, drawn, pictures
+from metascale.report.figures import Drawn, accuracy_picture, contest_picture, drawn, law_picture
 from metascale.report.findings import Finding, law_formula
-from metascale.report.memory import memory_data
 from metascale.report.methods import methods_section
 from metascale.report.overview import families_data, fixed_data, missing_data, trials_data
 from metascale.report.page_tables import (
-    adaptation_table,
     comparisons_table,
     contest_table,
     extrapolation_table,
     families_table,
-    memory_table,
-    of,
     parameters_table,
     scales_table,
     status_sentence,
     trials_table,
 )
 from metascale.report.reading import MAIN_KINDS, META, StudyFolder, x_column
-from metascale.report.record_tables import diagnostics_section, provenance_section
-from metascale.report.sections import sections
+from metascale.report.record_tables import provenance_section
+from metascale.report.section import Block, Bullets, Code, Folded, Note, Pairs, Section, of
+from metascale.report.sections.checks import held_out, irregular
+from metascale.report.sections.curves import adaptation, learning
+from metascale.report.sections.diagnosis import convergence, fit_diagnosis
+from metascale.report.sections.memory import memory
+from metascale.report.sections.tuning import tuning
 from metascale.report.series import laws_by_series
+from metascale.report.shape_sections import shape_section
 from metascale.report.size_tables import size_section
 from metascale.report.words import decimals, interval, number, scale_words
 
@@ -49,65 +50,132 @@ _STANDING_NOTES = (
 _EPISODE_NOTE = "Each meta-test task has one fixed episode: spread across tasks holds the draw of the episode as well."
 
 
-def render_page(study: StudyFolder) -> str:
+def missing(study: StudyFolder) -> Section:
+    found = missing_data(study)
+    return Section("missing", "What is missing, and why", (Bullets(found),) if found else (), mark="missing")
+
+
+def law(study: StudyFolder) -> Section:
+    table, laws = law_data(study), laws_by_series(study)
+    if not table.scales.points:
+        return Section("law", "The law")
+    level = answer(study).level
+    parameters = [parameters_table(name, one, level) for name, one in laws.items() if one.get("parameters")]
+    return Section("law", "The law", (law_picture(table), *parameters, scales_table(table, accuracy_data(study))))
+
+
+def fixed(study: StudyFolder) -> Section:
+    first, other = fixed_data(study)
+    blocks: list[Block] = [Pairs(first)] if first else []
+    if other:
+        title = f"{len(other)} more {'setting' if len(other) == 1 else 'settings'}"
+        blocks.append(Folded(title, (Pairs(other),), open=not first))
+    return Section("fixed", "What was held fixed", tuple(blocks))
+
+
+def families(study: StudyFolder) -> Section:
+    laws = laws_by_series(study)
+    tables = [families_table(name, families_data(one)) for name, one in laws.items() if one.get("families")]
+    return Section("families", "Families of laws", tuple(tables))
+
+
+def extrapolation(study: StudyFolder) -> Section:
+    table = law_data(study)
+    blocks: list[Block] = []
+    for fit in table.fits:
+        if fit.held_out:
+            blocks += [_extrapolation(fit.series, fit.held_out, table)]
+            blocks += [extrapolation_table(fit.series, fit.held_out, table)]
+    return Section("extrapolation", "Does it extrapolate?", tuple(blocks))
+
+
+def accuracy(study: StudyFolder) -> Section:
+    table = accuracy_data(study)
+    blocks = (accuracy_picture(table, law_data(study)),) if table.points else ()
+    return Section("accuracy", "Accuracy", blocks)
+
+
+def contest(study: StudyFolder) -> Section:
+    found, comparisons = baselines_data(study), comparisons_data(study)
+    beside = any(row.kind not in MAIN_KINDS for row in found.rows)
+    title = "Against baselines, on the same tasks" if beside else "Side by side, on the same tests"
+    if not found.rows:
+        return Section("baselines", title)
+    tables = [contest_table(found), *([comparisons_table(comparisons, found.unit)] if comparisons.rows else [])]
+    return Section("baselines", title, (contest_picture(found), *tables, *map(Note, comparisons.notes)))
+
+
+def methods(study: StudyFolder) -> Section:
+    found = methods_section(study)
+    blocks: list[Block] = []
+    if found and found["table"]:
+        blocks.append(found["table"])
+        if found["pairs"]:
+            title = f"All {len(found['pairs'].rows)} pairs that the study was made to compare"
+            blocks.append(Folded(title, (found["pairs"],)))
+    return Section("methods", "Methods and their costs", tuple(blocks))
+
+
+def trials(study: StudyFolder) -> Section:
+    table = trials_data(study)
+    blocks: list[Block] = [status_sentence(table)]
+    if table.rows:
+        unfinished = [row for row in table.rows if row.status != "finished"]
+        blocks += [trials_table(unfinished, table.x_name, reasons=True)] if unfinished else []
+        every = trials_table(table.rows, table.x_name, reasons=False)
+        blocks.append(Folded(f"All {len(table.rows)} trials", (every,), open=len(table.rows) <= 12))
+    return Section("trials", "Trials", tuple(blocks))
+
+
+def caveats(study: StudyFolder) -> Section:
+    laws = laws_by_series(study)
+    notes = (
+        *_notes(laws),
+        *(_STANDING_NOTES if any(law.get("parameters") for law in laws.values()) else ()),
+        *((_EPISODE_NOTE,) if study.terms is META else ()),
+    )
+    return Section("caveats", "Caveats", (Bullets(notes),) if notes else ())
+
+
+def provenance(study: StudyFolder) -> Section:
+    found = provenance_section(study)
+    configuration = {key: value for key, value in study.config.items() if key != "trials"}
+    blocks: list[Block] = [Pairs(found["pairs"])]
+    blocks += [Bullets(found["notes"])] if found["notes"] else []
+    blocks += [Code(found["reproduce"], "The same study again")] if found["reproduce"] else []
+    blocks += [Folded(title, (content,)) for title, content in found["tables"]]
+    whole = json.dumps(plain(configuration), indent=2, sort_keys=True, ensure_ascii=False)
+    blocks.append(Folded("The whole configuration", (Code(whole),)))
+    return Section("provenance", "Where this comes from", tuple(blocks))
+
+
+SECTIONS = (
+    missing, law, size_section, fixed, families, extrapolation, accuracy, contest, shape_section, held_out, irregular,
+    fit_diagnosis, tuning, methods, memory, learning, adaptation, convergence, trials, caveats, provenance,
+)  # fmt: skip
+"""The sections of a page, in their order."""
+
+
+def sections_of(study: StudyFolder) -> tuple[Section, ...]:
+    """Every section; those that the study has no data for are empty."""
+    return tuple(build(study) for build in SECTIONS)
+
+
+def render_page(study: StudyFolder, sections: tuple[Section, ...] | None = None) -> str:
     """The page as HTML text; the same study gives the same text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(_file("page.html.j2"))
-    return template.render(_context(study))
-
-
-def _context(study: StudyFolder) -> dict[str, Any]:
-    finding, law, trials = answer(study), law_data(study), trials_data(study)
-    adaptation, laws = adaptation_data(study), laws_by_series(study)
-    fixed, other = fixed_data(study)
-    unfinished = [row for row in trials.rows if row.status != "finished"]
-    configuration = {key: value for key, value in study.config.items() if key != "trials"}
-    return {
-        "name": study.name,
-        "counter": partial(next, itertools.count(1)),
-        "css": Markup(_file("page.css").strip()),
-        "script": Markup(_file("page.js").strip()),
-        "finding": finding,
-        "facts": _facts(study, finding, law),
-        "missing": missing_data(study),
-        "pictures": {picture.name: _safe(drawn(picture)) for picture in pictures(study)},
-        "scales": scales_table(law, accuracy_data(study)),
-        "parameters": [
-            parameters_table(name, one, finding.level) for name, one in laws.items() if one.get("parameters")
-        ],
-        "fixed": fixed,
-        "other": other,
-        "families": [families_table(name, families_data(one)) for name, one in laws.items() if one.get("families")],
-        "extrapolations": [_extrapolation(fit.series, fit.held_out, law) for fit in law.fits if fit.held_out],
-        **_contest(study),
-        "sizes": size_section(study),
-        "sections": sections(study),
-        "memory": memory_table(memory_data(study)),
-        "adaptation": adaptation_table(adaptation) if adaptation.curves else None,
-        "status_sentence": status_sentence(trials),
-        "trials": trials_table(trials.rows, trials.x_name, reasons=False),
-        "unfinished": trials_table(unfinished, trials.x_name, reasons=True) if unfinished else None,
-        "notes": (
-            *_notes(laws),
-            *(_STANDING_NOTES if any(law.get("parameters") for law in laws.values()) else ()),
-            *((_EPISODE_NOTE,) if study.terms is META else ()),
-        ),
-        "methods": methods_section(study),
-        "diagnostics": diagnostics_section(study),
-        "provenance": provenance_section(study),
-        "configuration": json.dumps(plain(configuration), indent=2, sort_keys=True, ensure_ascii=False),
-    }
-
-
-def _contest(study: StudyFolder) -> dict[str, Any]:
-    contest, comparisons = baselines_data(study), comparisons_data(study)
-    beside = any(row.kind not in MAIN_KINDS for row in contest.rows)
-    return {
-        "contest_title": "Against baselines, on the same tasks" if beside else "Side by side, on the same tests",
-        "contest": contest_table(contest) if contest.rows else None,
-        "comparisons": comparisons_table(comparisons, contest.unit) if comparisons.rows else None,
-        "comparison_notes": comparisons.notes,
-    }
+    finding = answer(study)
+    return template.render(
+        name=study.name,
+        counter=partial(next, itertools.count(1)),
+        css=Markup(_file("page.css").strip()),
+        script=Markup(_file("page.js").strip()),
+        finding=finding,
+        facts=_facts(study, finding, law_data(study)),
+        drawn=lambda picture: _safe(drawn(picture)),
+        sections=[section for section in sections or sections_of(study) if section.blocks],
+    )
 
 
 def _facts(study: StudyFolder, finding: Finding, law: LawTable) -> tuple[tuple[str, str], ...]:
@@ -139,8 +207,8 @@ def _notes(laws: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _extrapolation(series: str, held_out: HeldOut, law: LawTable) -> dict[str, Any]:
-    """How the prediction of the hidden largest scale went, in words and as a table."""
+def _extrapolation(series: str, held_out: HeldOut, law: LawTable) -> str:
+    """How the prediction of the hidden largest scale went."""
     inside = (
         held_out.low is not None and held_out.high is not None and held_out.low <= held_out.observed <= held_out.high
     )
@@ -156,7 +224,7 @@ def _extrapolation(series: str, held_out: HeldOut, law: LawTable) -> dict[str, A
     )
     if closer:
         sentence += f" A plain baseline came closer: {', '.join(closer)}."
-    return {"sentence": sentence, "table": extrapolation_table(series, held_out, law)}
+    return sentence
 
 
 def _safe(picture: Drawn) -> dict[str, Any]:

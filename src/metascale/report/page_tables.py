@@ -4,55 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from metascale.report.comparisons import ComparisonTable, ContestTable
-from metascale.report.curves import AdaptationTable
 from metascale.report.data import HeldOut, LawTable, ScaleTable
-from metascale.report.memory import MemoryTable
 from metascale.report.overview import Family, TrialRow, TrialTable
 from metascale.report.reading import finite
+from metascale.report.section import DASH, Cell, Column, PageTable, Row, of
 from metascale.report.series import method_label
-from metascale.report.words import decimals, interval, number, p_words, percent, scale_symbol, scale_words
-
-DASH = "–"
+from metascale.report.words import decimals, interval, number, p_words, percent, scale_symbol
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column's heading; numbers are set flush right."""
-
-    title: str
-    numeric: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell's text, and the number to sort by where it has one."""
-
-    text: str
-    key: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row; ``mark`` is its class in the style sheet."""
-
-    cells: tuple[Cell, ...]
-    mark: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A whole table."""
-
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-
-
-def scales_table(law: LawTable, accuracy: ScaleTable) -> Content:
+def scales_table(law: LawTable, accuracy: ScaleTable) -> PageTable:
     """Means by scale, the spread across seeds and across tasks in columns of their own."""
     table = law.scales
     several = len(table.series) > 1
@@ -86,10 +49,10 @@ def scales_table(law: LawTable, accuracy: ScaleTable) -> Content:
         "Means over seeds. SE across seeds: standard error from training again; SE across tasks: the mean of the runs' "
         "own standard errors across test tasks, each with its one fixed episode. The two are never added."
     )
-    return Content(caption, _columns(*(heads if several else heads[1:])), tuple(rows))
+    return PageTable(caption, _columns(*(heads if several else heads[1:])), tuple(rows))
 
 
-def parameters_table(series: str, law: Mapping[str, Any], level: float) -> Content:
+def parameters_table(series: str, law: Mapping[str, Any], level: float) -> PageTable:
     """Parameters of the chosen law with all the digits that repeating the prediction needs."""
     rows = []
     for name, entry in (law.get("parameters") or {}).items():
@@ -101,10 +64,10 @@ def parameters_table(series: str, law: Mapping[str, Any], level: float) -> Conte
     quality += [f"objective {objective:.10g}"] if objective is not None else []
     formula = f": {law['formula']}" if law.get("formula") else ""
     caption = f"{of(series)}Parameters of the chosen law '{law.get('law')}'{formula}. {', '.join(quality)}".strip()
-    return Content(caption, _columns("parameter", "estimate", f"{100 * level:g} % low", "high"), tuple(rows))
+    return PageTable(caption, _columns("parameter", "estimate", f"{100 * level:g} % low", "high"), tuple(rows))
 
 
-def families_table(series: str, families: Sequence[Family]) -> Content:
+def families_table(series: str, families: Sequence[Family]) -> PageTable:
     """Families by backtest error, the chosen one in bold."""
     rows = []
     for family in families:
@@ -126,10 +89,10 @@ def families_table(series: str, families: Sequence[Family]) -> Content:
         f"{of(series)}Errors are of log loss. The backtest hides the largest scales, fits the rest and predicts them: "
         "the error that matters for extrapolation; beside it, the share of hidden scales inside its intervals."
     )
-    return Content(caption, columns, tuple(rows))
+    return PageTable(caption, columns, tuple(rows))
 
 
-def extrapolation_table(series: str, held_out: HeldOut, law: LawTable) -> Content:
+def extrapolation_table(series: str, held_out: HeldOut, law: LawTable) -> PageTable:
     """What was predicted for the largest scale, by the law and by the two plain baselines."""
     rows = [
         _row(Cell("measured"), _fixed(held_out.observed, 4), Cell(""), Cell(DASH)),
@@ -145,12 +108,12 @@ def extrapolation_table(series: str, held_out: HeldOut, law: LawTable) -> Conten
         for name, value in held_out.baselines.items()
     ]
     heads = _columns("predictor", law.scales.y_label, f"{100 * law.level:g} % interval", "log error")
-    return Content(
+    return PageTable(
         "Predicted from the smaller scales alone; log error is ln(predicted / measured).", heads, tuple(rows)
     )
 
 
-def contest_table(table: ContestTable) -> Content:
+def contest_table(table: ContestTable) -> PageTable:
     """Methods by test loss."""
     rows = []
     for row in table.rows:
@@ -171,18 +134,10 @@ def contest_table(table: ContestTable) -> Content:
         Column("accuracy"), Column("its SE across tasks"), Column("tuned settings", False),
     )  # fmt: skip
     caption = "All on the same test set, best loss first; a series with scales at its smallest, largest and best one."
-    return Content(caption, columns, tuple(rows))
+    return PageTable(caption, columns, tuple(rows))
 
 
-def memory_table(table: MemoryTable) -> Content:
-    """Peak memory by method and by what it holds."""
-    rows = [
-        _row(Cell(row.series), *(_fixed(value, 2) for value in row.by_kind), _fixed(row.total, 2)) for row in table.rows
-    ]
-    return Content("MiB at the peak of one step.", _columns("method", *table.kinds, "in all"), tuple(rows))
-
-
-def comparisons_table(table: ComparisonTable, unit: str) -> Content:
+def comparisons_table(table: ComparisonTable, unit: str) -> PageTable:
     """Paired differences with their tests."""
     firsts = {row.first for row in table.rows}
     rows = []
@@ -212,22 +167,10 @@ def comparisons_table(table: ComparisonTable, unit: str) -> Content:
         "bootstrap over tasks of the losses averaged over seeds, so for these seeds; SE across seeds is apart; "
         f"p: Wilcoxon signed-rank, corrected by Holm for {len(table.rows)} comparisons."
     )
-    return Content(caption, heads, tuple(rows))
+    return PageTable(caption, heads, tuple(rows))
 
 
-def adaptation_table(table: AdaptationTable) -> Content:
-    """Loss after K inner steps, all scales."""
-    steps = sorted({k for curve in table.curves for k in curve.inner_steps})
-    rows = []
-    for curve in table.curves:
-        values = dict(zip(curve.inner_steps, curve.values, strict=True))
-        name = curve.series if curve.x is None else f"{curve.series}, {scale_words(table.x_name, curve.x)}"
-        rows.append(_row(Cell(name), *(_fixed(values.get(k), 3) for k in steps)))
-    caption = f"{table.y_label[:1].upper()}{table.y_label[1:]} after K inner steps, means over seeds."
-    return Content(caption, _columns("start", *(f"K = {k}" for k in steps)), tuple(rows))
-
-
-def trials_table(rows: Sequence[TrialRow], x_name: str, *, reasons: bool) -> Content:
+def trials_table(rows: Sequence[TrialRow], x_name: str, *, reasons: bool) -> PageTable:
     """Trials with their status; with ``reasons`` why they did not finish, else their numbers."""
     body = []
     for row in rows:
@@ -241,11 +184,12 @@ def trials_table(rows: Sequence[TrialRow], x_name: str, *, reasons: bool) -> Con
         body.append(_row(*cells, mark=row.status if row.status in ("failed", "diverged") else ""))
     texts = [Column("trial", False), Column("status", False)]
     if reasons:
-        return Content(
+        return PageTable(
             "Trials that did not finish; none of them is in the law.", (*texts, Column("reason", False)), tuple(body)
         )
     numbers = (scale_symbol(x_name), "seed", "loss", "SE across tasks", "accuracy", "kept step", "steps", "wall s")
-    return Content("Every trial of results.csv.", (*texts, Column("method", False), *map(Column, numbers)), tuple(body))
+    columns = (*texts, Column("method", False), *map(Column, numbers))
+    return PageTable("Every trial of results.csv.", columns, tuple(body))
 
 
 def status_sentence(table: TrialTable) -> str:
@@ -254,11 +198,6 @@ def status_sentence(table: TrialTable) -> str:
         return "No trial has been recorded."
     counts = ", ".join(f"{count} {status}" for status, count in table.counts.items())
     return f"{len(table.rows)} {'trial' if len(table.rows) == 1 else 'trials'}: {counts}."
-
-
-def of(series: str) -> str:
-    """The start of a caption that belongs to one of several series."""
-    return f"{series}. " if series else ""
 
 
 def _row(*cells: Cell, mark: str = "") -> Row:

@@ -13,10 +13,28 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNL
 
 from metascale.report.comparisons import ContestTable
 from metascale.report.data import Fit, HeldOut, LawTable, ScaleTable
-from metascale.report.frame import Label, finish, log_y_ticks, nothing, pad_y, scale_x_ticks, side_labels, y_scale_label
 from metascale.report.reading import MAIN_KINDS
 from metascale.report.series import method_label
-from metascale.report.style import BLUE, DASHES, INK, MUTED, ORANGE, PAPER, SERIES, SOFT, option, tip
+from metascale.report.style import (
+    BLUE,
+    DASHES,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    SERIES,
+    SOFT,
+    Label,
+    finish,
+    log_y_ticks,
+    nothing,
+    option,
+    pad_y,
+    scale_x_ticks,
+    side_labels,
+    tip,
+    y_scale_label,
+)
 from metascale.report.words import decimals, number, percent, scale_words, seed_words
 
 Write = Callable[[float], str]

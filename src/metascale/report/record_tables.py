@@ -4,45 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from metascale.report.diagnostics import Diagnostics, diagnostic_sentences, diagnostics_data
-from metascale.report.page_tables import DASH, Cell, Column, Content, Row
 from metascale.report.provenance import Provenance, Source, gather, provenance_pairs, reproduce
-from metascale.report.reading import StudyFolder, axis_label, x_column
-from metascale.report.words import number
-
-_LONG = 12
-"""Longer tables are folded."""
-
-
-def diagnostics_section(study: StudyFolder) -> dict[str, Any] | None:
-    """Sentences, and the runs that had not converged; nothing where the study says neither."""
-    found = diagnostics_data(study)
-    sentences = diagnostic_sentences(found)
-    if not sentences:
-        return None
-    table = unconverged_table(found, x_column(study)) if found.unconverged else None
-    return {"sentences": sentences, "table": table, "folded": len(found.unconverged) > _LONG}
-
-
-def unconverged_table(found: Diagnostics, x_name: str) -> Content:
-    """The runs that ended while they were improving, or by the budget."""
-    scaled = any(run.x is not None for run in found.unconverged)
-    rows = [
-        Row(
-            (
-                Cell(run.trial.label or run.trial.id),
-                *((Cell(DASH if run.x is None else number(run.x), run.x),) if scaled else ()),
-                Cell(number(run.steps), run.steps),
-                Cell(DASH if run.best_step is None else number(run.best_step), run.best_step),
-                Cell("still improving" if run.still_improving else "budget"),
-            )
-        )
-        for run in found.unconverged
-    ]
-    scale = (Column(axis_label(x_name)),) if scaled else ()
-    columns = (Column("run", False), *scale, Column("steps"), Column("best step"), Column("ended", False))
-    caption = "Runs that had not converged. Best step: where the validation loss was lowest."
-    return Content(caption, columns, tuple(rows))
+from metascale.report.reading import StudyFolder
+from metascale.report.section import DASH, Cell, Column, PageTable, Row
 
 
 def provenance_section(study: StudyFolder) -> dict[str, Any]:
@@ -61,7 +25,7 @@ def provenance_section(study: StudyFolder) -> dict[str, Any]:
     }
 
 
-def changes_table(found: Provenance) -> Content:
+def changes_table(found: Provenance) -> PageTable:
     """Every uncommitted file."""
     rows = [
         Row((Cell(name), Cell(source.module), Cell(source.revision[:12]), Cell((source.diff_sha256 or DASH)[:12])))
@@ -69,7 +33,7 @@ def changes_table(found: Provenance) -> Content:
         for name in source.changed_files
     ]
     heads = [Column(title, False) for title in ("file", "code of", "on top of", "SHA-256 of the difference")]
-    return Content(_changes_caption(found.sources), tuple(heads), tuple(rows))
+    return PageTable(_changes_caption(found.sources), tuple(heads), tuple(rows))
 
 
 def _changes_caption(sources: tuple[Source, ...]) -> str:
@@ -82,13 +46,15 @@ def _changes_caption(sources: tuple[Source, ...]) -> str:
     return f"{told}The text of the differences is in the study's provenance.jsonl."
 
 
-def packages_table(found: Provenance) -> Content:
+def packages_table(found: Provenance) -> PageTable:
     """Every installed package."""
     rows = [Row((Cell(name), Cell(", ".join(versions)))) for name, versions in found.packages.items()]
-    return Content("Versions of what was installed.", (Column("package", False), Column("version", False)), tuple(rows))
+    return PageTable(
+        "Versions of what was installed.", (Column("package", False), Column("version", False)), tuple(rows)
+    )
 
 
-def data_table(found: Provenance) -> Content:
+def data_table(found: Provenance) -> PageTable:
     """Every data file."""
     rows = [Row((Cell(name), Cell(", ".join(hashes)))) for name, hashes in found.data_sha256.items()]
-    return Content("Data files that were there.", (Column("file", False), Column("SHA-256", False)), tuple(rows))
+    return PageTable("Data files that were there.", (Column("file", False), Column("SHA-256", False)), tuple(rows))

@@ -8,10 +8,9 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from metascale.report.frame import finish, log_label, log_x_ticks, log_y_ticks, nothing, pad_y
 from metascale.report.reading import axis_label
 from metascale.report.shape_data import ASPECT, Shape, ShapeTable, by_value
-from metascale.report.style import PAPER, SERIES, tip
+from metascale.report.style import PAPER, SERIES, finish, log_label, log_x_ticks, log_y_ticks, nothing, pad_y, tip
 from metascale.report.words import decimals, number
 
 

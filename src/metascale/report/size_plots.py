@@ -7,10 +7,23 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from metascale.report.frame import Label, finish, log_x_ticks, log_y_ticks, nothing, pad_y, side_labels
 from metascale.report.size_data import architecture_name, predicted
 from metascale.report.size_types import Size, SizeTable
-from metascale.report.style import INK, PAPER, SERIES, SOFT, ramp, tip
+from metascale.report.style import (
+    INK,
+    PAPER,
+    SERIES,
+    SOFT,
+    Label,
+    finish,
+    log_x_ticks,
+    log_y_ticks,
+    nothing,
+    pad_y,
+    ramp,
+    side_labels,
+    tip,
+)
 from metascale.report.words import decimals, number
 
 X = "n_params_total"

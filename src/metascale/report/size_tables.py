@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from metascale.laws.contrasts import Interval
-from metascale.report.page_tables import DASH, Cell, Column, Content, Row
 from metascale.report.reading import StudyFolder
+from metascale.report.section import DASH, Cell, Column, Draw, PageTable, Picture, Row, Section
 from metascale.report.size_data import architecture_name, scale_name, size_data
+from metascale.report.size_plots import plot_along, plot_compute, plot_perplexity, plot_time
 from metascale.report.size_types import SizeTable
 from metascale.report.words import decimals, interval, number, p_words
 
@@ -23,21 +23,43 @@ SUPPORTED = {"none": "no trend", "power": "a power law", "power_irreducible": "a
 LAWS = {"power": "power law", "power_irreducible": "power law with irreducible loss"}
 
 
-@dataclass(frozen=True, slots=True)
-class SizeSection:
-    """What the page says of model sizes."""
-
-    sentences: tuple[str, ...]
-    tables: tuple[Content, ...]
-
-
-def size_section(study: StudyFolder) -> SizeSection | None:
-    """The section, or ``None`` for another kind of study."""
+def size_section(study: StudyFolder) -> Section:
+    """Sentences, figures and tables; empty for another kind of study."""
     table = size_data(study)
     if table is None or not table.sizes:
-        return None
+        return Section("sizes", "Model size")
     tables = (sizes_table(table), lines_table(table), laws_table(table), exponents_table(table), effects_table(table))
-    return SizeSection(sentences(table), tables)
+    return Section("sizes", "Model size", (*sentences(table), *_pictures(table), *tables))
+
+
+def _pictures(table: SizeTable) -> tuple[Picture, ...]:
+    bars = "Circles: means over seeds, bar ± 1 standard error across seeds."
+
+    def along(architecture: str, depth: bool) -> Draw:
+        return lambda ax, compact: plot_along(table, ax, architecture=architecture, depth=depth, compact=compact)
+
+    return (
+        Picture(
+            "size_perplexity",
+            f"{bars} Labels: width × layers. Dashed: what counting words gives.",
+            (lambda ax, compact: plot_perplexity(table, ax, compact=compact),),
+        ),
+        *(
+            Picture(name, bars, tuple(along(one, depth) for one in table.architectures), same_y=True)
+            for name, depth in (("size_width", False), ("size_depth", True))
+        ),
+        Picture(
+            "size_time",
+            "Means over seeds of a whole trial, evaluations included.",
+            (lambda ax, compact: plot_time(table, ax, compact=compact),),
+        ),
+        Picture(
+            "size_compute",
+            "Dots: test loss at the end of a run; thin: its validation loss (another text) on the way there, while the "
+            "rate still decays. Thick: the runs that no cheaper run of the architecture beats.",
+            (lambda ax, compact: plot_compute(table, ax, compact=compact),),
+        ),
+    )
 
 
 def sentences(table: SizeTable) -> tuple[str, ...]:
@@ -65,7 +87,7 @@ def sentences(table: SizeTable) -> tuple[str, ...]:
     return tuple(found)
 
 
-def sizes_table(table: SizeTable) -> Content:
+def sizes_table(table: SizeTable) -> PageTable:
     """Every configuration, the smallest first."""
     rows = []
     for one in table.sizes:
@@ -100,10 +122,10 @@ def sizes_table(table: SizeTable) -> Content:
         "Configurations by parameters; means over seeds. Perplexities at a look are those that training saw (of its "
         "share of the validation tokens). Peak: live bytes of one training step."
     )
-    return Content(caption, (Column("model", False), *map(Column, heads)), tuple(rows))
+    return PageTable(caption, (Column("model", False), *map(Column, heads)), tuple(rows))
 
 
-def lines_table(table: SizeTable) -> Content:
+def lines_table(table: SizeTable) -> PageTable:
     """perplexity = a · x^b along every scale."""
     rows = []
     for one in table.lines:
@@ -115,10 +137,10 @@ def lines_table(table: SizeTable) -> Content:
         rows.append(Row((*head, *cells)))
     heads = (Column(f"b, {100 * table.level:g} %"), Column("a"), Column("R²"), Column("sizes"), Column("note", False))
     caption = "perplexity = a · x^b, least squares on logarithms over all runs; R² is of ln perplexity."
-    return Content(caption, (Column("architecture", False), Column("x", False), *heads), tuple(rows))
+    return PageTable(caption, (Column("architecture", False), Column("x", False), *heads), tuple(rows))
 
 
-def laws_table(table: SizeTable) -> Content:
+def laws_table(table: SizeTable) -> PageTable:
     """The law of the loss, without and with irreducible loss."""
     rows = []
     for one in table.laws:
@@ -127,10 +149,10 @@ def laws_table(table: SizeTable) -> Content:
         rows.append(Row((Cell(architecture_name(one.architecture)), Cell(scale_name(one.x_name)), *cells)))
     heads = (Column("α of A·x^−α"), Column("α of E + A·x^−α"), Column("E (nats)"), Column("note", False))
     caption = f"Laws of the test loss with {100 * table.level:g} % intervals, without and with irreducible loss E."
-    return Content(caption, (Column("architecture", False), Column("x", False), *heads), tuple(rows))
+    return PageTable(caption, (Column("architecture", False), Column("x", False), *heads), tuple(rows))
 
 
-def exponents_table(table: SizeTable) -> Content:
+def exponents_table(table: SizeTable) -> PageTable:
     """The tests of equal exponents."""
     rows = []
     for one in table.comparisons:
@@ -144,10 +166,10 @@ def exponents_table(table: SizeTable) -> Content:
     other = f"difference to {architecture_name(references[0])}" if references else "difference"
     columns = (Column("law", False), Column("x", False), *heads, Column(other), Column("p"))
     caption = "Do the architectures share an exponent? The first row is the study's answer; the others look at it anew."
-    return Content(caption, (*columns, Column("verdict", False)), tuple(rows))
+    return PageTable(caption, (*columns, Column("verdict", False)), tuple(rows))
 
 
-def effects_table(table: SizeTable) -> Content:
+def effects_table(table: SizeTable) -> PageTable:
     """Width against depth."""
     rows = []
     for one in table.width_depth:
@@ -156,7 +178,7 @@ def effects_table(table: SizeTable) -> Content:
         rows.append(Row((Cell(architecture_name(one.architecture)), *cells, _fixed(one.r2, 3), Cell(note))))
     heads = (*map(Column, EFFECTS.values()), Column("R²"), Column("note", False))
     caption = f"Test loss = A · d^−a · layers^−b, {100 * table.level:g} % intervals (Student's)."
-    return Content(caption, (Column("architecture", False), *heads), tuple(rows))
+    return PageTable(caption, (Column("architecture", False), *heads), tuple(rows))
 
 
 def _shown(found: Interval | None, digits: int = 3) -> Cell:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, unquote
@@ -20,6 +21,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+
+from metascale.report.words import number
 
 INK, SOFT, MUTED, GRID, PAPER = "#1b2530", "#5b6670", "#a9b3bc", "#dde2e7", "#fefefe"
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#b0588f", "#c98600", "#3a9bd0"
@@ -134,3 +138,183 @@ def ramp(count: int, first: int = 0, last: int = len(RAMP) - 1) -> tuple[str, ..
     """``count`` colours of the ramp from light to dark, between two of its places; a single one is the darkest."""
     places = np.linspace(first, last, max(count, 2)).round().astype(int)[-count:] if count else []
     return tuple(RAMP[place] for place in places)
+
+
+Label = tuple[float, str, str]
+"""A label in the right margin: the y value it belongs to, its text and its colour."""
+
+
+def log_x_ticks(ax: Axes, values: Sequence[float], closest: float = 0.085) -> None:
+    """A logarithmic x axis with ticks at the actual values; labels nearer than ``closest`` of the axis are left out.
+
+    ``closest`` is right for labels of up to six characters, and grows with longer ones.
+    """
+    ax.set_xscale("log")
+    _ticks_at(ax, values, closest, np.log, np.exp)
+
+
+def scale_x_ticks(ax: Axes, values: Sequence[float], label: str, closest: float = 0.085) -> str:
+    """Ticks at the actual values of a scale, and the axis's label: logarithmic, unless a value is not positive."""
+    if min(values) > 0:
+        log_x_ticks(ax, values, closest)
+        return f"{label} (log scale)"
+    _ticks_at(ax, values, closest, float, float)
+    return label
+
+
+def _ticks_at(
+    ax: Axes,
+    values: Sequence[float],
+    closest: float,
+    to_axis: Callable[[float], float],
+    from_axis: Callable[[float], float],
+) -> None:
+    ordered = sorted(set(values))
+    low, high = to_axis(ordered[0]), to_axis(ordered[-1])
+    span = (high - low) or 1.0
+    ax.set_xlim(from_axis(low - 0.06 * span), from_axis(high + 0.06 * span))
+    closest *= max(1.0, max(len(number(value)) for value in ordered) / 6)
+    shown: list[float] = []
+    for value in [ordered[-1], *ordered[:-1]]:
+        if all(abs(to_axis(value) - to_axis(other)) / (1.12 * span) >= closest for other in shown):
+            shown.append(value)
+    ax.xaxis.set_major_locator(FixedLocator(ordered))
+    ax.xaxis.set_major_formatter(FixedFormatter([number(value) if value in shown else "" for value in ordered]))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def log_y_ticks(ax: Axes) -> None:
+    """A logarithmic y axis with four to nine ticks at round numbers, written plainly; a linear one stays as it is."""
+    if ax.get_yscale() != "log":
+        return
+    low, high = ax.get_ylim()
+    ticks = round_ticks(low, high)
+    ax.yaxis.set_major_locator(FixedLocator(ticks))
+    ax.yaxis.set_major_formatter(FixedFormatter([number(tick) for tick in ticks]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set_ylim(low, high)
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Round numbers in [low, high], close to evenly spaced on a logarithmic axis where the range is wide."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        ticks = [round(m * 10.0**d, 12) for d in decades for m in mantissas]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if 4 <= len(ticks) <= 9:
+            return ticks
+    ticks = [float(tick) for tick in MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
+    return [round(tick, 12) for tick in ticks if low <= tick <= high and tick > 0]
+
+
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """``positions`` moved as little as needed so that neighbours are ``gap`` apart, inside [low, high] if they fit.
+
+    Pool-adjacent-violators on the positions less their places: the least-squares answer.
+    """
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    blocks: list[list[float]] = []
+    for place, index in enumerate(order):
+        blocks.append([positions[index] - place * gap, 1.0])
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            mean, count = blocks.pop()
+            before, weight = blocks[-1]
+            blocks[-1] = [(before * weight + mean * count) / (weight + count), weight + count]
+    flat = [mean for mean, count in blocks for _ in range(int(count))]
+    top = high - (len(order) - 1) * gap
+    moved = [0.0] * len(order)
+    for place, index in enumerate(order):
+        moved[index] = max(min(flat[place], top), min(low, top)) + place * gap
+    return moved
+
+
+def side_labels(
+    ax: Axes,
+    entries: Sequence[Label],
+    *,
+    size: float = 9.0,
+    at: float = 1.015,
+    gap: float | None = None,
+) -> None:
+    """Labels (data y, text, colour) in the right margin, kept apart, with a thin leader where one had to move."""
+    if not entries:
+        return
+    height_pt = figure_size(ax)[1] * 72 * 0.76
+    lines = [text.count("\n") + 1 for _, text, _ in entries]
+    step = gap if gap is not None else max(lines) * size * 1.22 / height_pt
+    to_axes = ax.transData + ax.transAxes.inverted()
+    x_right = ax.get_xlim()[1]
+    wanted = [float(to_axes.transform((x_right, y))[1]) for y, _, _ in entries]
+    for y, place, (_, text, colour) in zip(wanted, spread(wanted, step, 0.0, 1.0), entries, strict=True):
+        ax.annotate(
+            text,
+            xy=(1.0, y),
+            xycoords="axes fraction",
+            xytext=(at + 0.025, place),
+            textcoords="axes fraction",
+            va="center",
+            ha="left",
+            fontsize=size,
+            color=colour,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.7,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def finish(ax: Axes, finding: str, x_label: str, y_label: str, compact: bool, pad_pt: float = 10) -> Axes:
+    """Axis titles, the finding as title, and the grid."""
+    size = 9 if compact else 10
+    ax.set_xlabel(x_label, fontsize=size)
+    ax.set_ylabel(y_label, fontsize=size)
+    ax.tick_params(labelsize=8.5 if compact else 9.5)
+    ax.grid(visible=True, axis="y")
+    place = ax.get_subplotspec()
+    per_row = place.get_gridspec().ncols if place else 1
+    # What belongs together stays on one line: "α = 0.16", "[0.15, 0.17]".
+    bound = re.sub(r" (?==)|(?<==) |(?<=\d,) (?=[\d−])|(?<=\d) (?=%)", "\u00a0", finding)
+    lines = textwrap.wrap(
+        bound, int(figure_size(ax)[0] * 9.0 / per_row), break_long_words=False, break_on_hyphens=False
+    )
+    ax.set_title("\n".join(lines), loc="left", fontsize=10 if compact else 12, weight="bold", pad=pad_pt)
+    return ax
+
+
+def nothing(ax: Axes, text: str) -> Axes:
+    """Axes that say why they are empty."""
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, color=SOFT)
+    return ax
+
+
+def pad_y(ax: Axes, *, log: bool = True, part: float = 0.05) -> None:
+    """Limits of the y axis: what is drawn, here and on axes that share it, and ``part`` of its span on both sides.
+
+    A logarithmic axis becomes linear where something drawn is not positive.
+    """
+    drawn = [other.dataLim for other in ax.get_shared_y_axes().get_siblings(ax) if other.has_data()]
+    low, high = min(limits.y0 for limits in drawn), max(limits.y1 for limits in drawn)
+    if log and low <= 0:
+        ax.set_yscale("linear")
+        log = False
+    if log:
+        low, high = np.log(low), np.log(high)
+    pad = part * (high - low) or 0.05
+    ends = np.array([low - pad, high + pad])
+    ax.set_ylim(*(np.exp(ends) if log else ends))
+
+
+def y_scale_label(ax: Axes, label: str) -> str:
+    """The y axis's title, which says so where its scale is logarithmic."""
+    return log_label(label) if ax.get_yscale() == "log" else label
+
+
+def log_label(label: str) -> str:
+    """An axis title that says that its scale is logarithmic."""
+    return f"{label[:-1]}, log scale)" if label.endswith(")") else f"{label} (log scale)"

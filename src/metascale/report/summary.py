@@ -9,9 +9,9 @@ from metascale.report.answer import answer
 from metascale.report.comparisons import baselines_data, comparisons_data
 from metascale.report.data import law_data
 from metascale.report.findings import direction_of, exponent_of
-from metascale.report.irregular import irregular_data
 from metascale.report.overview import families_data, missing_data, trials_data
 from metascale.report.reading import StudyFolder
+from metascale.report.sections.checks import irregular_data
 from metascale.report.series import laws_by_series
 
 FORMAT = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from metascale.core.files import write_atomic, write_json
-from metascale.report.figures import pictures, png
-from metascale.report.page import render_page
+from metascale.report.figures import png
+from metascale.report.page import render_page, sections_of
 from metascale.report.provenance import RUN_FILE as PROVENANCE
 from metascale.report.provenance import provenance_json
 from metascale.report.reading import read_study
@@ -24,8 +24,10 @@ def write_report(folder: Path | str) -> list[Path]:
     """
     study = read_study(folder)
     # Everything is computed before anything is written, so that a fault leaves no half report.
-    images = [(study.folder / "plots" / f"{picture.name}.png", png(picture)) for picture in pictures(study)]
-    page, summary, origin = render_page(study), summarise(study), provenance_json(study)
+    sections = sections_of(study)
+    pictures = [picture for section in sections for picture in section.pictures]
+    images = [(study.folder / "plots" / f"{picture.name}.png", png(picture)) for picture in pictures]
+    page, summary, origin = render_page(study, sections), summarise(study), provenance_json(study)
     for path, data in images:
         write_atomic(path, data)
     write_json(study.folder / "summary.json", summary)

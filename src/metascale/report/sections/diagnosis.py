@@ -16,12 +16,28 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from metascale.report.frame import finish, log_y_ticks, nothing, pad_y, y_scale_label
-from metascale.report.irregular import cut_short, stopped_by_patience
 from metascale.report.points import Point, points_of
-from metascale.report.reading import StudyFolder, Trial, finite, read_study
-from metascale.report.style import BLUE, PAPER, VERMILION, tip
-from metascale.report.words import decimals, number, seed_words
+from metascale.report.reading import StudyFolder, Trial, axis_label, finite, read_study, x_column
+from metascale.report.section import (
+    Block,
+    Cell,
+    Draw,
+    Folded,
+    PageTable,
+    Picture,
+    Section,
+    fixed,
+    named,
+    plain,
+    table,
+    text_column,
+    upper_first,
+)
+from metascale.report.sections.checks import cut_short, stopped_by_patience
+from metascale.report.sections.tuning import label_of
+from metascale.report.series import laws_by_series, series_of
+from metascale.report.style import BLUE, PAPER, VERMILION, finish, log_y_ticks, nothing, pad_y, tip, y_scale_label
+from metascale.report.words import decimals, number, percent, seed_words
 from metascale.study.store.records import read_rows
 
 TRAIN, VALIDATION = "train_loss_nats", "validation_loss_nats"
@@ -174,7 +190,7 @@ def advice(verdict: Verdict) -> str:
     return {
         "underfits": "the training loss itself is high: a larger net, or less dropout and weight decay",
         "overfits": "most of the validation loss is absent in training: more data, dropout or weight decay",
-        "in balance": "neither more nor less regularisation is called for",
+        "in balance": "regularisation looks about right",
         "not converged": "training ended before validation had stopped falling: train longer",
     }[verdict]
 
@@ -224,3 +240,183 @@ def gap_words(rows: Sequence[Diagnosis]) -> str:
         f"{decimals(HIGH, 1)} times the lowest of the series. Not converged: half of the runs or more were not "
         "stopped by patience. Rise: how far validation had risen again at the last step, in ln loss."
     )
+
+
+COVERAGE_LEVEL = 0.90
+"""Of the intervals that the backtest counts hits of (`metascale.laws.compare`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unconverged:
+    """A finished run whose best validation was its last, or that its budget ended and not its patience."""
+
+    trial: Trial
+    series: str
+    x: float | None
+    steps: float
+    best_step: float | None
+    still_improving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Share of hidden scale means inside the intervals of the chosen law, over the cuts of its backtest."""
+
+    series: str
+    law: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """Both, and of how many runs it is known whether they converged.
+
+    Args:
+        patient: whether runs were to end by patience; otherwise a budget of steps is what was asked for.
+    """
+
+    unconverged: tuple[Unconverged, ...]
+    n_known: int
+    patient: bool
+    coverages: tuple[Coverage, ...]
+
+    @property
+    def n_improving(self) -> int:
+        return sum(run.still_improving for run in self.unconverged)
+
+
+def diagnostics_data(folder: Path | str | StudyFolder) -> Diagnostics:
+    """What results.csv and the laws say of convergence and of the backtest's intervals."""
+    study = read_study(folder)
+    names, x_name = series_of(study), x_column(study)
+    known = [
+        trial for trial in study.main if trial.finished and trial.number("steps") and _best_step(trial) is not None
+    ]
+    patient = any(_ending(trial) == "converged" for trial in known) or _budget(study) == "converged"
+    found = []
+    for trial in known:
+        steps, best = trial.number("steps") or 0.0, _best_step(trial)
+        if best == steps or (patient and _ending(trial) == "max_steps"):
+            found.append(Unconverged(trial, names[trial.id], trial.number(x_name), steps, best, best == steps))
+    return Diagnostics(tuple(found), len(known), patient, _coverages(study))
+
+
+def diagnostic_sentences(found: Diagnostics) -> tuple[str, ...]:
+    """The diagnostics in words; empty where the study says nothing of them."""
+    sentences = []
+    if found.n_known:
+        of = f"of {found.n_known} finished runs"
+        by_budget = sum(not run.still_improving for run in found.unconverged)
+        if found.n_improving:
+            every = found.n_improving == found.n_known
+            who = f"All {found.n_known} finished runs" if every else f"{found.n_improving} {of}"
+            sentences.append(
+                f"{who} had the lowest validation loss at the last evaluation: more steps might have lowered it "
+                "further, so their loss also measures the budget."
+            )
+        if by_budget:
+            sentences.append(
+                f"{by_budget} {of} {'was' if by_budget == 1 else 'were'} ended by the most steps allowed, not by "
+                "patience, some time after the lowest validation loss."
+            )
+        if not found.unconverged:
+            ended = "ended by patience" if found.patient else "had their lowest validation loss before the end"
+            sentences.append(f"All {found.n_known} finished runs {ended}.")
+    for one in found.coverages:
+        where = f"{one.series}: " if one.series else ""
+        sentences.append(
+            f"{where}In the backtest of '{one.law}', {percent(one.share, 0)} of the hidden scales lay inside the "
+            f"{percent(COVERAGE_LEVEL, 0)} intervals that the smaller scales gave."
+        )
+    return tuple(sentences)
+
+
+def _ending(trial: Trial) -> str:
+    return trial.cells.get("training", "")
+
+
+def _best_step(trial: Trial) -> float | None:
+    return trial.number("best_step")
+
+
+def _budget(study: StudyFolder) -> str:
+    return str((study.config.get("base") or {}).get("budget", ""))
+
+
+def _coverages(study: StudyFolder) -> tuple[Coverage, ...]:
+    found = []
+    for series, law in laws_by_series(study).items():
+        chosen = str(law.get("law"))
+        share = finite(((law.get("families") or {}).get(chosen) or {}).get("backtest_coverage"))
+        if share is not None:
+            found.append(Coverage(series, chosen, share))
+    return tuple(found)
+
+
+def fit_diagnosis(study: StudyFolder) -> Section:
+    """Training against validation loss of every configuration."""
+    found = diagnosis_data(study)
+    if not found.rows:
+        return Section("diagnosis", "Underfit or overfit?")
+    chosen = typical(found)
+
+    def draw(row: Diagnosis) -> Draw:
+        return lambda ax, compact: plot_diagnosis(row, ax, x_label=found.x_label, compact=compact)
+
+    names = "; ".join(f"{number(row.point.x)}: {named(row.point.series, row.point.name)}" for row in chosen)
+    caption = f"Dashed: training examples, without dropout; solid: validation; dots: kept. {names}."
+    words = [upper_first(f"{one}: {advice(one)}.") for one in dict.fromkeys(row.verdict for row in found.rows)]
+    return Section(
+        "diagnosis",
+        "Underfit or overfit?",
+        (
+            diagnosis_sentence(found),
+            " ".join(words),
+            Picture("diagnosis", caption, tuple(map(draw, chosen)), same_y=True),
+            diagnosis_table(found),
+        ),
+    )
+
+
+def diagnosis_table(found: DiagnosisTable) -> PageTable:
+    """Losses, gap and verdict of every configuration, with the settings that regularise it."""
+    settings = [name for name in SETTINGS if any(name in row.settings for row in found.rows)]
+    rows = [
+        [
+            Cell(named(row.point.series, row.point.name)), plain(row.point.x),
+            *(plain(row.settings.get(name)) for name in settings), fixed(row.train, 4), fixed(row.validation, 4),
+            Cell(f"{100 * row.gap:.0f} %", row.gap), fixed(row.rise), Cell(row.verdict),
+        ]
+        for row in found.rows
+    ]  # fmt: skip
+    heads = ("configuration", "size", *map(label_of, settings), "training", "validation", "gap", "rise")
+    return table(gap_words(found.rows), (*heads, text_column("diagnosis")), rows)
+
+
+_LONG = 12
+"""Longer tables are folded."""
+
+
+def convergence(study: StudyFolder) -> Section:
+    """Runs that had not converged, and whether the backtest's intervals contained what they should."""
+    found = diagnostics_data(study)
+    blocks: list[Block] = [*diagnostic_sentences(found)]
+    if found.unconverged:
+        runs = unconverged_table(found, x_column(study))
+        blocks.append(Folded(f"{len(runs.rows)} runs", (runs,)) if len(runs.rows) > _LONG else runs)
+    return Section("diagnostics", "Diagnostics", tuple(blocks))
+
+
+def unconverged_table(found: Diagnostics, x_name: str) -> PageTable:
+    """The runs that ended while they were improving, or by the budget."""
+    scaled = any(run.x is not None for run in found.unconverged)
+    rows = [
+        [
+            Cell(run.trial.label or run.trial.id), *((plain(run.x),) if scaled else ()), plain(run.steps),
+            plain(run.best_step), Cell("still improving" if run.still_improving else "budget"),
+        ]
+        for run in found.unconverged
+    ]  # fmt: skip
+    scale = (axis_label(x_name),) if scaled else ()
+    caption = "Runs that had not converged. Best step: where the validation loss was lowest."
+    return table(caption, ("run", *scale, "steps", "best step", text_column("ended")), rows)

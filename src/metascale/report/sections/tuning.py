@@ -1,4 +1,4 @@
-"""What the searches of a study tried and found: tables, and the loss against each tuned hyperparameter."""
+"""Tuned hyperparameters: what the searches of a study tried and found, and the loss against each of them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNL
 
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json
-from metascale.report.frame import finish, log_x_ticks, nothing
 from metascale.report.reading import StudyFolder, axis_label, finite, read_study
-from metascale.report.style import PAPER, SOFT, VERMILION, ramp, tip
+from metascale.report.section import Cell, Draw, PageTable, Picture, Section, fixed, table, text_column
+from metascale.report.style import PAPER, SOFT, VERMILION, finish, log_x_ticks, nothing, ramp, tip
 from metascale.report.words import decimals, number
 from metascale.study.search.space import dimension_from_json
 
@@ -209,3 +209,50 @@ def _key(value: Any) -> str:
 
 def _text(value: Any) -> str:
     return number(value) if _number(value) else str(value)
+
+
+def tuning(study: StudyFolder) -> Section:
+    """Every searched point with its best values, and how the loss depends on each hyperparameter."""
+    found = tuning_data(study)
+    if not found.points:
+        return Section("tuning", "Tuned hyperparameters")
+    n_edges = sum(bool(point.edges) for point in found.points)
+    text = (
+        f"{found.n_attempts} trials searched {', '.join(label_of(name) for name in found.names)} at "
+        f"{len(found.points)} {'point' if len(found.points) == 1 else 'points'}, by validation loss; the test set was "
+        "not touched. "
+    )
+    text += (
+        f"At {n_edges} of them a best value lies at an end of its range: a better one may lie beyond."
+        if n_edges
+        else "No best value lies at an end of its range."
+    )
+    return Section("tuning", "Tuned hyperparameters", (text, _picture(found), best_table(found)))
+
+
+def _picture(found: TuningTable) -> Picture:
+    def draw(name: str) -> Draw:
+        return lambda ax, compact: plot_tuned(found, ax, name=name, compact=compact)
+
+    caption = (
+        "Each mark is a trial of a search: ln of its validation loss over the best at its point; crosses were stopped "
+        "early; losses above the axis are drawn at its top. Large dots on the line: the best of each point, red at an "
+        "end of the range."
+    )
+    return Picture("tuning", caption, tuple(map(draw, found.names)), same_y=True)
+
+
+def best_table(found: TuningTable) -> PageTable:
+    """The best values of every searched point."""
+    rows = []
+    for point in found.points:
+        values = [_value(point.values.get(name), point.edges.get(name)) for name in found.names]
+        counts = ", ".join(f"{count} {status}" for status, count in point.counts.items())
+        rows.append([Cell(point.name), *values, fixed(point.loss, 4), Cell(counts)])
+    columns = ("point", *map(label_of, found.names), "validation loss", text_column("trials"))
+    return table("Best values of each searched point; ▲ and ▼: at the upper or lower end of the range.", columns, rows)
+
+
+def _value(value: Any, edge: str | None) -> Cell:
+    mark = {"low": " ▼", "high": " ▲"}.get(edge or "", "")
+    return Cell(number(value) + mark, float(value)) if _number(value) else Cell(f"{value}{mark}")

@@ -9,10 +9,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 
-from metascale.report.frame import finish, nothing
 from metascale.report.reading import StudyFolder, read_study
+from metascale.report.section import Cell, Picture, Section, fixed, table
 from metascale.report.series import series_of
-from metascale.report.style import INK, SERIES, tip
+from metascale.report.style import INK, SERIES, finish, nothing, tip
 
 KINDS = ("weights", "parameters", "activations", "gradients", "optimizer_state", "other")
 LABELS = {"weights": "frozen weights", "parameters": "trained parameters", "optimizer_state": "optimiser state"}
@@ -86,3 +86,20 @@ def plot_memory(table: MemoryTable, ax: Axes, *, compact: bool = False) -> Axes:
     finish(ax, finding, "live MiB at the peak", "", compact)
     ax.grid(visible=False, axis="y")
     return ax
+
+
+def memory(study: StudyFolder) -> Section:
+    """Peak memory by method and by what it holds."""
+    found = memory_data(study)
+    if not found.rows:
+        return Section("memory", "Memory")
+    picture = Picture(
+        "memory",
+        "Live bytes at the peak of one training step, after a first step, by what they hold; means over seeds.",
+        (lambda ax, compact: plot_memory(found, ax, compact=compact),),
+        height_in=2.2 + 0.42 * len(found.rows),
+    )
+    rows = [[Cell(row.series), *(fixed(mib, 2) for mib in row.by_kind), fixed(row.total, 2)] for row in found.rows]
+    return Section(
+        "memory", "Memory", (picture, table("MiB at the peak of one step.", ("method", *found.kinds, "in all"), rows))
+    )
