@@ -225,6 +225,23 @@ def test_what_the_machine_refuses_is_one_sentence_and_exit_status_1(
     assert call("doctor") == (1, "", sentence + "\n")
 
 
+@pytest.mark.parametrize("command", ["run", "status", "report", "evaluate"])
+def test_studies_are_refused_in_a_sentence_where_there_is_no_posix(
+    command: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metascale.cli.main.POSIX", False)
+    out = ("--out", str(tmp_path / "study")) if command == "run" else ()
+    code, _, said = call(command, "digits", *out)
+    assert (code, said) == (
+        2,
+        f"metascale: `metascale {command}` runs on Linux and macOS; on Windows use WSL "
+        "(fit, forecast, backtest and optimum work everywhere)\n",
+    )
+    assert not (tmp_path / "study").exists()
+    (tmp_path / "table.csv").write_text(TABLE)
+    assert call("forecast", str(tmp_path / "table.csv"), "--to", "1000")[0] == 0
+
+
 def test_a_missing_option_is_a_usage_error() -> None:
     result = metascale("run", "digits")
     assert result.returncode == 2

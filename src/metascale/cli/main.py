@@ -1,4 +1,4 @@
-"""The command line: thin. Every command reads its arguments, calls one function, and prints what it returned."""
+"""The command line. Every command reads its arguments, calls one function, and prints what that returned."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ from metascale.cli import models as cli_models
 from metascale.cli import run as cli_run
 from metascale.cli import study as cli_study
 from metascale.cli.data import DataDir
+from metascale.cli.flags import flags_of, keys_of, sentence
 from metascale.cli.run import print_conclusion, use_data_dir
 from metascale.cli.study import Folder
 from metascale.core.errors import InputError, MetascaleError, MissingDependency
 from metascale.core.files import sync_folder
+
+POSIX = os.name == "posix"
 
 
 @contextlib.contextmanager
@@ -49,7 +52,7 @@ def out_folder(folder: Path | None) -> Iterator[None]:
 
 
 def into_folder(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with the folder of its option --out made first, so that a path that cannot be is refused at once."""
+    """``command`` with the folder of its option --out made first, so that a bad path is refused before work starts."""
 
     @functools.wraps(command)
     def checked(**given: Any) -> None:
@@ -60,11 +63,26 @@ def into_folder(command: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
+def on_posix(command: Callable[..., None]) -> Callable[..., None]:
+    """``command``, refused on systems without POSIX locks and signals, on which studies depend."""
+
+    @functools.wraps(command)
+    def checked(**given: Any) -> None:
+        if not POSIX:
+            raise InputError(
+                f"`metascale {command.__name__}` runs on Linux and macOS; on Windows use WSL "
+                "(fit, forecast, backtest and optimum work everywhere)"
+            )
+        command(**given)
+
+    return checked
+
+
 def require_writable(folder: Path, name: str) -> None:
     """Refuse a folder in which this user cannot make files.
 
     Raises:
-        InputError: so it is.
+        InputError: it is not writable.
     """
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{name} {folder} cannot be written: Permission denied")
@@ -88,7 +106,7 @@ def _make(folder: Path) -> list[Path]:
 
 
 def _remove_empty(made: list[Path]) -> None:
-    """Remove folders in which nothing is, innermost first."""
+    """Remove those folders that are empty, innermost first."""
     for folder in reversed(made):
         with contextlib.suppress(OSError):
             folder.rmdir()
@@ -115,35 +133,38 @@ for study_command in (
     cli_study.push,
     into_folder(cli_models.coordinate_check),
 ):
-    app.command()(study_command)
+    app.command()(on_posix(study_command))
 out = Console()
 err = Console(stderr=True)
 
 
 def main() -> None:
-    """Run the command line; what the caller got wrong ends with one sentence and exit status 2.
+    """Run the command line. Errors end with one sentence on standard error.
 
-    So does what this machine refused (a disk, a database that is locked), with exit status 1.
+    Exit status 2: invalid input or a missing optional package. 1: any other failure, a full disk or a locked database
+    included. 130: Ctrl-C.
     """
     try:
         app()
-    except (InputError, MissingDependency) as error:
-        err.print(Text(f"metascale: {error}"), style="red", soft_wrap=True)
-        sys.exit(2)
     except MetascaleError as error:
-        err.print(Text(f"metascale: {error}"), style="red", soft_wrap=True)
-        sys.exit(1)
+        typed = sys.argv[1:]
+        _say(sentence(error, flags_of(app, typed), keys_of(typed)))
+        sys.exit(2 if isinstance(error, (InputError, MissingDependency)) else 1)
     except BrokenPipeError:
         raise
     except (OSError, sqlite3.OperationalError) as error:
-        err.print(Text(f"metascale: {_sentence(error)}"), style="red", soft_wrap=True)
+        _say(_on_one_line(error))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _sentence(error: OSError | sqlite3.OperationalError) -> str:
-    """What went wrong, on one line, with the file where the system named one."""
+def _say(text: str) -> None:
+    err.print(Text(f"metascale: {text}"), style="red", soft_wrap=True)
+
+
+def _on_one_line(error: OSError | sqlite3.OperationalError) -> str:
+    """The system's message on one line, with the file where it names one."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return " ".join(f"{type(error).__name__}: {error}".split())
@@ -162,6 +183,7 @@ def recipes() -> None:
 
 
 @app.command()
+@on_posix
 def report(folder: Folder) -> None:
     """Fit the law again and write the tables, plots and report.html of a study."""
     from metascale.workflow.conclude import conclude
@@ -172,6 +194,7 @@ def report(folder: Folder) -> None:
 
 
 @app.command()
+@on_posix
 def evaluate(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: STUDY/runs/NAME.")],
     shots: Annotated[int | None, typer.Option(min=1, help="Support examples a class.")] = None,

@@ -28,7 +28,9 @@ def _durable_point() -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
+    """Make the names in ``folder`` durable. Windows cannot, and there it does nothing."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,0 +1,51 @@
+"""The library speaks of arguments, the command line of flags."""
+
+from __future__ import annotations
+
+import pytest
+
+from metascale.cli.flags import flags_of, keys_of, sentence
+from metascale.core.errors import InputError, MissingDependency
+
+FLAGS = {"executor": "--executor", "hang_after": "--hang-after", "values": "--set", "out_dir": "--out"}
+
+
+@pytest.mark.parametrize(
+    ("error", "keys", "said"),
+    [
+        (InputError("executor is one of a, b", field="executor"), [], "--executor is one of a, b"),
+        (InputError("`hang_s` goes with `executor` ray"), [], "--hang-after goes with --executor ray"),
+        (MissingDependency("`executor` ray needs 'ray'"), [], "--executor ray needs 'ray'"),
+        (
+            InputError("outer_lr must be positive", field="outer_lr"),
+            ["outer_lr"],
+            "--set outer_lr=... must be positive",
+        ),
+        (InputError("outer_lr=-1: too small", field="outer_lr"), ["outer_lr"], "--set outer_lr=-1: too small"),
+        (InputError("outer_lr must be positive", field="outer_lr"), [], "outer_lr must be positive"),
+        (InputError("give `path`, a CSV file"), [], "give --set path=..., a CSV file"),
+        (InputError("`path`=FILE is needed"), [], "--set path=FILE is needed"),
+        (InputError("there is no key 'executor'", field="executor"), [], "there is no key 'executor'"),
+        (InputError("out /x is a file", field="out"), [], "--out /x is a file"),
+        (InputError("the executors are a, b", field="executor"), [], "the executors are a, b"),
+    ],
+)
+def test_names_become_flags(error: Exception, keys: list[str], said: str) -> None:
+    assert sentence(error, FLAGS, keys) == said
+
+
+def test_a_command_without_set_leaves_keys_alone() -> None:
+    assert sentence(InputError("`path` is no file", field="path"), {}, ["path"]) == "path is no file"
+
+
+def test_flags_are_those_of_the_command_typed() -> None:
+    from metascale.cli.main import app
+
+    assert flags_of(app, ["run", "digits", "--out", "x"])["hang_after"] == "--hang-after"
+    assert flags_of(app, ["data", "get", "minst"]) == {"data_dir": "--data-dir"}
+    assert flags_of(app, ["export", "x"])["kind"] == "--format"
+    assert set(flags_of(app, ["no-such-command"])) <= {"version", "install_completion", "show_completion"}
+
+
+def test_keys_are_those_of_set() -> None:
+    assert keys_of(["run", "digits", "--set", "a=1", "--set=b=[1,2]", "--out", "x"]) == ["a", "b"]
