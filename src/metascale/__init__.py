@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from metascale.study.design import Study
     from metascale.tasks.digits import digits_tasks
     from metascale.training.optimizers import SGD, Adam
+    from metascale.workflow.launch import run
 
 __all__ = [
     "FOMAML",
@@ -65,6 +66,7 @@ __all__ = [
     "forecast",
     "optimum",
     "read_table",
+    "run",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -90,6 +92,7 @@ __getattr__, __dir__ = lazy(
         "forecast": "metascale.laws.forecast",
         "optimum": "metascale.laws.frontier",
         "read_table": "metascale.laws.table",
+        "run": "metascale.workflow.launch",
     },
     subpackages=(
         *("bilevel", "core", "hypergrad", "integrations", "laws", "meta", "models", "parallel", "recipes", "report"),

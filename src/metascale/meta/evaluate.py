@@ -126,8 +126,8 @@ def score(predictions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tenso
 def evaluate(
     predictor: Predictor,
     source: TaskSource,
-    split: Split,
-    n_tasks: int,
+    split: Split = "test",
+    n_tasks: int = 100,
     *,
     batch: int = 8,
     execution: Execution | None = None,

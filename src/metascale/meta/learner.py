@@ -11,6 +11,7 @@ from metascale.core.errors import Diverged, InputError
 from metascale.core.streams import address
 from metascale.core.trees import add, is_finite, norm, scale, stack_tasks
 from metascale.core.types import Batch, Episode, Model, Params
+from metascale.meta.evaluate import Predictor, adapted_predictor
 from metascale.meta.gradients import EpisodeReport, MetaGradient, ends
 from metascale.parallel.execution import Execution
 from metascale.training.optimizers import SGD, Optimizer, OptimizerState, clip_norm, refuse_overwriting
@@ -110,6 +111,11 @@ class MetaLearner:
         states = self.gradient.inner.iterate(model, stack_tasks(params, support.n_tasks), support, steps=steps)
         _, last, _ = ends(states)
         return last.params
+
+    def predictor(self, model: Model, state: LearnerState, steps: int | None = None) -> Predictor:
+        """What `evaluate` takes: predictions after ``steps`` inner steps (default: those of training)."""
+        inner = self.gradient.inner
+        return adapted_predictor(model, inner, state.params, [inner.steps if steps is None else steps])
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,6 +294,27 @@ def launch(
     return outcome, conclude(folder) if outcome.finished else None
 
 
+def run(
+    recipe: str,
+    folder: Path | str,
+    values: Mapping[str, Any] | None = None,
+    *,
+    profile: str | None = None,
+    seeds: Sequence[int] | None = None,
+    place: Place | None = None,
+    baselines: bool = True,
+    fail_fast: bool = False,
+    reporter: Reporter | None = None,
+) -> tuple[StudyOutcome, Conclusion | None]:
+    """Plan, run and conclude the study of a recipe in ``folder``. The same call resumes.
+
+    Example:
+        ``outcome, conclusion = run("digits", "runs/tiny", {"n_tasks": [2, 5, 10]}, seeds=[0])``
+    """
+    planned = plan(recipe, values, profile=profile, seeds=seeds, place=place, baselines=baselines)
+    return launch(planned, folder, fail_fast=fail_fast, reporter=reporter)
+
+
 def _note_command(planned: Plan, folder: Path) -> None:
     if planned.command:
         write_json(folder / COMMAND, {"command": planned.command, **planned.recipe.presentation()})
