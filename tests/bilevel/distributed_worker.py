@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from metascale import bilevel
 from metascale.bilevel import SAMA
-from metascale.bilevel.distributed import DataParallel, SharedRun, initialise
+from metascale.bilevel.distributed import DataParallel, initialise, shared
 from metascale.bilevel.training import BilevelState, BilevelTraining
 from metascale.core.run import MemoryRun
 from metascale.training.loop import Schedule, to_bytes, train
@@ -111,7 +111,7 @@ def main(folder: Path, modes: list[str]) -> None:
         # The bias before a batch normalisation has no gradient but rounding, which Adam would blow up.
         fields = {"lower_optimizer": SGD(0.1)} if wrapper.endswith("-norm") else {}
         process = training(model=lower_model(wrapper), processes=processes, method=method, **fields)
-        result = train(process, SCHEDULE, SharedRun(run))
+        result = train(process, SCHEDULE, shared(run))
         assert_round_trip(process, result.state)
         (folder / f"state{number}-{rank}.safetensors").write_bytes(to_bytes(process.pack(result.state)))
         if rank == 0:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -12,7 +11,7 @@ import torch.distributed as dist
 
 from metascale.bilevel.levels import Levels
 from metascale.core.errors import InputError
-from metascale.core.run import Checkpoint, MemoryRun, Run
+from metascale.core.run import Run, SharedRun
 from metascale.core.types import Params
 from metascale.hypergrad.problem import HypergradientSolver, Reducer
 from metascale.hypergrad.sama import SAMA
@@ -230,44 +229,16 @@ def initialise(timeout_s: float = 600.0) -> int:
     return dist.get_rank()
 
 
-class SharedRun:
-    """One run for all processes: process 0 writes it, and every process resumes from process 0's checkpoint."""
+def shared(run: Run | None) -> SharedRun:
+    """One run for all processes: process 0 writes it, and every process resumes from process 0's checkpoint.
 
-    def __init__(self, run: Run | None) -> None:
-        self._run: Run = run if dist.get_rank() == 0 and run is not None else MemoryRun()
+    ``run`` counts in process 0 alone.
+    """
+    return SharedRun(run if dist.get_rank() == 0 else None, share=_from_first)
 
-    @property
-    def folder(self) -> Path:
-        return self._run.folder
 
-    def append(self, record: str, row: Mapping[str, Any]) -> None:
-        self._run.append(record, row)
-
-    def rows(self, record: str) -> Sequence[dict[str, Any]]:
-        return self._run.rows(record)
-
-    def measure(self, row: Mapping[str, Any]) -> None:
-        self._run.measure(row)
-
-    def write(self, name: str, value: Any) -> None:
-        self._run.write(name, value)
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        if dist.get_rank() == 0:
-            self._run.save(checkpoint)
-        dist.barrier()
-
-    def latest(self) -> Checkpoint | None:
-        found: list[Any] = [self._run.latest() if dist.get_rank() == 0 else None]
-        dist.broadcast_object_list(found, 0)
-        checkpoint: Checkpoint | None = found[0]
-        return checkpoint
-
-    def stop_asked(self) -> bool:
-        """Process 0's answer, everywhere at the same step: saving sharded parameters takes all processes."""
-        asked: list[Any] = [dist.get_rank() == 0 and self._run.stop_asked()]
-        dist.broadcast_object_list(asked, 0)
-        return bool(asked[0])
-
-    def progress(self, done: int, total: int, note: str = "") -> None:
-        self._run.progress(done, total, note)
+def _from_first(value: Any) -> Any:
+    """Process 0's value, in every process."""
+    held = [value]
+    dist.broadcast_object_list(held, 0)
+    return held[0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +116,76 @@ class MemoryRun:
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         return None
+
+
+class SharedRun:
+    """One run for several processes: the first writes it, the others keep their rows to themselves and write nothing.
+
+    Args:
+        run: the run in the first process, ``None`` in the others.
+        share: gives the first process's value to every process; all of them call it at the same points of the program.
+            Without it each process goes by what it knows itself.
+        folder, rows, latest: where the others find what the first resumes from, when they do not get it by ``share``.
+    """
+
+    def __init__(
+        self,
+        run: Run | None,
+        *,
+        share: Callable[[Any], Any] | None = None,
+        folder: Path = Path("memory"),
+        rows: Callable[[str], list[dict[str, Any]]] = lambda record: [],
+        latest: Callable[[], Checkpoint | None] = lambda: None,
+    ) -> None:
+        self._run = run
+        self._share = share
+        self._folder = folder
+        self._stored = rows
+        self._latest = latest
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+
+    @property
+    def folder(self) -> Path:
+        return self._folder if self._run is None else self._run.folder
+
+    def append(self, record: str, row: Mapping[str, Any]) -> None:
+        if self._run is not None:
+            self._run.append(record, row)
+        else:
+            self._rows.setdefault(record, self._stored(record)).append(dict(row))
+
+    def rows(self, record: str) -> list[dict[str, Any]]:
+        if self._run is not None:
+            return self._run.rows(record)
+        return list(self._rows.get(record) or self._stored(record))
+
+    def measure(self, row: Mapping[str, Any]) -> None:
+        if self._run is not None:
+            self._run.measure(row)
+
+    def write(self, name: str, value: Any) -> None:
+        if self._run is not None:
+            self._run.write(name, value)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """The others wait here until the first process has saved."""
+        if self._run is not None:
+            self._run.save(checkpoint)
+        self._agreed(None)
+
+    def latest(self) -> Checkpoint | None:
+        return self._agreed(self._latest() if self._run is None else self._run.latest())
+
+    def stop_asked(self) -> bool:
+        """The first process's answer, everywhere at the same step; without ``share`` its end ends the others."""
+        return self._agreed(self._run is not None and self._run.stop_asked())
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        if self._run is not None:
+            self._run.progress(done, total, note)
+
+    def _agreed(self, value: Value) -> Value:
+        if self._share is None:
+            return value
+        agreed: Value = self._share(value)
+        return agreed

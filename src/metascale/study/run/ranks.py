@@ -14,13 +14,12 @@ import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from metascale.core.optional import require_installed
-from metascale.core.run import Checkpoint
+from metascale.core.run import Checkpoint, SharedRun
 from metascale.study.design import load_function
 from metascale.study.run.fork_server import die_with
 from metascale.study.run.job import Code, Job, execute_here
@@ -30,53 +29,23 @@ from metascale.study.store.records import read_rows
 from metascale.study.store.run_files import CHECKPOINTS, RESULT
 
 
-class FollowerRun:
+def follower(folder: Path, resume_step: int | None) -> SharedRun:
     """The run as every rank but the first sees it: it reads what rank 0 resumes from, and writes nothing."""
 
-    def __init__(self, folder: Path, resume_step: int | None) -> None:
-        self._folder = folder
-        self._resume_step = resume_step
-        self._rows: dict[str, list[dict[str, Any]]] = {}
-
-    @property
-    def folder(self) -> Path:
-        return self._folder
-
-    def append(self, record: str, row: Mapping[str, Any]) -> None:
-        self._rows.setdefault(record, self._stored(record)).append(dict(row))
-
-    def rows(self, record: str) -> list[dict[str, Any]]:
-        return list(self._rows.get(record) or self._stored(record))
-
-    def measure(self, row: Mapping[str, Any]) -> None:
-        return None
-
-    def write(self, name: str, value: Any) -> None:
-        return None
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        return None
-
-    def latest(self) -> Checkpoint | None:
-        if self._resume_step is None:
+    def latest() -> Checkpoint | None:
+        if resume_step is None:
             return None
-        for path in reversed(list_checkpoints(self._folder / CHECKPOINTS)):
-            if step_of(path) == self._resume_step:
+        for path in reversed(list_checkpoints(folder / CHECKPOINTS)):
+            if step_of(path) == resume_step:
                 return read_checkpoint(path)[0]
-        raise FileNotFoundError(f"rank 0 went past the checkpoint of step {self._resume_step} before this rank read it")
+        raise FileNotFoundError(f"rank 0 went past the checkpoint of step {resume_step} before this rank read it")
 
-    def progress(self, done: int, total: int, note: str = "") -> None:
-        return None
-
-    def stop_asked(self) -> bool:
-        """Rank 0 alone looks for requests: it saves, and its end ends the others."""
-        return False
-
-    def _stored(self, record: str) -> list[dict[str, Any]]:
-        if self._resume_step is None:
+    def rows(record: str) -> list[dict[str, Any]]:
+        if resume_step is None:
             return []
-        rows = read_rows(self._folder / f"{record}.csv")
-        return [row for row in rows if row["step"] <= self._resume_step]
+        return [row for row in read_rows(folder / f"{record}.csv") if row["step"] <= resume_step]
+
+    return SharedRun(None, folder=folder, rows=rows, latest=latest)
 
 
 def launch(arguments: list[str]) -> None:
@@ -110,7 +79,7 @@ def rank(arguments: list[str]) -> int:
         # Without a result the others have nothing to wait for: a status that torchrun takes for a failure ends them.
         return code if (Path(job.folder) / RESULT).exists() else code or 1
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    run = FollowerRun(Path(job.folder), int(step) if step else None)
+    run = follower(Path(job.folder), int(step) if step else None)
     try:
         load_function(job.config["trial"])(dict(job.config), run, device)
     except (Exception, SystemExit):  # noqa: BLE001
