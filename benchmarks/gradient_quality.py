@@ -26,8 +26,8 @@ import torch
 
 from metascale.core.trees import dot, norm, subtract
 from metascale.core.types import Params
-from metascale.meta.learner import LearnerState
 from metascale.recipes.melora import LAPTOP
+from metascale.training.state import TrainState
 from metascale.workflow.config import FewShotConfig
 from metascale.workflow.fewshot import Parts, build_parts, make_learner
 from metascale.workflow.recipe import load_recipe
@@ -75,7 +75,7 @@ def points() -> list[dict[str, Any]]:
     return [point for place, point in enumerate(found) if point not in found[:place]]
 
 
-def warmed(settings: FewShotConfig, parts: Parts, steps: int) -> LearnerState:
+def warmed(settings: FewShotConfig, parts: Parts, steps: int) -> TrainState:
     """θ after that many outer steps with the exact meta-gradient."""
     learner = make_learner(settings, parts.model, 0, "cpu")
     state = learner.init(parts.model, 0)
@@ -111,7 +111,7 @@ def measured(
 
 def run(data: str, n_batches: int, warm_steps: int) -> Iterator[Row]:
     """All points of one data set."""
-    warm: dict[int, LearnerState] = {}
+    warm: dict[int, TrainState] = {}
     for point in points():
         settings = settings_of(data, EXACT, point)
         settings = dataclasses.replace(settings, n_validation_tasks=n_batches * settings.meta_batch)

@@ -25,14 +25,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metascale.core.types import Batch, Episode, Model
 from metascale.hypergrad.curvature import GaussNewton
-from metascale.meta.gradients import MAML
+from metascale.meta.gradients import MAML, profile_gradient
 from metascale.meta.inner import InnerLoop
 from metascale.meta.reverse import Through, named_through
 from metascale.models.text.adapters import AdapterClassifier
 from metascale.models.text.full import FullClassifier
 from metascale.models.text.heads import LearnedHead
 from metascale.models.text.hf import load_config, random_backbone
-from metascale.parallel.profile import frozen_weights, profile_gradient
+from metascale.parallel.budget import frozen_weights
 from metascale.training.memory import MIB, MemoryReport
 from metascale.training.optimizers import SGD
 

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"core"},
     "hypergrad": {"core"},
     "training": {"core"},
-    "parallel": {"core", "training", "meta"},
+    "parallel": {"core", "training"},
     "meta": {"core", "hypergrad", "training", "parallel"},
     "bilevel": {"core", "hypergrad", "training"},
     "laws": {

@@ -18,8 +18,9 @@ from metascale.bilevel import SAMA
 from metascale.bilevel.distributed import DataParallel, initialise, shared
 from metascale.bilevel.training import BilevelState, BilevelTraining
 from metascale.core.run import MemoryRun
-from metascale.training.loop import Schedule, to_bytes, train
+from metascale.training.loop import Schedule, train
 from metascale.training.optimizers import SGD, Adam
+from metascale.training.state import to_bytes
 from tests.bilevel.problems import data, lower_loss, network, noisy_training, upper_loss
 
 
@@ -57,8 +58,8 @@ def assert_round_trip(process: BilevelTraining, state: BilevelState) -> None:
     """What is packed is whole, and unpacked again it is what it was, bit for bit, in this process's parts."""
     packed = process.pack(state)
     again = process.unpack({name: value.clone() for name, value in packed.items()}, state.step)
-    for name, value in state.tensors().items():
-        assert torch.equal(again.tensors()[name], value), name
+    for name, value in state.pack().items():
+        assert torch.equal(again.pack()[name], value), name
     like = network(norm="1.running_mean" in state.buffers).state_dict()
     for name in state.lower:
         assert packed[f"lower/{name}"].shape == like[name].shape

@@ -23,8 +23,9 @@ from metascale.core.types import Params
 from metascale.hypergrad.precondition import clip_vjp
 from metascale.hypergrad.problem import BilevelProblem, Hypergradient
 from metascale.hypergrad.second import difference_step
-from metascale.training.loop import from_bytes, train
+from metascale.training.loop import train
 from metascale.training.optimizers import LAMB, Adam, Muon
+from metascale.training.state import from_bytes
 from tests.bilevel.distributed_worker import SCHEDULE, training
 
 ROOT = Path(__file__).parents[2]

@@ -10,14 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig
 
 from metascale.core.types import Batch, Episode
-from metascale.meta.gradients import FOMAML, MAML, MetaGradient
+from metascale.meta.gradients import FOMAML, MAML, MetaGradient, profile_gradient
 from metascale.meta.inner import InnerLoop
 from metascale.meta.reverse import FullGraph
 from metascale.models.text.adapters import AdapterClassifier
 from metascale.models.text.full import FullClassifier
 from metascale.models.text.heads import LearnedHead
 from metascale.models.text.hf import random_backbone
-from metascale.parallel.profile import frozen_weights, profile_gradient
+from metascale.parallel.budget import frozen_weights
 from metascale.training.memory import MemoryReport
 from metascale.training.optimizers import SGD, Adam, Optimizer
 

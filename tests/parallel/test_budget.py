@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,22 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.run import MemoryRun
 from metascale.core.streams import torch_generator
-from metascale.core.types import Batch, Episode, Params
+from metascale.core.types import Batch, Episode, Model, Params
 from metascale.core.units import format_bytes, parse_bytes
 from metascale.meta.evaluate import predict_in_parts
 from metascale.meta.gradients import FOMAML, MAML
 from metascale.meta.inner import InnerLoop
-from metascale.meta.learner import MetaLearner
+from metascale.meta.learner import MetaLearner, StepReport
 from metascale.meta.training import MetaTraining
 from metascale.models.convnet import ConvNet
 from metascale.models.text.adapters import AdapterClassifier
 from metascale.models.text.heads import LearnedHead
-from metascale.parallel.budget import Way, _Gauge, fit_to_budget, ways
+from metascale.parallel.budget import StepPlan, _Gauge, fit_to_budget, frozen_weights, plans, profile_step
 from metascale.parallel.execution import Execution
 from metascale.parallel.out_of_memory import DoesNotFit, MicroBatches, is_out_of_memory, shape_of
-from metascale.parallel.profile import frozen_weights, profile_step
 from metascale.testing.smooth_classifier import SmoothClassifier
 from metascale.training.optimizers import SGD, Adam
+from metascale.training.state import TrainState
 from tests.meta.episodes import class_episode
 from tests.models.tiny_backbones import text_batch, tiny
 
@@ -65,25 +66,25 @@ def test_format_bytes() -> None:
 def test_what_is_lowered_in_order() -> None:
     """From what was asked for: fewer tasks in a call, fewer threads, checkpointing, smaller micro-batches."""
     learner = MetaLearner(MAML(replace(INNER, micro_batch=4)), execution=Execution(chunk=2, workers=2))
-    assert list(ways(learner, text_model(), TEXT)) == [
-        Way(2, 2, "none", 4),
-        Way(1, 2, "none", 4),
-        Way(1, 1, "none", 4),
-        Way(1, 1, "adapters", 4),
-        Way(1, 1, "all", 4),
-        Way(1, 1, "all", 2),
-        Way(1, 1, "all", 1),
+    assert list(plans(learner, text_model(), TEXT)) == [
+        StepPlan(2, 2, "none", 4),
+        StepPlan(1, 2, "none", 4),
+        StepPlan(1, 1, "none", 4),
+        StepPlan(1, 1, "adapters", 4),
+        StepPlan(1, 1, "all", 4),
+        StepPlan(1, 1, "all", 2),
+        StepPlan(1, 1, "all", 1),
     ]
     whole = MetaLearner(MAML(INNER))
-    assert next(iter(ways(whole, text_model(), TEXT))) == Way(2, 1, "none", 8)
+    assert next(iter(plans(whole, text_model(), TEXT))) == StepPlan(2, 1, "none", 8)
 
 
 def test_the_budget_is_kept_or_refused_with_numbers() -> None:
     learner, model = MetaLearner(ONE, execution=Execution(chunk=1)), text_model()
     free = fit_to_budget(learner, model, TEXT, 2**33)
-    assert free.way == Way(1, 1, "none", 8)
+    assert free.plan == StepPlan(1, 1, "none", 8)
     tighter = fit_to_budget(learner, model, TEXT, free.peak_bytes - 1)
-    assert tighter.way == Way(1, 1, "adapters", 8)
+    assert tighter.plan == StepPlan(1, 1, "adapters", 8)
     assert tighter.model.checkpoint_blocks == "adapters"  # type: ignore[attr-defined]
     assert tighter.peak_bytes < free.peak_bytes
     with pytest.raises(DoesNotFit, match="chunk=1, workers=1, checkpoint_blocks=all, micro_batch=1") as caught:
@@ -93,12 +94,12 @@ def test_the_budget_is_kept_or_refused_with_numbers() -> None:
 
 def test_a_wrong_estimate_breaks_no_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every plan is measured before it is made."""
-    monkeypatch.setattr(_Gauge, "estimate", lambda self, way: 0.0)
+    monkeypatch.setattr(_Gauge, "estimate", lambda self, plan: 0.0)
     learner, model = MetaLearner(ONE, execution=Execution(chunk=2)), text_model()
     free = fit_to_budget(learner, model, TEXT, 2**33)
-    plan = fit_to_budget(learner, model, TEXT, free.peak_bytes - 1)
-    assert plan.way == Way(1, 1, "none", 8)
-    assert plan.peak_bytes < free.peak_bytes
+    fitted = fit_to_budget(learner, model, TEXT, free.peak_bytes - 1)
+    assert fitted.plan == StepPlan(1, 1, "none", 8)
+    assert fitted.peak_bytes < free.peak_bytes
 
 
 def test_several_threads_count_several_times() -> None:
@@ -113,19 +114,19 @@ def test_a_plan_s_learner_runs_in_its_peak_with_the_same_numbers() -> None:
     learner, model = MetaLearner(ONE, outer=Adam(0.01)), text_model()
     state = learner.init(model, 0)
     whole = profile_step(learner, model, state, TEXT, weights=frozen_weights(model)).peak_bytes
-    plan = fit_to_budget(learner, model, TEXT, frozen_bytes(model) + (whole - frozen_bytes(model)) // 4)
-    assert plan.way.micro_batch < 8
-    assert plan.peak_bytes <= plan.budget_bytes
-    found = profile_step(plan.learner, plan.model, state, TEXT, weights=frozen_weights(model))
+    fitted = fit_to_budget(learner, model, TEXT, frozen_bytes(model) + (whole - frozen_bytes(model)) // 4)
+    assert fitted.plan.micro_batch < 8
+    assert fitted.peak_bytes <= fitted.budget_bytes
+    found = profile_step(fitted.learner, fitted.model, state, TEXT, weights=frozen_weights(model))
     # The meta-gradients of tasks that are done are kept; the plan measured a call of one task.
     kept = 3 * sum(value.nbytes for value in state.params.values())
-    assert found.peak_bytes <= plan.peak_bytes + kept
+    assert found.peak_bytes <= fitted.peak_bytes + kept
     expected, _ = learner.step(model, state, TEXT)
-    again, _ = plan.learner.step(plan.model, state, TEXT)
+    again, _ = fitted.learner.step(fitted.model, state, TEXT)
     for name, value in expected.params.items():
         torch.testing.assert_close(again.params[name], value, rtol=1e-4, atol=1e-6)
-    assert plan.row()["micro_batch"] == plan.way.micro_batch
-    assert plan.row()["memory_budget_bytes"] == plan.budget_bytes
+    assert fitted.row()["micro_batch"] == fitted.plan.micro_batch
+    assert fitted.row()["memory_budget_bytes"] == fitted.budget_bytes
 
 
 def frozen_bytes(model: AdapterClassifier) -> int:
@@ -136,8 +137,8 @@ def test_a_net_with_batch_statistics_keeps_its_batch() -> None:
     learner, model = MetaLearner(FOMAML(InnerLoop(steps=1))), ConvNet(3, image_size=8, width=4, depth=2)
     episode = class_episode(2, (1, 8, 8)).to(dtype=torch.float32)
     whole = fit_to_budget(learner, model, episode, 2**30)
-    plan = fit_to_budget(learner, model, episode, whole.peak_bytes - 1)
-    assert (plan.way.chunk, plan.learner.gradient.inner.micro_batch) == (1, None)
+    fitted = fit_to_budget(learner, model, episode, whole.peak_bytes - 1)
+    assert (fitted.plan.chunk, fitted.learner.gradient.inner.micro_batch) == (1, None)
     with pytest.raises(DoesNotFit, match="micro_batch=9"):
         fit_to_budget(learner, model, episode, 100)
 
@@ -184,6 +185,13 @@ class Small(SmoothClassifier):
 EPISODE = class_episode(2, (4,), support=6, query=9)
 
 
+Stepped = Callable[[int | None], tuple[TrainState, StepReport]]
+
+
+def stepped(learner: MetaLearner, model: Model, state: TrainState) -> Stepped:
+    return lambda size: learner.with_micro_batch(size).step(model, state, EPISODE)
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
 def test_the_micro_batch_halves_and_the_numbers_stay(error: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
     run, model = MemoryRun(), Small(4, 3, error=error)
@@ -191,7 +199,7 @@ def test_the_micro_batch_halves_and_the_numbers_stay(error: type[Exception], cap
     state = learner.init(model, 0)
     guard = MicroBatches(run)
     with caplog.at_level(logging.WARNING, "metascale"):
-        found, _ = guard.attempt(lambda own: own.step(model, state, EPISODE), learner, EPISODE, 3)
+        found, _ = guard.attempt(stepped(learner, model, state), None, EPISODE, 3)
     expected, _ = learner.step(SmoothClassifier(4, 3), state, EPISODE)
     for name, value in expected.params.items():
         torch.testing.assert_close(found.params[name], value, rtol=1e-12, atol=1e-14)
@@ -201,18 +209,18 @@ def test_the_micro_batch_halves_and_the_numbers_stay(error: type[Exception], cap
 
 
 def test_a_model_without_micro_batches_does_not_fit() -> None:
-    def call(own: MetaLearner) -> None:
-        if own.gradient.inner.micro_batch is not None:
+    def call(micro_batch: int | None) -> None:
+        if micro_batch is not None:
             raise InputError("micro_batch=4 would change the loss of a model with batch statistics")
         raise MemoryError("no room")
 
     with pytest.raises(DoesNotFit, match=r"out of memory at step 3 \(no room\), and no smaller parts: micro_batch=4"):
-        MicroBatches().attempt(call, MetaLearner(FOMAML(INNER)), EPISODE, 3)
+        MicroBatches().attempt(call, None, EPISODE, 3)
     with pytest.raises(InputError, match="by itself"):
-        MicroBatches().attempt(_refuse, MetaLearner(FOMAML(INNER)), EPISODE, 3)
+        MicroBatches().attempt(_refuse, None, EPISODE, 3)
 
 
-def _refuse(own: MetaLearner) -> None:
+def _refuse(_: int | None) -> None:
     raise InputError("refused by itself")
 
 
@@ -224,10 +232,8 @@ def test_what_was_learnt_is_used_again() -> None:
     assert guard.remembered((6, 9, 3)) is None
     assert guard.remembered((6, 9)) is None
     seen: list[int | None] = []
-    learner = MetaLearner(FOMAML(INNER))
-    guard.attempt(lambda own: seen.append(own.gradient.inner.micro_batch), learner, EPISODE, 0)
-    smaller = MetaLearner(FOMAML(replace(INNER, micro_batch=2)))
-    guard.attempt(lambda own: seen.append(own.gradient.inner.micro_batch), smaller, EPISODE, 0)
+    guard.attempt(seen.append, None, EPISODE, 0)
+    guard.attempt(seen.append, 2, EPISODE, 0)
     assert seen == [4, 2]
 
 
@@ -244,11 +250,11 @@ def test_a_resumed_run_remembers(tmp_path: Path) -> None:
 
     learner, model = MetaLearner(FOMAML(INNER)), Small(4, 3)
     state = learner.init(model, 0)
-    MicroBatches(FolderRun()).attempt(lambda own: own.step(model, state, EPISODE), learner, EPISODE, 0)
+    MicroBatches(FolderRun()).attempt(stepped(learner, model, state), None, EPISODE, 0)
     again = MicroBatches(FolderRun())
     assert again.sizes == {shape_of(EPISODE): 4}
     assert again.run is not None
-    again.attempt(lambda own: own.step(model, state, EPISODE), learner, EPISODE, 1)
+    again.attempt(stepped(learner, model, state), None, EPISODE, 1)
     assert not again.run.measurements  # type: ignore[attr-defined]
 
 
@@ -256,15 +262,15 @@ def test_single_examples_that_do_not_fit() -> None:
     learner, model = MetaLearner(FOMAML(INNER)), Small(4, 3, room=0)
     state = learner.init(model, 0)
     with pytest.raises(DoesNotFit, match=r"step 7 with micro-batches of one example .*\[6, 9, 4\]"):
-        MicroBatches().attempt(lambda own: own.step(model, state, EPISODE), learner, EPISODE, 7)
+        MicroBatches().attempt(stepped(learner, model, state), None, EPISODE, 7)
 
 
 def test_other_errors_pass() -> None:
-    def fail(_: MetaLearner) -> None:
+    def fail(_: int | None) -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        MicroBatches().attempt(fail, MetaLearner(FOMAML(INNER)), EPISODE, 0)
+        MicroBatches().attempt(fail, None, EPISODE, 0)
     assert not is_out_of_memory(ValueError("out of memory"))
     assert not is_out_of_memory(DoesNotFit("no"))
 
@@ -346,7 +352,8 @@ expected = float(learner.step(model, state, episode)[1].query_loss)
 now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + 100 * 2**20, -1))
 run = MemoryRun()
-_, report = MicroBatches(run).attempt(lambda own: own.step(model, state, episode), learner, episode, 0)
+step = lambda size: learner.with_micro_batch(size).step(model, state, episode)
+_, report = MicroBatches(run).attempt(step, None, episode, 0)
 assert abs(float(report.query_loss) - expected) < 1e-4, (float(report.query_loss), expected)
 print([row["micro_batch"] for row in run.measurements])
 """

@@ -188,7 +188,7 @@ def resumes_tensors(config: dict[str, Any], run: Run, device: str) -> dict[str, 
     """Saves a checkpoint and fails; tried again, it loads its state as tensors."""
     import torch
 
-    from metascale.training.loop import from_bytes, to_bytes
+    from metascale.training.state import from_bytes, to_bytes
 
     checkpoint = run.latest()
     if checkpoint is None:

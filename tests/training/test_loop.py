@@ -12,7 +12,8 @@ from metascale.core.errors import Diverged, InputError
 from metascale.core.run import Checkpoint, MemoryRun
 from metascale.core.streams import generator
 from metascale.core.types import Params
-from metascale.training.loop import Schedule, from_bytes, to_bytes, train
+from metascale.training.loop import Schedule, train
+from metascale.training.state import from_bytes, to_bytes
 
 
 class Interrupted(BaseException):

@@ -32,6 +32,7 @@ from metascale.hypergrad.sama import SAMA
 from metascale.hypergrad.second import SecondDerivatives
 from metascale.hypergrad.unrolled import Unrolled
 from metascale.training.optimizers import Adam, Optimizer, OptimizerState, refuse_overwriting
+from metascale.training.state import pack, unpack_optimizer, unpack_params
 
 
 @dataclass(frozen=True)
@@ -50,40 +51,24 @@ class BilevelState:
         own = copied(self.lower_optimizer)
         return replace(self, lower=dict(self.lower), buffers=dict(self.buffers), lower_optimizer=own)
 
-    def tensors(self) -> Params:
-        """The whole state as named tensors."""
-        found: Params = {}
-        for kind in ("lower", "buffers", "upper"):
-            found |= {f"{kind}/{name}": value for name, value in getattr(self, kind).items()}
-        for kind in ("lower_optimizer", "upper_optimizer"):
-            for slot, values in getattr(self, kind).items():
-                found |= {f"{kind}/{slot}/{name}": value for name, value in values.items()}
-        return found
+    def pack(self) -> Params:
+        levels = {"lower": self.lower, "buffers": self.buffers, "upper": self.upper}
+        return pack(levels, {"lower_optimizer": self.lower_optimizer, "upper_optimizer": self.upper_optimizer})
 
     def with_lower(self, change: Callable[[Params], Params]) -> BilevelState:
         """``change`` applied to θ and to every slot of its optimiser."""
         optimizer = {slot: change(values) for slot, values in self.lower_optimizer.items()}
         return replace(self, lower=change(self.lower), lower_optimizer=optimizer)
 
-    def refilled(self, tensors: Params) -> BilevelState:
-        """This state with other tensors, which take over its devices and its order of names.
-
-        The order is part of the arithmetic: norms are sums over tensors.
-        """
-
-        def level(kind: str, like: Params) -> Params:
-            return {name: tensors[f"{kind}/{name}"].to(value.device) for name, value in like.items()}
-
-        def slots(kind: str, like: OptimizerState) -> OptimizerState:
-            return {slot: level(f"{kind}/{slot}", values) for slot, values in like.items()}
-
+    def unpack(self, tensors: Params) -> BilevelState:
+        """What `pack` made of a state with the names and devices of this one."""
         return BilevelState(
             self.step,
-            level("lower", self.lower),
-            level("buffers", self.buffers),
-            level("upper", self.upper),
-            slots("lower_optimizer", self.lower_optimizer),
-            slots("upper_optimizer", self.upper_optimizer),
+            unpack_params(tensors, "lower", self.lower),
+            unpack_params(tensors, "buffers", self.buffers),
+            unpack_params(tensors, "upper", self.upper),
+            unpack_optimizer(tensors, "lower_optimizer", self.lower_optimizer),
+            unpack_optimizer(tensors, "upper_optimizer", self.upper_optimizer),
         )
 
 
@@ -360,12 +345,12 @@ class BilevelTraining:
 
     def pack(self, state: BilevelState) -> Params:
         shards = self.levels.shards
-        return (state.with_lower(shards.whole) if shards else state).tensors()
+        return (state.with_lower(shards.whole) if shards else state).pack()
 
     def unpack(self, tensors: Params, k: int) -> BilevelState:
         start = self.levels.start()
         lower, upper = self.lower_optimizer.init(start.lower), self.upper_optimizer.init(start.upper)
-        state = BilevelState(k, start.lower, start.buffers, start.upper, lower, upper).refilled(tensors)
+        state = BilevelState(k, start.lower, start.buffers, start.upper, lower, upper).unpack(tensors)
         state = state.with_lower(self.levels.shards.part) if self.levels.shards else state
         self._mirror(state)
         return state

@@ -6,9 +6,9 @@ result is applied is the learner's business.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, cast
 
 import torch
 
@@ -19,6 +19,9 @@ from metascale.core.types import Batch, Episode, Model, Params
 from metascale.hypergrad.curvature import Exact, Zero, loss_and_gradient, losses_of
 from metascale.meta.inner import RATE_PREFIX, InnerLoop, InnerState, loss_parts
 from metascale.meta.reverse import FullGraph, Sweep, Through, back_through_begin, begin, follow, unrolled_adjoint
+from metascale.parallel.budget import profile
+from metascale.training.memory import MemoryReport
+from metascale.training.optimizers import Optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,34 @@ class MetaGradient(Protocol):
     def __call__(
         self, model: Model, theta: Params, episode: Episode, key: int | None
     ) -> tuple[Params, EpisodeReport]: ...
+
+
+def with_inner(gradient: MetaGradient, inner: InnerLoop) -> MetaGradient:
+    """The estimator with another inner loop; estimators are dataclasses with a field ``inner``."""
+    found: MetaGradient = replace(cast(Any, gradient), inner=inner)
+    return found
+
+
+def profile_gradient(
+    gradient: MetaGradient,
+    model: Model,
+    theta: Params,
+    episode: Episode,
+    *,
+    weights: Iterable[torch.Tensor] = (),
+    device: str = "cpu",
+) -> MemoryReport:
+    """The memory of one meta-gradient: an outer step before its update, in one call of all tasks.
+
+    No value is read on the way, so model, parameters and texts may live on torch's ``"meta"`` device, without values:
+    that counts the memory of a model which this machine could not run.
+    """
+
+    def estimate(watched: Model, watch: Callable[[Optimizer], Optimizer]) -> object:
+        inner = replace(gradient.inner, optimizer=watch(gradient.inner.optimizer))
+        return with_inner(gradient, inner)(watched, theta, episode, None)
+
+    return profile(estimate, model, {"weights": weights, "parameters": theta.values()}, device)
 
 
 def episode_report(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -12,18 +12,10 @@ from metascale.core.streams import address
 from metascale.core.trees import add, is_finite, norm, scale, stack_tasks
 from metascale.core.types import Batch, Episode, Model, Params
 from metascale.meta.evaluate import Predictor, adapted_predictor
-from metascale.meta.gradients import EpisodeReport, MetaGradient, ends
+from metascale.meta.gradients import EpisodeReport, MetaGradient, ends, with_inner
 from metascale.parallel.execution import Execution
-from metascale.training.optimizers import SGD, Optimizer, OptimizerState, clip_norm, refuse_overwriting
-
-
-@dataclass(frozen=True, slots=True)
-class LearnerState:
-    """Meta-parameters θ, the outer optimiser's state, and the number of outer steps taken."""
-
-    step: int
-    params: Params
-    optimizer: OptimizerState
+from metascale.training.optimizers import SGD, Optimizer, clip_norm, refuse_overwriting
+from metascale.training.state import TrainState
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +57,30 @@ class MetaLearner:
         if self.clip is not None and self.clip <= 0:
             raise InputError(f"clip of the learner must be positive, not {self.clip}")
 
-    def init(self, model: Model, seed: int, device: str = "cpu") -> LearnerState:
+    @property
+    def micro_batch(self) -> int | None:
+        """Examples of a task in one forward pass; ``None``: all of them."""
+        return self.gradient.inner.micro_batch
+
+    def with_execution(self, execution: Execution) -> MetaLearner:
+        return replace(self, execution=execution)
+
+    def with_micro_batch(self, size: int | None) -> MetaLearner:
+        inner = replace(self.gradient.inner, micro_batch=size)
+        return replace(self, gradient=with_inner(self.gradient, inner))
+
+    def map_optimizers(self, change: Callable[[Optimizer], Optimizer]) -> MetaLearner:
+        """The same learner with ``change`` applied to its inner and its outer optimiser."""
+        inner = replace(self.gradient.inner, optimizer=change(self.gradient.inner.optimizer))
+        return replace(self, gradient=with_inner(self.gradient, inner), outer=change(self.outer))
+
+    def init(self, model: Model, seed: int, device: str = "cpu") -> TrainState:
         """θ from the model's initialisation of that seed."""
         own = {name: value.to(device) for name, value in model.init(seed).items()}
         params = self.gradient.inner.init(own)
-        return LearnerState(0, params, self.outer.init(params))
+        return TrainState(0, params, self.outer.init(params))
 
-    def step(self, model: Model, state: LearnerState, episode: Episode) -> tuple[LearnerState, StepReport]:
+    def step(self, model: Model, state: TrainState, episode: Episode) -> tuple[TrainState, StepReport]:
         """One outer step on a meta-batch.
 
         Raises:
@@ -83,7 +92,7 @@ class MetaLearner:
         if self.clip is not None:
             total = clip_norm(total, self.clip)
         params, optimizer = self.outer.update(state.params, total, state.optimizer)
-        return LearnerState(state.step + 1, params, optimizer), report
+        return TrainState(state.step + 1, params, optimizer), report
 
     def meta_gradient(
         self, model: Model, params: Params, episode: Episode, key: int | None = None
@@ -112,7 +121,7 @@ class MetaLearner:
         _, last, _ = ends(states)
         return last.params
 
-    def predictor(self, model: Model, state: LearnerState, steps: int | None = None) -> Predictor:
+    def predictor(self, model: Model, state: TrainState, steps: int | None = None) -> Predictor:
         """What `evaluate` takes: predictions after ``steps`` inner steps (default: those of training)."""
         inner = self.gradient.inner
         return adapted_predictor(model, inner, state.params, [inner.steps if steps is None else steps])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from metascale.core.types import Model, Params, TaskSource
 from metascale.meta.evaluate import Evaluation, adapted_predictor, evaluate
-from metascale.meta.learner import LearnerState, MetaLearner
+from metascale.meta.learner import MetaLearner
 from metascale.parallel.execution import Execution
 from metascale.parallel.out_of_memory import MicroBatches
+from metascale.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,18 @@ class MetaTraining:
     execution: Execution = field(default_factory=Execution)
     micro_batches: MicroBatches = field(default_factory=MicroBatches)
 
-    def init(self) -> LearnerState:
+    def init(self) -> TrainState:
         return self.learner.init(self.model, self.seed, self.device)
 
-    def step(self, state: LearnerState, k: int) -> tuple[LearnerState, Mapping[str, float]]:
+    def step(self, state: TrainState, k: int) -> tuple[TrainState, Mapping[str, float]]:
         indices = range(k * self.meta_batch, (k + 1) * self.meta_batch)
         episode = self.source.episodes("train", indices).to(self.device)
         before = state
         state, report = self.micro_batches.attempt(
-            lambda learner: learner.step(self.model, before, episode), self.learner, episode, k
+            lambda size: self.learner.with_micro_batch(size).step(self.model, before, episode),
+            self.learner.micro_batch,
+            episode,
+            k,
         )
         row = {"meta_gradient_norm": report.meta_gradient_norm}
         if self.learner.gradient.inner.steps:
@@ -63,12 +67,13 @@ class MetaTraining:
         row |= {name: float(value.mean()) for name, value in report.diagnostics.items()}
         return state, row
 
-    def validate(self, state: LearnerState) -> Mapping[str, float]:
+    def validate(self, state: TrainState) -> Mapping[str, float]:
         steps = self.learner.gradient.inner.steps if self.eval_steps is None else self.eval_steps
 
-        def measure(learner: MetaLearner) -> Evaluation:
+        def measure(micro_batch: int | None) -> Evaluation:
+            inner = replace(self.learner.gradient.inner, micro_batch=micro_batch)
             return evaluate(
-                adapted_predictor(self.model, learner.gradient.inner, state.params, [steps]),
+                adapted_predictor(self.model, inner, state.params, [steps]),
                 self.source,
                 "validation",
                 self.n_validation,
@@ -78,30 +83,11 @@ class MetaTraining:
             )
 
         first = self.source.episodes("validation", range(1))
-        result = self.micro_batches.attempt(measure, self.learner, first, state.step)
+        result = self.micro_batches.attempt(measure, self.learner.micro_batch, first, state.step)
         return {f"validation_{name}": value for name, value in result.at(steps).items()}
 
-    def pack(self, state: LearnerState) -> Params:
-        tensors = {f"params/{name}": value for name, value in state.params.items()}
-        for slot, values in state.optimizer.items():
-            tensors |= {f"optimizer/{slot}/{name}": value for name, value in values.items()}
-        return tensors
+    def pack(self, state: TrainState) -> Params:
+        return state.pack()
 
-    def unpack(self, tensors: Params, k: int) -> LearnerState:
-        params: Params = {}
-        optimizer: dict[str, Params] = {slot: {} for slot in self.learner.outer.init({})}  # some may hold no tensor
-        for key, value in tensors.items():
-            kind, rest = key.split("/", 1)
-            if kind == "params":
-                params[rest] = value.to(self.device)
-            else:
-                slot, name = rest.split("/", 1)
-                optimizer.setdefault(slot, {})[name] = value if slot == "count" else value.to(self.device)
-        # The order of names is part of the arithmetic (sums over tensors): take the model's own, as at the start.
-        order = self.learner.gradient.inner.init(self.model.init(self.seed))
-        params = {name: params[name] for name in order}
-        optimizer = {
-            slot: {name: values[name] for name in order if name in values} or values
-            for slot, values in optimizer.items()
-        }
-        return LearnerState(k, params, optimizer)
+    def unpack(self, tensors: Params, k: int) -> TrainState:
+        return replace(self.init(), step=k).unpack(tensors)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
@@ -14,12 +14,11 @@ from metascale.core.errors import InputError, MetascaleError
 from metascale.core.files import read_json
 from metascale.core.run import Run
 from metascale.core.types import Episode
-from metascale.meta.learner import MetaLearner
 
 Result = TypeVar("Result")
 Shape = tuple[int, ...]
 MEMORY_FILE = "memory.json"
-_log = logging.getLogger("metascale.meta")
+_log = logging.getLogger("metascale.parallel")
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "std::bad_alloc")
 
 
@@ -32,12 +31,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return not isinstance(error, DoesNotFit)
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_MESSAGES)
-
-
-def with_micro_batch(learner: MetaLearner, size: int | None) -> MetaLearner:
-    """The learner whose forward passes see at most ``size`` examples of a task."""
-    gradient: Any = learner.gradient
-    return replace(learner, gradient=replace(gradient, inner=replace(gradient.inner, micro_batch=size)))
 
 
 @dataclass
@@ -62,13 +55,15 @@ class MicroBatches:
             self.sizes = {tuple(row["shape"]): int(row["micro_batch"]) for row in rows}
 
     def attempt(
-        self, call: Callable[[MetaLearner], Result], learner: MetaLearner, episode: Episode, step: int
+        self, call: Callable[[int | None], Result], micro_batch: int | None, episode: Episode, step: int
     ) -> Result:
-        """``call(learner)``, again with half the micro-batch whenever memory runs out.
+        """``call(micro_batch)``, again with half the micro-batch whenever memory runs out.
 
         Args:
-            call: uses the learner that it is given, and changes nothing until it is done.
-            learner, episode: what runs; the learner's own micro-batch is the largest that is tried.
+            call: what runs with micro-batches of the given size (``None``: whole batches); changes nothing until it is
+                done.
+            micro_batch: the largest that is tried.
+            episode: what runs.
             step: for the record.
 
         Raises:
@@ -76,14 +71,14 @@ class MicroBatches:
         """
         shape = shape_of(episode)
         largest = max(episode.support.n_examples, episode.query.n_examples)
-        size = learner.gradient.inner.micro_batch
+        size = micro_batch
         remembered = self.remembered(shape)
         if remembered is not None:
             size = min(remembered, size or largest)
         reason = ""
         while True:
             try:
-                return call(with_micro_batch(learner, size))
+                return call(size)
             except InputError as error:
                 if not reason:
                     raise

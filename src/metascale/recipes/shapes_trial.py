@@ -20,7 +20,8 @@ from metascale.tasks.supervised.mnist import mnist, small_digits
 from metascale.training.flops import training_flops
 from metascale.training.loop import Schedule, TrainResult
 from metascale.training.optimizers import InPlaceAdamW
-from metascale.training.supervised import SupervisedState, SupervisedTraining, train_and_test
+from metascale.training.state import TrainState
+from metascale.training.supervised import SupervisedTraining, train_and_test
 from metascale.workflow.pruning import train_or_prune
 from metascale.workflow.recipe import is_search, load_recipe
 from metascale.workflow.sources import data_dir
@@ -41,7 +42,7 @@ class ShapeTraining(SupervisedTraining):
     steps_per_epoch: int = 1
     train_batches: int = 1
 
-    def validate(self, state: SupervisedState) -> Mapping[str, float]:
+    def validate(self, state: TrainState) -> Mapping[str, float]:
         validation = super().validate(state)
         train = self.evaluate(state.params, "train", self.train_batches)
         return {"epoch": state.step / self.steps_per_epoch, **validation, **train}
@@ -159,7 +160,7 @@ def by_step(config: Mapping[str, Any], data: ImageSet) -> dict[str, Any]:
     return {**config, PRUNE_KEY: [[round(epoch * data.steps_per_epoch), loss] for epoch, loss in thresholds]}
 
 
-def ending(result: TrainResult[SupervisedState], data: ImageSet) -> dict[str, Any]:
+def ending(result: TrainResult[TrainState], data: ImageSet) -> dict[str, Any]:
     """How training ended."""
     return {
         "best_step": result.best_step,

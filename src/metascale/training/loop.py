@@ -10,12 +10,12 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from metascale.core.errors import CorruptFile, Diverged, InputError
-from metascale.core.optional import require
 from metascale.core.run import Checkpoint, Run
 from metascale.core.types import Params
+from metascale.training.state import from_bytes, to_bytes
 
 State = TypeVar("State")
 
@@ -171,18 +171,3 @@ def _resume(process: Trainable[State], run: Run) -> tuple[State, Params, Progres
         raise CorruptFile(f"the checkpoint of step {checkpoint.step} holds the state of step {progress.step}")
     state = process.unpack(from_bytes(checkpoint.blobs["state.safetensors"]), progress.step)
     return state, from_bytes(checkpoint.blobs["best.safetensors"]), progress
-
-
-def to_bytes(tensors: Params) -> bytes:
-    """Named tensors in the safetensors format, which holds no code."""
-    safetensors = require("safetensors.torch", "torch", "saving weights")
-    ordered = {name: tensors[name].detach().contiguous().cpu().clone() for name in sorted(tensors)}
-    data: bytes = safetensors.save(ordered)
-    return data
-
-
-def from_bytes(data: bytes) -> dict[str, Any]:
-    """Named tensors from safetensors bytes, on the CPU."""
-    safetensors = require("safetensors.torch", "torch", "loading weights")
-    tensors: dict[str, Any] = safetensors.load(data)
-    return tensors

@@ -17,8 +17,9 @@ from metascale.core.streams import address
 from metascale.core.trees import require_grad, to
 from metascale.core.types import Batch, Params, Split
 from metascale.training.loop import Schedule, TrainResult, train
-from metascale.training.optimizers import Optimizer, OptimizerState
+from metascale.training.optimizers import Optimizer
 from metascale.training.schedules import Constant, RateSchedule
+from metascale.training.state import TrainState
 
 IGNORED = -100
 Measure = Literal["perplexity", "accuracy"]
@@ -57,15 +58,6 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True)
-class SupervisedState:
-    """Parameters and the optimiser's state after ``step`` steps. A step may overwrite them: copy what you keep."""
-
-    step: int
-    params: Params
-    optimizer: OptimizerState
-
-
-@dataclass(frozen=True)
 class SupervisedTraining:
     """A `training.loop.Trainable` over batches.
 
@@ -93,14 +85,14 @@ class SupervisedTraining:
     autocast: bool = False
     device: str = "cpu"
 
-    def init(self) -> SupervisedState:
+    def init(self) -> TrainState:
         params = to(self.model.init(self.seed), self.device)
         if self.rate_multipliers is not None and set(self.rate_multipliers) != set(params):
             odd = sorted(set(self.rate_multipliers) ^ set(params))
             raise InputError(f"rate_multipliers must name every parameter and nothing else; differing: {odd[:5]}")
-        return SupervisedState(0, params, self.optimizer.init(params))
+        return TrainState(0, params, self.optimizer.init(params))
 
-    def step(self, state: SupervisedState, k: int) -> tuple[SupervisedState, Mapping[str, float]]:
+    def step(self, state: TrainState, k: int) -> tuple[TrainState, Mapping[str, float]]:
         batch = self.examples.batch(k).to(self.device)
         leaves = require_grad(state.params)
         with self._precision():
@@ -122,7 +114,7 @@ class SupervisedTraining:
             "gradient_norm": norm,
             "rate_factor": factor,
         }
-        return SupervisedState(k + 1, params, optimizer), row
+        return TrainState(k + 1, params, optimizer), row
 
     def _rates(self, factor: float) -> float | Params:
         if self.rate_multipliers is None:
@@ -132,7 +124,7 @@ class SupervisedTraining:
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16) if self.autocast else nullcontext()
 
-    def validate(self, state: SupervisedState) -> Mapping[str, float]:
+    def validate(self, state: TrainState) -> Mapping[str, float]:
         return self.evaluate(state.params, "validation", self.max_validation_batches)
 
     def evaluate(self, params: Params, split: Split, max_batches: int | None = None) -> dict[str, float]:
@@ -157,39 +149,22 @@ class SupervisedTraining:
             return result | {f"{split}_accuracy": n_right / n_targets}
         return result | {f"{split}_perplexity": math.exp(loss) if loss < 700 else math.inf}
 
-    def pack(self, state: SupervisedState) -> Params:
+    def pack(self, state: TrainState) -> Params:
         """Copies, since the next step may overwrite the originals."""
-        tensors = {f"params/{name}": value.clone() for name, value in state.params.items()}
-        for slot, values in state.optimizer.items():
-            tensors |= {f"optimizer/{slot}/{name}": value.clone() for name, value in values.items()}
-        return tensors
+        return {name: value.clone() for name, value in state.pack().items()}
 
-    def unpack(self, tensors: Params, k: int) -> SupervisedState:
-        params: Params = {}
-        optimizer: dict[str, Params] = {slot: {} for slot in self.optimizer.init({})}  # some may hold no tensor
-        for key, value in tensors.items():
-            kind, rest = key.split("/", 1)
-            if kind == "params":
-                params[rest] = value.to(self.device, copy=True)
-            else:
-                slot, name = rest.split("/", 1)
-                device = "cpu" if slot == "count" else self.device
-                optimizer.setdefault(slot, {})[name] = value.to(device, copy=True)
-        # The order of names is part of the arithmetic (sums over tensors): take the model's own, as at the start.
+    def unpack(self, tensors: Params, k: int) -> TrainState:
         with torch.device("meta"):
-            order = list(self.model.init(self.seed))
-        ordered = {
-            slot: {name: values[name] for name in order if name in values} or values
-            for slot, values in optimizer.items()
-        }
-        return SupervisedState(k, {name: params[name] for name in order}, ordered)
+            params = self.model.init(self.seed)
+            like = TrainState(k, params, self.optimizer.init(params))
+        return like.unpack(tensors, self.device, copy=True)
 
 
 @dataclass(frozen=True)
 class SupervisedResult:
     """A training, its chosen state's numbers on validation and test, and how it ended."""
 
-    training: TrainResult[SupervisedState]
+    training: TrainResult[TrainState]
     validation: dict[str, float]
     test: dict[str, float]
 

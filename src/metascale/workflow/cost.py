@@ -9,12 +9,12 @@ from metascale.core.errors import InputError
 from metascale.core.run import Run
 from metascale.core.types import Episode, Model
 from metascale.core.units import parse_bytes
-from metascale.meta.learner import LearnerState, MetaLearner
-from metascale.parallel.budget import fit_to_budget
+from metascale.meta.learner import MetaLearner
+from metascale.parallel.budget import fit_to_budget, frozen_weights, profile_step
 from metascale.parallel.execution import Execution
-from metascale.parallel.profile import frozen_weights, profile_step
 from metascale.training.flops import count_flops
 from metascale.training.memory import KINDS
+from metascale.training.state import TrainState
 from metascale.workflow.config import FewShotConfig
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _paid_for(settings: FewShotConfig, step_flops: float) -> FewShotConfig:
     return dataclasses.replace(settings, max_steps=steps, eval_every=max(1, -(-steps // VALIDATIONS)))
 
 
-def step_memory(learner: MetaLearner, model: Model, state: LearnerState, episode: Episode) -> dict[str, int]:
+def step_memory(learner: MetaLearner, model: Model, state: TrainState, episode: Episode) -> dict[str, int]:
     """Live bytes at the peak of one outer step, in all, without the frozen weights, and by what they hold.
 
     Tasks run one after another. Bytes of live tensors are the same in every run; the first step, which makes what
@@ -85,20 +85,20 @@ def within_budget(
 ) -> tuple[MetaLearner, Parts]:
     """Learner and model set up so that an outer step's peak stays within ``memory_budget``: the same numbers.
 
-    The way chosen is written to the run as ``memory_plan.json``. It is measured on the meta-batch with the longest
+    The plan chosen is written to the run as ``memory_plan.json``. It is measured on the meta-batch with the longest
     inputs among the first `LOOKED_AT`; a longer one that does not fit halves the micro-batch when it comes.
 
     Raises:
-        DoesNotFit: not even the most frugal way fits.
+        DoesNotFit: not even the most frugal plan fits.
     """
     if settings.memory_budget is None:
         return learner, parts
     size = settings.meta_batch
     batches = (parts.source.episodes("train", range(k * size, (k + 1) * size)) for k in range(LOOKED_AT))
     longest = max(batches, key=_n_inputs)
-    plan = fit_to_budget(learner, parts.model, longest, parse_bytes(settings.memory_budget), device=device)
-    run.write("memory_plan.json", plan.row())
-    return plan.learner, dataclasses.replace(parts, model=plan.model)
+    fitted = fit_to_budget(learner, parts.model, longest, parse_bytes(settings.memory_budget), device=device)
+    run.write("memory_plan.json", fitted.row())
+    return fitted.learner, dataclasses.replace(parts, model=fitted.model)
 
 
 def _n_inputs(episode: Episode) -> int:

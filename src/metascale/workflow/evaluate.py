@@ -10,7 +10,7 @@ from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, sha256_of
 from metascale.core.types import Params
 from metascale.meta.evaluate import Evaluation
-from metascale.training.loop import from_bytes
+from metascale.training.state import from_bytes
 from metascale.workflow.config import FewShotConfig
 from metascale.workflow.fewshot import WEIGHTS, build_parts, evaluate_split, make_inner
 from metascale.workflow.recipe import load_recipe

@@ -31,8 +31,9 @@ from metascale.meta.reverse import FullGraph, named_through
 from metascale.meta.training import MetaTraining
 from metascale.parallel.execution import Execution
 from metascale.parallel.out_of_memory import MicroBatches
-from metascale.training.loop import Schedule, to_bytes
+from metascale.training.loop import Schedule
 from metascale.training.optimizers import SGD, Adam, Optimizer
+from metascale.training.state import to_bytes
 from metascale.workflow.config import FewShotConfig
 from metascale.workflow.cost import step_cost, within_budget
 from metascale.workflow.pruning import train_or_prune
