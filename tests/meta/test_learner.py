@@ -191,7 +191,7 @@ def test_an_optimiser_that_overwrites_and_a_clip_that_ascends_are_refused() -> N
         Reptile(InnerLoop(learn_rates=True))
 
 
-class OnlyMatrices(MLP):
+class OnlyMatrices(Perceptron):
     """Without biases, so Muon's slots for what is no matrix are empty."""
 
     def init(self, seed: int) -> Params:
