@@ -29,7 +29,7 @@ from metascale.core.types import Params
 from metascale.recipes.melora import LAPTOP
 from metascale.training.state import TrainState
 from metascale.workflow.config import FewShotConfig
-from metascale.workflow.fewshot import Parts, build_parts, make_learner
+from metascale.workflow.fewshot import Parts, make_learner
 from metascale.workflow.recipe import load_recipe
 
 METHODS = (
@@ -115,7 +115,7 @@ def run(data: str, n_batches: int, warm_steps: int) -> Iterator[Row]:
     for point in points():
         settings = settings_of(data, EXACT, point)
         settings = dataclasses.replace(settings, n_validation_tasks=n_batches * settings.meta_batch)
-        parts = build_parts(settings, "melora", 0, "cpu")
+        parts = load_recipe("melora").make_parts(settings, 0, "cpu")
         if point["rank"] not in warm:
             start = settings_of(data, EXACT, {**BASE, "rank": point["rank"]})
             warm[point["rank"]] = warmed(start, parts, warm_steps)

@@ -93,11 +93,11 @@ def our_model(run_folder: Path) -> tuple[Any, Any]:
     """The run's own model, and its parameters with a task axis of one."""
     from metascale.core.trees import stack_tasks
     from metascale.workflow.evaluate import load_run
-    from metascale.workflow.fewshot import build_parts
     from metascale.workflow.recipe import load_recipe
 
     config, params = load_run(run_folder)
-    parts = build_parts(load_recipe("csv").with_overrides(config, {}), "csv", 0, "cpu")
+    recipe = load_recipe("csv")
+    parts = recipe.make_parts(recipe.validate(config), 0, "cpu")
     return parts, stack_tasks({name: params[name] for name in parts.model.init(0)}, 1)
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from metascale.study import Study
 from metascale.study.store.table import Table
-from metascale.workflow.conclude import LawColumns, baseline_results, laws_of
+from metascale.workflow.conclude import baseline_results, laws_of
+from metascale.workflow.recipe import LawColumns
 
 COLUMNS = ("id", "x", "flag", "seed", "kind", "status", "method", "test_loss_nats")
 

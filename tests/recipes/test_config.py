@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from metascale.core.errors import InputError
-from metascale.workflow.recipe import RECIPES, load_recipe
+from metascale.workflow.recipe import SHIPPED, load_recipe
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("digits", {"n_taks": 5}, "there is no key 'n_taks'; did you mean 'n_tasks'?"),
@@ -63,7 +63,7 @@ def test_unknown_recipe_and_profile_name_the_nearest() -> None:
         load_recipe("digits").study(profile="huge")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_recipe_and_profile_makes_a_valid_study(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name

@@ -7,7 +7,6 @@ import torch
 from metascale.core.types import Batch, Episode
 from metascale.meta.gradients import Reptile
 from metascale.meta.inner import InnerLoop
-from metascale.recipes.banking77 import Banking77Config
 from metascale.training.flops import count_flops
 from metascale.training.optimizers import SGD
 from metascale.workflow.estimate import _count_shapes, estimate, human
@@ -16,9 +15,8 @@ from metascale.workflow.text import adapted_model
 
 
 def test_flops_from_shapes_equal_flops_of_the_model() -> None:
-    config = Banking77Config(
-        backbone="minilm-l6", random_weights=0, dtype="float32", attention="eager", rank=4, n_query=3, meta_batch=2
-    )
+    values = {"backbone": "minilm-l6", "random_weights": 0, "dtype": "float32", "attention": "eager"}
+    config = load_recipe("banking77").validate({**values, "rank": 4, "n_query": 3, "meta_batch": 2})
     model = adapted_model(config, "cpu")
     ids = torch.zeros(1, 25, 32, dtype=torch.long)
     batch = Batch({"input_ids": ids}, torch.zeros(1, 25, dtype=torch.long))

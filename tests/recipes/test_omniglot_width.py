@@ -12,14 +12,13 @@ from metascale.core.run import MemoryRun
 from metascale.hypergrad.linear import CG, Identity
 from metascale.meta.gradients import MAML
 from metascale.meta.imaml import ImplicitMAML
-from metascale.workflow.conclude import law_columns
 from metascale.workflow.fewshot import make_gradient, trial
-from metascale.workflow.recipe import load_recipe
+from metascale.workflow.recipe import law_columns, load_recipe
 
-RECIPE = load_recipe("omniglot_width")
+RECIPE = load_recipe("omniglot")
 
 
-def gradient_of(values: dict[str, Any], profile: str | None = None) -> Any:
+def gradient_of(values: dict[str, Any], profile: str = "width") -> Any:
     study = RECIPE.study({"filters": 8, **values}, profile, [0])
     return make_gradient(RECIPE.validate(study.trials()[0].config))
 
@@ -29,7 +28,7 @@ def test_no_iterations_of_conjugate_gradients_are_the_identity() -> None:
     assert isinstance(default, ImplicitMAML)
     assert default.solver == Identity(measure=False)
     assert gradient_of({"cg_steps": 7}).solver == CG(7)
-    assert isinstance(gradient_of({}, "maml"), MAML)
+    assert isinstance(gradient_of({}, "width-maml"), MAML)
 
 
 def test_the_identity_needs_no_second_derivatives_of_attention() -> None:
@@ -42,9 +41,10 @@ def test_the_identity_needs_no_second_derivatives_of_attention() -> None:
 
 
 def test_the_law_runs_along_the_measured_parameters() -> None:
-    columns = law_columns(RECIPE.study())
+    columns = law_columns(RECIPE.study(profile="width"))
     assert (columns.scale, columns.series, columns.loss) == ("n_params_trainable", (), "test_loss_nats")
-    assert [t.config["filters"] for t in RECIPE.study(seeds=[0]).trials()] == [8, 12, 16, 24, 32, 48]
+    assert law_columns(RECIPE.study({"filters": [8, 16]})).scale == "n_tasks"
+    assert [t.config["filters"] for t in RECIPE.study(profile="width", seeds=[0]).trials()] == [8, 12, 16, 24, 32, 48]
 
 
 @pytest.mark.long
@@ -52,7 +52,7 @@ def test_a_wider_network_has_more_parameters_and_is_tested_on_the_same_tasks(dat
     if not (data_dir / "omniglot").is_dir():
         pytest.skip("the data set 'omniglot' is absent from METASCALE_DATA")
     rows, tasks = [], []
-    for chosen in RECIPE.study({"filters": [4, 8]}, "smoke").trials():
+    for chosen in RECIPE.study({"filters": [4, 8]}, "width-smoke").trials():
         run = MemoryRun()
         rows.append(trial(chosen.config, run, "cpu"))
         tasks.append([row["task_id"] for row in run.rows("test_tasks")])

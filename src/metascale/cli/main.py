@@ -173,10 +173,10 @@ def _on_one_line(error: OSError | sqlite3.OperationalError) -> str:
 @app.command()
 def recipes() -> None:
     """List the ready-made studies and their profiles."""
-    from metascale.workflow.recipe import RECIPES, load_recipe
+    from metascale.workflow.recipe import load_recipe, recipe_names
 
     table = Table("recipe", "what it is", "profiles", "data")
-    for name in RECIPES:
+    for name in recipe_names():
         recipe = load_recipe(name)
         table.add_row(name, recipe.title, "\n".join(recipe.profiles) or "-", ", ".join(recipe.data_sets_of({})) or "-")
     out.print(table)

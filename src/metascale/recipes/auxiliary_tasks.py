@@ -12,15 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from metascale.core.errors import InputError
-from metascale.workflow.config import Count, Rate, Weight
+from metascale.workflow.config import Count, NonNegative, Rate, TrialConfig, Weight
 from metascale.workflow.recipe import Profile, Recipe
 
 
 @dataclass(frozen=True)
-class AuxiliaryConfig:
+class AuxiliaryConfig(TrialConfig):
     """One trial of auxiliary-task weighting.
 
     Args:
@@ -37,8 +37,6 @@ class AuxiliaryConfig:
         data_seed: of the halves of the clean set and of which texts are labelled, the same for all trials.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
     data: Literal["wrench_trec", "wrench_youtube", "wrench_sms"] = "wrench_trec"
     backbone: str = "data:stories260k/hf"
     max_length: Annotated[int, Field(ge=4)] = 48
@@ -52,7 +50,7 @@ class AuxiliaryConfig:
     max_steps: Count = 300
     eval_every: Count = 20
     patience: Count | None = 5
-    data_seed: Annotated[int, Field(ge=0)] = 0
+    data_seed: NonNegative = 0
 
     def refuse(self, where: str) -> None:
         """
@@ -74,5 +72,4 @@ RECIPE = Recipe(
     profiles={"smoke": Profile("seconds", {"max_steps": 10, "eval_every": 5}, seeds=(0,))},
     data_sets=lambda config: (config.data,),
     packages=("torch", "safetensors", "transformers"),
-    hardware="a CPU: see docs/results",
 )

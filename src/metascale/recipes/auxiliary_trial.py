@@ -26,7 +26,7 @@ from metascale.tasks.supervised.weak_labels import LabelledTexts, WeakLabelData,
 from metascale.training.loop import Schedule, train
 from metascale.training.optimizers import Adam
 from metascale.workflow.recipe import load_recipe
-from metascale.workflow.sources import backbone_path, data_dir
+from metascale.workflow.text import backbone_path, data_dir
 from metascale.workflow.text_tests import record_test, validation
 
 IGNORED = -100

@@ -2,7 +2,8 @@
 
 Command:    metascale run clinc150 --profile laptop --data-dir data --out runs/clinc150
 Data:       CLINC150 (CC BY 3.0), 150 intents of 10 domains, out-of-scope left out; split 90 / 30 / 30, or by domain
-Learner:    Reptile over LoRA adapters, 5-way 5-shot, 15 queries
+Learner:    Reptile over LoRA adapters, 5-way 5-shot, 15 queries (laptop: first-order MAML)
+Hardware:   one GPU of 16 GB or more per worker; laptop: any CPU
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from metascale.recipes.banking77 import LAPTOP, Banking77Config
+from metascale.recipes.banking77 import DEFAULTS, LAPTOP
 from metascale.workflow.config import BASELINES
 from metascale.workflow.recipe import Profile, Recipe
-from metascale.workflow.text import text_parts
+from metascale.workflow.text import TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Clinc150Config(Banking77Config):
+class Clinc150Config(TextConfig):
     """Few-shot CLINC150.
 
     Args:
@@ -36,6 +37,7 @@ RECIPE = Recipe(
     title="Task scaling on the 150 intents of CLINC150",
     question="Does meta-test loss follow a power law in the number of training tasks?",
     config=Clinc150Config,
+    defaults=DEFAULTS,
     axes={"n_tasks": [50, 100, 300, 1000, 3000]},
     seeds=(100, 101, 102),
     baselines=BASELINES,
@@ -48,7 +50,6 @@ RECIPE = Recipe(
         )
     },
     data_sets=("clinc150",),
-    hardware="default: one GPU of 16 GB or more per worker; laptop: any CPU",
 )
 
 
@@ -56,13 +57,11 @@ def parts(config: Clinc150Config, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     from metascale.tasks.data import locate
     from metascale.tasks.intents import intent_tasks, read_clinc150
-    from metascale.workflow.sources import data_dir, source_fields
 
     def source(encoder: Encoder) -> Any:
-        fields = source_fields(config, seed)
-        return intent_tasks("clinc150", data_dir(), encoder, by_domain=config.by_domain, **fields)
+        return intent_tasks("clinc150", None, encoder, by_domain=config.by_domain, **config.source_fields(seed))
 
     def texts() -> list[str]:
-        return [row.text for row in read_clinc150(locate("clinc150", data_dir()))]
+        return [row.text for row in read_clinc150(locate("clinc150"))]
 
     return text_parts(config, source, texts, device)

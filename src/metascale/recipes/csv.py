@@ -5,18 +5,18 @@ Command:    metascale run csv --set path=my_texts.csv --out runs/mine
 Data:       your file; classes are split 60 / 20 / 20 at random (by the file's name and ``split_seed``)
 Learner:    first-order MAML: without a backbone on a perceptron over word frequencies; with one on LoRA adapters
             (then with lower rates: --set inner_lr=0.005 --set outer_lr=0.001)
+Hardware:   any machine without a backbone
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from metascale.core.errors import InputError
-from metascale.workflow.config import BASELINES, Method
+from metascale.workflow.config import BASELINES, NonNegative
 from metascale.workflow.recipe import Recipe
-from metascale.workflow.text import TextConfig, text_parts
+from metascale.workflow.text import LORA, TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
@@ -31,22 +31,12 @@ class CsvConfig(TextConfig):
         path: the file.
         text_column, label_column: its columns.
         split_seed: which classes are for training, validation and test.
-        backbone: empty for the perceptron over word frequencies.
     """
 
     path: str = ""
     text_column: str = "text"
     label_column: str = "label"
-    split_seed: int = 0
-    backbone: str = ""
-    method: Method = "fomaml"
-    inner_optimizer: Literal["sgd", "adam", "adamw"] = "adam"
-    inner_lr: float = 3e-2
-    inner_clip: float | None = None
-    outer_optimizer: Literal["sgd", "adam"] = "adam"
-    outer_lr: float = 3e-3
-    eval_every: int = 100
-    tune_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    split_seed: NonNegative = 0
 
 
 RECIPE = Recipe(
@@ -54,19 +44,26 @@ RECIPE = Recipe(
     title="Task scaling on your own texts: a CSV file of text,label, no code",
     question="Does meta-test loss follow a power law in the number of training tasks?",
     config=CsvConfig,
+    defaults={
+        **LORA,
+        "backbone": "",
+        "method": "fomaml",
+        "inner_optimizer": "adam",
+        "inner_lr": 3e-2,
+        "inner_clip": None,
+        "outer_optimizer": "adam",
+        "outer_lr": 3e-3,
+        "eval_every": 100,
+        "tune_rates": (0.01, 0.03, 0.1, 0.3),
+    },
     axes={"n_tasks": [5, 20, 100, 500]},
     baselines=BASELINES,
-    hardware="any machine without a backbone",
 )
 
 
 def parts(config: CsvConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     from metascale.tasks.csv_text import csv_tasks, read_csv
-    from metascale.workflow.sources import source_fields
-
-    if not config.path:
-        raise InputError("recipe 'csv' needs a file: --set path=FILE.csv (columns text,label)")
 
     def source(encoder: Encoder) -> Any:
         return csv_tasks(
@@ -75,7 +72,7 @@ def parts(config: CsvConfig, seed: int, device: str) -> Parts:
             text_column=config.text_column,
             label_column=config.label_column,
             split_seed=config.split_seed,
-            **source_fields(config, seed),
+            **config.source_fields(seed),
         )
 
     def texts() -> list[str]:

@@ -12,16 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from metascale.workflow.config import Count, Rate
+from metascale.workflow.config import Count, NonNegative, Rate, Share, TrialConfig
 from metascale.workflow.recipe import Profile, Recipe
-
-Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
-class DataPruningConfig:
+class DataPruningConfig(TrialConfig):
     """One trial of data pruning.
 
     Args:
@@ -39,8 +37,6 @@ class DataPruningConfig:
         noise_seed: which labels are wrong and which examples are copies, the same for all trials.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
     data: Literal["digits", "mnist"] = "digits"
     n_train: Count | None = None
     label_noise: Share = 0.2
@@ -57,10 +53,7 @@ class DataPruningConfig:
     max_steps: Count = 400
     eval_every: Count = 20
     patience: Count | None = 8
-    noise_seed: Annotated[int, Field(ge=0)] = 0
-
-    def refuse(self, where: str) -> None:
-        """Every combination is allowed."""
+    noise_seed: NonNegative = 0
 
 
 RECIPE = Recipe(
@@ -74,8 +67,7 @@ RECIPE = Recipe(
     },
     seeds=(0, 1, 2),
     trial="metascale.recipes.pruning_trial:trial",
-    scale="n_kept",
-    series=("method",),
+    scale_columns={"keep": "n_kept"},
     profiles={
         "mnist": Profile(
             "MNIST instead, 10,000 training images", {"data": "mnist", "n_train": 10_000, "score_steps": 400}
@@ -85,5 +77,4 @@ RECIPE = Recipe(
     },
     data_sets=lambda config: ("mnist",) if config.data == "mnist" else (),
     packages=("torch", "safetensors", "sklearn"),
-    hardware="any machine: see docs/results",
 )

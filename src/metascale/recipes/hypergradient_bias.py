@@ -12,15 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from metascale.core.errors import InputError
-from metascale.workflow.config import Count, Rate
+from metascale.workflow.config import Count, Rate, TrialConfig
 from metascale.workflow.recipe import Profile, Recipe
 
 
 @dataclass(frozen=True)
-class BiasConfig:
+class BiasConfig(TrialConfig):
     """One trial: one problem, one solver, one lower optimiser.
 
     Args:
@@ -36,10 +36,8 @@ class BiasConfig:
         upper_lr: of Adam above.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
     off_diagonal: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    spread: Annotated[float, Field(ge=1)] = 1.0
+    spread: Annotated[float, Field(ge=1, lt=1e6)] = 1.0
     rows: Count = 6
     columns: Count = 5
     n_upper: Count = 8
@@ -83,5 +81,4 @@ RECIPE = Recipe(
         "smoke": Profile("seconds", {"upper_steps": 5}, axes={"off_diagonal": [0.1, 0.4]}, seeds=(0,)),
     },
     packages=("torch", "safetensors"),
-    hardware="any machine",
 )

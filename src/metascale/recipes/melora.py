@@ -9,6 +9,9 @@ Data:       Banking77 (CC BY 4.0), generated texts, or your own CSV file (``data
 Learners:   Reptile, first-order MAML, MAML unrolled, the recomputed exact meta-gradient ("melora") and its
             approximations, implicit MAML; tuned fine-tuning and the other baselines beside them
 Arm:        the same number of floating-point operations for every method, as its own outer step is counted
+Hardware:   one GPU per worker; laptop profiles: 12 minutes on 2 cores
+Result:     laptop: exact meta-gradients are best, the recomputed one in less than half the memory
+            (docs/results/melora.md); configurations in MELoRA's own form: examples/from_melora.py
 """
 
 from __future__ import annotations
@@ -20,10 +23,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from metascale.core.errors import InputError
-from metascale.recipes.melora_config import translate
-from metascale.workflow.config import BASELINES, Budget, Count, Curvature, Rate
+from metascale.workflow.config import BASELINES, Curvature, NonNegative
 from metascale.workflow.recipe import Profile, Recipe
-from metascale.workflow.text import TextConfig, text_parts
+from metascale.workflow.text import LORA, TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
@@ -72,7 +74,6 @@ class MeloraConfig(TextConfig):
         split_seed: which classes of the file are for training, validation and test.
         difficulty: of the generated texts, 0 (classes share no words) to 1 (classes cannot be told apart).
         n_classes: of the generated texts.
-        backbone: gpt2-small, gpt2-medium, t5-small, t5-base, distilbert, or as in `TextConfig`.
     """
 
     method: MeloraMethod = "melora"  # type: ignore[assignment]
@@ -80,28 +81,9 @@ class MeloraConfig(TextConfig):
     path: str | None = None
     text_column: str = "text"
     label_column: str = "label"
-    split_seed: int = 0
+    split_seed: NonNegative = 0
     difficulty: Annotated[float, Field(ge=0, le=1)] = 0.5
     n_classes: Annotated[int, Field(ge=15)] = 100
-    backbone: str = "gpt2-small"
-    rank: Count = 8
-    alpha: Rate = 16.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    attention: Literal["sdpa", "eager"] = "eager"
-    checkpointing: Literal["none", "adapters", "all"] = "adapters"
-    n_tasks: Count | None = None
-    meta_batch: Count = 8
-    micro_batch: Count | None = 4
-    inner_optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    inner_lr: Rate = 0.01
-    inner_steps: Annotated[int, Field(ge=0)] = 3
-    inner_clip: Rate | None = None
-    inner_weight_decay: Annotated[float, Field(ge=0, lt=1e6)] = 0.0
-    outer_optimizer: Literal["sgd", "adam"] = "adam"
-    outer_lr: Rate = 5e-4
-    budget: Budget = "converged"
-    n_validation_tasks: Count = 100
-    measure_memory: bool = True
 
     @property
     def estimator(self) -> tuple[str, Curvature]:
@@ -156,6 +138,27 @@ RECIPE = Recipe(
     title="Exact and approximate meta-gradients of adapters: loss, accuracy, memory and arithmetic",
     question="Which meta-gradient of adapters is best at equal compute, and how much memory does each take?",
     config=MeloraConfig,
+    defaults={
+        **LORA,
+        "backbone": "gpt2-small",
+        "rank": 8,
+        "alpha": 16.0,
+        "dropout": 0.1,
+        "attention": "eager",
+        "checkpointing": "adapters",
+        "n_tasks": None,
+        "meta_batch": 8,
+        "micro_batch": 4,
+        "inner_optimizer": "sgd",
+        "inner_lr": 0.01,
+        "inner_steps": 3,
+        "inner_clip": None,
+        "inner_weight_decay": 0.0,
+        "outer_optimizer": "adam",
+        "outer_lr": 5e-4,
+        "n_validation_tasks": 100,
+        "measure_memory": True,
+    },
     axes={"method": METHODS},
     seeds=(0, 1, 2),
     baselines=BASELINES,
@@ -199,8 +202,6 @@ RECIPE = Recipe(
     },
     data_sets=lambda config: ("banking77",) if config.data == "banking77" else (),
     packages=("torch", "safetensors", "transformers"),
-    hardware="default: one GPU per worker; laptop profiles: 2 cores, see docs/results/melora.md",
-    translate=translate,
     search={
         "space": {"inner_lr": {"log": [1e-3, 1.0]}, "outer_lr": {"log": [1e-4, 1e-2]}},
         "trials": 12,
@@ -211,9 +212,7 @@ RECIPE = Recipe(
 
 def parts(config: MeloraConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
-    from metascale.workflow.sources import source_fields
-
-    fields = source_fields(config, seed)
+    fields = config.source_fields(seed)
 
     def source(encoder: Encoder) -> Any:
         if config.data == "synthetic":
@@ -233,8 +232,7 @@ def parts(config: MeloraConfig, seed: int, device: str) -> Parts:
                 **fields,
             )
         from metascale.tasks.intents import intent_tasks
-        from metascale.workflow.sources import data_dir
 
-        return intent_tasks("banking77", data_dir(), encoder, **fields)
+        return intent_tasks("banking77", None, encoder, **fields)
 
     return text_parts(config, source, list, device)

@@ -16,17 +16,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from metascale.core.errors import InputError
-from metascale.workflow.config import Count, NonNegative, Rate, Weight
+from metascale.workflow.config import Count, NonNegative, Rate, Share, TrialConfig, Weight
 from metascale.workflow.recipe import Profile, Recipe
-
-Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
-class ModelSizeConfig:
+class ModelSizeConfig(TrialConfig):
     """One trial of a study of model sizes.
 
     Args:
@@ -56,8 +54,6 @@ class ModelSizeConfig:
         autocast: bfloat16 where that is safe.
         measure_memory: count the live bytes of one training step.
     """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     architecture: Literal["transformer", "resnet_bk"] = "transformer"
     d_model: Count = 64
@@ -144,8 +140,7 @@ RECIPE = Recipe(
     },
     seeds=(42, 43),
     trial="metascale.recipes.model_size_trial:trial",
-    scale="n_params_non_embedding",
-    series=("architecture",),
+    scale_columns={"d_model": "n_params_non_embedding", "n_layers": "n_params_non_embedding"},
     profiles={
         "quick": Profile("the four smallest models of each architecture", axes=QUICK),
         "laptop": Profile(
@@ -196,7 +191,6 @@ RECIPE = Recipe(
     },
     data_sets=("wikitext-2-v1",),
     packages=("torch", "safetensors"),
-    hardware="quick: hours of one CPU core; all 32 models: a GPU",
     search=SEARCH,
     conclusion="metascale.recipes.model_size_analysis:write_sizes",
     costs="metascale.recipes.model_size_costs:costs",

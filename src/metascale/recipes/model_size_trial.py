@@ -24,7 +24,7 @@ from metascale.training.schedules import Constant, Cosine, RateSchedule, WarmupS
 from metascale.training.supervised import SupervisedTraining, train_and_test
 from metascale.workflow.pruning import train_or_prune
 from metascale.workflow.recipe import is_search, load_recipe
-from metascale.workflow.sources import data_dir
+from metascale.workflow.text import data_dir
 
 BYTES_A_NUMBER = 4
 MIB = 2**20

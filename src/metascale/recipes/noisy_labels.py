@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from metascale.core.errors import InputError
-from metascale.workflow.config import Count, Rate, Weight
+from metascale.workflow.config import Count, NonNegative, Rate, TrialConfig, Weight
 from metascale.workflow.recipe import Profile, Recipe
 
 Arm = Literal["noisy", "clean", "both", "reweight", "reweight_correct"]
@@ -26,7 +26,7 @@ BILEVEL: tuple[Arm, ...] = ("reweight", "reweight_correct")
 
 
 @dataclass(frozen=True)
-class NoisyLabelsConfig:
+class NoisyLabelsConfig(TrialConfig):
     """One trial of noisy fine-tuning.
 
     Args:
@@ -50,12 +50,10 @@ class NoisyLabelsConfig:
         uncovered: texts without a vote are dropped or get a random label.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
     data: Literal["wrench_youtube", "wrench_trec", "wrench_sms"] = "wrench_trec"
     backbone: str = "sentence-transformers/all-MiniLM-L6-v2"
     max_length: Annotated[int, Field(ge=4)] = 64
-    train_blocks: Annotated[int, Field(ge=0)] | None = None
+    train_blocks: NonNegative | None = None
     method: Arm = "reweight"
     solver: Solver = "sama"
     multitask: bool = False
@@ -71,7 +69,7 @@ class NoisyLabelsConfig:
     max_steps: Count = 600
     eval_every: Count = 50
     patience: Count | None = 6
-    data_seed: Annotated[int, Field(ge=0)] = 0
+    data_seed: NonNegative = 0
     uncovered: Literal["drop", "random"] = "drop"
 
     @property
@@ -117,5 +115,4 @@ RECIPE = Recipe(
     },
     data_sets=lambda config: (config.data,),
     packages=("torch", "safetensors", "transformers"),
-    hardware="one GPU, or a CPU with --profile laptop: see docs/results",
 )

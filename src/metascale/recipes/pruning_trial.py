@@ -26,7 +26,7 @@ from metascale.training.loop import Schedule, train
 from metascale.training.optimizers import Adam
 from metascale.training.supervised import SupervisedTraining, train_and_test
 from metascale.workflow.recipe import load_recipe
-from metascale.workflow.sources import data_dir
+from metascale.workflow.text import data_dir
 
 
 def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:

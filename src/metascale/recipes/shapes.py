@@ -16,17 +16,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from metascale.core.errors import InputError
 from metascale.models.layer_widths import layer_widths
 from metascale.study.design import Study, merge
 from metascale.study.search.points import axis_points, searched_points
 from metascale.study.search.search import search_of
-from metascale.workflow.config import Count, Rate, Weight
+from metascale.workflow.config import Count, Rate, Share, TrialConfig, Weight
 from metascale.workflow.recipe import Profile, Recipe
 
-Share = Annotated[float, Field(ge=0, lt=1)]
 Ratio = Annotated[float, Field(gt=0, le=64)]
 RESNET_RATIO = 4.0
 IMAGE_SIZES = {"digits": 8, "mnist": 28}
@@ -34,7 +33,7 @@ N_CLASSES = 10
 
 
 @dataclass(frozen=True)
-class ShapesConfig:
+class ShapesConfig(TrialConfig):
     """One trial of a study of shapes.
 
     Args:
@@ -57,8 +56,6 @@ class ShapesConfig:
         n_validation: validation images that training looks at; none means all. The kept state is measured on all.
         n_train_evaluated: training images on which the loss without dropout is measured beside validation.
     """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     data: Literal["digits", "mnist"] = "digits"
     n_train: Count | None = None
@@ -165,8 +162,7 @@ RECIPE = Recipe(
     },
     seeds=(0, 1, 2),
     trial="metascale.recipes.shapes_trial:trial",
-    scale="n_params_total",
-    series=("architecture",),
+    scale_columns={"width": "n_params_total", "depth": "n_params_total", "ratio": "n_params_total"},
     profiles={
         "mup": Profile("rates found at the narrowest nets and carried over by μP", MUP),
         "rule": Profile("hyperparameters found at three sizes and extended by a rule of the parameters", RULE),
@@ -194,8 +190,7 @@ RECIPE = Recipe(
     },
     data_sets=lambda config: ("mnist",) if config.data == "mnist" else (),
     packages=("torch", "safetensors", "sklearn"),
-    hardware="any machine: see docs/results",
     search=SEARCH,
-    costs="metascale.recipes.shapes:costs",
+    costs="costs",
     tuned=True,
 )

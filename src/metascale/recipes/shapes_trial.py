@@ -24,7 +24,7 @@ from metascale.training.state import TrainState
 from metascale.training.supervised import SupervisedTraining, train_and_test
 from metascale.workflow.pruning import train_or_prune
 from metascale.workflow.recipe import is_search, load_recipe
-from metascale.workflow.sources import data_dir
+from metascale.workflow.text import data_dir
 
 MOST_IN_A_BATCH = 1000
 """Images in a batch of evaluation, at most."""

@@ -4,14 +4,15 @@ Command:    metascale run sinusoid --out runs/sinusoid
 Data:       y = a·sin(x − p); amplitude and phase are the task
 Learner:    exact MAML on a two-layer perceptron of 40 units, 10 shots
 Loss:       mean squared error (there is no accuracy)
+Hardware:   any machine
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from metascale.workflow.config import Count, Curvature, FewShotConfig, Method
+from metascale.workflow.config import Count, FewShotConfig
 from metascale.workflow.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -26,22 +27,8 @@ class SinusoidConfig(FewShotConfig):
         width, depth: of the perceptron.
     """
 
-    method: Method = "maml"
-    curvature: Curvature = "unrolled"
     width: Count = 40
     depth: Count = 2
-    k_shot: Count = 10
-    n_query: Count = 10
-    inner_lr: float = 0.01
-    inner_steps: int = 1
-    meta_batch: Count = 25
-    outer_optimizer: Literal["sgd", "adam"] = "adam"
-    outer_lr: float = 1e-3
-    max_steps: Count = 5000
-    eval_every: Count = 250
-    n_validation_tasks: Count = 100
-    n_test_tasks: Count = 500
-    n_curve_tasks: Count = 500
 
 
 RECIPE = Recipe(
@@ -49,9 +36,24 @@ RECIPE = Recipe(
     title="Task scaling on sinusoid regression",
     question="Does meta-test squared error follow a power law in the number of training sinusoids?",
     config=SinusoidConfig,
+    defaults={
+        "method": "maml",
+        "curvature": "unrolled",
+        "k_shot": 10,
+        "n_query": 10,
+        "inner_lr": 0.01,
+        "inner_steps": 1,
+        "meta_batch": 25,
+        "outer_optimizer": "adam",
+        "outer_lr": 1e-3,
+        "max_steps": 5000,
+        "eval_every": 250,
+        "n_validation_tasks": 100,
+        "n_test_tasks": 500,
+        "n_curve_tasks": 500,
+    },
     axes={"n_tasks": [5, 10, 30, 100, 300, 1000]},
     baselines=({"method": "zero_shot", "kind": "baseline"}, {"method": "fine_tuning", "kind": "baseline"}),
-    hardware="any machine",
 )
 
 

@@ -3,16 +3,17 @@
 Command:    metascale run synthetic --set difficulty=0.6 --out runs/synthetic
 Data:       a made-up language; each class is a distribution over words, from disjoint (0) to identical (1)
 Learner:    first-order MAML on a perceptron over word frequencies
+Hardware:   any machine
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from metascale.workflow.config import BASELINES, Count, FewShotConfig, Method
+from metascale.workflow.config import BASELINES, Count, FewShotConfig
 from metascale.workflow.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,12 +33,6 @@ class SyntheticConfig(FewShotConfig):
     difficulty: Annotated[float, Field(ge=0, le=1)] = 0.5
     n_classes: Annotated[int, Field(ge=15)] = 100
     width: Count = 64
-    k_shot: Count = 5
-    inner_optimizer: Literal["sgd", "adam", "adamw"] = "adam"
-    inner_lr: float = 0.03
-    method: Method = "fomaml"
-    outer_optimizer: Literal["sgd", "adam"] = "adam"
-    outer_lr: float = 3e-3
 
 
 RECIPE = Recipe(
@@ -45,9 +40,16 @@ RECIPE = Recipe(
     title="Task scaling on generated texts with a difficulty dial",
     question="How do the difficulty of tasks and their number move meta-test loss?",
     config=SyntheticConfig,
+    defaults={
+        "method": "fomaml",
+        "k_shot": 5,
+        "inner_optimizer": "adam",
+        "inner_lr": 0.03,
+        "outer_optimizer": "adam",
+        "outer_lr": 3e-3,
+    },
     axes={"n_tasks": [5, 20, 100, 500]},
     baselines=BASELINES,
-    hardware="any machine",
 )
 
 
@@ -57,10 +59,9 @@ def parts(config: SyntheticConfig, seed: int, device: str) -> Parts:
     from metascale.tasks.bag_of_words import BagOfWords
     from metascale.tasks.synthetic_text import SyntheticLanguage, synthetic_text_tasks, word_encoder
     from metascale.workflow.fewshot import Parts
-    from metascale.workflow.sources import source_fields
 
     language = SyntheticLanguage(difficulty=config.difficulty, n_classes=config.n_classes)
     encoder = word_encoder(language)
-    source = synthetic_text_tasks(encoder, language=language, **source_fields(config, seed))
+    source = synthetic_text_tasks(encoder, language=language, **config.source_fields(seed))
     bag = BagOfWords(source, encoder.n_tokens)
     return Parts(bag, Perceptron(encoder.n_tokens, config.n_way, config.width, depth=1), eval_batch=50)

@@ -13,17 +13,16 @@ from metascale.laws import analyse
 from metascale.laws.analyse import Analysis
 from metascale.report.reading import MAIN_KINDS
 from metascale.report.write import write_report
-from metascale.study.design import Study, load_function
+from metascale.study.design import Study
 from metascale.study.search.search import tuned_points
 from metascale.study.store.reading import StudyView, read_study
 from metascale.study.store.records import format_cell
 from metascale.study.store.table import Table, write_results
 from metascale.workflow.methods import method_pairs, method_rows, methods_json, methods_markdown
-from metascale.workflow.recipe import load_recipe
+from metascale.workflow.recipe import LawColumns, law_columns, recipe_of
 
 LAW, LAWS, BASELINES_FILE, TEST_POOL = "law.json", "laws.json", "baselines.json", "test_pool.json"
 TUNING, METHODS, METHODS_PAGE = "tuning.json", "methods.json", "methods.md"
-LOSS = "test_loss_nats"
 REFERENCES = ("melora", "fine_tuning")
 """Methods that every other one is compared with, where a study has them: the exact meta-gradient, and none at all."""
 
@@ -92,12 +91,8 @@ def _write_methods(view: StudyView) -> list[Path]:
 
 def write_own(view: StudyView, table: Table) -> list[Path]:
     """What the recipe itself concludes from its study."""
-    name = view.study.base.get("recipe")
-    path = load_recipe(name).conclusion if name else None
-    if path is None:
-        return []
-    conclude_own: Any = load_function(path)
-    return list(conclude_own(view, table))
+    recipe = recipe_of(view.study)
+    return [] if recipe is None else recipe.conclude(view, table)
 
 
 def shared_pools(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,40 +100,6 @@ def shared_pools(described: Mapping[str, Any]) -> dict[str, Any]:
     pools = {split: tasks for split, tasks in described.get("pools", {}).items() if split != "train"}
     own = ("seed", "n_train_classes")
     return {**{key: value for key, value in described.items() if key not in own}, "pools": pools}
-
-
-@dataclass(frozen=True)
-class LawColumns:
-    """Which columns of the results a study's laws are fitted to.
-
-    Args:
-        scale: the x axis; ``None`` where nothing is a scale.
-        series: columns whose values tell one law from another.
-        loss: the y axis.
-    """
-
-    scale: str | None
-    series: tuple[str, ...]
-    loss: str = LOSS
-
-
-def law_columns(study: Study) -> LawColumns:
-    """As the recipe says; else the first axis with numbers, a series for every value of the other axes."""
-    name = study.base.get("recipe")
-    recipe = load_recipe(name) if name else None
-    scale = recipe.scale if recipe and recipe.scale else scale_axis(study)
-    named = recipe.series if recipe else None
-    series = tuple(key for key in study.axes if key != scale and (named is None or key in named))
-    return LawColumns(scale, series, recipe.loss if recipe else LOSS)
-
-
-def scale_axis(study: Study) -> str | None:
-    """The first axis with numbers."""
-    for key, values in study.axes.items():
-        numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
-        if len(numbers) >= 2 and len(numbers) == len(values):
-            return key
-    return None
 
 
 def baseline_results(table: Table) -> dict[str, Any]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from metascale.core.errors import InputError
+from metascale.core.suggest import suggest
 from metascale.core.units import parse_bytes
 
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, lt=1e6)]
 Weight = Annotated[float, Field(ge=0, lt=1e6)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 Method = Literal[
     "reptile",
@@ -54,7 +56,25 @@ BASELINES: tuple[Mapping[str, str], ...] = (
 
 
 @dataclass(frozen=True)
-class FewShotConfig:
+class TrialConfig:
+    """Base of the configurations of trials: a frozen dataclass whose annotations are the ranges of its keys.
+
+    A subclass declares only new keys: a key declared again would lose the range that it has here. What a recipe sets
+    otherwise is in its ``defaults``.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
+
+    def refuse(self, where: str) -> None:
+        """Refuse values that do not go together.
+
+        Raises:
+            InputError: names both and what to do.
+        """
+
+
+@dataclass(frozen=True)
+class FewShotConfig(TrialConfig):
     """Everything that determines one trial of a few-shot study, except its seed and where it runs.
 
     Args:
@@ -98,8 +118,6 @@ class FewShotConfig:
         measure_memory: measure the peak of live bytes of one outer step, by what they hold.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=False)
-
     kind: Literal["meta", "baseline", "control"] = "meta"
     method: Method = "reptile"
     n_way: Annotated[int, Field(ge=2)] = 5
@@ -114,7 +132,7 @@ class FewShotConfig:
     meta_batch: Count = 4
     inner_optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     inner_lr: Rate = 0.1
-    inner_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    inner_momentum: Share = 0.0
     inner_steps: NonNegative = 5
     inner_clip: Rate | None = None
     inner_weight_decay: Weight = 0.0
@@ -133,7 +151,7 @@ class FewShotConfig:
     budget: Budget = "converged"
     max_steps: Count = 1000
     visits_per_task: Count = 20
-    budget_flops: Annotated[float, Field(gt=0)] | None = None
+    budget_flops: Annotated[float, Field(gt=0, lt=1e30)] | None = None
     eval_every: Count = 50
     patience: Count = 5
     min_delta: Weight = 0.0
@@ -166,6 +184,21 @@ class FewShotConfig:
         """Whether the model has attention without second derivatives."""
         return False
 
+    def source_fields(self, seed: int) -> dict[str, Any]:
+        """The arguments that every few-shot source of classes takes."""
+        return {
+            "n_way": self.n_way,
+            "k_shot": self.k_shot,
+            "n_query": self.n_query,
+            "n_train_tasks": self.n_tasks,
+            "n_validation_tasks": self.n_validation_tasks,
+            "n_test_tasks": self.n_test_tasks,
+            "seed": seed,
+            "n_train_classes": self.n_train_classes,
+            "labels": self.labels,
+            "classes": self.classes,
+        }
+
     @property
     def outer_steps(self) -> int:
         """Outer steps of training at most."""
@@ -178,7 +211,6 @@ class FewShotConfig:
         return max(1, round(self.visits_per_task * self.n_tasks / self.meta_batch))
 
     def refuse(self, where: str) -> None:
-        """See `refuse_combination`."""
         refuse_combination(self, where)
         if self.kind == "meta" and self.budget == "visits":
             _ = self.outer_steps
@@ -226,45 +258,50 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
             )
 
 
-class RecipeConfig(Protocol):
-    """The configuration of a recipe's trials: a frozen dataclass that pydantic validates, and what it refuses."""
-
-    def refuse(self, where: str) -> None:
-        """Values that are allowed each, but not together.
-
-        Raises:
-            InputError: names both and what to do.
-        """
-        ...
-
-
-Config = TypeVar("Config", bound=RecipeConfig)
+Config = TypeVar("Config", bound=TrialConfig)
 
 
 @lru_cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+def _adapter(kind: type[Config]) -> TypeAdapter[Config]:
     """Built once a class: it takes longer than all else that a study's validation does."""
     return TypeAdapter(kind)
 
 
-def validate(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+@lru_cache
+def plural_keys(kind: type[TrialConfig]) -> frozenset[str]:
+    """Keys whose value is itself a list."""
+
+    def plural(hint: object) -> bool:
+        if get_origin(hint) in (Union, UnionType):
+            return any(map(plural, get_args(hint)))
+        return get_origin(hint) is tuple
+
+    return frozenset(key for key, hint in get_type_hints(kind).items() if plural(hint))
+
+
+def validate(kind: type[Config], values: Mapping[str, object], where: str) -> Config:
     """``values`` as a configuration of that class.
 
     Raises:
         InputError: one sentence with the key, the nearest allowed key for an unknown one, and the allowed range.
     """
-    known = [field.name for field in dataclasses.fields(cast(Any, kind))]
-    for key in values:
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"allowed keys are: {', '.join(known)}"
-            raise InputError(f"{where}: there is no key '{key}'; {hint}")
+            raise InputError(
+                f"{where}: there is no key '{key}'; {suggest(key, known, 'allowed keys are')}", field=key, value=value
+            )
     try:
-        checked: Config = _adapter(kind).validate_python(dict(values))
+        checked = _adapter(kind).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "function")))
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise InputError(f"{where}: the value {first['input']!r} of '{key}' is not allowed: {message}") from error
+        raise InputError(
+            f"{where}: the value {first['input']!r} of '{key}' is not allowed: {message}",
+            field=key,
+            value=first["input"],
+            allowed=message,
+        ) from error
     checked.refuse(where)
     return checked

@@ -20,10 +20,9 @@ from metascale.study.search.run import n_search_trials
 from metascale.training.flops import count_flops
 from metascale.workflow.config import FewShotConfig
 from metascale.workflow.cost import VALIDATIONS
-from metascale.workflow.fewshot import Parts, build_parts, make_inner, make_learner
+from metascale.workflow.fewshot import Parts, make_inner, make_learner
 from metascale.workflow.recipe import Recipe
-from metascale.workflow.sources import backbone_path
-from metascale.workflow.text import TextConfig
+from metascale.workflow.text import TextConfig, backbone_path
 
 LARGE = 200_000_000
 """Frozen parameters above which a CPU only counts, and measures nothing."""
@@ -75,7 +74,7 @@ def estimate(recipe: Recipe, study: Study, workers: int, device: str = "cpu") ->
         cost = _count_shapes(config)
     else:
         _require_device(device)
-        cost = _measured(config, build_parts(config, recipe.name, first.seed, device), first.seed, device)
+        cost = _measured(config, recipe.make_parts(config, first.seed, device), first.seed, device)
     train_s = train_flops = 0.0
     for trial in metas:
         each = recipe.validate(trial.config)

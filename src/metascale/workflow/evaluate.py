@@ -10,9 +10,9 @@ from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, sha256_of
 from metascale.core.types import Params
 from metascale.meta.evaluate import Evaluation
+from metascale.study.design import merge
 from metascale.training.state import from_bytes
-from metascale.workflow.config import FewShotConfig
-from metascale.workflow.fewshot import WEIGHTS, build_parts, evaluate_split, make_inner
+from metascale.workflow.fewshot import WEIGHTS, evaluate_split, few_shot, make_inner
 from metascale.workflow.recipe import load_recipe
 
 
@@ -30,8 +30,8 @@ def evaluate_run(folder: Path | str, overrides: Mapping[str, Any], device: str =
     folder = Path(folder)
     config, params = load_run(folder)
     recipe = load_recipe(config["recipe"])
-    settings: FewShotConfig = recipe.with_overrides(config, overrides)
-    parts = build_parts(settings, recipe.name, config["seed"], device)
+    settings = few_shot(recipe, merge(config, overrides))
+    parts = recipe.make_parts(settings, config["seed"], device)
     expected = make_inner(settings).init(parts.model.init(config["seed"]))
     for name, value in expected.items():
         if name not in params or params[name].shape != value.shape:

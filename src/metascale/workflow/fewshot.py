@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from metascale.core.errors import InputError
 from metascale.core.files import sha256_of
 from metascale.core.run import Run
 from metascale.core.trees import n_elements
@@ -37,7 +38,7 @@ from metascale.training.state import to_bytes
 from metascale.workflow.config import FewShotConfig
 from metascale.workflow.cost import step_cost, within_budget
 from metascale.workflow.pruning import train_or_prune
-from metascale.workflow.recipe import is_search, load_recipe, recipe_module
+from metascale.workflow.recipe import Recipe, is_search, load_recipe
 
 WEIGHTS = "theta.safetensors"
 
@@ -54,17 +55,24 @@ class Parts:
 
 def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     """Train (or prepare a baseline), evaluate on the fixed test episodes, and return one row of results."""
-    settings = load_recipe(config["recipe"]).validate(config)
-    parts = build_parts(settings, config["recipe"], config["seed"], device)
+    recipe = load_recipe(config["recipe"])
+    settings = few_shot(recipe, config)
+    parts = recipe.make_parts(settings, config["seed"], device)
     if settings.kind == "meta":
         return _meta(settings, parts, config, run, device)
     return _baseline(settings, parts, config["seed"], run, device)
 
 
-def build_parts(settings: FewShotConfig, recipe: str, seed: int, device: str) -> Parts:
-    """The task source and the model of a trial, as its recipe makes them."""
-    parts: Parts = recipe_module(recipe).parts(settings, seed, device)
-    return parts
+def few_shot(recipe: Recipe[Any], config: Mapping[str, Any]) -> FewShotConfig:
+    """A trial's configuration.
+
+    Raises:
+        InputError: the recipe's configuration class is not a `FewShotConfig`.
+    """
+    settings = recipe.validate(config)
+    if not isinstance(settings, FewShotConfig):
+        raise InputError(f"recipe '{recipe.name}' is not a few-shot study: its configuration is no FewShotConfig")
+    return settings
 
 
 def make_optimizer(kind: str, lr: float, weight_decay: float = 0.0, momentum: float = 0.0) -> Optimizer:

@@ -137,12 +137,13 @@ class Place:
 class Plan:
     """A study that is ready to run, and where."""
 
-    recipe: Recipe
+    recipe: Recipe[Any]
     study: Study
     executor: Executor
     workers: int
     devices: tuple[str, ...]
-    command: str
+    told: Mapping[str, Any]
+    """What the folder keeps as `COMMAND`: the command line, the question, and which columns the laws use."""
 
 
 def plan(
@@ -169,7 +170,7 @@ def plan(
     chosen = load_recipe(recipe)
     study = chosen.study(values, profile, seeds, baselines)
     command = _command(recipe, values or {}, profile, seeds, baselines)
-    return _planned(chosen, study, place, command)
+    return _planned(chosen, study, place, {"command": command, **chosen.presentation(study, profile)})
 
 
 def _command(
@@ -203,34 +204,33 @@ def plan_from_folder(
     if "recipe" not in study.base:
         raise InputError(f"{folder} holds a study of your own trial function; resume it with the code that started it")
     known = Path(folder) / COMMAND
-    command = read_json(known)["command"] if known.exists() else ""
     place = place or Place(executor, workers, devices)
-    return _planned(load_recipe(study.base["recipe"]), study, place, command)
+    return _planned(load_recipe(study.base["recipe"]), study, place, read_json(known) if known.exists() else {})
 
 
-def _planned(recipe: Recipe, study: Study, place: Place, command: str) -> Plan:
+def _planned(recipe: Recipe[Any], study: Study, place: Place, told: Mapping[str, Any]) -> Plan:
     for module in recipe.packages:
         require_installed(module, "demo", f"recipe '{recipe.name}'")
     if study.base.get("backbone"):
         require_installed("transformers", "text", f"the language model of recipe '{recipe.name}'")
     check_data(recipe, study)
     executor, workers = place.build()
-    return Plan(recipe, study, executor, workers, place.device_names, command)
+    return Plan(recipe, study, executor, workers, place.device_names, told)
 
 
-def needed_data(recipe: Recipe, study: Study) -> tuple[str, ...]:
+def needed_data(recipe: Recipe[Any], study: Study) -> tuple[str, ...]:
     """The data sets that the trials of a study read, each once."""
     return tuple(dict.fromkeys(name for trial in study.trials() for name in recipe.data_sets_of(trial.config)))
 
 
-def check_data(recipe: Recipe, study: Study) -> None:
+def check_data(recipe: Recipe[Any], study: Study) -> None:
     """Refuse a study whose data is not named or not all there. Nothing is fetched behind the user's back.
 
     Raises:
         InputError: no data folder is named, or a data set, a model's folder or the study's own file is not there.
     """
     from metascale.tasks.data import locate
-    from metascale.workflow.sources import check_backbone
+    from metascale.workflow.text import check_backbone
 
     for name in needed_data(recipe, study):
         locate(name)
@@ -244,7 +244,7 @@ def check_data(recipe: Recipe, study: Study) -> None:
         )
 
 
-def data_hashes(recipe: Recipe, study: Study) -> dict[str, str]:
+def data_hashes(recipe: Recipe[Any], study: Study) -> dict[str, str]:
     """SHA-256 of every data file that the study may read and that is there now, by data set and file."""
     from metascale.tasks.data import data_folder
     from metascale.tasks.data_files import DATASETS
@@ -288,7 +288,7 @@ def launch(
         planned.executor,
         fail_fast=fail_fast,
         reporter=reporter or default_reporter(),
-        facts={"command": planned.command, "data_sha256": data_hashes(planned.recipe, planned.study)},
+        facts={"command": planned.told.get("command", ""), "data_sha256": data_hashes(planned.recipe, planned.study)},
     )
     _note_command(planned, Path(folder))
     return outcome, conclude(folder) if outcome.finished else None
@@ -316,5 +316,5 @@ def run(
 
 
 def _note_command(planned: Plan, folder: Path) -> None:
-    if planned.command:
-        write_json(folder / COMMAND, {"command": planned.command, **planned.recipe.presentation()})
+    if planned.told:
+        write_json(folder / COMMAND, planned.told)

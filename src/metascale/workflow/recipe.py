@@ -1,111 +1,148 @@
-"""What a ready-made study is: a configuration class, axes, baselines, profiles, and the parts of its trials."""
+"""A recipe is a ready-made study; the registry finds one by its name, an installed package or a file."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from metascale.core.canonical import plain
 from metascale.core.errors import InputError
+from metascale.core.run import Run
+from metascale.core.suggest import suggest
 from metascale.study.design import Study, load_function, merge
 from metascale.study.search.points import searched_points
 from metascale.study.search.search import KEY as TUNE
 from metascale.study.search.search import KIND as TUNING
 from metascale.study.search.search import PRUNE_KEY, Search
-from metascale.workflow.config import validate
+from metascale.workflow.config import Config, plural_keys, validate
 
-RECIPES = (
-    "digits",
-    "sinusoid",
-    "synthetic",
-    "omniglot",
-    "omniglot_width",
-    "banking77",
-    "clinc150",
-    "csv",
-    "melora",
-    "noisy_labels",
-    "data_pruning",
-    "auxiliary_tasks",
-    "hypergradient_bias",
-    "shapes",
-    "model_size",
-)
-"""Names of the recipe modules; each holds one ``RECIPE`` and a function ``parts(config, seed, device)``."""
+if TYPE_CHECKING:
+    from metascale.study.store.reading import StudyView
+    from metascale.study.store.table import Table
+    from metascale.workflow.fewshot import Parts
 
-TRIAL = "metascale.workflow.fewshot:trial"
+SHIPPED: Mapping[str, str] = {
+    "digits": "metascale.recipes.digits",
+    "sinusoid": "metascale.recipes.sinusoid",
+    "synthetic": "metascale.recipes.synthetic",
+    "omniglot": "metascale.recipes.omniglot",
+    "banking77": "metascale.recipes.banking77",
+    "clinc150": "metascale.recipes.clinc150",
+    "csv": "metascale.recipes.csv",
+    "melora": "metascale.recipes.melora",
+    "noisy_labels": "metascale.recipes.noisy_labels",
+    "data_pruning": "metascale.recipes.data_pruning",
+    "auxiliary_tasks": "metascale.recipes.auxiliary_tasks",
+    "hypergradient_bias": "metascale.recipes.hypergradient_bias",
+    "shapes": "metascale.recipes.shapes",
+    "model_size": "metascale.recipes.model_size",
+}
+"""Modules of the recipes that come with metascale; each defines a ``RECIPE``."""
+
+ENTRY_POINTS = "metascale.recipes"
+"""Entry-point group by which an installed package adds recipes: ``NAME = "package.module"``."""
+
+FEW_SHOT = "metascale.workflow.fewshot:trial"
 NOT_CONFIGURED = ("recipe", "trial", "seed", TUNE, PRUNE_KEY)
 """Keys of a trial's configuration that are the study's, not the recipe's."""
 
+CostTable = tuple[str, list[str], list[list[str]]]
+"""A title, headings and rows."""
 
-def is_search(config: Mapping[str, Any]) -> bool:
-    """Whether a trial belongs to a search: it ends with its validation loss and never looks at the test tasks."""
+
+def is_search(config: Mapping[str, object]) -> bool:
+    """Whether a trial belongs to a search: it ends with its validation loss and is never tested."""
     return config.get("kind") == TUNING
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A variant of a recipe: changed values, axes and seeds, and why."""
+    """A variant of a recipe; what is ``None`` or empty is as in the recipe."""
 
     about: str
     values: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, Sequence[Any]] | None = None
     seeds: tuple[int, ...] | None = None
+    baselines: tuple[Mapping[str, Any], ...] | None = None
+    question: str = ""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One ready-made study.
+class LawColumns:
+    """Which columns of the results a study's laws are fitted to.
 
     Args:
-        name: what the command line calls it; also its module in this package.
-        title: one line.
-        question: what the study answers.
-        config: the configuration class (a `RecipeConfig`); its defaults are the recipe's.
-        axes: what varies, by key; without ``scale``, the first one with numbers is the x axis of the law.
+        scale: the x axis; ``None`` where nothing is a scale.
+        series: columns with a law for each of their values.
+        loss: the y axis.
+    """
+
+    scale: str | None
+    series: tuple[str, ...]
+    loss: str = "test_loss_nats"
+
+
+@dataclass(frozen=True)
+class Recipe(Generic[Config]):
+    """One ready-made study: the ``RECIPE`` of a module or file.
+
+    A few-shot recipe also defines ``parts(config, seed, device)``, which makes the task source and the model of a
+    trial. ``trial``, ``costs`` and ``conclusion`` name a function: ``"name"`` of the recipe's own file, or
+    ``"module:name"``.
+
+    Args:
+        name: what the command line calls it.
+        title: one line, for lists.
+        question: what the study answers, for its report.
+        config: the configuration class; it declares only keys that its base class does not have.
+        defaults: values of the configuration's keys, over the class's own.
+        axes: what varies, by key; the first one with at least two numbers is the x axis of the law.
         seeds: training seeds.
         baselines: methods that run once beside the axes, with overrides.
         profiles: variants by name.
         data_sets: what has to be in the data folder: names, or a function of a trial's configuration.
         packages: top-level modules that its trials import.
-        hardware: where the default ran, and how long it took, or what it needs.
-        trial: import path of the trial function.
-        scale: the column of the results that the law runs along where that is no axis (a measured parameter count).
-        series: the axes that tell one law from another; none means every axis but the scale.
+        trial: ``fn(config, run, device)`` that runs one trial.
+        scale_columns: columns of the results that the law runs along instead of an axis (a measured parameter count),
+            by axis; axes of the same column make one law together.
         loss: the column of the results that the law is fitted to.
-        translate: values as the user gave them to keys of ``config`` and axes, for recipes that also read other forms.
         search: what ``tune`` tunes unless it names a space of its own: keys of `metascale.study.search.search.Search`.
         tuned: whether ``tune`` is on unless it is set to false.
-        conclusion: import path of a function from a study's view and table to the files it wrote into the folder: what
-            the recipe concludes beyond the law, for its report.
-        costs: import path of a function from a study to a title, headings and rows: what ``--dry-run`` prints.
+        conclusion: ``fn(view, table)`` that writes what the recipe concludes beyond the law, and returns the paths.
+        costs: ``fn(study)`` that returns the table that ``--dry-run`` prints.
+        source: set on loading: by what a stored study finds the recipe again (its name, or a file's path).
+        module: set on loading.
     """
 
     name: str
     title: str
     question: str
-    config: type[Any]
+    config: type[Config]
     axes: Mapping[str, Sequence[Any]]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
     baselines: tuple[Mapping[str, Any], ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
-    data_sets: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
+    data_sets: tuple[str, ...] | Callable[[Config], tuple[str, ...]] = ()
     packages: tuple[str, ...] = ("torch", "safetensors")
-    hardware: str = ""
-    trial: str = TRIAL
-    scale: str | None = None
-    series: tuple[str, ...] | None = None
-    loss: str = "test_loss_nats"
-    translate: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    trial: str = FEW_SHOT
+    scale_columns: Mapping[str, str] = field(default_factory=dict)
+    loss: str = LawColumns.loss
     search: Mapping[str, Any] = field(default_factory=dict)
     tuned: bool = False
     conclusion: str | None = None
     costs: str | None = None
+    source: str = ""
+    module: ModuleType | None = None
 
     def study(
         self,
@@ -121,31 +158,25 @@ class Recipe:
         Raises:
             InputError: an unknown profile or key, or a value that is not allowed.
         """
-        chosen = self._profile(profile)
-        base = {**chosen.values, **self.translate(values or {})}
+        chosen = self.profile(profile)
+        base = {**chosen.values, **(values or {})}
         tune = self._tune(base.pop(TUNE, self.tuned), chosen.values.get(TUNE))
-        axes = dict(self.axes if chosen.axes is None else chosen.axes)
-        plural = {f.name for f in dataclasses.fields(self.config) if "tuple" in str(f.type)}
-        for key in list(base):
-            value = base[key]
-            listed = isinstance(value, (list, tuple))
-            if listed and (key not in plural or (len(value) > 0 and isinstance(value[0], (list, tuple)))):
-                axes[key] = list(base.pop(key))
-            elif key in axes:
-                axes[key] = [base.pop(key)]
-        where = f"recipe '{self.name}'"
+        axes = self._take_axes(base, self.axes if chosen.axes is None else chosen.axes)
         if "n_tasks" in axes:
             base["n_tasks"] = None  # of the baselines, which have no training tasks
-        defaults = validate(self.config, base, where)
-        extra = [dict(item) for item in self.baselines] if baselines else []
-        first_seed = list(seeds or chosen.seeds or self.seeds)
+        beside = (self.baselines if chosen.baselines is None else chosen.baselines) if baselines else ()
+        seeds = list(seeds or chosen.seeds or self.seeds)
         study = Study(
             name=self.name,
-            trial=self.trial,
-            base={"recipe": self.name, **plain(defaults), **({} if tune is None else {TUNE: tune.to_json()})},
+            trial=self._trial_path(),
+            base={
+                "recipe": self.source or self.name,
+                **plain(self.validate(base)),
+                **({} if tune is None else {TUNE: tune.to_json()}),
+            },
             axes=axes,
-            seeds=first_seed,
-            extra=[{"seeds": first_seed[:1], **item} for item in extra],
+            seeds=seeds,
+            extra=[{"seeds": seeds[:1], **item} for item in beside],
         )
         for trial in study.trials():
             self.validate(trial.config)
@@ -153,7 +184,20 @@ class Recipe:
             self._refuse_search(study, tune)
         return study
 
-    def _tune(self, given: Any, of_profile: Any = None) -> Search | None:
+    def _take_axes(self, base: dict[str, Any], own: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+        """The study's axes; what of ``base`` belongs to them is taken out of it."""
+        axes = dict(own)
+        plural = plural_keys(self.config)
+        for key in list(base):
+            value = base[key]
+            listed = isinstance(value, (list, tuple))
+            if listed and (key not in plural or (len(value) > 0 and isinstance(value[0], (list, tuple)))):
+                axes[key] = list(base.pop(key))
+            elif key in axes:
+                axes[key] = [base.pop(key)]
+        return axes
+
+    def _tune(self, given: Any, of_profile: Any) -> Search | None:
         """The search that ``tune`` asks for: true or a number of trials for the recipe's own space, or all of it.
 
         What it leaves open is as the profile has it, then as the recipe has it.
@@ -163,14 +207,12 @@ class Recipe:
         if isinstance(of_profile, Mapping):
             more = {} if given is True else given if isinstance(given, Mapping) else {"trials": given}
             given = {**of_profile, **more}
-        own = {"space": given.get("space", {})} if isinstance(given, Mapping) and "space" in given else {}
-        if not own and not self.search:
-            raise InputError(f"recipe '{self.name}' has no ranges of its own to tune; give tune a space")
-        if isinstance(given, Mapping):
-            return Search.from_json({**self.search, **given})
-        if given is True:
-            return Search.from_json(self.search)
-        return Search.from_json({**self.search, "trials": given})
+        if not self.search and not (isinstance(given, Mapping) and "space" in given):
+            raise InputError(
+                f"recipe '{self.name}' has no ranges of its own to tune; give tune a space", field=TUNE, value=given
+            )
+        more = {} if given is True else given if isinstance(given, Mapping) else {"trials": given}
+        return Search.from_json({**self.search, **more})
 
     def _refuse_search(self, study: Study, search: Search) -> None:
         """Validate both ends of every range at every searched point."""
@@ -179,58 +221,181 @@ class Recipe:
                 values = {name: dimension.at(share) for name, dimension in search.space.items()}
                 self.validate(merge(study.base, {**point, **values}))
 
-    def validate(self, config: Mapping[str, Any]) -> Any:
-        """The configuration of one trial of this recipe's study, an instance of ``config``."""
+    def validate(self, config: Mapping[str, Any]) -> Config:
+        """The configuration of one trial; keys that are not given have the recipe's defaults."""
         own = {key: value for key, value in config.items() if key not in NOT_CONFIGURED}
         if is_search(own):
             del own["kind"]
-        return validate(self.config, own, f"recipe '{self.name}'")
+        return validate(self.config, {**self.defaults, **own}, f"recipe '{self.name}'")
 
     def data_sets_of(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """The data sets that a trial with this configuration reads."""
         return self.data_sets(self.validate(config)) if callable(self.data_sets) else self.data_sets
 
-    def count_costs(self, study: Study) -> tuple[str, list[str], list[list[str]]] | None:
-        """A title, headings and rows of what the study's trials take, where the recipe counts it itself."""
-        if self.costs is None:
-            return None
-        count: Any = load_function(self.costs)
-        found: tuple[str, list[str], list[list[str]]] = count(study)
-        return found
-
-    def presentation(self) -> dict[str, Any]:
+    def presentation(self, study: Study, profile: str | None = None) -> dict[str, Any]:
         """What the report needs to know beside the study itself: the question, and which columns the laws use."""
-        columns = {"scale": self.scale, "series": self.series, "loss": self.loss}
-        return {"question": self.question, **{key: plain(value) for key, value in columns.items() if value is not None}}
+        columns = law_columns(study, self)
+        own = {"scale": columns.scale, "series": list(columns.series)} if columns.scale not in study.axes else {}
+        known = {key: value for key, value in own.items() if columns.scale is not None}
+        return {"question": self.profile(profile).question or self.question, **known, "loss": self.loss}
 
-    def with_overrides(self, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
-        """A trial's configuration with some values replaced, validated."""
-        return self.validate(merge(config, overrides))
-
-    def _profile(self, name: str | None) -> Profile:
+    def profile(self, name: str | None) -> Profile:
+        """
+        Raises:
+            InputError: the recipe has no profile of that name.
+        """
         if name is None:
             return Profile("")
         if name not in self.profiles:
             allowed = ", ".join(self.profiles) or "none"
-            raise InputError(f"recipe '{self.name}' has no profile '{name}'; it has: {allowed}")
+            raise InputError(
+                f"recipe '{self.name}' has no profile '{name}'; it has: {allowed}", field="profile", value=name
+            )
         return self.profiles[name]
 
+    def make_parts(self, settings: Config, seed: int, device: str) -> Parts:
+        """The task source and the model of a few-shot trial."""
+        parts: Parts = self._function("parts")(settings, seed, device)
+        return parts
 
-def recipe_module(name: str) -> ModuleType:
-    """The module of a recipe; ``model-size`` is ``model_size``.
+    def run_trial(self, config: dict[str, Any], run: Run, device: str) -> Mapping[str, Any]:
+        """Run the trial function."""
+        row: Mapping[str, Any] = self._function(self.trial)(config, run, device)
+        return row
+
+    def count_costs(self, study: Study) -> CostTable | None:
+        """What the study's trials take, where the recipe counts it itself."""
+        return None if self.costs is None else self._function(self.costs)(study)
+
+    def conclude(self, view: StudyView, table: Table) -> list[Path]:
+        """Write what the recipe concludes beyond the law; the paths written."""
+        return [] if self.conclusion is None else list(self._function(self.conclusion)(view, table))
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        """A function of the recipe's own file, or one named ``"module:name"``.
+
+        Raises:
+            InputError: there is no such function.
+        """
+        if ":" in name:
+            return load_function(name)
+        function = getattr(self.module, name, None)
+        if not callable(function):
+            raise InputError(f"recipe '{self.name}' defines no function '{name}'")
+        return function
+
+    def _trial_path(self) -> str:
+        """The import path of the trial function; that of a recipe's file is `own_trial`, which loads the file."""
+        if ":" in self.trial:
+            return self.trial
+        of_file = self.module is None or is_file(self.source)
+        return f"{__name__}:{own_trial.__name__}" if of_file else f"{self.module.__name__}:{self.trial}"
+
+
+def own_trial(config: dict[str, Any], run: Run, device: str) -> Mapping[str, Any]:
+    """One trial of a recipe that is a file."""
+    return load_recipe(config["recipe"]).run_trial(config, run, device)
+
+
+def recipe_of(study: Study) -> Recipe[Any] | None:
+    """The recipe of a stored study; ``None`` for a study of the user's own trial function."""
+    name = study.base.get("recipe")
+    return load_recipe(name) if name else None
+
+
+def law_columns(study: Study, recipe: Recipe[Any] | None = None) -> LawColumns:
+    """The first axis with numbers, or the column that stands for it; a series for every value of the other axes."""
+    recipe = recipe or recipe_of(study)
+    stands_for = recipe.scale_columns if recipe else {}
+    axis = scale_axis(study)
+    scale = stands_for.get(axis, axis) if axis else None
+    series = tuple(key for key in study.axes if stands_for.get(key, key) != scale)
+    return LawColumns(scale, series, recipe.loss if recipe else LawColumns.loss)
+
+
+def scale_axis(study: Study) -> str | None:
+    """The first axis with at least two values, all of them numbers."""
+    for key, values in study.axes.items():
+        numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+        if len(numbers) >= 2 and len(numbers) == len(values):
+            return key
+    return None
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Names of all recipes: those of metascale, then those of installed packages."""
+    return (*SHIPPED, *sorted({_plain(point.name) for point in _entry_points()} - {*SHIPPED}))
+
+
+def load_recipe(name: str) -> Recipe[Any]:
+    """A recipe by its name (``model-size`` is ``model_size``), or the ``RECIPE`` of a file (``my_recipe.py``).
 
     Raises:
-        InputError: no recipe has that name; says the nearest.
+        InputError: there is none; or it cannot be imported, or two packages use the name.
     """
-    name = name.replace("-", "_")
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(RECIPES)}"
-        raise InputError(f"there is no recipe '{name}'; {hint}")
-    return importlib.import_module(f"metascale.recipes.{name}")
-
-
-def load_recipe(name: str) -> Recipe:
-    """The recipe of that name."""
-    recipe: Recipe = recipe_module(name).RECIPE
+    if is_file(name):
+        path = Path(name).expanduser().resolve()
+        return _recipe_of(_module_of_file(path), str(path), f"the recipe file {path}")
+    name = _plain(name)
+    module, owner = _registered(name)
+    recipe = _recipe_of(module, name, f"recipe '{name}' of {owner}")
+    if recipe.name != name:
+        raise InputError(f"recipe '{name}' of {owner} calls itself '{recipe.name}'; the names must agree")
     return recipe
+
+
+def is_file(name: str) -> bool:
+    """Whether a recipe is named as a file."""
+    return name.endswith(".py") or "/" in name
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _recipe_of(module: ModuleType, source: str, what: str) -> Recipe[Any]:
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"{what} defines no RECIPE")
+    return dataclasses.replace(recipe, source=source, module=module)
+
+
+def _entry_points() -> list[EntryPoint]:
+    return list(entry_points(group=ENTRY_POINTS))
+
+
+def _registered(name: str) -> tuple[ModuleType, str]:
+    """The module of a name, and who registered it."""
+    modules = {SHIPPED[name]: "metascale"} if name in SHIPPED else {}
+    for point in _entry_points():
+        if _plain(point.name) == name:
+            modules.setdefault(point.module, f"package '{point.dist.name if point.dist else point.module}'")
+    if not modules:
+        raise InputError(
+            f"there is no recipe '{name}'; {suggest(name, recipe_names(), 'there are')}", field="recipe", value=name
+        )
+    if len(modules) > 1:
+        raise InputError(f"recipe '{name}' is registered twice, by {' and by '.join(modules.values())}")
+    ((module, owner),) = modules.items()
+    try:
+        return importlib.import_module(module), owner
+    except ImportError as error:
+        raise InputError(f"recipe '{name}' of {owner} cannot be imported: {error}") from error
+
+
+@lru_cache
+def _module_of_file(path: Path) -> ModuleType:
+    """The module that a recipe's file makes. It is known by its path, so that it hides no other module."""
+    if not path.is_file():
+        raise InputError(f"there is no recipe file {path}; a study needs the file that it was started with")
+    spec = importlib.util.spec_from_file_location(str(path), path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"the recipe file {path} is not a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        del sys.modules[spec.name]
+        raise InputError(f"the recipe file {path} cannot be imported: {error}") from error
+    return module

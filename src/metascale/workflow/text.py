@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from metascale.workflow.config import Count, FewShotConfig, Rate, Weight
-from metascale.workflow.sources import backbone_path
+from metascale.core.errors import InputError
+from metascale.workflow.config import Count, FewShotConfig, NonNegative, Rate, Share
 
 if TYPE_CHECKING:
     from metascale.core.run import Run
@@ -42,10 +44,10 @@ class TextConfig(FewShotConfig):
     """
 
     backbone: str = "tinyllama"
-    random_weights: int | None = None
+    random_weights: NonNegative | None = None
     rank: Count = 16
     alpha: Rate = 32.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    dropout: Share = 0.05
     targets: tuple[str, ...] = ()
     head: Literal["zero", "prototype", "learned"] = "learned"
     pooling: Literal["last", "mean", "first"] | None = None
@@ -57,16 +59,21 @@ class TextConfig(FewShotConfig):
     task_execution: Literal["stacked", "threads"] = "threads"
     n_words: Count = 2000
     width: Count = 64
-    k_shot: Count = 5
-    inner_optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    inner_lr: Rate = 5e-4
-    inner_weight_decay: Weight = 0.01
-    inner_clip: Rate | None = 1.0
-    tune_rates: tuple[Rate, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
 
     @property
     def fused_attention(self) -> bool:
         return bool(self.backbone) and self.attention == "sdpa"
+
+
+LORA: Mapping[str, Any] = {
+    "k_shot": 5,
+    "inner_optimizer": "adamw",
+    "inner_lr": 5e-4,
+    "inner_weight_decay": 0.01,
+    "inner_clip": 1.0,
+    "tune_rates": (3e-4, 1e-3, 3e-3, 1e-2),
+}
+"""Defaults of the recipes that adapt a language model."""
 
 
 def text_parts(
@@ -135,3 +142,37 @@ def _language_model(config: TextConfig, make_source: Callable[[Encoder], Any], d
         eval_batch=8,
         save_adapters=save,
     )
+
+
+def data_dir() -> Path:
+    """The folder of data sets that METASCALE_DATA names.
+
+    Raises:
+        InputError: neither is set.
+    """
+    named = os.environ.get("METASCALE_DATA")
+    if not named:
+        raise InputError("no data folder is named; set METASCALE_DATA to it", field="data_dir")
+    return Path(named)
+
+
+ALIASES = {"gpt2-small": "gpt2"}
+"""Other names of known backbones."""
+
+
+def check_backbone(name: str) -> None:
+    """Refuse a backbone that is named as a folder and is none; a hub name is left to the loader.
+
+    Raises:
+        InputError: the folder is not there, or ``data:`` is used without a data folder.
+    """
+    path = Path(backbone_path(name))
+    named_as_folder = name.startswith(("data:", "~", ".")) or path.is_absolute()
+    if named_as_folder and not path.is_dir():
+        raise InputError(f"there is no folder {path}, which backbone '{name}' names", field="backbone", value=name)
+
+
+def backbone_path(name: str) -> str:
+    """A backbone's name or path; ``data:FOLDER`` is a folder of the data folder, wherever that is on this machine."""
+    name = ALIASES.get(name, name)
+    return str(data_dir() / name.removeprefix("data:")) if name.startswith("data:") else name

@@ -1,12 +1,20 @@
-"""Configurations that are written in MELoRA's groups, as ours: every key mapped, an unknown one refused by name."""
+"""Convert a configuration file of MELoRA into keys of the recipe `melora`; an unknown key is refused by name.
+
+python examples/from_melora.py config.yml > ours.yml
+metascale run melora --config ours.yml --out runs/melora
+"""
 
 from __future__ import annotations
 
-import difflib
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from metascale.core.errors import InputError
+from metascale.core.suggest import suggest
 
 METHOD_OF_CURVATURE: Mapping[str, str] = {
     "none": "fomaml",
@@ -88,9 +96,7 @@ def _paths(value: Any, path: str) -> dict[str, Any]:
 
 
 def _unknown(path: str) -> InputError:
-    near = difflib.get_close_matches(path, KEYS, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(KEYS)}"
-    return InputError(f"the configuration has no key '{path}'; {hint}")
+    return InputError(f"the configuration has no key '{path}'; {suggest(path, KEYS, 'known')}")
 
 
 def _checkpointing(theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,15 +131,21 @@ def _targets(value: Any, backbone: str) -> Any:
     families = sorted({*FAMILY_OF_MODEL.values()})
     for family in value:
         if family not in families:
-            near = difflib.get_close_matches(str(family), families, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"allowed are {', '.join(families)}"
-            raise InputError(f"'lora.target_modules' has no family '{family}'; {hint}")
+            raise InputError(f"'lora.target_modules' has no family '{family}'; {suggest(family, families)}")
     return value.get(FAMILY_OF_MODEL.get(backbone or "gpt2-small", ""), ())
 
 
 def _method(value: Any) -> str:
     if value not in METHOD_OF_CURVATURE:
-        near = difflib.get_close_matches(str(value), METHOD_OF_CURVATURE, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"allowed are {', '.join(METHOD_OF_CURVATURE)}"
-        raise InputError(f"'memory_optimization.hessian_approximation.method' is not {value!r}; {hint}")
+        known = suggest(value, METHOD_OF_CURVATURE)
+        raise InputError(f"'memory_optimization.hessian_approximation.method' is not {value!r}; {known}")
     return METHOD_OF_CURVATURE[value]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python from_melora.py CONFIG.yml > OURS.yml")
+    try:
+        print(yaml.safe_dump(translate(yaml.safe_load(Path(sys.argv[1]).read_text())), sort_keys=False), end="")
+    except InputError as error:
+        sys.exit(f"from_melora: {error}")

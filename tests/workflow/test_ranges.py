@@ -1,0 +1,109 @@
+"""Every numeric key of every recipe has a range, and holds to it whatever default the recipe gives it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from typer.testing import CliRunner
+
+from metascale.cli.main import app
+from metascale.core.errors import InputError
+from metascale.workflow.recipe import SHIPPED, load_recipe
+
+MAY_BE_ZERO = {
+    *("inner_momentum", "inner_steps", "inner_weight_decay", "cg_steps", "min_delta", "eval_inner_steps"),
+    *("adaptation_curve", "tune_steps", "dropout", "dropout_inner", "difficulty", "split_seed", "random_weights"),
+    *("weight_decay", "data_seed", "noise_seed", "train_blocks", "label_noise", "duplicates", "warmup", "final_rate"),
+}
+"""Keys for which 0 is a sensible value; every other count, rate and size starts above it."""
+NEEDED: dict[str, dict[str, Any]] = {"csv": {"path": "texts.csv"}}
+
+
+def numbers_of(hint: Any) -> set[type]:
+    """The numeric types that an annotation allows, inside unions, tuples and ``Annotated``."""
+    if hint in (int, float):
+        return {hint}
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return set()
+    if origin in (typing.Annotated, typing.Union, types.UnionType, tuple):
+        return set().union(*(numbers_of(part) for part in typing.get_args(hint)))
+    return set()
+
+
+def outside(key: str, numbers: set[type]) -> list[Any]:
+    """Values that no configuration should take for a key of these types."""
+    values: list[Any] = [-1] if int in numbers else [-1.0, math.nan, math.inf, -math.inf, 1e300]
+    return values if key in MAY_BE_ZERO else [*values, 0]
+
+
+def numeric_keys() -> list[tuple[str, str, Any]]:
+    found = []
+    for name in SHIPPED:
+        kind = load_recipe(name).config
+        for key, hint in typing.get_type_hints(kind, include_extras=True).items():
+            numbers = numbers_of(hint)
+            several = "tuple" in repr(hint)
+            found += [(name, key, [bad] if several else bad) for bad in (outside(key, numbers) if numbers else ())]
+    return found
+
+
+CASES = numeric_keys()
+
+
+def test_the_cases_cover_every_recipe() -> None:
+    assert {name for name, _, _ in CASES} == set(SHIPPED)
+    assert len({(name, key) for name, key, _ in CASES}) > 200
+    assert {key for _, key, _ in CASES} >= MAY_BE_ZERO
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_values_outside_the_range_of_a_key_are_refused(name: str) -> None:
+    recipe = load_recipe(name)
+    taken = []
+    for _, key, bad in (case for case in CASES if case[0] == name):
+        try:
+            recipe.study({**NEEDED.get(name, {}), key: bad}, baselines=False)
+        except InputError as error:
+            if key not in str(error) and "only finite numbers are allowed" not in str(error):
+                taken.append((key, bad, str(error)))
+        else:
+            taken.append((key, bad, "no error"))
+    assert not taken
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_class_declares_a_key_of_its_base_again_unless_to_name_other_choices(name: str) -> None:
+    """A key declared again takes the new annotation and loses the range of the first one."""
+    kind = load_recipe(name).config
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for base in kind.__mro__[1:]:
+        for key in dataclasses.fields(base) if dataclasses.is_dataclass(base) else ():
+            again = [above.__name__ for above in kind.__mro__ if key.name in vars(above).get("__annotations__", ())]
+            assert len(again) == 1 or typing.get_origin(hints[key.name]) is Literal, (key.name, again)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["digits", "--set", "outer_lr=-1"], "'outer_lr' is not allowed: input should be greater than 0"),
+        (["csv", "--set", "path=a.csv", "--set", "eval_every=0", "--dry-run"], "'eval_every' is not allowed"),
+        (["sinusoid", "--set", "inner_steps=-1"], "'inner_steps' is not allowed"),
+        (["omniglot", "--set", "eval_inner_steps=-1"], "'eval_inner_steps' is not allowed"),
+        (["shapes", "--set", "lr=.inf"], "'lr' is not allowed"),
+    ],
+)
+def test_the_command_line_refuses_with_status_2_and_writes_nothing(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metascale.workflow.launch.launch", lambda *_, **__: pytest.fail("it ran"))
+    result = CliRunner().invoke(app, ["run", *arguments, "--out", str(tmp_path / "study")])
+    assert isinstance(result.exception, InputError)
+    assert said in str(result.exception)
+    assert not (tmp_path / "study").exists()
