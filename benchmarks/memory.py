@@ -28,8 +28,7 @@ from metascale.hypergrad.curvature import GaussNewton
 from metascale.meta.gradients import MAML, profile_gradient
 from metascale.meta.inner import InnerLoop
 from metascale.meta.reverse import Through, named_through
-from metascale.models.text.adapters import AdapterClassifier
-from metascale.models.text.full import FullClassifier
+from metascale.models.text.classifiers import AdapterClassifier, FullClassifier
 from metascale.models.text.heads import LearnedHead
 from metascale.models.text.hf import load_config, random_backbone
 from metascale.parallel.budget import frozen_weights

@@ -28,7 +28,7 @@ from metascale.core.types import Batch, Episode, Params
 from metascale.meta.gradients import FOMAML
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import LearnedHead
 from metascale.models.text.hf import load_backbone
 from metascale.parallel.execution import Execution

@@ -84,7 +84,7 @@ def cases(only: list[str], device: str) -> Iterator[Case]:
             "Omniglot 4-conv, FOMAML K=5", net, FOMAML(inner), lambda t: vectors(t, (1, 28, 28), 5, 5, 75, device)
         )
     if "text" in only:
-        from metascale.models.text.adapters import AdapterClassifier
+        from metascale.models.text.classifiers import AdapterClassifier
         from metascale.models.text.heads import named_head
         from metascale.models.text.hf import load_backbone
 

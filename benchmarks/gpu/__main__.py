@@ -39,7 +39,7 @@ from metascale.core.types import Batch, Episode
 from metascale.meta.gradients import FOMAML, MAML, MetaGradient
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import LearnedHead
 from metascale.models.text.hf import load_config, random_backbone
 from metascale.parallel.execution import Execution

@@ -13,8 +13,7 @@ from metascale.core.types import Batch, Episode
 from metascale.meta.gradients import FOMAML, MAML, MetaGradient, profile_gradient
 from metascale.meta.inner import InnerLoop
 from metascale.meta.reverse import FullGraph
-from metascale.models.text.adapters import AdapterClassifier
-from metascale.models.text.full import FullClassifier
+from metascale.models.text.classifiers import AdapterClassifier, FullClassifier
 from metascale.models.text.heads import LearnedHead
 from metascale.models.text.hf import random_backbone
 from metascale.parallel.budget import frozen_weights

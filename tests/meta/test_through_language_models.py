@@ -16,7 +16,7 @@ from metascale.hypergrad.curvature import Exact, FiniteDifference, GaussNewton
 from metascale.meta.gradients import FOMAML, MAML
 from metascale.meta.inner import InnerLoop
 from metascale.meta.reverse import THROUGH, FullGraph, named_through
-from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import LearnedHead, PrototypeHead, ZeroHead
 from metascale.training.optimizers import SGD, Adam
 from tests.models.tiny_backbones import text_batch, tiny

@@ -14,7 +14,7 @@ from metascale.core import trees
 from metascale.core.errors import InputError
 from metascale.core.types import Params
 from metascale.models.kernels.recompute import RECOMPUTE, recomputed
-from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import LearnedHead
 from metascale.models.text.hf import DTYPES, random_backbone
 from metascale.testing.model_contract import check_model

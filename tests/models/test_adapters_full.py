@@ -9,8 +9,7 @@ from transformers import T5Model
 from metascale.core import trees
 from metascale.core.errors import InputError
 from metascale.core.types import Model
-from metascale.models.text.adapters import AdapterClassifier
-from metascale.models.text.full import FullClassifier
+from metascale.models.text.classifiers import AdapterClassifier, FullClassifier
 from metascale.models.text.heads import LearnedHead, PrototypeHead
 from metascale.models.text.hf import DTYPES
 from metascale.testing.model_contract import check_model

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from metascale.core import trees
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.types import Batch, Params
-from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import LearnedHead
 from metascale.models.text.hf import random_backbone
 from metascale.models.text.peft_format import load_peft, save_peft

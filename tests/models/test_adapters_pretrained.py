@@ -13,10 +13,9 @@ import torch
 from metascale.core import trees
 from metascale.core.streams import generator
 from metascale.core.types import Batch
-from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import LearnedHead
-from metascale.models.text.hf import load_backbone
-from metascale.models.text.tokenizers import TextEncoder, load_encoder
+from metascale.models.text.hf import TextEncoder, load_backbone, load_encoder
 from metascale.testing.model_contract import check_model
 
 TEXTS = {

@@ -13,10 +13,10 @@ from metascale.core.streams import torch_generator
 from metascale.core.trees import add, dot, n_elements, norm, require_grad, scale, to
 from metascale.core.types import Batch, Params
 from metascale.models.convnet import ConvNet, group_normalised, init_convolution
-from metascale.models.layer_widths import layer_widths
 from metascale.models.network import OneTask
 from metascale.models.perceptron import Perceptron
 from metascale.models.resnet import ResNet
+from metascale.models.widths import layer_widths
 from metascale.testing.model_contract import generators_untouched
 from metascale.training.flops import count_flops
 

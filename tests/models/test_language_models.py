@@ -13,8 +13,7 @@ from metascale.core.streams import torch_generator
 from metascale.core.trees import require_grad, to
 from metascale.core.types import Batch
 from metascale.models.kernels.cross_entropy import linear_cross_entropy
-from metascale.models.language import LanguageModel
-from metascale.models.layers import normalise
+from metascale.models.language import LanguageModel, normalise
 from metascale.models.mup import MuP
 from metascale.models.resnet_bk import ResNetBK
 from metascale.models.transformer import Transformer, rotate

@@ -24,7 +24,7 @@ from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner, StepReport
 from metascale.meta.training import MetaTraining
 from metascale.models.convnet import ConvNet
-from metascale.models.text.adapters import AdapterClassifier
+from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import LearnedHead
 from metascale.parallel.budget import StepPlan, _Gauge, fit_to_budget, frozen_weights, plans, profile_step
 from metascale.parallel.execution import Execution

@@ -1,1 +1,59 @@
-"""Parameters and a batch give one loss a task; every model carries a leading task axis."""
+"""Models that turn parameters and a batch into losses: of T tasks at once, or of one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metascale.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from metascale.models.convnet import ConvNet
+    from metascale.models.language import LanguageModel
+    from metascale.models.mup import MuP, at_width, roles, width_of
+    from metascale.models.network import Network, OneTask, cross_entropy_per_task, squared_error_per_task
+    from metascale.models.perceptron import Perceptron
+    from metascale.models.resnet import ResNet
+    from metascale.models.resnet_bk import DecodingState, ResNetBK
+    from metascale.models.transformer import Transformer
+    from metascale.models.widths import layer_widths
+
+__all__ = [
+    "ConvNet",
+    "DecodingState",
+    "LanguageModel",
+    "MuP",
+    "Network",
+    "OneTask",
+    "Perceptron",
+    "ResNet",
+    "ResNetBK",
+    "Transformer",
+    "at_width",
+    "cross_entropy_per_task",
+    "layer_widths",
+    "roles",
+    "squared_error_per_task",
+    "width_of",
+]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "ConvNet": "metascale.models.convnet",
+        "LanguageModel": "metascale.models.language",
+        "MuP": "metascale.models.mup",
+        "at_width": "metascale.models.mup",
+        "roles": "metascale.models.mup",
+        "width_of": "metascale.models.mup",
+        "Network": "metascale.models.network",
+        "OneTask": "metascale.models.network",
+        "cross_entropy_per_task": "metascale.models.network",
+        "squared_error_per_task": "metascale.models.network",
+        "Perceptron": "metascale.models.perceptron",
+        "ResNet": "metascale.models.resnet",
+        "DecodingState": "metascale.models.resnet_bk",
+        "ResNetBK": "metascale.models.resnet_bk",
+        "Transformer": "metascale.models.transformer",
+        "layer_widths": "metascale.models.widths",
+    },
+)

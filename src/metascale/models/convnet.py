@@ -16,9 +16,8 @@ from metascale.core.streams import torch_generator
 from metascale.core.types import Batch, Params, TaskExecution
 from metascale.models.kernels.convolution import convolve
 from metascale.models.kernels.pooling import EPSILON, normalised_pooling, patch_moments, pooled_patches
-from metascale.models.layer_widths import layer_widths
-from metascale.models.layers import normal
-from metascale.models.network import Network, check_rates, check_sizes
+from metascale.models.network import Network, check_rates, check_sizes, normal
+from metascale.models.widths import layer_widths
 
 
 @dataclass(frozen=True)
@@ -152,8 +151,8 @@ class ConvNet(Network):
         for index in range(first, self.depth):
             weight, gain, shift = (params[f"block{index}.{name}"].flatten(0, 1) for name in ("weight", "gain", "shift"))
             hidden = normalised_pooling(convolve(hidden, weight, n_tasks), gain, shift)
-        features = hidden.unflatten(1, (n_tasks, -1)).transpose(0, 1)
-        return features.reshape(n_tasks, n_examples, self.n_features)
+        by_task: torch.Tensor = hidden.unflatten(1, (n_tasks, -1)).transpose(0, 1)
+        return by_task.reshape(n_tasks, n_examples, self.n_features)
 
     def _first_block(self, params: Params, images: torch.Tensor) -> torch.Tensor:
         """[B, T·width, H/2, W/2] from images that stay the same, with the normalisation folded into the weights."""

@@ -17,9 +17,11 @@ training call; the methods of evaluation take none and never drop anything. The 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from metascale.core.types import Batch, Params
 from metascale.models.kernels.cross_entropy import linear_cross_entropy
@@ -76,3 +78,45 @@ class LanguageModel(ABC):
         """The parameters on the ``meta`` device, which holds no numbers."""
         with torch.device("meta"):
             return self.init(0)
+
+
+Norm = Literal["rms", "layer"]
+_EPSILON = 1e-5
+
+
+def init_norm(kind: Norm, name: str, d_model: int) -> Params:
+    """Gain one and, for layer normalisation, shift zero."""
+    params = {f"{name}.gain": torch.ones(d_model)}
+    return params if kind == "rms" else params | {f"{name}.shift": torch.zeros(d_model)}
+
+
+def normalise(kind: Norm, params: Params, name: str, values: torch.Tensor) -> torch.Tensor:
+    """Root-mean-square (Zhang and Sennrich 2019) or layer normalisation (Ba et al. 2016) of ``values`` [..., d]."""
+    gain = params[f"{name}.gain"]
+    if kind == "layer":
+        return F.layer_norm(values, gain.shape, gain, params[f"{name}.shift"], _EPSILON)
+    if values.device.type == "cpu":
+        normalised: torch.Tensor = _RootMeanSquare.apply(values, gain)
+        return normalised
+    return F.rms_norm(values, gain.shape, gain, _EPSILON)
+
+
+class _RootMeanSquare(torch.autograd.Function):
+    """On CPUs torch composes this from single operations; with its own backward it takes half the time."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        width = values.shape[-1]
+        inverse = torch.linalg.vector_norm(values, dim=-1, keepdim=True).square_().div_(width).add_(_EPSILON).rsqrt_()
+        normalised: torch.Tensor = values * inverse
+        ctx.save_for_backward(normalised, inverse, gain)
+        return normalised * gain
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        normalised, inverse, gain = ctx.saved_tensors
+        slopes = (grad * normalised).reshape(-1, len(gain))
+        along = torch.mv(slopes, gain).div_(len(gain)).view(inverse.shape)
+        own: torch.Tensor = torch.addcmul(grad * gain, normalised, along, value=-1).mul_(inverse)
+        return own, slopes.sum(0)

@@ -1,4 +1,4 @@
-"""What networks with a linear head share: losses, the two layouts of a task axis, dropout, sizes."""
+"""What models share: initial weights, checks, losses per task; and, with a linear head, both layouts of a task axis."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from metascale.core.dropout import DropoutMasks, drop
 from metascale.core.errors import InputError
+from metascale.core.streams import torch_generator
 from metascale.core.trees import n_elements, stack_tasks
 from metascale.core.types import Batch, Model, Params, TaskExecution, require_same_shape
-from metascale.models.layers import normal
 
 
 class Network(ABC):
@@ -99,6 +99,13 @@ class Network(ABC):
             return drop(values, rate, dropout, name)
         masks = DropoutMasks.of(batch, rate, dropout)
         return values * masks(values.flatten(0, 1), name).view(values.shape)
+
+
+def normal(seed: int, name: str, *shape: int, std: float) -> torch.Tensor:
+    """Normal numbers of the stream that the parameter's name addresses; none are drawn on the ``meta`` device."""
+    if torch.get_default_device().type == "meta":
+        return torch.empty(*shape)
+    return torch.randn(*shape, generator=torch_generator(seed, "init", name)) * std
 
 
 def check_sizes(network: str, **sizes: int) -> None:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from metascale.core.types import Batch, Params
-from metascale.models.layer_widths import layer_widths
 from metascale.models.network import Network, check_rates, check_sizes, squared_error_per_task
+from metascale.models.widths import layer_widths
 
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "gelu": F.gelu}
 

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from metascale.core.dropout import drop
 from metascale.core.errors import InputError
 from metascale.core.types import Params
+from metascale.models.kernels.mixture import Gate, init_mixture, mixture, mixture_flops
 from metascale.models.kernels.tridiagonal import GradientForm, leading_resolvent, resolvent_diagonal, scan_flops
-from metascale.models.language import LanguageModel
-from metascale.models.layers import init_norm, normal, normalise
-from metascale.models.mixture import Gate, init_mixture, mixture, mixture_flops
+from metascale.models.language import LanguageModel, init_norm, normalise
+from metascale.models.network import normal
 
 N_EXPERTS = 4
 POTENTIAL_BOUND = 3.0

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from metascale.core.dropout import drop
 from metascale.core.errors import InputError
 from metascale.core.types import Params
-from metascale.models.language import LanguageModel
-from metascale.models.layers import Norm, init_norm, normal, normalise
+from metascale.models.language import LanguageModel, Norm, init_norm, normalise
+from metascale.models.network import normal
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ from metascale.core.run import Run
 from metascale.core.streams import generator
 from metascale.core.trees import n_elements
 from metascale.hypergrad.sama import SAMA
-from metascale.models.text.classifier import TextClassifier
-from metascale.models.text.hf import load_backbone
-from metascale.models.text.tokenizers import load_encoder
+from metascale.models.text.classifiers import TextClassifier
+from metascale.models.text.hf import load_backbone, load_encoder
 from metascale.recipes.auxiliary_tasks import AuxiliaryConfig
 from metascale.tasks.supervised.weak_labels import LabelledTexts, WeakLabelData, weak_label_data
 from metascale.training.loop import Schedule, train

@@ -24,9 +24,8 @@ from metascale.hypergrad.linear import CG, Identity, Neumann
 from metascale.hypergrad.problem import HypergradientSolver
 from metascale.hypergrad.sama import SAMA
 from metascale.hypergrad.unrolled import Unrolled
-from metascale.models.text.classifier import TextClassifier
-from metascale.models.text.hf import load_backbone
-from metascale.models.text.tokenizers import load_encoder
+from metascale.models.text.classifiers import TextClassifier
+from metascale.models.text.hf import load_backbone, load_encoder
 from metascale.recipes.noisy_labels import NoisyLabelsConfig
 from metascale.tasks.supervised.weak_labels import LabelledTexts, WeakLabelData, weak_label_data
 from metascale.training.loop import Schedule, train

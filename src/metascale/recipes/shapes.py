@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from metascale.core.errors import InputError
-from metascale.models.layer_widths import layer_widths
+from metascale.models.widths import layer_widths
 from metascale.study.design import Study, merge
 from metascale.study.search.points import axis_points, searched_points
 from metascale.study.search.search import search_of

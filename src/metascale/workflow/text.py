@@ -16,7 +16,7 @@ from metascale.workflow.config import Count, FewShotConfig, NonNegative, Rate, S
 if TYPE_CHECKING:
     from metascale.core.run import Run
     from metascale.core.types import Encoder, Params
-    from metascale.models.text.adapters import AdapterClassifier
+    from metascale.models.text.classifiers import AdapterClassifier
     from metascale.workflow.fewshot import Parts
 
 
@@ -99,7 +99,7 @@ def _words(config: TextConfig, make_source: Callable[[Encoder], Any], texts: Cal
 
 def adapted_model(config: TextConfig, device: str) -> AdapterClassifier:
     """The frozen backbone with its adapters and head."""
-    from metascale.models.text.adapters import AdapterClassifier
+    from metascale.models.text.classifiers import AdapterClassifier
     from metascale.models.text.heads import named_head
     from metascale.models.text.hf import load_backbone
 
@@ -126,8 +126,8 @@ def adapted_model(config: TextConfig, device: str) -> AdapterClassifier:
 
 
 def _language_model(config: TextConfig, make_source: Callable[[Encoder], Any], device: str) -> Parts:
+    from metascale.models.text.hf import load_encoder
     from metascale.models.text.peft_format import peft_files
-    from metascale.models.text.tokenizers import load_encoder
     from metascale.workflow.fewshot import Parts
 
     model = adapted_model(config, device)

@@ -60,7 +60,7 @@ class _NormalisedPooling(torch.autograd.Function):
             change = change + tangents[1] * normal
         if tangents[2] is not None:
             change = change + tangents[2]
-        return torch.ops.aten.threshold_backward(_pooled_at(change, x, where), pooled, 0)
+        return _where_active(_pooled_at(change, x, where), pooled)
 
 
 class _Backward(torch.autograd.Function):
@@ -116,8 +116,14 @@ class _Backward(torch.autograd.Function):
         curved = -rate.square() * (q_normal + strength * a_g)  # of x in the gradient for x
         for_x = torch.addcmul(-rate * q_mean - curved * mean, images, curved)
         for_x = for_x.addcmul_(full, slope).addcmul_(a, rate * of_a)
-        for_grad = torch.ops.aten.threshold_backward(_pooled_at(for_g, x, where), pooled, 0)
+        for_grad = _where_active(_pooled_at(for_g, x, where), pooled)
         return for_grad, _image(for_x, x), len(full) * rate * a_g, None, None, None, None
+
+
+def _where_active(values: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+    """``values`` where the output of ReLU is above zero, and zero elsewhere."""
+    result: torch.Tensor = torch.ops.aten.threshold_backward(values, pooled, 0)
+    return result
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
@@ -133,7 +139,7 @@ def _image(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def _unpooled(grad: torch.Tensor, x: torch.Tensor, where: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
     """The gradient before ReLU and pooling, zero everywhere but at the maxima."""
-    active = torch.ops.aten.threshold_backward(grad, pooled, 0)
+    active = _where_active(grad, pooled)
     result: torch.Tensor = torch.ops.aten.max_pool2d_with_indices_backward(active, x, *POOL, where)
     return result
 
@@ -224,14 +230,14 @@ def _gather(
     for rows in _slices(patches):
         products = torch.bmm(patches[:, rows], matrix).unflatten(2, (4, -1))
         chosen[:, rows] = products.gather(2, where[:, rows].long().unsqueeze(2)).squeeze(2)
-    return torch.ops.aten.threshold_backward(chosen.add_(shift.unsqueeze(1)), pooled, 0)
+    return _where_active(chosen.add_(shift.unsqueeze(1)), pooled)
 
 
 def _scatter(
     grad: torch.Tensor, patches: torch.Tensor, where: torch.Tensor, pooled: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The transpose of `_gather`: gradients for the weight and the shift."""
-    active = torch.ops.aten.threshold_backward(grad, pooled, 0)
+    active = _where_active(grad, pooled)
     n_tasks, n_out = active.shape[0], active.shape[2]
     matrix = active.new_zeros(n_tasks, patches.shape[2], 4 * n_out)
     for rows in _slices(patches):

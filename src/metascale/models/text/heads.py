@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -43,20 +43,27 @@ def head_logits(head: Head, params: Params, features: torch.Tensor) -> torch.Ten
     return torch.baddbmm(bias.unsqueeze(1), head.scaled(features.to(weight.dtype)), weight.transpose(1, 2))
 
 
-def _rescaled(features: torch.Tensor, length: float | None) -> torch.Tensor:
-    return features if length is None else length * F.normalize(features, dim=-1)
-
-
 @dataclass(frozen=True, slots=True)
-class ZeroHead:
-    """A fresh head of zeros for every task: before adaptation every class is equally likely.
-
+class _Rescaling:
+    """
     Args:
         feature_norm: length to which features are rescaled, so that one inner rate suits backbones of any width;
             ``None`` takes them as they are.
     """
 
     feature_norm: float | None = 10.0
+
+    def scaled(self, features: torch.Tensor) -> torch.Tensor:
+        return features if self.feature_norm is None else self.feature_norm * F.normalize(features, dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroHead(_Rescaling):
+    """A fresh head of zeros for every task: before adaptation every class is equally likely.
+
+    Args:
+        feature_norm: length to which features are rescaled; ``None`` takes them as they are.
+    """
 
     def init(self, n_classes: int, n_features: int, seed: int) -> Params:
         return {}
@@ -64,20 +71,14 @@ class ZeroHead:
     def begin(self, zeros: Params, features: Callable[[], torch.Tensor], targets: torch.Tensor) -> Params:
         return zeros
 
-    def scaled(self, features: torch.Tensor) -> torch.Tensor:
-        return _rescaled(features, self.feature_norm)
-
 
 @dataclass(frozen=True, slots=True)
-class LearnedHead:
+class LearnedHead(_Rescaling):
     """One head for all tasks, a meta-parameter: it can only hold what is common to permuted labels.
 
     Args:
-        feature_norm: length to which features are rescaled, so that one inner rate suits backbones of any width;
-            ``None`` takes them as they are.
+        feature_norm: length to which features are rescaled; ``None`` takes them as they are.
     """
-
-    feature_norm: float | None = 10.0
 
     def init(self, n_classes: int, n_features: int, seed: int) -> Params:
         """Weights uniform in ±1/sqrt(d), the bias zero."""
@@ -88,9 +89,6 @@ class LearnedHead:
 
     def begin(self, zeros: Params, features: Callable[[], torch.Tensor], targets: torch.Tensor) -> Params:
         return {}
-
-    def scaled(self, features: torch.Tensor) -> torch.Tensor:
-        return _rescaled(features, self.feature_norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +132,18 @@ class PrototypeHead:
         return F.normalize(features, dim=-1)
 
 
-HEADS: dict[str, Callable[..., Any]] = {"zero": ZeroHead, "prototype": PrototypeHead, "learned": LearnedHead}
+HEADS: dict[str, Callable[..., Head]] = {"zero": ZeroHead, "prototype": PrototypeHead, "learned": LearnedHead}
 
 
-def named_head(name: str, **fields: Any) -> Head:
+def named_head(name: str, **fields: float | None) -> Head:
     """The head called ``name`` with these fields.
 
     Raises:
         InputError: there is no such head.
     """
     if name not in HEADS:
-        raise InputError(f"there is no head '{name}'; allowed are {', '.join(repr(key) for key in HEADS)}")
+        message = f"there is no head '{name}'; allowed are {', '.join(map(repr, HEADS))}"
+        raise InputError(message, field="head", value=name)
     return HEADS[name](**fields)
 
 
@@ -168,17 +167,18 @@ def pool_first(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return hidden[:, 0]
 
 
-POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "last": pool_last,
-    "mean": pool_mean,
-    "first": pool_first,
-}
+Pooling: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""[N, d] from hidden states [N, S, d] and the attention mask [N, S]."""
+POOLINGS: dict[str, Pooling] = {"last": pool_last, "mean": pool_mean, "first": pool_first}
 
 
-def check_pooling(name: str) -> None:
-    """
+def named_pooling(name: str) -> Pooling:
+    """The pooling called ``name``.
+
     Raises:
         InputError: there is no such pooling.
     """
     if name not in POOLINGS:
-        raise InputError(f"there is no pooling '{name}'; allowed are {', '.join(map(repr, POOLINGS))}")
+        message = f"there is no pooling '{name}'; allowed are {', '.join(map(repr, POOLINGS))}"
+        raise InputError(message, field="pooling", value=name)
+    return POOLINGS[name]

@@ -1,14 +1,16 @@
-"""Frozen backbones from Hugging Face: a folder, a hub name, or a known shape with random weights."""
+"""Backbones and tokenizers from Hugging Face: a folder, a hub name, or a known shape with random weights."""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +20,10 @@ from torch.overrides import TorchFunctionMode
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.optional import require
 from metascale.core.streams import torch_generator
-from metascale.models.text.architectures import ARCHITECTURES, SHAPES, Architecture
+from metascale.core.suggest import suggest
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -26,7 +31,98 @@ DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One family.
+
+    Args:
+        targets: module names (suffixes) that are adapted unless the caller names others.
+        pooling: how one vector a text is read, see `metascale.models.text.heads.POOLINGS`.
+        model_class: the class of transformers that is the bare backbone.
+        model_arguments: keyword arguments of that class.
+    """
+
+    targets: tuple[str, ...]
+    pooling: str
+    model_class: str = "AutoModel"
+    model_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+_LLAMA = Architecture(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), "last")
+
 _UNKNOWN = Architecture(targets=(), pooling="mean")
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "gpt2": Architecture(("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"), "last"),
+    "bert": Architecture(("query", "value"), "mean", model_arguments={"add_pooling_layer": False}),
+    "distilbert": Architecture(("q_lin", "v_lin"), "mean"),
+    "t5": Architecture(("q", "v"), "mean", model_class="T5EncoderModel"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A published model's sizes, to build it with random weights, and the hub name of its weights."""
+
+    model_type: str
+    hub_name: str
+    config: Mapping[str, Any]
+
+
+def _bert(d: int, layers: int, heads: int) -> dict[str, Any]:
+    return {
+        "hidden_size": d,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * d,
+        "vocab_size": 30522,
+        "max_position_embeddings": 512,
+    }
+
+
+def _gpt2(d: int, layers: int, heads: int) -> dict[str, Any]:
+    return {"n_embd": d, "n_layer": layers, "n_head": heads, "vocab_size": 50257, "n_positions": 1024}
+
+
+def _t5(d: int, d_ff: int, layers: int, heads: int) -> dict[str, Any]:
+    return {"d_model": d, "d_kv": 64, "d_ff": d_ff, "num_layers": layers, "num_heads": heads, "vocab_size": 32128}
+
+
+SHAPES: dict[str, Shape] = {
+    "tinyllama": Shape(
+        "llama",
+        "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 5632,
+            "num_hidden_layers": 22,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "vocab_size": 32000,
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-5,
+        },
+    ),
+    "gpt2": Shape("gpt2", "openai-community/gpt2", _gpt2(768, 12, 12)),
+    "gpt2-medium": Shape("gpt2", "openai-community/gpt2-medium", _gpt2(1024, 24, 16)),
+    "distilbert": Shape(
+        "distilbert",
+        "distilbert/distilbert-base-uncased",
+        {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072, "vocab_size": 30522},
+    ),
+    "bert-base": Shape("bert", "google-bert/bert-base-uncased", _bert(768, 12, 12)),
+    "minilm-l6": Shape("bert", "sentence-transformers/all-MiniLM-L6-v2", _bert(384, 6, 12)),
+    "t5-small": Shape("t5", "google-t5/t5-small", _t5(512, 2048, 6, 8)),
+    "t5-base": Shape("t5", "google-t5/t5-base", _t5(768, 3072, 12, 12)),
+}
 
 
 def load_backbone(
@@ -37,7 +133,7 @@ def load_backbone(
     device: str = "cpu",
     random_init_seed: int | None = None,
     load_in_8bit: bool = False,
-) -> nn.Module:
+) -> PreTrainedModel:
     """A frozen backbone in evaluation mode, without its language-model head.
 
     Weights come from safetensors files only, and no code that comes with a model is run. With ``HF_HUB_OFFLINE=1`` or a
@@ -74,30 +170,44 @@ def load_backbone(
 
 
 def random_backbone(
-    config: Any,
+    config: PretrainedConfig,
     seed: int,
     *,
     dtype: str = "float32",
     attn_implementation: str = "sdpa",
     device: str = "cpu",
-) -> nn.Module:
+) -> PreTrainedModel:
     """A frozen backbone of a transformers configuration with random weights, the same on every device."""
     with _NamedDraws(torch_generator(seed, "random-backbone")):
         backbone = _model_class(config)(config, dtype=_dtype(dtype), attn_implementation=attn_implementation)
     return _frozen(backbone if device == "cpu" else backbone.to(device))
 
 
-def load_config(name_or_path: str | Path) -> Any:
+def load_config(name_or_path: str | Path) -> PretrainedConfig:
     """The transformers configuration of a folder, a hub name or a known shape (the last without any file)."""
-    transformers = require("transformers", "text", "a language model")
+    transformers = _transformers()
     name = str(name_or_path)
-    if name in SHAPES and not Path(name).is_dir():
-        shape = SHAPES[name]
+    if shape := _known_shape(name):
         return transformers.AutoConfig.for_model(shape.model_type, name_or_path=name, **shape.config)
     try:
-        return transformers.AutoConfig.from_pretrained(name, **source_options(name))
+        return transformers.AutoConfig.from_pretrained(name, **_source_options(name))
     except (OSError, ValueError) as error:
-        raise cannot_load(name, error) from error
+        raise _cannot_load(name, error) from error
+
+
+def _known_shape(name: str) -> Shape | None:
+    """A folder of the same name comes first."""
+    return None if Path(name).is_dir() else SHAPES.get(name)
+
+
+def _source(name_or_path: str | Path) -> str:
+    """The folder or hub name where the files are."""
+    shape = _known_shape(str(name_or_path))
+    return shape.hub_name if shape else str(name_or_path)
+
+
+def _transformers() -> ModuleType:
+    return require("transformers", "text", "a language model")
 
 
 def count_parameters(name_or_path: str | Path) -> dict[str, int]:
@@ -111,11 +221,10 @@ def count_parameters(name_or_path: str | Path) -> dict[str, int]:
     return {"total": total, "embedding": embedding, "non_embedding": total - embedding}
 
 
-def _model_class(config: Any) -> Any:
+def _model_class(config: PretrainedConfig) -> Callable[..., PreTrainedModel]:
     """A callable that builds the bare backbone of ``config`` with untrained weights."""
-    transformers = require("transformers", "text", "a language model")
     architecture = ARCHITECTURES.get(config.model_type, _UNKNOWN)
-    model_class = getattr(transformers, architecture.model_class)
+    model_class = getattr(_transformers(), architecture.model_class)
     if architecture.model_class == "AutoModel":
         return lambda config, **options: model_class.from_config(config, **architecture.model_arguments, **options)
     return lambda config, **options: model_class._from_config(config, **options)
@@ -123,20 +232,18 @@ def _model_class(config: Any) -> Any:
 
 def _dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
-        raise InputError(f"there is no dtype '{name}' for a backbone; allowed are {', '.join(map(repr, DTYPES))}")
+        message = f"there is no dtype '{name}' for a backbone; allowed are {', '.join(map(repr, DTYPES))}"
+        raise InputError(message, field="dtype", value=name)
     return DTYPES[name]
 
 
-def _frozen(backbone: Any) -> Any:
+def _frozen(backbone: PreTrainedModel) -> PreTrainedModel:
     return backbone.requires_grad_(False).eval()
 
 
-def _pretrained_backbone(name_or_path: str | Path, options: dict[str, Any]) -> Any:
-    transformers = require("transformers", "text", "a language model")
-    name = str(name_or_path)
-    if name in SHAPES and not Path(name).is_dir():
-        name = SHAPES[name].hub_name
-    source = source_options(name)
+def _pretrained_backbone(name_or_path: str | Path, options: dict[str, Any]) -> PreTrainedModel:
+    transformers = _transformers()
+    name = _source(name_or_path)
     config = load_config(name)
     architecture = ARCHITECTURES.get(config.model_type, _UNKNOWN)
     try:
@@ -146,12 +253,12 @@ def _pretrained_backbone(name_or_path: str | Path, options: dict[str, Any]) -> A
                 config=config,
                 use_safetensors=True,
                 output_loading_info=True,
-                **source,
+                **_source_options(name),
                 **architecture.model_arguments,
                 **options,
             )
     except (OSError, ValueError) as error:
-        raise cannot_load(name, error) from error
+        raise _cannot_load(name, error) from error
     except SafetensorError as error:
         raise CorruptFile(f"the weights of '{name}' are not a whole safetensors file: {error}") from error
     if report["missing_keys"]:
@@ -164,7 +271,7 @@ def _pretrained_backbone(name_or_path: str | Path, options: dict[str, Any]) -> A
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def _quiet(transformers: ModuleType) -> Iterator[None]:
     """Without transformers' progress bar and its table of unread tensors; missing ones are an error here."""
     logging = transformers.utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -178,13 +285,13 @@ def _quiet(transformers: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def source_options(name: str) -> dict[str, Any]:
+def _source_options(name: str) -> dict[str, Any]:
     """Never run code that comes with a model; look only at files that are here for a folder or when offline."""
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     return {"local_files_only": offline or Path(name).is_dir(), "trust_remote_code": False}
 
 
-def cannot_load(
+def _cannot_load(
     name: str,
     error: Exception,
     folder_needs: str = "the folder must hold config.json and safetensors weights that transformers can read",
@@ -202,37 +309,35 @@ def cannot_load(
 
 def _eight_bit_options(device: str) -> dict[str, Any]:
     require("bitsandbytes", "quant", "an 8-bit backbone")
-    transformers = require("transformers", "text", "a language model")
     return {
-        "quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True),
+        "quantization_config": _transformers().BitsAndBytesConfig(load_in_8bit=True),
         "device_map": {"": device},
     }
 
 
-def architecture_value(backbone: Any, name: Literal["targets", "pooling"], own: Any = None) -> Any:
-    """``own`` where it is given, otherwise what the backbone's architecture has for it.
+def architecture_of(backbone: PreTrainedModel, wanted: Literal["targets", "pooling"]) -> Architecture:
+    """What metascale knows of the backbone's family.
 
     Raises:
-        InputError: the architecture is unknown.
+        InputError: nothing, and ``wanted`` must be given instead.
     """
-    if own is not None:
-        return own
     model_type = backbone.config.model_type
     if model_type not in ARCHITECTURES:
         raise InputError(
-            f"metascale has no default {name} for the architecture '{model_type}'; "
-            f"give {name}= or use one of {', '.join(sorted(ARCHITECTURES))}"
+            f"metascale has no default {wanted} for the architecture '{model_type}'; "
+            f"give {wanted}= or use one of {', '.join(sorted(ARCHITECTURES))}",
+            field=wanted,
         )
-    return getattr(ARCHITECTURES[model_type], name)
+    return ARCHITECTURES[model_type]
 
 
-def call_options(backbone: nn.Module) -> dict[str, bool]:
+def call_options(backbone: PreTrainedModel) -> dict[str, bool]:
     """Causal models build a key-value cache unless told not to; some encoders do not know the word."""
     knows = "use_cache" in inspect.signature(backbone.forward).parameters
     return {"use_cache": False} if knows else {}
 
 
-def refuse_decoder(backbone: Any) -> None:
+def refuse_decoder(backbone: PreTrainedModel) -> None:
     """
     Raises:
         InputError: the backbone is an encoder and a decoder, which one pass over a text does not run.
@@ -244,7 +349,7 @@ def refuse_decoder(backbone: Any) -> None:
         )
 
 
-def require_second_order(backbone: Any) -> None:
+def require_derivative(backbone: PreTrainedModel) -> None:
     """
     Raises:
         InputError: the attention kernel, or the quantised layers, have no second derivative.
@@ -283,3 +388,91 @@ class _NamedDraws(TorchFunctionMode):
 @lru_cache
 def _takes_generator(func: Any) -> bool:
     return "generator" in inspect.signature(func).parameters
+
+
+def match_targets(layers: list[str], targets: tuple[str, ...]) -> list[str]:
+    """The layers whose name is a target, or ends in a dot and a target, in the backbone's order.
+
+    Poolers stay out: their output is not read.
+
+    Raises:
+        InputError: a target matches no layer; the message names the nearest that would.
+    """
+    candidates = [name for name in layers if "pooler" not in name.split(".")]
+    for target in targets:
+        if not any(matches_target(name, target) for name in candidates):
+            suffixes = sorted({part for name in candidates for part in _suffixes(name)})
+            hint = suggest(target, suffixes, "names of layers")
+            message = f"no layer of this model matches the target module '{target}'; {hint}"
+            raise InputError(message, field="targets", value=target)
+    return [name for name in candidates if any(matches_target(name, target) for target in targets)]
+
+
+def matches_target(name: str, target: str) -> bool:
+    """Whether a module is named by a target: in full, or by its last parts (the rule of PEFT)."""
+    return name == target or name.endswith("." + target)
+
+
+def _suffixes(name: str) -> list[str]:
+    """The last part and the last two parts of a module name, without block numbers."""
+    parts = [part for part in name.split(".") if not part.isdigit()]
+    return [".".join(parts[-count:]) for count in (1, 2) if len(parts) >= count]
+
+
+@dataclass(frozen=True, eq=False)
+class TextEncoder:
+    """An `Encoder` over a Hugging Face tokenizer. It does not pad: a batch is padded to its own longest text.
+
+    A text without any token (an empty one, where the tokenizer adds no special tokens) becomes one padding token, so
+    that every text has a position to read.
+
+    Args:
+        tokenizer: from transformers.
+        max_length: tokens kept of a text, special tokens included.
+
+    Raises:
+        InputError: ``max_length`` leaves no room for a token.
+    """
+
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    max_length: int = 64
+
+    def __post_init__(self) -> None:
+        special = self.tokenizer.num_special_tokens_to_add()
+        if self.max_length <= special:
+            raise InputError(
+                f"max_length must be more than the tokenizer's {special} special tokens, not {self.max_length}"
+            )
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token, or, for a tokenizer without one (Llama, GPT-2), its end-of-text or unknown token, or 0.
+
+        Which it is does not matter to a model: the attention mask hides it.
+        """
+        for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, self.tokenizer.unk_token_id):
+            if token_id is not None:
+                return int(token_id)
+        return 0
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_length, padding=False)
+        return [list(ids) or [self.pad_id] for ids in encoded["input_ids"]]
+
+
+def load_encoder(name_or_path: str | Path, max_length: int = 64) -> TextEncoder:
+    """The tokenizer of a local folder, a hub name or a known shape. Nothing is fetched for a folder or when offline.
+
+    Raises:
+        InputError: there is no tokenizer that transformers can read.
+        MissingDependency: transformers is not installed.
+    """
+    transformers = require("transformers", "text", "a tokenizer")
+    name = _source(name_or_path)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **_source_options(name))
+    except (OSError, ValueError) as error:
+        raise _cannot_load(name, error, "the folder must hold a tokenizer that transformers can read") from error
+    return TextEncoder(tokenizer, max_length)

@@ -15,8 +15,8 @@ from safetensors.torch import save as save_tensors
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_atomic
 from metascale.core.types import Params
-from metascale.models.text.adapters import AdapterClassifier
-from metascale.models.text.architectures import matches_target
+from metascale.models.text.classifiers import AdapterClassifier
+from metascale.models.text.hf import matches_target
 from metascale.models.text.lora import SUFFIX_A, SUFFIX_B, linear_shapes
 
 CONFIG = "adapter_config.json"

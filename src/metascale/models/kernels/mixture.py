@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from metascale.core.types import Params
-from metascale.models.layers import normal
+from metascale.models.network import normal
 
 Gate = Literal["probability", "published"]
 
