@@ -2,10 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# METASCALE_EXTRAS=torch,images installs less; the default serves tests, lint and every recipe.
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test test-long soak lint types check setup setup-demo clean help
+.PHONY: demo test test-long soak test-lowest test-newest lint types api check release-check setup setup-demo clean help
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -37,6 +36,29 @@ test-long: setup ## statistical and study tests that take minutes
 soak: setup      ## ten minutes of a study under random kills (METASCALE_SOAK_S sets other seconds)
 	$(BIN)/python -m pytest -m soak -s tests/study/test_soak.py
 
+# TESTS chooses what these two run; EXTRAS= (empty) leaves torch out, for the rooms that never load it.
+EXTRAS ?= [torch,images]
+TESTS ?= tests/core tests/laws tests/tasks tests/training tests/meta tests/study
+TEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis
+LOWEST ?= python3.10
+NEWEST ?= python3.13
+
+test-lowest:     ## tests with the oldest Python and the lowest direct dependencies (LOWEST, EXTRAS, TESTS)
+	$(LOWEST) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.$(EXTRAS)' $(TEST_TOOLS)
+	.venv-lowest/bin/python -m pytest -n auto -m "not long and not gpu and not soak" $(TESTS)
+
+test-newest:     ## tests with the newest Python (NEWEST, EXTRAS, TESTS) and the newest dependencies
+	$(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade -e '.$(EXTRAS)' $(TEST_TOOLS)
+	.venv-newest/bin/python -m pytest -n auto -m "not long and not gpu and not soak" $(TESTS)
+
+release-check:   ## build sdist and wheel, check them, try the wheel in a clean environment
+	PYTHON=$(PYTHON) scripts/release.sh
+
+api: setup       ## write docs/api.md from the public names
+	$(BIN)/python scripts/api.py
+
 lint: setup      ## ruff: lint and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,4 +69,4 @@ types: setup     ## mypy on the package
 check: lint types test ## everything CI runs
 
 clean:
-	rm -rf $(VENV) runs build dist src/*.egg-info
+	rm -rf $(VENV) .venv-lowest .venv-newest runs build dist src/*.egg-info
