@@ -21,8 +21,9 @@ from metascale.core.run import MemoryRun
 from metascale.core.types import Params
 from metascale.hypergrad.sama import SAMA
 from metascale.hypergrad.unrolled import Unrolled
-from metascale.recipes import bias_trial, pruning_trial
-from metascale.recipes.hypergradient_bias import BiasConfig
+from metascale.models.perceptron import Perceptron
+from metascale.recipes.data_pruning import Part, Scoring, entropy, images
+from metascale.recipes.hypergradient_bias import BiasConfig, Quadratic
 from metascale.training.optimizers import SGD
 from metascale.workflow.recipe import SHIPPED, load_recipe
 
@@ -194,7 +195,7 @@ def test_every_optimiser_of_the_bias_study_runs(optimizer: str) -> None:
 
 
 def test_the_exact_hypergradient_of_the_bias_study_is_the_slope_of_its_upper_loss() -> None:
-    problem = bias_trial.Quadratic.draw(BiasConfig(off_diagonal=0.4, spread=4.0), 3)
+    problem = Quadratic.draw(BiasConfig(off_diagonal=0.4, spread=4.0), 3)
     lam = {"lam": torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
     reach = torch.linalg.solve(problem.curvature, problem.coupling)
     found = problem.exact({"w": (reach @ lam["lam"]).reshape(problem.shape)})
@@ -254,11 +255,9 @@ def test_small_losses_and_the_learnt_scorer_leave_wrong_labels_out_and_beat_chan
 
 def test_the_scorer_learns_low_scores_for_wrong_labels() -> None:
     settings = replace(load_recipe("data_pruning").validate({}), duplicates=0.0, score_steps=150)
-    data = pruning_trial.images(settings, 0)
-    model = pruning_trial.Perceptron(
-        data.image_size**2, data.n_classes, settings.width, settings.depth, task_axis=False
-    )
-    scores = pruning_trial.learnt_scores(settings, data, model, 0, "cpu")
+    data = images(settings, 0)
+    model = Perceptron(data.image_size**2, data.n_classes, settings.width, settings.depth, task_axis=False)
+    scores = Scoring(settings, data, model, 0, "cpu").learnt()
     wrong = data.labels["train"] != data.true_labels
     assert 0 < scores.min() < scores.max() < 1
     ranked = (scores[~wrong][:, None] > scores[wrong]).mean()
@@ -275,7 +274,7 @@ def test_what_the_scorer_sees_is_held_when_levels_are_functions() -> None:
 
     def lower(theta: Params, lam: Params, batch: int, context: Pass) -> torch.Tensor:
         logits = x @ theta["w"]
-        seen = F.cross_entropy(logits, y, reduction="none"), pruning_trial._entropy(logits)
+        seen = F.cross_entropy(logits, y, reduction="none"), entropy(logits)
         loss: torch.Tensor = torch.func.functional_call(scorer, lam, seen)
         return loss
 
@@ -338,9 +337,9 @@ def test_an_interrupted_pruning_trial_ends_as_a_whole_one() -> None:
 
 
 def test_kept_examples_are_all_seen_before_one_comes_again() -> None:
-    data = pruning_trial.images(replace(load_recipe("data_pruning").validate({}), n_train=200), 0)
+    data = images(replace(load_recipe("data_pruning").validate({}), n_train=200), 0)
     kept = np.arange(0, 200, 4)
-    part = pruning_trial.Part(data, kept, 25, 0)
+    part = Part(data, kept, 25, 0)
     first = torch.cat([part.batch(step).inputs["index"] for step in range(2)])
     assert sorted(first.tolist()) == kept.tolist()
     assert part.batch(2).inputs["index"].tolist() != part.batch(0).inputs["index"].tolist()

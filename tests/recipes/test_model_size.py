@@ -14,15 +14,17 @@ from metascale.cli.main import app
 from metascale.core.errors import InputError
 from metascale.core.run import MemoryRun
 from metascale.models.mup import MuP
-from metascale.recipes import model_size_analysis
-from metascale.recipes.model_size import ModelSizeConfig, size_of
-from metascale.recipes.model_size_costs import model_cost, model_costs
-from metascale.recipes.model_size_trial import (
+from metascale.recipes import model_size
+from metascale.recipes.model_size import (
+    ModelSizeConfig,
     flops,
     language_model,
     memory_of_step,
+    model_cost,
+    model_costs,
     n_steps,
     rate,
+    size_of,
     text,
     training,
     trial,
@@ -134,7 +136,7 @@ def test_training_ends_early_where_nothing_improves() -> None:
 def test_a_trial_of_a_search_never_sees_the_test_text() -> None:
     run = MemoryRun()
     row = run_trial(run, kind="tuning")
-    assert set(row) == {"validation_loss_nats", "steps", "training"}
+    assert set(row) == {"validation_loss_nats", "best_step", "steps", "training"}
     assert "test.json" not in run.files
     ended = run_trial(MemoryRun(), kind="tuning", prune_above=[[3, 0.1]])
     assert ended["pruned_at_step"] == ended["steps"] == 3
@@ -158,8 +160,8 @@ def test_a_part_of_the_evaluation_text() -> None:
 def test_epochs_as_steps_and_their_rates() -> None:
     settings = ModelSizeConfig(**{**TINY, "epochs": 2.5, "max_steps": None})
     stream = text(settings, 0)
-    assert n_steps(settings, stream) == round(2.5 * stream.steps_per_epoch) > 9
-    assert n_steps(ModelSizeConfig(**TINY), stream) == 9
+    assert n_steps(settings, stream.steps_per_epoch) == round(2.5 * stream.steps_per_epoch) > 9
+    assert n_steps(ModelSizeConfig(**TINY), stream.steps_per_epoch) == 9
     cosine = rate(settings, 100)
     assert [cosine(0), cosine(1), cosine(99)] == pytest.approx([0.5, 1.0, 0.1], abs=1e-3)
     decay = rate(ModelSizeConfig(**TINY, schedule="wsd"), 102)
@@ -234,8 +236,8 @@ def test_all_models_are_counted_without_being_made() -> None:
     assert len(found) == 32
     n_vocab, n = 10_000, 128
     for one in found:
-        d, n_layers = one.d_model, one.n_layers
-        if one.architecture == "resnet_bk":
+        d, n_layers = one.settings.d_model, one.settings.n_layers
+        if one.settings.architecture == "resnet_bk":
             assert one.n_total == 2 * n_vocab * d + n_vocab + n * d + n_layers * (16 * d**2 + 22 * d + 6) + 2 * d
         else:
             hidden = -(-8 * d // 24) * 8
@@ -267,7 +269,7 @@ QUICK = {
 
 def test_a_whole_study_tunes_trains_and_concludes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quick grid in small: the rate of each architecture's smallest model serves all of its models."""
-    monkeypatch.setattr(model_size_analysis, "GROUPED", model_size_analysis.GROUPED[:1])  # the others take seconds
+    monkeypatch.setattr(model_size, "GROUPED", model_size.GROUPED[:1])  # the others take seconds
     planned = plan("model-size", QUICK, profile="quick", executor="serial")
     outcome = run_any_study(planned.study, tmp_path / "study", planned.executor)
     assert (outcome.finished, outcome.failed) == (2 * 2 + 2 * 2 * 2 * 2, 0)

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 
 from metascale.core.errors import InputError
 from metascale.laws.effects import width_and_depth
-from metascale.recipes.model_size_analysis import analyse_sizes, frontier, loss_law, perplexity_law, same_exponent
+from metascale.recipes.model_size import analyse_sizes, frontier, loss_law, perplexity_law, same_exponent
 
 WIDTHS, DEPTHS = (64, 128, 256, 512), (4, 8, 12, 16)
 

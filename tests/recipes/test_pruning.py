@@ -10,8 +10,7 @@ import torch
 
 from metascale.core.run import MemoryRun
 from metascale.core.types import Params
-from metascale.training.loop import Schedule
-from metascale.workflow.pruning import train_or_prune
+from metascale.training.loop import Schedule, train_or_prune
 
 
 class Stopped(Exception):
@@ -47,28 +46,27 @@ SCHEDULE = Schedule(max_steps=8, eval_every=2)
 
 @pytest.mark.parametrize(
     ("thresholds", "ended"),
-    [([], None), ([[2, 9.0], [4, 7.0]], None), ([[2, 8.0], [4, 5.9]], 4), ([[2, 7.9]], 2), ([[8, 0.0]], None)],
+    [([], None), ([(2, 9.0), (4, 7.0)], None), ([(2, 8.0), (4, 5.9)], 4), ([(2, 7.9)], 2), ([(8, 0.0)], None)],
 )
 def test_training_ends_where_the_best_loss_so_far_is_above_the_threshold(
-    thresholds: list[list[float]], ended: int | None
+    thresholds: list[tuple[int, float]], ended: int | None
 ) -> None:
     run = MemoryRun()
-    result, row = train_or_prune(Falling(), SCHEDULE, run, {"prune_above": thresholds})
-    assert row == ({} if ended is None else {"pruned_at_step": ended})
+    result = train_or_prune(Falling(), SCHEDULE, run, thresholds)
+    assert result.row().get("pruned_at_step", "absent") == ("absent" if ended is None else ended)
     assert result.steps == (ended or 8)
     assert [one["step"] for one in run.rows("eval_stats")] == list(range(0, (ended or 8) + 1, 2))
 
 
-@pytest.mark.parametrize("thresholds", [[[2, 8.5], [4, 6.5]], [[2, 8.5], [6, 3.0]]])
+@pytest.mark.parametrize("thresholds", [[(2, 8.5), (4, 6.5)], [(2, 8.5), (6, 3.0)]])
 @pytest.mark.parametrize("dies_at", [1, 3, 5])
-def test_an_interrupted_trial_decides_as_a_whole_one(thresholds: list[list[float]], dies_at: int) -> None:
+def test_an_interrupted_trial_decides_as_a_whole_one(thresholds: list[tuple[int, float]], dies_at: int) -> None:
     def records(run: MemoryRun) -> dict[str, Any]:
         return dict(run.records)
 
     whole, broken = MemoryRun(), MemoryRun()
-    config = {"prune_above": thresholds}
-    expected = train_or_prune(Falling(), SCHEDULE, whole, config)
+    expected = train_or_prune(Falling(), SCHEDULE, whole, thresholds)
     with pytest.raises(Stopped):
-        train_or_prune(Falling(dies_at), SCHEDULE, broken, config)
-    assert train_or_prune(Falling(), SCHEDULE, broken, config) == expected
+        train_or_prune(Falling(dies_at), SCHEDULE, broken, thresholds)
+    assert train_or_prune(Falling(), SCHEDULE, broken, thresholds) == expected
     assert records(broken) == records(whole)

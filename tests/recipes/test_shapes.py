@@ -12,9 +12,8 @@ import torch
 
 from metascale.core.errors import InputError
 from metascale.core.run import MemoryRun
-from metascale.recipes import shapes_trial
-from metascale.recipes.shapes import n_params
-from metascale.recipes.shapes_trial import images, net, schedule, shrunk, training
+from metascale.recipes import shapes
+from metascale.recipes.shapes import images, n_params, net, schedule, shrunk, training
 from metascale.report.sections.tuning import tuning_data
 from metascale.study import read_study
 from metascale.study.search.run import n_search_trials, run_any_study
@@ -31,7 +30,7 @@ def settings(**values: Any) -> Any:
 
 
 def run_trial(run: MemoryRun | None = None, **values: Any) -> dict[str, Any]:
-    return shapes_trial.trial({"recipe": "shapes", "seed": 0, **TINY, **values}, run or MemoryRun(), "cpu")
+    return shapes.trial({"recipe": "shapes", "seed": 0, **TINY, **values}, run or MemoryRun(), "cpu")
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,53 @@ Varied:     width d_model, depth n_layers, and the architecture: a Transformer, 
 Beside it:  a unigram and an interpolated bigram model of the same words, counted on the same training text
 Profiles:   ``laptop`` is the recorded one: its learning rates are searched on the smallest model of each architecture
             and carried to the others by μP (docs/results/model-size.md)
+Took:       laptop 85 minutes of one CPU thread; --quick hours of one core; all 32 models: a GPU
+Result:     at a third of an epoch, no law in size and no evidence that the exponents differ; width helps, depth does
+            not; interpolated bigrams are about as good (docs/results/model-size.md)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
+from metascale.core.columns import (
+    BASELINE,
+    BASELINES_JSON,
+    N_PARAMS_NON_EMBEDDING,
+    N_PARAMS_TOTAL,
+    SIZE_JSON,
+    TEST_LOSS,
+    TRAIN_FLOPS,
+    TRIAL,
+)
 from metascale.core.errors import InputError
+from metascale.core.files import write_json
+from metascale.core.run import Run
+from metascale.core.types import Split
+from metascale.laws import analyse, grouped
+from metascale.laws.effects import PowerLine, WidthAndDepth, power_line, undominated, width_and_depth
+from metascale.study.design import Study
+from metascale.study.search.search import PRUNE_KEY
+from metascale.study.store.reading import StudyView
+from metascale.study.store.table import Table
 from metascale.workflow.config import Count, NonNegative, Rate, Share, TrialConfig, Weight
-from metascale.workflow.recipe import Profile, Recipe
+from metascale.workflow.recipe import Profile, Recipe, is_search, load_recipe
+
+if TYPE_CHECKING:
+    from metascale.models.language import LanguageModel
+    from metascale.tasks.supervised.token_stream import TokenStream
+    from metascale.training.flops import TrainingFlops
+    from metascale.training.loop import Schedule
+    from metascale.training.memory import LiveBytes, MemoryReport
+    from metascale.training.schedules import RateSchedule
+    from metascale.training.supervised import SupervisedTraining
 
 
 @dataclass(frozen=True)
@@ -85,10 +119,6 @@ class ModelSizeConfig(TrialConfig):
     measure_memory: bool = True
 
     def refuse(self, where: str) -> None:
-        """
-        Raises:
-            InputError: heads that do not divide the width, or a warm-up as long as the training.
-        """
         if self.architecture == "transformer" and self.d_model % (2 * self.n_heads):
             raise InputError(
                 f"{where}: d_model must be a multiple of twice n_heads ({2 * self.n_heads}), not {self.d_model}"
@@ -99,17 +129,6 @@ class ModelSizeConfig(TrialConfig):
             )
         if self.max_steps is not None and self.warmup >= self.max_steps:
             raise InputError(f"{where}: warmup must be below max_steps ({self.max_steps}), not {self.warmup}")
-
-
-def size_of(config: Mapping[str, Any]) -> int:
-    """Parameters besides embeddings and readout of a trial's model, by hand and without torch: 12·L·d² or 16·L·d².
-
-    The size by which a search finds the smallest model of an architecture (`metascale.study.search.search.Search`).
-    """
-    own: dict[str, Any] = {one.name: one.default for one in fields(ModelSizeConfig)}
-    own |= config
-    factor = 16 if own["architecture"] == "resnet_bk" else 12
-    return int(factor * own["n_layers"] * own["d_model"] ** 2)
 
 
 SEARCH: Mapping[str, Any] = {
@@ -139,7 +158,7 @@ RECIPE = Recipe(
         "n_layers": [4, 8, 12, 16],
     },
     seeds=(42, 43),
-    trial="metascale.recipes.model_size_trial:trial",
+    trial="trial",
     scale_columns={"d_model": "n_params_non_embedding", "n_layers": "n_params_non_embedding"},
     profiles={
         "quick": Profile("the four smallest models of each architecture", axes=QUICK),
@@ -192,6 +211,374 @@ RECIPE = Recipe(
     data_sets=("wikitext-2-v1",),
     packages=("torch", "safetensors"),
     search=SEARCH,
-    conclusion="metascale.recipes.model_size_analysis:write_sizes",
-    costs="metascale.recipes.model_size_costs:costs",
+    conclusion="conclude",
+    costs="costs",
 )
+
+
+# One trial.
+
+BYTES_A_NUMBER, MIB = 4, 2**20
+DECAY_SHARE = 0.2
+"""Of a training with the schedule ``wsd``: the way down."""
+EVALUATED: tuple[Split, ...] = ("validation", "test")
+FLOORS = ("unigram", "bigram")
+"""Models that count words, as floors."""
+
+
+def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
+    """Train and test one model; a trial of a search ends with its validation loss."""
+    from metascale.training.loop import train_or_prune
+    from metascale.training.memory import KINDS
+    from metascale.training.supervised import train_and_test
+
+    settings: ModelSizeConfig = load_recipe(config["recipe"]).validate(config)
+    stream = text(settings, config["seed"])
+    run.write("data.json", stream.describe())
+    process, plan = training(settings, stream, config["seed"], device), schedule(settings, stream)
+    if is_search(config):
+        return train_or_prune(process, plan, run, config.get(PRUNE_KEY) or ()).row()
+    memory = memory_of_step(process, device) if settings.measure_memory else None
+    tested = train_and_test(process, plan, run)
+    model, steps = language_model(settings, stream), tested.training.steps
+    step, whole = flops(model, settings, 1), flops(model, settings, steps)
+    kinds = {} if memory is None else {f"step_{kind}_bytes": int(memory.by_kind[kind]) for kind in KINDS}
+    looks = run.rows("eval_stats")
+    return {
+        **tested.training.row(),
+        **tested.test,
+        **tested.validation,
+        "n_params_total": model.n_params(),
+        "n_params_non_embedding": model.n_non_embedding(),
+        "model_size_mb": model.n_params() * BYTES_A_NUMBER / MIB,
+        "tokens": steps * stream.batch_tokens,
+        "epochs": steps / stream.steps_per_epoch,
+        # Of the validation tokens that training looked at; those of the kept model on all tokens are above.
+        "final_perplexity": looks[-1]["validation_perplexity"],
+        "best_perplexity": min(row["validation_perplexity"] for row in looks),
+        "perplexities": [[row["step"], row["validation_perplexity"]] for row in looks],
+        "step_flops": step.exact,
+        "train_flops": whole.exact,
+        "train_flops_6nd": whole.six_nd,
+        "flops": dict(whole.components),
+        **({} if memory is None else {"step_peak_bytes": memory.peak_bytes, **kinds}),
+        **floor_row(stream),
+    }
+
+
+def text(settings: ModelSizeConfig, seed: int) -> TokenStream:
+    """WikiText-2 in the vocabulary of a configuration."""
+    from metascale.tasks.supervised.wikitext import wikitext
+    from metascale.workflow.text import data_dir
+
+    sizes = (settings.vocabulary, settings.n_sequence, settings.batch_size)
+    stream = wikitext(data_dir(), *sizes, seed, n_train_tokens=settings.n_train_tokens)
+    if settings.evaluation_tokens is None:
+        return stream
+    cut = {split: stream.tokens[split][: settings.evaluation_tokens] for split in EVALUATED}
+    return replace(stream, tokens={**stream.tokens, **cut})
+
+
+def language_model(settings: ModelSizeConfig, stream: TokenStream | None = None) -> LanguageModel:
+    """The model of a configuration; without a stream, of the configuration's vocabulary as it is."""
+    from metascale.models.resnet_bk import ResNetBK
+    from metascale.models.transformer import Transformer
+
+    n_vocab = settings.vocabulary if stream is None else stream.n_vocab
+    d, n_layers, n_positions = settings.d_model, settings.n_layers, settings.n_sequence
+    if settings.architecture == "resnet_bk":
+        return ResNetBK(n_vocab, d, n_layers, n_positions, dropout=settings.dropout)
+    options: dict[str, Any] = {name: getattr(settings, name) for name in ("positions", "tied", "dropout")}
+    return Transformer(n_vocab, d, n_layers, settings.n_heads, n_positions, **options)
+
+
+def training(settings: ModelSizeConfig, stream: TokenStream, seed: int, device: str) -> SupervisedTraining:
+    """Its training, in the standard parameterisation or in μP."""
+    from metascale.models.mup import MuP
+    from metascale.training.optimizers import InPlaceAdamW
+    from metascale.training.supervised import SupervisedTraining
+
+    model = language_model(settings, stream)
+    mup = MuP(model, settings.base_width) if settings.parameterisation == "mup" else None
+    return SupervisedTraining(
+        mup or model,
+        stream,
+        InPlaceAdamW(settings.lr, weight_decay=settings.weight_decay),
+        rate=rate(settings, n_steps(settings, stream.steps_per_epoch)),
+        rate_multipliers=mup.rate_multipliers("adam") if mup else None,
+        clip_norm=settings.clip_norm,
+        seed=seed,
+        measure="perplexity",
+        max_validation_batches=settings.n_validation_batches,
+        autocast=settings.autocast,
+        device=device,
+    )
+
+
+def n_steps(settings: ModelSizeConfig, steps_per_epoch: int) -> int:
+    """Steps of a training that early stopping does not end: its epochs, or the cap."""
+    steps = max(1, round(settings.epochs * steps_per_epoch))
+    return steps if settings.max_steps is None else min(steps, settings.max_steps)
+
+
+def rate(settings: ModelSizeConfig, total: int) -> RateSchedule:
+    """The learning rate's factor over ``total`` steps; a warm-up longer than half of a short training is cut to it."""
+    from metascale.training.schedules import Constant, Cosine, WarmupStableDecay
+
+    warmup = min(settings.warmup, total // 2)
+    if settings.schedule == "constant":
+        return Constant(warmup)
+    if settings.schedule == "wsd":
+        return WarmupStableDecay(total, warmup, round(DECAY_SHARE * (total - warmup)), settings.final_rate)
+    return Cosine(total, warmup, settings.final_rate)
+
+
+def schedule(settings: ModelSizeConfig, stream: TokenStream) -> Schedule:
+    from metascale.training.loop import Schedule
+
+    return Schedule(
+        n_steps(settings, stream.steps_per_epoch),
+        eval_every=settings.eval_every or stream.steps_per_epoch,
+        patience=settings.patience,
+        min_delta=settings.min_delta,
+        log_every=10,
+    )
+
+
+def flops(model: LanguageModel, settings: ModelSizeConfig, steps: int) -> TrainingFlops:
+    """Operations of ``steps`` training steps; its "6ND" counts non-embedding parameters."""
+    from metascale.training.flops import training_flops
+
+    windows = steps * settings.batch_size
+    forward = model.flops(settings.n_sequence)
+    return training_flops(forward, windows, model.n_non_embedding(), windows * settings.n_sequence)
+
+
+def floor_row(stream: TokenStream) -> dict[str, Any]:
+    """Perplexities of counting words, on the same tokens and vocabulary."""
+    from metascale.tasks.supervised.ngrams import floors
+
+    found = floors(stream)
+    row = {f"{order}_{split}_perplexity": found.perplexity(order, split) for order in FLOORS for split in EVALUATED}
+    return {**row, "n_vocab": stream.n_vocab, "bigram_weight": found.bigram_weight}
+
+
+def memory_of_step(process: SupervisedTraining, device: str) -> MemoryReport:
+    """What the second step of a training of its own holds at its peak, so that the optimiser's state is there."""
+    from metascale.training.memory import WatchedModel, measure_memory
+
+    state, _ = process.step(process.init(), 0)
+    slots = [value for slot in state.optimizer.values() for value in slot.values()]
+    static = {"parameters": list(state.params.values()), "optimizer_state": slots}
+
+    def call(meter: LiveBytes) -> object:
+        return replace(process, model=WatchedModel(process.model, meter, ("objective",))).step(state, 1)
+
+    return measure_memory(call, static, device, default="other")
+
+
+# What the models take, counted from their shapes: nothing is allocated and no data is read.
+
+TRAIN_TOKENS = 2_088_628
+"""Of WikiText-2."""
+COPIES = 4
+"""Numbers a parameter while training: its value, its gradient, and AdamW's two moments."""
+
+
+def size_of(config: Mapping[str, Any]) -> int:
+    """Parameters besides embeddings and readout of a trial's model, by hand and without torch: 12·L·d² or 16·L·d².
+
+    The size by which a search finds the smallest model of an architecture (`metascale.study.search.search.Search`).
+    """
+    own = {**asdict(ModelSizeConfig()), **config}
+    factor = 16 if own["architecture"] == "resnet_bk" else 12
+    return int(factor * own["n_layers"] * own["d_model"] ** 2)
+
+
+class ModelCost(NamedTuple):
+    """One configuration; ``state_bytes`` are parameters, gradients and optimiser state, without activations."""
+
+    settings: ModelSizeConfig
+    n_total: int
+    n_non_embedding: int
+    step_flops: float
+    training_flops: float
+    state_bytes: int
+
+
+def model_cost(settings: ModelSizeConfig) -> ModelCost:
+    """The cost of one configuration; ``training_flops`` of all its steps at most."""
+    model = language_model(settings)
+    windows = (settings.n_train_tokens or TRAIN_TOKENS) // settings.n_sequence - 1
+    steps = n_steps(settings, -(-windows // settings.batch_size))
+    step, whole = flops(model, settings, 1).exact, flops(model, settings, steps).exact
+    n_total = model.n_params()
+    return ModelCost(settings, n_total, model.n_non_embedding(), step, whole, COPIES * BYTES_A_NUMBER * n_total)
+
+
+def model_costs(study: Study) -> list[ModelCost]:
+    """Every configuration of a study once, in its order."""
+    recipe = load_recipe(study.base["recipe"])
+    return [model_cost(one) for one in dict.fromkeys(recipe.validate(trial.config) for trial in study.trials())]
+
+
+def costs(study: Study) -> tuple[str, list[str], list[list[str]]]:
+    """A title, headings and rows for ``--dry-run``."""
+    from metascale.workflow.estimate import human
+
+    rows = [
+        [
+            f"{one.settings.architecture} {one.settings.d_model}×{one.settings.n_layers}",
+            f"{one.n_total:,}",
+            f"{one.n_non_embedding:,}",
+            human(one.step_flops),
+            human(one.training_flops),
+            human(one.state_bytes, "B", 1024.0),
+        ]
+        for one in model_costs(study)
+    ]
+    n_trials = len(study.trials())
+    title = (
+        f"{study.name}: models of width × layers, {n_trials} {'training' if n_trials == 1 else 'trainings'}; step and "
+        "training in FLOPs, forward and backward; state: weights, gradients and AdamW's moments"
+    )
+    return title, ["model", "parameters", "non-embedding", "step", "training", "state"], rows
+
+
+# What the study concludes: size.json holds it for the report. Where there are too few models for a question, its place
+# holds the reason in the place of an answer.
+
+LEVEL = 0.95
+PERPLEXITY = "test_perplexity"
+SCALES = (N_PARAMS_TOTAL, N_PARAMS_NON_EMBEDDING, TRAIN_FLOPS)
+GROUPED = (
+    (TEST_LOSS, "power", N_PARAMS_NON_EMBEDDING),
+    (TEST_LOSS, "power", N_PARAMS_TOTAL),
+    (TEST_LOSS, "power", TRAIN_FLOPS),
+    (TEST_LOSS, "power_irreducible", N_PARAMS_NON_EMBEDDING),
+    (PERPLEXITY, "power", N_PARAMS_TOTAL),
+)
+"""Tests of equal exponents: y, law, x. The first is the study's answer."""
+FLOOR_SIZES = 6
+"""Sizes from which on an irreducible loss is asked for: three parameters and as many sizes to test them by."""
+Rows = Sequence[Mapping[str, Any]]
+
+
+def conclude(view: StudyView, table: Table) -> list[Path]:
+    """Write size.json from a study's finished trials, and the bigram model as its baseline; nothing without trials."""
+    rows = [row for row in table.finished(TRIAL).rows if row.get(TEST_LOSS) is not None]
+    path = view.folder / SIZE_JSON
+    if not rows:
+        path.unlink(missing_ok=True)
+        return []
+    write_json(path, analyse_sizes(rows))
+    bigram = floors_of(rows).get("bigram_test")
+    if bigram is not None:
+        write_json(view.folder / BASELINES_JSON, {"bigram": {"kind": BASELINE, TEST_LOSS: math.log(bigram)}})
+    return [path]
+
+
+def analyse_sizes(rows: Rows) -> dict[str, Any]:
+    """The analysis of finished trials, rows of a study's table, as JSON."""
+    groups = by_architecture(rows)
+    scales = [(name, own, x) for name, own in groups.items() for x in SCALES]
+    return {
+        "level": LEVEL,
+        "n_vocab": rows[0].get("n_vocab"),
+        "floors": floors_of(rows),
+        "perplexity_laws": [
+            {"architecture": name, "x": x, **or_reason(perplexity_law, own, x)} for name, own, x in scales
+        ],
+        "loss_laws": [{"architecture": name, "x": x, **or_reason(loss_law, own, x)} for name, own, x in scales],
+        "grouped": [{"y": y, "law": law, "x": x, **or_reason(same_exponent, rows, y, law, x)} for y, law, x in GROUPED],
+        "width_and_depth": {
+            name: or_reason(width_and_depth, *columns(own, "d_model", "n_layers", TEST_LOSS))
+            for name, own in groups.items()
+        },
+        "frontier": {name: frontier(own) for name, own in groups.items()},
+    }
+
+
+def or_reason(
+    answer: Callable[..., PowerLine | WidthAndDepth | Mapping[str, Any]], *arguments: Any
+) -> Mapping[str, Any]:
+    """The answer, or why there is none."""
+    try:
+        found = answer(*arguments)
+        return found if isinstance(found, Mapping) else found.to_json()
+    except InputError as error:
+        return {"reason": str(error)}
+
+
+def by_architecture(rows: Rows) -> dict[str, Rows]:
+    """Rows of each architecture, in order of appearance."""
+    names = dict.fromkeys(str(row["architecture"]) for row in rows)
+    return {name: [row for row in rows if row["architecture"] == name] for name in names}
+
+
+def columns(rows: Rows, *names: str) -> tuple[np.ndarray, ...]:
+    return tuple(np.array([float(row[name]) for row in rows]) for name in names)
+
+
+def perplexity_law(rows: Rows, x: str) -> PowerLine:
+    """perplexity = a · x^b, the form in which the source of this study states its law.
+
+    Raises:
+        InputError: fewer than three sizes.
+    """
+    sizes, perplexities = columns(rows, x, PERPLEXITY)
+    seeds = [row["seed"] for row in rows]
+    return power_line(sizes, perplexities, replicate=seeds, level=LEVEL, x_name=x, y_name=PERPLEXITY)
+
+
+def loss_law(rows: Rows, x: str) -> dict[str, Any]:
+    """The law of the loss, with and without irreducible loss, and which of them the table supports.
+
+    Raises:
+        InputError: fewer than three sizes.
+    """
+    sizes, losses = columns(rows, x, TEST_LOSS)
+    seeds = [row["seed"] for row in rows]
+    found = analyse(sizes, losses, replicate=seeds, hold_out=None, level=LEVEL, x_name=x, loss_name=TEST_LOSS)
+    n_sizes = len(set(sizes.tolist()))
+    laws: dict[str, Any] = {
+        name: {"parameters": found.family_intervals[name], "note": found.families[name].note}
+        for name in ("power", "power_irreducible")
+        if name in found.family_intervals
+    }
+    if n_sizes < FLOOR_SIZES:
+        laws["power_irreducible"] = {"parameters": {}, "note": too_few_for_a_floor(n_sizes)}
+    return {"chosen": found.fit.law.name, "verdict": found.verdict, "n_sizes": n_sizes, "laws": laws}
+
+
+def same_exponent(rows: Rows, y: str, law: str, x: str) -> dict[str, Any]:
+    """Whether one exponent serves all architectures.
+
+    Raises:
+        InputError: one architecture, or too few sizes of one.
+    """
+    fewest = min((len({row[x] for row in own}) for own in by_architecture(rows).values()), default=0)
+    if law == "power_irreducible" and fewest < FLOOR_SIZES:
+        raise InputError(too_few_for_a_floor(fewest))
+    names, seeds = [row["architecture"] for row in rows], [row["seed"] for row in rows]
+    found = grouped(*columns(rows, x, y), names, replicate=seeds, law=law, level=LEVEL, x_name=x, loss_name=y)
+    return found.to_json() | {"law": law}
+
+
+def too_few_for_a_floor(n_sizes: int) -> str:
+    return f"{n_sizes} sizes cannot tell an irreducible loss from a slope; it is fitted from {FLOOR_SIZES} on"
+
+
+def frontier(rows: Rows) -> list[list[float]]:
+    """The runs that no run with as little compute beats: [training FLOPs, test loss], ascending."""
+    return [list(pair) for pair in undominated(*columns(rows, TRAIN_FLOPS, TEST_LOSS))]
+
+
+def floors_of(rows: Rows) -> dict[str, float]:
+    """Perplexities of the counting models, which all trials of one vocabulary share."""
+    return {
+        f"{order}_{split}": float(rows[0][f"{order}_{split}_perplexity"])
+        for order in FLOORS
+        for split in EVALUATED
+        if rows[0].get(f"{order}_{split}_perplexity") is not None
+    }

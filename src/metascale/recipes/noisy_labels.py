@@ -6,33 +6,45 @@ Lower:      MiniLM with a linear layer, fine-tuned on the weak labels
 Upper:      weights and label corrections of the examples, learnt on half of the small clean validation set; the other
             half chooses among steps; the test set is read once, at the end
 Arms:       fine-tuning on the weak labels, on the clean half, on both; reweighting; reweighting with correction
+Took:       15 trials of --profile laptop with 120 steps: 41 minutes of a CPU; a GPU otherwise
+Result:     both bilevel arms beat the weak labels (62 and 64 % against 59 %), and training on the clean half beats them
+            all (93 %): docs/results/noisy-labels.md
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from metascale.core.errors import InputError
-from metascale.workflow.config import Count, NonNegative, Rate, TrialConfig, Weight
-from metascale.workflow.recipe import Profile, Recipe
+from metascale.core.run import Run
+from metascale.core.streams import generator
+from metascale.workflow.config import Count, NonNegative, Rate
+from metascale.workflow.recipe import Profile, Recipe, load_recipe
+from metascale.workflow.text import backbone_path
+from metascale.workflow.text_fine_tuning import FineTuning, FineTuningConfig, classification_loss, load_texts
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from metascale.bilevel.levels import BoundModule
+    from metascale.bilevel.training import Batches, BilevelTraining
+    from metascale.hypergrad.problem import HypergradientSolver
 
 Arm = Literal["noisy", "clean", "both", "reweight", "reweight_correct"]
 Solver = Literal["sama", "sama_unadapted", "darts", "identity", "cg", "neumann", "unrolled"]
 BILEVEL: tuple[Arm, ...] = ("reweight", "reweight_correct")
+FIRST_ORDER: tuple[Solver, ...] = ("sama", "sama_unadapted", "darts")
+SUMMARY_TEXTS = 512
 
 
 @dataclass(frozen=True)
-class NoisyLabelsConfig(TrialConfig):
+class NoisyLabelsConfig(FineTuningConfig):
     """One trial of noisy fine-tuning.
 
     Args:
-        data: which weakly labelled set.
-        backbone: a model folder or hub name; ``data:FOLDER`` is a folder of the data folder.
-        max_length: tokens kept of a text.
         train_blocks: the last Transformer blocks that are fine-tuned with the head; none means all.
         method: what the labels are used for.
         solver: how the hypergradient is estimated, for the two bilevel methods.
@@ -41,18 +53,10 @@ class NoisyLabelsConfig(TrialConfig):
         unroll_steps: lower steps an upper step.
         alpha: SAMA's perturbation is alpha over the norm of its direction.
         upper_dropout: drop units in the upper pass as well, as published code does.
-        batch_size, upper_batch_size: texts a step.
-        lower_lr, upper_lr: of AdamW below and Adam above.
-        weight_decay: of the lower level.
-        max_steps: upper steps at most; a fine-tuning arm takes as many lower steps.
-        eval_every, patience: validation on the selection half and early stopping.
-        data_seed: of vote ties and of the halves of the clean set, the same for all trials.
+        upper_batch_size: clean texts an upper step.
         uncovered: texts without a vote are dropped or get a random label.
     """
 
-    data: Literal["wrench_youtube", "wrench_trec", "wrench_sms"] = "wrench_trec"
-    backbone: str = "sentence-transformers/all-MiniLM-L6-v2"
-    max_length: Annotated[int, Field(ge=4)] = 64
     train_blocks: NonNegative | None = None
     method: Arm = "reweight"
     solver: Solver = "sama"
@@ -61,15 +65,7 @@ class NoisyLabelsConfig(TrialConfig):
     unroll_steps: Count = 1
     alpha: Rate = 0.01
     upper_dropout: bool = True
-    batch_size: Count = 32
     upper_batch_size: Count = 32
-    lower_lr: Rate = 5e-5
-    upper_lr: Rate = 1e-3
-    weight_decay: Weight = 0.01
-    max_steps: Count = 600
-    eval_every: Count = 50
-    patience: Count | None = 6
-    data_seed: NonNegative = 0
     uncovered: Literal["drop", "random"] = "drop"
 
     @property
@@ -77,10 +73,6 @@ class NoisyLabelsConfig(TrialConfig):
         return self.method in BILEVEL
 
     def refuse(self, where: str) -> None:
-        """
-        Raises:
-            InputError: options of SAMA with another solver, or of the upper level without one.
-        """
         if self.solver not in ("sama", "sama_unadapted") and self.multitask:
             raise InputError(f"{where}: multitask is an option of solver=sama, not of '{self.solver}'")
         if not self.bilevel and (self.multitask or not self.learn_upper or self.solver != "sama"):
@@ -97,15 +89,15 @@ RECIPE = Recipe(
     title="Fine-tuning on weak labels: reweighting and correction by SAMA beside plain fine-tuning",
     question="Does a learned weighting of weakly labelled texts beat training on all of them?",
     config=NoisyLabelsConfig,
-    axes={"method": ["noisy", "clean", "both", "reweight", "reweight_correct"]},
+    axes={"method": list(get_args(Arm))},
     seeds=(0, 1, 2),
-    trial="metascale.recipes.noisy_trial:trial",
+    trial="trial",
     profiles={
         "laptop": Profile("the last two blocks alone and fewer steps, for a CPU", LAPTOP),
         "solvers": Profile(
             "the same problem by every hypergradient",
             {**LAPTOP, "method": "reweight"},
-            axes={"solver": ["sama", "sama_unadapted", "darts", "identity", "cg", "neumann", "unrolled"]},
+            axes={"solver": list(get_args(Solver))},
         ),
         "ablation": Profile(
             "what the perturbation does by itself: θ restored or kept, λ learnt or frozen",
@@ -116,3 +108,107 @@ RECIPE = Recipe(
     data_sets=lambda config: (config.data,),
     packages=("torch", "safetensors", "transformers"),
 )
+
+
+def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
+    """Train one arm and return one row of results."""
+    from metascale.models.text.classifiers import TextClassifier
+    from metascale.models.text.hf import load_backbone
+
+    settings: NoisyLabelsConfig = load_recipe(config["recipe"]).validate(config)
+    seed = config["seed"]
+    data = load_texts(settings, settings.uncovered)
+    run.write("data.json", data.describe())
+    attention = "eager" if settings.bilevel and settings.solver not in FIRST_ORDER else "sdpa"
+    backbone = load_backbone(backbone_path(settings.backbone), attn_implementation=attention, device=device)
+    model = TextClassifier(backbone, len(data.classes), settings.train_blocks, seed=seed).to(device)
+    upper = upper_model(len(data.classes), settings.method == "reweight_correct", seed).to(device)
+    work = FineTuning(settings, data, model, upper, seed, device)
+    row = work.train_and_test(training(settings, work), run)
+    return {**row, **weight_summary(work)} if settings.bilevel else row
+
+
+def upper_model(n_classes: int, correct: bool, seed: int) -> nn.Module:
+    """Weights of the examples, and soft labels where they are corrected; called for the lower loss of a batch."""
+    from torch import nn
+    from torch.nn.functional import cross_entropy
+
+    from metascale.bilevel.applications import LabelCorrector, WeightNet
+
+    class Upper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weigh = WeightNet(seed=seed)
+            self.correct = LabelCorrector(n_classes, seed=seed) if correct else None
+
+        def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            target = labels if self.correct is None else self.correct(logits, labels)
+            loss: torch.Tensor = self.weigh(cross_entropy(logits, target, reduction="none"))
+            return loss
+
+    return Upper()
+
+
+def training(settings: NoisyLabelsConfig, work: FineTuning) -> BilevelTraining:
+    """The arm's training."""
+
+    def weighted(model: BoundModule, upper: BoundModule, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        loss: torch.Tensor = upper(model(batch["input_ids"], batch["attention_mask"]), batch["labels"])
+        return loss
+
+    weak = work.batches(work.data.noisy, settings.batch_size, "noisy")
+    clean = work.batches(work.data.upper, min(settings.upper_batch_size, len(work.data.upper)), "upper")
+    arms: dict[Arm, Batches] = {"clean": clean, "both": lambda n: clean(n // 2) if n % 2 else weak(n // 2)}
+    process = work.training(
+        weighted if settings.bilevel else classification_loss,
+        arms.get(settings.method, weak),
+        clean,
+        learns=settings.bilevel,
+    )
+    return replace(
+        process,
+        method=hypergradient(settings),
+        unroll_steps=settings.unroll_steps if settings.bilevel else 1,
+        learn_upper=settings.learn_upper,
+        upper_dropout=settings.upper_dropout,
+    )
+
+
+def hypergradient(settings: NoisyLabelsConfig) -> HypergradientSolver:
+    """The solver of a configuration; those of the Hessian are damped and report where they do not converge."""
+    from metascale.hypergrad.darts import DARTS
+    from metascale.hypergrad.implicit import Implicit
+    from metascale.hypergrad.linear import CG, Identity, Neumann
+    from metascale.hypergrad.sama import SAMA
+    from metascale.hypergrad.unrolled import Unrolled
+
+    solvers: dict[Solver, HypergradientSolver] = {
+        "sama": SAMA(alpha=settings.alpha, multitask=settings.multitask),
+        "sama_unadapted": SAMA(alpha=settings.alpha, adapt=False, multitask=settings.multitask),
+        "darts": DARTS(step=settings.lower_lr, alpha=settings.alpha),
+        "identity": Implicit(Identity(1.0, measure=False)),
+        "cg": Implicit(CG(max_iterations=5, damping=1.0, on_failure="report")),
+        "neumann": Implicit(Neumann(terms=5, step=0.1, damping=1.0, on_failure="report")),
+        "unrolled": Unrolled(steps=settings.unroll_steps),
+    }
+    return solvers[settings.solver]
+
+
+def weight_summary(work: FineTuning) -> dict[str, float]:
+    """Mean weights of some rightly and some wrongly labelled texts: does the upper level know which are wrong?"""
+    import numpy as np
+    import torch
+
+    from metascale.bilevel.levels import trainable
+
+    chosen = generator(0, "weight-summary").permutation(len(work.data.noisy))[:SUMMARY_TEXTS]
+    sample = work.data.noisy.subset(np.sort(chosen))
+    losses, _ = work.per_text(sample, trainable(work.model), dict(work.model.named_buffers()))
+    with torch.no_grad():
+        seen = torch.tensor(losses, dtype=torch.float32, device=work.device)
+        weights = work.upper.get_submodule("weigh").weights(seen).cpu().numpy()
+    wrong = sample.targets != sample.truth
+    return {
+        "weight_of_right_labels": float(weights[~wrong].mean()),
+        "weight_of_wrong_labels": float(weights[wrong].mean()) if wrong.any() else float("nan"),
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -99,6 +99,18 @@ class TrainResult(Generic[State]):
     best_step: int
     best_validation_loss_nats: float
     status: str
+    pruned_at_step: int | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Columns of a trial's results."""
+        pruned = {} if self.pruned_at_step is None else {"pruned_at_step": self.pruned_at_step}
+        return {
+            "validation_loss_nats": self.best_validation_loss_nats,
+            "best_step": self.best_step,
+            "steps": self.steps,
+            "training": self.status,
+            **pruned,
+        }
 
 
 def train(process: Trainable[State], schedule: Schedule, run: Run) -> TrainResult[State]:
@@ -131,6 +143,26 @@ def train(process: Trainable[State], schedule: Schedule, run: Run) -> TrainResul
     final = process.unpack(best, progress.best_step) if schedule.restore_best else state
     status = "converged" if progress.stopped else "max_steps"
     return TrainResult(final, progress.step, progress.best_step, progress.best_loss_nats, status)
+
+
+def train_or_prune(
+    process: Trainable[State], schedule: Schedule, run: Run, thresholds: Sequence[tuple[int, float]] = ()
+) -> TrainResult[State]:
+    """`train`, ended at the first threshold (step, loss) that the best validation loss so far lies above.
+
+    Each threshold is a training of its own up to its step, from which the next goes on: a resumed trial decides as one
+    without a break.
+    """
+    checkpoint = run.latest()
+    done = checkpoint.step if checkpoint else 0
+    for step, threshold in thresholds:
+        if done > step or step >= schedule.max_steps:
+            continue
+        result = train(process, replace(schedule, max_steps=step), run)
+        losses = [row["validation_loss_nats"] for row in run.rows("eval_stats") if row["step"] <= step]
+        if result.status != "converged" and min(losses) > threshold:
+            return replace(result, pruned_at_step=step)
+    return train(process, schedule, run)
 
 
 def _validate(

@@ -168,6 +168,12 @@ class SupervisedResult:
     validation: dict[str, float]
     test: dict[str, float]
 
+    def row(self) -> dict[str, Any]:
+        """Columns of a trial's results; how many targets there were is left out."""
+        counts = ("validation_targets", "test_targets")
+        measured = {name: value for name, value in {**self.validation, **self.test}.items() if name not in counts}
+        return {**self.training.row(), **measured}
+
 
 def train_and_test(process: SupervisedTraining, schedule: Schedule, run: Run) -> SupervisedResult:
     """Train, choose the state by validation, and only then look at the test set, once, with that state.

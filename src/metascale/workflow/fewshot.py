@@ -32,12 +32,12 @@ from metascale.meta.reverse import FullGraph, named_through
 from metascale.meta.training import MetaTraining
 from metascale.parallel.execution import Execution
 from metascale.parallel.out_of_memory import MicroBatches
-from metascale.training.loop import Schedule
+from metascale.study.search.search import PRUNE_KEY
+from metascale.training.loop import Schedule, train_or_prune
 from metascale.training.optimizers import SGD, Adam, Optimizer
 from metascale.training.state import to_bytes
 from metascale.workflow.config import FewShotConfig
 from metascale.workflow.cost import step_cost, within_budget
-from metascale.workflow.pruning import train_or_prune
 from metascale.workflow.recipe import Recipe, is_search, load_recipe
 
 WEIGHTS = "theta.safetensors"
@@ -162,16 +162,10 @@ def _meta(settings: FewShotConfig, parts: Parts, config: Mapping[str, Any], run:
         execution=learner.execution,
         micro_batches=MicroBatches(run),
     )
-    result, pruned = train_or_prune(process, make_schedule(settings), run, config)
-    trained = {
-        "validation_loss_nats": result.best_validation_loss_nats,
-        "best_step": result.best_step,
-        "steps": result.steps,
-        "training": result.status,
-        **cost,
-    }
+    result = train_or_prune(process, make_schedule(settings), run, config.get(PRUNE_KEY) or ())
+    trained = {**result.row(), **cost}
     if is_search(config):
-        return {**trained, **pruned}
+        return trained
     params = result.state.params
     weights = to_bytes(params)
     run.write(WEIGHTS, weights)

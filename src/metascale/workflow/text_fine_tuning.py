@@ -1,0 +1,169 @@
+"""Fine-tuning of a text classifier on weakly labelled texts as a bilevel problem: what such studies share.
+
+The lower level trains the classifier. The upper level is learnt on one half of a small clean set; the other half, the
+selection, chooses the step that is kept. The test set is read once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from metascale.core.run import Run
+from metascale.core.types import Params
+from metascale.workflow.config import Count, NonNegative, Rate, TrialConfig, Weight
+from metascale.workflow.text import backbone_path, data_dir
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from metascale.bilevel.levels import BoundModule, ModuleLoss
+    from metascale.bilevel.training import Batches, BilevelTraining
+    from metascale.tasks.supervised.weak_labels import LabelledTexts, WeakLabelData
+
+EVAL_BATCH = 128
+
+
+@dataclass(frozen=True)
+class FineTuningConfig(TrialConfig):
+    """What every trial has.
+
+    Args:
+        data: which weakly labelled set.
+        backbone: a model folder or hub name; ``data:FOLDER`` is a folder of the data folder.
+        max_length: tokens kept of a text.
+        batch_size: texts a step.
+        lower_lr, upper_lr: of AdamW below and Adam above.
+        weight_decay: of the lower level.
+        max_steps: upper steps at most; a trial that has no upper level takes as many lower steps.
+        eval_every, patience: validation on the selection half and early stopping.
+        data_seed: of vote ties and of the halves of the clean set, the same for all trials.
+    """
+
+    data: Literal["wrench_youtube", "wrench_trec", "wrench_sms"] = "wrench_trec"
+    backbone: str = "sentence-transformers/all-MiniLM-L6-v2"
+    max_length: Annotated[int, Field(ge=4)] = 64
+    batch_size: Count = 32
+    lower_lr: Rate = 5e-5
+    upper_lr: Rate = 1e-3
+    weight_decay: Weight = 0.01
+    max_steps: Count = 600
+    eval_every: Count = 50
+    patience: Count | None = 6
+    data_seed: NonNegative = 0
+
+
+def load_texts(settings: FineTuningConfig, uncovered: Literal["drop", "random"]) -> WeakLabelData:
+    """The texts of a configuration, as tokens of its backbone."""
+    from metascale.models.text.hf import load_encoder
+    from metascale.tasks.supervised.weak_labels import weak_label_data
+
+    encoder = load_encoder(backbone_path(settings.backbone), settings.max_length)
+    return weak_label_data(settings.data, encoder, settings.data_seed, uncovered=uncovered, data_dir=data_dir())
+
+
+def classification_loss(model: BoundModule, upper: BoundModule, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The mean cross-entropy of a batch, whatever the upper level is."""
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy(model(batch["input_ids"], batch["attention_mask"]), batch["labels"])
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuning:
+    """The models and the texts of one trial."""
+
+    settings: FineTuningConfig
+    data: WeakLabelData
+    model: nn.Module
+    upper: nn.Module
+    seed: int
+    device: str
+
+    def batches(self, texts: LabelledTexts, size: int, purpose: str) -> Batches:
+        """Shuffled batches: ``input_ids``, ``attention_mask`` [B, S] and ``labels`` [B]."""
+        from metascale.bilevel.batches import Shuffled
+
+        order = Shuffled(range(len(texts)), size, self.seed, purpose)
+
+        def batch(number: int) -> dict[str, torch.Tensor]:
+            inputs, labels = texts.batch(order.indices(number))
+            return {name: value.to(self.device) for name, value in {**inputs, "labels": labels}.items()}
+
+        return batch
+
+    def training(self, loss: ModuleLoss, lower: Batches, upper: Batches, *, learns: bool) -> BilevelTraining:
+        """The training by SAMA on batches of both levels; without ``learns`` it never reaches its upper step."""
+        from metascale.bilevel.levels import from_modules
+        from metascale.bilevel.training import BilevelTraining
+        from metascale.hypergrad.sama import SAMA
+        from metascale.training.optimizers import Adam
+
+        settings = self.settings
+        return BilevelTraining(
+            from_modules(self.model, self.upper, loss, classification_loss),
+            lower,
+            upper,
+            method=SAMA(),
+            lower_optimizer=Adam(settings.lower_lr, weight_decay=settings.weight_decay),
+            upper_optimizer=Adam(settings.upper_lr),
+            lower_max_norm=1.0,
+            warmup=0 if learns else settings.max_steps,
+            evaluate=self._validate,
+            seed=self.seed,
+        )
+
+    def train_and_test(self, process: BilevelTraining, run: Run) -> dict[str, Any]:
+        """Train, test the chosen state, which the modules hold afterwards, and return the trial's row.
+
+        Losses and accuracies of the test texts go to the run's ``test_tasks``, text by text.
+        """
+        from metascale.bilevel.training import check
+        from metascale.core.trees import n_elements
+        from metascale.training.loop import Schedule, train
+
+        if process.warmup == 0:
+            check(process)
+        settings = self.settings
+        schedule = Schedule(settings.max_steps, eval_every=settings.eval_every, patience=settings.patience)
+        result = train(process, schedule, run)
+        losses, correct = self.per_text(self.data.test, result.state.lower, result.state.buffers)
+        for number, (loss, right) in enumerate(zip(losses, correct, strict=True)):
+            row = {"task_id": f"text-{number}", "loss_nats": float(loss), "accuracy": float(right)}
+            run.append("test_tasks", {"step": result.steps, **row})
+        return {
+            "test_loss_nats": float(losses.mean()),
+            "test_loss_sem_nats": float(losses.std(ddof=1) / len(losses) ** 0.5),
+            "test_accuracy": float(correct.mean()),
+            "test_accuracy_sem": float(correct.std(ddof=1) / len(correct) ** 0.5),
+            **result.row(),
+            "n_params_trainable": n_elements(result.state.lower),
+        }
+
+    def _validate(self, theta: Params, buffers: Params, lam: Params) -> Mapping[str, float]:
+        losses, correct = self.per_text(self.data.selection, theta, buffers)
+        return {"validation_loss_nats": float(losses.mean()), "validation_accuracy": float(correct.mean())}
+
+    def per_text(self, texts: LabelledTexts, theta: Params, buffers: Params) -> tuple[np.ndarray, np.ndarray]:
+        """Loss (nats) and correctness of every text, in evaluation mode."""
+        import numpy as np
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        from metascale.bilevel.levels import BoundModule, keyed_mode
+
+        losses, correct = [], []
+        with torch.no_grad(), keyed_mode((self.model, self.upper), None, theta):
+            bound = BoundModule(self.model, theta | buffers)
+            for start in range(0, len(texts), EVAL_BATCH):
+                inputs, labels = texts.batch(np.arange(start, min(start + EVAL_BATCH, len(texts))))
+                logits = bound(*(inputs[name].to(self.device) for name in ("input_ids", "attention_mask")))
+                labels = labels.to(self.device)
+                losses.append(cross_entropy(logits, labels, reduction="none"))
+                correct.append((logits.argmax(-1) == labels).double())
+        return torch.cat(losses).double().cpu().numpy(), torch.cat(correct).cpu().numpy()
