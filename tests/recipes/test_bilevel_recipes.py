@@ -36,10 +36,7 @@ def configuration(name: str, **values: Any) -> dict[str, Any]:
 
 
 def run_trial(name: str, run: MemoryRun | None = None, **values: Any) -> dict[str, Any]:
-    module, function = load_recipe(name).trial.split(":")
-    trial = getattr(__import__(module, fromlist=[function]), function)
-    row: dict[str, Any] = trial(configuration(name, **values), run or MemoryRun(), "cpu")
-    return row
+    return dict(load_recipe(name).run_trial(configuration(name, **values), run or MemoryRun(), "cpu"))
 
 
 @pytest.fixture(scope="module")

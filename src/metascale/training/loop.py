@@ -101,7 +101,7 @@ class TrainResult(Generic[State]):
     status: str
     pruned_at_step: int | None = None
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, float | str]:
         """Columns of a trial's results."""
         pruned = {} if self.pruned_at_step is None else {"pruned_at_step": self.pruned_at_step}
         return {
