@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from metascale.laws import LAWS, LeastSquares, fit_law, forecast
-from metascale.laws.backtest import interval_quality
-from metascale.laws.baselines import last_value, tail_line
-from metascale.laws.delta import delta_prediction
+from metascale.laws.backtesting import interval_quality
+from metascale.laws.forecasting import SlopeModel, last_value, tail_line
 from metascale.laws.observations import observe
-from metascale.laws.slope import SlopeModel
+from metascale.laws.uncertainty import delta_prediction
 
 ESTIMATORS = {
     "M1 (power law)": "power",

@@ -18,7 +18,7 @@ ROOMS = (
 HEAD = """# Public names
 
 Written by `make api` from the `__all__` of each room; do not edit. What is not here is private and may change without
-notice. The everyday names are in `metascale` itself; every room is reached from there too: `ms.laws.compare`.
+notice. The everyday names are in `metascale` itself; every room is reached from there too: `ms.laws.grouped`.
 """
 
 

@@ -1,6 +1,6 @@
 """Meta-train models, vary any scale axis in a resumable study, and get a scaling law with honest error bars.
 
-Everyday names are here (``import metascale as ms``); the rooms hold the rest: ``ms.bilevel.SAMA``, ``ms.laws.compare``.
+Everyday names are here (``import metascale as ms``); the rooms hold the rest: ``ms.bilevel.SAMA``, ``ms.laws.grouped``.
 Importing the package is cheap: a name loads its module, and torch where it needs it, when it is first used.
 """
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     )
     from metascale.core.errors import Diverged, InputError, MetascaleError
     from metascale.core.version import __version__
-    from metascale.laws.analyse import fit
-    from metascale.laws.backtest import backtest
-    from metascale.laws.forecast import forecast
-    from metascale.laws.frontier import optimum
+    from metascale.laws.allocation import optimum
+    from metascale.laws.analysis import fit
+    from metascale.laws.backtesting import backtest
+    from metascale.laws.forecasting import forecast
     from metascale.laws.table import read_table
     from metascale.meta.evaluate import evaluate
     from metascale.meta.gradients import FOMAML, MAML, Reptile
@@ -85,12 +85,12 @@ __getattr__, __dir__ = lazy(
         "Reptile": "metascale.meta.gradients",
         "Study": "metascale.study.design",
         "__version__": "metascale.core.version",
-        "backtest": "metascale.laws.backtest",
+        "backtest": "metascale.laws.backtesting",
         "digits_tasks": "metascale.tasks.digits",
         "evaluate": "metascale.meta.evaluate",
-        "fit": "metascale.laws.analyse",
-        "forecast": "metascale.laws.forecast",
-        "optimum": "metascale.laws.frontier",
+        "fit": "metascale.laws.analysis",
+        "forecast": "metascale.laws.forecasting",
+        "optimum": "metascale.laws.allocation",
         "read_table": "metascale.laws.table",
         "run": "metascale.workflow.launch",
     },

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from metascale.core.errors import InputError
-from metascale.laws import LeastSquares, analyse, fit
+from metascale.core.errors import CorruptFile, InputError
+from metascale.laws import LawRecord, LeastSquares, analyse, fit, read_laws, write_laws
 from metascale.laws.verdict import _shared_errors
 
 SCALES = np.repeat([2.0, 5, 10, 20, 50, 100, 200], 3)
@@ -56,11 +56,11 @@ def test_the_largest_scale_is_predicted_without_being_seen():
     moved[SCALES == 200] *= 2.0
     for table in (loss, moved):
         hidden = analyse(SCALES, table, replicate=SEEDS, law="power").extrapolation
-        assert hidden["predicted"] == pytest.approx(3 * 200**-0.25, rel=0.05)
-        assert hidden["observed"] == pytest.approx(np.exp(np.log(table[SCALES == 200]).mean()))
-        assert hidden["log_error"] == pytest.approx(np.log(hidden["predicted"] / hidden["observed"]))
-        assert set(hidden["baselines"]) == {"last_value", "tail_line"}
-    assert hidden["high"] < hidden["observed"]
+        assert hidden.predicted == pytest.approx(3 * 200**-0.25, rel=0.05)
+        assert hidden.observed == pytest.approx(np.exp(np.log(table[SCALES == 200]).mean()))
+        assert hidden.log_error == pytest.approx(np.log(hidden.predicted / hidden.observed))
+        assert set(hidden.baselines) == {"last_value", "tail_line"}
+    assert hidden.high < hidden.observed
 
 
 def test_json_form_is_the_contract():
@@ -180,3 +180,26 @@ def test_backtests_are_compared_over_the_cuts_that_both_families_have() -> None:
     mine, other = _shared_errors(three, two)  # type: ignore[arg-type,misc]
     assert (mine, other) == (pytest.approx(0.0548), pytest.approx(0.04005))
     assert _shared_errors(three, SimpleNamespace(cut_errors=(None, None, 0.1))) is None  # type: ignore[arg-type]
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path):
+    found = analyse(SCALES, noisy(0.5 + 2 * SCALES**-0.5), replicate=SEEDS, families=["exponential"]).record()
+    assert LawRecord.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert found.exponent == found.parameters["alpha"]
+    assert set(found.family_curves()) == {"none", "power", "exponential"}
+    assert found.family_curves()["none"][0] == pytest.approx(found.families["none"].parameters["A"].estimate)
+    write_laws(tmp_path, {"method=maml": found, "method=anil": found})
+    assert read_laws(tmp_path) == {"method=maml": found, "method=anil": found}
+    write_laws(tmp_path, {"": found})
+    assert read_laws(tmp_path) == {"": found}
+    write_laws(tmp_path, {})
+    assert read_laws(tmp_path) == {}
+
+
+def test_a_record_of_another_version_is_read_as_far_as_it_goes(tmp_path):
+    found = LawRecord.from_json({"law": "power", "parameters": {"alpha": {"estimate": 1, "low": 0.5, "high": 2}}})
+    assert (found.direction, found.curve, found.extrapolation, found.level) == ("falls", None, None, 0.95)
+    for text in ("{", "[]", '{"law": "power", "families": [1]}'):
+        (tmp_path / "law.json").write_text(text)
+        with pytest.raises(CorruptFile, match=r"law\.json"):
+            read_laws(tmp_path)

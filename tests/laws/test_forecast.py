@@ -8,9 +8,8 @@ from scipy.stats import t as student
 
 from metascale.core.errors import InputError
 from metascale.laws import backtest, forecast
-from metascale.laws.backtest import interval_quality
-from metascale.laws.forecast import _mixture, mixture_weights
-from metascale.laws.slope import SlopeModel
+from metascale.laws.backtesting import interval_quality
+from metascale.laws.forecasting import SlopeModel, _mixture, mixture_weights
 
 X = np.geomspace(10, 3000, 25)
 

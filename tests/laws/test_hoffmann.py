@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 from metascale.core.errors import InputError
 from metascale.laws import LAWS, bootstrap, envelope, fit, fit_law, influence, optimum, training_flops
-from metascale.laws.frontier import _searched_sizes
+from metascale.laws.allocation import _searched_sizes
 from metascale.laws.observations import observe
 
 KEPT = 240

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from metascale.laws.curves import Smooth
+from metascale.laws.families import complex_step
 from metascale.laws.newton import minimise
 from metascale.laws.objective import LeastSquares
-from metascale.laws.surfaces import complex_step
 
 
 def columns(theta):

@@ -38,7 +38,6 @@ def one_axis_results():
         "LawFit": found.fit,
         "Bootstrap": found.bootstrap,
         "Profile": laws.profile(found.fit, "alpha"),
-        "Comparison": laws.compare(X, losses(0.5, 0), families=["power", "power_irreducible"]),
         "Backtest": laws.backtest(X, losses(0.5, 0), families=["power"]),
         "Forecast": laws.forecast(X, losses(0.5, 0), [5e3, 1e4]),
         "Crossover": laws.crossover(bootstrapped(0.5, 0), bootstrapped(0.3, 1)),

@@ -5,10 +5,9 @@ import pytest
 
 from metascale.core.errors import InputError
 from metascale.laws import LAWS, LeastSquares, bootstrap, crossover, fit_law, replicate_weights
-from metascale.laws.delta import delta_intervals
+from metascale.laws.likelihood import influence, profile
 from metascale.laws.observations import observe
-from metascale.laws.profile import influence, profile
-from metascale.laws.uncertainty import residual_noise
+from metascale.laws.uncertainty import delta_intervals, residual_noise
 
 SCALES = np.geomspace(2, 500, 8)
 

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from metascale.laws.contrasts import Interval
+from metascale.laws.record import Interval
 from metascale.report.figures import drawn
 from metascale.report.page import render_page
 from metascale.report.reading import read_study

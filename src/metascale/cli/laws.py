@@ -104,7 +104,7 @@ def forecast(
     import math
 
     from metascale.core.errors import InputError
-    from metascale.laws.forecast import forecast as predict
+    from metascale.laws.forecasting import forecast as predict
 
     columns = choose_columns(read(table), x, y, replicate)
     if not (math.isfinite(to) and to > 0):
@@ -131,7 +131,7 @@ def backtest(
     out: Out = None,
 ) -> None:
     """Hide the largest scales and show how every family, the forecast and the baselines would have done."""
-    from metascale.laws.backtest import backtest as run_backtest
+    from metascale.laws.backtesting import backtest as run_backtest
 
     columns = choose_columns(read(table), x, y, replicate)
     named = group_column(columns.table, group)
@@ -162,7 +162,7 @@ def optimum(
     out: Out = None,
 ) -> None:
     """The model size and the data that make the best of a budget, with intervals, by all three approaches."""
-    from metascale.laws.cross_check import cross_check
+    from metascale.laws.allocation import cross_check
     from metascale.laws.table import guess_loss
 
     whole = read(table)
@@ -221,7 +221,7 @@ def _folder(out: Path, group: str | None) -> Path:
 
 
 def _analysis(columns: Columns, options: dict[str, Any]) -> Analysis:
-    from metascale.laws.analyse import analyse
+    from metascale.laws.analysis import analyse
     from metascale.laws.families import ONE_AXIS
 
     table = columns.table
@@ -234,7 +234,7 @@ def _analysis(columns: Columns, options: dict[str, Any]) -> Analysis:
 
 def _compare_groups(columns: Columns, group: str, options: dict[str, Any]) -> dict[str, Any] | None:
     """The exponents of the groups side by side; ``None``, and said, for a law that has no such comparison."""
-    from metascale.laws.grouped import grouped
+    from metascale.laws.groups import grouped
 
     law = options["law"]
     if law not in _COMPARED:
@@ -255,7 +255,7 @@ def _compare_groups(columns: Columns, group: str, options: dict[str, Any]) -> di
 def _surface(scales: tuple[Any, ...], losses: Any, names: tuple[str, ...], loss: str, options: dict[str, Any]) -> Any:
     import numpy as np
 
-    from metascale.laws.analyse import fit as fit_any
+    from metascale.laws.analysis import fit as fit_any
 
     return fit_any(np.column_stack(scales), losses, x_name=names, loss_name=loss, **options)
 

@@ -137,7 +137,7 @@ def size_name(table: Table) -> str:
 
 def sizes_and_tokens(table: Table, size: str, data: str | None) -> tuple[Any, Any, str]:
     """Model sizes and tokens; without a column of tokens, or with one of compute, they are compute / (6 N)."""
-    from metascale.laws.frontier import FLOPS_PER_PARAMETER_AND_TOKEN
+    from metascale.laws.allocation import FLOPS_PER_PARAMETER_AND_TOKEN
     from metascale.laws.table import COMPUTE_NAMES, DATA_NAMES, guess_one
 
     sizes = table.numbers(size)

@@ -9,8 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from metascale.laws.analysis import Analysis
-    from metascale.laws.forecast import Forecast
-    from metascale.laws.surface import SurfaceAnalysis
+    from metascale.laws.forecasting import Forecast
+    from metascale.laws.surface_fit import SurfaceAnalysis
 
 FRONTIER_POINTS = 25
 HORIZONS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # times the largest scale: where forecasts are written
@@ -66,7 +66,7 @@ def write_fit(found: dict[str, Analysis], grouped: dict[str, Any] | None, out: P
     import numpy as np
 
     from metascale.core.files import write_json
-    from metascale.laws.forecast import forecast_table
+    from metascale.laws.forecasting import forecast_table
     from metascale.report.law_plots import law_picture, write_html, write_png
 
     pictures, forecasts = [], []
@@ -110,7 +110,7 @@ def write_surface(found: SurfaceAnalysis, out: Path) -> None:
     import numpy as np
 
     from metascale.core.files import write_json
-    from metascale.laws.frontier import training_flops
+    from metascale.laws.allocation import training_flops
     from metascale.report.law_plots import surface_picture, write_html, write_png
 
     table = found.fit.observations

@@ -1,95 +1,103 @@
-"""What an analysis of one table found: the law, its intervals, its extrapolation test, as text, JSON and picture."""
+"""Fit a law to a table and say how far it can be trusted: intervals, other families, extrapolation test, verdict."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from metascale.laws.compare import FamilyResult
-from metascale.laws.fit import LawFit
-from metascale.laws.uncertainty import Bootstrap
+from metascale.core.errors import InputError
+from metascale.laws.backtesting import FamilyResult, compare_families
+from metascale.laws.families import ALIASES, ONE_AXIS, require_law
+from metascale.laws.fitting import LawFit, fit_law, require_level
+from metascale.laws.forecasting import last_value, tail_line
+from metascale.laws.objective import LogHuber, Objective
+from metascale.laws.observations import Array, Observations, observe, table_warnings
+from metascale.laws.picture import plot_law
+from metascale.laws.record import Band, FamilyRecord, HiddenScale, LawRecord, Trend
+from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
+from metascale.laws.uncertainty import Bootstrap, Intervals, as_intervals, bootstrap, delta_intervals, replicate_weights
+from metascale.laws.verdict import CANDIDATES, choose, honest_notes, verdict_sentence
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INDENT = " " * 6
-LOOSE, VERY_LOOSE = 1e2, 1e3  # an interval this many times its estimate wide says that nothing was found out
+LOOSE, VERY_LOOSE = 1e2, 1e3  # an interval so many times as wide as its estimate identifies nothing
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A table's law with its intervals, its extrapolation test and a verdict; ``summary()`` prints it."""
+    """The law of a table in one scale.
+
+    Attributes:
+        families: every fitted family; ``family_intervals`` holds their parameters.
+        extrapolation: the largest scale predicted without it; else ``extrapolation_reason`` says why there is none.
+    """
 
     fit: LawFit
     bootstrap: Bootstrap
     families: dict[str, FamilyResult]
-    family_intervals: dict[str, dict[str, dict[str, float]]]
+    family_intervals: dict[str, Intervals]
     level: float
-    trend: str
+    trend: Trend
     verdict: str
-    extrapolation: dict[str, Any]
+    extrapolation: HiddenScale | None
+    extrapolation_reason: str | None
     notes: tuple[str, ...]
 
     @property
-    def parameters(self) -> dict[str, dict[str, float]]:
+    def parameters(self) -> Intervals:
         """``{"estimate", "low", "high"}`` of every parameter of the chosen law."""
         return self.family_intervals[self.fit.law.name]
 
-    def curve(self, n_points: int = 200) -> dict[str, list[float]]:
+    def curve(self, n_points: int = 200) -> Band:
         """The fitted curve over the table's range, with its interval."""
         levels = self.fit.observations.x[:, 0]
         x = np.geomspace(levels.min(), levels.max(), n_points)
         _, low, high = self.bootstrap.curve(x, self.level)
         middle = self.fit.predict(x)
-        return {
-            "x": x.tolist(),
-            "median": middle.tolist(),
-            "low": np.minimum(low, middle).tolist(),
-            "high": np.maximum(high, middle).tolist(),
-        }
+        return Band.of(x, middle, np.minimum(low, middle), np.maximum(high, middle))
+
+    def record(self) -> LawRecord:
+        """What law.json and fit.json hold."""
+        fit, observations, noise = self.fit, self.fit.observations, self.bootstrap.noise
+        return LawRecord(
+            law=fit.law.name,
+            formula=fit.law.formula,
+            x_names=observations.x_names,
+            loss_name=observations.loss_name,
+            level=self.level,
+            parameters=as_intervals(self.parameters),
+            trend=self.trend,
+            verdict=self.verdict,
+            families={name: self._family(name, found.fit) for name, found in self.families.items() if found.fit},
+            extrapolation=self.extrapolation,
+            extrapolation_reason=self.extrapolation_reason,
+            curve=self.curve(),
+            objective=fit.objective_value,
+            objective_name=fit.objective.name,
+            n_observations=observations.n,
+            n_scales=observations.n_scales,
+            r2_log=fit.r2_log,
+            within_scale_log=float(np.sqrt(noise.within)),
+            misfit_log=float(np.sqrt(noise.between)),
+            notes=self.notes,
+        )
+
+    def _family(self, name: str, fit: LawFit) -> FamilyRecord:
+        result = self.families[name]
+        return FamilyRecord(
+            as_intervals(self.family_intervals[name]), fit.objective_value, fit.rmse_log, fit.finite_aicc,
+            result.backtest_rmse_log, result.backtest_coverage, fit.converged, result.note,
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """The contract of ``fit.json``."""
-        observations = self.fit.observations
-        return {
-            "law": self.fit.law.name,
-            "formula": self.fit.law.formula,
-            "objective": self.fit.objective_value,
-            "objective_name": self.fit.objective.name,
-            "x_name": observations.x_names[0],
-            "loss_name": observations.loss_name,
-            "n_observations": observations.n,
-            "n_scales": observations.n_scales,
-            "level": self.level,
-            "parameters": self.parameters,
-            "r2_log": self.fit.r2_log,
-            "verdict": self.verdict,
-            "trend": self.trend,
-            "families": {name: self._family_json(name) for name, found in self.families.items() if found.fit},
-            "extrapolation": self.extrapolation if "observed" in self.extrapolation else None,
-            "extrapolation_reason": self.extrapolation.get("reason"),
-            "noise": {
-                "within_scale_log": float(np.sqrt(self.bootstrap.noise.within)),
-                "misfit_log": float(np.sqrt(self.bootstrap.noise.between)),
-            },
-            "curve": self.curve(),
-            "notes": list(self.notes),
-        }
-
-    def _family_json(self, name: str) -> dict[str, Any]:
-        result = self.families[name]
-        fit = result.fit
-        assert fit is not None
-        return {
-            "objective": fit.objective_value,
-            "parameters": self.family_intervals[name],
-            "rmse_log": fit.rmse_log,
-            "aicc": fit.aicc if np.isfinite(fit.aicc) else None,
-            "backtest_rmse_log": result.backtest_rmse_log,
-            "backtest_coverage": result.backtest_coverage,
-            "converged": fit.converged,
-            "note": result.note,
-        }
+        return self.record().to_json()
 
     def summary(self) -> str:
         """A printable text: verdict, the law with intervals, every family, the hidden largest scale, notes."""
@@ -108,7 +116,7 @@ class Analysis:
         lines += ["", f"  {self._extrapolation_line(percent)}", *(f"  note: {note}" for note in self.notes)]
         return "\n".join(lines)
 
-    def _parameter(self, name: str, part: dict[str, float], percent: str) -> str:
+    def _parameter(self, name: str, part: Mapping[str, float], percent: str) -> str:
         if name in self.fit.at_bound:
             return f"{part['estimate']:<14.8g} at its bound: not identified by this table"
         return f"{part['estimate']:<14.8g} {percent} interval {part['low']:.6g} to {part['high']:.6g}"
@@ -132,25 +140,193 @@ class Analysis:
 
     def _extrapolation_line(self, percent: str) -> str:
         hidden = self.extrapolation
-        if "observed" not in hidden:
-            return f"extrapolation not tested: {hidden['reason']}"
-        baselines = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in hidden["baselines"].items())
+        if hidden is None:
+            return f"extrapolation not tested: {self.extrapolation_reason}"
+        baselines = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in hidden.baselines.items())
         return (
-            f"largest {self.fit.observations.x_names[0]} = {hidden['held_out_x']:g} hidden "
-            f"('{hidden['law']}' refitted): observed "
-            f"{hidden['observed']:.5g}, predicted {hidden['predicted']:.5g} ({percent} {hidden['low']:.5g} to "
-            f"{hidden['high']:.5g}), log error {hidden['log_error']:+.4f}; baselines: {baselines}"
+            f"largest {self.fit.observations.x_names[0]} = {hidden.x:g} hidden ('{hidden.law}' refitted): observed "
+            f"{hidden.observed:.5g}, predicted {hidden.predicted:.5g} ({percent} {hidden.low:.5g} to "
+            f"{hidden.high:.5g}), log error {hidden.log_error:+.4f}; baselines: {baselines}"
         )
 
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the law on ``ax`` (a matplotlib axis; a new one by default) and return it."""
-        from metascale.laws.drawing import plot_law
-
+    def plot(self, ax: Axes | None = None) -> Axes:
         return plot_law(self.to_json(), self.fit.observations, ax)
 
 
-def with_interval(part: dict[str, float]) -> str:
-    """Estimate and interval; an interval so wide that it says nothing is called "not identified"."""
+def with_interval(part: Mapping[str, float]) -> str:
+    """Estimate and interval, or "not identified" for an interval of no use."""
     low, value, high = part["low"], part["estimate"], part["high"]
     wide = high > VERY_LOOSE * low > 0 if low > 0 else max(-low, high) > LOOSE * max(abs(value), 1.0)
     return f"{value:.6g} (not identified)" if wide else f"{value:.6g} ({low:.4g} to {high:.4g})"
+
+
+def analyse(
+    x: ArrayLike,
+    loss: ArrayLike,
+    *,
+    replicate: ArrayLike | None = None,
+    run: ArrayLike | None = None,
+    hold_out: str | None = "largest",
+    level: float = 0.95,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    law: str = "auto",
+    x_name: str = "x",
+    loss_name: str = "loss",
+    families: Sequence[str] = (),
+    objective: Objective | None = None,
+    weights: str | None = None,
+    notes: Sequence[str] = (),
+) -> Analysis:
+    """Fit a law in one scale and say how far it can be trusted.
+
+    Args:
+        x: [n] scales; loss: [n] losses; replicate: [n] seed labels, whose rows are independent runs.
+        hold_out: "largest" tests the law on the largest scale, fitted without it; None skips the test.
+        law: a family, or "auto": the simplest that the table supports of constant, power law and power law with E.
+        families: more families to fit and report beside it.
+        objective: Huber's function of log residuals by default; or `LeastSquares`.
+        weights: "replicate" weighs every row by the inverse variance between the runs at its scale.
+
+    Raises:
+        InputError: the table cannot be fitted (see `observe`), or an unknown law.
+    """
+    require_level(level)
+    if hold_out not in ("largest", None):
+        raise InputError(f"hold_out '{hold_out}' is unknown; allowed are: 'largest', None", field="hold_out")
+    observations = observe(x, loss, replicate=replicate, run=run, x_name=x_name, loss_name=loss_name)
+    wanted = ALIASES.get(law, law)
+    _require_usable(wanted, observations)
+    names = _family_names(wanted, families)
+    found = compare_families(observations, objective or LogHuber(), names, _row_weights(weights, observations))
+    intervals, samples = _family_intervals(found, wanted, level, n_bootstrap, seed)
+    trend, simplest = choose(found, intervals)
+    chosen = simplest if wanted == "auto" else wanted
+    fit = found[chosen].fit
+    assert fit is not None
+    verdict = verdict_sentence(found, intervals, trend, chosen, level, samples[chosen].noise)
+    all_notes = (*notes, *observations.notes, *table_warnings(observations), samples[chosen].how)
+    all_notes += tuple(honest_notes(found, chosen, fit, samples[chosen].noise))
+    tested = _extrapolate(fit, level, n_bootstrap, seed) if hold_out else "not asked for"
+    hidden, reason = (None, tested) if isinstance(tested, str) else (tested, None)
+    return Analysis(fit, samples[chosen], found, intervals, level, trend, verdict, hidden, reason, all_notes)
+
+
+def _row_weights(weights: str | None, observations: Observations) -> Array | None:
+    if weights not in (None, "replicate"):
+        raise InputError(f"weights '{weights}' is unknown; allowed are: None, 'replicate'", field="weights")
+    return replicate_weights(observations) if weights else None
+
+
+def _require_usable(wanted: str, observations: Observations) -> None:
+    """Refuse an unknown law, and a table that is not for it or has fewer distinct scales than parameters + 1."""
+    if wanted != "auto":
+        require_law(wanted)
+    if wanted == "logistic" and observations.loss.max() >= 1:
+        raise InputError(
+            f"'{observations.loss_name}' reaches {observations.loss.max():g}; the law 'logistic' is for shares between "
+            "0 and 1, such as accuracies (divide per cent by 100)"
+        )
+    needed = 3 if wanted == "auto" else ONE_AXIS[wanted].n_parameters + 1
+    if observations.n_scales < needed:
+        what = "the simplest law with a trend, 'power'," if wanted == "auto" else f"the law '{wanted}'"
+        raise InputError(
+            f"the table has {observations.n_scales} distinct values of '{observations.x_names[0]}' in {observations.n} "
+            f"rows; {what} needs at least {needed}"
+        )
+
+
+def fit(
+    x: ArrayLike,
+    loss: ArrayLike,
+    *,
+    law: str = "auto",
+    replicate: ArrayLike | None = None,
+    run: ArrayLike | None = None,
+    level: float = 0.95,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    x_name: str | Sequence[str] | None = None,
+    loss_name: str = "loss",
+    families: Sequence[str] = (),
+    objective: Objective | None = None,
+    weights: str | None = None,
+) -> Analysis | SurfaceAnalysis:
+    """Fit a law with intervals: in one scale for ``x`` [n], in model size and data for ``x`` [n, 2] or [n, 3].
+
+    The arguments are those of `analyse` and `analyse_surface`, which say what each table allows.
+
+    Raises:
+        InputError: the table cannot be fitted; the message says why.
+    """
+    shape = np.shape(x)
+    if len(shape) == 2 and shape[1] > 1:
+        if weights is not None:
+            raise InputError("weights by replicate variance are for tables with one scale", field="weights")
+        names = ("N", "D", "U")[: shape[1]] if x_name is None or isinstance(x_name, str) else tuple(x_name)
+        return analyse_surface(
+            x, loss, law=law, run=run, level=level, n_bootstrap=n_bootstrap, seed=seed, x_name=names,
+            loss_name=loss_name, objective=objective,
+        )  # fmt: skip
+    return analyse(
+        np.reshape(x, -1) if len(shape) == 2 else x, loss, replicate=replicate, run=run, level=level,
+        n_bootstrap=n_bootstrap, seed=seed, law=law,
+        x_name="x" if x_name is None else x_name if isinstance(x_name, str) else x_name[0], loss_name=loss_name,
+        families=families, objective=objective, weights=weights,
+    )  # fmt: skip
+
+
+def _family_names(wanted: str, more: Sequence[str]) -> tuple[str, ...]:
+    """The families to fit: the constant, the power laws and those asked for."""
+    extra = [ALIASES.get(name, name) for name in more]
+    for name in extra:
+        require_law(name)
+    return tuple(dict.fromkeys([*CANDIDATES, *extra, *([] if wanted == "auto" else [wanted])]))
+
+
+def _family_intervals(
+    families: dict[str, FamilyResult], wanted: str, level: float, n_bootstrap: int, seed: int
+) -> tuple[dict[str, Intervals], dict[str, Bootstrap]]:
+    """Bootstrap intervals for the families that may be chosen, delta-method intervals for the others."""
+    intervals, samples = {}, {}
+    for name, result in families.items():
+        if result.fit is None:
+            continue
+        if name in CANDIDATES or name == wanted:
+            samples[name] = bootstrap(result.fit, n_bootstrap, seed=seed)
+            intervals[name] = samples[name].intervals(level)
+        else:
+            intervals[name] = delta_intervals(result.fit, level)
+    return intervals, samples
+
+
+def _extrapolate(fit: LawFit, level: float, n_bootstrap: int, seed: int) -> HiddenScale | str:
+    """The chosen law fitted without the largest scale predicts it, beside the two baselines; or why it cannot."""
+    observations, law = fit.observations, fit.law
+    x = observations.x[:, 0]
+    seen = x < x.max()
+    rest = observations.keep(seen)
+    if rest.n_scales < law.n_parameters + 1:
+        # Too few scales are left for the chosen law: the plain power law is tested in its place, and named.
+        law = ONE_AXIS["power"]
+    if rest.n_scales < law.n_parameters + 1:
+        return f"without the largest scale {rest.n_scales} are left; even 'power' needs 3"
+    sample = bootstrap(fit_law(law, rest, fit.objective, fit.weights[seen]), n_bootstrap, seed=seed)
+    target = np.array([x.max()])
+    observed = float(np.exp(observations.log_loss[~seen].mean()))
+    predicted = float(sample.fit.predict(target)[0])
+    rng = np.random.default_rng([seed, 202])
+    _, low, high = sample.predictive(target, level, rng, runs=int((~seen).sum()))
+    return HiddenScale(
+        x=float(x.max()),
+        law=law.name,
+        observed=observed,
+        predicted=predicted,
+        low=min(float(low[0]), predicted),
+        high=max(float(high[0]), predicted),
+        log_error=float(np.log(predicted / observed)),
+        baselines={
+            "last_value": float(last_value(rest.x, rest.loss, target)[0]),
+            "tail_line": float(tail_line(rest.x, rest.loss, target)[0]),
+        },
+    )

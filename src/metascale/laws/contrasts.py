@@ -14,17 +14,9 @@ from scipy import stats as scipy_stats
 
 from metascale.core.errors import InputError
 from metascale.core.streams import generator
+from metascale.laws.record import Interval
 
 _BLOCK_DRAWS = 2_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate and the ends of its interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,12 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t as student
 
 from metascale.core.errors import InputError
-from metascale.laws.analyse import analyse
-from metascale.laws.contrasts import Interval
+from metascale.laws.analysis import analyse
 from metascale.laws.families import ONE_AXIS
-from metascale.laws.fit import fit_law
+from metascale.laws.fitting import fit_law
 from metascale.laws.held_out import Replicates, table_of
 from metascale.laws.objective import LeastSquares, LogHuber
+from metascale.laws.record import Interval
 
 POOLING_LEVEL = 0.1
 """Seeds and misfit are pooled unless the F test parts them at this level."""

@@ -1,16 +1,64 @@
-"""The laws in one scale. To add one: write a `Law` with its curve, starts and reference, and put it in ``ONE_AXIS``."""
+"""Where fits start: a grid over the nonlinear parameters, the linear ones solved for (variable projection)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from metascale.laws.arrays import Array, bounded_exp
-from metascale.laws.curves import Curve, LogSumExp, Smooth, Term, decaying, falling
-from metascale.laws.shapes import broken, logistic, m3, m4, shifted
-from metascale.laws.starts import distinct_best, grid, log_coefficients, nonnegative_coefficients
+from metascale.core.errors import InputError
+from metascale.laws.curves import Curve, LogSumExp, Smooth, Term, broken, decaying, falling, logistic, m3, m4, shifted
+from metascale.laws.newton import solve
+from metascale.laws.observations import Array, bounded_exp
+
+
+def nonnegative_coefficients(columns: Array, y: Array, weights: Array) -> tuple[Array, Array]:
+    """Least squares of relative residuals, coefficients ≥ 0, for a batch of designs.
+
+    Args:
+        columns: [S, n, K]; y: [n] positive; weights: [n].
+
+    Returns:
+        coefficients [S, K] and the weighted sum of squared relative residuals [S].
+    """
+    scaled = columns / y[None, :, None]
+    gram = np.matmul(scaled.transpose(0, 2, 1) * weights, scaled)
+    moment = np.matmul(scaled.transpose(0, 2, 1), weights)
+    n_designs, _, n_columns = columns.shape
+    best = np.full(n_designs, np.inf)
+    coefficients = np.zeros((n_designs, n_columns))
+    for size in range(1, n_columns + 1):
+        for subset in itertools.combinations(range(n_columns), size):
+            index = np.array(subset)
+            part = gram[:, index[:, None], index]
+            ridge = 1e-12 * np.einsum("sii->s", part) / size
+            part = part + (ridge[:, None] + 1e-300)[:, :, None] * np.eye(size)
+            solution = solve(part, moment[:, index])
+            error = weights.sum() - np.einsum("sk,sk->s", solution, moment[:, index])
+            better = (solution > 0).all(1) & (error < best)
+            best[better] = error[better]
+            coefficients[better] = 0.0
+            coefficients[np.ix_(np.flatnonzero(better), index)] = solution[better]
+    return coefficients, best
+
+
+def log_coefficients(coefficients: Array, floor: float) -> Array:
+    """Logarithms, with ``floor`` for a coefficient that the projection set to zero."""
+    return np.log(np.maximum(coefficients, np.exp(floor)))
+
+
+def grid(*axes: Sequence[float] | Array) -> Array:
+    """[S, k] every combination of the values."""
+    return np.array(list(itertools.product(*axes)), float)
+
+
+def distinct_best(theta: Array, error: Array, count: int) -> Array:
+    """The ``count`` rows of least error."""
+    order = np.argsort(np.where(np.isfinite(error), error, np.inf), kind="stable")
+    return theta[order[:count]]
+
 
 LOG_ZERO = -10.0  # a positive parameter this far (in logarithms) below the data cannot be told from zero
 
@@ -272,3 +320,125 @@ ONE_AXIS = {
     law.name: law for law in (NO_TREND, POWER, POWER_IRREDUCIBLE, POWER_SHIFTED, M3, M4, BROKEN, EXPONENTIAL, LOGISTIC)
 }
 ALIASES = {"m1": "power", "m2": "power_irreducible", "bnsl": "broken", "constant": "none"}
+
+
+POSITIVE_EXPONENT = ("", 0.005, 4.0)
+
+
+def _joint_starts(t: Array, y: Array, w: Array) -> Array:
+    """Hoffmann's surface is linear in (E, A, B) once the exponents are given: 25 × 25 of them are tried."""
+    pairs = grid(np.linspace(0.04, 1.24, 25), np.linspace(0.04, 1.24, 25))
+    columns = np.stack(
+        [np.ones((len(pairs), len(t))), np.exp(-pairs[:, :1] * t[:, 0]), np.exp(-pairs[:, 1:] * t[:, 1])], -1
+    )
+    coefficients, error = nonnegative_coefficients(columns, np.exp(y), w)
+    logs = log_coefficients(coefficients, float(y.min()) + LOG_ZERO)
+    return distinct_best(np.column_stack([logs, pairs]), error, 4)
+
+
+def _joint_units(theta: Array, t_ref: Array) -> Array:
+    out = np.array(theta, float)
+    out[..., 1] += theta[..., 3] * t_ref[0]
+    out[..., 2] += theta[..., 4] * t_ref[1]
+    return out
+
+
+def kaplan(theta: Array, t: Array) -> tuple[Array, Array]:
+    """((Nc/N)^(αN/αD) + Dc/D)^αD; θ = (ln Nc, ln Dc, αN, αD)."""
+    log_n, log_d, alpha_n, alpha_d = (theta[:, k, None] for k in range(4))
+    gap = log_n - t[:, 0]
+    first, second = alpha_n / alpha_d * gap, log_d - t[:, 1]
+    total = np.logaddexp(first, second)
+    share = np.exp(first - total)
+    columns = [alpha_n * share, alpha_d * (1 - share), share * gap, total - share * first]
+    return alpha_d * total, np.stack(columns, -1)
+
+
+def _kaplan_starts(t: Array, y: Array, w: Array) -> Array:
+    pairs = grid(np.geomspace(0.02, 0.8, 13), np.geomspace(0.02, 0.8, 13))
+    rows, errors = [], []
+    for alpha_d in np.unique(pairs[:, 1]):
+        part = pairs[pairs[:, 1] == alpha_d]
+        ratio = part[:, :1] / alpha_d
+        columns = np.stack([np.exp(-ratio * t[:, 0]), np.broadcast_to(np.exp(-t[:, 1]), (len(part), len(t)))], -1)
+        coefficients, error = nonnegative_coefficients(columns, np.exp((y - y.mean()) / alpha_d), w)
+        logs = np.log(np.maximum(coefficients, 1e-30)) + y.mean() / alpha_d
+        rows.append(np.column_stack([logs[:, :1] / ratio, logs[:, 1:], part]))
+        errors.append(error * alpha_d**2)
+    return distinct_best(np.concatenate(rows), np.concatenate(errors), 6)
+
+
+def _kaplan_units(theta: Array, t_ref: Array) -> Array:
+    out = np.array(theta, float)
+    out[..., 0] += t_ref[0]
+    out[..., 1] += t_ref[1]
+    return out
+
+
+def complex_step(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """Value and exact Jacobian of an analytic function by complex steps (Squire and Trapp 1998)."""
+
+    def value_and_jacobian(theta: Array, t: Array) -> tuple[Array, Array]:
+        n_batch, p = theta.shape
+        step = 1e-30
+        moved = (theta[:, None, :] + 1j * step * np.eye(p)).reshape(-1, p)
+        derivative = function(moved, t).imag.reshape(n_batch, p, -1) / step
+        return function(theta, t).real, derivative.transpose(0, 2, 1)
+
+    return value_and_jacobian
+
+
+def data_constrained(theta: Array, t: Array) -> Array:
+    """E + A N'^-α + B D'^-β with repeats worth less and less; θ = (ln E, ln A, ln B, α, β, ln R_D, ln R_N).
+
+    D' = U (1 + R_D (1 - e^{-r/R_D})) after r = D/U - 1 repeats of U unique tokens; N' likewise, with U_N the model size
+    that is compute-optimal for U tokens, N at most.
+    """
+    log_e, log_a, log_b, alpha, beta, log_rd, log_rn = (theta[:, k, None] for k in range(7))
+    n, d, u = t[:, 0], t[:, 1], np.minimum(t[:, 2], t[:, 1])
+    best = (beta * u + np.log(alpha) + log_a - np.log(beta) - log_b) / alpha
+    unique_n = np.where(best.real < n, best, n)
+    rd, rn = np.exp(log_rd), np.exp(log_rn)
+    excess_d, excess_n = np.exp(d - u) - 1, np.exp(n - unique_n) - 1
+    effective_d = u + np.log(1 + rd * (1 - np.exp(-excess_d / rd)))
+    effective_n = unique_n + np.log(1 + rn * (1 - np.exp(-excess_n / rn)))
+    floor, size, data = log_e + 0 * n, log_a - alpha * effective_n, log_b - beta * effective_d
+    top = np.maximum(np.maximum(floor.real, size.real), data.real)
+    return top + np.log(np.exp(floor - top) + np.exp(size - top) + np.exp(data - top))
+
+
+def _constrained_starts(t: Array, y: Array, w: Array) -> Array:
+    surface = _joint_starts(t, y, w)[:2]
+    repeats = grid(np.log([3.0, 15.0]), np.log([3.0, 15.0]))
+    return np.array([[*row, *pair] for row in surface for pair in repeats])
+
+
+CHINCHILLA = Law(
+    "chinchilla", "L = E + A N^-alpha + B D^-beta", "Hoffmann et al. 2022, approach 3; Besiroglu et al. 2024", 2,
+    ("E", "A", "B", "alpha", "beta"), (True, True, True, False, False),
+    LogSumExp(5, (Term(0), Term(1, 3, falling(0)), Term(2, 4, falling(1)))), _joint_starts, _joint_units,
+    box(FLOOR, AMPLITUDE, AMPLITUDE, POSITIVE_EXPONENT, POSITIVE_EXPONENT),
+)  # fmt: skip
+KAPLAN = Law(
+    "kaplan", "L = ((Nc/N)^(alpha_N/alpha_D) + Dc/D)^alpha_D", "Kaplan et al. 2020, equation 1.5", 2,
+    ("Nc", "Dc", "alpha_N", "alpha_D"), (True, True, False, False),
+    Smooth(4, kaplan), _kaplan_starts, _kaplan_units,
+    box(("", -400.0, 400.0), ("", -400.0, 400.0), POSITIVE_EXPONENT, POSITIVE_EXPONENT),
+)  # fmt: skip
+DATA_CONSTRAINED = Law(
+    "data_constrained", "L = E + A N'^-alpha + B D'^-beta, N' and D' discounted for repeats",
+    "Muennighoff et al. 2023, Scaling data-constrained language models", 3,
+    ("E", "A", "B", "alpha", "beta", "R_D", "R_N"), (True, True, True, False, False, True, True),
+    Smooth(7, complex_step(data_constrained)), _constrained_starts, _joint_units,
+    box(FLOOR, AMPLITUDE, AMPLITUDE, POSITIVE_EXPONENT, POSITIVE_EXPONENT, ("", -2.3, 6.9), ("", -2.3, 6.9)),
+    axes_in_one_unit=(1, 2),
+)  # fmt: skip
+MANY_AXES = {law.name: law for law in (CHINCHILLA, KAPLAN, DATA_CONSTRAINED)}
+LAWS = {**ONE_AXIS, **MANY_AXES}
+
+
+def require_law(name: str) -> None:
+    """Refuse a family that is not one in one scale."""
+    if name not in ONE_AXIS:
+        allowed = f"auto, {', '.join(ONE_AXIS)}"
+        raise InputError(f"the law '{name}' is unknown; allowed are: {allowed}", field="law", allowed=allowed)

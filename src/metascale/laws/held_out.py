@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metascale.laws.baselines import last_value, tail_line
 from metascale.laws.families import ONE_AXIS
-from metascale.laws.fit import fit_law
-from metascale.laws.forecast import forecast_table
+from metascale.laws.fitting import fit_law
+from metascale.laws.forecasting import forecast_table, last_value, tail_line
 from metascale.laws.objective import LogHuber
 from metascale.laws.observations import Observations, observe
 from metascale.laws.uncertainty import Bootstrap, bootstrap

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from metascale.laws.families import ONE_AXIS
-from metascale.laws.fit import fit_law
+from metascale.laws.fitting import fit_law
 from metascale.laws.held_out import Prediction, Replicates, predict_mean
 from metascale.laws.objective import LogHuber
 from metascale.laws.observations import observe

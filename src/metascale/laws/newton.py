@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metascale.laws.arrays import Array
+from metascale.laws.observations import Array
 
 
 class Local(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import erf
 
-from metascale.laws.arrays import Array
+from metascale.laws.observations import Array
 
 
 class Penalty(NamedTuple):

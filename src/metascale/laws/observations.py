@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from metascale.core.errors import InputError
-from metascale.laws.arrays import Array
+
+Array: TypeAlias = "NDArray[Any]"
+LARGEST_LOG = 690.0  # e^690 is 1e299: as good as infinite, and still a number that JSON holds
+
+
+def bounded_exp(logs: ArrayLike) -> Array:
+    """e^logs, kept between 1e-299 and 1e299: what a table does not identify stays finite."""
+    return np.asarray(np.exp(np.clip(logs, -LARGEST_LOG, LARGEST_LOG)))
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,8 @@ def observe(
     x: ArrayLike,
     loss: ArrayLike,
     *,
-    replicate: Sequence[Any] | ArrayLike | None = None,
-    run: Sequence[Any] | ArrayLike | None = None,
+    replicate: ArrayLike | None = None,
+    run: ArrayLike | None = None,
     x_name: str | Sequence[str] = "x",
     loss_name: str = "loss",
 ) -> Observations:
@@ -150,16 +157,14 @@ def _positive(values: Array, name: str) -> None:
         )
 
 
-def _labels(values: Sequence[Any] | ArrayLike, n: int, name: str) -> Array:
+def _labels(values: ArrayLike, n: int, name: str) -> Array:
     labels = np.asarray(values)
     if labels.shape != (n,):
         raise InputError(f"'{name}' has {labels.size} labels and the table {n} rows; there must be one label a row")
     return np.unique(labels.astype(str), return_inverse=True)[1]
 
 
-def _without_duplicates(
-    scales: Array, losses: Array, replicate: Sequence[Any] | ArrayLike | None
-) -> tuple[Array, tuple[str, ...]]:
+def _without_duplicates(scales: Array, losses: Array, replicate: ArrayLike | None) -> tuple[Array, tuple[str, ...]]:
     """The rows to keep: a row that repeats another in every column is dropped, and said."""
     columns = [scales, losses[:, None]]
     if replicate is not None:

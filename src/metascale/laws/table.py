@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from metascale.core.errors import InputError, MissingDependency
-from metascale.laws.arrays import Array
+from metascale.laws.observations import Array
 
 # In order of preference: the names that scale axes and losses usually have.
 X_NAMES = (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from metascale.laws.compare import FamilyResult
-from metascale.laws.fit import LawFit
-from metascale.laws.uncertainty import Noise
+from metascale.laws.backtesting import FamilyResult
+from metascale.laws.fitting import LawFit
+from metascale.laws.record import Trend
+from metascale.laws.uncertainty import Intervals, Noise
 
 CANDIDATES = ("none", "power", "power_irreducible")  # what "auto" chooses from: laws whose parameters mean something
 AICC_EVIDENT = 4.0  # an AICc difference beyond which the poorer law has "considerably less" support (Burnham, Anderson)
@@ -14,7 +15,7 @@ ROUNDING = 1e-12  # a spread of ln loss that is rounding and not a trend
 AICC_TIE = 2.0  # within this the simpler law is kept
 
 
-def choose(families: dict[str, FamilyResult], intervals: dict[str, dict[str, dict[str, float]]]) -> tuple[str, str]:
+def choose(families: dict[str, FamilyResult], intervals: dict[str, Intervals]) -> tuple[Trend, str]:
     """Whether there is a trend ("falls", "rises", "none") and the law to report.
 
     There is a trend when the interval of the plain exponent leaves out 0, or when a law with a trend beats the constant
@@ -35,7 +36,7 @@ def choose(families: dict[str, FamilyResult], intervals: dict[str, dict[str, dic
     constant = float(np.ptp(none.observations.log_loss)) < ROUNDING
     if constant or contradicted or not (excludes_zero or evident):
         return "none", "none"
-    trend = "falls" if alpha["estimate"] > 0 else "rises"
+    trend: Trend = "falls" if alpha["estimate"] > 0 else "rises"
     for name, fit in sorted(usable.items(), key=lambda item: item[1].law.n_parameters):
         if fit.at_bound or not np.isfinite(fit.aicc):
             continue
@@ -45,7 +46,7 @@ def choose(families: dict[str, FamilyResult], intervals: dict[str, dict[str, dic
 
 
 def verdict_sentence(
-    families: dict[str, FamilyResult], intervals: dict[str, dict[str, dict[str, float]]], trend: str, chosen: str,
+    families: dict[str, FamilyResult], intervals: dict[str, Intervals], trend: str, chosen: str,
     level: float, noise: Noise,
 ) -> str:  # fmt: skip
     """One sentence: whether the loss falls or rises with the scale, with the interval of the exponent.

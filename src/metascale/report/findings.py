@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from metascale.laws.contrasts import Interval
+from metascale.laws.record import Interval
 from metascale.report.reading import StudyFolder, axis_label, finite, loss_column, x_column
 from metascale.report.series import laws_by_series
 from metascale.report.words import decimals, interval, number

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from metascale.core.files import write_atomic
-from metascale.laws.arrays import Array
-from metascale.laws.drawing import plain_numbers
-from metascale.laws.forecast import Forecast
-from metascale.laws.frontier import Optimum
+from metascale.laws.allocation import Optimum
+from metascale.laws.forecasting import Forecast
+from metascale.laws.observations import Array
+from metascale.laws.picture import plain_numbers
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metascale.laws.contrasts import Interval
 from metascale.laws.effects import off_law, slope
+from metascale.laws.record import Interval
 from metascale.report.points import Point, points_of
 from metascale.report.reading import StudyFolder, axis_values, finite, read_study, x_column
 from metascale.report.size_data import FILE as SIZE_FILE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from metascale.laws.contrasts import Interval
+from metascale.laws.record import Interval
 from metascale.report.reading import StudyFolder, axis_label
 from metascale.report.section import Cell, Column, Draw, PageTable, Picture, Row, Section, series_key, signed
 from metascale.report.sections.checks import loss_words

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from metascale.core.files import read_json
-from metascale.laws.contrasts import Interval
+from metascale.laws.record import Interval
 from metascale.report.data import standard_error
 from metascale.report.reading import StudyFolder, Trial, axis_label, finite, read_study, wall_s_of
 from metascale.report.size_types import Comparison, ComputeCurve, Line, LossLaw, Size, SizeTable, WidthDepth

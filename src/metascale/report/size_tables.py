@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from metascale.laws.contrasts import Interval
+from metascale.laws.record import Interval
 from metascale.report.reading import StudyFolder
 from metascale.report.section import DASH, Cell, Column, Draw, PageTable, Picture, Row, Section
 from metascale.report.size_data import architecture_name, scale_name, size_data

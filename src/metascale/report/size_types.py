@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from metascale.laws.contrasts import Interval
+from metascale.laws.record import Interval
 
 
 @dataclass(frozen=True, slots=True)

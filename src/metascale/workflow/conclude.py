@@ -10,7 +10,8 @@ from typing import Any
 from metascale.core.errors import InputError
 from metascale.core.files import read_json, write_atomic, write_json
 from metascale.laws import analyse
-from metascale.laws.analyse import Analysis
+from metascale.laws.analysis import Analysis
+from metascale.laws.record import write_laws
 from metascale.report.reading import MAIN_KINDS
 from metascale.report.write import write_report
 from metascale.study.design import Study
@@ -21,7 +22,7 @@ from metascale.study.store.table import Table, write_results
 from metascale.workflow.methods import method_pairs, method_rows, methods_json, methods_markdown
 from metascale.workflow.recipe import LawColumns, law_columns, recipe_of
 
-LAW, LAWS, BASELINES_FILE, TEST_POOL = "law.json", "laws.json", "baselines.json", "test_pool.json"
+BASELINES_FILE, TEST_POOL = "baselines.json", "test_pool.json"
 TUNING, METHODS, METHODS_PAGE = "tuning.json", "methods.json", "methods.md"
 REFERENCES = ("melora", "fine_tuning")
 """Methods that every other one is compared with, where a study has them: the exact meta-gradient, and none at all."""
@@ -54,13 +55,7 @@ def conclude(folder: Path | str) -> Conclusion:
             write_json(folder / TEST_POOL, shared_pools(read_json(pool)))
             break
     analyses, reason = laws_of(view.study, table, law_columns(view.study))
-    for name in (LAW, LAWS):
-        (folder / name).unlink(missing_ok=True)
-    if analyses:
-        first = next(iter(analyses.values()))
-        write_json(folder / LAW, first.to_json())
-        if len(analyses) > 1:
-            write_json(folder / LAWS, {label: found.to_json() for label, found in analyses.items()})
+    write_laws(folder, {series: found.record() for series, found in analyses.items()})
     written = [*_write_tuning(view), *_write_methods(view), *write_own(view, table), *write_report(folder)]
     return Conclusion(analyses, reason, tuple(written))
 

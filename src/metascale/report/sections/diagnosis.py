@@ -243,7 +243,7 @@ def gap_words(rows: Sequence[Diagnosis]) -> str:
 
 
 COVERAGE_LEVEL = 0.90
-"""Of the intervals that the backtest counts hits of (`metascale.laws.compare`)."""
+"""Of the intervals that the backtest counts hits of (`metascale.laws.backtesting`)."""
 
 
 @dataclass(frozen=True, slots=True)

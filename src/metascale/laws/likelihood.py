@@ -9,13 +9,12 @@ import numpy as np
 from scipy.stats import t as student
 
 from metascale.core.errors import InputError
-from metascale.laws.arrays import Array
-from metascale.laws.delta import delta_covariance, unit_matrix
 from metascale.laws.families import Law
-from metascale.laws.fit import LawFit
+from metascale.laws.fitting import LawFit, solve_law
 from metascale.laws.newton import Local, minimise
 from metascale.laws.objective import Objective
-from metascale.laws.search import solve_law
+from metascale.laws.observations import Array
+from metascale.laws.uncertainty import delta_covariance, unit_matrix
 
 
 def solve_held(
@@ -95,7 +94,7 @@ class Profile:
 
     def plot(self, ax: Any = None) -> Any:
         """The rise of the deviance and its threshold on ``ax`` (a matplotlib axis; a new one by default)."""
-        from metascale.laws.drawing import plot_profile
+        from metascale.laws.picture import plot_profile
 
         return plot_profile(self, ax)
 

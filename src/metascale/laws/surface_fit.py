@@ -10,16 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
-from metascale.laws.arrays import Array
+from metascale.laws.allocation import Optimum, optimum
 from metascale.laws.curves import LogSumExp
-from metascale.laws.delta import delta_intervals
-from metascale.laws.fit import LawFit, fit_law
-from metascale.laws.frontier import Optimum, optimum
+from metascale.laws.families import MANY_AXES
+from metascale.laws.fitting import LawFit, fit_law
+from metascale.laws.likelihood import influence
 from metascale.laws.objective import LogHuber, Objective
-from metascale.laws.observations import Observations, observe, table_warnings
-from metascale.laws.profile import influence
-from metascale.laws.surfaces import MANY_AXES
-from metascale.laws.uncertainty import Bootstrap, bootstrap
+from metascale.laws.observations import Array, Observations, observe, table_warnings
+from metascale.laws.record import FamilyRecord, LawRecord
+from metascale.laws.uncertainty import Bootstrap, Intervals, as_intervals, bootstrap, delta_intervals
 from metascale.laws.verdict import misfit_notes
 
 SLOW_RESAMPLES = 200  # for surfaces whose refits take tens of milliseconds each
@@ -37,7 +36,7 @@ class SurfaceAnalysis:
     notes: tuple[str, ...]
 
     @property
-    def parameters(self) -> dict[str, dict[str, float]]:
+    def parameters(self) -> Intervals:
         """``{"estimate", "low", "high"}`` of every parameter of the chosen law."""
         return self.bootstrap.intervals(self.level)
 
@@ -62,43 +61,33 @@ class SurfaceAnalysis:
         """Predicted loss at rows of scales [m, d]."""
         return self.fit.predict(x)
 
+    def record(self) -> LawRecord:
+        """What fit.json holds."""
+        fit, observations = self.fit, self.fit.observations
+        intervals = {name: delta_intervals(other, self.level) for name, other in self.families.items()}
+        intervals[fit.law.name] = self.parameters
+        return LawRecord(
+            law=fit.law.name,
+            formula=fit.law.formula,
+            x_names=observations.x_names,
+            loss_name=observations.loss_name,
+            level=self.level,
+            parameters=as_intervals(self.parameters),
+            trend="falls",
+            verdict=self.verdict,
+            families={name: _family(other, intervals[name]) for name, other in self.families.items()},
+            extrapolation_reason="the held-out test is for tables with one scale",
+            objective=fit.objective_value,
+            objective_name=fit.objective.name,
+            n_observations=observations.n,
+            n_scales=observations.n_scales,
+            r2_log=fit.r2_log,
+            condition=fit.condition if np.isfinite(fit.condition) else None,
+            notes=self.notes,
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """The contract of ``fit.json``, for several axes."""
-        observations, fit = self.fit.observations, self.fit
-        families = {
-            name: {
-                "objective": other.objective_value,
-                "parameters": self.parameters if name == fit.law.name else delta_intervals(other, self.level),
-                "rmse_log": other.rmse_log,
-                "aicc": other.aicc if np.isfinite(other.aicc) else None,
-                "backtest_rmse_log": None,
-                "converged": other.converged,
-                "note": f"{', '.join(other.at_bound)} at the bound" if other.at_bound else "",
-            }
-            for name, other in self.families.items()
-        }
-        return {
-            "law": fit.law.name,
-            "formula": fit.law.formula,
-            "objective": fit.objective_value,
-            "objective_name": fit.objective.name,
-            "x_name": observations.x_names[0],
-            "x_names": list(observations.x_names),
-            "loss_name": observations.loss_name,
-            "n_observations": observations.n,
-            "n_scales": observations.n_scales,
-            "level": self.level,
-            "parameters": self.parameters,
-            "r2_log": fit.r2_log,
-            "verdict": self.verdict,
-            "trend": "falls",
-            "families": families,
-            "extrapolation": None,
-            "extrapolation_reason": "the held-out test is for tables with one scale",
-            "condition": fit.condition if np.isfinite(fit.condition) else None,
-            "curve": None,
-            "notes": list(self.notes),
-        }
+        return self.record().to_json()
 
     def summary(self) -> str:
         """A printable table."""
@@ -121,7 +110,7 @@ class SurfaceAnalysis:
 
     def plot(self, ax: Any = None) -> Any:
         """Predicted against observed loss."""
-        from metascale.laws.drawing import plot_surface
+        from metascale.laws.picture import plot_surface
 
         return plot_surface(self.fit, ax)
 
@@ -131,7 +120,7 @@ def analyse_surface(
     loss: ArrayLike,
     *,
     law: str = "auto",
-    run: Sequence[Any] | ArrayLike | None = None,
+    run: ArrayLike | None = None,
     level: float = 0.95,
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -168,6 +157,13 @@ def analyse_surface(
     if fit.law.name == "chinchilla":
         found += influence_notes(fit, sample)
     return SurfaceAnalysis(fit, sample, families, level, tuple(found))
+
+
+def _family(fit: LawFit, intervals: Intervals) -> FamilyRecord:
+    note = f"{', '.join(fit.at_bound)} at the bound" if fit.at_bound else ""
+    return FamilyRecord(
+        as_intervals(intervals), fit.objective_value, fit.rmse_log, fit.finite_aicc, converged=fit.converged, note=note
+    )
 
 
 def _fit_notes(fit: LawFit) -> list[str]:

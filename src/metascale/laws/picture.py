@@ -75,16 +75,6 @@ def plot_allocation(found: Any, ax: Any = None) -> Any:
     return _finish(ax, "compute (FLOPs)", "N")
 
 
-def plot_comparison(found: Any, ax: Any = None) -> Any:
-    """Error of every family against how far the hidden scales reach."""
-    ax = ax if ax is not None else new_axis()
-    for name, result in found.results.items():
-        tested = [(h, error) for h, error in zip(found.horizons, result.cut_errors, strict=True) if error is not None]
-        if tested:
-            ax.plot(*zip(*tested, strict=True), "-o", ms=3, lw=1, label=name)
-    return _finish_outside(ax, "rmse of ln loss")
-
-
 def plot_cross_check(found: Any, ax: Any = None) -> Any:
     """The frontier of the parametric law, and what parabolas and the envelope say."""
     ax = plot_optimum(found.parametric, ax)

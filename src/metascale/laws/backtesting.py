@@ -1,4 +1,4 @@
-"""Hide the largest scales and ask: which family would have told the truth, and how often its interval held it."""
+"""Every family on one table: objective, error, AICc, and what the largest scales say when they are hidden."""
 
 from __future__ import annotations
 
@@ -10,15 +10,119 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
-from metascale.laws.arrays import Array
-from metascale.laws.baselines import last_value, tail_line
-from metascale.laws.compare import Cut, cuts
-from metascale.laws.delta import delta_prediction
-from metascale.laws.families import ONE_AXIS
-from metascale.laws.fit import fit_law
-from metascale.laws.forecast import forecast_table
+from metascale.laws.families import ONE_AXIS, Law
+from metascale.laws.fitting import LawFit, fit_law
+from metascale.laws.forecasting import forecast_table, last_value, tail_line
 from metascale.laws.objective import LogHuber, Objective
-from metascale.laws.observations import Observations, observe
+from metascale.laws.observations import Array, Observations, observe
+from metascale.laws.uncertainty import delta_prediction
+
+HORIZONS = (2.0, 4.0, 8.0, 16.0)
+MANY_SCALES = 12  # with this many, hiding a single scale says little that hiding an octave does not
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A table with its largest scales hidden: rows ``seen`` and ``hidden``, and how far the hidden ones reach."""
+
+    seen: Array
+    hidden: Array
+    n_scales: int
+    horizon: float
+
+
+def cuts(observations: Observations, min_scales: int = 3) -> list[Cut]:
+    """Where the table is cut: at 1/2, 1/4, 1/8 and 1/16 of the largest scale, in short tables also just below it."""
+    x = observations.x[:, 0]
+    levels = np.unique(x)
+    counts = [len(levels) - 1] if len(levels) < MANY_SCALES else []
+    for horizon in HORIZONS:
+        counts.append(int(np.sum(levels <= levels[-1] / horizon * (1 + 1e-9))))
+    found = []
+    if not any(min_scales <= count < len(levels) for count in counts):
+        counts = [len(levels) - 1]
+    for count in dict.fromkeys(counts):
+        if min_scales <= count < len(levels):
+            seen = x <= levels[count - 1]
+            found.append(Cut(seen, ~seen, count, float(levels[-1] / levels[count - 1])))
+    return found
+
+
+@dataclass(frozen=True)
+class FamilyResult:
+    """One family on one table; ``fit`` is None when the table is too small for it, and ``note`` says so.
+
+    Attributes:
+        backtest_rmse_log, backtest_coverage: means over the cuts; coverage is of hidden scale means by the delta
+            method's 90 % intervals, which trust the law.
+    """
+
+    law: Law
+    fit: LawFit | None
+    backtest_rmse_log: float | None
+    backtest_coverage: float | None
+    cut_errors: tuple[float | None, ...]
+    note: str
+
+
+def compare_families(
+    observations: Observations,
+    objective: Objective,
+    families: tuple[str, ...] | None = None,
+    weights: Array | None = None,
+) -> dict[str, FamilyResult]:
+    """Fit every family to the table and to its cuts; ``weights`` [n] of the rows are 1 by default."""
+    names = families or tuple(name for name in ONE_AXIS if name != "logistic")
+    table_cuts = cuts(observations)
+    out = {}
+    for name in names:
+        law = ONE_AXIS[name]
+        if observations.n_scales < law.n_parameters + 1:
+            note = f"not fitted: {law.n_parameters} parameters, {observations.n_scales} distinct scales"
+            out[name] = FamilyResult(law, None, None, None, (None,) * len(table_cuts), note)
+            continue
+        fit = fit_law(law, observations, objective, weights)
+        tested = [cut_quality(fit, cut) for cut in table_cuts]
+        known = [quality for quality in tested if quality is not None]
+        error, covered = (float(np.mean(part)) for part in zip(*known, strict=True)) if known else (None, None)
+        errors = tuple(None if quality is None else quality[0] for quality in tested)
+        out[name] = FamilyResult(law, fit, error, covered, errors, fit_note(fit))
+    return out
+
+
+COVERAGE_LEVEL = 0.90
+
+
+def cut_quality(fit: LawFit, cut: Cut) -> tuple[float, float] | None:
+    """Root mean squared log error on the hidden scale means, and the share of them inside the law's 90 % interval.
+
+    None when too few scales are left for the law.
+    """
+    law = fit.law
+    if cut.n_scales < law.n_parameters + (1 if law.n_parameters > 1 else 0):
+        return None
+    part = fit_law(law, fit.observations.keep(cut.seen), fit.objective, fit.weights[cut.seen])
+    hidden = fit.observations.keep(cut.hidden)
+    middle, low, high = (
+        hidden.scale_means(np.log(band)) for band in delta_prediction(part, hidden.x, COVERAGE_LEVEL)
+    )  # fmt: skip
+    truth = hidden.scale_means(hidden.log_loss)
+    return float(np.sqrt(np.mean((middle - truth) ** 2))), float(np.mean((low <= truth) & (truth <= high)))
+
+
+def fit_note(fit: LawFit) -> str:
+    """What a reader should know about this fit, in one line."""
+    parts = []
+    if not fit.converged:
+        parts.append("did not converge")
+    if fit.at_bound:
+        parts.append(f"{', '.join(fit.at_bound)} at the bound")
+    if fit.condition > 1e8:
+        parts.append("parameters not identified one by one")
+    if fit.n_agree == 1 and fit.n_starts > 1:
+        parts.append(f"only 1 of {fit.n_starts} starts came here")
+    return "; ".join(parts)
+
 
 FORECAST = "forecast"
 BASELINES = {"last value": last_value, "tail line": tail_line}
@@ -92,7 +196,7 @@ class Backtest:
 
     def plot(self, ax: Any = None) -> Any:
         """Error against horizon, one line a predictor."""
-        from metascale.laws.drawing import plot_backtest
+        from metascale.laws.picture import plot_backtest
 
         return plot_backtest(self, ax)
 

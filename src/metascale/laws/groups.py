@@ -15,14 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
-from metascale.laws.arrays import Array
-from metascale.laws.delta import delta_covariance, unit_matrix
 from metascale.laws.families import ONE_AXIS
-from metascale.laws.fit import LawFit, fit_law
+from metascale.laws.fitting import LawFit, fit_law
+from metascale.laws.likelihood import solve_held
 from metascale.laws.objective import LeastSquares
-from metascale.laws.observations import Observations, observe
-from metascale.laws.profile import solve_held
-from metascale.laws.uncertainty import Bootstrap, bootstrap, residual_noise
+from metascale.laws.observations import Array, Observations, observe
+from metascale.laws.uncertainty import Bootstrap, bootstrap, delta_covariance, residual_noise, unit_matrix
 
 GRID_POINTS = 81
 
@@ -96,7 +94,7 @@ class Grouped:
 
     def plot(self, ax: Any = None) -> Any:
         """Every group's points and law on ``ax`` (a matplotlib axis; a new one by default)."""
-        from metascale.laws.drawing import plot_grouped
+        from metascale.laws.picture import plot_grouped
 
         return plot_grouped(self, ax)
 
@@ -242,3 +240,79 @@ def _statistic(objective: Array, n: int) -> tuple[Array, Array]:
     shared, place = together.min(1), together.argmin(1)
     separate = objective.min(2).sum(0)
     return n * np.log(np.maximum(shared, 1e-300) / np.maximum(separate, 1e-300)), place
+
+
+BEYOND = 32.0  # how far past both tables a crossing is still looked for: the tested horizon of forecasts
+CURVE_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """The smallest scale at which two fitted curves are equal.
+
+    Attributes:
+        estimate: None when the two best fits do not cross in the range looked at.
+        low, high: percentile interval over the pairs of resamples that cross; None when fewer than half do.
+        share: how many pairs of resamples cross.
+    """
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    share: float
+    level: float
+    curves: tuple[Bootstrap, Bootstrap]
+
+    def to_json(self) -> dict[str, Any]:
+        """Estimate, interval and the share of resamples that cross."""
+        names = ("estimate", "low", "high", "share", "level")
+        return {name: getattr(self, name) for name in names}
+
+    def summary(self) -> str:
+        """One sentence."""
+        x_name = self.curves[0].fit.observations.x_names[0]
+        if self.estimate is None:
+            return f"the curves do not cross in the range looked at ({100 * self.share:.0f} % of resamples cross)"
+        interval = "no interval: fewer than half of the resamples cross"
+        if self.low is not None and self.high is not None:
+            interval = f"{100 * self.level:g} % interval {self.low:.4g} to {self.high:.4g}"
+        return f"the curves cross at {x_name} = {self.estimate:.4g} ({interval}; {100 * self.share:.0f} % of resamples)"
+
+    def plot(self, ax: Any = None) -> Any:
+        """Both curves with their bands and the crossing on ``ax`` (a matplotlib axis; a new one by default)."""
+        from metascale.laws.picture import plot_crossover
+
+        return plot_crossover(self, ax)
+
+
+def crossover(first: Bootstrap, second: Bootstrap, level: float = 0.95) -> Crossover:
+    """Cross two bootstrapped laws in one scale; resamples are paired as they come, since the tables are independent.
+
+    Raises:
+        InputError: a law in several scales.
+    """
+    tables = [sample.fit.observations for sample in (first, second)]
+    if any(table.n_axes != 1 for table in tables):
+        raise InputError("a crossover needs two laws in one scale each")
+    low = min(float(table.x.min()) for table in tables)
+    high = max(float(table.x.max()) for table in tables) * BEYOND
+    x = np.geomspace(low, high, CURVE_POINTS)
+    n = min(len(first.theta), len(second.theta))
+    best = _crossings((first.fit.log_predict(x) - second.fit.log_predict(x))[None], x)[0]
+    found = _crossings(first.log_curves(x)[:n] - second.log_curves(x)[:n], x)
+    known = found[np.isfinite(found)]
+    share = len(known) / n
+    ends = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if share >= 0.5 else (None, None)
+    bounds = [None if end is None else float(end) for end in ends]
+    return Crossover(float(best) if np.isfinite(best) else None, bounds[0], bounds[1], share, level, (first, second))
+
+
+def _crossings(gap: Array, x: Array) -> Array:
+    """[B] the first x at which each row of ``gap`` [B, m] changes sign, interpolated in ln x; NaN if it never does."""
+    change = np.sign(gap[:, :-1]) * np.sign(gap[:, 1:]) < 0
+    at = np.argmax(change, axis=1)
+    rows = np.arange(len(gap))
+    before, after = gap[rows, at], gap[rows, at + 1]
+    crosses = change.any(axis=1)
+    share = np.where(crosses, before / np.where(crosses, before - after, 1.0), 0.0)
+    return np.where(crosses, x[at] * (x[at + 1] / x[at]) ** share, np.nan)

@@ -1,11 +1,4 @@
-"""The honest predictor: what the loss will be beyond the table, with an interval that widens with the horizon.
-
-Members: the damped local slope alone, and three laws (power law with irreducible loss, M3, M4) fitted with more weight
-on the tail, each carrying a damped local slope of its own residuals, so that every member starts where the data end.
-The local slope is believed as far as it has not faded, e^(-κΔ) after a growth of x by e^Δ; the rest of the weight is
-shared equally by all members. The centre is the weighted mean of ln loss; the interval holds the quantiles of the
-mixture of the members' own Student distributions, so that it widens, and to the side it must, when members disagree.
-"""
+"""The two forecasts that a law must beat: nothing changes any more, and a straight line through the last octave."""
 
 from __future__ import annotations
 
@@ -18,13 +11,107 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
 from metascale.core.errors import InputError
-from metascale.laws.arrays import Array, bounded_exp
-from metascale.laws.baselines import last_value, tail_line
 from metascale.laws.families import ONE_AXIS
-from metascale.laws.fit import fit_law, log_scales
+from metascale.laws.fitting import fit_law, log_scales
 from metascale.laws.objective import LeastSquares
-from metascale.laws.observations import Observations, observe, table_warnings
-from metascale.laws.slope import SlopeModel, SlopeState
+from metascale.laws.observations import Array, Observations, bounded_exp, observe, table_warnings
+
+
+def tail_line(x: ArrayLike, loss: ArrayLike, at: ArrayLike) -> Array:
+    """Baseline: the straight log-log line through the last octave of x (at least its last two distinct scales)."""
+    t, y = log_scales(x, 1)[:, 0], np.log(np.asarray(loss, float))
+    levels = np.unique(t)
+    if len(levels) < 2:
+        return np.full(len(np.atleast_1d(at)), float(np.exp(y.mean())))
+    start = min(levels[-1] - np.log(2.0) - 1e-9, levels[-2] - 1e-12)
+    tail = t >= start
+    slope, constant = np.polyfit(t[tail] - levels[-1], y[tail], 1)
+    return bounded_exp(constant + slope * (log_scales(at, 1)[:, 0] - levels[-1]))
+
+
+def last_value(x: ArrayLike, loss: ArrayLike, at: ArrayLike) -> Array:
+    """Baseline: no change after the largest scale."""
+    t, y = log_scales(x, 1)[:, 0], np.log(np.asarray(loss, float))
+    return np.full(len(np.atleast_1d(at)), float(np.exp(y[t >= t.max() - 1e-12].mean())))
+
+
+@dataclass(frozen=True)
+class SlopeModel:
+    """Priors of the state space.
+
+    Attributes:
+        reversion: how fast a slope fades, per unit of ln x; 0.45 halves it every 4.7-fold growth of x.
+        diffusion: standard deviation by which the slope wanders over one unit of ln x, in units of the noise.
+    """
+
+    reversion: float = 0.45
+    diffusion: float = 3.0
+
+    def fit(self, t: Array, y: Array) -> SlopeState:
+        """Filter the table ``t`` = ln x [n] ascending, ``y`` = ln loss [n], to its end."""
+        level, slope = float(y[0]), 0.0
+        # Diffuse start: the first run fixes the level, the slope is anything a table can show.
+        p_ll, p_ls, p_ss = 1e8, 0.0, 1e8
+        squares, logs, used = 0.0, 0.0, 0
+        previous = float(t[0])
+        for time, value in zip(t.tolist(), y.tolist(), strict=True):
+            gap = time - previous
+            if gap > 0:
+                fade, reach, q_ll, q_ls, q_ss = self.transition(gap)
+                level, slope = level + reach * slope, fade * slope
+                p_ll = p_ll + 2 * reach * p_ls + reach * reach * p_ss + q_ll
+                p_ls = fade * p_ls + reach * fade * p_ss + q_ls
+                p_ss = fade * fade * p_ss + q_ss
+            previous = time
+            variance = p_ll + 1.0
+            innovation = value - level
+            if variance < 1e6:
+                squares += innovation * innovation / variance
+                logs += np.log(variance)
+                used += 1
+            gain_l, gain_s = p_ll / variance, p_ls / variance
+            level, slope = level + gain_l * innovation, slope + gain_s * innovation
+            p_ss = p_ss - gain_s * p_ls
+            p_ls = p_ls * (1 - gain_l)
+            p_ll = p_ll * (1 - gain_l)
+        noise = float(np.sqrt(squares / used)) if used else 0.0
+        return SlopeState(self, previous, level, slope, (p_ll, p_ls, p_ss), noise, used)
+
+    def transition(self, gap: float) -> tuple[float, float, float, float, float]:
+        """Over ``gap`` of ln x: the slope's factor, its reach into the level, and the three process variances."""
+        k = self.reversion
+        fade = float(np.exp(-k * gap))
+        reach = -np.expm1(-k * gap) / k
+        q = self.diffusion**2
+        q_ss = q * -np.expm1(-2 * k * gap) / (2 * k)
+        q_ls = q * 0.5 * reach * reach
+        q_ll = q / (k * k) * (gap - 2 * reach - np.expm1(-2 * k * gap) / (2 * k))
+        return fade, float(reach), max(float(q_ll), 0.0), float(q_ls), float(q_ss)
+
+
+@dataclass(frozen=True)
+class SlopeState:
+    """The filtered state at the largest scale: ``level`` and ``slope`` of ln loss, their covariance in units of the
+    noise variance, and ``noise``, the standard deviation of ln loss about the level (``freedom`` innovations)."""
+
+    model: SlopeModel
+    t_end: float
+    level: float
+    slope: float
+    covariance: tuple[float, float, float]
+    noise: float
+    freedom: int
+
+    def predict(self, t: Array) -> tuple[Array, Array]:
+        """Mean of ln loss and standard deviation of a run at ``t`` ≥ the end of the table (its level before that)."""
+        mean, variance = np.empty(len(t)), np.empty(len(t))
+        p_ll, p_ls, p_ss = self.covariance
+        for i, time in enumerate(t.tolist()):
+            _, reach, q_ll, _, _ = self.model.transition(max(time - self.t_end, 0.0))
+            mean[i] = self.level + reach * self.slope
+            variance[i] = p_ll + 2 * reach * p_ls + reach * reach * p_ss + q_ll + 1.0
+        return mean, self.noise * np.sqrt(variance)
+
 
 # Weight (x / x_max)^0.4: a point counts half as much as one at 5.7 times its scale, since laws hold best locally.
 TAIL_WEIGHT = 0.4
@@ -99,7 +186,7 @@ class Forecast:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the forecast on ``ax`` (a matplotlib axis; a new one by default) and return it."""
-        from metascale.laws.drawing import plot_forecast
+        from metascale.laws.picture import plot_forecast
 
         return plot_forecast(self, ax)
 

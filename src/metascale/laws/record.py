@@ -1,0 +1,317 @@
+"""What an analysis found, as files hold it: the only reader and writer of law.json, laws.json and fit.json's records.
+
+Reading is lenient, since a file may come from another version: what a file does not hold is ``None`` or empty.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metascale.core.columns import LAW_JSON, LAWS_JSON
+from metascale.core.errors import CorruptFile
+from metascale.core.files import read_json, write_json
+from metascale.laws.families import ONE_AXIS
+
+Trend = Literal["falls", "rises", "none", "unknown"]
+EXPONENTS = ("alpha", "beta")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate and the ends of its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A curve with an interval, in the unit of the loss."""
+
+    x: tuple[float, ...]
+    median: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @classmethod
+    def of(cls, *columns: Sequence[float] | NDArray[np.float64]) -> Band:
+        """From x, median, low and high."""
+        x, median, low, high = (tuple(np.asarray(column, float).tolist()) for column in columns)
+        return cls(x, median, low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenScale:
+    """The largest scale, predicted from the smaller ones alone, beside what was measured there.
+
+    Attributes:
+        law: the family that was refitted; baselines: name to prediction.
+        log_error: ln(predicted / observed).
+    """
+
+    x: float
+    law: str
+    observed: float
+    predicted: float
+    low: float | None
+    high: float | None
+    log_error: float | None
+    baselines: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyRecord:
+    """One fitted family; its backtest numbers are means over the cuts (`metascale.laws.backtesting`)."""
+
+    parameters: Mapping[str, Interval]
+    objective: float | None = None
+    rmse_log: float | None = None
+    aicc: float | None = None
+    backtest_rmse_log: float | None = None
+    backtest_coverage: float | None = None
+    converged: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LawRecord:
+    """One fitted law of one series.
+
+    Attributes:
+        law: the chosen family; families: every fitted one, the chosen one included.
+        trend: "falls", "rises" or "none"; "unknown" where the file does not say.
+        x_names: all scales; the first one is the x axis.
+        within_scale_log, misfit_log: standard deviations of ln loss between runs of one scale, and of the scales about
+            the law.
+        condition: condition number of a fit in several scales.
+        extrapolation_reason: why there is no ``extrapolation``.
+    """
+
+    law: str
+    formula: str = ""
+    x_names: tuple[str, ...] = ()
+    loss_name: str = ""
+    level: float = 0.95
+    parameters: Mapping[str, Interval] = field(default_factory=dict)
+    trend: Trend = "unknown"
+    verdict: str = ""
+    families: Mapping[str, FamilyRecord] = field(default_factory=dict)
+    extrapolation: HiddenScale | None = None
+    extrapolation_reason: str | None = None
+    curve: Band | None = None
+    objective: float | None = None
+    objective_name: str = ""
+    n_observations: int | None = None
+    n_scales: int | None = None
+    r2_log: float | None = None
+    within_scale_log: float | None = None
+    misfit_log: float | None = None
+    condition: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def x_name(self) -> str:
+        return self.x_names[0] if self.x_names else ""
+
+    @property
+    def exponent(self) -> Interval | None:
+        """The exponent of the chosen law; of the plain power law where the chosen one has none."""
+        power = self.families.get("power")
+        for parameters in (self.parameters, power.parameters if power else {}):
+            for name in EXPONENTS:
+                if name in parameters:
+                    return parameters[name]
+        return None
+
+    @property
+    def direction(self) -> Trend:
+        """The trend; where the file states none, whether the exponent's interval excludes zero."""
+        if self.trend != "unknown" or self.exponent is None:
+            return self.trend
+        return "falls" if self.exponent.low > 0 else "rises" if self.exponent.high < 0 else "none"
+
+    def family_curves(self) -> dict[str, tuple[float, ...]]:
+        """The fitted loss of every family but the chosen one at ``curve.x``; empty without a curve.
+
+        Left out: a family with an unknown parameter, and one that this version does not have.
+        """
+        if self.curve is None:
+            return {}
+        others = {name: self.families[name] for name in self.families if name != self.law and name in ONE_AXIS}
+        found = {name: _losses(name, other.parameters, self.curve.x) for name, other in others.items()}
+        return {name: losses for name, losses in found.items() if losses is not None}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> LawRecord:
+        """The record that `to_json` wrote."""
+        trend, noise = stored.get("trend"), stored.get("noise") or {}
+        names = stored.get("x_names") or ([stored["x_name"]] if stored.get("x_name") else [])
+        reason = stored.get("extrapolation_reason")
+        return cls(
+            law=str(stored.get("law") or ""),
+            formula=str(stored.get("formula") or ""),
+            x_names=tuple(str(name) for name in names),
+            loss_name=str(stored.get("loss_name") or ""),
+            level=_number(stored.get("level")) or 0.95,
+            parameters=_intervals(stored.get("parameters")),
+            trend=trend if trend in ("falls", "rises", "none") else "unknown",
+            verdict=str(stored.get("verdict") or ""),
+            families={str(name): _family(entry) for name, entry in (stored.get("families") or {}).items()},
+            extrapolation=_hidden(stored.get("extrapolation") or {}),
+            extrapolation_reason=None if reason is None else str(reason),
+            curve=_band(stored.get("curve")),
+            objective=_number(stored.get("objective")),
+            objective_name=str(stored.get("objective_name") or ""),
+            n_observations=_count(stored.get("n_observations")),
+            n_scales=_count(stored.get("n_scales")),
+            r2_log=_number(stored.get("r2_log")),
+            within_scale_log=_number(noise.get("within_scale_log")),
+            misfit_log=_number(noise.get("misfit_log")),
+            condition=_number(stored.get("condition")),
+            notes=tuple(str(note) for note in stored.get("notes") or ()),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of ``fit.json`` and ``law.json``; a law in one scale has "noise", one in several "x_names"."""
+        hidden = self.extrapolation
+        return {
+            "law": self.law,
+            "formula": self.formula,
+            "objective": self.objective,
+            "objective_name": self.objective_name,
+            "x_name": self.x_name,
+            **({"x_names": list(self.x_names)} if len(self.x_names) > 1 else {}),
+            "loss_name": self.loss_name,
+            "n_observations": self.n_observations,
+            "n_scales": self.n_scales,
+            "level": self.level,
+            "parameters": {name: asdict(part) for name, part in self.parameters.items()},
+            "r2_log": self.r2_log,
+            "verdict": self.verdict,
+            "trend": None if self.trend == "unknown" else self.trend,
+            "families": {name: asdict(family) for name, family in self.families.items()},
+            "extrapolation": None if hidden is None else {"held_out_x": hidden.x, **_without(asdict(hidden), "x")},
+            "extrapolation_reason": self.extrapolation_reason,
+            **({"condition": self.condition} if len(self.x_names) > 1 else {}),
+            **(
+                {"noise": {"within_scale_log": self.within_scale_log, "misfit_log": self.misfit_log}}
+                if self.within_scale_log is not None
+                else {}
+            ),
+            "curve": None if self.curve is None else {name: list(part) for name, part in asdict(self.curve).items()},
+            "notes": list(self.notes),
+        }
+
+
+def write_laws(folder: Path, laws: Mapping[str, LawRecord]) -> None:
+    """Write law.json (the first law) and, where there are several series, laws.json; earlier ones are removed.
+
+    Args:
+        laws: by series, such as ``method=maml``; empty where there is no law.
+    """
+    for name in (LAW_JSON, LAWS_JSON):
+        (folder / name).unlink(missing_ok=True)
+    if laws:
+        write_json(folder / LAW_JSON, next(iter(laws.values())).to_json())
+    if len(laws) > 1:
+        write_json(folder / LAWS_JSON, {series: law.to_json() for series, law in laws.items()})
+
+
+def read_laws(folder: Path) -> dict[str, LawRecord]:
+    """The laws of a study's folder by series; a single one has the empty name. Without law.json there are none.
+
+    Raises:
+        CorruptFile: a file is not what `write_laws` writes.
+    """
+    if not (folder / LAW_JSON).exists():
+        return {}
+    laws = _read(folder / LAWS_JSON) if (folder / LAWS_JSON).exists() else {}
+    stored = laws if len(laws) > 1 else {"": _read(folder / LAW_JSON)}
+    try:
+        return {series: LawRecord.from_json(law) for series, law in stored.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorruptFile(f"{folder / (LAWS_JSON if len(laws) > 1 else LAW_JSON)} is damaged: {error!r}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CorruptFile(f"{path} must hold one JSON object; it holds a {type(value).__name__}")
+    return value
+
+
+def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
+
+
+def _number(value: Any) -> float | None:
+    """``value`` as a finite float, or ``None``."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _count(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def _intervals(stored: Mapping[str, Any] | None) -> dict[str, Interval]:
+    """The parameters whose estimate and ends are all known."""
+    found = {}
+    for name, part in (stored or {}).items():
+        estimate, low, high = (_number(part.get(end)) for end in ("estimate", "low", "high"))
+        if estimate is not None and low is not None and high is not None:
+            found[str(name)] = Interval(estimate, low, high)
+    return found
+
+
+def _family(stored: Mapping[str, Any]) -> FamilyRecord:
+    numbers = ("objective", "rmse_log", "aicc", "backtest_rmse_log", "backtest_coverage")
+    return FamilyRecord(
+        parameters=_intervals(stored.get("parameters")),
+        **{name: _number(stored.get(name)) for name in numbers},
+        converged=bool(stored.get("converged", True)),
+        note=str(stored.get("note") or ""),
+    )
+
+
+def _hidden(stored: Mapping[str, Any]) -> HiddenScale | None:
+    x, observed, predicted = (_number(stored.get(name)) for name in ("held_out_x", "observed", "predicted"))
+    if x is None or observed is None or predicted is None:
+        return None
+    baselines = {str(name): _number(value) for name, value in (stored.get("baselines") or {}).items()}
+    return HiddenScale(
+        x=x,
+        law=str(stored.get("law") or ""),
+        observed=observed,
+        predicted=predicted,
+        low=_number(stored.get("low")),
+        high=_number(stored.get("high")),
+        log_error=_number(stored.get("log_error")),
+        baselines={name: value for name, value in baselines.items() if value is not None},
+    )
+
+
+def _band(stored: Mapping[str, Any] | None) -> Band | None:
+    if not stored:
+        return None
+    return Band.of(*(stored[name] for name in ("x", "median", "low", "high")))
+
+
+def _losses(name: str, parameters: Mapping[str, Interval], x: tuple[float, ...]) -> tuple[float, ...] | None:
+    law = ONE_AXIS[name]
+    if not set(law.parameters) <= set(parameters):
+        return None
+    values = np.array([parameters[key].estimate for key in law.parameters])
+    coded = np.where(law.positive, np.log(np.maximum(values, 1e-300)), values)
+    loss = np.exp(np.clip(law.curve.log_predict(coded[None], np.log(x)[:, None])[0], -700, 700))
+    return tuple(loss.tolist()) if np.isfinite(loss).all() else None
