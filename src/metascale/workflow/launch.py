@@ -21,7 +21,7 @@ from metascale.study.executors.local import Executor, ProcessExecutor, SerialExe
 from metascale.study.executors.ray import RayExecutor
 from metascale.study.executors.slurm import SlurmExecutor
 from metascale.study.run.pulse import HANG_S
-from metascale.workflow.recipe import Recipe, load_recipe
+from metascale.workflow.recipe import Recipe, load_recipe, recipe_of
 
 if TYPE_CHECKING:
     from metascale.study.events import Reporter, StudyOutcome
@@ -201,11 +201,12 @@ def plan_from_folder(
         InputError: no study of a recipe is there.
     """
     study = load_definition(Path(folder)).study
-    if "recipe" not in study.base:
+    recipe = recipe_of(study)
+    if recipe is None:
         raise InputError(f"{folder} holds a study of your own trial function; resume it with the code that started it")
     known = Path(folder) / COMMAND
     place = place or Place(executor, workers, devices)
-    return _planned(load_recipe(study.base["recipe"]), study, place, read_json(known) if known.exists() else {})
+    return _planned(recipe, study, place, read_json(known) if known.exists() else {})
 
 
 def _planned(recipe: Recipe[Any], study: Study, place: Place, told: Mapping[str, Any]) -> Plan:

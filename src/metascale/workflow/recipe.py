@@ -298,9 +298,18 @@ def own_trial(config: dict[str, Any], run: Run, device: str) -> Mapping[str, Any
 
 
 def recipe_of(study: Study) -> Recipe[Any] | None:
-    """The recipe of a stored study; ``None`` for a study of the user's own trial function."""
+    """The recipe of a stored study; ``None`` for a study of the user's own trial function.
+
+    Raises:
+        InputError: the recipe is not where it was when the study began.
+    """
     name = study.base.get("recipe")
-    return load_recipe(name) if name else None
+    if not name:
+        return None
+    try:
+        return load_recipe(name)
+    except InputError as error:
+        raise InputError(f"study '{study.name}' needs its recipe: {error}") from error
 
 
 def law_columns(study: Study, recipe: Recipe[Any] | None = None) -> LawColumns:
@@ -387,7 +396,7 @@ def _registered(name: str) -> tuple[ModuleType, str]:
 def _module_of_file(path: Path) -> ModuleType:
     """The module that a recipe's file makes. It is known by its path, so that it hides no other module."""
     if not path.is_file():
-        raise InputError(f"there is no recipe file {path}; a study needs the file that it was started with")
+        raise InputError(f"there is no recipe file {path}", field="recipe", value=str(path))
     spec = importlib.util.spec_from_file_location(str(path), path)
     if spec is None or spec.loader is None:
         raise InputError(f"the recipe file {path} is not a Python file (.py)")
