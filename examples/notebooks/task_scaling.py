@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 from metascale.report.data import law_data
 from metascale.report.plots import plot_law
 from metascale.study import results_table
-from metascale.workflow.launch import launch, plan
+from metascale.workflow.launch import Place, launch, plan
 
 folder = Path("task-scaling")
 
@@ -42,7 +42,7 @@ values = {
     "adaptation_curve": [0, 1, 5],
     "budget": "steps",
 }
-planned = plan("digits", values, seeds=[0, 1], executor="serial", baselines=False)
+planned = plan("digits", values, seeds=[0, 1], place=Place("serial"), baselines=False)
 for trial in planned.study.trials():
     print(trial.label)
 

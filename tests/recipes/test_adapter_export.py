@@ -20,7 +20,7 @@ from metascale.integrations.adapters import export_adapter, push_adapter
 from metascale.laws.contrasts import bootstrap_mean
 from metascale.study.run.runner import run_study
 from metascale.study.store.reading import read_study
-from metascale.workflow.launch import plan
+from metascale.workflow.launch import Place, plan
 
 WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "bird", "sun", "moon", "star"]
 # peft 0.21 asks transformers 5.23 for an attribute under its old name.
@@ -72,7 +72,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "rank": 2,
         "alpha": 4.0,
     }
-    planned = plan("csv", values, seeds=[0], executor="serial")
+    planned = plan("csv", values, seeds=[0], place=Place("serial"))
     chance = [extra for extra in planned.study.extra if extra["method"] == "class_prior"]
     outcome = run_study(replace(planned.study, extra=chance), place / "study", planned.executor)
     assert (outcome.finished, outcome.failed) == (2, 0), [run.error() for run in read_study(place / "study").runs]

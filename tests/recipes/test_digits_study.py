@@ -18,7 +18,7 @@ from metascale.study.store.run_files import NOT_COMPARED
 from metascale.study.store.table import results_table
 from metascale.workflow.conclude import conclude
 from metascale.workflow.evaluate import evaluate_run
-from metascale.workflow.launch import launch, plan, plan_from_folder
+from metascale.workflow.launch import Place, launch, plan, plan_from_folder
 
 TINY = {
     "n_tasks": [2, 4, 8],
@@ -44,7 +44,7 @@ class Silent:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "study"
-    outcome, _ = launch(plan("digits", TINY, seeds=[0, 1], executor="serial"), folder, reporter=Silent())
+    outcome, _ = launch(plan("digits", TINY, seeds=[0, 1], place=Place("serial")), folder, reporter=Silent())
     assert outcome.exit_status == 0
     return folder
 
@@ -90,16 +90,16 @@ def test_the_same_command_runs_nothing_again_and_writes_the_same_bytes(study: Pa
     before = {
         path: path.read_bytes() for path in study.rglob("*") if path.is_file() and path.suffix in (".csv", ".json")
     }
-    outcome, _ = launch(plan("digits", TINY, seeds=[0, 1], executor="serial"), study, reporter=Silent())
+    outcome, _ = launch(plan("digits", TINY, seeds=[0, 1], place=Place("serial")), study, reporter=Silent())
     assert (outcome.ran, outcome.skipped) == (0, 11)
     for path, data in before.items():
         assert path.read_bytes() == data, path
-    again, _ = launch(plan_from_folder(study, "serial", None, "cpu"), study, reporter=Silent())
+    again, _ = launch(plan_from_folder(study, Place("serial")), study, reporter=Silent())
     assert again.ran == 0
 
 
 def test_a_changed_base_is_refused_naming_the_key(study: Path) -> None:
-    changed = plan("digits", {**TINY, "width": 8}, seeds=[0, 1], executor="serial")
+    changed = plan("digits", {**TINY, "width": 8}, seeds=[0, 1], place=Place("serial"))
     with pytest.raises(InputError, match="width"):
         launch(changed, study, reporter=Silent())
 
@@ -129,7 +129,7 @@ def test_flipped_weights_are_noticed(study: Path, tmp_path: Path) -> None:
 
 def test_divergence_is_recorded_and_left_out_of_the_law(tmp_path: Path) -> None:
     values = {**TINY, "n_tasks": [2, 4, 8, 16], "max_steps": 6, "outer_lr": [0.003, 1e30]}
-    planned = plan("digits", values, seeds=[0], executor="serial", baselines=False)
+    planned = plan("digits", values, seeds=[0], place=Place("serial"), baselines=False)
     outcome, conclusion = launch(planned, tmp_path / "study", reporter=Silent())
     assert outcome.diverged >= 1
     assert outcome.exit_status == 0
@@ -140,7 +140,7 @@ def test_divergence_is_recorded_and_left_out_of_the_law(tmp_path: Path) -> None:
 
 
 def test_a_study_without_enough_scales_says_why_there_is_no_law(tmp_path: Path) -> None:
-    planned = plan("digits", {**TINY, "n_tasks": [2, 4]}, seeds=[0], executor="serial", baselines=False)
+    planned = plan("digits", {**TINY, "n_tasks": [2, 4]}, seeds=[0], place=Place("serial"), baselines=False)
     _, conclusion = launch(planned, tmp_path / "study", reporter=Silent())
     assert conclusion is not None
     assert not conclusion.analyses

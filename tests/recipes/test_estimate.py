@@ -9,7 +9,7 @@ from metascale.meta.gradients import Reptile
 from metascale.meta.inner import InnerLoop
 from metascale.training.flops import count_flops
 from metascale.training.optimizers import SGD
-from metascale.workflow.estimate import _count_shapes, estimate, human
+from metascale.workflow.estimate import _count_shapes, estimate
 from metascale.workflow.recipe import load_recipe
 from metascale.workflow.text import adapted_model
 
@@ -37,10 +37,3 @@ def test_estimate_of_digits_by_hand() -> None:
     assert found.train_flops == found.step_flops * 50 * 21
     assert found.step_s is not None
     assert found.step_s > 0
-
-
-def test_human_numbers() -> None:
-    assert human(1_234_567) == "1.23 M"
-    assert human(0.5) == "0.5"
-    assert human(2048, "B", 1024.0) == "2 kB"
-    assert human(7.6e18, "FLOP") == "7.6 EFLOP"

@@ -112,11 +112,11 @@ def values(backbone: Path, texts: Path, **more: Any) -> dict[str, Any]:
 def study(backbone: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from metascale.study.search.run import run_any_study
     from metascale.workflow.conclude import conclude
-    from metascale.workflow.launch import plan
+    from metascale.workflow.launch import Place, plan
 
     folder = tmp_path_factory.mktemp("melora") / "study"
     given = values(backbone, texts, method=METHODS)
-    planned = plan("melora", given, profile="laptop", seeds=[0, 1], executor="serial")
+    planned = plan("melora", given, profile="laptop", seeds=[0, 1], place=Place("serial"))
     fine_tuning = [extra for extra in planned.study.extra if extra["method"] == "fine_tuning"]
     outcome = run_any_study(replace(planned.study, extra=fine_tuning), folder, planned.executor)
     assert (outcome.failed, outcome.diverged) == (0, 0)
@@ -170,7 +170,7 @@ def test_a_memory_budget_changes_how_a_step_runs_and_not_its_numbers(
     backbone: Path, texts: Path, tmp_path: Path, study: Path
 ) -> None:
     from metascale.study.search.run import run_any_study
-    from metascale.workflow.launch import plan
+    from metascale.workflow.launch import Place, plan
 
     free = results(study)["melora"][0]
     budget = int(0.8 * free["step_peak_bytes"])
@@ -179,7 +179,7 @@ def test_a_memory_budget_changes_how_a_step_runs_and_not_its_numbers(
     kept = {}
     for name, limit in (("tight", budget), ("free", None)):
         given = values(backbone, texts, **{**more, "memory_budget": limit, "task_execution": "threads"})
-        planned = plan("melora", given, profile="laptop", seeds=[0], executor="serial", baselines=False)
+        planned = plan("melora", given, profile="laptop", seeds=[0], place=Place("serial"), baselines=False)
         run_any_study(planned.study, tmp_path / name, planned.executor)
         (run,) = (tmp_path / name / "runs").iterdir()
         kept[name] = json.loads((run / "result.json").read_text())["result"]
@@ -193,11 +193,11 @@ def test_a_memory_budget_changes_how_a_step_runs_and_not_its_numbers(
 def test_a_search_tunes_a_method_and_never_sees_the_test_tasks(backbone: Path, texts: Path, tmp_path: Path) -> None:
     from metascale.study.search.run import run_any_study
     from metascale.workflow.conclude import conclude
-    from metascale.workflow.launch import plan
+    from metascale.workflow.launch import Place, plan
 
     search = {"trials": 2, "startup": 2, "together": 2}
     given = values(backbone, texts, method="fomaml", tune=search, budget_flops=5e6, measure_memory=False)
-    planned = plan("melora", given, profile="laptop", seeds=[0], executor="serial", baselines=False)
+    planned = plan("melora", given, profile="laptop", seeds=[0], place=Place("serial"), baselines=False)
     outcome = run_any_study(planned.study, tmp_path / "study", planned.executor)
     assert (outcome.finished, outcome.total) == (3, 3)
     conclude(tmp_path / "study")

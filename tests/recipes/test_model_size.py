@@ -37,7 +37,7 @@ from metascale.study.store.table import results_table
 from metascale.tasks.supervised.ngrams import floors
 from metascale.training.supervised import SupervisedTraining
 from metascale.workflow.conclude import write_own
-from metascale.workflow.launch import launch, plan
+from metascale.workflow.launch import Place, launch, plan
 from metascale.workflow.recipe import load_recipe
 from tests.recipes.small_wikitext import write_small_wikitext
 from tests.recipes.test_digits_study import Silent
@@ -270,7 +270,7 @@ QUICK = {
 def test_a_whole_study_tunes_trains_and_concludes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quick grid in small: the rate of each architecture's smallest model serves all of its models."""
     monkeypatch.setattr(model_size, "GROUPED", model_size.GROUPED[:1])  # the others take seconds
-    planned = plan("model-size", QUICK, profile="quick", executor="serial")
+    planned = plan("model-size", QUICK, profile="quick", place=Place("serial"))
     outcome = run_any_study(planned.study, tmp_path / "study", planned.executor)
     assert (outcome.finished, outcome.failed) == (2 * 2 + 2 * 2 * 2 * 2, 0)
     view = read_study(tmp_path / "study")
@@ -291,7 +291,7 @@ def test_a_whole_study_tunes_trains_and_concludes(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.long
 def test_the_command_leaves_laws_figures_and_page(tmp_path: Path) -> None:
-    planned = plan("model-size", QUICK, profile="quick", executor="serial")
+    planned = plan("model-size", QUICK, profile="quick", place=Place("serial"))
     _, conclusion = launch(planned, tmp_path / "study", reporter=Silent())
     assert conclusion is not None
     written = {path.name for path in conclusion.written}

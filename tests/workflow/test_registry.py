@@ -1,4 +1,4 @@
-"""A recipe of a user's package or file works like a shipped one, and a stored study finds it again or says what is missing."""
+"""A recipe of a user's package or file works like a shipped one; a stored study finds it again."""
 
 from __future__ import annotations
 
@@ -69,8 +69,9 @@ class PowerConfig(TrialConfig):
 
 
 RECIPE = Recipe(
-    name="power", title="A power of my own", question="Is it a power law?", config=PowerConfig, axes={"size": [1, 2, 4]},
-    seeds=(0, 1), trial="trial", conclusion="conclusion", costs="costs", loss="loss", packages=(),
+    name="power", title="A power of my own", question="Is it a power law?", config=PowerConfig,
+    axes={"size": [1, 2, 4]}, seeds=(0, 1), trial="trial", conclusion="conclusion", costs="costs",
+    loss="loss", packages=(),
 )
 
 

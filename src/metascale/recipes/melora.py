@@ -91,9 +91,9 @@ class MeloraConfig(TextConfig):
 
     def refuse(self, where: str) -> None:
         if self.data == "csv" and not self.path:
-            raise InputError(f"{where}: data=csv needs a file: --set path=FILE.csv (columns text,label)")
+            raise InputError(f"{where}: data=csv needs a file: `path`=FILE.csv (columns text,label)", field="path")
         if self.data != "csv" and self.path:
-            raise InputError(f"{where}: path={self.path} is read with data=csv alone")
+            raise InputError(f"{where}: path={self.path} is read with data=csv alone", field="path", value=self.path)
         if not self.backbone:
             raise InputError(f"{where}: adapters need a backbone, such as {', '.join(BACKBONES)}")
         super().refuse(where)

@@ -424,16 +424,16 @@ def model_costs(study: Study) -> list[ModelCost]:
 
 def costs(study: Study) -> tuple[str, list[str], list[list[str]]]:
     """A title, headings and rows for ``--dry-run``."""
-    from metascale.workflow.estimate import human
+    from metascale.core.units import format_bytes, format_count
 
     rows = [
         [
             f"{one.settings.architecture} {one.settings.d_model}×{one.settings.n_layers}",
             f"{one.n_total:,}",
             f"{one.n_non_embedding:,}",
-            human(one.step_flops),
-            human(one.training_flops),
-            human(one.state_bytes, "B", 1024.0),
+            format_count(one.step_flops),
+            format_count(one.training_flops),
+            format_bytes(one.state_bytes),
         ]
         for one in model_costs(study)
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,13 +13,13 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.trees import n_elements
 from metascale.core.types import Batch, Episode
+from metascale.core.units import format_bytes, format_count
 from metascale.parallel.execution import Execution
 from metascale.study.design import Study
 from metascale.study.search.run import n_search_trials
 from metascale.training.flops import count_flops
 from metascale.workflow.config import FewShotConfig
-from metascale.workflow.cost import VALIDATIONS
-from metascale.workflow.fewshot import Parts, make_inner, make_learner
+from metascale.workflow.fewshot import VALIDATIONS, Parts, make_inner, make_learner
 from metascale.workflow.recipe import Recipe
 from metascale.workflow.text import TextConfig, backbone_path
 
@@ -149,10 +148,9 @@ def _count_shapes(config: TextConfig) -> _Cost:
 
 
 def _require_device(device: str) -> None:
-    """Refuse to measure on a GPU that this machine does not have.
-
+    """
     Raises:
-        InputError: so it is.
+        InputError: this machine does not have the GPU that a step is to be measured on.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"a dry run measures a step on {device}, and this machine has no CUDA device")
@@ -205,15 +203,6 @@ def _frozen_parameters(model: Any) -> int:
     return 0 if backbone is None else sum(parameter.numel() for parameter in backbone.parameters())
 
 
-def human(value: float, unit: str = "", base: float = 1000.0) -> str:
-    """1234567 as "1.23 M"; ``base=1024`` for bytes."""
-    for prefix in ("", "k", "M", "G", "T", "P", "E"):
-        if abs(value) < base or prefix == "E":
-            return f"{value:.3g} {prefix}{unit}".rstrip()
-        value /= base
-    raise AssertionError("unreachable")
-
-
 def _time(found: Estimate) -> str:
     if found.step_s is None or found.total_s is None:
         return "not measured: too large to try on this CPU; divide the FLOPs by what your device reaches"
@@ -222,12 +211,12 @@ def _time(found: Estimate) -> str:
 
 
 def describe(found: Estimate) -> list[tuple[str, str]]:
-    """The lines that ``--dry-run`` prints."""
-    rows: Mapping[str, str] = {
-        "trials": f"{found.n_trials} ({found.n_meta} meta-trained)",
-        "parameters": f"{human(found.n_params_trainable)} trainable of {human(found.n_params_total)}",
-        "FLOPs": f"{human(found.step_flops, 'FLOP')} an outer step, {human(found.train_flops, 'FLOP')} in all at most",
-        "time": _time(found),
-        "disk": human(found.disk_bytes, "B", 1024.0),
-    }
-    return list(rows.items())
+    """Names and values, for people."""
+    step, whole = format_count(found.step_flops, "FLOP"), format_count(found.train_flops, "FLOP")
+    return [
+        ("trials", f"{found.n_trials} ({found.n_meta} meta-trained)"),
+        ("parameters", f"{format_count(found.n_params_trainable)} trainable of {format_count(found.n_params_total)}"),
+        ("FLOPs", f"{step} an outer step, {whole} in all at most"),
+        ("time", _time(found)),
+        ("disk", format_bytes(found.disk_bytes)),
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
@@ -15,6 +14,7 @@ from metascale.core.canonical import canonical_json
 from metascale.core.errors import InputError
 from metascale.core.files import read_json, sha256_of, write_json
 from metascale.core.optional import require_installed
+from metascale.core.suggest import suggest
 from metascale.study.definition import load_definition
 from metascale.study.design import Study
 from metascale.study.executors.local import Executor, ProcessExecutor, SerialExecutor
@@ -74,28 +74,37 @@ class Place:
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
-            raise InputError(f"--executor is one of {', '.join(EXECUTORS)}, not '{self.executor}'{self._near()}")
+            allowed = ", ".join(EXECUTORS)
+            hint = suggest(self.executor, EXECUTORS)
+            raise InputError(
+                f"`executor` is one of {allowed}, not '{self.executor}'" + (f"; {hint}" if "mean" in hint else ""),
+                field="executor",
+                value=self.executor,
+                allowed=allowed,
+            )
         for name, owners in _USED_BY.items():
             if self.executor not in owners and getattr(self, name) != getattr(Place, name):
-                option = "hang-after" if name == "hang_s" else name.replace("_", "-")
-                raise InputError(f"--{option} goes with --executor {' or '.join(owners)}, not {self.executor}")
+                raise self._refusal(name, f"`{name}` goes with `executor` {' or '.join(owners)}, not {self.executor}")
         if self.executor == "serial" and (self.workers or 1) > 1:
-            raise InputError(f"--executor serial runs one trial at a time: it cannot go with --workers {self.workers}")
+            raise self._refusal(
+                "workers", f"`executor` serial runs one trial at a time: it cannot go with `workers` {self.workers}"
+            )
         if self.gpus_per_trial and self.executor not in ("ray", "slurm"):
-            raise InputError(f"--gpus-per-trial goes with ray and slurm; with {self.executor} name --devices")
+            raise self._refusal(
+                "gpus_per_trial", f"`gpus_per_trial` goes with ray and slurm; with {self.executor} name `devices`"
+            )
         if not all(self.device_names):
-            raise InputError(f"--devices is a list such as cpu or cuda:0,cuda:1, not '{self.devices}'")
+            raise self._refusal("devices", f"`devices` is a list such as cpu or cuda:0,cuda:1, not '{self.devices}'")
         for name in self.device_names:
             if not DEVICE.fullmatch(name):
-                raise InputError(f"--devices has '{name}'; a device is cpu, mps, cuda or cuda:NUMBER")
+                raise self._refusal("devices", f"`devices` has '{name}'; a device is cpu, mps, cuda or cuda:NUMBER")
         if self.executor in ("ray", "slurm") and self.device_names != ("cpu",):
-            raise InputError(
-                f"--devices goes with processes and serial; {self.executor} needs --gpus-per-trial instead"
+            raise self._refusal(
+                "devices", f"`devices` goes with processes and serial; {self.executor} needs `gpus_per_trial` instead"
             )
 
-    def _near(self) -> str:
-        near = difflib.get_close_matches(self.executor, EXECUTORS, n=1)
-        return f"; did you mean '{near[0]}'?" if near else ""
+    def _refusal(self, field: str, message: str) -> InputError:
+        return InputError(message, field=field, value=getattr(self, field))
 
     @property
     def device_names(self) -> tuple[str, ...]:
@@ -108,12 +117,12 @@ class Place:
         if self.executor == "serial":
             return SerialExecutor(names, together), 1
         if self.executor == "ray":
-            require_installed("ray", "ray", "--executor ray")
+            require_installed("ray", "ray", "`executor` ray")
             in_flight = self.workers or 64
             cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
             return RayExecutor(self.address, in_flight, cpus, gpus, together, hang_s=self.hang_s), in_flight
         if self.executor == "slurm":
-            require_installed("submitit", "slurm", "--executor slurm")
+            require_installed("submitit", "slurm", "`executor` slurm")
             in_flight = self.workers or 100
             slurm = SlurmExecutor(
                 self.partition,
@@ -152,21 +161,14 @@ def plan(
     *,
     profile: str | None = None,
     seeds: Sequence[int] | None = None,
-    executor: str = "processes",
-    workers: int | None = None,
-    devices: str | Sequence[str] = "cpu",
     place: Place | None = None,
     baselines: bool = True,
 ) -> Plan:
     """Validate everything that can be validated before torch is loaded or a file is written.
 
-    Args:
-        place: where trials run, instead of the plain ``executor``, ``workers`` and ``devices``.
-
     Raises:
         InputError: an unknown recipe, profile or key, a value out of range, missing data.
     """
-    place = place or Place(executor, workers, devices)
     chosen = load_recipe(recipe)
     study = chosen.study(values, profile, seeds, baselines)
     command = _command(recipe, values or {}, profile, seeds, baselines)
@@ -187,14 +189,7 @@ def _command(
     return shlex.join(parts if baselines else [*parts, "--no-baselines"])
 
 
-def plan_from_folder(
-    folder: Path | str,
-    executor: str = "processes",
-    workers: int | None = None,
-    devices: str | Sequence[str] = "cpu",
-    *,
-    place: Place | None = None,
-) -> Plan:
+def plan_from_folder(folder: Path | str, place: Place | None = None) -> Plan:
     """The plan that resumes the study in a folder.
 
     Raises:
@@ -205,16 +200,16 @@ def plan_from_folder(
     if recipe is None:
         raise InputError(f"{folder} holds a study of your own trial function; resume it with the code that started it")
     known = Path(folder) / COMMAND
-    place = place or Place(executor, workers, devices)
     return _planned(recipe, study, place, read_json(known) if known.exists() else {})
 
 
-def _planned(recipe: Recipe[Any], study: Study, place: Place, told: Mapping[str, Any]) -> Plan:
+def _planned(recipe: Recipe[Any], study: Study, place: Place | None, told: Mapping[str, Any]) -> Plan:
     for module in recipe.packages:
         require_installed(module, "demo", f"recipe '{recipe.name}'")
     if study.base.get("backbone"):
         require_installed("transformers", "text", f"the language model of recipe '{recipe.name}'")
     check_data(recipe, study)
+    place = place or Place()
     executor, workers = place.build()
     return Plan(recipe, study, executor, workers, place.device_names, told)
 
@@ -241,7 +236,9 @@ def check_data(recipe: Recipe[Any], study: Study) -> None:
     own = study.base.get("path")
     if own is not None and not Path(own).is_file():
         raise InputError(
-            f"recipe '{recipe.name}' needs --set path=FILE with the columns text,label; '{own}' is no file"
+            f"recipe '{recipe.name}' needs `path`=FILE with the columns text,label; '{own}' is no file",
+            field="path",
+            value=own,
         )
 
 

@@ -208,9 +208,7 @@ class Recipe(Generic[Config]):
             more = {} if given is True else given if isinstance(given, Mapping) else {"trials": given}
             given = {**of_profile, **more}
         if not self.search and not (isinstance(given, Mapping) and "space" in given):
-            raise InputError(
-                f"recipe '{self.name}' has no ranges of its own to tune; give tune a space", field=TUNE, value=given
-            )
+            raise InputError(f"recipe '{self.name}' has no ranges of its own to tune; give tune a space")
         more = {} if given is True else given if isinstance(given, Mapping) else {"trials": given}
         return Search.from_json({**self.search, **more})
 
@@ -248,9 +246,7 @@ class Recipe(Generic[Config]):
             return Profile("")
         if name not in self.profiles:
             allowed = ", ".join(self.profiles) or "none"
-            raise InputError(
-                f"recipe '{self.name}' has no profile '{name}'; it has: {allowed}", field="profile", value=name
-            )
+            raise InputError(f"recipe '{self.name}' has no profile '{name}'; it has: {allowed}")
         return self.profiles[name]
 
     def make_parts(self, settings: Config, seed: int, device: str) -> Parts:

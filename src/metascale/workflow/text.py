@@ -152,7 +152,7 @@ def data_dir() -> Path:
     """
     named = os.environ.get("METASCALE_DATA")
     if not named:
-        raise InputError("no data folder is named; set METASCALE_DATA to it", field="data_dir")
+        raise InputError("no data folder is named; pass `data_dir` or set METASCALE_DATA", field="data_dir")
     return Path(named)
 
 
@@ -169,7 +169,7 @@ def check_backbone(name: str) -> None:
     path = Path(backbone_path(name))
     named_as_folder = name.startswith(("data:", "~", ".")) or path.is_absolute()
     if named_as_folder and not path.is_dir():
-        raise InputError(f"there is no folder {path}, which backbone '{name}' names", field="backbone", value=name)
+        raise InputError(f"there is no folder {path}, which backbone '{name}' names")
 
 
 def backbone_path(name: str) -> str:
