@@ -29,12 +29,10 @@ def coordinate_check(
 
     wanted, chosen = _whole_numbers("--widths", widths), _whole_numbers("--seeds", seeds)
     require("torch", "torch", "the coordinate check")
-    from metascale.report.coordinates import read_coordinates
     from metascale.workflow.coordinates import check_coordinates
 
-    written = check_coordinates(model, wanted, out_dir, steps=steps, lr=lr, depth=depth, seeds=chosen)
-    found = read_coordinates(out_dir)
-    slopes = {name: found.exponents(name) for name in found.rows}
+    found, written = check_coordinates(model, wanted, out_dir, steps=steps, lr=lr, depth=depth, seeds=chosen)
+    slopes = {name: check.exponents() for name, check in found.checks.items()}
     table = Table("activation", *(f"exponent, {name}" for name in slopes))
     for layer in dict.fromkeys(layer for one in slopes.values() for layer in one):
         table.add_row(layer, *(f"{one[layer]:+.2f}" if layer in one else "-" for one in slopes.values()))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from metascale.core.errors import InputError
 from metascale.core.trees import require_grad
 from metascale.core.types import Batch, Params
 from metascale.training.optimizers import Optimizer
@@ -49,20 +50,37 @@ class CoordinateCheck:
 
     rows: tuple[CoordinateRow, ...]
 
-    def exponents(self, quantity: str = "change") -> dict[str, float]:
-        """Slope of log ``size`` or ``change`` against log width after the last step, by activation: 0 is flat."""
-        last = max(row.step for row in self.rows)
+    def last(self, quantity: Literal["size", "change"] = "change") -> dict[str, list[tuple[int, float]]]:
+        """(width, ``size`` or ``change``) after the last step, ascending, by activation."""
+        step = max(row.step for row in self.rows)
+        found: dict[str, list[tuple[int, float]]] = {}
+        for row in self.rows:
+            if row.step == step:
+                found.setdefault(row.name, []).append((row.width, row.size if quantity == "size" else row.change))
+        return {name: sorted(pairs) for name, pairs in found.items()}
+
+    def exponents(self, quantity: Literal["size", "change"] = "change") -> dict[str, float]:
+        """Slope of log ``size`` or ``change`` against log width after the last step, by activation: 0 is flat.
+
+        Activations that did not move at all are left out.
+        """
         result = {}
-        for name in dict.fromkeys(row.name for row in self.rows):
-            chosen = [row for row in self.rows if row.name == name and row.step == last]
-            values = np.array([getattr(row, quantity) for row in chosen])
-            if (values > 0).all():
-                result[name] = float(np.polyfit(np.log([row.width for row in chosen]), np.log(values), 1)[0])
+        for name, pairs in self.last(quantity).items():
+            widths, values = zip(*pairs, strict=True)
+            if min(values) > 0 and len(pairs) > 1:
+                result[name] = float(np.polyfit(np.log(widths), np.log(values), 1)[0])
         return result
 
-    def steepest(self, quantity: str = "change") -> tuple[str, float]:
-        """The activation that grows fastest with the width, and its exponent."""
-        return max(self.exponents(quantity).items(), key=lambda item: item[1])
+    def steepest(self, quantity: Literal["size", "change"] = "change") -> tuple[str, float]:
+        """The activation that grows fastest with the width, and its exponent.
+
+        Raises:
+            InputError: nothing moved.
+        """
+        found = self.exponents(quantity)
+        if not found:
+            raise InputError("no activation changed in this check: give it a higher rate or more steps")
+        return max(found.items(), key=lambda item: item[1])
 
 
 def coordinate_check(
