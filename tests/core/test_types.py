@@ -10,7 +10,7 @@ import torch
 
 from metascale.core.types import Batch, Episode, Model, TaskSource
 from metascale.models.perceptron import Perceptron
-from metascale.tasks.quadratic import QuadraticTasks
+from metascale.tasks.regression import QuadraticTasks
 
 
 def text_batch(n_tasks: int = 3, n_examples: int = 4, length: int = 5, first: int = 1) -> Batch:

@@ -34,7 +34,7 @@ from metascale.study.search.run import run_any_study
 from metascale.study.search.search import search_of, tuned_points
 from metascale.study.store.reading import read_study
 from metascale.study.store.table import results_table
-from metascale.tasks.supervised.ngrams import floors
+from metascale.tasks.supervised.tokens import floors
 from metascale.training.supervised import SupervisedTraining
 from metascale.workflow.conclude import write_own
 from metascale.workflow.launch import Place, launch, plan

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 
 from metascale.core.types import TaskSource
-from metascale.tasks.class_table import ClassSplit, ClassTable
 from metascale.tasks.digits import digits_tasks
-from metascale.tasks.fewshot import FewShotTasks
-from metascale.tasks.quadratic import QuadraticTasks
-from metascale.tasks.sinusoid import SinusoidTasks
+from metascale.tasks.fewshot import ClassSplit, ClassTable, FewShotTasks
+from metascale.tasks.regression import QuadraticTasks, SinusoidTasks
 from metascale.tasks.synthetic_text import SyntheticLanguage, synthetic_text_tasks
 
 
@@ -66,7 +64,7 @@ def source_with_data(kind: str, data_dir: Path) -> TaskSource:
     """A shipped source that reads the data folder."""
     from metascale.tasks.intents import intent_tasks, read_banking77, read_clinc150
     from metascale.tasks.omniglot import omniglot_tasks
-    from metascale.tasks.word_encoder import WordEncoder
+    from metascale.tasks.words import WordEncoder
 
     name, _, rest = kind.partition(" ")
     if name == "omniglot":

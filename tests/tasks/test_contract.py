@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from metascale.core.types import Episode, Split
-from metascale.tasks import data
+from metascale.tasks import datasets
 from metascale.testing.task_contract import check_task_source
 from tests.tasks.sources import SHIPPED, WITH_DATA, source_with_data, toy_table, toy_tasks
 
@@ -25,7 +25,7 @@ def test_shipped_sources_keep_the_contract(kind: str) -> None:
 @pytest.mark.parametrize("kind", WITH_DATA)
 def test_sources_on_real_data_keep_the_contract(kind: str, data_dir: Path) -> None:
     name = kind.split()[0]
-    if any(file.status == "missing" for file in data.check(name, data_dir).files):
+    if any(file.status == "missing" for file in datasets.check(name, data_dir).files):
         pytest.skip(f"the data set '{name}' is absent from METASCALE_DATA")
     check_task_source(source_with_data(kind, data_dir))
 

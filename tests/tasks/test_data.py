@@ -17,8 +17,8 @@ import pytest
 
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import sha256_of
-from metascale.tasks import data
-from metascale.tasks.data_files import DATASETS, DataFile, DataSet
+from metascale.tasks import datasets
+from metascale.tasks.datasets import DATASETS, DataFile, DataSet
 
 TEXT = b"text,category\nhello,greeting\n"
 
@@ -91,7 +91,7 @@ def register(monkeypatch: pytest.MonkeyPatch, base: str, csv_sha256: str = sha25
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    return {file.path: file.status for file in data.check("invented", folder).files}
+    return {file.path: file.status for file in datasets.check("invented", folder).files}
 
 
 def test_get_downloads_what_is_missing(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,9 +99,9 @@ def test_get_downloads_what_is_missing(tmp_path: Path, server: str, monkeypatch:
     target = tmp_path / "data"
     assert set(statuses(target).values()) == {"missing"}
     seen: list[tuple[str, int, int | None]] = []
-    folder = data.get("invented", target, lambda *progress: seen.append(progress))
+    folder = datasets.get("invented", target, lambda *progress: seen.append(progress))
     assert folder == target / "invented"
-    assert data.check("invented", target).ok
+    assert datasets.check("invented", target).ok
     assert (folder / "rows.csv").read_bytes() == TEXT
     assert ("rows.csv", len(TEXT), len(TEXT)) in seen
     assert {path for path, _, _ in seen} == {"rows.csv", "sub/pictures.gz", "drawings.zip"}
@@ -112,10 +112,10 @@ def test_get_leaves_whole_files_alone_and_mends_corrupt_ones(
     tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(monkeypatch, server)
-    folder = data.get("invented", tmp_path)
+    folder = datasets.get("invented", tmp_path)
     (folder / "rows.csv").write_bytes(TEXT.replace(b"hello", b"hallo"))
     seen: list[str] = []
-    data.get("invented", tmp_path, lambda path, received, expected: seen.append(path))
+    datasets.get("invented", tmp_path, lambda path, received, expected: seen.append(path))
     assert set(seen) == {"rows.csv"}
     assert (folder / "rows.csv").read_bytes() == TEXT
 
@@ -124,13 +124,13 @@ def test_locate_downloads_only_when_told(tmp_path: Path, server: str, monkeypatc
     register(monkeypatch, server)
     with pytest.raises(
         InputError,
-        match=r"lacks rows\.csv, sub/pictures\.gz, drawings\.zip in .* metascale data get invented --data-dir",
+        match=r"lacks rows\.csv, sub/pictures\.gz, drawings\.zip in .* `metascale data get invented` with `data_dir`=",
     ):
-        data.locate("invented", tmp_path)
+        datasets.locate("invented", tmp_path)
     assert not (tmp_path / "invented").exists()
-    folder = data.locate("invented", tmp_path, only=("rows.csv",), download=True)
+    folder = datasets.locate("invented", tmp_path, only=("rows.csv",), download=True)
     assert [path.name for path in folder.iterdir()] == ["rows.csv"]
-    assert data.locate("invented", tmp_path, only=("rows.csv",)) == folder
+    assert datasets.locate("invented", tmp_path, only=("rows.csv",)) == folder
 
 
 def _flip(path: Path, place: int) -> None:
@@ -141,33 +141,33 @@ def _flip(path: Path, place: int) -> None:
 
 def test_check_finds_flipped_and_cut_files(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, server)
-    folder = data.get("invented", tmp_path)
+    folder = datasets.get("invented", tmp_path)
     zipped = (folder / "drawings.zip").read_bytes()
     _flip(folder / "rows.csv", 3)
     _flip(folder / "sub" / "pictures.gz", 12)
     _flip(folder / "drawings.zip", zipped.index(b"a picture"))
     assert set(statuses(tmp_path).values()) == {"corrupt"}
-    assert "damaged" in data.check("invented", tmp_path).files[2].note
+    assert "damaged" in datasets.check("invented", tmp_path).files[2].note
     for path in ("rows.csv", "sub/pictures.gz", "drawings.zip"):
         (folder / path).write_bytes((folder / path).read_bytes()[:-9])
     assert set(statuses(tmp_path).values()) == {"corrupt"}
     (folder / "drawings.zip").write_bytes(drawings_zip(3))
-    assert "holds 3 drawings, not 2" in data.check("invented", tmp_path).files[2].note
-    assert not data.check("invented", tmp_path).ok
+    assert "holds 3 drawings, not 2" in datasets.check("invented", tmp_path).files[2].note
+    assert not datasets.check("invented", tmp_path).ok
 
 
 def test_another_packing_of_the_same_content_is_whole(
     tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(monkeypatch, server)
-    folder = data.get("invented", tmp_path)
+    folder = datasets.get("invented", tmp_path)
     (folder / "sub" / "pictures.gz").write_bytes(gzip.compress(b"pictures", compresslevel=9, mtime=1))
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(drawings_zip(2))) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
         for name in reversed(old.namelist()):
             new.writestr(name, old.read(name))
     (folder / "drawings.zip").write_bytes(buffer.getvalue())
-    assert data.check("invented", tmp_path).ok
+    assert datasets.check("invented", tmp_path).ok
 
 
 def test_a_download_that_is_not_the_file_is_refused(
@@ -175,14 +175,14 @@ def test_a_download_that_is_not_the_file_is_refused(
 ) -> None:
     register(monkeypatch, server, csv_sha256="0" * 64)
     with pytest.raises(CorruptFile, match=r"rows\.csv .*nothing was written"):
-        data.get("invented", tmp_path)
+        datasets.get("invented", tmp_path)
     assert not (tmp_path / "invented").exists()
 
 
 def test_a_broken_off_download_is_refused(tmp_path: Path, broken_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, broken_server)
     with pytest.raises(InputError, match="broke off after 9 of 1000 bytes"):
-        data.get("invented", tmp_path)
+        datasets.get("invented", tmp_path)
     assert not (tmp_path / "invented").exists()
 
 
@@ -191,20 +191,20 @@ def test_without_a_connection_the_message_names_file_and_place(tmp_path: Path, m
     with pytest.raises(
         InputError, match=r"could not download http://127.0.0.1:9/rows.csv .*put the file at .*rows.csv"
     ):
-        data.get("invented", tmp_path)
+        datasets.get("invented", tmp_path)
 
 
 def test_a_page_that_is_not_there_is_said(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, f"{server}elsewhere/")
     with pytest.raises(InputError, match="could not download"):
-        data.locate("invented", tmp_path, download=True)
+        datasets.locate("invented", tmp_path, download=True)
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, server)
     (tmp_path / "invented").write_text("a file where the folder should be")
     with pytest.raises(InputError, match="cannot write"):
-        data.get("invented", tmp_path)
+        datasets.get("invented", tmp_path)
 
 
 def test_file_addresses_work_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,27 +212,27 @@ def test_file_addresses_work_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     home.mkdir()
     (home / "rows.csv").write_bytes(TEXT)
     register(monkeypatch, f"{home.as_uri()}/")
-    assert data.get("invented", tmp_path / "data", only=("rows.csv",)).joinpath("rows.csv").read_bytes() == TEXT
+    assert datasets.get("invented", tmp_path / "data", only=("rows.csv",)).joinpath("rows.csv").read_bytes() == TEXT
 
 
 def test_no_folder_named_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("METASCALE_DATA", raising=False)
     with pytest.raises(
-        InputError, match=r"--data-dir D or METASCALE_DATA=D; .* metascale data get banking77 --data-dir D"
+        InputError, match=r"`data_dir`=FOLDER or METASCALE_DATA=FOLDER; `metascale data get banking77` downloads"
     ):
-        data.locate("banking77")
+        datasets.locate("banking77")
     monkeypatch.setenv("METASCALE_DATA", str(tmp_path))
-    assert data.data_folder("banking77") == tmp_path / "banking77"
-    assert data.data_folder("banking77", "elsewhere") == Path("elsewhere/banking77")
+    assert datasets.data_folder("banking77") == tmp_path / "banking77"
+    assert datasets.data_folder("banking77", "elsewhere") == Path("elsewhere/banking77")
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(InputError, match="no data set 'banking'; did you mean 'banking77'"):
-        data.check("banking", "anywhere")
+        datasets.check("banking", "anywhere")
 
 
 def test_every_data_set_says_what_it_is() -> None:
-    listed = {data_set.name: data_set for data_set in data.list_datasets()}
+    listed = {data_set.name: data_set for data_set in datasets.DATASETS.values()}
     assert {"banking77", "clinc150", "omniglot", "mnist", "wikitext-2-v1"} <= set(listed)
     for data_set in listed.values():
         assert data_set.licence
@@ -244,13 +244,13 @@ def test_every_data_set_says_what_it_is() -> None:
 
 
 def test_real_data_is_whole(data_dir: Path) -> None:
-    for data_set in data.list_datasets():
-        report = data.check(data_set.name, data_dir)
+    for data_set in datasets.DATASETS.values():
+        report = datasets.check(data_set.name, data_dir)
         if any(file.status == "missing" for file in report.files):
             pytest.skip(f"the data set '{data_set.name}' is absent from METASCALE_DATA")
         assert report.ok, report
 
 
 def test_the_registry_does_not_load_torch() -> None:
-    code = "import sys, metascale.tasks.data; sys.exit('torch' in sys.modules)"
+    code = "import sys, metascale.tasks.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,10 +14,8 @@ import torch
 
 from metascale.core.errors import InputError
 from metascale.core.types import TaskSource
-from metascale.tasks import class_pools
-from metascale.tasks.class_pools import combinations_in_random_order
-from metascale.tasks.class_table import ClassSplit, ClassTable, split_sizes
-from metascale.tasks.fewshot import FewShotTasks
+from metascale.tasks import fewshot
+from metascale.tasks.fewshot import ClassSplit, ClassTable, FewShotTasks, combinations_in_random_order, split_sizes
 from tests.tasks.sources import identity, toy_table, toy_tasks
 
 
@@ -124,7 +122,7 @@ def test_every_combination_can_be_a_task() -> None:
 
 @pytest.mark.parametrize("listed", [0, 100_000])
 def test_combinations_come_once_each(listed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(class_pools, "_LISTED", listed)
+    monkeypatch.setattr(fewshot, "_LISTED", listed)
     drawn = list(combinations_in_random_order(6, 3, np.random.default_rng(0)))
     assert sorted(drawn) == list(itertools.combinations(range(6), 3))
     assert drawn != sorted(drawn)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from metascale.core.errors import CorruptFile, InputError
-from metascale.tasks.supervised.mnist import mnist, read_idx, small_digits
+from metascale.tasks.supervised.images import mnist, read_idx, small_digits
 
 
 def test_batches_cover_every_example_once_an_epoch() -> None:

@@ -12,10 +12,9 @@ import torch
 from PIL import Image
 
 from metascale.core.errors import CorruptFile, InputError, MissingDependency
-from metascale.tasks import omniglot_files
+from metascale.tasks import omniglot
 from metascale.tasks.digits import digit_table, digits_tasks
-from metascale.tasks.omniglot import omniglot_tasks
-from metascale.tasks.omniglot_files import decode_zips, lanczos_weights
+from metascale.tasks.omniglot import decode_zips, lanczos_weights, omniglot_tasks
 
 
 def test_digits_are_the_published_ones_at_four_rotations() -> None:
@@ -169,12 +168,12 @@ def test_decoded_drawings_are_kept_where_the_caller_says(small_omniglot: Path, m
     cache_dir = small_omniglot / "cache"
     before = omniglot_tasks(small_omniglot, n_query=5, cache_dir=cache_dir, download=False)
     (cached,) = cache_dir.iterdir()
-    omniglot_files.read_characters.cache_clear()
+    omniglot.read_characters.cache_clear()
 
     def no_decoding(folder: Path) -> None:
         raise AssertionError("decoded although the cache has the drawings")
 
-    monkeypatch.setattr(omniglot_files, "decode_zips", no_decoding)
+    monkeypatch.setattr(omniglot, "decode_zips", no_decoding)
     after = omniglot_tasks(small_omniglot, n_query=5, cache_dir=cache_dir, download=False)
     same = [source.episodes("test", [0, 1]).query.inputs["x"] for source in (before, after)]
     assert torch.equal(*same)
@@ -182,7 +181,7 @@ def test_decoded_drawings_are_kept_where_the_caller_says(small_omniglot: Path, m
     content = bytearray(cached.read_bytes())
     content[-1000] ^= 1
     cached.write_bytes(content)
-    omniglot_files.read_characters.cache_clear()
+    omniglot.read_characters.cache_clear()
     with pytest.raises(CorruptFile, match="delete it"):
         omniglot_tasks(small_omniglot, n_query=5, cache_dir=cache_dir, download=False)
 

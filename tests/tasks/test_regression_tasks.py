@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from metascale.core.errors import InputError
-from metascale.tasks.quadratic import QuadraticTasks
-from metascale.tasks.sinusoid import SinusoidTasks
+from metascale.tasks.regression import QuadraticTasks, SinusoidTasks
 
 
 def test_sinusoids_follow_their_formula() -> None:
@@ -16,7 +15,7 @@ def test_sinusoids_follow_their_formula() -> None:
     for split, indices in (("train", range(12)), ("test", range(12))):
         episode = source.episodes(split, indices)  # type: ignore[arg-type]
         for row, task_id in enumerate(episode.task_ids):
-            amplitude, phase = source.amplitude_and_phase(split, int(task_id.split(":")[1]))  # type: ignore[arg-type]
+            amplitude, phase = source.task(split, int(task_id.split(":")[1]))  # type: ignore[arg-type]
             for batch in (episode.support, episode.query):
                 expected = amplitude * np.sin(batch.inputs["x"][row].numpy().astype(float) - phase)
                 np.testing.assert_allclose(batch.targets[row].numpy(), expected, atol=1e-5)
@@ -24,7 +23,7 @@ def test_sinusoids_follow_their_formula() -> None:
 
 def test_sinusoid_ranges_are_the_published_ones() -> None:
     source = SinusoidTasks()
-    drawn = np.array([source.amplitude_and_phase("train", task) for task in range(500)])
+    drawn = np.array([source.task("train", task) for task in range(500)])
     for column, (low, high) in enumerate(((0.1, 5.0), (0.0, np.pi))):
         assert low <= drawn[:, column].min() < low + 0.05 * (high - low)
         assert high - 0.05 * (high - low) < drawn[:, column].max() <= high
@@ -51,7 +50,7 @@ def test_quadratic_targets_are_the_centre() -> None:
     assert episode.support.targets.shape == (5, 2, 3)
     assert episode.query.targets.shape == (5, 4, 3)
     for row, task_id in enumerate(episode.task_ids):
-        centre = torch.from_numpy(source.centre("train", int(task_id.split(":")[1]))).float()
+        centre = torch.from_numpy(np.array(source.task("train", int(task_id.split(":")[1])))).float()
         assert torch.equal(episode.support.targets[row], centre.expand(2, 3))
         assert torch.equal(episode.query.targets[row], centre.expand(4, 3))
 

@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from metascale.core.errors import CorruptFile, InputError
-from metascale.tasks.csv_text import csv_tasks, read_csv
 from metascale.tasks.intents import intent_tasks, read_banking77, read_clinc150
-from metascale.tasks.text_table import LabelledText, text_table, without_duplicates
-from metascale.tasks.word_encoder import WordEncoder
+from metascale.tasks.texts import LabelledText, csv_tasks, read_csv, text_table, without_duplicates
+from metascale.tasks.words import WordEncoder
 
 
 class Letters:

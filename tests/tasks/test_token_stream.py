@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from metascale.core.errors import InputError
-from metascale.tasks.supervised.ngrams import floors
-from metascale.tasks.supervised.token_stream import IGNORED, TokenStream
-from metascale.tasks.supervised.wikitext import wikitext
+from metascale.tasks.supervised.tokens import IGNORED, TokenStream, floors, wikitext
 
 
 def stream(n_train: int = 103, n_validation: int = 23, **settings: int) -> TokenStream:

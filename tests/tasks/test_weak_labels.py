@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from metascale.core.errors import CorruptFile, InputError
-from metascale.tasks.data_files import DATASETS
+from metascale.tasks.datasets import DATASETS
 from metascale.tasks.supervised.weak_labels import WEAK_SETS, WeakLabelData, majority_vote, weak_label_data
-from metascale.tasks.word_encoder import WordEncoder
+from metascale.tasks.words import WordEncoder
 
 ENCODER = WordEncoder(("spam", "check", "song"), max_length=8)
 

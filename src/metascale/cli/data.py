@@ -21,10 +21,10 @@ DataDir = Annotated[
 @app.command("list")
 def data_list() -> None:
     """The data sets that recipes can use."""
-    from metascale.tasks.data import list_datasets
+    from metascale.tasks.datasets import DATASETS
 
     table = Table("name", "licence", "home", "citation")
-    for item in list_datasets():
+    for item in DATASETS.values():
         table.add_row(item.name, item.licence, item.home, item.citation)
     out.print(table)
 
@@ -34,7 +34,7 @@ def data_check(
     name: Annotated[str, typer.Argument(help="A data set; `metascale data list` names them.")], data_dir: DataDir = None
 ) -> None:
     """Check a data set's files in the data folder; exit status 1 when they are not all right."""
-    from metascale.tasks.data import check
+    from metascale.tasks.datasets import check
 
     found = check(name, data_dir)
     table = Table("file", "state")
@@ -51,6 +51,6 @@ def data_get(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder to put it in.", file_okay=False)],
 ) -> None:
     """Fetch a data set from its public home into the data folder."""
-    from metascale.tasks.data import get
+    from metascale.tasks.datasets import get
 
     out.print(f"{name} is in {get(name, data_dir)}")

@@ -104,7 +104,7 @@ RECIPE = Recipe(
 
 def parts(config: TextConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
-    from metascale.tasks.data import locate
+    from metascale.tasks.datasets import locate
     from metascale.tasks.intents import intent_tasks, read_banking77
 
     def source(encoder: Encoder) -> Any:

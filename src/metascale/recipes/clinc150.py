@@ -55,7 +55,7 @@ RECIPE = Recipe(
 
 def parts(config: Clinc150Config, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
-    from metascale.tasks.data import locate
+    from metascale.tasks.datasets import locate
     from metascale.tasks.intents import intent_tasks, read_clinc150
 
     def source(encoder: Encoder) -> Any:

@@ -63,7 +63,7 @@ RECIPE = Recipe(
 
 def parts(config: CsvConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
-    from metascale.tasks.csv_text import csv_tasks, read_csv
+    from metascale.tasks.texts import csv_tasks, read_csv
 
     def source(encoder: Encoder) -> Any:
         return csv_tasks(

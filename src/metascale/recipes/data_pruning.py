@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from metascale.bilevel.levels import Pass
     from metascale.models.perceptron import Perceptron
-    from metascale.tasks.supervised.image_set import ImageSet
+    from metascale.tasks.supervised.images import ImageSet
     from metascale.training.supervised import Examples, SupervisedTraining
 
 Method = Literal["random", "el2n", "forgetting", "large_loss", "small_loss", "learnt"]
@@ -134,7 +134,7 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
 
 def images(settings: DataPruningConfig, seed: int) -> ImageSet:
     """The data set with its planted faults."""
-    from metascale.tasks.supervised.mnist import mnist, small_digits
+    from metascale.tasks.supervised.images import mnist, small_digits
     from metascale.workflow.text import data_dir
 
     faults: dict[str, Any] = {name: getattr(settings, name) for name in ("label_noise", "duplicates", "noise_seed")}

@@ -221,7 +221,7 @@ def parts(config: MeloraConfig, seed: int, device: str) -> Parts:
             language = SyntheticLanguage(difficulty=config.difficulty, n_classes=config.n_classes)
             return synthetic_text_tasks(encoder, language=language, **fields)
         if config.data == "csv":
-            from metascale.tasks.csv_text import csv_tasks
+            from metascale.tasks.texts import csv_tasks
 
             return csv_tasks(
                 str(config.path),

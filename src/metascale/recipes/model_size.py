@@ -49,7 +49,7 @@ from metascale.workflow.recipe import Profile, Recipe, is_search, load_recipe
 
 if TYPE_CHECKING:
     from metascale.models.language import LanguageModel
-    from metascale.tasks.supervised.token_stream import TokenStream
+    from metascale.tasks.supervised.tokens import TokenStream
     from metascale.training.flops import TrainingFlops
     from metascale.training.loop import Schedule
     from metascale.training.memory import LiveBytes, MemoryReport
@@ -268,7 +268,7 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
 
 def text(settings: ModelSizeConfig, seed: int) -> TokenStream:
     """WikiText-2 in the vocabulary of a configuration."""
-    from metascale.tasks.supervised.wikitext import wikitext
+    from metascale.tasks.supervised.tokens import wikitext
     from metascale.workflow.text import data_dir
 
     sizes = (settings.vocabulary, settings.n_sequence, settings.batch_size)
@@ -356,7 +356,7 @@ def flops(model: LanguageModel, settings: ModelSizeConfig, steps: int) -> Traini
 
 def floor_row(stream: TokenStream) -> dict[str, Any]:
     """Perplexities of counting words, on the same tokens and vocabulary."""
-    from metascale.tasks.supervised.ngrams import floors
+    from metascale.tasks.supervised.tokens import floors
 
     found = floors(stream)
     row = {f"{order}_{split}_perplexity": found.perplexity(order, split) for order in FLOORS for split in EVALUATED}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from metascale.models.convnet import ConvNet
     from metascale.models.perceptron import Perceptron
     from metascale.models.resnet import ResNet
-    from metascale.tasks.supervised.image_set import ImageSet
+    from metascale.tasks.supervised.images import ImageSet
     from metascale.training.loop import Schedule
     from metascale.training.state import TrainState
     from metascale.training.supervised import SupervisedTraining
@@ -211,7 +211,7 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
 
 def images(settings: ShapesConfig, seed: int) -> ImageSet:
     """The data set, with evaluation batches that cut out ``n_validation`` images."""
-    from metascale.tasks.supervised.mnist import mnist, small_digits
+    from metascale.tasks.supervised.images import mnist, small_digits
     from metascale.workflow.text import data_dir
 
     fields: dict[str, Any] = {"n_train": settings.n_train, "n_batch": settings.batch_size, "seed": seed}

@@ -60,7 +60,7 @@ RECIPE = Recipe(
 def parts(config: SinusoidConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     from metascale.models.perceptron import Perceptron
-    from metascale.tasks.sinusoid import SinusoidTasks
+    from metascale.tasks.regression import SinusoidTasks
     from metascale.workflow.fewshot import Parts
 
     source = SinusoidTasks(

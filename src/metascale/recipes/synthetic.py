@@ -56,8 +56,8 @@ RECIPE = Recipe(
 def parts(config: SyntheticConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     from metascale.models.perceptron import Perceptron
-    from metascale.tasks.bag_of_words import BagOfWords
     from metascale.tasks.synthetic_text import SyntheticLanguage, synthetic_text_tasks, word_encoder
+    from metascale.tasks.words import BagOfWords
     from metascale.workflow.fewshot import Parts
 
     language = SyntheticLanguage(difficulty=config.difficulty, n_classes=config.n_classes)

@@ -1,1 +1,103 @@
+"""Few-shot sources, supervised data, and the registry of data sets."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metascale.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from metascale.tasks.datasets import DATASETS, DataFile, DataReport, DataSet, check, data_folder, get, locate
+    from metascale.tasks.digits import digits_tasks
+    from metascale.tasks.fewshot import (
+        ClassSplit,
+        ClassTable,
+        EpisodePlan,
+        FewShotSettings,
+        FewShotTasks,
+        pool_position,
+        split_sizes,
+    )
+    from metascale.tasks.intents import intent_tasks, read_banking77, read_clinc150
+    from metascale.tasks.omniglot import omniglot_tasks
+    from metascale.tasks.regression import QuadraticTasks, RegressionTasks, SinusoidTasks
+    from metascale.tasks.synthetic_text import SyntheticLanguage, synthetic_text_tasks, word_encoder
+    from metascale.tasks.texts import LabelledText, TokenLists, csv_tasks, read_csv, text_table, token_lists
+    from metascale.tasks.words import BagOfWords, WordEncoder
+
+__all__ = [
+    "DATASETS",
+    "BagOfWords",
+    "ClassSplit",
+    "ClassTable",
+    "DataFile",
+    "DataReport",
+    "DataSet",
+    "EpisodePlan",
+    "FewShotSettings",
+    "FewShotTasks",
+    "LabelledText",
+    "QuadraticTasks",
+    "RegressionTasks",
+    "SinusoidTasks",
+    "SyntheticLanguage",
+    "TokenLists",
+    "WordEncoder",
+    "check",
+    "csv_tasks",
+    "data_folder",
+    "digits_tasks",
+    "get",
+    "intent_tasks",
+    "locate",
+    "omniglot_tasks",
+    "pool_position",
+    "read_banking77",
+    "read_clinc150",
+    "read_csv",
+    "split_sizes",
+    "synthetic_text_tasks",
+    "text_table",
+    "token_lists",
+    "word_encoder",
+]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "DATASETS": "metascale.tasks.datasets",
+        "DataFile": "metascale.tasks.datasets",
+        "DataReport": "metascale.tasks.datasets",
+        "DataSet": "metascale.tasks.datasets",
+        "check": "metascale.tasks.datasets",
+        "data_folder": "metascale.tasks.datasets",
+        "get": "metascale.tasks.datasets",
+        "locate": "metascale.tasks.datasets",
+        "digits_tasks": "metascale.tasks.digits",
+        "ClassSplit": "metascale.tasks.fewshot",
+        "ClassTable": "metascale.tasks.fewshot",
+        "EpisodePlan": "metascale.tasks.fewshot",
+        "FewShotSettings": "metascale.tasks.fewshot",
+        "FewShotTasks": "metascale.tasks.fewshot",
+        "pool_position": "metascale.tasks.fewshot",
+        "split_sizes": "metascale.tasks.fewshot",
+        "intent_tasks": "metascale.tasks.intents",
+        "read_banking77": "metascale.tasks.intents",
+        "read_clinc150": "metascale.tasks.intents",
+        "omniglot_tasks": "metascale.tasks.omniglot",
+        "QuadraticTasks": "metascale.tasks.regression",
+        "RegressionTasks": "metascale.tasks.regression",
+        "SinusoidTasks": "metascale.tasks.regression",
+        "SyntheticLanguage": "metascale.tasks.synthetic_text",
+        "synthetic_text_tasks": "metascale.tasks.synthetic_text",
+        "word_encoder": "metascale.tasks.synthetic_text",
+        "LabelledText": "metascale.tasks.texts",
+        "TokenLists": "metascale.tasks.texts",
+        "csv_tasks": "metascale.tasks.texts",
+        "read_csv": "metascale.tasks.texts",
+        "text_table": "metascale.tasks.texts",
+        "token_lists": "metascale.tasks.texts",
+        "BagOfWords": "metascale.tasks.words",
+        "WordEncoder": "metascale.tasks.words",
+    },
+)

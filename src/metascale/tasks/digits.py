@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from metascale.core.optional import require
 from metascale.core.types import Split
-from metascale.tasks.class_table import ClassSplit, ClassTable
-from metascale.tasks.fewshot import FewShotTasks
+from metascale.tasks.fewshot import ClassSplit, ClassTable, FewShotSettings, FewShotTasks
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 QUARTER_TURNS = (0, 90, 180, 270)
 N_DIGITS: dict[Split, int] = {"train": 6, "validation": 2, "test": 2}
@@ -56,18 +58,7 @@ def digit_table() -> ClassTable:
     return ClassTable("digits", tuple(names), tuple(examples), FloatImages(images), details=details)
 
 
-def digits_tasks(
-    n_way: int = 5,
-    k_shot: int = 1,
-    n_query: int = 15,
-    n_train_tasks: int | None = 100,
-    n_validation_tasks: int = 100,
-    n_test_tasks: int = 200,
-    seed: int = 0,
-    *,
-    split_seed: int | None = None,
-    **settings: Any,
-) -> FewShotTasks:
+def digits_tasks(*, split_seed: int | None = None, **settings: Unpack[FewShotSettings]) -> FewShotTasks:
     """Few-shot digits: 24 training, 8 validation and 8 test classes.
 
     The split is by digit (6 / 2 / 2), never by rotated class: otherwise a rotated copy of a training image could be a
@@ -76,7 +67,7 @@ def digits_tasks(
     Args:
         split_seed: ``None``: digits 3 and 7 test, 2 and 4 validation (no class is nearly a rotated copy of a class in
             another split); a number: another division of the digits, drawn from it.
-        settings: further fields of ``FewShotTasks``.
+        settings: fields of `FewShotTasks` (by default 5-way 1-shot).
 
     Raises:
         InputError: as ``FewShotTasks``.
@@ -92,6 +83,4 @@ def digits_tasks(
         split = ClassSplit(members["train"], members["validation"], members["test"])
     else:
         split = ClassSplit.draw(table.name, digit_of_class, N_DIGITS, split_seed)
-    return FewShotTasks(
-        table, split, n_way, k_shot, n_query, n_train_tasks, n_validation_tasks, n_test_tasks, seed, **settings
-    )
+    return FewShotTasks(table, split, **settings)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import combinations, pairwise
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -14,16 +15,154 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.streams import generator
 from metascale.core.types import SPLITS, Batch, Episode, Split
-from metascale.tasks.class_pools import distinct_pool, pool_position, random_combination
-from metascale.tasks.class_table import ClassSplit, ClassTable
 
-__all__ = ["ClassSplit", "ClassTable", "FewShotTasks", "Plan"]
+Combination: TypeAlias = tuple[int, ...]
+"""Class indices in ascending order."""
 
-Combination = tuple[int, ...]
+
+@dataclass(frozen=True, eq=False)
+class ClassTable:
+    """A labelled data set, indexed by class.
+
+    Args:
+        name: the data set's name; it is part of every random stream's address.
+        classes: the class names; a class index is a position in this tuple.
+        examples: the example ids of each class.
+        fetch: example ids [...] to named input tensors [..., *shape].
+        examples_by_split: example ids of each class in each split, test examples in no other split; needed only where
+            splits share classes (``FewShotTasks(classes="shared")``).
+        details: JSON for the run's record: source, licence, how the examples were made.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    examples: tuple[np.ndarray, ...]
+    fetch: Callable[[np.ndarray], dict[str, torch.Tensor]]
+    examples_by_split: Mapping[Split, tuple[np.ndarray, ...]] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) != len(self.classes):
+            raise InputError(f"{self.name}: class names must be distinct")
+        if len(self.examples) != len(self.classes):
+            raise InputError(f"{self.name}: {len(self.classes)} classes but example ids for {len(self.examples)}")
+
+
+@dataclass(frozen=True)
+class ClassSplit:
+    """Which class indices are meta-train, meta-validation and meta-test; no class is in two splits."""
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        every = self.train + self.validation + self.test
+        if len(set(every)) != len(every):
+            raise InputError("a class split may not hold a class twice")
+
+    def of(self, split: Split) -> tuple[int, ...]:
+        """The class indices of ``split``."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+    @staticmethod
+    def draw(name: str, groups: Sequence[str], n_groups: Mapping[Split, int], seed: int) -> ClassSplit:
+        """Give whole groups of classes to the splits, at random but fixed by ``name`` and ``seed``.
+
+        Args:
+            groups: the group of each class; classes of one group (the rotations of one digit, the intents of one
+                domain) stay together. Give each class its own group for a plain split.
+            n_groups: how many groups each split gets; together all of them.
+
+        Raises:
+            InputError: a split would get no group, or the numbers do not add up to the number of groups.
+        """
+        names = sorted(set(groups))
+        counts = [n_groups[split] for split in SPLITS]
+        if min(counts) < 1 or sum(counts) != len(names):
+            wanted = " + ".join(f"{n_groups[split]} {split}" for split in SPLITS)
+            raise InputError(
+                f"{name}: a class split of {wanted} does not fit; the three numbers must be at least 1 and add up to "
+                f"{len(names)}"
+            )
+        order = generator(seed, "class-split", name).permutation(len(names))
+        bounds = np.cumsum([0, *counts])
+        members = []
+        for start, stop in pairwise(bounds):
+            chosen = {names[position] for position in order[start:stop]}
+            members.append(tuple(index for index, group in enumerate(groups) if group in chosen))
+        return ClassSplit(*members)
+
+
+def split_sizes(name: str, n_classes: int, fractions: tuple[float, float, float]) -> dict[Split, int]:
+    """How many of ``n_classes`` classes go to train, validation and test; train takes what rounding leaves.
+
+    Raises:
+        InputError: the fractions are not positive or do not add up to 1, or a split would be empty.
+    """
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise InputError(f"{name}: split fractions must be positive and add up to 1, not {fractions}")
+    n_validation, n_test = round(n_classes * fractions[1]), round(n_classes * fractions[2])
+    sizes: dict[Split, int] = {
+        "train": n_classes - n_validation - n_test,
+        "validation": n_validation,
+        "test": n_test,
+    }
+    empty = [split for split in SPLITS if sizes[split] < 1]
+    if empty:
+        raise InputError(f"{name}: {n_classes} classes are too few for the fractions {fractions}; {empty[0]} gets none")
+    return sizes
+
+
+# Below this many combinations all are listed and shuffled; above it they are drawn and repetitions dropped. The choice
+# depends on the classes alone, never on the size of the pool, so pools stay nested.
+_LISTED = 100_000
+
+
+def combinations_in_random_order(n_classes: int, n_way: int, rng: np.random.Generator) -> Iterator[Combination]:
+    """Every ``n_way``-subset of ``range(n_classes)`` once, in random order; each is a sorted tuple."""
+    total = math.comb(n_classes, n_way)
+    if total <= _LISTED:
+        listed = list(combinations(range(n_classes), n_way))
+        yield from (listed[position] for position in rng.permutation(total))
+        return
+    seen: set[tuple[int, ...]] = set()
+    while len(seen) < total:
+        drawn = random_combination(n_classes, n_way, rng)
+        if drawn not in seen:
+            seen.add(drawn)
+            yield drawn
+
+
+def random_combination(n_classes: int, n_way: int, rng: np.random.Generator) -> Combination:
+    """One ``n_way``-subset of ``range(n_classes)``, uniformly, as a sorted tuple."""
+    return tuple(sorted(rng.choice(n_classes, n_way, replace=False, shuffle=False).tolist()))
+
+
+def distinct_pool(
+    classes: Combination, n_way: int, n_tasks: int, seed: int, purpose: str, *index: str
+) -> tuple[Combination, ...]:
+    """``n_tasks`` distinct combinations of ``classes``; nested in ``n_tasks``. There must be that many."""
+    ordered = combinations_in_random_order(len(classes), n_way, generator(seed, purpose, *index))
+    return tuple(tuple(classes[position] for position in next(ordered)) for _ in range(n_tasks))
+
+
+@lru_cache(maxsize=16)
+def visit_order(seed: int, purpose: str, n_tasks: int, visits_before: int) -> np.ndarray:
+    """The shuffled order in which one pass visits ``range(n_tasks)``; kept because every visit of the pass asks."""
+    order = generator(seed, purpose, n_tasks, visits_before).permutation(n_tasks)
+    order.setflags(write=False)
+    return order
+
+
+def pool_position(seed: int, purpose: str, n_tasks: int, visit: int) -> int:
+    """Which of ``n_tasks`` tasks visit number ``visit`` goes to: each once a pass, each pass in its own order."""
+    visits_before, place = divmod(visit, n_tasks)
+    return int(visit_order(seed, purpose, n_tasks, visits_before)[place])
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EpisodePlan:
     """Which examples make up episodes, before any tensor is fetched.
 
     ``combinations`` [T][n_way] are class indices in ascending order; ``label_of_class`` [T, n_way] the label each of
@@ -37,6 +176,22 @@ class Plan:
     support_labels: np.ndarray
     query_ids: np.ndarray
     query_labels: np.ndarray
+
+
+class FewShotSettings(TypedDict, total=False):
+    """The fields of `FewShotTasks` besides its data, as keyword arguments of the functions that read a data set."""
+
+    n_way: int
+    k_shot: int
+    n_query: int
+    n_train_tasks: int | None
+    n_validation_tasks: int
+    n_test_tasks: int
+    seed: int
+    eval_seed: int
+    n_train_classes: int | None
+    labels: Literal["permuted", "sorted"]
+    classes: Literal["disjoint", "shared"]
 
 
 @dataclass(frozen=True)
@@ -89,11 +244,12 @@ class FewShotTasks:
         for name, least in {**smallest, "n_train_tasks": 1, "n_train_classes": self.n_way}.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(f"{self.table.name}: {name} must be at least {least}, not {value}")
-        if self.labels not in ("permuted", "sorted"):
-            raise InputError(f"{self.table.name}: labels must be 'permuted' or 'sorted', not {self.labels!r}")
-        if self.classes not in ("disjoint", "shared"):
-            raise InputError(f"{self.table.name}: classes must be 'disjoint' or 'shared', not {self.classes!r}")
+                message = f"{self.table.name}: {name} must be at least {least}, not {value}"
+                raise InputError(message, field=name, value=value)
+        for name, allowed in {"labels": ("permuted", "sorted"), "classes": ("disjoint", "shared")}.items():
+            if (value := getattr(self, name)) not in allowed:
+                message = f"{self.table.name}: {name} must be '{allowed[0]}' or '{allowed[1]}', not {value!r}"
+                raise InputError(message, field=name, value=value)
         if self.classes == "shared" and self.table.examples_by_split is None:
             raise InputError(
                 f"{self.table.name} has no separate examples for training and evaluation, so classes='shared' would "
@@ -204,7 +360,7 @@ class FewShotTasks:
     def _n_evaluation(self, split: Split) -> int:
         return self.n_validation_tasks if split == "validation" else self.n_test_tasks
 
-    def plan(self, split: Split, indices: Sequence[int]) -> Plan:
+    def plan(self, split: Split, indices: Sequence[int]) -> EpisodePlan:
         """Which classes, labels and examples the episodes of ``indices`` have.
 
         Raises:
@@ -230,7 +386,7 @@ class FewShotTasks:
             label_of_class[row] = labels
             query[:, row] = np.stack([query_ids, np.repeat(labels, self.n_query)])[:, query_order]
             support[:, row] = np.stack([support_ids, np.repeat(labels, self.k_shot)])[:, support_order]
-        return Plan(tuple(task_ids), tuple(combinations), label_of_class, *support, *query)
+        return EpisodePlan(tuple(task_ids), tuple(combinations), label_of_class, *support, *query)
 
     def episodes(self, split: Split, indices: Sequence[int]) -> Episode:
         """One episode per index, stacked: support [T, n_way * k_shot, ...], query [T, n_way * n_query, ...].

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json
 from metascale.core.types import SPLITS, Encoder, Split
-from metascale.tasks.class_table import ClassSplit, ClassTable
-from metascale.tasks.data import locate
-from metascale.tasks.data_files import DATASETS
-from metascale.tasks.fewshot import FewShotTasks
-from metascale.tasks.text_table import LabelledText, text_table
+from metascale.tasks.datasets import DATASETS, locate
+from metascale.tasks.fewshot import ClassSplit, ClassTable, FewShotSettings, FewShotTasks
+from metascale.tasks.texts import LabelledText, text_table
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # Training, validation and test classes (or domains). Validation and test suffice for 20-way tasks.
 _SPLIT_SIZES: dict[str, tuple[int, int, int]] = {"banking77": (37, 20, 20), "clinc150": (90, 30, 30)}
@@ -69,19 +70,14 @@ def _banking_table(folder: Path, encoder: Encoder) -> ClassTable:
     # With shared classes, the test file is for test episodes alone; validation draws from the training file.
     origins: dict[Split, str] = {"train": "train", "validation": "train", "test": "test"}
     return text_table(
-        "banking77", read_banking77(folder), encoder, origin_of_split=origins, details=_details("banking77")
+        "banking77", read_banking77(folder), encoder, origin_of_split=origins, details=DATASETS["banking77"].provenance
     )
 
 
 def _clinc_table(folder: Path, encoder: Encoder, size: Literal["full", "small"]) -> ClassTable:
     origins: dict[Split, str] = {split: split for split in SPLITS}
-    details = {**_details("clinc150"), "size": size}
+    details = {**DATASETS["clinc150"].provenance, "size": size}
     return text_table("clinc150", read_clinc150(folder, size), encoder, origin_of_split=origins, details=details)
-
-
-def _details(name: str) -> dict[str, Any]:
-    data_set = DATASETS[name]
-    return {"source": data_set.home, "licence": data_set.licence, "citation": data_set.citation}
 
 
 def _domain_of_class(folder: Path, classes: Sequence[str]) -> list[str]:
@@ -110,20 +106,13 @@ def intent_tasks(
     name: str,
     data_dir: Path | str | None,
     encoder: Encoder,
-    n_way: int = 5,
-    k_shot: int = 5,
-    n_query: int = 15,
-    n_train_tasks: int | None = 100,
-    n_validation_tasks: int = 100,
-    n_test_tasks: int = 200,
-    seed: int = 0,
     *,
     split_seed: int = 0,
     split_sizes: tuple[int, int, int] | None = None,
     by_domain: bool = False,
     size: Literal["full", "small"] = "full",
     download: bool = True,
-    **settings: Any,
+    **settings: Unpack[FewShotSettings],
 ) -> FewShotTasks:
     """Few-shot tasks on ``banking77`` or ``clinc150``; inputs ``{"input_ids", "attention_mask"}`` [T, B, S] int64.
 
@@ -140,7 +129,7 @@ def intent_tasks(
         by_domain: hold out whole domains of CLINC150.
         size: CLINC150's ``full`` file or its ``small`` one (50 training texts an intent instead of 100).
         download: fetch missing files from their public home into the data folder.
-        settings: further fields of ``FewShotTasks``.
+        settings: fields of `FewShotTasks` (by default 5-way 5-shot).
 
     Raises:
         InputError: an unknown data set, no data folder, a failed download, or as ``FewShotTasks``.
@@ -156,6 +145,5 @@ def intent_tasks(
     groups = _domain_of_class(folder, table.classes) if by_domain else list(table.classes)
     sizes = split_sizes or (_SPLIT_DOMAINS if by_domain else _SPLIT_SIZES[name])
     split = ClassSplit.draw(name, groups, dict(zip(SPLITS, sizes, strict=True)), split_seed)
-    return FewShotTasks(
-        table, split, n_way, k_shot, n_query, n_train_tasks, n_validation_tasks, n_test_tasks, seed, **settings
-    )
+    chosen: FewShotSettings = {"k_shot": 5, **settings}
+    return FewShotTasks(table, split, **chosen)

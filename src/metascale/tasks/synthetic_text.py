@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from metascale.core.errors import InputError
 from metascale.core.streams import generator
 from metascale.core.types import Encoder
-from metascale.tasks.class_table import ClassSplit, split_sizes
-from metascale.tasks.fewshot import FewShotTasks
-from metascale.tasks.text_table import LabelledText, text_table
-from metascale.tasks.word_encoder import WordEncoder
+from metascale.tasks.fewshot import ClassSplit, FewShotSettings, FewShotTasks, split_sizes
+from metascale.tasks.texts import LabelledText, text_table
+from metascale.tasks.words import WordEncoder
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _SYLLABLES = tuple(first + second for first, second in product("bdfgklmnprstvz", "aeiou"))
 
@@ -93,7 +95,9 @@ class SyntheticLanguage:
         topics = np.zeros((self.n_classes, self.n_topics))
         for index, pair in enumerate(self.topics_of_class):
             topics[index, list(pair)] = 0.5 / self.words_per_topic
-        return weight * np.repeat(topics, self.words_per_topic, axis=1) + (1.0 - weight) * background
+        own: np.ndarray = weight * np.repeat(topics, self.words_per_topic, axis=1)
+        own += (1.0 - weight) * background
+        return own
 
     @cached_property
     def drawn_words(self) -> np.ndarray:
@@ -136,20 +140,13 @@ class SyntheticLanguage:
 def synthetic_text_tasks(
     encoder: Encoder | None = None,
     difficulty: float = 0.5,
-    n_way: int = 5,
-    k_shot: int = 5,
-    n_query: int = 15,
-    n_train_tasks: int | None = 100,
-    n_validation_tasks: int = 100,
-    n_test_tasks: int = 200,
-    seed: int = 0,
     *,
     n_classes: int = 100,
     language_seed: int = 0,
     split_seed: int = 0,
     split_fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
     language: SyntheticLanguage | None = None,
-    **settings: Any,
+    **settings: Unpack[FewShotSettings],
 ) -> FewShotTasks:
     """Few-shot synthetic texts; inputs ``{"input_ids", "attention_mask"}`` [T, B, S] int64.
 
@@ -157,26 +154,25 @@ def synthetic_text_tasks(
         encoder: a tokenizer; ``None``: one token a word (``word_encoder(language)``).
         difficulty: 0 (disjoint topics' words only) to 1 (classes cannot be told apart).
         language: a language with other settings; then ``difficulty``, ``n_classes`` and ``language_seed`` are its own.
-        settings: further fields of ``FewShotTasks``.
+        settings: fields of `FewShotTasks` (by default 5-way 5-shot).
 
     Raises:
         InputError: as ``SyntheticLanguage`` and ``FewShotTasks``.
     """
-    chosen = language or SyntheticLanguage(difficulty=difficulty, n_classes=n_classes, seed=language_seed)
+    spoken = language or SyntheticLanguage(difficulty=difficulty, n_classes=n_classes, seed=language_seed)
     details = {
         "source": "synthetic",
-        "difficulty": chosen.difficulty,
-        "words_per_text": chosen.words_per_text,
-        "n_words": chosen.n_words,
-        "language_seed": chosen.seed,
-        "bayes_accuracy": chosen.bayes_accuracy(n_way),
+        "difficulty": spoken.difficulty,
+        "words_per_text": spoken.words_per_text,
+        "n_words": spoken.n_words,
+        "language_seed": spoken.seed,
+        "bayes_accuracy": spoken.bayes_accuracy(settings.get("n_way", 5)),
     }
-    table = text_table("synthetic-text", chosen.rows(), encoder or word_encoder(chosen), details=details)
+    table = text_table("synthetic-text", spoken.rows(), encoder or word_encoder(spoken), details=details)
     sizes = split_sizes(table.name, len(table.classes), split_fractions)
     split = ClassSplit.draw(table.name, table.classes, sizes, split_seed)
-    return FewShotTasks(
-        table, split, n_way, k_shot, n_query, n_train_tasks, n_validation_tasks, n_test_tasks, seed, **settings
-    )
+    chosen: FewShotSettings = {"k_shot": 5, **settings}
+    return FewShotTasks(table, split, **chosen)
 
 
 def word_encoder(language: SyntheticLanguage) -> WordEncoder:

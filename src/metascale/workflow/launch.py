@@ -225,7 +225,7 @@ def check_data(recipe: Recipe[Any], study: Study) -> None:
     Raises:
         InputError: no data folder is named, or a data set, a model's folder or the study's own file is not there.
     """
-    from metascale.tasks.data import locate
+    from metascale.tasks.datasets import locate
     from metascale.workflow.text import check_backbone
 
     for name in needed_data(recipe, study):
@@ -244,8 +244,7 @@ def check_data(recipe: Recipe[Any], study: Study) -> None:
 
 def data_hashes(recipe: Recipe[Any], study: Study) -> dict[str, str]:
     """SHA-256 of every data file that the study may read and that is there now, by data set and file."""
-    from metascale.tasks.data import data_folder
-    from metascale.tasks.data_files import DATASETS
+    from metascale.tasks.datasets import DATASETS, data_folder
 
     paths = {
         f"{name}/{file.path}": data_folder(name, None) / file.path

@@ -88,8 +88,7 @@ def text_parts(
 
 def _words(config: TextConfig, make_source: Callable[[Encoder], Any], texts: Callable[[], Iterable[str]]) -> Parts:
     from metascale.models.perceptron import Perceptron
-    from metascale.tasks.bag_of_words import BagOfWords
-    from metascale.tasks.word_encoder import WordEncoder
+    from metascale.tasks.words import BagOfWords, WordEncoder
     from metascale.workflow.fewshot import Parts
 
     encoder = WordEncoder.from_texts(texts(), max_words=config.n_words, max_length=config.max_length)

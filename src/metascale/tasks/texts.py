@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from metascale.core.errors import InputError
+from metascale.core.files import sha256_of
 from metascale.core.types import Encoder, Split
-from metascale.tasks.class_table import ClassTable
-from metascale.tasks.word_encoder import words_of
+from metascale.tasks.fewshot import ClassSplit, ClassTable, FewShotSettings, FewShotTasks, split_sizes
+from metascale.tasks.words import words_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class LabelledText(NamedTuple):
@@ -119,3 +125,57 @@ def text_table(
         }
     counts = {"n_texts": len(kept), "n_duplicates_removed": n_duplicates, "n_ambiguous_removed": n_ambiguous}
     return ClassTable(name, classes, examples, fetch, by_split, {**(details or {}), **counts})
+
+
+def read_csv(path: Path | str, text_column: str = "text", label_column: str = "label") -> list[LabelledText]:
+    """The rows of a UTF-8 CSV file whose first line names the columns.
+
+    Raises:
+        InputError: the file cannot be read, a column is missing, or a row lacks its text or label.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            columns = list(reader.fieldnames or ())
+            for column in (text_column, label_column):
+                if column not in columns:
+                    raise InputError(f"{path} has no column '{column}'; its columns are {', '.join(columns) or 'none'}")
+            rows = []
+            for row in reader:
+                text, label = (row[text_column] or "").strip(), (row[label_column] or "").strip()
+                if not text or not label:
+                    raise InputError(f"{path}, line {reader.line_num}: the {'label' if text else 'text'} is empty")
+                rows.append(LabelledText(text, label))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read {path} as a UTF-8 CSV file: {error}") from error
+    return rows
+
+
+def csv_tasks(
+    path: Path | str,
+    encoder: Encoder,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    split_seed: int = 0,
+    split_fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    **settings: Unpack[FewShotSettings],
+) -> FewShotTasks:
+    """Few-shot tasks on the classes of a CSV file; inputs ``{"input_ids", "attention_mask"}`` [T, B, S] int64.
+
+    Args:
+        split_seed: with the file's name (not its folder), which classes are training, validation and test classes.
+        split_fractions: the share of classes for training, validation and test.
+        settings: fields of `FewShotTasks` (by default 5-way 5-shot).
+
+    Raises:
+        InputError: the file cannot be used, or as ``FewShotTasks``.
+    """
+    path = Path(path)
+    rows = read_csv(path, text_column, label_column)
+    details = {"source": path.name, "sha256": sha256_of(path.read_bytes())}
+    table = text_table(path.stem, rows, encoder, details=details)
+    sizes = split_sizes(table.name, len(table.classes), split_fractions)
+    split = ClassSplit.draw(table.name, table.classes, sizes, split_seed)
+    chosen: FewShotSettings = {"k_shot": 5, **settings}
+    return FewShotTasks(table, split, **chosen)
