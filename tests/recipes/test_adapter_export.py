@@ -18,8 +18,8 @@ import yaml
 from metascale.core.errors import CorruptFile, InputError, MetascaleError
 from metascale.integrations.adapters import export_adapter, push_adapter
 from metascale.laws.contrasts import bootstrap_mean
-from metascale.study.run.runner import run_study
-from metascale.study.store.reading import read_study
+from metascale.study.runner import run_study
+from metascale.study.store.folder import read_study
 from metascale.workflow.launch import Place, plan
 
 WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "bird", "sun", "moon", "star"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from metascale.study import Study
-from metascale.study.store.table import Table
+from metascale.study.store.table import ResultsTable
 from metascale.workflow.conclude import baseline_results, laws_of
 from metascale.workflow.recipe import LawColumns
 
@@ -19,7 +19,7 @@ def test_series_are_named_as_the_table_writes_their_values() -> None:
         for flag in (False, True, None)
     ]
     study = Study("s", "tests.study.trials:quick", {}, {"x": (1, 2, 4, 8), "flag": (False, True)}, (0,))
-    analyses, reason = laws_of(study, Table(COLUMNS, tuple(rows)), LawColumns("x", ("flag",)))
+    analyses, reason = laws_of(study, ResultsTable(COLUMNS, tuple(rows)), LawColumns("x", ("flag",)))
     assert set(analyses) == {"flag=false", "flag=true", "flag="}
     assert reason == ""
 
@@ -29,4 +29,4 @@ def test_a_baseline_of_several_seeds_is_their_mean() -> None:
         dict(zip(COLUMNS, (str(seed), None, None, seed, "baseline", "finished", "ft", loss), strict=True))
         for seed, loss in enumerate((1.0, 2.0, 6.0))
     ]
-    assert baseline_results(Table(COLUMNS, tuple(rows)))["ft"]["test_loss_nats"] == pytest.approx(3.0)
+    assert baseline_results(ResultsTable(COLUMNS, tuple(rows)))["ft"]["test_loss_nats"] == pytest.approx(3.0)

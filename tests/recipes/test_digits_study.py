@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from metascale.core.errors import CorruptFile, InputError
-from metascale.study.store.run_files import NOT_COMPARED
+from metascale.study.store.folder import NOT_COMPARED
 from metascale.study.store.table import results_table
 from metascale.workflow.conclude import conclude
 from metascale.workflow.evaluate import evaluate_run

@@ -29,10 +29,9 @@ from metascale.recipes.model_size import (
     training,
     trial,
 )
-from metascale.study.search.points import searched_points
 from metascale.study.search.run import run_any_study
-from metascale.study.search.search import search_of, tuned_points
-from metascale.study.store.reading import read_study
+from metascale.study.search.search import search_of, searched_points, tuned_points
+from metascale.study.store.folder import read_study
 from metascale.study.store.table import results_table
 from metascale.tasks.supervised.tokens import floors
 from metascale.training.supervised import SupervisedTraining

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from metascale.study import Study
-from metascale.study.store.run_files import NOT_COMPARED
+from metascale.study.store.folder import NOT_COMPARED
 
 TRIALS = "tests.study.trials"
 

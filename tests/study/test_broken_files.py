@@ -11,13 +11,11 @@ from metascale.core.errors import Diverged
 from metascale.core.files import read_json, read_json_lines
 from metascale.core.run import Checkpoint
 from metascale.study import RunStore, read_study, run_study
-from metascale.study.status import study_status
-from metascale.study.status_facts import last_loss
+from metascale.study.status import last_loss, study_status
 from metascale.study.store.checkpoints import clean_leftovers, read_checkpoint, write_checkpoint
-from metascale.study.store.fence import Claim, put_claim
-from metascale.study.store.owner import new_owner
-from metascale.study.store.run_store import rebuild_index
-from metascale.study.store.stored_run import StoredRun
+from metascale.study.store.claims import Claim, new_owner, put_claim
+from metascale.study.store.run import StoredRun
+from metascale.study.store.store import rebuild_index
 from metascale.study.store.verify import verify_study
 from tests.study.folders import tiny_study
 

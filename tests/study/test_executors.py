@@ -14,11 +14,11 @@ from metascale.study import ProcessExecutor, RunStore, SerialExecutor, read_stud
 from metascale.study.executors.local import device_of
 from metascale.study.executors.ray import RayExecutor
 from metascale.study.executors.slurm import SlurmExecutor
-from metascale.study.run.job import Code, Job
+from metascale.study.run.job import ExitCode, Job
 from metascale.study.run.stopping import ask_to_stop
 from metascale.study.run.supervise import supervise
-from metascale.study.store.owner import new_owner
-from metascale.study.store.reading import run_folder
+from metascale.study.store.claims import new_owner
+from metascale.study.store.folder import run_folder
 from tests.study.folders import final_files, ranks_study, tiny_study
 
 pytestmark = pytest.mark.timeout(120)
@@ -142,7 +142,7 @@ def test_a_trial_that_its_machine_wants_back_ends_at_a_checkpoint_and_goes_on_el
     sender.start()
     code = supervise(job)
     sender.join()
-    assert code == Code.WORKER_LOST
+    assert code == ExitCode.WORKER_LOST
     assert [event["event"] for event in read_study(tmp_path).runs[0].history()] == ["started", "stopped"]
     store.release(trial, claim)
     store.close()

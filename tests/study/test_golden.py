@@ -9,7 +9,7 @@ import pytest
 
 from metascale.study import read_study, results_table, run_study
 from metascale.study.status import study_status
-from metascale.study.store.run_files import NOT_COMPARED
+from metascale.study.store.folder import NOT_COMPARED
 from metascale.study.store.verify import verify_study
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -19,9 +19,9 @@ import pytest
 import metascale.core.files
 from metascale.study import ProcessExecutor, RunStore, SerialExecutor, read_study, run_study
 from metascale.study.errors import DiskFull
-from metascale.study.store.fence import locked
+from metascale.study.store.claims import locked
+from metascale.study.store.folder import run_folder
 from metascale.study.store.index import Index
-from metascale.study.store.reading import run_folder
 from tests.study import runner_process
 from tests.study.folders import final_files, tiny_study
 from tests.study.runner_process import ROOT

@@ -8,7 +8,7 @@ import pytest
 
 from metascale.core.errors import InputError
 from metascale.study import ProcessExecutor, RunStore, SerialExecutor, Study, read_study, run_study
-from metascale.study.store.owner import new_owner
+from metascale.study.store.claims import new_owner
 from tests.study.folders import TRIALS, final_files, tiny_study
 
 

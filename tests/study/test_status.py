@@ -9,9 +9,9 @@ from rich.console import Console
 from metascale.study import RunStore, run_study
 from metascale.study.live import LiveReporter, PlainReporter, default_reporter, summary
 from metascale.study.status import TrialStatus, estimate_left_s, format_s, render_status, study_status
-from metascale.study.store.owner import new_owner, retire
-from metascale.study.store.reading import run_folder
-from metascale.study.store.stored_run import StoredRun
+from metascale.study.store.claims import new_owner, retire
+from metascale.study.store.folder import run_folder
+from metascale.study.store.run import StoredRun
 from tests.study.folders import tiny_study
 
 

@@ -19,7 +19,7 @@ from metascale.study import ProcessExecutor, RunStore, SerialExecutor, Study, re
 from metascale.study.errors import Interrupted
 from metascale.study.run.stopping import StopWatch, ask_run_to_stop, ask_to_stop, is_signalled
 from metascale.study.store.checkpoints import list_checkpoints, read_checkpoint, write_checkpoint
-from metascale.study.store.fence import Claim
+from metascale.study.store.claims import Claim
 from tests.study import runner_process
 from tests.study.folders import TRIALS, final_files, tiny_study
 

@@ -15,11 +15,11 @@ from metascale.core.errors import CorruptFile, InputError
 from metascale.core.run import Checkpoint
 from metascale.study import RunStore, Study, read_study, run_study
 from metascale.study.status import study_status
-from metascale.study.store import owner as owner_module
-from metascale.study.store.owner import is_alive, new_owner
-from metascale.study.store.reading import run_folder
-from metascale.study.store.run_store import rebuild_index
-from metascale.study.store.stored_run import StoredRun
+from metascale.study.store import claims as owner_module
+from metascale.study.store.claims import is_alive, new_owner
+from metascale.study.store.folder import run_folder
+from metascale.study.store.run import StoredRun
+from metascale.study.store.store import rebuild_index
 from tests.study.folders import final_files, tiny_study
 
 
@@ -138,7 +138,7 @@ def test_a_claim_that_cannot_be_prepared_is_given_back(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     store = RunStore.create(tmp_path, tiny_study())
-    monkeypatch.setattr("metascale.study.store.run_store.write_json", full)
+    monkeypatch.setattr("metascale.study.store.store.write_json", full)
     with pytest.raises(OSError, match="No space"):
         store.claim(store.trials[0], new_owner())
     assert store.index.row(store.trials[0].id).status == "pending"

@@ -8,8 +8,8 @@ from metascale.core.errors import Diverged, InputError
 from metascale.core.files import read_json, read_json_lines, sha256_of
 from metascale.core.run import Checkpoint, MemoryRun
 from metascale.study.errors import LeaseLost
-from metascale.study.store.fence import Claim, put_claim
-from metascale.study.store.stored_run import StoredRun
+from metascale.study.store.claims import Claim, put_claim
+from metascale.study.store.run import StoredRun
 
 FIRST, SECOND = Claim("t", "first", 1), Claim("t", "second", 2)
 

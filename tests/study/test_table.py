@@ -9,9 +9,9 @@ import pytest
 
 from metascale.core.errors import CorruptFile, InputError, MissingDependency
 from metascale.study import RunStore, Study, read_study, results_table, run_study, write_results
-from metascale.study.store.owner import new_owner
-from metascale.study.store.reading import run_folder
-from metascale.study.store.stored_run import StoredRun
+from metascale.study.store.claims import new_owner
+from metascale.study.store.folder import run_folder
+from metascale.study.store.run import StoredRun
 from tests.study.folders import TRIALS, final_files, tiny_study
 
 RESULTS = [

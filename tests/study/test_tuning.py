@@ -19,10 +19,8 @@ from metascale.core.errors import InputError
 from metascale.study import Study, read_study, results_table
 from metascale.study.events import Event, StudyOutcome
 from metascale.study.run.stopping import ask_to_stop
-from metascale.study.search.rule import values_at
-from metascale.study.search.run import n_search_trials, run_any_study, run_tuned_study
-from metascale.study.search.search import Search, Tuned, search_of, search_trial, thresholds_of, tuned_points
-from metascale.study.search.suggest import Tried
+from metascale.study.search.run import n_search_trials, run_any_study, run_tuned_study, search_trial
+from metascale.study.search.search import Search, SearchResult, Tried, search_of, tuned_points, values_at
 from tests.study.folders import final_files
 
 RATE = {"rate": {"log": [1e-4, 1.0]}}
@@ -38,7 +36,7 @@ def study(search: Mapping[str, Any], axes: Mapping[str, Any] | None = None, **ba
     )
 
 
-def found(folder: Path) -> list[Tuned]:
+def found(folder: Path) -> list[SearchResult]:
     return list(tuned_points(read_study(folder)))
 
 
@@ -174,7 +172,7 @@ def test_a_rule_follows_each_range_and_never_leaves_it() -> None:
         {"rate": 0.1, "dropout": 0.1, "batch": 64, "layers": 2},
         {"rate": 0.01, "dropout": 0.2, "batch": 32, "layers": 5},
     )
-    tuned = [Tuned({"width": 10**k}, one, 1.0, (), {}) for k, one in enumerate(values)]
+    tuned = [SearchResult({"width": 10**k}, one, 1.0, (), {}) for k, one in enumerate(values)]
     at = {
         width: values_at(tuning, Search.from_json(tuning.base["tune"]), tuned, {"width": width})
         for width in (100, 10_000)
@@ -242,9 +240,11 @@ def test_thresholds_are_the_medians_of_the_best_losses_so_far() -> None:
     curves = [((0, 9.0), (1, float(k)), (2, float(k)), (3, 0.5)) for k in (1, 5, 2, 4)]
     tried = [Tried({}, 0.5, "finished", curve) for curve in curves]
     search = Search.from_json({"space": RATE, "prune": {"n_before": 4, "rungs": 2}})
-    assert thresholds_of(search.pruning, tried) == [[1, 3.0], [2, 3.0]]
-    assert thresholds_of(search.pruning, tried[:3]) == []
-    assert thresholds_of(search.pruning, [*tried[:3], Tried({}, None, "diverged")]) == []
+    assert search.pruning is not None
+    thresholds = search.pruning.thresholds
+    assert thresholds(tried) == [[1, 3.0], [2, 3.0]]
+    assert thresholds(tried[:3]) == []
+    assert thresholds([*tried[:3], Tried({}, None, "diverged")]) == []
 
 
 def test_divergence_counts_as_the_worst_and_is_never_the_best(tmp_path: Path) -> None:

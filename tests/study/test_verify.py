@@ -10,10 +10,9 @@ import pytest
 from metascale.core.errors import CorruptFile
 from metascale.core.run import Checkpoint
 from metascale.study import RunStore, run_study
-from metascale.study.store.owner import new_owner
-from metascale.study.store.reading import run_folder
-from metascale.study.store.run_files import NOT_COMPARED
-from metascale.study.store.stored_run import StoredRun
+from metascale.study.store.claims import new_owner
+from metascale.study.store.folder import NOT_COMPARED, run_folder
+from metascale.study.store.run import StoredRun
 from metascale.study.store.verify import verify_study
 from tests.study.folders import tiny_study
 

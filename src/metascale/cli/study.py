@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from metascale.core.canonical import plain
+from metascale.core.columns import TUNING
 from metascale.core.errors import InputError
 
 out = Console()
@@ -68,7 +69,7 @@ def verify(folder: Folder) -> None:
 
 def reindex(folder: Folder) -> None:
     """Build a study's index anew from its run folders."""
-    from metascale.study.store.run_store import rebuild_index
+    from metascale.study.store.store import rebuild_index
 
     rebuild_index(folder).close()
     out.print(f"index of {folder} built from its run folders")
@@ -157,9 +158,8 @@ class _Standing:
 
     def look(self) -> None:
         """See how the study stands now; its trials as well, which a search adds to."""
-        from metascale.study.status import study_status
-        from metascale.study.status_facts import disk_of
-        from metascale.study.store.reading import read_study
+        from metascale.study.status import disk_of, study_status
+        from metascale.study.store.folder import read_study
 
         self._view = read_study(self._folder)
         try:
@@ -177,10 +177,10 @@ class _Standing:
     @property
     def is_done(self) -> bool:
         """Whether every trial has ended. After a search come the trials of the axes, which are not listed before."""
-        from metascale.study.search.search import KIND, search_of
+        from metascale.study.search.search import search_of
 
         study, runs = self._view.study, self._view.runs
-        if search_of(study) is not None and all(run.trial.kind == KIND for run in runs):
+        if search_of(study) is not None and all(run.trial.kind == TUNING for run in runs):
             return False
         return bool(self._status.counts["pending"] + self._status.counts["running"] == 0)
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metascale.core.columns import PROVENANCE_JSON
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, sha256_of
+from metascale.study.store.folder import CONFIG, RESULT
 from metascale.study.store.records import read_rows
-from metascale.study.store.run_files import CONFIG, PROVENANCE, RESULT
 
 ADAPTER = "adapter"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS, HEAD = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
@@ -77,7 +78,7 @@ def read_adapter_run(folder: Path) -> AdapterRun:
         files={name.removeprefix(f"{ADAPTER}/"): _checked(folder / name, hashes[name]) for name in sorted(names)},
         test_rows=tuple(read_rows(folder / "test_tasks.csv")),
         data={"data": pool.get("data"), **(pool.get("details") or {})},
-        provenance=_recorded(folder, PROVENANCE, {}),
+        provenance=_recorded(folder, PROVENANCE_JSON, {}),
         baselines=_recorded(study, "baselines.json", {}),
         command=_recorded(study, "command.json", {}).get("command", ""),
     )

@@ -13,7 +13,7 @@ from metascale.core.canonical import canonical_json
 from metascale.core.errors import InputError
 from metascale.core.files import write_atomic, write_json
 from metascale.study.design import flatten
-from metascale.study.store.reading import RunView, StudyView, read_study
+from metascale.study.store.folder import RunView, StudyView, read_study
 from metascale.study.store.table import results_table
 
 TABLES = ("csv", "json", "parquet")

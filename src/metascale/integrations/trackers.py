@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from metascale.core.errors import InputError
 from metascale.core.optional import require
 from metascale.integrations.export import TrackedRun, tracked_runs
-from metascale.study.store.reading import StudyView
+from metascale.study.store.folder import StudyView
 
 _METRICS_A_BATCH, _PARAMETERS_A_BATCH, _PARAMETER_LENGTH = 1000, 100, 6000
 _TRIAL_TAG = "metascale.trial"

@@ -42,8 +42,8 @@ from metascale.laws import analyse, grouped
 from metascale.laws.effects import PowerLine, WidthAndDepth, power_line, undominated, width_and_depth
 from metascale.study.design import Study
 from metascale.study.search.search import PRUNE_KEY
-from metascale.study.store.reading import StudyView
-from metascale.study.store.table import Table
+from metascale.study.store.folder import StudyView
+from metascale.study.store.table import ResultsTable
 from metascale.workflow.config import Count, NonNegative, Rate, Share, TrialConfig, Weight
 from metascale.workflow.recipe import Profile, Recipe, is_search, load_recipe
 
@@ -464,7 +464,7 @@ FLOOR_SIZES = 6
 Rows = Sequence[Mapping[str, Any]]
 
 
-def conclude(view: StudyView, table: Table) -> list[Path]:
+def conclude(view: StudyView, table: ResultsTable) -> list[Path]:
     """Write size.json from a study's finished trials, and the bigram model as its baseline; nothing without trials."""
     rows = [row for row in table.finished(TRIAL).rows if row.get(TEST_LOSS) is not None]
     path = view.folder / SIZE_JSON

@@ -26,8 +26,7 @@ from metascale.core.errors import InputError
 from metascale.core.run import Run
 from metascale.models.widths import layer_widths
 from metascale.study.design import Study, merge
-from metascale.study.search.points import axis_points, searched_points
-from metascale.study.search.search import PRUNE_KEY, search_of
+from metascale.study.search.search import PRUNE_KEY, axis_points, search_of, searched_points
 from metascale.workflow.config import Count, Rate, Share, TrialConfig, Weight
 from metascale.workflow.recipe import Profile, Recipe, is_search, load_recipe
 

@@ -3,20 +3,20 @@
 from metascale.study.design import Study, Trial
 from metascale.study.events import StudyOutcome
 from metascale.study.executors.local import ProcessExecutor, SerialExecutor
-from metascale.study.run.runner import run_study
-from metascale.study.store.reading import RunView, StudyView, read_study
-from metascale.study.store.run_store import RunStore
-from metascale.study.store.table import Table, results_table, write_results
+from metascale.study.runner import run_study
+from metascale.study.store.folder import RunView, StudyView, read_study
+from metascale.study.store.store import RunStore
+from metascale.study.store.table import ResultsTable, results_table, write_results
 
 __all__ = [
     "ProcessExecutor",
+    "ResultsTable",
     "RunStore",
     "RunView",
     "SerialExecutor",
     "Study",
     "StudyOutcome",
     "StudyView",
-    "Table",
     "Trial",
     "read_study",
     "results_table",

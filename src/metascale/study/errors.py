@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from metascale.core.errors import MetascaleError
+from metascale.core.errors import InputError, MetascaleError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -59,3 +60,13 @@ def explain_disk_full(folder: Path, doing: str) -> Iterator[None]:
         if not is_disk_full(error):
             raise
         raise disk_full(folder, doing) from error
+
+
+def require_posix(what: str) -> None:
+    """Refuse ``what`` on systems without process groups and POSIX signals.
+
+    Raises:
+        InputError: names the supported systems.
+    """
+    if os.name != "posix":
+        raise InputError(f"{what} runs on Linux and macOS; on Windows use WSL")

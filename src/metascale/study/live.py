@@ -12,7 +12,7 @@ from rich.text import Text
 
 from metascale.study.events import Event, Reporter, StudyOutcome
 from metascale.study.status import format_s, render_status, study_status
-from metascale.study.store.reading import read_study
+from metascale.study.store.folder import read_study
 
 _REFRESH_PER_S = 2
 

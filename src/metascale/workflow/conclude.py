@@ -16,9 +16,9 @@ from metascale.report.reading import MAIN_KINDS
 from metascale.report.write import write_report
 from metascale.study.design import Study
 from metascale.study.search.search import tuned_points
-from metascale.study.store.reading import StudyView, read_study
+from metascale.study.store.folder import StudyView, read_study
 from metascale.study.store.records import format_cell
-from metascale.study.store.table import Table, write_results
+from metascale.study.store.table import ResultsTable, write_results
 from metascale.workflow.methods import method_pairs, method_rows, methods_json, methods_markdown
 from metascale.workflow.recipe import LawColumns, law_columns, recipe_of
 
@@ -84,7 +84,7 @@ def _write_methods(view: StudyView) -> list[Path]:
     return [view.folder / METHODS, view.folder / METHODS_PAGE]
 
 
-def write_own(view: StudyView, table: Table) -> list[Path]:
+def write_own(view: StudyView, table: ResultsTable) -> list[Path]:
     """What the recipe itself concludes from its study."""
     recipe = recipe_of(view.study)
     return [] if recipe is None else recipe.conclude(view, table)
@@ -97,7 +97,7 @@ def shared_pools(described: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in described.items() if key not in own}, "pools": pools}
 
 
-def baseline_results(table: Table) -> dict[str, Any]:
+def baseline_results(table: ResultsTable) -> dict[str, Any]:
     """Finished baselines and controls by method: test loss and accuracy (means over seeds), and what tuning chose."""
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for row in table.finished().rows:
@@ -121,7 +121,7 @@ def _mean(values: Sequence[Any]) -> Any:
     return sum(numbers) / len(numbers) if len(numbers) == len(values) else values[-1]
 
 
-def laws_of(study: Study, table: Table, columns: LawColumns | None = None) -> tuple[dict[str, Analysis], str]:
+def laws_of(study: Study, table: ResultsTable, columns: LawColumns | None = None) -> tuple[dict[str, Analysis], str]:
     """An analysis for every series (one, unless more than the scale varies), or the reason why there is none."""
     columns = columns or law_columns(study)
     if columns.scale is None:

@@ -17,10 +17,11 @@ from metascale.core.optional import require_installed
 from metascale.core.suggest import suggest
 from metascale.study.definition import load_definition
 from metascale.study.design import Study
-from metascale.study.executors.local import Executor, ProcessExecutor, SerialExecutor
+from metascale.study.executors.local import ProcessExecutor, SerialExecutor
 from metascale.study.executors.ray import RayExecutor
 from metascale.study.executors.slurm import SlurmExecutor
-from metascale.study.run.pulse import HANG_S
+from metascale.study.run.job import Executor
+from metascale.study.run.supervise import HANG_S
 from metascale.workflow.recipe import Recipe, load_recipe, recipe_of
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def launch(
     from metascale.study.live import default_reporter
     from metascale.study.search.run import run_any_study
     from metascale.study.search.search import search_of
-    from metascale.study.store.run_store import RunStore
+    from metascale.study.store.store import RunStore
     from metascale.workflow.conclude import conclude
 
     if search_of(planned.study) is None:

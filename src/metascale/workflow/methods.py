@@ -13,7 +13,7 @@ from typing import Any
 
 from metascale.core.canonical import plain
 from metascale.laws.contrasts import PairedTest, holm, paired_test
-from metascale.study.store.reading import RunView, StudyView
+from metascale.study.store.folder import RunView, StudyView
 
 COSTS = ("steps", "step_flops", "step_peak_bytes", "step_peak_without_weights_bytes")
 _KINDS = ("meta", "baseline", "control")

@@ -15,19 +15,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic
 
 from metascale.core.canonical import plain
+from metascale.core.columns import TUNING
 from metascale.core.errors import InputError
 from metascale.core.run import Run
 from metascale.core.suggest import suggest
 from metascale.study.design import Study, load_function, merge
-from metascale.study.search.points import searched_points
-from metascale.study.search.search import KEY as TUNE
-from metascale.study.search.search import KIND as TUNING
-from metascale.study.search.search import PRUNE_KEY, Search
+from metascale.study.search.search import PRUNE_KEY, Search, searched_points
+from metascale.study.search.search import TUNE_KEY as TUNE
 from metascale.workflow.config import Config, plural_keys, validate
 
 if TYPE_CHECKING:
-    from metascale.study.store.reading import StudyView
-    from metascale.study.store.table import Table
+    from metascale.study.store.folder import StudyView
+    from metascale.study.store.table import ResultsTable
     from metascale.workflow.fewshot import Parts
 
 SHIPPED: Mapping[str, str] = {
@@ -263,7 +262,7 @@ class Recipe(Generic[Config]):
         """What the study's trials take, where the recipe counts it itself."""
         return None if self.costs is None else self._function(self.costs)(study)
 
-    def conclude(self, view: StudyView, table: Table) -> list[Path]:
+    def conclude(self, view: StudyView, table: ResultsTable) -> list[Path]:
         """Write what the recipe concludes beyond the law; the paths written."""
         return [] if self.conclusion is None else list(self._function(self.conclusion)(view, table))
 

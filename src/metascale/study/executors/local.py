@@ -10,37 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from metascale.core.errors import InputError, MetascaleError
-from metascale.study.run.job import Code, Ended, Job, execute
-from metascale.study.run.pulse import HANG_S, Pulse
+from metascale.study.errors import require_posix
+from metascale.study.run.job import Ended, ExitCode, Job, Pool, check_positive
+from metascale.study.run.supervise import HANG_S, Pulse, execute
 from metascale.study.store.provenance import THREAD_VARIABLES
-
-
-class Pool(Protocol):
-    """An open executor. A trial goes: `free_device`, claim, `submit`, `wait`."""
-
-    def free_device(self) -> str | None:
-        """The device that the next job would run on, or ``None`` when every slot is taken."""
-        ...
-
-    def submit(self, job: Job) -> None:
-        """Start ``job`` on the free slot."""
-        ...
-
-    def wait(self, timeout_s: float) -> list[Ended]:
-        """Jobs that ended, after at most ``timeout_s`` seconds when none did."""
-        ...
-
-
-class Executor(Protocol):
-    """A frozen description of where trials run; `open` makes it so, and ends what still runs on leaving."""
-
-    def open(self) -> AbstractContextManager[Pool]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +33,7 @@ class SerialExecutor:
 
     def __post_init__(self) -> None:
         check_devices(self.devices)
-        check_counts(self, "processes_per_trial")
+        check_positive(self, "processes_per_trial")
 
     @contextmanager
     def open(self) -> Iterator[Pool]:
@@ -112,10 +90,11 @@ class ProcessExecutor:
 
     def __post_init__(self) -> None:
         check_devices(self.devices)
-        check_counts(self, "workers", "threads_per_worker", "processes_per_trial", "hang_s")
+        check_positive(self, "workers", "threads_per_worker", "processes_per_trial", "hang_s")
 
     @contextmanager
     def open(self) -> Iterator[Pool]:
+        require_posix("a study in processes")
         ours, theirs = socket.socketpair()
         pinned = {name: str(self.threads_per_worker) for name in THREAD_VARIABLES}
         command = [sys.executable, "-m", "metascale.study.run.fork_server", str(theirs.fileno()), str(os.getpid())]
@@ -169,7 +148,7 @@ class _ProcessPool:
             job, start, _ = self._running.pop(slot)
             if slot in self._hung:
                 self._hung.remove(slot)
-                code = Code.HUNG
+                code = ExitCode.HUNG
             ended.append(Ended(job, code, time.monotonic() - start))
         return ended
 
@@ -224,31 +203,11 @@ def device_of(devices: Sequence[str], slot: int, processes: int) -> str:
     return ",".join(devices[(slot * processes + k) % len(devices)] for k in range(processes))
 
 
-def check_counts(executor: object, *names: str) -> None:
-    """Refuse an executor whose numbers are not positive.
-
-    Raises:
-        InputError: names the field.
-    """
-    for name in names:
-        value = getattr(executor, name)
-        if value is not None and value <= 0:
-            raise InputError(f"{name} of an executor is more than 0, not {value}")
-
-
-def check_gpus(gpus: float, processes: int) -> None:
-    """Refuse numbers of GPUs that the processes of a trial cannot share out.
-
-    Raises:
-        InputError: names both.
-    """
-    if gpus < 0:
-        raise InputError(f"gpus_per_trial of an executor is 0 or more, not {gpus}")
-    if processes > 1 and gpus > 1 and gpus != processes:
-        raise InputError(f"a trial on {processes} processes needs 0, 1 or {processes} GPUs, not {gpus}")
-
-
 def check_devices(devices: Sequence[str]) -> None:
-    """Refuse anything but a list of device names."""
+    """Refuse anything but a list of device names.
+
+    Raises:
+        InputError: an empty list, or a single text.
+    """
     if isinstance(devices, str) or not devices:
         raise InputError(f"an executor needs a list of at least one device, such as ['cpu'], not {devices!r}")

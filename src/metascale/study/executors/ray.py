@@ -18,9 +18,8 @@ from typing import Any
 
 from metascale.core.errors import InputError, MetascaleError
 from metascale.core.optional import require
-from metascale.study.executors.local import Pool, check_counts, check_gpus
-from metascale.study.run.job import Code, Ended, Job, own_import_paths
-from metascale.study.run.pulse import HANG_S
+from metascale.study.run.job import Ended, ExitCode, Job, Pool, check_gpus, check_positive, own_import_paths
+from metascale.study.run.supervise import HANG_S, supervise
 
 _KNOCK_S = 10.0
 
@@ -35,7 +34,7 @@ class RayExecutor:
         cpus_per_trial, gpus_per_trial: what the cluster sets aside for each; with a GPU the trial's device is ``cuda``.
         processes_per_trial: processes that run one trial together on its node, by torchrun.
         threads_per_process: threads of the numerical libraries in each process.
-        hang_s: a trial that wrote nothing for so long is killed; ``None`` never.
+        hang_s: a trial that wrote nothing for this many seconds is killed; ``None``: never.
     """
 
     address: str | None = None
@@ -47,14 +46,14 @@ class RayExecutor:
     hang_s: float | None = HANG_S
 
     def __post_init__(self) -> None:
-        check_counts(self, "workers", "cpus_per_trial", "processes_per_trial", "threads_per_process", "hang_s")
+        check_positive(self, "workers", "cpus_per_trial", "processes_per_trial", "threads_per_process", "hang_s")
         check_gpus(self.gpus_per_trial, self.processes_per_trial)
 
     @contextmanager
     def open(self) -> Iterator[Pool]:
         # Read by Ray when it is first imported.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray = require("ray", "ray", "--executor ray")
+        ray = require("ray", "ray", "`executor` ray")
         ours = not ray.is_initialized()
         if ours:
             _connect(ray, self.address)
@@ -69,8 +68,6 @@ class RayExecutor:
 
 def run_job(fields: Mapping[str, Any]) -> int:
     """The task: one job in a watched process of its own, on the node where Ray put it."""
-    from metascale.study.run.supervise import supervise
-
     return int(supervise(Job(**fields)))
 
 
@@ -143,7 +140,7 @@ class _RayPool:
         try:
             code = int(self._ray.get(reference))
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError):
-            code = Code.WORKER_LOST
+            code = ExitCode.WORKER_LOST
         except errors.RayTaskError as error:
             raise MetascaleError(f"Ray could not run trial '{job.label}': {error}") from error
         return Ended(job, code, time.monotonic() - start)

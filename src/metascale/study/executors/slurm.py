@@ -17,9 +17,8 @@ from typing import Any, Literal
 
 from metascale.core.errors import MetascaleError
 from metascale.core.optional import require
-from metascale.study.executors.local import Pool, check_counts, check_gpus
-from metascale.study.run.job import Code, Ended, Job, own_import_paths
-from metascale.study.run.pulse import HANG_S
+from metascale.study.run.job import Ended, ExitCode, Job, Pool, check_gpus, check_positive, own_import_paths
+from metascale.study.run.supervise import HANG_S, Supervisor
 
 SUBMISSIONS = "slurm"
 """Where submitit keeps its scripts and logs, inside the study's folder."""
@@ -37,7 +36,7 @@ class SlurmExecutor:
         grace_s: how long before the limit a job is told, and so how long a trial has to save itself.
         processes_per_trial: processes that run one trial together on its node, by torchrun.
         threads_per_process: threads of the numerical libraries in each process.
-        hang_s: a trial that wrote nothing for so long is killed; ``None`` never.
+        hang_s: a trial that wrote nothing for this many seconds is killed; ``None``: never.
         options: further parameters of submitit, such as ``{"slurm_account": "physics"}``.
         cluster: ``"slurm"``; ``"local"`` runs the same jobs on this machine, for trying out.
     """
@@ -59,12 +58,12 @@ class SlurmExecutor:
 
     def __post_init__(self) -> None:
         names = ("workers", "cpus_per_trial", "timeout_min", "grace_s", "processes_per_trial", "threads_per_process")
-        check_counts(self, *names, "memory_gb", "hang_s", "poll_s")
+        check_positive(self, *names, "memory_gb", "hang_s", "poll_s")
         check_gpus(self.gpus_per_trial, self.processes_per_trial)
 
     @contextmanager
     def open(self) -> Iterator[Pool]:
-        submitit = require("submitit", "slurm", "--executor slurm")
+        submitit = require("submitit", "slurm", "`executor` slurm")
         pool = _SlurmPool(submitit, self)
         try:
             yield pool
@@ -98,8 +97,6 @@ class SlurmTrial:
         self._supervisor: Any = None
 
     def __call__(self) -> int:
-        from metascale.study.run.supervise import Supervisor
-
         with Supervisor(Job(**self.fields)) as supervisor:
             self._supervisor = supervisor
             return int(supervisor.wait(self.grace_s))
@@ -176,8 +173,8 @@ class _SlurmPool:
             code = int(handle.result())
         except (utils.UncompletedJobError, utils.FailedJobError):
             # Cancelled, out of its node, or out of time for good: nothing is known, so it goes on elsewhere.
-            code = Code.WORKER_LOST
-        if code == Code.WORKER_LOST:
+            code = ExitCode.WORKER_LOST
+        if code == ExitCode.WORKER_LOST:
             # It goes on in a job of its own; SLURM may have queued this one again by itself.
             self._cancel(handle)
         return Ended(job, code, time.monotonic() - start)

@@ -7,7 +7,6 @@ each in a process group of its own, and reports how each ended. When the runner 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import importlib
 import json
@@ -21,20 +20,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from metascale.study.design import load_function
-from metascale.study.run.job import Job, execute
-from metascale.study.run.stopping import stop_on_signal
+from metascale.study.run.job import Job
+from metascale.study.run.stopping import die_with, stop_on_signal
+from metascale.study.run.supervise import execute
+from metascale.study.store.folder import OUTPUT
 from metascale.study.store.provenance import machine, sources
-from metascale.study.store.run_files import OUTPUT
-
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with(parent: int) -> None:
-    """Have the system kill this process when its parent ends (Linux; elsewhere the closed socket does it)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Running one claimed trial in this process: the one place that catches every exception, and records it.
+"""One claimed trial as a job: what describes it, who may run it, how it ends. Here it runs in this process.
 
 How a trial ended is written in its run's folder; the exit code only tells what the folder cannot.
 """
@@ -13,18 +13,19 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import metascale
-from metascale.core.errors import Diverged
+from metascale.core.errors import Diverged, InputError
 from metascale.study.design import load_function
 from metascale.study.errors import LeaseLost, Stopped, is_disk_full
 from metascale.study.run.stopping import StopWatch
-from metascale.study.store.fence import Claim, read_claim, take_over
+from metascale.study.store.claims import Claim, read_claim, take_over
 from metascale.study.store.provenance import THREAD_VARIABLES, provenance_of
-from metascale.study.store.stored_run import StoredRun
+from metascale.study.store.run import StoredRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Job:
         device: one device, or as many as ``processes``, separated by commas.
         processes: processes that run the trial together.
         threads: threads of the numerical libraries in each process (0: as the environment says).
-        hang_s: a trial that writes nothing for so long is killed; ``None`` waits for ever.
+        hang_s: a trial that writes nothing for this many seconds is killed; ``None``: never.
         stop_seen: the request to stop that was there before the runner started.
         import_paths: where a process on another machine finds the user's own modules.
         facts: what the run's provenance keeps besides the place: the command, the hashes of the data.
@@ -57,7 +58,6 @@ class Job:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def watch(self) -> StopWatch:
-        """What tells the trial that it should stop."""
         return StopWatch(Path(self.folder).parents[1], self.stop_seen, Path(self.folder), self.claim)
 
     @property
@@ -74,8 +74,30 @@ class Ended:
     wall_s: float
 
 
-class Code(enum.IntEnum):
-    """Exit codes of a trial's process, from the range that sysexits(3) leaves to the application's own trouble."""
+class Pool(Protocol):
+    """An open executor. Each trial goes through `free_device`, a claim, `submit` and `wait`."""
+
+    def free_device(self) -> str | None:
+        """The device that the next job would run on, or ``None`` when every slot is taken."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Start ``job`` on the free slot."""
+        ...
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        """Jobs that ended, after at most ``timeout_s`` seconds when none did."""
+        ...
+
+
+class Executor(Protocol):
+    """A frozen description of where trials run. Leaving the context of `open` ends whatever still runs."""
+
+    def open(self) -> AbstractContextManager[Pool]: ...
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of a trial's process, above those of sysexits(3) that a library might use."""
 
     RECORDED = 0
     DISK_FULL = 74
@@ -85,61 +107,94 @@ class Code(enum.IntEnum):
     WORKER_LOST = 78
 
 
-def execute(job: Job) -> int:
-    """Run the trial of ``job`` in this process, or in as many as it asks for, and record how it ended."""
-    if job.processes > 1:
-        from metascale.study.run.supervise import supervise
-
-        return supervise(job)
-    return execute_here(job, job.claim, job.watch())
-
-
 def execute_again(job: Job, stop: StopWatch) -> int:
     """Run the trial of ``job`` as the one execution of its attempt that may write from here on."""
     try:
         claim = take_over(Path(job.folder), job.claim)
     except LeaseLost:
-        return Code.LEASE_LOST
+        return ExitCode.LEASE_LOST
     return execute_here(job, claim, stop)
 
 
 def execute_here(job: Job, claim: Claim, stop: StopWatch) -> int:
-    """Run the trial in this process, under ``claim``."""
+    """Run the trial in this process, under ``claim``. Whatever the trial raises is recorded, here and nowhere else."""
     run = StoredRun(Path(job.folder), claim, stop)
     start = time.monotonic()
 
-    def wall_s() -> float:
-        return time.monotonic() - start
+    def cost() -> dict[str, Any]:
+        return {"wall_s": time.monotonic() - start, **_torch_threads()}
 
     try:
         run.describe({**provenance_of(job.config["trial"]), **_identity(job), **job.facts})
-        run.begin(device=job.device, keep_checkpoints=job.keep_checkpoints, **where())
+        run.begin(device=job.device, keep_checkpoints=job.keep_checkpoints, **_place())
         try:
             row = load_function(job.config["trial"])(dict(job.config), run, job.device)
-            run.finish(row, keep_checkpoints=job.keep_checkpoints, wall_s=wall_s(), **torch_threads())
+            run.finish(row, keep_checkpoints=job.keep_checkpoints, **cost())
         except Diverged as error:
-            run.diverge(error, keep_checkpoints=job.keep_checkpoints, wall_s=wall_s(), **torch_threads())
+            run.diverge(error, keep_checkpoints=job.keep_checkpoints, **cost())
         except Stopped:
-            run.pause(wall_s=wall_s(), **torch_threads())
-            return Code.STOPPED
+            run.pause(**cost())
+            return ExitCode.STOPPED
         except (Exception, SystemExit) as error:
             if isinstance(error, LeaseLost) or is_disk_full(error):
                 raise
-            run.fail(traceback.format_exc(), wall_s=wall_s(), **torch_threads())
+            run.fail(traceback.format_exc(), **cost())
     except LeaseLost:
-        return Code.LEASE_LOST
+        return ExitCode.LEASE_LOST
     except OSError as error:
         if not is_disk_full(error):
             raise
-        return Code.DISK_FULL
-    return Code.RECORDED
+        return ExitCode.DISK_FULL
+    return ExitCode.RECORDED
 
 
 def record_death(job: Job, message: str, wall_s: float = 0.0) -> None:
-    """Record as failed an attempt whose processes died, where it recorded nothing itself."""
+    """Record as failed an attempt whose processes died before they recorded anything."""
     held = read_claim(Path(job.folder))
     if held is not None and job.claim.same_attempt(held):
         StoredRun(Path(job.folder), held).fail(f"{message}\n", wall_s=wall_s)
+
+
+def describe_exit(code: int) -> str:
+    """What the exit code of a trial's process says where the trial itself recorded nothing."""
+    if code >= 0:
+        return f"the trial's process ended with exit status {code} and recorded no result"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "an unknown signal"
+    return f"the trial's process was ended by {name} (signal {-code})"
+
+
+def own_import_paths() -> list[str]:
+    """The import path of this process beyond Python's own, which another machine has for itself."""
+    found = [os.path.abspath(path) for path in sys.path]
+    installed = tuple({os.path.abspath(place) + os.sep for place in (sys.prefix, sys.base_prefix)})
+    return [path for path in dict.fromkeys(found) if not f"{path}{os.sep}".startswith(installed)]
+
+
+def check_positive(executor: object, *names: str) -> None:
+    """Refuse an executor's field that is not a positive number (``None`` is allowed).
+
+    Raises:
+        InputError: names the field.
+    """
+    for name in names:
+        value = getattr(executor, name)
+        if value is not None and value <= 0:
+            raise InputError(f"{name} of an executor is more than 0, not {value}", field=name, value=value)
+
+
+def check_gpus(gpus: float, processes: int) -> None:
+    """Refuse a number of GPUs that the processes of a trial cannot share.
+
+    Raises:
+        InputError: negative, or neither 0, 1 nor one for each process.
+    """
+    if gpus < 0:
+        raise InputError(f"gpus_per_trial of an executor is 0 or more, not {gpus}", field="gpus_per_trial", value=gpus)
+    if processes > 1 and gpus > 1 and gpus != processes:
+        raise InputError(f"a trial on {processes} processes needs 0, 1 or {processes} GPUs, not {gpus}")
 
 
 def _identity(job: Job) -> dict[str, Any]:
@@ -152,14 +207,7 @@ def _identity(job: Job) -> dict[str, Any]:
     }
 
 
-def own_import_paths() -> list[str]:
-    """The import path of this process beyond Python's own, which another machine has for itself."""
-    found = [os.path.abspath(path) for path in sys.path]
-    installed = tuple({os.path.abspath(place) + os.sep for place in (sys.prefix, sys.base_prefix)})
-    return [path for path in dict.fromkeys(found) if not f"{path}{os.sep}".startswith(installed)]
-
-
-def where() -> dict[str, Any]:
+def _place() -> dict[str, Any]:
     """What the history keeps about the place a trial runs in. The number of threads changes the last bits of sums."""
     return {
         "host": socket.gethostname(),
@@ -170,18 +218,7 @@ def where() -> dict[str, Any]:
     }
 
 
-def torch_threads() -> dict[str, Any]:
+def _torch_threads() -> dict[str, Any]:
     """The thread count that torch ended up with, where the trial loaded torch."""
     torch = sys.modules.get("torch")
     return {} if torch is None else {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
-
-
-def describe_exit(code: int) -> str:
-    """What the exit code of a trial's process says where the trial recorded nothing itself."""
-    if code >= 0:
-        return f"the trial's process ended with exit status {code} and recorded no result"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "an unknown signal"
-    return f"the trial's process was ended by {name} (signal {-code})"

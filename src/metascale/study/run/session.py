@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from metascale.study.design import Trial
 from metascale.study.errors import disk_full, explain_disk_full
 from metascale.study.events import Event, EventKind, Reporter, StudyOutcome
-from metascale.study.executors.local import Executor, Pool
-from metascale.study.run.job import Code, Ended, Job
-from metascale.study.run.retries import Retries, describe_death
+from metascale.study.run.job import Ended, Executor, ExitCode, Job, Pool, describe_exit
 from metascale.study.run.stopping import Mode, StopWatch, ask_run_to_stop, is_signalled
-from metascale.study.store.fence import Claim
+from metascale.study.store.claims import Claim, new_owner, renewed, retire
+from metascale.study.store.folder import read_progress, run_folder
 from metascale.study.store.index import IndexRow, Status
-from metascale.study.store.lease import renewed
-from metascale.study.store.owner import new_owner, retire
-from metascale.study.store.reading import run_folder
-from metascale.study.store.run_store import INDEX, RunStore
+from metascale.study.store.store import INDEX, RunStore
 
 _POLL_S = 0.25
 _RECENT = 16
@@ -172,13 +170,13 @@ class Session:
     def _settle(self, ended: Ended) -> None:
         trial, claim = self._claims[ended.job.trial_id]
         doing = f"running trial '{trial.label}'"
-        if ended.code == Code.DISK_FULL:
+        if ended.code == ExitCode.DISK_FULL:
             raise disk_full(self.store.folder, doing)
-        if ended.code in (Code.STOPPED, Code.WORKER_LOST) or self._is_stale(ended, claim):
+        if ended.code in (ExitCode.STOPPED, ExitCode.WORKER_LOST) or self._is_stale(ended, claim):
             self._give_back(trial, claim, ended)
             return
         status: Status | None = None
-        if ended.code != Code.LEASE_LOST:
+        if ended.code != ExitCode.LEASE_LOST:
             with explain_disk_full(self.store.folder, doing):
                 status = self.store.settle(trial, claim, ended.wall_s, describe_death(ended))
         del self._claims[trial.id]
@@ -186,7 +184,7 @@ class Session:
             self._held.append(trial)
             self._tell("lost", trial.label, message="another runner took it over")
             return
-        if ended.code == Code.HUNG and status == "failed":
+        if ended.code == ExitCode.HUNG and status == "failed":
             self._retry_hung(trial)
         self._n_ran += 1
         self._wall_s.append(ended.wall_s)
@@ -200,7 +198,7 @@ class Session:
         """Whether an execution lost the run although nobody else claimed it: a scheduler had started it twice."""
         row = self.store.index.row(claim.trial_id)
         ours = row is not None and (row.owner, row.attempt) == (claim.owner, claim.attempt)
-        return ended.code == Code.LEASE_LOST and ours
+        return ended.code == ExitCode.LEASE_LOST and ours
 
     def _retry_hung(self, trial: Trial) -> None:
         row = self.store.index.row(trial.id)
@@ -211,7 +209,7 @@ class Session:
     def _give_back(self, trial: Trial, claim: Claim, ended: Ended) -> None:
         """The trial goes on from its last checkpoint: in a later call (stopped), or here, elsewhere (place lost)."""
         # A trial that was told to end by somebody who did not tell us is one whose place is wanted back.
-        lost = ended.code != Code.STOPPED or not self._asked_to_stop()
+        lost = ended.code != ExitCode.STOPPED or not self._asked_to_stop()
         again = not lost or self._retries.after_loss(trial.id)
         with explain_disk_full(self.store.folder, f"giving back trial '{trial.label}'"):
             if again:
@@ -264,3 +262,37 @@ class Session:
             stopped=self._stopping is not None,
             **counts,
         )
+
+
+HANGS_RETRIED = 1
+LOSSES_RETRIED = 20
+"""A trial goes on elsewhere when its node is lost; one that loses node after node is at fault itself."""
+
+
+@dataclass(slots=True)
+class Retries:
+    """How often each trial of this call hung or was lost."""
+
+    hangs: Counter[str] = field(default_factory=Counter)
+    losses: Counter[str] = field(default_factory=Counter)
+
+    def after_hang(self, trial_id: str) -> bool:
+        """Count a hang; whether to try again."""
+        self.hangs[trial_id] += 1
+        return self.hangs[trial_id] <= HANGS_RETRIED
+
+    def after_loss(self, trial_id: str) -> bool:
+        """Count a loss of the place where it ran; whether to go on elsewhere."""
+        self.losses[trial_id] += 1
+        return self.losses[trial_id] <= LOSSES_RETRIED
+
+
+def describe_death(ended: Ended) -> str:
+    """What to record for an attempt that recorded nothing itself."""
+    if ended.code == ExitCode.WORKER_LOST:
+        return f"the place where the trial ran was lost {LOSSES_RETRIED + 1} times"
+    if ended.code != ExitCode.HUNG:
+        return describe_exit(ended.code)
+    told = read_progress(Path(ended.job.folder))
+    where = f"; it last told of step {told['done']} of {told['total']}" if told else ""
+    return f"the trial hung: it wrote nothing for {ended.job.hang_s:g} s and was killed{where}"

@@ -1,13 +1,16 @@
 """Asking for a stop: of all runners of a study, of one attempt of a trial, or of this process by a signal.
 
-A study is asked by a small file in its folder that runners and trials look for: it is obeyed by those who run when it
-comes, and by nobody who starts later. One attempt is asked by a file in its run's folder that names it.
+A study is asked by a small file in its folder that runners and trials look for: those that run when it comes obey it,
+those that start later do not. One attempt is asked by a file in its run's folder that names it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import secrets
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +21,13 @@ from typing import Any, Literal, TypeAlias
 
 from metascale.core.files import read_json, write_json
 from metascale.study.errors import Interrupted
-from metascale.study.store.fence import Claim
+from metascale.study.store.claims import Claim
+from metascale.study.store.folder import STOP
 
-STOP = "stop.json"
 Mode: TypeAlias = Literal["finish", "checkpoint"]
 """Running trials go on to their end, or are saved after the step in progress and end there."""
 
+_PR_SET_PDEATHSIG = 1
 _signalled = threading.Event()
 """Whether a signal asked this process to stop: one note a process, as a signal reaches all of it."""
 
@@ -34,7 +38,7 @@ def ask_to_stop(folder: Path, mode: Mode) -> None:
 
 
 def ask_run_to_stop(run_folder: Path, claim: Claim) -> None:
-    """Have the attempt of ``claim`` end as soon as it is saved, wherever it runs, and nobody else."""
+    """Have the attempt of ``claim``, and no other, end as soon as it is saved, wherever it runs."""
     write_json(run_folder / STOP, {"owner": claim.owner, "attempt": claim.attempt, "at": time.time()})
 
 
@@ -53,7 +57,7 @@ def read_request(folder: Path) -> dict[str, Any] | None:
 
 @dataclass(slots=True)
 class StopWatch:
-    """Tells whoever started before a request that it came.
+    """Reports a stop request issued after this process started.
 
     Args:
         folder: the study's.
@@ -72,9 +76,13 @@ class StopWatch:
         found = read_request(folder)
         return cls(folder, "" if found is None else str(found["request"]))
 
+    def signalled(self) -> bool:
+        """`is_signalled`: free of charge, unlike `asked`, which looks for files."""
+        return is_signalled()
+
     def asked(self) -> Mode | None:
         """How to stop, where somebody asked for it."""
-        if is_signalled() or self._named():
+        if is_signalled() or self._attempt_asked():
             return "checkpoint"
         found = read_request(self.folder)
         if found is None or found["request"] == self.seen:
@@ -82,8 +90,7 @@ class StopWatch:
         mode: Mode = found["mode"]
         return mode
 
-    def _named(self) -> bool:
-        """Whether this very attempt was asked."""
+    def _attempt_asked(self) -> bool:
         found = None if self.run_folder is None else read_request(self.run_folder)
         mine = None if self.claim is None else (self.claim.owner, self.claim.attempt)
         return found is not None and (found["owner"], found["attempt"]) == mine
@@ -105,7 +112,7 @@ def stopping_on_signals(*signals: signal.Signals) -> Iterator[Callable[[], None]
     """Inside the block, the first of ``signals`` asks this process to stop, and a second one ends the block at once.
 
     A signal that is ignored, or that the program handles itself, is left alone; so are all outside the main thread.
-    What the block gets takes the signals again from a library that took them when it was opened (Ray).
+    The block gets a function that takes the signals back from a library that took them when it was opened (Ray).
 
     Raises:
         Interrupted: at the end of the block when a signal came, in the middle of it when a second one did.
@@ -137,3 +144,11 @@ def stopping_on_signals(*signals: signal.Signals) -> Iterator[Callable[[], None]
             signal.signal(number, handler)
         if came:
             _signalled.clear()
+
+
+def die_with(parent: int) -> None:
+    """Have the system kill this process when its parent ends (Linux; elsewhere the closed socket does it)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)

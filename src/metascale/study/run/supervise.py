@@ -1,48 +1,61 @@
-"""Running one job in processes of its own, watched: where no fork server is near, and where a trial needs several.
+"""Running one job in processes of its own, watched: where no fork server is near, or where a trial needs several.
 
-One process a trial is ``python -m metascale.study.run.trial_process``; several are started by torchrun without restarts
-of its own (its elastic restart may hang): the supervisor kills what hangs and says what died, and the next attempt goes
-on from the last checkpoint.
+``python -m metascale.study.run.supervise trial PARENT JOB`` runs a trial in one process. ``... launch PARENT PROCESSES
+WORKER JOB`` becomes torchrun, without restarts of its own (its elastic restart may hang), which starts ``... rank
+WORKER JOB`` for each process: rank 0 writes the run, the others only read it. The trial function is called in all of
+them with torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, ...) in the environment, and opens and closes its process
+group itself. The supervisor kills what hangs and records what died; the next attempt resumes from the last checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+import traceback
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from metascale.core.errors import InputError
 from metascale.core.files import write_atomic
-from metascale.study.errors import LeaseLost, is_disk_full
-from metascale.study.run.job import Code, Job, describe_exit, record_death
-from metascale.study.run.pulse import Pulse
-from metascale.study.run.stopping import is_signalled
-from metascale.study.store.fence import take_over
+from metascale.core.optional import require_installed
+from metascale.core.run import Checkpoint, SharedRun
+from metascale.study.design import load_function
+from metascale.study.errors import LeaseLost, is_disk_full, require_posix
+from metascale.study.run.job import ExitCode, Job, describe_exit, execute_again, execute_here, record_death
+from metascale.study.run.stopping import die_with, is_signalled, stop_on_signal
+from metascale.study.store.checkpoints import list_checkpoints, read_checkpoint, step_of
+from metascale.study.store.claims import take_over
+from metascale.study.store.folder import CHECKPOINTS, ERROR, OUTPUT, RESULT
 from metascale.study.store.provenance import THREAD_VARIABLES
-from metascale.study.store.run_files import ERROR, OUTPUT
-from metascale.study.store.stored_run import StoredRun
+from metascale.study.store.records import read_rows
+from metascale.study.store.run import StoredRun
 
-_POLL_S = 0.2
+HANG_S = 3600.0
+"""A trial that wrote nothing for an hour counts as hung; trials write their progress many times a minute."""
 GRACE_S = 20.0
 """How long a trial that was asked to stop has to save itself before it is killed."""
+_POLL_S = 0.2
+_COMMAND = (sys.executable, "-m", "metascale.study.run.supervise")
+
+
+def execute(job: Job) -> int:
+    """Run the trial of ``job`` in this process, or in as many as it asks for, and record how it ended."""
+    return supervise(job) if job.processes > 1 else execute_here(job, job.claim, job.watch())
 
 
 def supervise(job: Job, grace_s: float = GRACE_S) -> int:
-    """Run ``job`` in processes of its own and watch them; its exit code.
-
-    Raises:
-        LeaseLost: never; it is an exit code.
-    """
-    supervisor = Supervisor(job)
-    with supervisor:
+    """Run ``job`` in processes of its own and watch them; its exit code."""
+    with Supervisor(job) as supervisor:
         return supervisor.wait(grace_s)
 
 
@@ -50,6 +63,7 @@ class Supervisor:
     """One execution of a job in processes of its own, which end with it."""
 
     def __init__(self, job: Job) -> None:
+        require_posix("a trial in processes of its own")
         if job.processes > 1 and len(job.device.split(",")) not in (1, job.processes):
             raise InputError(
                 f"a trial on {job.processes} processes needs one device or {job.processes}, not '{job.device}'"
@@ -75,7 +89,7 @@ class Supervisor:
                 os.killpg(self._process.pid, signal.SIGUSR1)
 
     def stop(self, grace_s: float = GRACE_S) -> None:
-        """Have the trial saved and ended, and be gone when this returns. Call it from a signal's handler."""
+        """Checkpoint and terminate the trial; blocks until it has exited. Safe to call in a signal handler."""
         self.ask_to_stop()
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -89,18 +103,18 @@ class Supervisor:
             self._start()
             code = self._watch(grace_s)
         except LeaseLost:
-            return Code.LEASE_LOST
+            return ExitCode.LEASE_LOST
         except OSError as error:
             if not is_disk_full(error):
                 raise
-            return Code.DISK_FULL
+            return ExitCode.DISK_FULL
         if self.job.processes > 1:
             code = self._end_of_ranks(code, time.monotonic() - start)
-        return Code.WORKER_LOST if self._wanted_back(code) else code
+        return ExitCode.WORKER_LOST if self._preempted(code) else code
 
-    def _wanted_back(self, code: int) -> bool:
+    def _preempted(self, code: int) -> bool:
         """Whether the machine ended the trial (SIGTERM: a drained node, a requeued job), rather than anyone here."""
-        by_signal = code in (Code.STOPPED, -signal.SIGTERM)
+        by_signal = code in (ExitCode.STOPPED, -signal.SIGTERM)
         return by_signal and self._asked_at is None and self.job.watch().asked() is None
 
     def _start(self) -> None:
@@ -109,7 +123,7 @@ class Supervisor:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         if job.threads:
             environment.update(dict.fromkeys(THREAD_VARIABLES, str(job.threads)))
-        command = [sys.executable, "-m", "metascale.study.run.trial_process", str(os.getpid()), json.dumps(asdict(job))]
+        command = ["trial", str(os.getpid())]
         if job.processes > 1:
             claim = take_over(self._folder, job.claim)
             # The records are cut back once, here; then every process starts from the same checkpoint.
@@ -119,11 +133,10 @@ class Supervisor:
                 METASCALE_RESUME_STEP="" if checkpoint is None else str(checkpoint.step),
                 TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
             )
-            command = [sys.executable, "-m", "metascale.study.run.ranks", str(os.getpid()), str(job.processes)]
-            command += [claim.worker, json.dumps(asdict(job))]
+            command = ["launch", str(os.getpid()), str(job.processes), claim.worker]
         with open(self._folder / OUTPUT, "ab") as output:
             self._process = subprocess.Popen(
-                command,
+                [*_COMMAND, *command, json.dumps(asdict(job))],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -141,31 +154,131 @@ class Supervisor:
                 self.ask_to_stop()
             if self.job.hang_s is not None and pulse.silent_s() > self.job.hang_s:
                 self._kill()
-                return Code.HUNG
+                return ExitCode.HUNG
             if self._asked_at is not None and time.monotonic() - self._asked_at > grace_s:
                 self._kill()
-                return Code.STOPPED
+                return ExitCode.STOPPED
 
     def _end_of_ranks(self, code: int, wall_s: float) -> int:
-        if code == 0 or code in (Code.HUNG, Code.STOPPED):
+        if code == 0 or code in (ExitCode.HUNG, ExitCode.STOPPED):
             return code
-        told = self._errors / "code"
+        of_first = self._errors / "code"
         traces = sorted(self._errors.glob("rank-*.txt"), key=lambda path: path.stat().st_mtime_ns)
-        if told.exists():
+        if of_first.exists():
             # Rank 0 recorded how it ended; torchrun reports the others it took down as a failure.
             error = self._folder / ERROR
-            if error.exists() and traces and traces[0].stat().st_mtime_ns < told.stat().st_mtime_ns:
+            if error.exists() and traces and traces[0].stat().st_mtime_ns < of_first.stat().st_mtime_ns:
                 # Rank 0 failed because another had: that one is the cause.
                 write_atomic(error, f"{error.read_text()}\n{traces[0].read_text()}")
-            return int(told.read_text())
+            return int(of_first.read_text())
         message = traces[0].read_text() if traces else describe_exit(code)
         record_death(self.job, message, wall_s)
-        return Code.RECORDED
+        return ExitCode.RECORDED
 
     def _kill(self) -> None:
-        process = self._process
-        if process is None:
+        if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class Pulse:
+    """Watches one run's folder. Clocks of other machines do not matter: only that something changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._signs = _signs_of_life(folder)
+        self._changed = time.monotonic()
+
+    def silent_s(self) -> float:
+        """Seconds since the run last wrote anything, as seen from here."""
+        signs = _signs_of_life(self._folder)
+        if signs != self._signs:
+            self._signs, self._changed = signs, time.monotonic()
+        return time.monotonic() - self._changed
+
+
+def _signs_of_life(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of the run's files; equal twice means that nothing was written between."""
+    found = []
+    for place in (folder, folder / CHECKPOINTS):
+        # A folder may not be there yet, or be replaced meanwhile: the next call sees it.
+        with contextlib.suppress(FileNotFoundError), os.scandir(place) as entries:
+            for entry in entries:
+                status = entry.stat()
+                found.append((entry.name, status.st_size, status.st_mtime_ns))
+    return tuple(sorted(found))
+
+
+def _trial(parent: str, job_json: str) -> int:
+    """Run the job; its exit code. SIGUSR1 and SIGTERM ask it to save the step in progress and end."""
+    die_with(int(parent))
+    faulthandler.enable()
+    job = Job(**json.loads(job_json))
+    stop_on_signal(signal.SIGUSR1, signal.SIGTERM)
+    return execute_again(job, job.watch())
+
+
+def _launch(parent: str, processes: str, worker: str, job_json: str) -> int:
+    """Become torchrun for so many processes on this machine."""
+    die_with(int(parent))
+    # The supervisor's request to stop reaches the whole group; torchrun itself goes on.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    require_installed("torch", "torch", "a trial on several processes")
+    sys.argv = ["torchrun", "--standalone", "--nproc-per-node", processes, "--max-restarts", "0"]
+    sys.argv += ["--module", _COMMAND[-1], "rank", worker, job_json]
+    runpy.run_module("torch.distributed.run", run_name="__main__")
+    return 0
+
+
+def _rank(worker: str, job_json: str) -> int:
+    """Run one rank of the trial; its exit code."""
+    die_with(os.getppid())
+    faulthandler.enable()
+    job = Job(**json.loads(job_json))
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    devices = job.device.split(",")
+    device = devices[int(os.environ["LOCAL_RANK"])] if len(devices) == size else devices[0]
+    errors = Path(os.environ["METASCALE_RANK_ERRORS"])
+    step = os.environ["METASCALE_RESUME_STEP"]
+    if rank == 0:
+        # SIGTERM is torchrun's: another rank died, and this one waits for it in vain.
+        stop_on_signal(signal.SIGUSR1)
+        code = execute_here(replace(job, device=device), replace(job.claim, worker=worker), job.watch())
+        (errors / "code").write_text(str(int(code)))
+        # Without a result the others have nothing to wait for: a status that torchrun takes for a failure ends them.
+        return code if (Path(job.folder) / RESULT).exists() else code or 1
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    run = _follower(Path(job.folder), int(step) if step else None)
+    try:
+        load_function(job.config["trial"])(dict(job.config), run, device)
+    except (Exception, SystemExit):  # noqa: BLE001
+        # Rank 0 waits for this one for ever, or fails because of it: the supervisor records this trace.
+        trace = f"rank {rank} of {size}:\n{traceback.format_exc()}"
+        (errors / f"rank-{rank}.txt").write_bytes(trace.encode(errors="backslashreplace"))
+        return 1
+    return ExitCode.RECORDED
+
+
+def _follower(folder: Path, resume_step: int | None) -> SharedRun:
+    """The run as every rank but the first sees it: it reads what rank 0 resumes from, and writes nothing."""
+
+    def latest() -> Checkpoint | None:
+        if resume_step is None:
+            return None
+        for path in reversed(list_checkpoints(folder / CHECKPOINTS)):
+            if step_of(path) == resume_step:
+                return read_checkpoint(path)[0]
+        raise FileNotFoundError(f"rank 0 went past the checkpoint of step {resume_step} before this rank read it")
+
+    def rows(record: str) -> list[dict[str, Any]]:
+        if resume_step is None:
+            return []
+        return [row for row in read_rows(folder / f"{record}.csv") if row["step"] <= resume_step]
+
+    return SharedRun(None, folder=folder, rows=rows, latest=latest)
+
+
+if __name__ == "__main__":
+    sys.exit({"trial": _trial, "launch": _launch, "rank": _rank}[sys.argv[1]](*sys.argv[2:]))

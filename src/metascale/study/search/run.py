@@ -1,35 +1,51 @@
-"""Running a study that tunes: searches first, round by round, then the trials of the axes with what was found."""
+"""Running a study that tunes: searches first, round by round, then the trials of the axes with what was found.
+
+Which values to try next is a pure function of the search and of what was tried. Nothing of Optuna's is stored: its
+in-memory study is rebuilt from our own ended trials for every suggestion, and the suggestion's number seeds its
+sampler, so a search that was killed suggests the same values again.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from metascale.core.canonical import canonical_json, content_id
+from metascale.core.columns import STUDY_JSON, TUNING
 from metascale.core.errors import InputError
-from metascale.study.definition import FILE, load_definition, save_definition
-from metascale.study.design import Study, Trial, build_trial, flatten, merge
+from metascale.core.files import write_json
+from metascale.core.optional import require
+from metascale.core.streams import address, generator
+from metascale.study.definition import load_definition, save_definition
+from metascale.study.design import LABEL_LENGTH, Study, Trial, build_trial, flatten, merge
 from metascale.study.events import Event, Reporter, StudyOutcome
-from metascale.study.executors.local import Executor
-from metascale.study.run.runner import run_study
+from metascale.study.run.job import Executor
 from metascale.study.run.stopping import StopWatch
-from metascale.study.search.finals import keep_finals
-from metascale.study.search.points import axis_points, point_key, searched_points
-from metascale.study.search.rule import values_at
+from metascale.study.runner import run_study
 from metascale.study.search.search import (
-    KIND,
+    PRUNE_KEY,
+    Point,
     Search,
-    purpose_of,
+    Tried,
+    axis_points,
     search_of,
-    search_trial,
+    searched_points,
     tried_at,
     tuned_points,
+    values_at,
 )
-from metascale.study.search.suggest import Tried, suggest
-from metascale.study.store.fence import locked
-from metascale.study.store.reading import read_study
-from metascale.study.store.run_store import RunStore
+from metascale.study.search.space import Dimension
+from metascale.study.store.claims import locked
+from metascale.study.store.folder import read_study
+from metascale.study.store.store import RunStore
+from metascale.study.store.table import FINALS
+
+_ATTEMPTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +85,14 @@ def run_tuned_study(
     Raises:
         InputError: no search in the base, a space that is not allowed, or a point at which every trial failed or
             diverged; whatever `run_study` raises.
+        MissingDependency: Optuna is not installed; nothing is written.
     """
     search = search_of(study)
     if search is None:
         raise InputError(f"study '{study.name}' has no search: its base needs the key 'tune'")
     folder = Path(folder)
-    searched_points(study, search)  # refuses what cannot be before a file is written
+    searched_points(study, search)  # validate before writing anything
+    require("optuna", "tune", "a search for hyperparameters")
     # One watch for all rounds: a request that comes between two of them ends the next.
     options.setdefault("stop_seen", StopWatch.start(folder).seen)
     searched = _search(study, search, folder, executor, retry_failed, reporter, options)
@@ -83,11 +101,18 @@ def run_tuned_study(
             reporter.end(searched)
         return searched
     finals = _finals(study, search, folder)
-    keep_finals(folder, finals)
+    with locked(folder):
+        write_json(folder / FINALS, {"ids": [trial.id for trial in finals]})
     final = _with_extras(study, finals)
     return _joined(
         searched, run_study(final, folder, executor, retry_failed=retry_failed, reporter=reporter, **options)
     )
+
+
+def n_search_trials(study: Study) -> int:
+    """Trials that the searches of a study take at most."""
+    search = search_of(study)
+    return 0 if search is None else search.trials * len(searched_points(study, search))
 
 
 def _search(
@@ -102,45 +127,53 @@ def _search(
     """Rounds of suggestions until every search is over, or a trial is left pending."""
     quiet = None if reporter is None else _Rounds(reporter)
     RunStore.create(folder, _listed(study, _stored(folder, study, search))).close()
-    outcome = StudyOutcome(folder, 0, 0, 0, 0, 0, 0, 0, 0.0)
+    outcome = None
     while True:
         grew = _suggest_round(folder, study, search)
         trials = _stored(folder, study, search)
-        waiting = ("pending", "running", "failed") if retry_failed else ("pending", "running")
         ids = {trial.id for trial in trials}
-        if not grew and not any(run.status in waiting for run in read_study(folder).runs if run.trial.id in ids):
-            return outcome if outcome.total else _standing(folder, ids)
+        statuses = [run.status for run in read_study(folder).runs if run.trial.id in ids]
+        waiting = ("pending", "running", "failed") if retry_failed else ("pending", "running")
+        if not grew and not any(status in waiting for status in statuses):
+            return outcome or _standing(folder, statuses)
         now = run_study(_listed(study, trials), folder, executor, retry_failed=retry_failed, reporter=quiet, **options)
-        outcome = replace(now, ran=outcome.ran + now.ran, wall_s=outcome.wall_s + now.wall_s)
+        before = outcome or replace(now, ran=0, wall_s=0.0)
+        outcome = replace(now, ran=before.ran + now.ran, wall_s=before.wall_s + now.wall_s)
         retry_failed = False
         if now.pending or now.stopped or (now.failed and options.get("fail_fast")):
             return outcome
 
 
-def _standing(folder: Path, ids: set[str]) -> StudyOutcome:
+def _standing(folder: Path, statuses: Sequence[str]) -> StudyOutcome:
     """The outcome of a search in which nothing was left to run."""
-    statuses = [run.status for run in read_study(folder).runs if run.trial.id in ids]
-    total = len(statuses)
     finished, failed, diverged = (statuses.count(status) for status in ("finished", "failed", "diverged"))
-    return StudyOutcome(folder, total, finished, failed, diverged, 0, 0, total, 0.0)
+    return StudyOutcome(folder, len(statuses), finished, failed, diverged, 0, 0, len(statuses), 0.0)
 
 
-def _joined(searched: StudyOutcome, final: StudyOutcome) -> StudyOutcome:
-    """Both parts as one outcome."""
-    names = ("total", "finished", "failed", "diverged", "pending", "ran", "skipped", "wall_s")
-    return replace(final, **{name: getattr(searched, name) + getattr(final, name) for name in names})
+def _joined(one: StudyOutcome, two: StudyOutcome) -> StudyOutcome:
+    return replace(
+        two,
+        total=one.total + two.total,
+        finished=one.finished + two.finished,
+        failed=one.failed + two.failed,
+        diverged=one.diverged + two.diverged,
+        pending=one.pending + two.pending,
+        ran=one.ran + two.ran,
+        skipped=one.skipped + two.skipped,
+        wall_s=one.wall_s + two.wall_s,
+    )
 
 
-def _finals(study: Study, search: Search, folder: Path | str) -> list[Trial]:
+def _finals(study: Study, search: Search, folder: Path) -> list[Trial]:
     """Axes × seeds with the values that the searches in ``folder`` found.
 
     Raises:
         InputError: a search has found nothing.
     """
     found = tuned_points(read_study(folder), study)
-    known = {point_key(one.point) for one in found}
+    known = [one.point for one in found]
     for point in searched_points(study, search):
-        if point_key(point) not in known:
+        if point not in known:
             raise InputError(
                 f"every trial of the search at {point or 'the base'} failed or diverged; see their messages in "
                 f"results.csv, and give '{', '.join(search.space)}' other ranges in a new folder"
@@ -157,28 +190,22 @@ def _with_extras(study: Study, finals: Sequence[Trial]) -> ListedStudy:
     return _listed(study, (*finals, *(trial for trial in study.trials() if trial.id not in on_axes)))
 
 
-def n_search_trials(study: Study) -> int:
-    """Trials that the searches of a study take at most."""
-    search = search_of(study)
-    return 0 if search is None else search.trials * len(searched_points(study, search))
-
-
 def _listed(study: Study, trials: tuple[Trial, ...]) -> ListedStudy:
     return ListedStudy(study.name, study.trial, study.base, study.axes, study.seeds, study.extra, listed=trials)
 
 
 def _stored(folder: Path, study: Study, search: Search) -> tuple[Trial, ...]:
     """The search trials in the study's definition at the points asked for: point by point, as they were suggested."""
-    if not (folder / FILE).exists():
+    if not (folder / STUDY_JSON).exists():
         return ()
     return _in_order(study, search, load_definition(folder).trials)
 
 
 def _in_order(study: Study, search: Search, trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    at: dict[str, list[Trial]] = {point_key(point): [] for point in searched_points(study, search)}
+    at: dict[str, list[Trial]] = {canonical_json(point): [] for point in searched_points(study, search)}
     for trial in trials:
-        key = point_key({axis: trial.axes.get(axis) for axis in study.axes})
-        if trial.kind == KIND and key in at:
+        key = canonical_json({axis: trial.axes.get(axis) for axis in study.axes})
+        if trial.kind == TUNING and key in at:
             at[key].append(trial)
     return tuple(trial for members in at.values() for trial in members)
 
@@ -203,20 +230,15 @@ def _suggest_round(folder: Path, study: Study, search: Search) -> bool:
         return True
 
 
-def _round(study: Study, search: Search, point: Mapping[str, Any], ended: list[Tried]) -> list[Trial]:
+def _round(study: Study, search: Search, point: Point, ended: list[Tried]) -> list[Trial]:
     """The trials of the next round at ``point``, none when the search is over."""
     tried, new = list(ended), []
     default = merge(study.base, point)
     default.update(flatten(default))  # the space names nested hyperparameters by dotted keys
+    # The address of everything random in this search, with its seed and a trial's number.
+    purpose = content_id([study.trial, study.base, point])
     while len(tried) < min(search.trials, len(ended) + search.together):
-        values = suggest(
-            search.space,
-            tried,
-            n_startup=search.startup,
-            seed=search.seed,
-            purpose=purpose_of(study, point),
-            first=default,
-        )
+        values = _suggest(search, tried, purpose, default)
         if values is None:
             break
         new.append(search_trial(study, search, point, ended, len(tried), values))
@@ -224,9 +246,95 @@ def _round(study: Study, search: Search, point: Mapping[str, Any], ended: list[T
     return new
 
 
+def search_trial(
+    study: Study, search: Search, point: Point, ended: Sequence[Tried], number: int, values: Mapping[str, Any]
+) -> Trial:
+    """Trial ``number`` of the search at ``point``; ``ended`` are the trials of the rounds before."""
+    overrides: dict[str, Any] = {**point, **values, "kind": TUNING}
+    thresholds = [] if search.pruning is None else search.pruning.thresholds(ended)
+    if thresholds:
+        overrides[PRUNE_KEY] = thresholds
+    shown = "-".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in point.items())
+    # It names a folder.
+    shown = re.sub(r"[^A-Za-z0-9._=+-]+", "_", shown)[:LABEL_LENGTH]
+    label = "-".join(filter(None, ["tuning", shown, f"{number:03d}"]))
+    return build_trial(study.trial, study.base, overrides, int(study.seeds[0]), TUNING, label=label)
+
+
+def _suggest(search: Search, tried: Sequence[Tried], purpose: str, default: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Values for trial number ``len(tried)``; ``None`` when a finite space has no untried values left.
+
+    Trial 0 tries the defaults where they lie in the space. The first ``search.startup`` are a shifted Halton sequence
+    over the ranges, the others come from Optuna's tree-structured Parzen estimator (Bergstra et al. 2011,
+    multivariate): a loss counts as it is, whatever was pruned, diverged or failed as worse than all of them, and what
+    still runs keeps others away.
+    """
+    known = {canonical_json(one.values) for one in tried}
+    number, space = len(tried), search.space
+    if number == 0 and all(space[name].holds(default.get(name)) for name in space):
+        return {name: default[name] for name in space}
+    for attempt in range(_ATTEMPTS):
+        if number < search.startup:
+            found = _spread(space, number + attempt * search.startup, search.seed, purpose)
+        else:
+            found = _estimated(space, tried, address(search.seed, purpose, number, attempt) % 2**32)
+        if canonical_json(found) not in known:
+            return found
+    return _untried(space, known, search.seed, purpose)
+
+
+def _spread(space: Mapping[str, Dimension], place: int, seed: int, purpose: str) -> dict[str, Any]:
+    """Point ``place + 1`` of a Halton sequence, shifted at random around the torus."""
+    from scipy.stats import qmc
+
+    (shares,) = qmc.Halton(len(space), scramble=False).fast_forward(place + 1).random(1)
+    shares = (shares + generator(seed, purpose, "startup").random(len(space))) % 1.0
+    return {name: dimension.at(float(share)) for (name, dimension), share in zip(space.items(), shares, strict=True)}
+
+
+def _estimated(space: Mapping[str, Dimension], tried: Sequence[Tried], seed: int) -> dict[str, Any]:
+    optuna = require("optuna", "tune", "a search for hyperparameters")
+    states = optuna.trial.TrialState
+    distributions = {name: dimension.distribution(optuna) for name, dimension in space.items()}
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True, constant_liar=True)
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(sampler=sampler)
+        for one in tried:
+            finished = one.status == "finished" and one.loss is not None
+            running = one.status == "running"
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=dict(one.values),
+                    distributions=distributions,
+                    # Pruned without intermediate values is the worst that the estimator knows.
+                    state=states.COMPLETE if finished else states.RUNNING if running else states.PRUNED,
+                    value=one.loss if finished else None,
+                )
+            )
+        asked = study.ask(fixed_distributions=distributions)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    return {name: asked.params[name] for name in space}
+
+
+def _untried(space: Mapping[str, Dimension], known: set[str], seed: int, purpose: str) -> dict[str, Any] | None:
+    """An untried point of a finite space, drawn at random; ``None`` when there is none."""
+    lists = [dimension.values for dimension in space.values()]
+    finite = [values for values in lists if values is not None]
+    if len(finite) < len(lists) or math.prod(len(values) for values in finite) > 100_000:
+        return None
+    points = [dict(zip(space, values, strict=True)) for values in itertools.product(*finite)]
+    left = [point for point in points if canonical_json(point) not in known]
+    if not left:
+        return None
+    return left[int(generator(seed, purpose, "untried", len(known)).integers(len(left)))]
+
+
 @dataclass(frozen=True, slots=True)
 class _Rounds:
-    """A reporter that is not told the end of a round as the end of the study."""
+    """A reporter that does not hear the end of a round as the end of the study."""
 
     reporter: Reporter
 

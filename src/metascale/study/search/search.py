@@ -1,37 +1,37 @@
 """Searching nuisance hyperparameters inside a study: for every point of its axes, or once for all of them.
 
 A search's trials are ordinary trials of the study, of kind ``"tuning"``: they are claimed, checkpointed, killed and
-resumed like any other. Then the trials of the axes run with the values found. What was found is read back from the
-run folders by `tuned_points`. Values are suggested in rounds (``together``), from the rounds before alone, so that
-neither the number of workers nor an interruption changes them, and two runners suggest the same.
+resumed like any other. Then the trials of the axes run with the values found, which `tuned_points` reads back from the
+run folders. This file says what is searched and what was found; `metascale.study.search.run` runs it.
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
-import re
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from metascale.core.canonical import content_id, plain
+from metascale.core.canonical import canonical_json, plain
+from metascale.core.columns import TUNING, VALIDATION_LOSS
 from metascale.core.errors import InputError
-from metascale.study.design import LABEL_LENGTH, Study, Trial, build_trial
-from metascale.study.search.points import point_key, searched_points
-from metascale.study.search.space import Dimension, Edge, dimension_from_json
-from metascale.study.search.suggest import Tried, TriedStatus
-from metascale.study.store.reading import RunView, StudyView
+from metascale.core.suggest import suggest
+from metascale.study.design import Study, load_function, merge
+from metascale.study.search.space import Dimension, Edge, LogUniform, Uniform, dimension_from_json
+from metascale.study.store.folder import RunView, StudyView
 
-KEY = "tune"
+TUNE_KEY = "tune"
 """The key of a study's base that holds a search."""
-KIND = "tuning"
 PRUNE_KEY = "prune_above"
 """The key of a search trial's configuration: ``[[step, loss], ...]``, end where the best loss so far is above."""
 PRUNED = "pruned_at_step"
 """The key of a result that says a trial ended early."""
 
+Point = Mapping[str, Any]
 Strategy = Literal["each", "smallest", "rule"]
+TriedStatus = Literal["finished", "pruned", "diverged", "failed", "running"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Pruning:
     """
 
     record: str = "eval_stats"
-    column: str = "validation_loss_nats"
+    column: str = VALIDATION_LOSS
     n_before: int = 4
     rungs: int = 4
     by: str = "step"
@@ -60,6 +60,20 @@ class Pruning:
     def __post_init__(self) -> None:
         if self.n_before < 1 or self.rungs < 1:
             raise InputError(f"pruning needs n_before and rungs of at least 1, not {self.n_before} and {self.rungs}")
+
+    def thresholds(self, tried: Sequence[Tried]) -> list[list[float]]:
+        """``[step, loss]`` pairs (``by`` for step): the medians of the best losses so far of the ended trials."""
+        curves = [dict(one.curve) for one in tried if one.status in ("finished", "pruned") and one.curve]
+        if len(curves) < self.n_before:
+            return []
+        steps = sorted({step for curve in curves for step in curve})[1:-1]  # neither before training nor at its end
+        spread = {round((k + 1) * (len(steps) + 1) / (self.rungs + 1)) - 1 for k in range(self.rungs)}
+        found = []
+        for step in (steps[place] for place in sorted(spread) if 0 <= place < len(steps)):
+            losses = [curve[step] for curve in curves if step in curve]
+            if len(losses) >= self.n_before:
+                found.append([step, statistics.median(losses)])
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +83,18 @@ class Search:
     Args:
         space: ranges by configuration key.
         trials: values tried at each searched point, in all.
-        objective: the column of the results that is made small: a validation loss, never a test loss.
-        startup: of these, spread evenly before the estimator suggests.
-        together: values suggested from the same knowledge; that many may be tried at a time.
+        objective: the column to minimise: a validation loss, never a test loss.
+        startup: how many of the trials are spread evenly before the estimator suggests.
+        together: trials suggested in one round, from the rounds before alone, so that neither the number of workers
+            nor an interruption changes the values, and two runners suggest the same.
         seed: of the suggestions.
         strategy: ``"each"`` searches every point of the axes; ``"smallest"`` the smallest ``size`` alone, whose values
             all sizes then use (what μP allows); ``"rule"`` searches ``rule_points`` sizes, to which a rule of the size
-            is fitted for every hyperparameter (see `tuning_rule`). Other axes are searched apart in each case.
+            is fitted for every hyperparameter (`values_at`). Other axes are searched separately in each case.
         size: the size for these two: an axis of numbers, or the import path ``"module:function"`` of a function from a
             trial's configuration to its size (a number of parameters). A rule visits the smallest values of an axis;
             of a measured size, those nearest to an even spread over the smaller half of its logarithm.
-        along: the axes that a measured size stands for; all others are searched apart.
+        along: the axes that a measured size stands for; all others are searched separately.
         rule_points: see ``strategy``.
         pruning: how trials end early; ``None``: they do not.
 
@@ -89,7 +104,7 @@ class Search:
 
     space: Mapping[str, Dimension]
     trials: int = 16
-    objective: str = "validation_loss_nats"
+    objective: str = VALIDATION_LOSS
     startup: int = 6
     together: int = 4
     seed: int = 0
@@ -114,21 +129,21 @@ class Search:
 
     @property
     def measured(self) -> bool:
-        """Whether the size is a function of the configuration and no axis."""
+        """Whether the size is a function of the configuration rather than an axis."""
         return self.size is not None and ":" in self.size
 
     @staticmethod
-    def from_json(stored: Any) -> Search:
+    def from_json(stored: object) -> Search:
         """A search as a YAML file or a study's base holds it; ``prune: false`` leaves pruning out.
 
         Raises:
             InputError: an unknown key, or a value that is not allowed.
         """
         if not isinstance(stored, Mapping):
-            raise InputError(f"'{KEY}' needs keys and values such as space and trials, not {stored!r}")
-        _refuse_unknown(KEY, stored, [*(one.name for one in fields(Search) if one.name != "pruning"), "prune"])
+            raise InputError(f"'{TUNE_KEY}' needs keys and values such as space and trials, not {stored!r}")
+        _refuse_unknown(TUNE_KEY, stored, [*(one.name for one in fields(Search) if one.name != "pruning"), "prune"])
         if not isinstance(stored.get("space"), Mapping):
-            raise InputError(f"'{KEY}' needs a space: the range of each hyperparameter, by its name")
+            raise InputError(f"'{TUNE_KEY}' needs a space: the range of each hyperparameter, by its name")
         values = {key: value for key, value in stored.items() if key not in ("space", "prune")}
         space = {str(name): dimension_from_json(str(name), kind) for name, kind in stored["space"].items()}
         return Search(space=space, pruning=_pruning(stored.get("prune", True)), **values)
@@ -140,36 +155,48 @@ class Search:
         return {**own, "space": space, "prune": False if self.pruning is None else plain(self.pruning)}
 
 
-def _pruning(stored: Any) -> Pruning | None:
+def _pruning(stored: object) -> Pruning | None:
     if isinstance(stored, bool):
         return Pruning() if stored else None
     if not isinstance(stored, Mapping):
-        raise InputError(f"'{KEY}.prune' is true, false, or keys and values, not {stored!r}")
-    _refuse_unknown(f"{KEY}.prune", stored, [one.name for one in fields(Pruning)])
+        raise InputError(f"'{TUNE_KEY}.prune' is true, false, or keys and values, not {stored!r}")
+    _refuse_unknown(f"{TUNE_KEY}.prune", stored, [one.name for one in fields(Pruning)])
     return Pruning(**stored)
 
 
 def _refuse_unknown(where: str, stored: Mapping[str, Any], known: Sequence[str]) -> None:
     for key in stored:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"allowed keys are: {', '.join(known)}"
-            raise InputError(f"'{where}' has no key '{key}'; {hint}")
+            raise InputError(f"'{where}' has no key '{key}'; {suggest(key, known, 'allowed keys')}")
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
-    """What a search found at one point.
+class Tried:
+    """Values that a search tried.
 
     Args:
-        point: values of the axes there.
-        values: the hyperparameters of the lowest loss.
-        loss: that loss.
+        loss: the objective; ``None`` unless it finished, or was pruned (then the best loss it had).
+        status: how its trial ended; ``"running"`` when it has not.
+        curve: best loss so far by step, where the trial left one.
+    """
+
+    values: Mapping[str, Any]
+    loss: float | None
+    status: TriedStatus
+    curve: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a search found at one point of the axes.
+
+    Args:
+        values: the hyperparameters of the lowest ``loss``.
         tried: everything tried, in order.
         edges: hyperparameters whose best value lies at an end of its range: the best may lie beyond.
     """
 
-    point: Mapping[str, Any]
+    point: Point
     values: Mapping[str, Any]
     loss: float
     tried: tuple[Tried, ...]
@@ -183,63 +210,165 @@ class Tuned:
         return sorted(known, key=lambda pair: (str(type(pair[0])), pair))
 
     def to_json(self) -> dict[str, Any]:
-        """JSON for a report."""
         return dict(plain(self))
 
 
 def search_of(study: Study) -> Search | None:
     """The search in a study's base."""
-    stored = study.base.get(KEY)
+    stored = study.base.get(TUNE_KEY)
     return None if stored is None else Search.from_json(stored)
 
 
-def purpose_of(study: Study, point: Mapping[str, Any]) -> str:
-    """What the suggestions of a search are addressed by: the study's base and trial function, and the point."""
-    return content_id([study.trial, study.base, point])
+def axis_points(study: Study) -> list[dict[str, Any]]:
+    """Every combination of the axes' values, the first axis slowest."""
+    return [dict(zip(study.axes, values, strict=True)) for values in itertools.product(*study.axes.values())]
 
 
-def search_trial(
-    study: Study,
-    search: Search,
-    point: Mapping[str, Any],
-    ended: Sequence[Tried],
-    number: int,
-    values: Mapping[str, Any],
-) -> Trial:
-    """Trial ``number`` of the search at ``point``; ``ended`` are the trials of the rounds before."""
-    overrides: dict[str, Any] = {**point, **values, "kind": KIND}
-    thresholds = thresholds_of(search.pruning, ended)
-    if thresholds:
-        overrides[PRUNE_KEY] = thresholds
-    shown = "-".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in point.items())
-    # It names a folder.
-    shown = re.sub(r"[^A-Za-z0-9._=+-]+", "_", shown)[:LABEL_LENGTH]
-    label = "-".join(filter(None, ["tuning", shown, f"{number:03d}"]))
-    return build_trial(study.trial, study.base, overrides, int(study.seeds[0]), KIND, label=label)
+def searched_points(study: Study, search: Search) -> list[dict[str, Any]]:
+    """The points of the axes that a search visits.
+
+    Raises:
+        InputError: a key of the space is an axis, or the strategy needs a size that no axis gives; or a rule is
+            asked for over sizes that are not above 0.
+    """
+    for name in search.space:
+        if name in study.axes:
+            raise InputError(f"'{name}' is an axis of study '{study.name}': it cannot be tuned as well")
+    points = axis_points(study)
+    if search.strategy == "each":
+        return points
+    along = _size_axes(study, search)
+    if search.strategy == "rule" and not search.measured:
+        for size in study.axes[str(search.size)]:
+            if not size > 0:
+                raise InputError(f"a rule over sizes needs numbers above 0; axis '{search.size}' has {size!r}")
+    n_wanted = 1 if search.strategy == "smallest" else search.rule_points
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for point in points:
+        groups.setdefault(canonical_json(_without(point, along)), []).append(point)
+    chosen: set[str] = set()
+    for members in groups.values():
+        sizes = {_size_at(study, search, point): point for point in reversed(members)}  # the first of equal sizes
+        if len(sizes) < n_wanted:
+            what = f"'{search.size}'" if search.measured else f"axis '{search.size}'"
+            raise InputError(f"a rule over {n_wanted} sizes needs as many; {what} has {len(sizes)}")
+        spread = _spread(sizes, n_wanted) if search.measured else sorted(sizes)[:n_wanted]
+        chosen |= {canonical_json(sizes[size]) for size in spread}
+    return [point for point in points if canonical_json(point) in chosen]
 
 
-def thresholds_of(pruning: Pruning | None, tried: Sequence[Tried]) -> list[list[float]]:
-    """``[step, loss]`` pairs (``pruning.by`` for step): the medians of the best losses so far of the ended trials."""
-    curves: list[dict[float, float]] = [
-        dict(one.curve) for one in tried if one.status in ("finished", "pruned") and one.curve
-    ]
-    if pruning is None or len(curves) < pruning.n_before:
-        return []
-    steps = sorted({step for curve in curves for step in curve})[1:-1]  # neither before training nor at its end
-    spread = {round((k + 1) * (len(steps) + 1) / (pruning.rungs + 1)) - 1 for k in range(pruning.rungs)}
-    chosen = [steps[place] for place in sorted(spread) if 0 <= place < len(steps)]
+def _size_axes(study: Study, search: Search) -> tuple[str, ...]:
+    """The axes that change the size: the size itself, or those that a measured size stands for.
+
+    Raises:
+        InputError: there is no such axis, or its values are no numbers.
+    """
+    along = tuple(search.along) if search.measured else tuple(filter(None, (search.size,)))
+    for axis in along:
+        values = study.axes.get(axis, ())
+        numbers = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in values)
+        if not values or not (numbers or search.measured):
+            along = ()
+    if not along:
+        what = "'along': the axes that its size stands for" if search.measured else "'size': an axis with numbers"
+        raise InputError(f"strategy '{search.strategy}' needs {what}; the axes are {list(study.axes)}")
+    return along
+
+
+def _size_at(study: Study, search: Search, point: Point) -> float:
+    """The value of the size's axis at a point, or what the size's function makes of the configuration there.
+
+    Raises:
+        InputError: the function does not exist, or does not return a positive number.
+    """
+    if not search.measured:
+        return float(point[str(search.size)])
+    try:
+        measure: Any = load_function(str(search.size))
+    except ModuleNotFoundError as error:
+        raise InputError(f"the size '{search.size}' of a search: there is no module '{error.name}'") from error
+    size = measure(merge(study.base, point))
+    if isinstance(size, bool) or not isinstance(size, (int, float)) or not size > 0:
+        raise InputError(f"'{search.size}' returned {size!r} for {dict(point)}: a size is a number above 0")
+    return float(size)
+
+
+def _without(point: Point, axes: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in point.items() if name not in axes}
+
+
+def _spread(sizes: Iterable[float], count: int) -> list[float]:
+    """``count`` different sizes, each the nearest to one of as many places spread evenly over the smaller half."""
+    left = sorted(sizes)
+    low, high = math.log(left[0]), math.log(left[-1])
     found = []
-    for step in chosen:
-        losses = sorted(curve[step] for curve in curves if step in curve)
-        if len(losses) >= pruning.n_before:
-            middle = len(losses) // 2
-            median = losses[middle] if len(losses) % 2 else (losses[middle - 1] + losses[middle]) / 2
-            found.append([step, median])
-    return found
+    for place in range(count):
+        target = low + (high - low) / 2 * place / max(1, count - 1)
+        nearest = min(left, key=lambda size: abs(math.log(size) - target))
+        left.remove(nearest)
+        found.append(nearest)
+    return sorted(found)
 
 
-def tried_of(run: RunView, search: Search) -> Tried:
-    """A search trial as its folder tells."""
+def values_at(study: Study, search: Search, found: Sequence[SearchResult], point: Point) -> dict[str, Any]:
+    """The hyperparameters at ``point``: those found there, those of the smallest size, or those of a rule of the size.
+
+    The rule depends on the range: a power law of the size where the range is logarithmic, a straight line in the
+    logarithm of the size where it is uniform, both clipped to the range, and the value found at the largest searched
+    size where it is a whole number or a choice. Both are least squares: through two sizes exactly.
+    """
+    if search.strategy == "each":
+        return dict(next(one for one in found if one.point == point).values)
+    along = _size_axes(study, search)
+    others = _without(point, along)
+    near = sorted(
+        ((_size_at(study, search, one.point), one) for one in found if _without(one.point, along) == others),
+        key=lambda pair: pair[0],
+    )
+    if search.strategy == "smallest":
+        return dict(near[0][1].values)
+    sizes, size = [size for size, _ in near], _size_at(study, search, point)
+    return {
+        name: _ruled(dimension, sizes, [one.values[name] for _, one in near], size)
+        for name, dimension in search.space.items()
+    }
+
+
+def _ruled(dimension: Dimension, sizes: Sequence[float], values: Sequence[Any], size: float) -> Any:
+    """The value of one hyperparameter at ``size``, from those found at ``sizes`` (ascending)."""
+    if isinstance(dimension, LogUniform):
+        intercept, slope = _line(sizes, [math.log(value) for value in values])
+        return dimension.clip(math.exp(intercept) * size**slope)
+    if isinstance(dimension, Uniform):
+        intercept, slope = _line(sizes, [float(value) for value in values])
+        return dimension.clip(intercept + slope * math.log(size))
+    return values[-1]
+
+
+def _line(sizes: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Intercept and slope of least squares against the logarithm of ``sizes``."""
+    x = [math.log(size) for size in sizes]
+    mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
+    slope = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    slope /= math.fsum((a - mean_x) ** 2 for a in x)
+    return mean_y - slope * mean_x, slope
+
+
+def tried_at(view: StudyView, search: Search, point: Point) -> list[Tried]:
+    """What the search at ``point`` has tried, in order.
+
+    Raises:
+        InputError: a result has no number in the column to minimise.
+    """
+    wanted = canonical_json(point)
+    return [
+        _tried(run, search)
+        for run in view.runs
+        if run.trial.kind == TUNING and canonical_json({key: run.trial.axes.get(key) for key in point}) == wanted
+    ]
+
+
+def _tried(run: RunView, search: Search) -> Tried:
     values = {name: run.trial.axes[name] for name in search.space}
     status = run.status
     if status in ("pending", "running"):
@@ -249,7 +378,7 @@ def tried_of(run: RunView, search: Search) -> Tried:
     result = run.result() or {}
     loss = result.get(search.objective)
     if not isinstance(loss, (int, float)) or isinstance(loss, bool):
-        raise InputError(f"trial '{run.trial.label}' has no number '{search.objective}', which the search makes small")
+        raise InputError(f"trial '{run.trial.label}' has no number '{search.objective}', which the search minimises")
     ended: TriedStatus = "finished" if result.get(PRUNED) is None else "pruned"
     return Tried(values, float(loss), ended, _best_so_far(run, search.pruning))
 
@@ -262,17 +391,7 @@ def _best_so_far(run: RunView, pruning: Pruning | None) -> tuple[tuple[float, fl
     return tuple((row[pruning.by], loss) for row, loss in zip(rows, best, strict=True))
 
 
-def tried_at(view: StudyView, search: Search, point: Mapping[str, Any]) -> list[Tried]:
-    """What the search at ``point`` has tried, in order."""
-    wanted = point_key(point)
-    return [
-        tried_of(run, search)
-        for run in view.runs
-        if run.trial.kind == KIND and point_key({key: run.trial.axes.get(key) for key in point}) == wanted
-    ]
-
-
-def tuned_points(view: StudyView, study: Study | None = None) -> tuple[Tuned, ...]:
+def tuned_points(view: StudyView, study: Study | None = None) -> tuple[SearchResult, ...]:
     """What the searches of a study have found so far, from its run folders alone; none where nothing is tuned.
 
     Args:
@@ -282,17 +401,16 @@ def tuned_points(view: StudyView, study: Study | None = None) -> tuple[Tuned, ..
     search = search_of(study)
     if search is None:
         return ()
-    found = ((point, tried_at(view, search, point)) for point in searched_points(study, search))
-    return tuple(one for point, tried in found if (one := best_of(search, point, tried)) is not None)
+    found = (_best(search, point, tried_at(view, search, point)) for point in searched_points(study, search))
+    return tuple(one for one in found if one is not None)
 
 
-def best_of(search: Search, point: Mapping[str, Any], tried: Iterable[Tried]) -> Tuned | None:
+def _best(search: Search, point: Point, tried: Iterable[Tried]) -> SearchResult | None:
     """The lowest loss among the finished trials (the first of equals), or ``None`` when none has finished."""
     tried = tuple(replace(one, curve=()) for one in tried)
-    finished = [one for one in tried if one.status == "finished" and one.loss is not None]
+    finished = [(one.loss, one.values) for one in tried if one.status == "finished" and one.loss is not None]
     if not finished:
         return None
-    best = min(finished, key=lambda one: one.loss if one.loss is not None else float("inf"))
-    assert best.loss is not None
-    ends = {name: dimension.edge(best.values[name]) for name, dimension in search.space.items()}
-    return Tuned(point, best.values, best.loss, tried, {name: end for name, end in ends.items() if end is not None})
+    loss, values = min(finished, key=lambda pair: pair[0])
+    ends = {name: dimension.edge(values[name]) for name, dimension in search.space.items()}
+    return SearchResult(point, values, loss, tried, {name: end for name, end in ends.items() if end is not None})

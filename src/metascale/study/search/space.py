@@ -1,46 +1,46 @@
-"""What a search may try: dimensions on their own scales, as frozen dataclasses and as the mappings of a YAML file."""
+"""What a search may try: ranges on their own scales, as frozen dataclasses and as the mappings of a YAML file."""
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from types import ModuleType
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from metascale.core.errors import InputError
+from metascale.core.suggest import suggest
 
 EDGE = 0.05
 """A value within this share of a range's length (on its own scale) of an end lies at its edge."""
 
 Edge: TypeAlias = Literal["low", "high"]
+Value: TypeAlias = bool | int | float | str
 
 
 class Dimension(Protocol):
     """One hyperparameter's range."""
 
-    def at(self, share: float) -> Any:
+    def at(self, share: float) -> Value:
         """The value at ``share`` (0 to 1) of the range."""
         ...
 
-    def holds(self, value: Any) -> bool:
-        """Whether ``value`` lies in the range."""
-        ...
+    def holds(self, value: object) -> bool: ...
 
     def edge(self, value: Any) -> Edge | None:
         """The end of the range that ``value`` lies at, if any."""
         ...
 
     @property
-    def values(self) -> tuple[Any, ...] | None:
-        """Every value there is, or ``None`` for a continuous range."""
+    def values(self) -> tuple[Value, ...] | None:
+        """All of them, or ``None`` for a continuous range."""
         ...
 
-    def distribution(self) -> Any:
-        """As Optuna names it."""
+    def distribution(self, optuna: ModuleType) -> Any:
+        """The range as Optuna's ``BaseDistribution``."""
         ...
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> dict[str, list[Value]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,64 +53,63 @@ class Uniform:
 
     low: float
     high: float
+    kind: ClassVar[str] = "uniform"
 
     def __post_init__(self) -> None:
-        _check_range("uniform", self.low, self.high)
+        low, high = self.low, self.high
+        if not (_is_number(low) and _is_number(high) and math.isfinite(low) and math.isfinite(high) and low < high):
+            raise InputError(
+                f"a range '{self.kind}' goes from a finite number to a larger, not from {low!r} to {high!r}"
+            )
 
     def at(self, share: float) -> float:
         return self.low + share * (self.high - self.low)
 
-    def holds(self, value: Any) -> bool:
-        return _is_number(value) and self.low <= value <= self.high
+    def share_of(self, value: float) -> float:
+        """The inverse of `at`."""
+        return (value - self.low) / (self.high - self.low)
 
-    def edge(self, value: Any) -> Edge | None:
-        return _edge((value - self.low) / (self.high - self.low))
+    def clip(self, value: float) -> float:
+        return min(self.high, max(self.low, value))
+
+    def holds(self, value: object) -> bool:
+        return _is_number(value) and self.low <= value <= self.high  # type: ignore[operator]
+
+    def edge(self, value: float) -> Edge | None:
+        share = self.share_of(value)
+        return "low" if share < EDGE else "high" if share > 1 - EDGE else None
 
     @property
     def values(self) -> None:
         return None
 
-    def distribution(self) -> Any:
-        return _optuna().distributions.FloatDistribution(self.low, self.high)
+    def distribution(self, optuna: ModuleType) -> Any:
+        return optuna.distributions.FloatDistribution(self.low, self.high, log=self.kind == "log")
 
-    def to_json(self) -> dict[str, Any]:
-        return {"uniform": [self.low, self.high]}
+    def to_json(self) -> dict[str, list[Value]]:
+        return {self.kind: [self.low, self.high]}
 
 
 @dataclass(frozen=True, slots=True)
-class LogUniform:
-    """A positive number between ``low`` and ``high``, every factor alike: for rates.
+class LogUniform(Uniform):
+    """A positive number between ``low`` and ``high``, uniform in its logarithm: for learning rates.
 
     Raises:
         InputError: not finite, not positive, or ``low`` is not below ``high``.
     """
 
-    low: float
-    high: float
+    kind: ClassVar[str] = "log"
 
     def __post_init__(self) -> None:
-        _check_range("log", self.low, self.high)
+        Uniform.__post_init__(self)
         if self.low <= 0:
             raise InputError(f"a range on a logarithmic scale starts above 0, not at {self.low}")
 
     def at(self, share: float) -> float:
-        return min(self.high, max(self.low, self.low * (self.high / self.low) ** share))
+        return self.clip(self.low * (self.high / self.low) ** share)
 
-    def holds(self, value: Any) -> bool:
-        return _is_number(value) and self.low <= value <= self.high
-
-    def edge(self, value: Any) -> Edge | None:
-        return _edge(math.log(value / self.low) / math.log(self.high / self.low))
-
-    @property
-    def values(self) -> None:
-        return None
-
-    def distribution(self) -> Any:
-        return _optuna().distributions.FloatDistribution(self.low, self.high, log=True)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"log": [self.low, self.high]}
+    def share_of(self, value: float) -> float:
+        return math.log(value / self.low) / math.log(self.high / self.low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,69 +130,65 @@ class Integer:
     def at(self, share: float) -> int:
         return min(self.high, self.low + int(share * (self.high - self.low + 1)))
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
 
-    def edge(self, value: Any) -> Edge | None:
+    def edge(self, value: int) -> Edge | None:
         return "low" if value == self.low else "high" if value == self.high else None
 
     @property
     def values(self) -> tuple[int, ...]:
         return tuple(range(self.low, self.high + 1))
 
-    def distribution(self) -> Any:
-        return _optuna().distributions.IntDistribution(self.low, self.high)
+    def distribution(self, optuna: ModuleType) -> Any:
+        return optuna.distributions.IntDistribution(self.low, self.high)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, list[Value]]:
         return {"integer": [self.low, self.high]}
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of ``options`` (numbers, texts or booleans). Numbers have edges: the smallest and the largest.
+    """One of ``values`` (numbers, texts or booleans). Three or more numbers have edges: the smallest and the largest.
 
     Raises:
-        InputError: fewer than two options, or one twice.
+        InputError: fewer than two values, or one twice.
     """
 
-    options: tuple[Any, ...]
+    values: tuple[Value, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", tuple(self.options))
-        if len(self.options) < 2 or len(set(self.options)) < len(self.options):
-            raise InputError(f"a choice has at least two different options, not {list(self.options)}")
+        object.__setattr__(self, "values", tuple(self.values))
+        if len(self.values) < 2 or len(set(self.values)) < len(self.values):
+            raise InputError(f"a choice has at least two different options, not {list(self.values)}")
 
-    def at(self, share: float) -> Any:
-        return self.options[min(len(self.options) - 1, int(share * len(self.options)))]
+    def at(self, share: float) -> Value:
+        return self.values[min(len(self.values) - 1, int(share * len(self.values)))]
 
-    def holds(self, value: Any) -> bool:
-        return value in self.options
+    def holds(self, value: object) -> bool:
+        return value in self.values
 
-    def edge(self, value: Any) -> Edge | None:
-        if len(self.options) < 3 or not all(map(_is_number, self.options)):
+    def edge(self, value: Value) -> Edge | None:
+        if len(self.values) < 3 or not all(map(_is_number, self.values)):
             return None
-        return "low" if value == min(self.options) else "high" if value == max(self.options) else None
+        return "low" if value == min(self.values) else "high" if value == max(self.values) else None
 
-    @property
-    def values(self) -> tuple[Any, ...]:
-        return self.options
+    def distribution(self, optuna: ModuleType) -> Any:
+        return optuna.distributions.CategoricalDistribution(self.values)
 
-    def distribution(self) -> Any:
-        return _optuna().distributions.CategoricalDistribution(self.options)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"choice": list(self.options)}
+    def to_json(self) -> dict[str, list[Value]]:
+        return {"choice": list(self.values)}
 
 
 _KINDS: dict[str, Callable[..., Dimension]] = {
     "log": LogUniform,
     "uniform": Uniform,
     "integer": Integer,
-    "choice": lambda *options: Choice(options),
+    "choice": lambda *values: Choice(values),
 }
 
 
-def dimension_from_json(name: str, stored: Any) -> Dimension:
+def dimension_from_json(name: str, stored: object) -> Dimension:
     """``{"log": [low, high]}``, ``{"uniform": [low, high]}``, ``{"integer": [low, high]}`` or ``{"choice": [...]}``.
 
     Raises:
@@ -206,19 +201,17 @@ def dimension_from_json(name: str, stored: Any) -> Dimension:
         )
     ((kind, numbers),) = stored.items()
     if kind not in _KINDS:
-        near = difflib.get_close_matches(str(kind), _KINDS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"allowed are {', '.join(_KINDS)}"
-        raise InputError(f"there is no range '{kind}' for '{name}'; {hint}")
+        raise InputError(f"there is no range '{kind}' for '{name}'; {suggest(kind, _KINDS)}")
     if isinstance(numbers, str) or not isinstance(numbers, Sequence) or (kind != "choice" and len(numbers) != 2):
         raise InputError(f"the range '{kind}' of '{name}' needs a list of {'options' if kind == 'choice' else 'two'}")
     try:
-        return _KINDS[kind](*(_number(item) for item in numbers))
+        return _KINDS[kind](*map(_number, numbers))
     except (InputError, TypeError) as error:
         raise InputError(f"the range of '{name}': {error}") from error
 
 
 def _number(value: Any) -> Any:
-    """YAML reads 1e-3 as a text; a number is meant."""
+    """YAML reads 1e-3 as text; here it is a number."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -227,21 +220,5 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_range(kind: str, low: Any, high: Any) -> None:
-    if not (_is_number(low) and _is_number(high) and math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InputError(f"a range '{kind}' goes from a finite number to a larger, not from {low!r} to {high!r}")
-
-
-def _edge(share: float) -> Edge | None:
-    return "low" if share < EDGE else "high" if share > 1 - EDGE else None
-
-
-def _optuna() -> Any:
-    """Loaded at first use: it takes a third of a second."""
-    import optuna
-
-    return optuna

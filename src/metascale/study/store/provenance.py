@@ -16,11 +16,11 @@ from typing import Any
 
 import metascale
 from metascale.core.canonical import canonical_json
+from metascale.core.columns import PROVENANCE_JSONL
 from metascale.core.files import append_lines, heal_lines, read_json_lines, sha256_of
-from metascale.study.store.fence import locked
+from metascale.study.store.claims import locked
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-STUDY_PROVENANCE = "provenance.jsonl"
 _DIFF_LIMIT_BYTES = 1 << 20
 _TIMEOUT_S = 20.0
 
@@ -91,7 +91,7 @@ def record_study(folder: Path, function: str, facts: Mapping[str, Any]) -> None:
     ``facts`` are the caller's: the command, the hashes of the data.
     """
     line = canonical_json({**provenance_of(function), "sources": list(sources(function)), **facts})
-    path = folder / STUDY_PROVENANCE
+    path = folder / PROVENANCE_JSONL
     # Under the lock: what looks torn may be a line that another runner is writing.
     with locked(folder):
         heal_lines(path)

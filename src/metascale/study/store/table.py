@@ -9,26 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metascale.core.canonical import plain
-from metascale.core.files import write_atomic, write_json
+from metascale.core.canonical import canonical_json, plain
+from metascale.core.columns import ALL_RESULTS_JSON, RESULTS_CSV, SUPERSEDED, TUNING
+from metascale.core.files import read_json, write_atomic, write_json
 from metascale.core.optional import require
-from metascale.study.design import flatten
-from metascale.study.search.finals import SUPERSEDED, superseded
-from metascale.study.store.fence import locked
-from metascale.study.store.reading import RunView, StudyView, read_study
+from metascale.study.design import Trial, flatten
+from metascale.study.store.claims import locked
+from metascale.study.store.folder import SEAL, RunView, StudyView, read_study
 from metascale.study.store.records import format_cell
-from metascale.study.store.run_files import SEAL
 
 if TYPE_CHECKING:
     import pandas
 
-RESULTS_CSV = "results.csv"
-ALL_RESULTS = "all_results.json"
+FINALS = "finals.json"
+"""Ids of the trials of the axes with the values that the searches had found when they last ended."""
 FIRST_COLUMNS, LAST_COLUMNS = ("id", "label"), ("seed", "kind", "status", "message")
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ResultsTable:
     """Rows with the same columns; a value that a trial does not have is ``None``.
 
     Columns: id, label, the keys that trials vary (axes first), seed, kind (``"superseded"`` where a later search found
@@ -39,10 +38,10 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
 
-    def finished(self, kind: str | None = None) -> Table:
+    def finished(self, kind: str | None = None) -> ResultsTable:
         """The rows that a fit may use: finished trials, of one kind where given. Diverged ones are never among them."""
         kept = tuple(row for row in self.rows if row["status"] == "finished" and (kind is None or row["kind"] == kind))
-        return Table(self.columns, kept)
+        return ResultsTable(self.columns, kept)
 
     def column(self, name: str) -> list[Any]:
         """One column's values, in row order."""
@@ -82,7 +81,7 @@ class Table:
         write_atomic(path, buffer.getvalue().to_pybytes())
 
 
-def results_table(folder: Path | str | StudyView) -> Table:
+def results_table(folder: Path | str | StudyView) -> ResultsTable:
     """The table of the study in ``folder``.
 
     Raises:
@@ -93,14 +92,14 @@ def results_table(folder: Path | str | StudyView) -> Table:
     varied = tuple(dict.fromkeys([*view.study.axes, *(key for run in view.runs for key in run.trial.axes)]))
     varied = tuple(key for key in varied if key not in (*FIRST_COLUMNS, *LAST_COLUMNS))
     first = (*FIRST_COLUMNS, *varied, *LAST_COLUMNS)
-    replaced = superseded(view)
+    replaced = _superseded(view)
     rows = [_row(run, first) for run in view.runs]
     rows = [{**row, "kind": SUPERSEDED} if row["id"] in replaced else row for row in rows]
     columns = tuple(dict.fromkeys([*first, *(key for row in rows for key in row)]))
-    return Table(columns, tuple({name: row.get(name) for name in columns} for row in rows))
+    return ResultsTable(columns, tuple({name: row.get(name) for name in columns} for row in rows))
 
 
-def write_results(folder: Path | str) -> Table:
+def write_results(folder: Path | str) -> ResultsTable:
     """Write ``results.csv`` and ``all_results.json`` of the study in ``folder``, each atomically."""
     view = read_study(folder)
     table = results_table(view)
@@ -109,7 +108,7 @@ def write_results(folder: Path | str) -> Table:
         for leftover in view.folder.glob(".*results.*.tmp"):
             leftover.unlink()
         write_atomic(view.folder / RESULTS_CSV, table.to_csv())
-        write_json(view.folder / ALL_RESULTS, complete)
+        write_json(view.folder / ALL_RESULTS_JSON, complete)
     return table
 
 
@@ -127,6 +126,25 @@ def complete_results(view: StudyView) -> list[dict[str, Any]]:
         }
         for run in view.runs
     ]
+
+
+def _superseded(view: StudyView) -> frozenset[str]:
+    """Ids of trials at a point and seed of the axes that now runs with other values.
+
+    A search that goes on (a study that grew, a failed trial that was tried again) may find other values. What was run
+    with the earlier ones stays on disk and in the tables, and is left out of every fit.
+    """
+    path = view.folder / FINALS
+    if not path.exists():
+        return frozenset()
+    ids = frozenset(read_json(path)["ids"])
+
+    def place(trial: Trial) -> tuple[str, int]:
+        return canonical_json({name: trial.axes.get(name) for name in view.study.axes}), trial.seed
+
+    places = {place(run.trial) for run in view.runs if run.trial.id in ids}
+    others = (run.trial for run in view.runs if run.trial.kind != TUNING and run.trial.id not in ids)
+    return frozenset(trial.id for trial in others if place(trial) in places)
 
 
 def _row(run: RunView, first: tuple[str, ...]) -> dict[str, Any]:

@@ -8,15 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metascale.core.canonical import canonical_json, content_id
+from metascale.core.columns import ALL_RESULTS_JSON, PROVENANCE_JSON, PROVENANCE_JSONL, RESULTS_CSV
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json, read_json_lines, sha256_of
 from metascale.study.store.checkpoints import list_checkpoints, read_checkpoint
+from metascale.study.store.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    HISTORY,
+    RESULT,
+    SEAL,
+    TIMING,
+    RunView,
+    StudyView,
+    read_study,
+    sealed_hash,
+)
 from metascale.study.store.index import opened_to_read, read_index
-from metascale.study.store.provenance import STUDY_PROVENANCE
-from metascale.study.store.reading import RunView, StudyView, read_study
-from metascale.study.store.run_files import CHECKPOINTS, CONFIG, HISTORY, PROVENANCE, RESULT, SEAL, TIMING, sealed_hash
-from metascale.study.store.run_store import INDEX
-from metascale.study.store.table import ALL_RESULTS, RESULTS_CSV, complete_results, results_table
+from metascale.study.store.store import INDEX
+from metascale.study.store.table import complete_results, results_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,7 @@ def verify_study(folder: Path | str) -> Verification:
         count, found = _verify_run(run)
         n_files += count
         damages += found
-    damages += _verify_lines(view.folder / STUDY_PROVENANCE)
+    damages += _verify_lines(view.folder / PROVENANCE_JSONL)
     damages += _verify_index(view)
     if not damages and all(run.status in ("finished", "failed", "diverged") for run in view.runs):
         # Before all trials ended the table may rightly lag behind the folders.
@@ -84,9 +94,9 @@ def _verify_run(run: RunView) -> tuple[int, list[Damage]]:
     for name in (HISTORY, TIMING):
         n_files += 1
         damages += _verify_lines(folder / name)
-    if (folder / PROVENANCE).exists():
+    if (folder / PROVENANCE_JSON).exists():
         n_files += 1
-        damages += _verify_json(folder / PROVENANCE)
+        damages += _verify_json(folder / PROVENANCE_JSON)
     return n_files, damages
 
 
@@ -173,7 +183,7 @@ def _verify_table(view: StudyView) -> Iterator[Damage]:
     path = view.folder / RESULTS_CSV
     if path.exists() and path.read_bytes() != table.to_csv().encode():
         yield Damage(path, "it is not the table of the runs; `metascale report` writes it anew")
-    path = view.folder / ALL_RESULTS
+    path = view.folder / ALL_RESULTS_JSON
     if not path.exists():
         return
     try:

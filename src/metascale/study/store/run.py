@@ -18,24 +18,22 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from metascale.core.canonical import canonical_json, plain
+from metascale.core.columns import PROVENANCE_JSON
 from metascale.core.errors import CorruptFile, Diverged, InputError
 from metascale.core.files import append_lines, heal_lines, write_atomic, write_json
 from metascale.core.run import Checkpoint
 from metascale.study.errors import Stopped
-from metascale.study.run.stopping import StopWatch, is_signalled
 from metascale.study.store.checkpoints import discard, list_checkpoints, read_checkpoint, step_of, write_checkpoint
-from metascale.study.store.fence import CLAIM, Claim, check_claim, fenced
-from metascale.study.store.records import RecordFile
-from metascale.study.store.run_files import (
+from metascale.study.store.claims import CLAIM, Claim, check_claim, fenced
+from metascale.study.store.folder import (
     CHECKPOINTS,
     ERROR,
     HISTORY,
     OWN,
     PROGRESS,
-    PROVENANCE,
     RESULT,
     SEAL,
     TIMING,
@@ -43,10 +41,23 @@ from metascale.study.store.run_files import (
     sealed_hash,
     tidy,
 )
+from metascale.study.store.records import RecordFile
 
 _PROGRESS_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.25
 _log = logging.getLogger("metascale.study")
+
+
+class StopRequests(Protocol):
+    """Whether somebody asked for a stop (`metascale.study.run.stopping.StopWatch`)."""
+
+    def signalled(self) -> bool:
+        """By a signal to this process; costs nothing."""
+        ...
+
+    def asked(self) -> str | None:
+        """How to stop; ``"checkpoint"``: as soon as the run is saved. Looks for files, perhaps on a network."""
+        ...
 
 
 class StoredRun:
@@ -56,7 +67,7 @@ class StoredRun:
     an interrupted attempt are removed.
     """
 
-    def __init__(self, folder: Path, claim: Claim, stop: StopWatch | None = None) -> None:
+    def __init__(self, folder: Path, claim: Claim, stop: StopRequests | None = None) -> None:
         self._folder = folder
         self._claim = claim
         self._stop = stop
@@ -115,7 +126,7 @@ class StoredRun:
         """Whether this run is to be saved now, and end there."""
         now = time.monotonic()
         # A request is a file, perhaps on a network: it is not looked for at every step. A signal costs nothing.
-        if self._stop is None or (now < self._next_look and not is_signalled()):
+        if self._stop is None or (now < self._next_look and not self._stop.signalled()):
             return False
         self._next_look = now + _LOOK_EVERY_S
         return self._stop.asked() == "checkpoint"
@@ -160,9 +171,9 @@ class StoredRun:
     def describe(self, provenance: Mapping[str, Any]) -> None:
         """Keep where this attempt comes from and runs."""
         with self._fenced():
-            temporary = self._folder / f".{PROVENANCE}.{os.getpid()}.tmp"
+            temporary = self._folder / f".{PROVENANCE_JSON}.{os.getpid()}.tmp"
             temporary.write_text(json.dumps(plain(provenance), indent=1, sort_keys=True) + "\n")
-            os.replace(temporary, self._folder / PROVENANCE)
+            os.replace(temporary, self._folder / PROVENANCE_JSON)
 
     def pause(self, **facts: Any) -> None:
         """Note that this attempt ends at its last checkpoint, as somebody asked."""

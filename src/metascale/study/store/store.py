@@ -17,13 +17,23 @@ from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import write_json
 from metascale.study.definition import FILE, Definition, define, load_definition, save_definition
 from metascale.study.design import Study, Trial
-from metascale.study.run.stopping import STOP
-from metascale.study.store.fence import CLAIM, Claim, locked, put_claim, read_claim
+from metascale.study.store.claims import CLAIM, Claim, is_alive, locked, put_claim, read_claim
+from metascale.study.store.folder import (
+    CONFIG,
+    ERROR,
+    NOT_COMPARED,
+    PROGRESS,
+    RESULT,
+    RUNS,
+    STOP,
+    RunView,
+    StudyView,
+    remove_leftovers,
+    run_folder,
+    tidy,
+)
 from metascale.study.store.index import Index, IndexRow, Status
-from metascale.study.store.owner import is_alive
-from metascale.study.store.reading import RUNS, RunView, StudyView, run_folder
-from metascale.study.store.run_files import CONFIG, ERROR, NOT_COMPARED, PROGRESS, RESULT, remove_leftovers, tidy
-from metascale.study.store.stored_run import StoredRun
+from metascale.study.store.run import StoredRun
 
 INDEX = "index.sqlite3"
 LEASE_S = 60.0
