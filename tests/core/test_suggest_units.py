@@ -29,6 +29,7 @@ def test_without_a_near_name_all_are_listed() -> None:
         (59.4, "59 s"),
         (59.6, "1 min 00 s"),
         (187, "3 min 07 s"),
+        (3599.6, "1 h 00 min"),
         (7500, "2 h 05 min"),
     ],
 )

@@ -163,8 +163,8 @@ def test_wandb_reads_back_from_its_offline_files(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "out", "message"),
     [
-        ("xlsx", "out", "--format is one of csv, json, parquet, mlflow, tensorboard, wandb"),
-        ("csv", "", "is a folder; --format csv needs a file"),
+        ("xlsx", "out", "the format is one of csv, json, parquet, mlflow, tensorboard, wandb"),
+        ("csv", "", "is a folder; the format csv needs a file"),
     ],
 )
 def test_a_bad_export_is_refused(folder, tmp_path, kind, out, message):

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from metascale.study import RunStore, run_study
 from metascale.study.live import LiveReporter, PlainReporter, default_reporter, summary
-from metascale.study.status import TrialStatus, estimate_left_s, format_s, render_status, study_status
+from metascale.study.status import TrialStatus, estimate_left_s, render_status, study_status
 from metascale.study.store.claims import new_owner, retire
 from metascale.study.store.folder import run_folder
 from metascale.study.store.run import StoredRun
@@ -75,12 +75,6 @@ def test_status_without_an_index_reads_the_folders(tmp_path):
 )
 def test_the_time_left(trials, left_s):
     assert estimate_left_s(trials) == left_s
-
-
-def test_durations_are_for_people():
-    assert [format_s(x) for x in (None, 0.04, 9.96, 59.4, 61, 3599.6, 7325)] == [
-        "?", "0.0 s", "10.0 s", "59 s", "1 min 01 s", "1 h 00 min", "2 h 02 min",
-    ]  # fmt: skip
 
 
 def test_the_rendered_table_shows_what_matters(tmp_path):

@@ -17,7 +17,9 @@ def place_of(
     workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time; on a cluster, in flight.")] = None,
     devices: Annotated[str, typer.Option(help="Devices in turn, such as cuda:0,cuda:1.")] = "cpu",
     processes_per_trial: Annotated[int, typer.Option(min=1, help="Processes that run one trial together.")] = 1,
-    hang_after: Annotated[float, typer.Option(min=1, help="Seconds of silence after which a trial hangs.")] = 3600.0,
+    hang_after: Annotated[
+        float, typer.Option(min=1, help="Kill a trial that has written nothing for this many seconds.")
+    ] = 3600.0,
     address: Annotated[
         str | None, typer.Option(help="Ray: the cluster, as host:port or auto (default: start one here).")
     ] = None,

@@ -16,8 +16,9 @@ from rich.text import Text
 from metascale.core.canonical import plain
 from metascale.core.columns import TUNING
 from metascale.core.errors import InputError
+from metascale.core.units import format_bytes
 
-out = Console()
+console = Console()
 Folder = Annotated[Path, typer.Argument(help="A study's folder (what --out named).")]
 _DISK_EVERY_S = 30.0
 _FORMATS = ("csv", "json", "parquet", "mlflow", "tensorboard", "wandb")
@@ -32,26 +33,26 @@ def status(
     """How the trials of a study stand, the law as it stands, and the room on the disk."""
     shown = _Standing(folder, with_law)
     if as_json:
-        out.print_json(json.dumps(shown.to_json()))
+        console.print_json(json.dumps(shown.to_json()))
         return
-    out.print(shown.render(rows))
+    console.print(shown.render(rows))
 
 
 def watch(
     folder: Folder,
-    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between looks.")] = 2.0,
+    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between refreshes.")] = 2.0,
     with_law: Annotated[bool, typer.Option("--law/--no-law", help="Fit the law to what has finished.")] = True,
     until_done: Annotated[bool, typer.Option(help="Leave when every trial has ended.")] = True,
 ) -> None:
     """Follow a study from another shell until every trial has ended; Ctrl-C leaves it running."""
     standing = _Standing(folder, with_law)
-    with Live(console=out, auto_refresh=False, transient=False) as live:
+    with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
-            live.update(standing.render(max(5, out.size.height - 12)), refresh=True)
+            live.update(standing.render(max(5, console.size.height - 12)), refresh=True)
             if until_done and standing.is_done:
                 return
             time.sleep(every_s)
-            standing.look()
+            standing.refresh()
 
 
 def verify(folder: Folder) -> None:
@@ -60,11 +61,11 @@ def verify(folder: Folder) -> None:
 
     found = verify_study(folder)
     for damage in found.damages:
-        out.print(Text(f"{damage.path}: {damage.problem}", style="red"), soft_wrap=True)
+        console.print(Text(f"{damage.path}: {damage.problem}", style="red"), soft_wrap=True)
     if not found.ok:
-        out.print(f"{len(found.damages)} of {found.n_files} files are damaged")
+        console.print(f"{len(found.damages)} of {found.n_files} files are damaged")
         raise typer.Exit(1)
-    out.print(f"{found.n_files} files of {found.n_runs} trials are what was written")
+    console.print(f"{found.n_files} files of {found.n_runs} trials are what was written")
 
 
 def reindex(folder: Folder) -> None:
@@ -72,14 +73,14 @@ def reindex(folder: Folder) -> None:
     from metascale.study.store.store import rebuild_index
 
     rebuild_index(folder).close()
-    out.print(f"index of {folder} built from its run folders")
+    console.print(f"index of {folder} built from its run folders")
 
 
 def stop(
     folder: Folder,
     now: Annotated[bool, typer.Option("--now", help="Save running trials after their step, and end them.")] = False,
 ) -> None:
-    """Have a study's runners start no new trial; what runs goes on to its end, or with --now is saved and ends."""
+    """Have a study's runners start no new trial; running ones go on, or with --now are saved and end."""
     from metascale.study.run.stopping import ask_to_stop
     from metascale.study.status import study_status
 
@@ -87,16 +88,16 @@ def stop(
     running = [trial for trial in standing.trials if trial.shown_status == "running"]
     ask_to_stop(folder, "checkpoint" if now else "finish")
     if not running:
-        out.print("no trial is running; a runner that waits is told as well")
+        console.print("no trial is running; idle runners will stop too")
         return
-    end = "are saved after the step in progress and end" if now else "go on to their ends"
-    out.print(f"{len(running)} running trials {end}; no new one starts. The same run command resumes.")
+    end = "are saved after the step in progress and end" if now else "run to their end"
+    console.print(f"{len(running)} running trials {end}; no new one starts. The same run command resumes.")
 
 
 def export(
     folder: Annotated[Path, typer.Argument(help="A study's folder; with --peft a run's (STUDY/runs/NAME).")],
     kind: Annotated[str | None, typer.Option("--format", help=f"{', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}.")] = None,
-    destination: Annotated[
+    out: Annotated[
         str | None, typer.Option("--out", help="A file (tables), a folder (trackers) or an MLflow tracking URI.")
     ] = None,
     peft: Annotated[Path | None, typer.Option("--peft", help="A new folder for the run's adapters and card.")] = None,
@@ -104,19 +105,19 @@ def export(
 ) -> None:
     """Write a study's table, its runs for an experiment tracker, or a run's adapters for `peft`."""
     if peft is not None:
-        if kind is not None or destination is not None:
+        if kind is not None or out is not None:
             raise InputError("--peft goes without --format and --out: it names its own folder")
         _export_adapter(folder, peft, base)
         return
-    if kind is None or destination is None or base is not None:
+    if kind is None or out is None or base is not None:
         raise InputError("export needs --format and --out for a study, or --peft (with --base) for one run")
     from metascale.integrations.export import export_study
 
     try:
-        count = export_study(folder, kind, destination)
+        count = export_study(folder, kind, out)
     except (NotADirectoryError, PermissionError, FileExistsError) as error:
-        raise InputError(f"--out {destination} cannot be written: {error.strerror}") from error
-    out.print(f"{count} trials written to {destination}", soft_wrap=True)
+        raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
+    console.print(f"{count} trials written to {out}", soft_wrap=True)
 
 
 def push(
@@ -127,7 +128,7 @@ def push(
     """Upload exported adapters and their card to the hub, with the token that `hf auth login` or HF_TOKEN gave."""
     from metascale.integrations.adapters import push_adapter
 
-    out.print(Text(push_adapter(folder, repo, public=public)), soft_wrap=True)
+    console.print(Text(push_adapter(folder, repo, public=public)), soft_wrap=True)
 
 
 def _export_adapter(run_folder: Path, peft: Path, base: str | None) -> None:
@@ -138,8 +139,8 @@ def _export_adapter(run_folder: Path, peft: Path, base: str | None) -> None:
     except (NotADirectoryError, PermissionError) as error:
         raise InputError(f"--peft {peft} cannot be written: {error.strerror}") from error
     for path in written:
-        out.print(Text(str(path)), soft_wrap=True)
-    out.print("The licence line of the card is yours to fill in; `metascale push` uploads the folder.")
+        console.print(Text(str(path)), soft_wrap=True)
+    console.print("The licence line of the card is yours to fill in; `metascale push` uploads the folder.")
 
 
 class _Standing:
@@ -154,10 +155,10 @@ class _Standing:
         self._disk: Any = None
         self._disk_at = 0.0
         self._status: Any = None
-        self.look()
+        self.refresh()
 
-    def look(self) -> None:
-        """See how the study stands now; its trials as well, which a search adds to."""
+    def refresh(self) -> None:
+        """Read the study again, its trials included: a search adds to them."""
         from metascale.study.status import disk_of, study_status
         from metascale.study.store.folder import read_study
 
@@ -204,9 +205,9 @@ class _Standing:
         if self._with_law and not self._laws:
             lines.append(Text(f"no law yet: {self._no_law}", style="dim"))
         disk = self._disk
-        room = f"{_bytes(disk.n_bytes)} in {disk.n_files} files, {_bytes(disk.free_bytes)} free"
+        room = f"{format_bytes(disk.n_bytes)} in {disk.n_files} files, {format_bytes(disk.free_bytes)} free"
         return Group(
-            render_status(self._status, max_rows=rows, width=out.width), *lines, Text(f"disk: {room}", style="dim")
+            render_status(self._status, max_rows=rows, width=console.width), *lines, Text(f"disk: {room}", style="dim")
         )
 
 
@@ -227,11 +228,3 @@ def _law_lines(label: str, analysis: Any) -> list[str]:
         f"{law['n_observations']} trials)",
         f"  {law['verdict']}",
     ]
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if count < 1024 or unit == "TiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return ""

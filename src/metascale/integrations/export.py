@@ -1,29 +1,33 @@
-"""A study for other programs: its table as CSV, JSON or Parquet, or its runs for an experiment tracker."""
+"""A study for other programs: its table as CSV, JSON or Parquet, or its runs for an experiment tracker.
+
+Trackers are read-only mirrors; the run folders remain authoritative.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from metascale.core.canonical import canonical_json
 from metascale.core.errors import InputError
 from metascale.core.files import write_atomic, write_json
+from metascale.core.optional import require
+from metascale.study import RunView, StudyView, read_study, results_table
 from metascale.study.design import flatten
-from metascale.study.store.folder import RunView, StudyView, read_study
-from metascale.study.store.table import results_table
 
-TABLES = ("csv", "json", "parquet")
-TRACKERS = ("mlflow", "tensorboard", "wandb")
-FORMATS = (*TABLES, *TRACKERS)
-_SUFFIXES = {"csv": ".csv", "json": ".json", "parquet": ".parquet"}
+_METRICS_A_BATCH, _PARAMETERS_A_BATCH, _PARAMETER_LENGTH = 1000, 100, 6000
+_TRIAL_TAG = "metascale.trial"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class SeriesPoint:
     """One value of a series."""
 
     name: str
@@ -47,7 +51,7 @@ class TrackedRun:
     name: str
     parameters: dict[str, Any]
     tags: dict[str, str]
-    series: tuple[Point, ...]
+    series: tuple[SeriesPoint, ...]
     final: dict[str, float]
     started_at: float
     ended_at: float
@@ -57,6 +61,7 @@ def export_study(folder: Path | str, kind: str, out: str) -> int:
     """Write the study in ``folder`` in format ``kind``; how many runs were written.
 
     Args:
+        kind: a key of `FORMATS`.
         out: a file for a table; a folder for TensorBoard and W&B; for MLflow a folder or a tracking URI.
 
     Raises:
@@ -64,26 +69,26 @@ def export_study(folder: Path | str, kind: str, out: str) -> int:
         MissingDependency: the format's package is not installed.
     """
     if kind not in FORMATS:
-        raise InputError(f"--format is one of {', '.join(FORMATS)}, not '{kind}'")
-    view = read_study(folder)
-    if kind in TABLES:
-        return _write_table(view, kind, Path(out))
-    from metascale.integrations import trackers as export_trackers
-
-    return int(getattr(export_trackers, f"write_{kind}")(view, out))
+        raise InputError(f"the format is one of {', '.join(FORMATS)}, not '{kind}'", field="kind", value=kind)
+    return FORMATS[kind](read_study(folder), out)
 
 
-def _write_table(view: StudyView, kind: str, path: Path) -> int:
-    if path.is_dir():
-        raise InputError(f"--out {path} is a folder; --format {kind} needs a file, such as results{_SUFFIXES[kind]}")
+def _write_csv(view: StudyView, out: str) -> int:
     table = results_table(view)
-    if kind == "csv":
-        write_atomic(path, table.to_csv())
-    elif kind == "json":
-        write_json(path, [dict(row) for row in table.rows])
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.write_parquet(path)
+    write_atomic(_file(out, "csv"), table.to_csv())
+    return len(table.rows)
+
+
+def _write_json(view: StudyView, out: str) -> int:
+    table = results_table(view)
+    write_json(_file(out, "json"), [dict(row) for row in table.rows])
+    return len(table.rows)
+
+
+def _write_parquet(view: StudyView, out: str) -> int:
+    table, path = results_table(view), _file(out, "parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.write_parquet(path)
     return len(table.rows)
 
 
@@ -116,7 +121,7 @@ def _tracked(view: StudyView, run: RunView, history: list[dict[str, Any]]) -> Tr
     )
 
 
-def _series(run: RunView) -> Iterator[Point]:
+def _series(run: RunView) -> Iterator[SeriesPoint]:
     for record in run.record_names():
         rows = run.rows(record)
         steps = [row["step"] for row in rows]
@@ -125,8 +130,145 @@ def _series(run: RunView) -> Iterator[Point]:
         for row in rows:
             for key, value in row.items():
                 if key != "step" and _is_number(value):
-                    yield Point(f"{record}/{key}", row["step"], float(value))
+                    yield SeriesPoint(f"{record}/{key}", row["step"], float(value))
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _write_mlflow(view: StudyView, out: str) -> int:
+    """One MLflow run a trial, in an experiment named like the study; trials that are there already are left alone.
+
+    ``out`` is a tracking URI, or a folder that gets a SQLite database. How many runs were written.
+    """
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    require("mlflow", "mlflow", "export to MLflow")
+    tracking = require("mlflow.tracking", "mlflow", "export to MLflow")
+    entities = require("mlflow.entities", "mlflow", "export to MLflow")
+    uri, artifacts = out, None
+    if "://" not in out:
+        folder = Path(out).absolute()
+        _refuse_file(folder, "mlflow")
+        folder.mkdir(parents=True, exist_ok=True)
+        uri, artifacts = f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
+    client = tracking.MlflowClient(tracking_uri=uri)
+    known = client.get_experiment_by_name(view.study.name)
+    experiment = known.experiment_id if known else client.create_experiment(view.study.name, artifacts)
+    written = 0
+    for run in tracked_runs(view):
+        if client.search_runs([experiment], f"tags.`{_TRIAL_TAG}` = '{run.id}'", max_results=1):
+            continue
+        _write_mlflow_run(client, entities, experiment, run)
+        written += 1
+    return written
+
+
+def _write_mlflow_run(client: Any, entities: Any, experiment: str, run: TrackedRun) -> None:
+    started_ms, ended_ms = round(run.started_at * 1000), round(run.ended_at * 1000)
+    made = client.create_run(experiment, start_time=started_ms, tags={_TRIAL_TAG: run.id}, run_name=run.name)
+    metrics = [entities.Metric(point.name, point.value, ended_ms, point.step) for point in run.series]
+    metrics += [entities.Metric(name, value, ended_ms, 0) for name, value in run.final.items()]
+    parameters = [entities.Param(name, str(value)[:_PARAMETER_LENGTH]) for name, value in run.parameters.items()]
+    tags = [entities.RunTag(name, value) for name, value in run.tags.items()]
+    client.log_batch(made.info.run_id, tags=tags)
+    for some in _batches(parameters, _PARAMETERS_A_BATCH):
+        client.log_batch(made.info.run_id, params=some)
+    for some in _batches(metrics, _METRICS_A_BATCH):
+        client.log_batch(made.info.run_id, metrics=some)
+    status = {"finished": "FINISHED", "running": "RUNNING", "pending": "SCHEDULED"}.get(run.tags["status"], "FAILED")
+    client.set_terminated(made.info.run_id, status, ended_ms)
+
+
+def _write_tensorboard(view: StudyView, out: str) -> int:
+    """One folder of TensorBoard events a trial under the new folder ``out``, with its hyperparameters."""
+    require("tensorboard", "tensorboard", "export to TensorBoard")
+    writer = require("tensorboard.summary.writer.event_file_writer", "tensorboard", "export to TensorBoard")
+    event_pb2 = require("tensorboard.compat.proto.event_pb2", "tensorboard", "export to TensorBoard")
+    summary_pb2 = require("tensorboard.compat.proto.summary_pb2", "tensorboard", "export to TensorBoard")
+    hparams = require("tensorboard.plugins.hparams.summary_v2", "tensorboard", "export to TensorBoard")
+    folder = _new_folder(out, "tensorboard")
+    n_runs = 0
+    for run in tracked_runs(view):
+        events = writer.EventFileWriter(str(folder / f"{run.name}-{run.id}"))
+        values = [(point.name, point.step, point.value) for point in run.series]
+        values += [(name, 0, value) for name, value in run.final.items()]
+        events.add_event(event_pb2.Event(wall_time=run.started_at, summary=hparams.hparams_pb(run.parameters)))
+        for name, step, value in values:
+            summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=name, simple_value=value)])
+            events.add_event(event_pb2.Event(wall_time=run.ended_at, step=step, summary=summary))
+        events.close()
+        n_runs += 1
+    return n_runs
+
+
+def _write_wandb(view: StudyView, out: str) -> int:
+    """One offline W&B run a trial under the new folder ``out``; ``wandb sync`` sends them, nothing else does."""
+    wandb = require("wandb", "wandb", "export to Weights & Biases")
+    folder = _new_folder(out, "wandb")
+    n_runs = 0
+    for run in tracked_runs(view):
+        made = wandb.init(
+            mode="offline",
+            dir=str(folder),
+            project=view.study.name,
+            id=run.id,
+            name=run.name,
+            config=run.parameters,
+            tags=[run.tags["status"], run.tags["kind"]],
+            settings=wandb.Settings(silent=True, console="off", disable_git=True),
+        )
+        by_step: dict[int, dict[str, float]] = defaultdict(dict)
+        for point in run.series:
+            by_step[point.step][point.name] = point.value
+        for step in sorted(by_step):
+            made.log(by_step[step], step=step)
+        made.summary.update({**run.final, **run.tags})
+        made.finish()
+        n_runs += 1
+    # W&B's own process writes the files: only when it has ended are they whole.
+    wandb.teardown()
+    return n_runs
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _file(out: str, kind: str) -> Path:
+    if Path(out).is_dir():
+        raise InputError(
+            f"`out` {out} is a folder; the format {kind} needs a file, such as results.{kind}", field="out", value=out
+        )
+    return Path(out)
+
+
+def _refuse_file(folder: Path, kind: str) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"`out` {folder} is a file; the format {kind} needs a folder", field="out")
+
+
+def _new_folder(out: str, kind: str) -> Path:
+    """The folder of an export that cannot be added to without doubling it."""
+    folder = Path(out)
+    _refuse_file(folder, kind)
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(
+            f"`out` {folder} is not empty; the format {kind} needs a new folder, or it would show runs twice",
+            field="out",
+            value=out,
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+FORMATS: dict[str, Callable[[StudyView, str], int]] = {
+    "csv": _write_csv,
+    "json": _write_json,
+    "parquet": _write_parquet,
+    "mlflow": _write_mlflow,
+    "tensorboard": _write_tensorboard,
+    "wandb": _write_wandb,
+}
+"""Tables, then experiment trackers."""

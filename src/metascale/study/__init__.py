@@ -1,25 +1,75 @@
-"""Many runs as one resumable study: design, store, runner, executors, table and status. Never imports torch."""
+"""Many runs as one resumable study: design, store, executors, searches, table and status. Never imports torch."""
 
-from metascale.study.design import Study, Trial
-from metascale.study.events import StudyOutcome
-from metascale.study.executors.local import ProcessExecutor, SerialExecutor
-from metascale.study.runner import run_study
-from metascale.study.store.folder import RunView, StudyView, read_study
-from metascale.study.store.store import RunStore
-from metascale.study.store.table import ResultsTable, results_table, write_results
+from typing import TYPE_CHECKING
+
+from metascale.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from metascale.study.design import Study, Trial
+    from metascale.study.events import StudyOutcome
+    from metascale.study.executors.local import ProcessExecutor, SerialExecutor
+    from metascale.study.executors.ray import RayExecutor
+    from metascale.study.executors.slurm import SlurmExecutor
+    from metascale.study.runner import run_study
+    from metascale.study.search.run import run_any_study, run_tuned_study
+    from metascale.study.search.search import Search, SearchResult, tuned_points
+    from metascale.study.status import StudyStatus, study_status
+    from metascale.study.store.folder import RunView, StudyView, read_study
+    from metascale.study.store.store import RunStore
+    from metascale.study.store.table import ResultsTable, results_table, write_results
+    from metascale.study.store.verify import verify_study
 
 __all__ = [
     "ProcessExecutor",
+    "RayExecutor",
     "ResultsTable",
     "RunStore",
     "RunView",
+    "Search",
+    "SearchResult",
     "SerialExecutor",
+    "SlurmExecutor",
     "Study",
     "StudyOutcome",
+    "StudyStatus",
     "StudyView",
     "Trial",
     "read_study",
     "results_table",
+    "run_any_study",
     "run_study",
+    "run_tuned_study",
+    "study_status",
+    "tuned_points",
+    "verify_study",
     "write_results",
 ]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "ProcessExecutor": "metascale.study.executors.local",
+        "RayExecutor": "metascale.study.executors.ray",
+        "ResultsTable": "metascale.study.store.table",
+        "RunStore": "metascale.study.store.store",
+        "RunView": "metascale.study.store.folder",
+        "Search": "metascale.study.search.search",
+        "SearchResult": "metascale.study.search.search",
+        "SerialExecutor": "metascale.study.executors.local",
+        "SlurmExecutor": "metascale.study.executors.slurm",
+        "Study": "metascale.study.design",
+        "StudyOutcome": "metascale.study.events",
+        "StudyStatus": "metascale.study.status",
+        "StudyView": "metascale.study.store.folder",
+        "Trial": "metascale.study.design",
+        "read_study": "metascale.study.store.folder",
+        "results_table": "metascale.study.store.table",
+        "run_any_study": "metascale.study.search.run",
+        "run_study": "metascale.study.runner",
+        "run_tuned_study": "metascale.study.search.run",
+        "study_status": "metascale.study.status",
+        "tuned_points": "metascale.study.search.search",
+        "verify_study": "metascale.study.store.verify",
+        "write_results": "metascale.study.store.table",
+    },
+)

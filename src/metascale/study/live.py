@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
+from metascale.core.units import format_seconds
 from metascale.study.events import Event, Reporter, StudyOutcome
-from metascale.study.status import format_s, render_status, study_status
+from metascale.study.status import render_status, study_status
 from metascale.study.store.folder import read_study
 
 _REFRESH_PER_S = 2
@@ -29,7 +30,7 @@ def summary(outcome: StudyOutcome) -> str:
     parts += [f"{n} {name}" for name, n in (("failed", outcome.failed), ("diverged", outcome.diverged)) if n]
     if outcome.pending:
         parts.append(f"{outcome.pending} not run yet")
-    line = f"{', '.join(parts)} ({outcome.ran} run now in {format_s(outcome.wall_s)}): {outcome.folder}"
+    line = f"{', '.join(parts)} ({outcome.ran} run now in {format_seconds(outcome.wall_s)}): {outcome.folder}"
     if outcome.stopped:
         line += "; stopped as asked: the same command goes on"
     if outcome.failed:
@@ -49,8 +50,8 @@ class PlainReporter:
 
     def event(self, event: Event) -> None:
         what = f"[{event.done}/{event.total}] {event.kind} {event.label}".rstrip()
-        took = f" in {format_s(event.wall_s)}" if event.wall_s else ""
-        left = f", about {format_s(event.eta_s)} left" if event.eta_s is not None and took else ""
+        took = f" in {format_seconds(event.wall_s)}" if event.wall_s else ""
+        left = f", about {format_seconds(event.eta_s)} left" if event.eta_s is not None and took else ""
         message = f": {event.message}" if event.message else ""
         self._line(f"{what}{took}{left}{message}")
 

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from metascale.core.canonical import plain
 from metascale.core.files import read_json
+from metascale.core.units import format_seconds
 from metascale.study.design import flatten
 from metascale.study.store.claims import is_alive
 from metascale.study.store.folder import RESULT, RunView, StudyView, read_progress, read_study
@@ -122,17 +123,6 @@ def estimate_left_s(trials: Sequence[TrialStatus]) -> float | None:
     return max(max(left), (sum(left) + waiting * mean_s) / len(running))
 
 
-def format_s(seconds: float | None) -> str:
-    """A duration for people."""
-    if seconds is None:
-        return "?"
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
 def render_status(status: StudyStatus, *, max_rows: int = 40, width: int = 120) -> RenderableType:
     """A table of the trials (all, or those that matter most now) above a bar for the study as a whole.
 
@@ -151,7 +141,7 @@ def render_status(status: StudyStatus, *, max_rows: int = 40, width: int = 120) 
     n_hidden = len(status.trials) - len(shown)
     ended = sum(status.counts[name] for name in ("finished", "failed", "diverged"))
     counts = ", ".join(f"{n} {name}" for name, n in status.counts.items() if n)
-    line = Text(f"{ended}/{len(status.trials)} trials ended ({counts}), about {format_s(status.eta_s)} left")
+    line = Text(f"{ended}/{len(status.trials)} trials ended ({counts}), about {format_seconds(status.eta_s)} left")
     parts: list[RenderableType] = [table]
     if n_hidden:
         parts.append(Text(f"... and {n_hidden} more trials", style="dim"))
@@ -230,9 +220,9 @@ def _cells(trial: TrialStatus) -> dict[str, RenderableType]:
         steps = f"{trial.done}/{trial.total}"
     loss = "" if trial.loss is None else f"{trial.loss:.4g}"
     rate = "" if trial.steps_per_s is None else f"{trial.steps_per_s:.3g}"
-    left = format_s(trial.left_s) if trial.status == "running" and trial.left_s is not None else ""
+    left = format_seconds(trial.left_s) if trial.status == "running" and trial.left_s is not None else ""
     if trial.status in ("finished", "diverged", "failed"):
-        left = f"in {format_s(trial.wall_s)}"
+        left = f"in {format_seconds(trial.wall_s)}"
     state = Text(trial.shown_status, style=_STYLES.get(trial.shown_status, "magenta"))
     note = escape(trial.message or trial.note)
     return dict(

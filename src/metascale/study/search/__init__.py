@@ -1,0 +1,1 @@
+"""Hyperparameter searches as trials of a study."""

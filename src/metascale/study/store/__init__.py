@@ -1,0 +1,1 @@
+"""A study's folder: files, records, checkpoints, claims, index and table."""
