@@ -17,7 +17,7 @@ from metascale.models.perceptron import Perceptron
 from metascale.models.resnet import ResNet
 from metascale.models.resnet_bk import ResNetBK
 from metascale.models.transformer import Transformer
-from metascale.training.coordinate_check import coordinate_check
+from metascale.training.coordinate_check import measure_coordinates
 from metascale.training.optimizers import Adam
 
 IDS = torch.randint(0, 50, (4, 17), generator=torch_generator(0, "ids"))
@@ -41,8 +41,8 @@ def test_coordinate_check(name: str) -> None:
     """After four Adam steps no change grows with the width under μP; under the standard parameterisation one does."""
     model, batch, widths = CASES[name]
     base, optimizer = widths[0], Adam(1e-2)
-    standard = coordinate_check(lambda width: at_width(model, width), widths, 4, batch, optimizer)
-    mup = coordinate_check(
+    standard = measure_coordinates(lambda width: at_width(model, width), widths, 4, batch, optimizer)
+    mup = measure_coordinates(
         lambda width: MuP(at_width(model, width), base),
         widths,
         4,

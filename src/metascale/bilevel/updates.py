@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch.optim.adamw import adamw
 
 from metascale.core.trees import add, tree_map
 from metascale.core.types import Params
 from metascale.hypergrad.problem import Advance, Loss, Total, alone, scalar
 from metascale.hypergrad.second import pieces
-from metascale.training.optimizers import Adam, Optimizer, OptimizerState, clip_norm
+from metascale.training.optimizers import Adam, Optimizer, OptimizerState, clip_norm, fused_adamw
 
 
 def update_in_turn(
@@ -52,21 +51,15 @@ def _update(
     new = tree_map(torch.clone, params)
     m, v = tree_map(torch.clone, state["m"]), tree_map(torch.clone, state["v"])
     count = state["count"]["count"]
-    adamw(
+    moments = list(m.values()), list(v.values())
+    fused_adamw(
         list(new.values()),
         list(grads.values()),
-        list(m.values()),
-        list(v.values()),
-        [],
-        [count.to(value.device, torch.float32, copy=True) for value in new.values()],
-        fused=True,
-        amsgrad=False,
-        beta1=optimizer.beta1,
-        beta2=optimizer.beta2,
+        *moments,
+        count,
+        optimizer,
         lr=optimizer.lr,
         weight_decay=optimizer.weight_decay,
-        eps=optimizer.eps,
-        maximize=False,
     )
     return new, {"m": m, "v": v, "count": {"count": count + 1}}
 

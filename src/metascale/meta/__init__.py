@@ -1,1 +1,37 @@
-"""Meta-learning: one inner loop, meta-gradient estimators, learners, one evaluator, baselines."""
+"""Meta-learning: one inner loop, estimators of the meta-gradient, the learner, one evaluator, baselines."""
+
+from metascale.meta.baselines import Arena, class_prior, fine_tuning, linear_probe, prototypes, zero_shot
+from metascale.meta.evaluate import Evaluation, Predictor, adapted_predictor, evaluate
+from metascale.meta.gradients import FOMAML, MAML, EpisodeReport, MetaGradient, Reptile, profile_gradient
+from metascale.meta.imaml import ImplicitMAML
+from metascale.meta.inner import InnerLoop, InnerState
+from metascale.meta.learner import MetaLearner, StepReport
+from metascale.meta.reverse import FullGraph, named_through
+from metascale.meta.training import MetaTraining
+
+__all__ = [
+    "FOMAML",
+    "MAML",
+    "Arena",
+    "EpisodeReport",
+    "Evaluation",
+    "FullGraph",
+    "ImplicitMAML",
+    "InnerLoop",
+    "InnerState",
+    "MetaGradient",
+    "MetaLearner",
+    "MetaTraining",
+    "Predictor",
+    "Reptile",
+    "StepReport",
+    "adapted_predictor",
+    "class_prior",
+    "evaluate",
+    "fine_tuning",
+    "linear_probe",
+    "named_through",
+    "profile_gradient",
+    "prototypes",
+    "zero_shot",
+]

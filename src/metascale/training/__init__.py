@@ -1,1 +1,87 @@
-"""The one training loop, and the optimisers that every level of training uses."""
+"""The one training loop, its states, optimisers and schedules, and meters of FLOPs and memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metascale.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from metascale.training.coordinate_check import measure_coordinates
+    from metascale.training.flops import TrainingFlops, count_flops, training_flops
+    from metascale.training.loop import Schedule, Trainable, TrainResult, train
+    from metascale.training.memory import LiveBytes, MemoryReport, measure_memory
+    from metascale.training.optimizers import LAMB, SGD, Adagrad, Adam, InPlaceAdamW, Lion, Muon, Optimizer, RMSprop
+    from metascale.training.schedules import Constant, Cosine, RateSchedule, WarmupStableDecay
+    from metascale.training.state import TrainState, from_bytes, to_bytes
+    from metascale.training.supervised import SupervisedTraining, train_and_test
+    from metascale.training.torch_optimizers import from_torch
+
+__all__ = [
+    "LAMB",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "Constant",
+    "Cosine",
+    "InPlaceAdamW",
+    "Lion",
+    "LiveBytes",
+    "MemoryReport",
+    "Muon",
+    "Optimizer",
+    "RMSprop",
+    "RateSchedule",
+    "Schedule",
+    "SupervisedTraining",
+    "TrainResult",
+    "TrainState",
+    "Trainable",
+    "TrainingFlops",
+    "WarmupStableDecay",
+    "count_flops",
+    "from_bytes",
+    "from_torch",
+    "measure_coordinates",
+    "measure_memory",
+    "to_bytes",
+    "train",
+    "train_and_test",
+    "training_flops",
+]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Adagrad": "metascale.training.optimizers",
+        "Adam": "metascale.training.optimizers",
+        "Constant": "metascale.training.schedules",
+        "Cosine": "metascale.training.schedules",
+        "InPlaceAdamW": "metascale.training.optimizers",
+        "LAMB": "metascale.training.optimizers",
+        "Lion": "metascale.training.optimizers",
+        "LiveBytes": "metascale.training.memory",
+        "MemoryReport": "metascale.training.memory",
+        "Muon": "metascale.training.optimizers",
+        "Optimizer": "metascale.training.optimizers",
+        "RMSprop": "metascale.training.optimizers",
+        "RateSchedule": "metascale.training.schedules",
+        "SGD": "metascale.training.optimizers",
+        "Schedule": "metascale.training.loop",
+        "SupervisedTraining": "metascale.training.supervised",
+        "TrainResult": "metascale.training.loop",
+        "TrainState": "metascale.training.state",
+        "Trainable": "metascale.training.loop",
+        "TrainingFlops": "metascale.training.flops",
+        "WarmupStableDecay": "metascale.training.schedules",
+        "measure_coordinates": "metascale.training.coordinate_check",
+        "count_flops": "metascale.training.flops",
+        "from_bytes": "metascale.training.state",
+        "from_torch": "metascale.training.torch_optimizers",
+        "measure_memory": "metascale.training.memory",
+        "to_bytes": "metascale.training.state",
+        "train": "metascale.training.loop",
+        "train_and_test": "metascale.training.supervised",
+        "training_flops": "metascale.training.flops",
+    },
+)

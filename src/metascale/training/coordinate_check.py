@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+<<<<<<< HEAD
 from typing import Any, Literal
+=======
+from typing import Any, TypeVar
+>>>>>>> 30b8e65 (Public names of hypergrad, meta, parallel and training; optimisers are given by their steps, with one fused kernel call)
 
 import numpy as np
 import torch
@@ -21,6 +25,7 @@ from metascale.core.types import Batch, Params
 from metascale.training.optimizers import Optimizer
 from metascale.training.supervised import SupervisedModel
 
+M = TypeVar("M", bound=SupervisedModel)
 LOGITS = "logits"
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
 
@@ -46,10 +51,9 @@ class CoordinateRow:
 
 @dataclass(frozen=True)
 class CoordinateCheck:
-    """Sizes of all activations at all widths; ``exponents`` says how they grow."""
-
     rows: tuple[CoordinateRow, ...]
 
+<<<<<<< HEAD
     def last(self, quantity: Literal["size", "change"] = "change") -> dict[str, list[tuple[int, float]]]:
         """(width, ``size`` or ``change``) after the last step, ascending, by activation."""
         step = max(row.step for row in self.rows)
@@ -64,6 +68,11 @@ class CoordinateCheck:
 
         Activations that did not move at all are left out.
         """
+=======
+    def exponents(self, quantity: str = "change") -> dict[str, float]:
+        """Slope of log ``size`` or ``change`` against log width after the last step, by activation."""
+        last = max(row.step for row in self.rows)
+>>>>>>> 30b8e65 (Public names of hypergrad, meta, parallel and training; optimisers are given by their steps, with one fused kernel call)
         result = {}
         for name, pairs in self.last(quantity).items():
             widths, values = zip(*pairs, strict=True)
@@ -83,23 +92,21 @@ class CoordinateCheck:
         return max(found.items(), key=lambda item: item[1])
 
 
-def coordinate_check(
-    model_at_width: Callable[[int], SupervisedModel],
+def measure_coordinates(
+    model_at_width: Callable[[int], M],
     widths: Sequence[int],
     steps: int,
     batch: Batch,
     optimizer: Optimizer,
     *,
-    rate_multipliers: Callable[[Any], Mapping[str, float]] | None = None,
+    rate_multipliers: Callable[[M], Mapping[str, float]] | None = None,
     seeds: Sequence[int] = (0,),
 ) -> CoordinateCheck:
-    """Train every width for ``steps`` steps on one batch and watch its activations.
+    """Train every width for a few steps on one batch and measure its activations.
 
     Args:
         model_at_width: the model of a width, for example ``lambda width: MuP(at_width(model, width), base_width=64)``.
         widths: at least two.
-        steps: training steps, a few.
-        batch: what is trained and looked at.
         optimizer: with the rate of the base width.
         rate_multipliers: factors of the rate of a model's parameters, for example ``lambda m: m.rate_multipliers()``;
             ``None``: the same rate for all, the standard parameterisation.

@@ -4,7 +4,7 @@
 backward pass of a product is two products of the same size, so training costs three times the forward pass. Attention
 counts the pairs that causality leaves; a mixture of experts the one expert a token passes; embeddings nothing.
 ``"6ND"``: six operations a parameter and token (Kaplan et al. 2020), where N leaves out embeddings and the readout. It
-knows neither attention pairs, nor the readout, nor that only one expert in four is used.
+ignores attention pairs and the readout, and counts all experts of a mixture.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 FlopConvention = Literal["exact", "6ND"]
 
 
-def count_flops(call: Callable[[], Any]) -> float:
+def count_flops(call: Callable[[], object]) -> float:
     """Floating-point operations (a multiply-add is two) of the matrix products and convolutions in ``call``.
 
     Element-wise work is not counted, nor are fused attention kernels on a CPU, which hide their products. Backward
@@ -33,16 +33,16 @@ def count_flops(call: Callable[[], Any]) -> float:
 
 
 def _product_added(added: Any, left: Any, right: Any, *args: Any, out_shape: Any = None, **settings: Any) -> int:
-    """Operations of an in-place ``added += left @ right``, by shapes; torch's counter passes over it."""
+    """Operations of an in-place ``added += left @ right``, by shapes; torch's counter leaves it out."""
     return 2 * int(left[0]) * int(left[1]) * int(right[1])
 
 
 @dataclass(frozen=True)
 class TrainingFlops:
-    """Floating-point operations of a training, by component and in both conventions.
+    """Floating-point operations of a whole training.
 
     Args:
-        components: exact operations by component, forward and backward, of the whole training.
+        components: exact operations by component, forward and backward.
         six_nd: 6·N·D with N non-embedding parameters and D tokens (or examples).
     """
 
@@ -51,11 +51,9 @@ class TrainingFlops:
 
     @property
     def exact(self) -> float:
-        """The sum over components."""
         return sum(self.components.values())
 
     def total(self, convention: FlopConvention) -> float:
-        """Operations of the training by the named convention."""
         return self.exact if convention == "exact" else self.six_nd
 
     def shares(self) -> dict[str, float]:

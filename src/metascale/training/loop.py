@@ -26,14 +26,12 @@ class Trainable(Protocol[State]):
     def init(self) -> State: ...
 
     def step(self, state: State, k: int) -> tuple[State, Mapping[str, float | None]]:
-        """The state after step k and numbers for the training record, with the same names every time.
-
-        ``None`` is a number that this step has not.
-        """
+        """The state after step k and a row of the training record, with the same names every time (``None``: no
+        value at this step)."""
         ...
 
     def validate(self, state: State) -> Mapping[str, float]:
-        """Numbers for the evaluation record; ``validation_loss_nats`` decides."""
+        """A row of the evaluation record; ``validation_loss_nats`` selects the best state."""
         ...
 
     def pack(self, state: State) -> Params:
@@ -47,7 +45,7 @@ class Trainable(Protocol[State]):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train and how often to look.
+    """How long to train and how often to validate.
 
     Args:
         max_steps: steps at most.
@@ -77,7 +75,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands: everything besides the tensors that a resumed run needs."""
+    """What a resumed run needs besides the tensors."""
 
     step: int = 0
     validated_step: int = -1
@@ -89,10 +87,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainResult(Generic[State]):
-    """The chosen state and how training went.
-
-    ``status`` is ``"converged"`` when patience ran out, ``"max_steps"`` otherwise.
-    """
+    """The selected state; ``status`` is ``"converged"`` when patience ran out, ``"max_steps"`` otherwise."""
 
     state: State
     steps: int
@@ -116,8 +111,8 @@ class TrainResult(Generic[State]):
 def train(process: Trainable[State], schedule: Schedule, run: Run) -> TrainResult[State]:
     """Train from the run's latest checkpoint, or from the start.
 
-    Interrupted and resumed, a training leaves the same records and the same state, bit for bit, as one without a break.
-    A run that is asked to stop is saved after the step in progress, and ends there.
+    Interrupted and resumed, a training leaves the same records and the same state, bit for bit, as an uninterrupted
+    one. A run that is asked to stop saves the step in progress and ends there.
 
     Raises:
         Diverged: a loss is not finite; the message and attributes say where.

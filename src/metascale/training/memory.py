@@ -35,7 +35,7 @@ _RECORD = (
 
 
 def counting() -> bool:
-    """Whether this thread is inside a `LiveBytes`; what it hands to other threads would not be counted."""
+    """Whether this thread is inside a `LiveBytes`, which would not see the work of other threads."""
     return getattr(_COUNTING, "on", False)
 
 
@@ -54,21 +54,20 @@ class MemoryReport:
 
     @property
     def live_bytes(self) -> int:
-        """Bytes of all live tensors at the peak."""
         return sum(self.by_kind.values())
 
     @property
     def peak_bytes(self) -> int:
-        """The peak: the allocator's where it is known, otherwise live tensors."""
+        """The allocator's peak where it is known, otherwise that of live tensors."""
         return self.live_bytes if self.allocated_bytes is None else self.allocated_bytes
 
     @property
     def peak_without_weights_bytes(self) -> int:
-        """The peak without the frozen weights, which every method holds alike."""
+        """Without the frozen weights, which are the same for every method."""
         return self.peak_bytes - self.by_kind["weights"]
 
     def row(self) -> dict[str, int]:
-        """Flat and ready for JSON: the totals, and ``<kind>_bytes`` of each kind."""
+        """JSON: the totals, and ``<kind>_bytes`` of each kind."""
         totals = {"peak_bytes": self.peak_bytes, "peak_without_weights_bytes": self.peak_without_weights_bytes}
         return {**totals, **{f"{kind}_bytes": int(self.by_kind[kind]) for kind in KINDS}}
 
@@ -84,7 +83,7 @@ class MemoryReport:
 
 @dataclass(slots=True)
 class _Life:
-    """One storage made inside the call: its size, what it holds, and the events at which it came and went."""
+    """One storage made inside the call, with the events (numbered) that made and freed it."""
 
     n_bytes: int
     kind: str
@@ -98,7 +97,7 @@ class LiveBytes(TorchDispatchMode):
     A storage counts from the operation that makes it until it is freed, also when only autograd holds it. Tensors that
     existed before are the static part and count throughout, whether named in ``static`` (the first name holds) or first
     seen as an input.
-    Work that is handed to other threads inside is not seen (autograd's own threads are): run it in this thread.
+    Work handed to other threads is not seen, except by autograd: run it in this thread.
 
     Args:
         static: tensors that exist already, by what they hold (see `KINDS`).
@@ -124,7 +123,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __enter__(self) -> LiveBytes:
         if counting():
-            raise InputError("live bytes are being counted already in this thread; measure one call at a time")
+            raise InputError("live bytes are already being counted in this thread; measure one call at a time")
         _COUNTING.on = True
         super().__enter__()
         return self
@@ -154,7 +153,7 @@ class LiveBytes(TorchDispatchMode):
                 yield value.untyped_storage()
 
     def _recorded(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Keep track of whether the innermost part with a name is a block's recomputation."""
+        """Whether the innermost recorded function is a block's recomputation."""
         if func is _RECORD[0]:
             self._records.append(args[0] == RECOMPUTE)
         else:
@@ -162,7 +161,6 @@ class LiveBytes(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _note(self, storage: Any) -> None:
-        """A storage that an operation returned: new, resized, or known."""
         key, n_bytes = storage._cdata, storage.nbytes()
         known = self._alive.get(key)
         if known is not None and known[1].n_bytes == n_bytes:
@@ -192,15 +190,15 @@ class LiveBytes(TorchDispatchMode):
 
     @contextmanager
     def region(self, kind: str) -> Iterator[None]:
-        """Tensors made inside by this thread hold ``kind``, unless a backward pass makes them."""
+        """Tensors made inside hold ``kind``, unless a backward pass makes them."""
         self._regions.append(_checked(kind))
         try:
             yield
         finally:
             self._regions.pop()
 
-    def label(self, kind: str, tensors: Any) -> None:
-        """Say what tensors (in any nesting) hold, whatever made them; for their whole life."""
+    def label(self, kind: str, tensors: object) -> None:
+        """Tensors (in any nesting) hold ``kind`` for their whole life, whatever made them."""
         _checked(kind)
         for storage in self._storages(tensors):
             if storage._cdata in self._alive:
@@ -209,7 +207,6 @@ class LiveBytes(TorchDispatchMode):
                 self._static[storage._cdata] = (storage, kind)
 
     def report(self, allocated_bytes: int | None = None) -> MemoryReport:
-        """What was live at the peak so far."""
         by_kind = dict.fromkeys(KINDS, 0)
         for storage, kind in self._static.values():
             by_kind[kind] += storage.nbytes()
@@ -220,9 +217,9 @@ class LiveBytes(TorchDispatchMode):
 
 
 class WatchedModel:
-    """A model whose calls named in ``forward`` make activations; everything else of it is as it was."""
+    """A model whose methods named in ``forward`` make activations; all other attributes are the model's."""
 
-    def __init__(self, model: Any, meter: LiveBytes, forward: Collection[str]):
+    def __init__(self, model: object, meter: LiveBytes, forward: Collection[str]):
         self._model = model
         self._meter = meter
         self._forward = forward
@@ -242,10 +239,10 @@ class WatchedModel:
 def measure_memory(
     call: Callable[[LiveBytes], object], static: Static | None = None, device: str = "cpu", default: str = "activations"
 ) -> MemoryReport:
-    """The memory of ``call(meter)``; the meter lets it name regions and tensors.
+    """The memory of ``call(meter)``; with the meter the call names regions and tensors.
 
     On a GPU the allocator's peak is taken in the same call: it includes whatever else this process holds there. On the
-    device ``"meta"`` nothing is computed, and what would be held is counted all the same.
+    device ``"meta"`` nothing is computed and only sizes are counted.
     """
     on_gpu = torch.device(device).type == "cuda"
     meter = LiveBytes(static, default, without_values=torch.device(device).type == "meta")
@@ -267,7 +264,7 @@ def _checked(kind: str) -> str:
     return kind
 
 
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
+def _tensors(values: object) -> Iterator[torch.Tensor]:
     """The tensors in any nesting of containers."""
     if isinstance(values, torch.Tensor):
         yield values

@@ -1,4 +1,4 @@
-"""How the learning rate moves over training: a factor for every step, a pure function of its number."""
+"""Learning-rate schedules: a factor for every step, a pure function of its number."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Cosine:
 
 @dataclass(frozen=True)
 class WarmupStableDecay:
-    """A linear warm-up, a plateau at 1, and a linear way down to ``floor`` over the last ``decay`` steps.
+    """A linear warm-up, a plateau at 1, and a linear decay to ``floor`` over the last ``decay`` steps.
 
-    One plateau serves several lengths of training: only the way down is run again (Hu et al. 2024, arXiv 2404.06395;
+    One plateau serves several lengths of training: only the decay is run again (Hu et al. 2024, arXiv 2404.06395;
     Hägele et al. 2024, arXiv 2405.18392).
     """
 

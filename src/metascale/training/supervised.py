@@ -1,4 +1,4 @@
-"""Supervised training as the training loop sees it, the evaluation of its models, and the one look at the test set."""
+"""Supervised training: a `Trainable` over batches, and the evaluation of its models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +28,7 @@ Measure = Literal["perplexity", "accuracy"]
 class SupervisedModel(Protocol):
     """A model of one task: parameters and batches carry no task axis."""
 
-    def init(self, seed: int) -> Params:
-        """The trainable tensors."""
-        ...
+    def init(self, seed: int) -> Params: ...
 
     def objective(self, params: Params, batch: Batch, dropout: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """What training minimises (the mean loss plus penalties), and every target's nats without history."""
@@ -48,9 +46,7 @@ class SupervisedModel(Protocol):
 class Examples(Protocol):
     """Where batches come from: pure functions of their arguments."""
 
-    def batch(self, step: int) -> Batch:
-        """Training batch ``step``."""
-        ...
+    def batch(self, step: int) -> Batch: ...
 
     def evaluation(self, split: Split, max_batches: int | None = None) -> Iterator[Batch]:
         """Every target of ``split`` once, or the first ``max_batches`` batches of them."""
@@ -62,15 +58,13 @@ class SupervisedTraining:
     """A `training.loop.Trainable` over batches.
 
     Args:
-        model, examples, optimizer: what is trained, on what, and how.
         rate: factor of the learning rate at every step.
         rate_multipliers: factor of the learning rate of single parameters (μP), by name; ``None``: 1 for all.
-        clip_norm: gradients are scaled down to this Euclidean norm over all parameters; ``None``: never.
+        clip_norm: largest Euclidean norm of the gradient over all parameters; ``None``: no clipping.
         seed: of the initialisation and the dropout masks.
-        measure: shown beside the loss: ``"perplexity"`` a token of the examples' vocabulary, or ``"accuracy"``.
-        max_validation_batches: validate on so many batches only; ``None``: on every validation target.
+        measure: recorded beside the loss: ``"perplexity"`` a token of the examples' vocabulary, or ``"accuracy"``.
+        max_validation_batches: ``None``: validate on every validation target.
         autocast: run the model in bfloat16 where that is safe (a GPU); losses and weights stay float32.
-        device: where tensors live.
     """
 
     model: SupervisedModel
@@ -121,7 +115,7 @@ class SupervisedTraining:
             return factor
         return {name: torch.tensor(factor * value) for name, value in self.rate_multipliers.items()}
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16) if self.autocast else nullcontext()
 
     def validate(self, state: TrainState) -> Mapping[str, float]:
@@ -162,7 +156,7 @@ class SupervisedTraining:
 
 @dataclass(frozen=True)
 class SupervisedResult:
-    """A training, its chosen state's numbers on validation and test, and how it ended."""
+    """``validation`` and ``test`` hold the losses and measures of the selected state."""
 
     training: TrainResult[TrainState]
     validation: dict[str, float]
@@ -176,10 +170,10 @@ class SupervisedResult:
 
 
 def train_and_test(process: SupervisedTraining, schedule: Schedule, run: Run) -> SupervisedResult:
-    """Train, choose the state by validation, and only then look at the test set, once, with that state.
+    """Train, select the state of the lowest validation loss, and only then evaluate it on the test set, once.
 
-    The test numbers go to the run as ``test.json`` and nowhere into training. Validation numbers are those of the whole
-    validation set, also where training looked at a part.
+    Both results are written to the run as ``test.json``; the validation numbers are those of the whole validation set,
+    even where ``max_validation_batches`` limited validation during training.
     """
     trained = train(process, schedule, run)
     validation = process.evaluate(trained.state.params, "validation")

@@ -1,4 +1,4 @@
-"""Taking over a torch.optim optimiser: our optimiser with the same update, and its state so far."""
+"""A torch.optim optimiser as one of ours, with the same update and its state so far."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def from_torch(optimizer: torch.optim.Optimizer, module: nn.Module) -> tuple[Opt
     """Our form of SGD, Adam, AdamW, RMSprop, Adagrad or Muon, and its state by the module's parameter names.
 
     Raises:
-        InputError: another optimiser, an option that has no counterpart, groups that differ, or parameters that the
-            module has not.
+        InputError: another optimiser, an option without a counterpart, groups that differ, or parameters that are not
+            the module's.
     """
     name = type(optimizer).__name__
     if name not in _CONVERSIONS:

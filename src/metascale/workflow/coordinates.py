@@ -21,6 +21,7 @@ from metascale.models.perceptron import Perceptron
 from metascale.models.resnet import ResNet
 from metascale.models.resnet_bk import ResNetBK
 from metascale.models.transformer import Transformer
+<<<<<<< HEAD
 from metascale.report.style import (
     INK,
     PAPER,
@@ -38,6 +39,10 @@ from metascale.report.style import (
 )
 from metascale.report.words import decimals, number
 from metascale.training.coordinate_check import LOGITS, CoordinateCheck, CoordinateRow, coordinate_check
+=======
+from metascale.report.coordinates import FILE, MUP, STANDARD, read_coordinates, write_plot
+from metascale.training.coordinate_check import measure_coordinates
+>>>>>>> 30b8e65 (Public names of hypergrad, meta, parallel and training; optimisers are given by their steps, with one fused kernel call)
 from metascale.training.optimizers import Adam
 
 FILE, PLOT = "coordinates.json", "coordinates.png"
@@ -99,11 +104,17 @@ def check_coordinates(
         InputError: an unknown model, fewer than two different widths, or a number out of range.
     """
     _refuse(model, widths, steps, lr, depth, seeds)
+<<<<<<< HEAD
     base, smallest, batch = min(widths), MODELS[model](min(widths), depth), _batch(model)
     standard = coordinate_check(
+=======
+    base, smallest = min(widths), MODELS[model](min(widths), depth)
+    batch = _batch(model)
+    standard = measure_coordinates(
+>>>>>>> 30b8e65 (Public names of hypergrad, meta, parallel and training; optimisers are given by their steps, with one fused kernel call)
         lambda width: at_width(smallest, width), sorted(widths), steps, batch, Adam(lr), seeds=seeds
     )
-    mup = coordinate_check(
+    mup = measure_coordinates(
         lambda width: MuP(at_width(smallest, width), base),
         sorted(widths),
         steps,
