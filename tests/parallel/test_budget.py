@@ -214,7 +214,7 @@ def test_a_model_without_micro_batches_does_not_fit() -> None:
             raise InputError("micro_batch=4 would change the loss of a model with batch statistics")
         raise MemoryError("no room")
 
-    with pytest.raises(DoesNotFit, match=r"out of memory at step 3 \(no room\), and no smaller parts: micro_batch=4"):
+    with pytest.raises(DoesNotFit, match=r"out of memory at step 3 \(no room\), and no micro-batches: micro_batch=4"):
         MicroBatches().attempt(call, None, EPISODE, 3)
     with pytest.raises(InputError, match="by itself"):
         MicroBatches().attempt(_refuse, None, EPISODE, 3)

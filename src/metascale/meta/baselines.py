@@ -1,7 +1,7 @@
-"""Baselines beside every meta-learner: zero-shot, class prior, tuned fine-tuning, prototypes and a linear probe.
+"""Baselines for every meta-learner: zero-shot, class prior, tuned fine-tuning, prototypes and a linear probe.
 
-Each is a `Predictor` for the one evaluator, so all see the same fixed episodes. What has a free number (a rate,
-a number of steps, a temperature) gets it from the meta-validation tasks, never from the test tasks.
+Each is a `Predictor` for the one evaluator, so all see the same fixed episodes. Free numbers (a rate, a number of
+steps, a temperature) are tuned on the meta-validation tasks, never on the test tasks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class Arena:
     device: str = "cpu"
 
     def run(self, predictor: Predictor, split: Split) -> Evaluation:
-        """The evaluation on the fixed tasks of ``split``."""
         n_tasks = self.n_validation if split == "validation" else self.n_test
         return evaluate(
             predictor,
@@ -49,7 +48,7 @@ class Arena:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Baseline:
     """A baseline tuned on meta-validation.
 
     Args:
@@ -65,9 +64,9 @@ class Tuned:
     test: Evaluation
 
 
-def zero_shot(model: Model, params: Params, arena: Arena) -> Tuned:
-    """No adaptation at all: the model as it is, on the query set."""
-    return Tuned({}, 0, (), arena.run(adapted_predictor(model, InnerLoop(steps=0), params, [0]), "test"))
+def zero_shot(model: Model, params: Params, arena: Arena) -> Baseline:
+    """The unadapted model on the query set."""
+    return Baseline({}, 0, (), arena.run(adapted_predictor(model, InnerLoop(steps=0), params, [0]), "test"))
 
 
 def fine_tuning(
@@ -78,13 +77,13 @@ def fine_tuning(
     optimizer: Callable[[float], Optimizer],
     rates: Sequence[float],
     steps: Sequence[int],
-) -> Tuned:
+) -> Baseline:
     """Adapt every task from ``params`` without any meta-learning; rate and number of steps tuned on meta-validation.
 
     Args:
         optimizer: the inner optimiser of a given rate.
         rates: candidates.
-        steps: candidates; one adaptation to the largest serves all of them, and the test curve keeps them all.
+        steps: candidates, all measured in one adaptation to the largest; the test curve has every one of them.
 
     Raises:
         InputError: every candidate rate diverges.
@@ -106,21 +105,15 @@ def fine_tuning(
     wanted = [k for k in steps if k <= best["inner_steps"]]
     test = arena.run(adapted_predictor(model, chosen, params, wanted), "test")
     choice = {"inner_lr": best["inner_lr"], "inner_steps": best["inner_steps"]}
-    return Tuned(choice, best["inner_steps"], tuple(table), test)
+    return Baseline(choice, best["inner_steps"], tuple(table), test)
 
 
-def prototypes(model: Model, params: Params, arena: Arena, scales: Sequence[float] = (1, 3, 10, 30, 100)) -> Tuned:
+def prototypes(model: Model, params: Params, arena: Arena, scales: Sequence[float] = (1, 3, 10, 30, 100)) -> Baseline:
     """Nearest class mean of the frozen model's unit-length features (Snell et al. 2017, eq. 2), no training.
 
     Logits are −s·‖f − mean‖²; the scale s does not move the accuracy, only the loss, and is tuned on meta-validation.
     """
-
-    def loss(scale: float) -> float:
-        return arena.run(_Prototypes(model, params, scale), "validation").at(0)["loss_nats"]
-
-    table = tuple({"scale": scale, "validation_loss_nats": loss(scale)} for scale in scales)
-    best = _best(table, "prototypes")
-    return Tuned({"scale": best["scale"]}, 0, table, arena.run(_Prototypes(model, params, best["scale"]), "test"))
+    return _tuned(arena, "prototypes", "scale", scales, lambda scale: _Prototypes(model, params, scale))
 
 
 @dataclass(frozen=True)
@@ -140,16 +133,9 @@ class _Prototypes:
 
 def linear_probe(
     model: Model, params: Params, arena: Arena, ridges: Sequence[float] = (0.001, 0.01, 0.1, 1.0), steps: int = 300
-) -> Tuned:
+) -> Baseline:
     """Logistic regression on the frozen model's unit-length features; the ridge is tuned on meta-validation."""
-
-    def loss(ridge: float) -> float:
-        return arena.run(_LinearProbe(model, params, ridge, steps), "validation").at(0)["loss_nats"]
-
-    table = tuple({"ridge": ridge, "validation_loss_nats": loss(ridge)} for ridge in ridges)
-    best = _best(table, "linear probe")
-    test = arena.run(_LinearProbe(model, params, best["ridge"], steps), "test")
-    return Tuned({"ridge": best["ridge"]}, 0, table, test)
+    return _tuned(arena, "linear probe", "ridge", ridges, lambda ridge: _LinearProbe(model, params, ridge, steps))
 
 
 @dataclass(frozen=True)
@@ -166,16 +152,16 @@ class _LinearProbe:
 
 
 class ClassPlans(Protocol):
-    """A source that can say which class each label of an episode stands for."""
+    """A source whose plan says which class each label of an episode stands for."""
 
     def plan(self, split: Split, indices: Sequence[int]) -> Any: ...
 
 
-def class_prior(source: ClassPlans, arena: Arena, n_train_episodes: int = 1000) -> Tuned:
+def class_prior(source: ClassPlans, arena: Arena, n_train_episodes: int = 1000) -> Baseline:
     """A control without a support set: it knows each query's class and how often that class had each label.
 
-    With labels permuted per episode and disjoint classes it must score chance; what it scores above is a leak. (Labels
-    that are ranks in the sorted class list give it about 50 % on five ways.)
+    With labels permuted per episode and disjoint classes it must score chance; a higher score means that labels leak.
+    (Labels that are ranks in the sorted class list give it about 50 % on five ways.)
     """
     plan = source.plan("train", range(n_train_episodes))
     n_way = plan.label_of_class.shape[1]
@@ -194,12 +180,25 @@ def class_prior(source: ClassPlans, arena: Arena, n_train_episodes: int = 1000) 
         losses.append(-log_prior[np.arange(n_way), right].mean())
         accuracies.append((best[np.arange(n_way), right] / best.sum(axis=1)).mean())
     evaluation = Evaluation(tuple(names), (0,), np.array(losses)[:, None], np.array(accuracies)[:, None])
-    return Tuned({"n_train_episodes": n_train_episodes}, 0, (), evaluation)
+    return Baseline({"n_train_episodes": n_train_episodes}, 0, (), evaluation)
 
 
 def _normalised(counts: np.ndarray) -> np.ndarray:
     normalised: np.ndarray = counts / counts.sum()
     return normalised
+
+
+def _tuned(
+    arena: Arena, name: str, field: str, values: Sequence[float], predictor: Callable[[float], Predictor]
+) -> Baseline:
+    """The baseline whose one free number is the candidate of the lowest meta-validation loss."""
+
+    def loss(value: float) -> float:
+        return arena.run(predictor(value), "validation").at(0)["loss_nats"]
+
+    table = tuple({field: value, "validation_loss_nats": loss(value)} for value in values)
+    best = _best(table, name)[field]
+    return Baseline({field: best}, 0, table, arena.run(predictor(best), "test"))
 
 
 def _best(table: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:

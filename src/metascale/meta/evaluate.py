@@ -1,4 +1,4 @@
-"""The one evaluator: losses and accuracies of fixed episodes, for meta-learners and baselines alike."""
+"""The one evaluator of meta-learners and baselines: losses and accuracies on fixed episodes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from metascale.meta.inner import InnerLoop
 from metascale.parallel.execution import Execution
 
 Predictor: TypeAlias = Callable[[Episode], Mapping[int, torch.Tensor]]
-"""Predictions for the query sets [T, B, ...], by the number of inner steps taken (0 for methods without). To run in
-processes it must be an object that another process can load, not a closure."""
+"""Predictions for the query sets [T, B, ...], by the number of inner steps taken (0 for methods without). In processes
+it must be an object that another process can load, not a closure."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,10 @@ class Evaluation:
         return row
 
     def curve(self) -> list[dict[str, Any]]:
-        """The adaptation-step curve: one row a K."""
+        """The adaptation curve: one row a K."""
         return [{"inner_steps": steps, **self.at(steps)} for steps in self.inner_steps]
 
     def tasks(self, inner_steps: int) -> list[dict[str, Any]]:
-        """One row a task after that many inner steps."""
         column = self.inner_steps.index(inner_steps)
         return [
             {

@@ -1,7 +1,7 @@
 """Meta-gradient estimators: Reptile, first-order MAML and MAML with a curvature of choice, on one inner loop.
 
-Each is called with unstacked meta-parameters θ and an episode of T tasks, and returns the mean over the tasks. How the
-result is applied is the learner's business.
+Each is called with unstacked meta-parameters θ and an episode of T tasks, and returns the mean over the tasks; the
+learner applies it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class EpisodeReport:
         support_loss_start: [T] support loss (nats) before adaptation; NaN when there was no inner step.
         support_loss_end: [T] support loss before the last inner step.
         query_loss: [T] query loss of the adapted parameters, or ``None`` when the estimator did not need it.
-        diagnostics: what else an estimator measured, [T] each: the residual of a linear solve.
+        diagnostics: further measurements of an estimator, [T] each, such as the residual of a linear solve.
     """
 
     task_ids: tuple[str, ...]
@@ -71,8 +71,8 @@ def profile_gradient(
 ) -> MemoryReport:
     """The memory of one meta-gradient: an outer step before its update, in one call of all tasks.
 
-    No value is read on the way, so model, parameters and texts may live on torch's ``"meta"`` device, without values:
-    that counts the memory of a model which this machine could not run.
+    No value is read, so model, parameters and texts may live on torch's ``"meta"`` device, without values: that counts
+    the memory of a model which this machine could not run.
     """
 
     def estimate(watched: Model, watch: Callable[[Optimizer], Optimizer]) -> object:
@@ -88,7 +88,7 @@ def episode_report(
     query_loss: torch.Tensor | None,
     diagnostics: Mapping[str, torch.Tensor] | None = None,
 ) -> EpisodeReport:
-    """The report of an episode from the support losses [T] of its inner steps (the first and the last will do)."""
+    """The report of an episode from the support losses [T] of its inner steps, of which the first and last count."""
     missing = torch.full((episode.n_tasks,), float("nan"))
     start, end = (losses[0], losses[-1]) if losses else (missing, missing)
     query = None if query_loss is None else query_loss.detach()
@@ -96,7 +96,7 @@ def episode_report(
 
 
 def ends(states: Iterable[InnerState]) -> tuple[InnerState, InnerState, list[torch.Tensor]]:
-    """The first state and the last, and the support losses [T] of every step, without holding what lies between."""
+    """The first and the last state, and the support losses [T] of every step; states in between are not kept."""
     iterator = iter(states)
     start = last = next(iterator)
     losses = []
@@ -117,13 +117,12 @@ class Reptile:
     With outer SGD of rate ε the update is "average, then interpolate": θ ← θ + ε · mean(φ − θ).
 
     Args:
-        inner: the inner loop.
         data: ``"support"`` adapts on the support set alone; ``"all"`` on support and query together, since Reptile
             needs no split (their section 6.1).
         report_query: also measure the query loss of the adapted parameters (one forward pass more).
 
     Raises:
-        InputError: inner rates are to be learnt, which nothing here could teach.
+        InputError: inner rates are to be learnt, for which Reptile has no gradient.
     """
 
     inner: InnerLoop = field(default_factory=InnerLoop)
@@ -149,9 +148,8 @@ class Reptile:
 class FOMAML:
     """First-order MAML: the query gradient at the adapted parameters (Finn et al. 2017, section 5.2).
 
-    Curvature and weight decay of the inner steps are left out; a head built from θ and the support set is
-    differentiated exactly. Learnt inner rates get −(query gradient) ∘ (the sum of the steps), as Meta-SGD without
-    second derivatives.
+    Curvature and weight decay of the inner steps are ignored; a head built from θ and the support set is differentiated
+    exactly. Learnt inner rates get −(query gradient) ∘ (sum of the steps), as in Meta-SGD without second derivatives.
     """
 
     inner: InnerLoop = field(default_factory=InnerLoop)
@@ -174,11 +172,9 @@ class MAML:
     """The meta-gradient through the K inner steps (Finn et al. 2017, eq. 1), exact unless ``through`` approximates.
 
     Args:
-        inner: the inner loop.
-        through: how to go back through the inner steps. `Exact` stores the states and differentiates one inner step at
-            a time, in reverse; `FullGraph` keeps the graph of the whole trajectory: the same number to rounding, in
-            memory that grows with K. The other curvatures replace the Hessian by an approximation, and `Zero` makes
-            this `FOMAML`.
+        through: how to differentiate the inner steps. `Exact` goes back one inner step at a time, from stored
+            gradients; `FullGraph` keeps the graph of the whole trajectory: the same number to rounding, in memory that
+            grows with K. The other curvatures replace the Hessian by an approximation, and `Zero` makes this `FOMAML`.
 
     Raises:
         InputError: ``through`` needs second derivatives, which the model lacks.
@@ -213,5 +209,5 @@ class MAML:
 def query_gradient(
     model: Model, params: Params, query: Batch, key: int | None, micro_batch: int | None = None
 ) -> tuple[torch.Tensor, Params]:
-    """Query losses [T] and each task's gradient of its own, at adapted parameters [T, ...]."""
+    """Query losses [T] and each task's own gradient, at adapted parameters [T, ...]."""
     return loss_and_gradient(loss_parts(model, query, micro_batch, _query_key(key)), params, tuple(params))

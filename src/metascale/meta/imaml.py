@@ -1,4 +1,4 @@
-"""Implicit MAML: the meta-gradient from where the inner loop ended, whatever path led there."""
+"""Implicit MAML: the meta-gradient at the end of the inner loop, whatever path led there."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from metascale.meta.reverse import back_through_begin, begin
 class ImplicitMAML:
     """(I + H/λ)⁻¹ ∇q at the solution φ of min s(φ) + λ/2 · ‖φ − θ‖² (Rajeswaran et al. 2019, lemma 1 and eq. 6).
 
-    The inner loop must come near that solution; how far it stayed away and how well the linear system was solved are in
-    the report's diagnostics: ``stationarity`` is ‖∇s + λ(φ − θ)‖ / (‖∇s‖ + λ‖φ − θ‖), ``solver_residual`` the relative
-    residual. Memory does not depend on the number of inner steps. Parameters that do not adapt get their total
-    derivative, ∇q − H x/λ; with no inner step there is nothing to solve and the result is ∇q.
+    The inner loop must come near that solution. The report's diagnostics say how near it came (``stationarity``,
+    ‖∇s + λ(φ − θ)‖ / (‖∇s‖ + λ‖φ − θ‖)) and how well the linear system was solved (``solver_residual``, relative).
+    Memory does not depend on the number of inner steps. Parameters that do not adapt get their total derivative,
+    ∇q − H x/λ; with no inner step the result is ∇q.
 
-    With `Identity` the answer is ∇q at φ, from first derivatives alone. That is what SAMA without adaptation gives for
-    this lower level up to the factor λ, since there ∂²ℓ/∂θ∂φ = −λ I (Choe et al. 2023, appendix D, scale it up so).
+    With `Identity` the result is ∇q at φ, from first derivatives alone. SAMA without adaptation gives the same for this
+    lower level up to the factor λ, since ∂²ℓ/∂θ∂φ = −λ I (Choe et al. 2023, appendix D).
 
     Args:
         inner: the inner loop, with ``proximal`` above zero.
@@ -66,7 +66,6 @@ class ImplicitMAML:
         return mean_tasks(meta), episode_report(episode, support, losses, diagnostics)
 
     def _takes_products(self, theta: Params) -> bool:
-        """Whether anything is multiplied by H."""
         free = isinstance(self.solver, Identity) and not self.solver.measure
         return not free or len(self.inner.adapted_names(theta)) < len(theta)
 

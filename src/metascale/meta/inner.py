@@ -108,7 +108,7 @@ class InnerLoop:
         optimizer: the inner optimiser; its ``lr`` is the inner rate.
         steps: K, the inner steps of meta-training (evaluation may ask for others).
         clip: largest gradient norm of a task, or ``None``.
-        step_rates: a factor on the rate for each step; the last one goes on for the steps beyond. Empty means 1.
+        step_rates: a factor on the rate for each step; the last one also holds for later steps. Empty means 1.
         adapt: patterns (shell style) of the parameter names that adapt; the others stay at their meta-learnt value
             (ANIL, Raghu et al. 2020, is ``("head*",)``).
         batch_size: support examples a step, taken in turn; ``None`` means all of them.
@@ -137,17 +137,17 @@ class InnerLoop:
 
     def __post_init__(self) -> None:
         if self.steps < 0:
-            raise InputError(f"an inner loop takes 0 or more steps, not {self.steps}")
+            raise InputError(f"an inner loop takes 0 or more steps, not {self.steps}", field="steps")
         if self.proximal < 0:
-            raise InputError(f"proximal of the inner loop must be 0 or more, not {self.proximal}")
+            raise InputError(f"proximal of the inner loop must be 0 or more, not {self.proximal}", field="proximal")
         if self.clip is not None and self.clip <= 0:
-            raise InputError(f"clip of the inner loop must be positive, not {self.clip}")
+            raise InputError(f"clip of the inner loop must be positive, not {self.clip}", field="clip")
         refuse_overwriting(self.optimizer, "an inner loop")
         refuse_mixing(self.optimizer)
         for name in ("batch_size", "micro_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InputError(f"{name} of the inner loop must be at least 1, not {value}")
+                raise InputError(f"{name} of the inner loop must be at least 1, not {value}", field=name)
 
     def init(self, params: Params) -> Params:
         """The meta-parameters θ: the model's own, and the rates when they are learnt."""
@@ -178,12 +178,12 @@ class InnerLoop:
         return InnerState(0, params, self.optimizer.init(adapted), anchor=adapted if self.proximal else None)
 
     def objective(self, model: Model, support: Batch, step: int, key: int | None) -> tuple[LossPart, ...]:
-        """The loss of inner step ``step`` in micro-batches; ``key`` names its dropout masks."""
+        """The loss of inner step ``step`` in micro-batches."""
         dropout = None if key is None else address(key, "inner-dropout", step) & (2**62 - 1)
         return loss_parts(model, self._minibatch(support, step), self.micro_batch, dropout)
 
     def update(self, theta: Params, state: InnerState, losses: torch.Tensor, grads: Params) -> InnerState:
-        """The step that ``grads`` asks for: proximal term, clipping, optimiser. Differentiable in everything.
+        """One step along ``grads``: proximal term, clipping, optimiser. Differentiable in all its inputs.
 
         Args:
             theta: stacked meta-parameters [T, ...]; only learnt rates are read from them.
@@ -232,7 +232,7 @@ class InnerLoop:
         """The states after 0, 1, ..., K steps. Without ``create_graph`` no state carries history.
 
         Args:
-            start: the state after 0 steps, where it is known.
+            start: the state after 0 steps; ``None``: from ``model.begin``.
         """
         source = theta if create_graph else detach(theta)
         state = self.start(model, source, support) if start is None else start

@@ -1,8 +1,8 @@
-"""The learner: estimate a meta-gradient over the chunks of a meta-batch, then apply it with an outer optimiser."""
+"""The learner: estimate a meta-gradient chunk by chunk, then apply it with an outer optimiser."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,16 +19,10 @@ from metascale.training.state import TrainState
 
 
 @dataclass(frozen=True, slots=True)
-class StepReport:
-    """One outer step: per-task losses (nats, [T]), the norm of the meta-gradient before clipping, and what else the
-    estimator measured ([T] each)."""
+class StepReport(EpisodeReport):
+    """The losses of all T tasks of an outer step, and the norm of the meta-gradient before clipping."""
 
-    task_ids: tuple[str, ...]
-    support_loss_start: torch.Tensor
-    support_loss_end: torch.Tensor
-    query_loss: torch.Tensor | None
-    meta_gradient_norm: float
-    diagnostics: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    meta_gradient_norm: float = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class MetaLearner:
     def __post_init__(self) -> None:
         refuse_overwriting(self.outer, "an outer loop")
         if self.clip is not None and self.clip <= 0:
-            raise InputError(f"clip of the learner must be positive, not {self.clip}")
+            raise InputError(f"clip of the learner must be positive, not {self.clip}", field="clip")
 
     @property
     def micro_batch(self) -> int | None:
@@ -97,14 +91,14 @@ class MetaLearner:
     def meta_gradient(
         self, model: Model, params: Params, episode: Episode, key: int | None = None
     ) -> tuple[Params, StepReport]:
-        """The mean meta-gradient of a meta-batch, before clipping, shaped like θ; and what the step's report says.
+        """The mean meta-gradient of a meta-batch before clipping, shaped like θ, and its report.
 
         Args:
             params: θ, unstacked.
             key: names the dropout masks; ``None``: no dropout.
 
         Raises:
-            InputError: the tasks cannot run as `Execution` says.
+            InputError: the tasks cannot run as `execution` says.
         """
         estimate = _Estimate(self.gradient, model, params, key)
         results = self.execution.map(estimate, episode.numbered())
@@ -129,7 +123,7 @@ class MetaLearner:
 
 @dataclass(frozen=True, slots=True)
 class _Estimate:
-    """The meta-gradient of a chunk of tasks, as a value that processes can load."""
+    """The meta-gradient of a chunk of tasks, as an object that processes can load."""
 
     gradient: MetaGradient
     model: Model
@@ -141,16 +135,15 @@ class _Estimate:
 
 
 def _join(reports: list[EpisodeReport], meta_gradient_norm: float) -> StepReport:
-    queries = [report.query_loss for report in reports]
+    query = [report.query_loss for report in reports if report.query_loss is not None]
+    names = reports[0].diagnostics
     return StepReport(
-        task_ids=tuple(name for report in reports for name in report.task_ids),
-        support_loss_start=torch.cat([report.support_loss_start for report in reports]),
-        support_loss_end=torch.cat([report.support_loss_end for report in reports]),
-        query_loss=torch.cat([q for q in queries if q is not None]) if queries[0] is not None else None,
+        tuple(name for report in reports for name in report.task_ids),
+        torch.cat([report.support_loss_start for report in reports]),
+        torch.cat([report.support_loss_end for report in reports]),
+        torch.cat(query) if query else None,
+        {name: torch.cat([report.diagnostics[name] for report in reports]) for name in names},
         meta_gradient_norm=meta_gradient_norm,
-        diagnostics={
-            name: torch.cat([report.diagnostics[name] for report in reports]) for name in reports[0].diagnostics
-        },
     )
 
 

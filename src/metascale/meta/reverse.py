@@ -1,10 +1,9 @@
 """Back through K inner steps: along the stored graph of all of them, or step by step with a curvature of choice.
 
 One step is update(φ_k, state_k, g_k) with g_k the gradient of the support loss at φ_k. The reverse sweep takes the
-update's vector-Jacobian product, which is cheap arithmetic on the adapted tensors, and lets a `Curvature` carry what
-reaches g_k back to φ_k. Of every step only g_k is kept: the states in between follow from φ_0 and the gradients, by
-updates that cost next to nothing. So the memory is that of one micro-batch of one step and K + 1 copies of the adapted
-tensors.
+update's vector-Jacobian product, which is cheap arithmetic on the adapted tensors, and a `Curvature` maps the adjoint
+of g_k to that of φ_k. Only g_k is kept of every step: the states in between are recomputed from φ_0 and the gradients,
+at next to no cost. So the memory is that of one micro-batch of one step and K + 1 copies of the adapted tensors.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from metascale.meta.inner import RATE_PREFIX, InnerLoop, InnerState, without_his
 
 @dataclass(frozen=True)
 class FullGraph:
-    """Keep the graph of the whole trajectory and let autograd go back through it; the memory grows with K."""
+    """Differentiate the stored graph of the whole trajectory; memory grows with K."""
 
     second_order: ClassVar[bool] = True
 
@@ -52,38 +51,36 @@ THROUGH: Mapping[str, Callable[[int], Through]] = {
     "finite_difference": lambda probes: FiniteDifference(),
     "none": lambda probes: Zero(),
 }
-"""The ways back through the inner steps by the names that users type; the number is that of random probes."""
+"""How to differentiate the inner steps, by the names that users type; the argument is the number of random probes."""
 
 
 def named_through(name: str, probes: int = 1) -> Through:
-    """The way back called ``name``.
-
-    Raises:
-        InputError: there is none of that name.
-    """
+    """The entry of `THROUGH` called ``name``, or an `InputError`."""
     if name not in THROUGH:
-        raise InputError(f"there is no curvature '{name}'; allowed are {', '.join(map(repr, THROUGH))}")
+        allowed = ", ".join(map(repr, THROUGH))
+        raise InputError(
+            f"there is no curvature '{name}'; allowed are {allowed}", field="through", value=name, allowed=allowed
+        )
     return THROUGH[name](probes)
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """φ₀ without history, and whether its tensors are more than θ's own: a head built from θ and the support set."""
+class InnerStart:
+    """φ₀ without history; ``depends``: some of it is computed from θ and the support set, such as a head."""
 
     state: InnerState
     depends: bool
 
 
-def begin(inner: InnerLoop, model: Model, stacked: Params, support: Batch) -> Start:
-    """φ₀ for stacked meta-parameters."""
+def begin(inner: InnerLoop, model: Model, stacked: Params, support: Batch) -> InnerStart:
     leaves = _own_leaves(stacked)
     with torch.enable_grad():
         params = model.begin(leaves, support)
     depends = any(value.requires_grad and value is not leaves.get(name) for name, value in params.items())
-    return Start(without_history(inner.start_from(params)), depends)
+    return InnerStart(without_history(inner.start_from(params)), depends)
 
 
-def back_through_begin(model: Model, stacked: Params, support: Batch, start: Start, adjoint: Params) -> Params:
+def back_through_begin(model: Model, stacked: Params, support: Batch, start: InnerStart, adjoint: Params) -> Params:
     """The adjoint of θ, from that of φ₀."""
     leaves = _own_leaves(stacked)
     if not start.depends:
@@ -104,7 +101,7 @@ def unrolled_adjoint(leaves: Params, last: InnerState, adjoint: Params) -> Param
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class Trajectory:
     """A forward pass through K inner steps: its ends, and each step's support losses [T] and gradient."""
 
     start: InnerState
@@ -113,9 +110,11 @@ class Path:
     last: InnerState
 
 
-def follow(inner: InnerLoop, model: Model, stacked: Params, support: Batch, key: int | None, start: InnerState) -> Path:
+def follow(
+    inner: InnerLoop, model: Model, stacked: Params, support: Batch, key: int | None, start: InnerState
+) -> Trajectory:
     """K inner steps without history."""
-    path = Path(start, [], [], start)
+    path = Trajectory(start, [], [], start)
     last = start
     for state in inner.iterate(model, stacked, support, key=key, start=start):
         if state.gradient is not None and state.support_losses is not None:
@@ -130,11 +129,9 @@ class Sweep:
     """The reverse sweep of one episode.
 
     Args:
-        inner, model: of the forward pass.
         stacked: meta-parameters [T, ...].
-        episode: its support sets.
-        key: named the dropout masks of the forward pass; also names random probes.
-        curvature: carries the adjoint of a gradient back to the parameters it was taken at.
+        key: names the dropout masks of the forward pass and the random probes.
+        curvature: maps the adjoint of a gradient to that of the parameters where it was taken.
     """
 
     inner: InnerLoop
@@ -144,7 +141,7 @@ class Sweep:
     key: int | None
     curvature: Curvature
 
-    def __call__(self, path: Path, adjoint: Params) -> tuple[Params, Params]:
+    def __call__(self, path: Trajectory, adjoint: Params) -> tuple[Params, Params]:
         """The adjoints of φ₀ and of the learnt rates, from that of φ_K."""
         slots: dict[str, Params] = {}
         on_rates: Params = {}
@@ -159,8 +156,8 @@ class Sweep:
             adjoint = {name: found.params.get(name, adjoint[name]) + value for name, value in product.items()}
         return {n: value + on_anchor[n] if n in on_anchor else value for n, value in adjoint.items()}, on_rates
 
-    def _backwards(self, path: Path, state: InnerState, stop: int) -> Iterator[InnerState]:
-        """The states before steps ``stop`` − 1, ..., ``state.step``: the later half first, from where it begins.
+    def _backwards(self, path: Trajectory, state: InnerState, stop: int) -> Iterator[InnerState]:
+        """The states before steps ``stop`` − 1, ..., ``state.step``, by bisection, the later half first.
 
         At most log₂ K states exist at a time, and ½ K log₂ K updates are repeated.
         """
@@ -187,7 +184,7 @@ class Sweep:
     def _back_through_update(
         self, before: InnerState, losses: torch.Tensor, grads: Params, adjoint: Params, slots: dict[str, Params]
     ) -> _UpdateAdjoint:
-        """The adjoints of what one step was computed from, the gradient being an input like the others."""
+        """The adjoints of the inputs of one step, the gradient being one of them."""
         grads = require_grad(grads)
         params = require_grad({name: before.params[name] for name in grads})
         optimizer = {

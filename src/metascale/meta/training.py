@@ -1,4 +1,4 @@
-"""Meta-training as the training loop sees it: step k trains on meta-batch k of the task source."""
+"""Meta-training: a `Trainable` whose step k trains on meta-batch k of the task source."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ class MetaTraining:
     """A `training.loop.Trainable` over episodes.
 
     Args:
-        model, learner, source: what is trained, how, and on which tasks.
         meta_batch: tasks an outer step.
         seed: of the initialisation.
         n_validation: fixed meta-validation tasks of each validation.
         eval_steps: inner steps at validation; ``None`` means those of training.
         eval_batch: tasks evaluated at once.
-        device: where tensors live.
         execution: how the tasks of a validation run.
-        micro_batches: halves the micro-batch when memory runs out, and remembers it.
+        micro_batches: halves the micro-batch when memory runs out.
     """
 
     model: Model

@@ -103,8 +103,8 @@ class StepFit(Generic[L]):
 def fit_to_budget(learner: L, model: Model, episode: Episode, budget_bytes: int, *, device: str = "cpu") -> StepFit[L]:
     """The first of `plans`, fastest first, whose peak is within the budget.
 
-    The budget is for tensors: weights, parameters, activations, gradients and optimiser state. Python, torch's
-    libraries and the data set come on top of it. On a CPU the measurement is the same each time, and so is the plan.
+    The budget covers tensors: weights, parameters, activations, gradients and optimiser state. Python, torch's
+    libraries and the data set come on top. On a CPU the measurement, and so the plan, is the same every time.
 
     Args:
         episode: a meta-batch of the sizes that will be trained on, with its longest inputs.

@@ -16,7 +16,7 @@ from metascale.training.memory import counting
 
 Result = TypeVar("Result")
 TOGETHER = 4
-"""Tasks in one call of a model that runs in processes: more share its overhead no further and take more memory."""
+"""Tasks in one call of a process: more would not lower the overhead any further, and take more memory."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Execution:
     Args:
         chunk: tasks in one call; ``None`` means all of them.
         workers: calls at the same time; 1 leaves torch's own threading alone.
-        in_processes: the workers are processes, which start at the first use, and no threads.
+        in_processes: the workers are processes, which start at the first use, instead of threads.
     """
 
     chunk: int | None = None
@@ -38,15 +38,16 @@ class Execution:
 
     def __post_init__(self) -> None:
         if (self.chunk is not None and self.chunk < 1) or self.workers < 1:
-            raise InputError(f"chunk and workers must be at least 1, not {self.chunk} and {self.workers}")
+            field = "chunk" if self.chunk is not None and self.chunk < 1 else "workers"
+            raise InputError(f"chunk and workers must be at least 1, not {self.chunk} and {self.workers}", field=field)
 
     @classmethod
     def best_for(cls, model: Model, device: str, threads: int | None = None, n_tasks: int | None = None) -> Execution:
-        """One big batch on an accelerator; on a CPU what the model says (`TaskExecution`).
+        """One big batch on an accelerator; on a CPU as the model's ``task_execution`` says.
 
         Args:
-            threads: that may be used; ``None``: as many as torch uses.
-            n_tasks: that will be run at a time; ``None``: too few to share out.
+            threads: how many may be used; ``None``: as many as torch uses.
+            n_tasks: how many run at a time; ``None``: too few to distribute.
         """
         if torch.device(device).type != "cpu" or model.task_execution == "stacked":
             return cls()
@@ -58,19 +59,19 @@ class Execution:
         return cls(chunk=min(TOGETHER, n_tasks // threads), workers=threads, in_processes=True)
 
     def alone(self) -> Execution:
-        """The same chunks one after another in the calling thread, where they can be measured."""
+        """The same chunks one after another in the calling thread, where memory and FLOPs can be measured."""
         return Execution(self.chunk)
 
     def map(self, function: Callable[[Episode, int], Result], episode: Episode) -> list[Result]:
         """``function(chunk of tasks, index of its first task)`` for every chunk, in task order.
 
         Args:
-            function: for processes, an instance of a class of a module (or a function of one), so that they can load
-                it; its result has no history then.
+            function: for processes, a function of an importable module or an instance of such a module's class, so that
+                they can load it; its result has no history then.
 
         Raises:
-            InputError: memory is being counted, which sees one thread, and several workers would run; or another
-                process cannot load the function.
+            InputError: several workers would run under autocast or inside a memory measurement, which reach one thread
+                alone; or another process cannot load the function.
             ProcessEnded: a process was killed.
         """
         size = self.chunk or episode.n_tasks
@@ -80,7 +81,7 @@ class Execution:
             return [function(part, start) for part, start in chunks]
         if torch.is_autocast_enabled("cpu"):
             raise InputError(
-                "autocast around several workers would not reach them; ask the model for it (autocast=...)"
+                "autocast around several workers would not reach them; set the model's autocast=... instead"
             )
         if counting():
             raise InputError("live bytes are counted in one thread; measure memory with workers=1")

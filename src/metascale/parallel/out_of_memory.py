@@ -1,4 +1,4 @@
-"""Out of memory: the micro-batch halves and the work goes on with the same numbers; the run remembers the size."""
+"""Out of memory: halve the micro-batch and go on with the same numbers; the run remembers the size that fits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CPU_MESSAGES = ("can't allocate memory", "not enough memory", "Cannot allocate 
 
 
 class DoesNotFit(MetascaleError, MemoryError):
-    """Not even the smallest way to run a step fits into memory, or into the memory budget."""
+    """Not even the most frugal plan of a step fits into memory, or into the memory budget."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -37,12 +37,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 class MicroBatches:
     """The micro-batch that fits, for every shape of episode that ran out of memory in this run.
 
-    The numbers are the same to rounding, whatever the size. What was found is written to the run, so a resumed run does
-    not fail again.
+    The numbers are the same to rounding, whatever the size. A resumed run reads the sizes and does not fail again.
 
     Args:
-        run: where it is recorded: a measurement for each halving, and the sizes in ``memory.json``; ``None``: nowhere.
-        sizes: examples a forward pass by shape, (support, query, and the further axes of the inputs).
+        run: where each halving is recorded as a measurement, and the sizes in ``memory.json``; ``None``: nowhere.
+        sizes: examples a forward pass by shape (support, query, and the further axes of the inputs).
     """
 
     run: Run | None = None
@@ -60,10 +59,9 @@ class MicroBatches:
         """``call(micro_batch)``, again with half the micro-batch whenever memory runs out.
 
         Args:
-            call: what runs with micro-batches of the given size (``None``: whole batches); changes nothing until it is
-                done.
+            call: runs with micro-batches of the given size (``None``: whole batches) and has no effect if it fails.
             micro_batch: the largest that is tried.
-            episode: what runs.
+            episode: its shape is what sizes are remembered by.
             step: for the record.
 
         Raises:
@@ -82,7 +80,7 @@ class MicroBatches:
             except InputError as error:
                 if not reason:
                     raise
-                raise DoesNotFit(f"out of memory at step {step} ({reason}), and no smaller parts: {error}") from error
+                raise DoesNotFit(f"out of memory at step {step} ({reason}), and no micro-batches: {error}") from error
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -90,7 +88,7 @@ class MicroBatches:
             size = self._halved(size or largest, shape, step, reason)
 
     def remembered(self, shape: Shape) -> int | None:
-        """The size known to fit: of this shape, or of any that is no larger in any axis."""
+        """The smallest size found for this shape or for one that is no larger in any axis."""
         fits = [size for known, size in self.sizes.items() if _no_larger(known, shape)]
         return min(fits) if fits else None
 
@@ -116,7 +114,6 @@ class MicroBatches:
 
 
 def shape_of(episode: Episode) -> Shape:
-    """(support examples, query examples, further axes of the first input)."""
     first = next(iter(episode.support.inputs.values()))
     return (episode.support.n_examples, episode.query.n_examples, *first.shape[2:])
 

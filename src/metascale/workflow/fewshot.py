@@ -18,7 +18,7 @@ from metascale.hypergrad.curvature import Exact
 from metascale.hypergrad.linear import CG, Identity
 from metascale.meta.baselines import (
     Arena,
-    Tuned,
+    Baseline,
     class_prior,
     fine_tuning,
     linear_probe,
@@ -227,7 +227,7 @@ def _baseline(settings: FewShotConfig, parts: Parts, seed: int, run: Run, device
     def optimizer(lr: float) -> Optimizer:
         return inner_optimizer(settings, lr)
 
-    methods: dict[str, Callable[[], Tuned]] = {
+    methods: dict[str, Callable[[], Baseline]] = {
         "zero_shot": lambda: zero_shot(model, params, arena),
         "class_prior": lambda: class_prior(source, arena),
         "prototypes": lambda: prototypes(model, params, arena),
