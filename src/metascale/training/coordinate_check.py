@@ -9,11 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-<<<<<<< HEAD
-from typing import Any, Literal
-=======
-from typing import Any, TypeVar
->>>>>>> 30b8e65 (Public names of hypergrad, meta, parallel and training; optimisers are given by their steps, with one fused kernel call)
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -53,7 +49,6 @@ class CoordinateRow:
 class CoordinateCheck:
     rows: tuple[CoordinateRow, ...]
 
-<<<<<<< HEAD
     def last(self, quantity: Literal["size", "change"] = "change") -> dict[str, list[tuple[int, float]]]:
         """(width, ``size`` or ``change``) after the last step, ascending, by activation."""
         step = max(row.step for row in self.rows)
@@ -64,15 +59,7 @@ class CoordinateCheck:
         return {name: sorted(pairs) for name, pairs in found.items()}
 
     def exponents(self, quantity: Literal["size", "change"] = "change") -> dict[str, float]:
-        """Slope of log ``size`` or ``change`` against log width after the last step, by activation: 0 is flat.
-
-        Activations that did not move at all are left out.
-        """
-=======
-    def exponents(self, quantity: str = "change") -> dict[str, float]:
-        """Slope of log ``size`` or ``change`` against log width after the last step, by activation."""
-        last = max(row.step for row in self.rows)
->>>>>>> 30b8e65 (Public names of hypergrad, meta, parallel and training; optimisers are given by their steps, with one fused kernel call)
+        """Slope of log ``size`` or ``change`` against log width after the last step, by activation (if it changed)."""
         result = {}
         for name, pairs in self.last(quantity).items():
             widths, values = zip(*pairs, strict=True)
@@ -84,7 +71,7 @@ class CoordinateCheck:
         """The activation that grows fastest with the width, and its exponent.
 
         Raises:
-            InputError: nothing moved.
+            InputError: no activation changed.
         """
         found = self.exponents(quantity)
         if not found:

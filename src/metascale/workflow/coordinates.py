@@ -21,7 +21,6 @@ from metascale.models.perceptron import Perceptron
 from metascale.models.resnet import ResNet
 from metascale.models.resnet_bk import ResNetBK
 from metascale.models.transformer import Transformer
-<<<<<<< HEAD
 from metascale.report.style import (
     INK,
     PAPER,
@@ -38,11 +37,7 @@ from metascale.report.style import (
     tip,
 )
 from metascale.report.words import decimals, number
-from metascale.training.coordinate_check import LOGITS, CoordinateCheck, CoordinateRow, coordinate_check
-=======
-from metascale.report.coordinates import FILE, MUP, STANDARD, read_coordinates, write_plot
-from metascale.training.coordinate_check import measure_coordinates
->>>>>>> 30b8e65 (Public names of hypergrad, meta, parallel and training; optimisers are given by their steps, with one fused kernel call)
+from metascale.training.coordinate_check import LOGITS, CoordinateCheck, CoordinateRow, measure_coordinates
 from metascale.training.optimizers import Adam
 
 FILE, PLOT = "coordinates.json", "coordinates.png"
@@ -104,14 +99,8 @@ def check_coordinates(
         InputError: an unknown model, fewer than two different widths, or a number out of range.
     """
     _refuse(model, widths, steps, lr, depth, seeds)
-<<<<<<< HEAD
     base, smallest, batch = min(widths), MODELS[model](min(widths), depth), _batch(model)
-    standard = coordinate_check(
-=======
-    base, smallest = min(widths), MODELS[model](min(widths), depth)
-    batch = _batch(model)
     standard = measure_coordinates(
->>>>>>> 30b8e65 (Public names of hypergrad, meta, parallel and training; optimisers are given by their steps, with one fused kernel call)
         lambda width: at_width(smallest, width), sorted(widths), steps, batch, Adam(lr), seeds=seeds
     )
     mup = measure_coordinates(
