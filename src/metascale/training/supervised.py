@@ -162,7 +162,7 @@ class SupervisedResult:
     validation: dict[str, float]
     test: dict[str, float]
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, float | str]:
         """Columns of a trial's results; how many targets there were is left out."""
         counts = ("validation_targets", "test_targets")
         measured = {name: value for name, value in {**self.validation, **self.test}.items() if name not in counts}
