@@ -1,20 +1,115 @@
-"""Adapters of a run for others: a folder that `peft` loads, with a card; asked for apart, that folder on the hub."""
+"""The adapters that a run meta-learnt, for others: a folder that `peft` loads, with a card; pushed to the hub if asked.
+
+Nothing here loads torch: the adapters' files are as the run wrote them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metascale.core.errors import InputError, MetascaleError
-from metascale.core.files import read_json, write_atomic
+from metascale.core.columns import PROVENANCE_JSON
+from metascale.core.errors import CorruptFile, InputError, MetascaleError
+from metascale.core.files import read_json, sha256_of, write_atomic
 from metascale.core.optional import require
-from metascale.integrations.adapter_run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, HEAD, read_adapter_run
 from metascale.integrations.model_card import model_card
+from metascale.study.store.folder import CONFIG, RESULT
+from metascale.study.store.records import read_rows
 
+ADAPTER = "adapter"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS, HEAD = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
 CARD = "README.md"
-_BASE = "base_model_name_or_path"
+BASE_MODEL = "base_model_name_or_path"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRun:
+    """A finished run that meta-learnt adapters, checked against its own hashes.
+
+    Args:
+        files: the adapter's files by name, as the run recorded them.
+        test_rows: one row a meta-test task.
+        data: name, source, licence and citation of the data, as far as the run recorded them.
+        baselines: those of its study, on the same tasks, by name.
+        command: that made the study; empty where it is not recorded.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    result: Mapping[str, Any]
+    files: Mapping[str, bytes]
+    test_rows: tuple[Mapping[str, Any], ...]
+    data: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    baselines: Mapping[str, Mapping[str, Any]]
+    command: str
+
+    @property
+    def test_steps(self) -> int:
+        """Inner steps that the test results were measured after."""
+        steps = self.config.get("eval_inner_steps")
+        return int(self.config["inner_steps"] if steps is None else steps)
+
+    @property
+    def has_head(self) -> bool:
+        return HEAD in self.files
+
+
+def read_adapter_run(folder: Path) -> AdapterRun:
+    """The run in ``folder`` (``STUDY/runs/NAME``).
+
+    Raises:
+        InputError: it is no run, has not finished, or trained no adapters.
+        CorruptFile: a file is not what the run recorded.
+    """
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is not a run's folder (STUDY/runs/NAME): it has no {CONFIG}")
+    config = read_json(folder / CONFIG)
+    if not (folder / RESULT).is_file():
+        raise InputError(f"the run in {folder} has not finished; resume its study before exporting it")
+    ending = read_json(folder / RESULT)
+    if ending["status"] != "finished":
+        raise InputError(f"the run in {folder} {ending['status']}: {ending.get('message', 'it has no result')}")
+    hashes = {name: digest for name, digest in ending["files"].items() if name.startswith(f"{ADAPTER}/")}
+    if f"{ADAPTER}/{ADAPTER_WEIGHTS}" not in hashes:
+        raise InputError(f"the run in {folder} has no adapters: {_why_none(config)}")
+    pool = _read_if_there(folder / "train_pool.json")
+    study = folder.parent.parent
+    return AdapterRun(
+        folder=folder,
+        config=config,
+        result=ending["result"],
+        files={name.removeprefix(f"{ADAPTER}/"): _checked(folder / name, hashes[name]) for name in sorted(hashes)},
+        test_rows=tuple(read_rows(folder / "test_tasks.csv")),
+        data={"data": pool.get("data"), **(pool.get("details") or {})},
+        provenance=_read_if_there(folder / PROVENANCE_JSON),
+        baselines=_read_if_there(study / "baselines.json"),
+        command=_read_if_there(study / "command.json").get("command", ""),
+    )
+
+
+def _why_none(config: Mapping[str, Any]) -> str:
+    kind = config.get("kind", "meta")
+    if kind != "meta":
+        return f"it is a {kind} ('{config.get('method')}'), which saves no weights"
+    if not config.get("backbone"):
+        return "its model is not a language model with LoRA (a text recipe with `backbone`=NAME makes one)"
+    return "it did not write any"
+
+
+def _read_if_there(path: Path) -> Any:
+    return read_json(path) if path.is_file() else {}
+
+
+def _checked(path: Path, expected: str) -> bytes:
+    data = path.read_bytes() if path.is_file() else b""
+    if sha256_of(data) != expected:
+        raise CorruptFile(f"{path} is not what the run recorded (its SHA-256 differs)")
+    return data
 
 
 def export_adapter(run_folder: Path | str, out: Path | str, base: str | None = None) -> list[Path]:
@@ -31,15 +126,15 @@ def export_adapter(run_folder: Path | str, out: Path | str, base: str | None = N
     """
     run, out = read_adapter_run(Path(run_folder)), Path(out)
     if out.exists() and not out.is_dir():
-        raise InputError(f"--peft {out} is a file; it needs a folder")
+        raise InputError(f"{out} is a file; adapters are exported to a folder", field="out", value=str(out))
     if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"--peft {out} is not empty; it needs a new folder")
+        raise InputError(f"{out} is not empty; adapters are exported to a new folder", field="out", value=str(out))
     files = dict(run.files)
     config = json.loads(files[ADAPTER_CONFIG])
     if base is not None:
-        config[_BASE] = base
+        config[BASE_MODEL] = base
         files[ADAPTER_CONFIG] = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
-    files[CARD] = model_card(run, config[_BASE], out.resolve().name).encode()
+    files[CARD] = model_card(run, config[BASE_MODEL], out.resolve().name).encode()
     for name, data in sorted(files.items()):
         write_atomic(out / name, data)
     return [out / name for name in sorted(files)]
@@ -56,7 +151,7 @@ def push_adapter(folder: Path | str, repo: str, *, public: bool = False, endpoin
         endpoint: another hub than the public one.
 
     Raises:
-        InputError: not an exported folder, a base model that only this machine has, or a name that is none.
+        InputError: not an exported folder, a base model that only this machine has, or a malformed repository name.
         MissingDependency: huggingface_hub is not installed.
         MetascaleError: the hub refused.
     """
@@ -74,22 +169,23 @@ def push_adapter(folder: Path | str, repo: str, *, public: bool = False, endpoin
             commit_message="Adapters and card exported by metascale",
         )
     except (OSError, errors.HTTPError) as error:
-        raise MetascaleError(
-            f"the hub did not take {folder} as {repo}: {str(error).strip().splitlines()[0]}"
-        ) from error
+        said = str(error).strip().splitlines()[0]
+        raise MetascaleError(f"the hub did not take {folder} as {repo}: {said}") from error
     return str(address)
 
 
 def _check_pushable(folder: Path, repo: str) -> None:
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD):
         if not (folder / name).is_file():
-            raise InputError(f"{folder} has no {name}: make it with `metascale export RUN --peft {folder}`")
+            raise InputError(f"{folder} has no {name}: it is not a folder of exported adapters")
     owner, slash, name = repo.partition("/")
     if not (owner and slash and name) or "/" in name:
-        raise InputError(f"--repo is OWNER/NAME, not '{repo}'")
-    base = str(read_json(folder / ADAPTER_CONFIG).get(_BASE, ""))
+        raise InputError(f"`repo` is OWNER/NAME, not '{repo}'", field="repo", value=repo)
+    base = str(read_json(folder / ADAPTER_CONFIG).get(BASE_MODEL, ""))
     if not base or os.path.isabs(base) or base.startswith((".", "~")):
         raise InputError(
-            f"{folder / ADAPTER_CONFIG} names the base model '{base}', which nobody else has; export again with "
-            "--base NAME, the name of the base model on the hub"
+            f"{folder / ADAPTER_CONFIG} names the base model '{base}', which nobody else has; export again with the "
+            "base model's name on the hub",
+            field="base",
+            value=base,
         )

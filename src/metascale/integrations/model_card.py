@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from metascale.core.canonical import canonical_json
-from metascale.integrations.adapter_run import AdapterRun
 from metascale.laws.contrasts import bootstrap_mean
 from metascale.report.words import decimals, number, percent
+
+if TYPE_CHECKING:
+    from metascale.integrations.adapters import AdapterRun
 
 _LEVEL = 0.95
 _HEAD_NORM = 10.0
@@ -88,16 +90,15 @@ def _loading(run: AdapterRun, base: str, folder_name: str) -> str:
 
 def _results(run: AdapterRun) -> str:
     result, rows = run.result, run.test_rows
-    measured = [("loss (nats)", "loss_nats", "test_loss_nats", decimals)]
-    measured += [("accuracy", "accuracy", "test_accuracy", percent)] if "test_accuracy" in result else []
     lines = []
-    for words, column, name, write in measured:
-        values = [row[column] for row in rows]
+    for words, column, write in (("loss (nats)", "loss_nats", decimals), ("accuracy", "accuracy", percent)):
+        if f"test_{column}" not in result:
+            continue
         ends = "unknown"
-        if len(values) > 1:
-            found = bootstrap_mean(values, level=_LEVEL)
+        if len(rows) > 1:
+            found = bootstrap_mean([row[column] for row in rows], level=_LEVEL)
             ends = f"{write(found.low)} to {write(found.high)}"
-        lines.append((words, write(result[name]), ends))
+        lines.append((words, write(result[f"test_{column}"]), ends))
     table = _table(("meta-test", "mean", f"{100 * _LEVEL:g} % interval across tasks"), lines)
     unseen = " of classes that training never saw" if run.config.get("classes") == "disjoint" else ""
     said = (
@@ -105,12 +106,7 @@ def _results(run: AdapterRun) -> str:
         f"training seed ({run.config['seed']}). The interval is a bootstrap over the tasks: what another training seed "
         "would change is not in it."
     )
-    return f"{table}\n\n{said}{_others(run)}"
-
-
-def _others(run: AdapterRun) -> str:
-    """Baselines of the same study on the same tasks."""
-    rows = [
+    others = [
         (
             name.replace("_", " "),
             str(entry.get("kind", "baseline")),
@@ -119,27 +115,18 @@ def _others(run: AdapterRun) -> str:
         )
         for name, entry in run.baselines.items()
     ]
-    if not rows:
-        return ""
-    return "\n\nOn the same tasks, in the same study:\n\n" + _table(("method", "kind", "loss (nats)", "accuracy"), rows)
+    if not others:
+        return f"{table}\n\n{said}"
+    beside = _table(("method", "kind", "loss (nats)", "accuracy"), others)
+    return f"{table}\n\n{said}\n\nOn the same tasks, in the same study:\n\n{beside}"
 
 
 def _training(run: AdapterRun) -> str:
     facts = [(key, run.config[key]) for key in _METHOD if run.config.get(key) not in (None, [], ())]
-    result = run.result
-    for key in ("steps", "best_step", "training", "validation_loss_nats", "n_params_trainable", "train_flops"):
-        if result.get(key) is not None:
-            facts.append((f"result: {key}", result[key]))
-    data = [
-        f"- **{words}**: {run.data[key]}"
-        for words, key in (
-            ("data", "data"),
-            ("source", "source"),
-            ("licence of the data", "licence"),
-            ("citation", "citation"),
-        )
-        if run.data.get(key)
-    ]
+    recorded = ("steps", "best_step", "training", "validation_loss_nats", "n_params_trainable", "train_flops")
+    facts += [(f"result: {key}", run.result[key]) for key in recorded if run.result.get(key) is not None]
+    names = {"data": "data", "source": "source", "licence of the data": "licence", "citation": "citation"}
+    data = [f"- **{words}**: {run.data[key]}" for words, key in names.items() if run.data.get(key)]
     told = "\n".join(data) or "- data: not recorded"
     return f"{told}\n\n" + _table(("setting", "value"), [(f"`{key}`", _words(value)) for key, value in facts])
 
@@ -166,7 +153,7 @@ def _provenance(run: AdapterRun) -> str:
     return "\n".join(f"- **{words}**: {value or 'not recorded'}" for words, value in facts)
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_words, value))
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -295,12 +295,12 @@ def test_a_push_that_the_hub_refuses_says_so(run_folder: Path, tmp_path: Path, h
 
 def test_what_cannot_be_pushed_is_refused_before_anyone_is_asked(run_folder: Path, tmp_path: Path) -> None:
     nobody = "http://127.0.0.1:9"
-    with pytest.raises(InputError, match=r"no adapter_config\.json: make it with `metascale export RUN --peft"):
+    with pytest.raises(InputError, match=r"no adapter_config\.json: it is not a folder of exported adapters"):
         push_adapter(tmp_path, "me/adapters", endpoint=nobody)
     export_adapter(run_folder, tmp_path / "adapters")
-    with pytest.raises(InputError, match="tiny-llama', which nobody else has; export again with --base NAME"):
+    with pytest.raises(InputError, match="tiny-llama', which nobody else has; export again with the base model's name"):
         push_adapter(tmp_path / "adapters", "me/adapters", endpoint=nobody)
     export_adapter(run_folder, tmp_path / "named", base="me/tiny-llama")
     for bad in ("adapters", "me/", "/adapters", "me/a/b"):
-        with pytest.raises(InputError, match="--repo is OWNER/NAME"):
+        with pytest.raises(InputError, match="`repo` is OWNER/NAME"):
             push_adapter(tmp_path / "named", bad, endpoint=nobody)
