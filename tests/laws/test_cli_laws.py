@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
 
@@ -77,10 +78,24 @@ def test_the_page_asks_nobody_for_anything(app, results, tmp_path):
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xhtml"}  # names of namespaces
     assert "default-src 'none'" in page
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
-    data = re.search(r'id="data">(.*?)</script>', page, re.S)
-    picture = json.loads(data.group(1))[0]
-    assert len(picture["points"]) == 18
-    assert len(picture["bands"]) == 2
+    assert "<script" not in page
+
+
+def test_the_values_of_the_page_can_be_read(app, results, tmp_path):
+    run(app, "fit", results, "--bootstrap", 50, "--out", tmp_path)
+    page = (tmp_path / "law.html").read_text()
+    for view in re.findall(r'<div class="(?:log|linear)">(.*?)</div>', page, re.S):
+        readings = [html.unescape(found) for found in re.findall(r"<title>(.*?)</title>", view, re.S)]
+        assert sum(reading.startswith("n_tasks") for reading in readings) == 18, "every run"
+        assert sum(reading.startswith("L = ") for reading in readings) == 25, "along the law, with its interval"
+        assert sum(reading.startswith("forecast of one run") for reading in readings) == 6
+        assert sum(reading.startswith("predicted without") for reading in readings) == 1
+    assert page.count('<div class="') == 2
+    record = json.loads((tmp_path / "fit.json").read_text())
+    hidden, cells = record["extrapolation"], set(re.findall(r"<td>([^<]*)</td>", page))
+    assert f"{hidden['predicted']:.5g} ({hidden['low']:.5g} to {hidden['high']:.5g})" in page
+    for name in ("x", "median", "low", "high"):
+        assert f"{record['curve'][name][0]:.6g}" in cells
 
 
 def test_methods_are_never_pooled(app, two_methods):

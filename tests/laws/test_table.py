@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metascale.core.errors import InputError
-from metascale.laws.table import Table, guess_loss, guess_scale, guess_seed, read_table, usable_rows
+from metascale.laws.table import ScaleColumns, Table, guess_loss, guess_scale, read_table, usable_rows
 
 
 def write(folder, text):
@@ -16,8 +16,8 @@ def write(folder, text):
 def test_a_csv_is_read_and_its_columns_are_guessed(tmp_path):
     table = read_table(write(tmp_path, "n_tasks,seed,test_loss_nats\n2,0,1.5\n5,0,1.2\n\n10,1,1.0\n"))
     assert table.n_rows == 3
-    loss = guess_loss(table)
-    assert (loss, guess_scale(table, loss), guess_seed(table)) == ("test_loss_nats", "n_tasks", "seed")
+    columns = ScaleColumns.of(table)
+    assert (columns.loss, columns.scale, columns.seed) == ("test_loss_nats", "n_tasks", "seed")
     np.testing.assert_allclose(table.numbers("n_tasks"), [2, 5, 10])
 
 
@@ -28,11 +28,11 @@ def test_other_delimiters(tmp_path, mark):
 
 def test_ambiguous_columns_are_refused_with_the_choices():
     table = Table({"params": ["1", "2"], "tokens": ["3", "4"], "loss": ["2", "1"]}, "t.csv")
-    with pytest.raises(InputError, match="tokens or params; name it with --x"):
+    with pytest.raises(InputError, match="tokens or params; name it with `x`"):
         guess_scale(table, "loss")
     with pytest.raises(InputError, match="a_loss or b_loss"):
         guess_loss(Table({"a_loss": ["1"], "b_loss": ["2"]}, "t.csv"))
-    with pytest.raises(InputError, match="no column is surely the scale"):
+    with pytest.raises(InputError, match="the scale is in none of the columns widgets, loss"):
         guess_scale(Table({"widgets": ["1"], "loss": ["2"]}, "t.csv"), "loss")
 
 
@@ -50,7 +50,7 @@ def test_known_names_count_in_any_case_and_pixels_are_not_preferred():
 def test_a_column_that_cannot_be_used_is_still_the_one_meant():
     assert guess_scale(Table({"tokens": ["7", "7"], "loss": ["2", "1"]}, "t.csv"), "loss") == "tokens"
     assert guess_scale(Table({"tokens": ["1,000", "2,000"], "loss": ["2", "1"]}, "t.csv"), "loss") == "tokens"
-    with pytest.raises(InputError, match="--y accuracy --law logistic"):
+    with pytest.raises(InputError, match="use `y`=accuracy and `law`=logistic"):
         guess_loss(Table({"tokens": ["1"], "accuracy": [".5"]}, "t.csv"))
 
 

@@ -1,39 +1,24 @@
-"""The commands of the law room: fit, forecast, backtest, optimum. Read the table, call `metascale.laws`, print."""
+"""The commands of the law room: fit, forecast, backtest, optimum. Read the table, call `metascale.laws`, print, write.
+
+Everything heavier than typer is imported where it is used: a command line that is refused needs no arrays.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metascale.cli.laws_input import (
-    Columns,
-    choose_columns,
-    group_column,
-    mixed_scale_notes,
-    pooled_notes,
-    read,
-    size_name,
-    sizes_and_tokens,
-    split,
-)
-from metascale.cli.laws_output import (
-    HORIZONS,
-    print_backtest,
-    print_forecast,
-    say,
-    say_wrapped,
-    write_backtest,
-    write_fit,
-    write_forecast,
-    write_optimum,
-    write_surface,
-)
-
 if TYPE_CHECKING:
-    from metascale.laws.analysis import Analysis
-    from metascale.laws.table import Table
+    from matplotlib.axes import Axes
+
+    from metascale.laws import Analysis, Forecast, SurfaceAnalysis
+    from metascale.laws.objective import Objective
+    from metascale.laws.observations import Array
+    from metascale.laws.picture import LawPicture
+    from metascale.laws.table import ScaleColumns, Table
 
 TablePath = Annotated[Path, typer.Argument(help="CSV or Parquet table with one row a run", show_default=False)]
 XName = Annotated[str | None, typer.Option("--x", help="column of the scale; guessed when only one can be meant")]
@@ -42,6 +27,8 @@ Replicate = Annotated[str | None, typer.Option("--replicate", help="column that 
 Group = Annotated[str | None, typer.Option("--group", help="column of groups, each on its own (default: method)")]
 Out = Annotated[Path | None, typer.Option("--out", help="folder for the results as JSON, CSV, PNG and HTML")]
 Seed = Annotated[int, typer.Option("--seed", help="seed of the bootstrap")]
+FRONTIER_POINTS = 25
+HORIZONS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # times the largest scale: where forecasts are written
 _LONGEST_NAME = 50  # letters of a group's name in its folder's; up to four bytes each
 _COMPARED = ("auto", "power", "power_irreducible")  # what --law may be where groups are compared
 
@@ -67,27 +54,33 @@ def fit(
     out: Out = None,
 ) -> None:
     """Fit a scaling law to a table: parameters with intervals, error, backtest, verdict."""
-    from metascale.laws.table import guess_loss
+    from metascale.laws.families import ONE_AXIS
+    from metascale.laws.table import SIZE_NAMES, ScaleColumns, guess_loss, guess_one
 
     _require_scales(x2, x3, {"--group": group, "--replicate": replicate, "--weights": weights})
-    whole = read(table)
-    options = {
+    whole = _read(table)
+    options: dict[str, Any] = {
         "law": law, "level": level, "n_bootstrap": n_bootstrap, "seed": seed, "objective": _objective(objective),
     }  # fmt: skip
     if x2 is not None:
-        _fit_surface(whole, x or size_name(whole), x2, x3, y or guess_loss(whole), options, out)
+        size = x or guess_one(whole, SIZE_NAMES, "model size", "x")
+        _fit_surface(whole, size, x2, x3, y or guess_loss(whole), options, out)
         return
-    columns = choose_columns(whole, x, y, replicate)
-    named = group_column(whole, group)
+    columns = ScaleColumns.of(whole, x, y, replicate)
+    named = _groups(whole, group)
     if named != group:
-        say("several methods in the table: each gets its own law (as --group method)")
-    found = {name: _analysis(part, {**options, "weights": weights}) for name, part in split(columns, named).items()}
+        typer.echo("several methods in the table: each gets its own law (as --group method)")
+    families = [name for name in ONE_AXIS if name != "logistic"]
+    found = {
+        name: _analysis(part, {**options, "weights": weights, "families": families})
+        for name, part in columns.split(named).items()
+    }
     for name, analysis in found.items():
-        say_wrapped((f"{name}: " if name else "") + analysis.summary() + "\n")
-    _say_notes((*pooled_notes(whole, {columns.scale, columns.loss, columns.seed, named}), *mixed_scale_notes(columns)))
+        _say((f"{name}: " if name else "") + analysis.summary() + "\n")
+    _say_table_notes(columns, named)
     grouped = None if named is None or len(found) < 2 else _compare_groups(columns, named, options)
     if out is not None:
-        write_fit(found, grouped, out)
+        _write_fit(found, grouped, out)
 
 
 def forecast(
@@ -104,21 +97,29 @@ def forecast(
     import math
 
     from metascale.core.errors import InputError
-    from metascale.laws.forecasting import forecast as predict
+    from metascale.laws import forecast as predict
+    from metascale.laws.table import ScaleColumns
 
-    columns = choose_columns(read(table), x, y, replicate)
+    columns = ScaleColumns.of(_read(table), x, y, replicate)
     if not (math.isfinite(to) and to > 0):
         raise InputError(f"--to {to:g} is not a scale; give a positive number of '{columns.scale}'")
-    named = group_column(columns.table, group)
-    for name, part in split(columns, named).items():
+    named = _groups(columns.table, group)
+    for name, part in columns.split(named).items():
         data = part.data
         largest = float(max(data["x"])) if len(data["x"]) else to
         steps = [largest * factor for factor in HORIZONS[1:] if largest * factor < to]
         found = predict(at=[*steps, to], level=level, **data)
-        print_forecast(found, part.table.notes, name)
+        _print_forecast(found, name)
+        _say_notes((*part.table.notes, *found.notes))
         if out is not None:
-            write_forecast(found, _folder(out, None if named is None else name))
-    _say_notes((*pooled_notes(columns.table, {columns.seed, named}), *mixed_scale_notes(columns)))
+            folder = _folder(out, None if named is None else name)
+            _write(
+                folder,
+                {"forecast.json": found.to_json()},
+                {"forecast.csv": found.rows()},
+                {"forecast.png": found.plot()},
+            )
+    _say_table_notes(columns, named)
 
 
 def backtest(
@@ -131,16 +132,19 @@ def backtest(
     out: Out = None,
 ) -> None:
     """Hide the largest scales and show how every family, the forecast and the baselines would have done."""
-    from metascale.laws.backtesting import backtest as run_backtest
+    from metascale.laws import backtest as run_backtest
+    from metascale.laws.table import ScaleColumns
 
-    columns = choose_columns(read(table), x, y, replicate)
-    named = group_column(columns.table, group)
-    for name, part in split(columns, named).items():
+    columns = ScaleColumns.of(_read(table), x, y, replicate)
+    named = _groups(columns.table, group)
+    for name, part in columns.split(named).items():
         found = run_backtest(level=level, **part.data)
-        print_backtest(found, part.table.notes, name)
+        typer.echo((f"{name}:\n" if name else "") + found.summary())
+        _say_notes(part.table.notes)
         if out is not None:
-            write_backtest(found, _folder(out, None if named is None else name))
-    _say_notes((*pooled_notes(columns.table, {columns.seed, named}), *mixed_scale_notes(columns)))
+            folder = _folder(out, None if named is None else name)
+            _write(folder, {"backtest.json": found.to_json()}, {}, {"backtest.png": found.plot()})
+    _say_table_notes(columns, named)
 
 
 def optimum(
@@ -162,28 +166,41 @@ def optimum(
     out: Out = None,
 ) -> None:
     """The model size and the data that make the best of a budget, with intervals, by all three approaches."""
-    from metascale.laws.allocation import cross_check
-    from metascale.laws.table import guess_loss
+    from metascale.laws import cross_check
+    from metascale.laws.table import SIZE_NAMES, guess_loss, guess_one, sizes_and_tokens
 
-    whole = read(table)
-    loss, size = y or guess_loss(whole), n or size_name(whole)
+    whole = _read(table)
+    loss, size = y or guess_loss(whole), n or guess_one(whole, SIZE_NAMES, "model size", "n")
     sizes, tokens, data_name = sizes_and_tokens(whole, size, d)
     losses = whole.numbers(loss)
     options = {"law": law, "seed": seed, "objective": _objective(objective)}
     found = _surface((sizes, tokens), losses, (size, data_name), loss, options)
     best = found.optimum(compute, level=level, flops_per_second=gpu_flops, utilisation=utilisation)
     checked = cross_check(sizes, tokens, losses, best)
-    say_wrapped("\n".join([found.summary(), "", best.summary(), checked.summary()]))
-    _say_notes((*whole.notes, *pooled_notes(whole, set())))
+    _say("\n".join([found.summary(), "", best.summary(), checked.summary()]))
+    _say_pooled(whole)
     if out is not None:
-        write_optimum(found, best, checked, out)
+        record = {**best.to_json(), "other_approaches": checked.to_json()}
+        _write(out, {"fit.json": found.to_json(), "optimum.json": record}, {}, {"optimum.png": checked.plot()})
 
 
-def _objective(name: str) -> Any:
+def _read(path: Path) -> Table:
+    from metascale.laws.table import read_table, usable_rows
+
+    return usable_rows(read_table(path))
+
+
+def _groups(table: Table, group: str | None) -> str | None:
+    from metascale.laws.table import group_column
+
+    return group_column(table, group)
+
+
+def _objective(name: str) -> Objective:
     from metascale.core.errors import InputError
     from metascale.laws.objective import LeastSquares, LogHuber
 
-    allowed = {"huber": LogHuber(), "least-squares": LeastSquares()}
+    allowed: dict[str, Objective] = {"huber": LogHuber(), "least-squares": LeastSquares()}
     if name not in allowed:
         raise InputError(f"--objective '{name}' is unknown; allowed are: {', '.join(allowed)}")
     return allowed[name]
@@ -200,13 +217,8 @@ def _require_scales(x2: str | None, x3: str | None, one_scale: dict[str, str | N
         raise InputError(f"{', '.join(given)} cannot go with --x2: a fit in two or three scales reads every row alike")
 
 
-def _say_notes(notes: tuple[str, ...]) -> None:
-    for note in notes:
-        say_wrapped(f"note: {note}")
-
-
 def _folder(out: Path, group: str | None) -> Path:
-    """Where a group's files go: a folder of its own below ``out``, which is meant where nothing is grouped.
+    """Where a group's files go: a folder of its own below ``out``, or ``out`` itself where nothing is grouped.
 
     A name that is no plain folder name is cleaned, and gets a hash that keeps it apart from the others.
     """
@@ -220,21 +232,17 @@ def _folder(out: Path, group: str | None) -> Path:
     return out / f"{clean.strip('.') or 'group'}-{content_id(group, 8)}"
 
 
-def _analysis(columns: Columns, options: dict[str, Any]) -> Analysis:
-    from metascale.laws.analysis import analyse
-    from metascale.laws.families import ONE_AXIS
+def _analysis(columns: ScaleColumns, options: dict[str, Any]) -> Analysis:
+    from metascale.laws import analyse
 
     table = columns.table
-    more = [name for name in ONE_AXIS if name != "logistic"]
-    return analyse(
-        **columns.data, run=table.column("run") if "run" in table.names else None, notes=table.notes, families=more,
-        **options,
-    )  # fmt: skip
+    run = table.column("run") if "run" in table.names else None
+    return analyse(**columns.data, run=run, notes=table.notes, **options)
 
 
-def _compare_groups(columns: Columns, group: str, options: dict[str, Any]) -> dict[str, Any] | None:
-    """The exponents of the groups side by side; ``None``, and said, for a law that has no such comparison."""
-    from metascale.laws.groups import grouped
+def _compare_groups(columns: ScaleColumns, group: str, options: dict[str, Any]) -> dict[str, Any] | None:
+    """The exponents of the groups side by side; ``None``, with a note, for a law that has no such comparison."""
+    from metascale.laws import grouped
 
     law = options["law"]
     if law not in _COMPARED:
@@ -245,31 +253,140 @@ def _compare_groups(columns: Columns, group: str, options: dict[str, Any]) -> di
         group=labels, law="power" if law == "auto" else law, level=options["level"], seed=options["seed"],
         **columns.data,
     )  # fmt: skip
-    say_wrapped(found.summary())
+    _say(found.summary())
     named = "power (--law auto)" if law == "auto" else law
     _say_notes((f"groups are compared with the law {named} by least squares; --objective and --weights change only the "
                 "fits above",))  # fmt: skip
     return found.to_json()
 
 
-def _surface(scales: tuple[Any, ...], losses: Any, names: tuple[str, ...], loss: str, options: dict[str, Any]) -> Any:
+def _surface(
+    scales: tuple[Array, ...], losses: Array, names: tuple[str, ...], loss: str, options: dict[str, Any]
+) -> SurfaceAnalysis:
     import numpy as np
 
-    from metascale.laws.analysis import fit as fit_any
+    from metascale.laws.surface_fit import analyse_surface
 
-    return fit_any(np.column_stack(scales), losses, x_name=names, loss_name=loss, **options)
+    return analyse_surface(np.column_stack(scales), losses, x_name=names, loss_name=loss, **options)
 
 
 def _fit_surface(
     table: Table, size: str, data: str, unique: str | None, loss: str, options: dict[str, Any], out: Path | None
 ) -> None:
+    """Fit a law in two or three scales; its frontier is written as forecast.csv, its misfit as fit.png."""
+    import numpy as np
+
+    from metascale.laws import training_flops
+    from metascale.laws.table import sizes_and_tokens
+
     sizes, tokens, data_name = sizes_and_tokens(table, size, data)
-    scales: tuple[Any, ...] = (sizes, tokens)
+    scales: tuple[Array, ...] = (sizes, tokens)
     names: tuple[str, ...] = (size, data_name)
     if unique is not None:
         scales, names = (*scales, table.numbers(unique)), (*names, unique)
     found = _surface(scales, table.numbers(loss), names, loss, options)
-    say_wrapped(found.summary())
-    _say_notes((*table.notes, *pooled_notes(table, set())))
+    _say(found.summary())
+    _say_pooled(table)
     if out is not None:
-        write_surface(found, out)
+        compute = training_flops(sizes, tokens)
+        best = found.optimum(np.geomspace(compute.min(), HORIZONS[-1] * compute.max(), FRONTIER_POINTS), level=0.90)
+        pictures = [found.picture(best)]
+        _write(out, {"fit.json": found.to_json()}, {"forecast.csv": best.rows()}, {"fit.png": found.plot()}, pictures)
+
+
+def _write_fit(found: dict[str, Analysis], grouped: dict[str, Any] | None, out: Path) -> None:
+    import numpy as np
+
+    from metascale.laws.forecasting import forecast_table
+
+    pictures, forecasts = [], []
+    for name, analysis in found.items():
+        table = analysis.fit.observations
+        ahead = forecast_table(table, table.x[-1, 0] * np.array(HORIZONS), 0.90)
+        pictures.append(analysis.picture({ahead.label: ahead.band()}, name))
+        forecasts += [{"group": name, **row} if name else row for row in ahead.rows()]
+    if grouped is None and len(found) == 1:
+        record = next(iter(found.values())).to_json()
+    else:
+        record = {"groups": {name: analysis.to_json() for name, analysis in found.items()}, "comparison": grouped}
+    _write(out, {"fit.json": record}, {"forecast.csv": forecasts}, {}, pictures)
+
+
+def _write(
+    out: Path,
+    records: dict[str, Any],
+    tables: dict[str, Sequence[dict[str, Any]]],
+    plots: dict[str, Axes],
+    pictures: Sequence[LawPicture] = (),
+) -> None:
+    """Write JSON, CSV and PNG files by their names, the pictures of laws as law.png and law.html, and say so."""
+    import csv
+    import io
+
+    from metascale.core.files import write_atomic, write_json
+    from metascale.laws.picture import figure_of, write_html, write_png
+
+    for name, record in records.items():
+        write_json(out / name, record)
+    for name, rows in tables.items():
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(out / name, stream.getvalue())
+    if pictures:
+        write_png(figure_of(pictures), out / "law.png")
+        write_html(pictures, out / "law.html")
+    for name, ax in plots.items():
+        write_png(ax.get_figure(root=True), out / name)
+    names = [*records, *tables, *(("law.png", "law.html") if pictures else ()), *plots]
+    typer.echo(f"wrote {out}/{', '.join(names[:-1])} and {names[-1]}")
+
+
+def _print_forecast(found: Forecast, name: str) -> None:
+    """A table of predictions beside the baselines."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    shown = RichTable(found.x_name, found.loss_name, f"{100 * found.level:g} % interval", "tail line", "last value")
+    for i, x in enumerate(found.at):
+        shown.add_row(
+            f"{x:.6g}", f"{found.median[i]:.6g}", f"{found.low[i]:.5g} to {found.high[i]:.5g}",
+            f"{found.baselines['tail_line'][i]:.5g}", f"{found.baselines['last_value'][i]:.5g}",
+        )  # fmt: skip
+    if name:
+        typer.echo(f"{name}:")
+    Console().print(shown)
+
+
+def _say_table_notes(columns: ScaleColumns, group: str | None) -> None:
+    """Conditions that are pooled and scales that are mixed."""
+    from metascale.laws.table import pooled_notes
+
+    _say_notes((*pooled_notes(columns.table, (columns.seed, group)), *columns.mixed_notes()))
+
+
+def _say_pooled(table: Table) -> None:
+    from metascale.laws.table import pooled_notes
+
+    _say_notes((*table.notes, *pooled_notes(table, ())))
+
+
+def _say_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        _say(f"note: {note}")
+
+
+def _say(text: str) -> None:
+    """Print a text; on a terminal, long lines are broken between words and their rest is indented."""
+    import shutil
+    import sys
+    import textwrap
+
+    if not sys.stdout.isatty():
+        typer.echo(text)
+        return
+    width = shutil.get_terminal_size().columns
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        typer.echo("\n".join(textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False)) or "")

@@ -1,24 +1,31 @@
-"""Compute-optimal allocation from a fitted surface (approach 3 of Hoffmann et al. 2022), with intervals.
+"""Compute-optimal allocation by the three approaches of Hoffmann et al. (2022), with intervals, and whether they agree.
 
 Compute is C = k N D training FLOPs with k = 6 (two for the forward and four for the backward pass). N counts what the
 table counts: with or without embeddings is the table's choice, and exponents depend on it at small scale.
+
+Known bias of approach 2: a parabola in ln N is only the second-order picture of a valley whose sides differ when α ≠ β,
+and a grid of sizes that is not centred on the minimum shifts it. Levels whose lowest loss is at the edge of the grid
+are therefore left out and counted, and only the points around the minimum enter.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from metascale.core.errors import InputError
-from metascale.laws.fitting import LawFit
-from metascale.laws.observations import Array, bounded_exp, observe
+from metascale.laws.fitting import LawFit, require_level
+from metascale.laws.observations import FLOPS_PER_PARAMETER_AND_TOKEN, Array, as_json, bounded_exp, observe
+from metascale.laws.picture import BLUE, axis_or_new, draw_band, finish
+from metascale.laws.record import Band
 from metascale.laws.uncertainty import Bootstrap, bootstrap
 
-FLOPS_PER_PARAMETER_AND_TOKEN = 6.0
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def training_flops(
@@ -62,21 +69,9 @@ class Optimum:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Arrays as lists."""
-        return {
-            "law": self.law,
-            "level": self.level,
-            "compute": self.compute.tolist(),
-            "n_params": {name: values.tolist() for name, values in self.n_params.items()},
-            "tokens": {name: values.tolist() for name, values in self.tokens.items()},
-            "loss": {name: values.tolist() for name, values in self.loss.items()},
-            "exponent": self.exponent,
-            "gpu_hours": None if self.gpu_hours is None else self.gpu_hours.tolist(),
-            "notes": list(self.notes),
-        }
+        return dict(as_json(self))
 
     def summary(self) -> str:
-        """A printable table, one block a budget."""
         percent, lines = f"{100 * self.level:g} %", []
         for i, compute in enumerate(self.compute):
             hours = "" if self.gpu_hours is None else f", {self.gpu_hours[i]:.4g} GPU-hours"
@@ -89,11 +84,12 @@ class Optimum:
         lines.append(f"N_opt grows as C^{a['estimate']:.4f} ({percent} {a['low']:.4f} to {a['high']:.4f})")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Axes | None = None) -> Axes:
         """N_opt against compute with its interval."""
-        from metascale.laws.picture import plot_optimum
-
-        return plot_optimum(self, ax)
+        ax, sizes = axis_or_new(ax), self.n_params
+        band = Band.of(self.compute, sizes["estimate"], sizes["low"], sizes["high"])
+        draw_band(ax, band, BLUE, f"N_opt ({self.law}), {100 * self.level:g} % interval", "-o")
+        return finish(ax, "compute (FLOPs)", "N")
 
 
 def optimum(
@@ -121,8 +117,7 @@ def optimum(
     budgets = np.atleast_1d(np.asarray(compute, float))
     if not (np.isfinite(budgets).all() and (budgets > 0).all()):
         raise InputError("compute budgets must be positive finite numbers of FLOPs")
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}; it must lie between 0 and 1")
+    require_level(level)
     sample = fit if isinstance(fit, Bootstrap) else bootstrap(fit, n_bootstrap, seed=seed)
     whole = sample.fit
     if whole.law.n_axes < 2:
@@ -231,21 +226,12 @@ class Allocation:
         return np.exp(self.log_coefficient + self.exponent * np.log(np.asarray(compute, float)))
 
     def to_json(self) -> dict[str, Any]:
-        """Arrays as lists."""
-        return {
-            "approach": self.approach,
-            "compute": self.compute.tolist(),
-            "n_params": self.n_params.tolist(),
-            "loss": self.loss.tolist(),
-            "exponent": {"estimate": self.exponent, "low": self.interval[0], "high": self.interval[1]},
-            "log_coefficient": self.log_coefficient,
-            "level": self.level,
-            "skipped": self.skipped,
-            "notes": list(self.notes),
-        }
+        low, high = self.interval
+        found = {**as_json(self), "exponent": {"estimate": self.exponent, "low": low, "high": high}}
+        del found["interval"]
+        return found
 
     def summary(self) -> str:
-        """One line a level, then the law."""
         lines = [f"{'compute':>12}{'N_opt':>14}{'loss':>10}"]
         for compute, size, loss in zip(self.compute, self.n_params, self.loss, strict=True):
             lines.append(f"{compute:>12.4g}{size:>14.5g}{loss:>10.5g}")
@@ -256,11 +242,12 @@ class Allocation:
         )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Axes | None = None) -> Axes:
         """The optima and their line."""
-        from metascale.laws.picture import plot_allocation
-
-        return plot_allocation(self, ax)
+        ax = axis_or_new(ax)
+        ax.plot(self.compute, self.n_params, "o", ms=4, color="#4c566a", label=self.approach)
+        ax.plot(self.compute, self.predict(self.compute), color=BLUE, label=f"C^{self.exponent:.3f}")
+        return finish(ax, "compute (FLOPs)", "N")
 
 
 def isoflop(
@@ -362,7 +349,7 @@ def _line(
     residual = log_n - constant - slope * log_c
     freedom = len(found) - 2
     error = float(np.sqrt(residual @ residual / freedom / (centred @ centred)))
-    reach = float(student.ppf((1 + level) / 2, freedom)) * error
+    reach = float(stdtrit(freedom, (1 + level) / 2)) * error
     return Allocation(
         approach, np.exp(log_c), np.exp(log_n), np.exp(log_loss), slope, constant, (slope - reach, slope + reach),
         level, skipped, tuple(notes),
@@ -387,11 +374,9 @@ class CrossCheck:
         return low <= self.parametric.exponent["high"] and self.parametric.exponent["low"] <= high
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One record an approach."""
         return [{**other.to_json(), "agrees": self.agrees(other)} for other in self.others]
 
     def summary(self) -> str:
-        """One line an approach."""
         lines = [f"{name}: not applicable ({reason})" for name, reason in self.refused.items()]
         for other in self.others:
             low, high = other.interval
@@ -402,11 +387,14 @@ class CrossCheck:
             )
         return "\n".join(lines)
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Axes | None = None) -> Axes:
         """The parametric frontier with its interval, and the optima of the other approaches."""
-        from metascale.laws.picture import plot_cross_check
-
-        return plot_cross_check(self, ax)
+        ax = self.parametric.plot(ax)
+        for k, other in enumerate(self.others):
+            ax.plot(other.compute, other.n_params, "o", ms=4, color=f"C{k + 1}", label=other.approach)
+            ax.plot(other.compute, other.predict(other.compute), "--", lw=1, color=f"C{k + 1}")
+        ax.legend(frameon=False, fontsize=8)
+        return ax
 
 
 def cross_check(n_params: ArrayLike, tokens: ArrayLike, loss: ArrayLike, parametric: Optimum) -> CrossCheck:

@@ -17,7 +17,7 @@ from metascale.laws.fitting import LawFit, fit_law, require_level
 from metascale.laws.forecasting import last_value, tail_line
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Observations, observe, table_warnings
-from metascale.laws.picture import plot_law
+from metascale.laws.picture import LawPicture, plot_law
 from metascale.laws.record import Band, FamilyRecord, HiddenScale, LawRecord, Trend
 from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
 from metascale.laws.uncertainty import Bootstrap, Intervals, as_intervals, bootstrap, delta_intervals, replicate_weights
@@ -150,7 +150,12 @@ class Analysis:
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        return plot_law(self.to_json(), self.fit.observations, ax)
+        return plot_law(self.picture(), ax)
+
+    def picture(self, more: dict[str, Band] | None = None, name: str = "") -> LawPicture:
+        """The law over its runs, with ``more`` bands such as a forecast."""
+        table = self.fit.observations
+        return LawPicture.of(self.record(), table.x[:, 0], table.loss, more, name)
 
 
 def with_interval(part: Mapping[str, float]) -> str:

@@ -1,21 +1,25 @@
-"""Every family on one table: objective, error, AICc, and what the largest scales say when they are hidden."""
+"""Hide the largest scales: how every family, the forecast and the baselines would have predicted them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
 from metascale.laws.families import ONE_AXIS, Law
-from metascale.laws.fitting import LawFit, fit_law
+from metascale.laws.fitting import LawFit, fit_law, require_level
 from metascale.laws.forecasting import forecast_table, last_value, tail_line
 from metascale.laws.objective import LogHuber, Objective
-from metascale.laws.observations import Array, Observations, observe
+from metascale.laws.observations import Array, Observations, as_json, observe
+from metascale.laws.picture import axis_or_new, finish_outside
 from metascale.laws.uncertainty import delta_prediction
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 HORIZONS = (2.0, 4.0, 8.0, 16.0)
 MANY_SCALES = 12  # with this many, hiding a single scale says little that hiding an octave does not
@@ -171,14 +175,7 @@ class Backtest:
         return out
 
     def to_json(self) -> dict[str, Any]:
-        """Rows and means."""
-        return {
-            "level": self.level,
-            "x_name": self.x_name,
-            "loss_name": self.loss_name,
-            "rows": [{name: getattr(row, name) for name in BacktestRow.__dataclass_fields__} for row in self.rows],
-            "means": self.means(),
-        }
+        return {**as_json(self), "means": self.means()}
 
     def summary(self) -> str:
         """A table: one line a predictor, one column a cut, with the coverage of the interval in brackets."""
@@ -194,11 +191,15 @@ class Backtest:
             lines.append(f"{name:<18}" + "".join(cells))
         return "\n".join([*lines, f"in brackets: hidden rows inside the {100 * self.level:g} % interval"])
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Axes | None = None) -> Axes:
         """Error against horizon, one line a predictor."""
-        from metascale.laws.picture import plot_backtest
-
-        return plot_backtest(self, ax)
+        ax = axis_or_new(ax)
+        for name in dict.fromkeys(row.predictor for row in self.rows):
+            rows = [row for row in self.rows if row.predictor == name and row.rmse_log is not None]
+            width, colour = (2.5, "black") if name == FORECAST else (1.0, None)
+            errors = [row.rmse_log for row in rows]
+            ax.plot([row.horizon for row in rows], errors, "-o", ms=3, label=name, lw=width, color=colour)
+        return finish_outside(ax, f"rmse of ln {self.loss_name}")
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -210,7 +211,7 @@ def backtest(
     x: ArrayLike,
     loss: ArrayLike,
     *,
-    replicate: Sequence[Any] | ArrayLike | None = None,
+    replicate: ArrayLike | None = None,
     level: float = 0.90,
     families: Sequence[str] | None = None,
     objective: Objective | None = None,
@@ -235,8 +236,7 @@ def backtest_table(
     """`backtest` for a checked table of one axis."""
     if observations.n_axes != 1:
         raise InputError("a backtest needs a table with one scale axis")
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}; it must lie between 0 and 1")
+    require_level(level)
     names = tuple(families) if families is not None else tuple(name for name in ONE_AXIS if name != "logistic")
     for name in names:
         if name not in ONE_AXIS:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as scipy_stats
 
 from metascale.core.errors import InputError
 from metascale.core.streams import generator
@@ -103,13 +102,15 @@ def wilcoxon_p(differences: ArrayLike) -> float:
     Zero differences take part in the ranking and are then dropped (Pratt 1959). The distribution is exact up to 50
     tasks without ties or zeros, and normal with the tie correction otherwise. All differences zero: 1.
     """
+    from scipy.stats import wilcoxon
+
     values = np.asarray(differences, dtype=np.float64)
     if not values.any():
         return 1.0
     sizes = np.abs(values)
     exact = values.size <= 50 and sizes.all() and np.unique(sizes).size == sizes.size
     method = "exact" if exact else "approx"
-    return float(scipy_stats.wilcoxon(values, zero_method="pratt", correction=not exact, method=method).pvalue)
+    return float(wilcoxon(values, zero_method="pratt", correction=not exact, method=method).pvalue)
 
 
 def cohen_d(differences: ArrayLike) -> float | None:
@@ -126,8 +127,10 @@ def rank_biserial(differences: ArrayLike) -> float:
     Source: Kerby, The simple difference formula (2014). Zeros are ranked but belong to neither sum, as in
     ``wilcoxon_p``.
     """
+    from scipy.stats import rankdata
+
     values = np.asarray(differences, dtype=np.float64)
-    ranks = scipy_stats.rankdata(np.abs(values))
+    ranks = rankdata(np.abs(values))
     total = float(ranks[values != 0].sum())
     return float((ranks * np.sign(values)).sum()) / total if total > 0 else 0.0
 

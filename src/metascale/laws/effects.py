@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import f as f_distribution
-from scipy.stats import t as student
+from scipy.special import fdtrc, stdtrit
 
 from metascale.core.errors import InputError
 from metascale.laws.analysis import analyse
@@ -82,7 +81,7 @@ def width_and_depth(width: ArrayLike, depth: ArrayLike, loss: ArrayLike, level: 
     residuals = y - design @ theta
     variance, freedom, noise = _noise(residuals, np.column_stack([log_d, log_l]))
     covariance = variance * np.linalg.inv(design.T @ design)[1:, 1:]
-    reach = float(student.ppf((1 + level) / 2, freedom))
+    reach = float(stdtrit(freedom, (1 + level) / 2))
     effects = {}
     for name, weights in CONTRASTS.items():
         estimate = float(np.dot(weights, theta[1:]))
@@ -106,7 +105,7 @@ def _noise(residuals: np.ndarray, points: np.ndarray) -> tuple[float, int, str]:
     if misfit_freedom == 0:
         return seeds / seeds_freedom, seeds_freedom, "seeds"
     ratio = (misfit / misfit_freedom) / max(seeds / seeds_freedom, 1e-300)
-    if f_distribution.sf(ratio, misfit_freedom, seeds_freedom) > POOLING_LEVEL:
+    if fdtrc(misfit_freedom, seeds_freedom, ratio) > POOLING_LEVEL:
         freedom = seeds_freedom + misfit_freedom
         return (seeds + misfit) / freedom, freedom, "seeds and misfit"
     return misfit / misfit_freedom, misfit_freedom, "misfit"
@@ -123,7 +122,7 @@ def slope(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Interval | None:
     a, b = a - np.mean(a), b - np.mean(b)
     estimate = float(a @ b / (a @ a))
     error = math.sqrt(float(np.sum((b - estimate * a) ** 2)) / (len(a) - 2) / float(a @ a))
-    reach = float(student.ppf((1 + level) / 2, len(a) - 2)) * error
+    reach = float(stdtrit(len(a) - 2, (1 + level) / 2)) * error
     return Interval(estimate, estimate - reach, estimate + reach)
 
 

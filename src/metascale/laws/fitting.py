@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +15,10 @@ from metascale.laws.families import Law
 from metascale.laws.newton import Local, Minimum, minimise
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Observations, bounded_exp
+from metascale.laws.picture import BLUE, GREY, axis_or_new, finish
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SCOUT_ITERATIONS = 10  # every start runs this long, then only the best few go on: good starts matter, not many
 SURVIVORS = 2
@@ -194,11 +198,24 @@ class LawFit:
         )
         return "\n".join(lines)
 
-    def plot(self, ax: Any = None) -> Any:
-        """The table and the fitted curve (of a law in several scales: observed against predicted loss)."""
-        from metascale.laws.picture import plot_fit
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The table and the fitted curve; of a law in several scales observed against predicted loss."""
+        ax, table = axis_or_new(ax), self.observations
+        if table.n_axes > 1:
+            predicted = self.predict(table.x)
+            ends = [float(min(predicted.min(), table.loss.min())), float(max(predicted.max(), table.loss.max()))]
+            ax.plot(ends, ends, color=GREY, lw=1)
+            ax.plot(predicted, table.loss, "o", ms=3, alpha=0.6, color=BLUE, label=self.law.formula)
+            return finish(ax, f"predicted {table.loss_name}", f"observed {table.loss_name}")
+        self.draw(ax, BLUE, self.law.formula)
+        return finish(ax, table.x_names[0], table.loss_name)
 
-        return plot_fit(self, ax)
+    def draw(self, ax: Axes, colour: str, label: str) -> None:
+        """Points and curve of a law in one scale."""
+        table = self.observations
+        x = np.geomspace(table.x.min(), table.x.max(), 200)
+        ax.plot(table.x[:, 0], table.loss, "o", ms=4, alpha=0.6, color=colour)
+        ax.plot(x, self.predict(x), color=colour, label=label)
 
 
 def log_scales(x: ArrayLike, n_axes: int) -> Array:

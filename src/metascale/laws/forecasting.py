@@ -1,10 +1,20 @@
-"""The two forecasts that a law must beat: nothing changes any more, and a straight line through the last octave."""
+"""Predict the loss beyond the table, with an interval that widens with the horizon; and the baselines to beat.
+
+Members: the damped local slope alone, and three laws (power law with irreducible loss, M3, M4) fitted with more weight
+on the tail, each carrying a damped local slope of its own residuals, so that every member starts where the data end.
+The local slope is believed as far as it has not faded, e^(-κΔ) after a growth of x by e^Δ; the rest of the weight is
+shared equally by all members. The centre is the weighted mean of ln loss; the interval holds the quantiles of the
+mixture of the members' own Student distributions, so that it widens, and to the side it must, when members disagree.
+
+The slope is a linear Gaussian state space on (ln x, ln loss): level and slope, the slope an Ornstein-Uhlenbeck process,
+so that a slope seen now fades as x grows; the level is its integral, and each run is the level plus noise. The scale of
+the noise is profiled out of the Kalman likelihood; prediction and its variance are closed forms.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,9 +22,14 @@ from scipy.special import stdtr, stdtrit
 
 from metascale.core.errors import InputError
 from metascale.laws.families import ONE_AXIS
-from metascale.laws.fitting import fit_law, log_scales
+from metascale.laws.fitting import fit_law, log_scales, require_level
 from metascale.laws.objective import LeastSquares
-from metascale.laws.observations import Array, Observations, bounded_exp, observe, table_warnings
+from metascale.laws.observations import Array, Observations, as_json, bounded_exp, observe, table_warnings
+from metascale.laws.picture import BLUE, GREY, axis_or_new, draw_band, finish
+from metascale.laws.record import Band
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def tail_line(x: ArrayLike, loss: ArrayLike, at: ArrayLike) -> Array:
@@ -148,47 +163,33 @@ class Forecast:
 
     def rows(self) -> list[dict[str, float]]:
         """One dict a scale: for ``forecast.csv``."""
-        return [
-            {
-                self.x_name: float(self.at[i]),
-                "median": float(self.median[i]),
-                "low": float(self.low[i]),
-                "high": float(self.high[i]),
-                **{name: float(values[i]) for name, values in self.baselines.items()},
-            }
-            for i in range(len(self.at))
-        ]
+        columns = {self.x_name: self.at, "median": self.median, "low": self.low, "high": self.high, **self.baselines}
+        return [{name: float(column[i]) for name, column in columns.items()} for i in range(len(self.at))]
 
     def to_json(self) -> dict[str, Any]:
-        """Arrays as lists."""
-        return {
-            "x_name": self.x_name,
-            "loss_name": self.loss_name,
-            "level": self.level,
-            "at": self.at.tolist(),
-            "median": self.median.tolist(),
-            "low": self.low.tolist(),
-            "high": self.high.tolist(),
-            "members": {name: values.tolist() for name, values in self.members.items()},
-            "weights": {name: values.tolist() for name, values in self.weights.items()},
-            "baselines": {name: values.tolist() for name, values in self.baselines.items()},
-            "noise_log": self.noise_log,
-            "notes": list(self.notes),
-        }
+        return dict(as_json(self))
 
     def summary(self) -> str:
-        """A printable table."""
         lines = [f"{self.x_name:>14}{self.loss_name:>14}{f'{100 * self.level:g} % interval':>26}{'tail line':>12}"]
         for i, x in enumerate(self.at):
             interval = f"{self.low[i]:.5g} to {self.high[i]:.5g}"
             lines.append(f"{x:>14.6g}{self.median[i]:>14.6g}{interval:>26}{self.baselines['tail_line'][i]:>12.5g}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the forecast on ``ax`` (a matplotlib axis; a new one by default) and return it."""
-        from metascale.laws.picture import plot_forecast
+    @property
+    def label(self) -> str:
+        return f"forecast of one run ({100 * self.level:g} %)"
 
-        return plot_forecast(self, ax)
+    def band(self) -> Band:
+        """The forecast by ascending scale."""
+        order = np.argsort(self.at)
+        return Band.of(*(column[order] for column in (self.at, self.median, self.low, self.high)))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        ax, band = axis_or_new(ax), self.band()
+        draw_band(ax, band, BLUE, self.label, "-o")
+        ax.plot(band.x, self.baselines["tail_line"][np.argsort(self.at)], "--", color=GREY, label="tail line")
+        return finish(ax, self.x_name, self.loss_name)
 
 
 def forecast(
@@ -197,7 +198,7 @@ def forecast(
     at: ArrayLike,
     level: float = 0.90,
     *,
-    replicate: Sequence[Any] | ArrayLike | None = None,
+    replicate: ArrayLike | None = None,
     model: SlopeModel | None = None,
     x_name: str = "x",
     loss_name: str = "loss",
@@ -249,8 +250,7 @@ def forecast_table(
 
 
 def _require_one_axis(observations: Observations, level: float) -> None:
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}; it must lie between 0 and 1")
+    require_level(level)
     if observations.n_axes != 1:
         raise InputError(
             "a forecast needs a table with one scale; for L(N, D) use metascale.laws.optimum or fit(...).predict"

@@ -7,9 +7,8 @@ takes its null distribution from tables drawn about the shared fit (parametric b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +19,11 @@ from metascale.laws.fitting import LawFit, fit_law
 from metascale.laws.likelihood import solve_held
 from metascale.laws.objective import LeastSquares
 from metascale.laws.observations import Array, Observations, observe
+from metascale.laws.picture import GREY, axis_or_new, finish
 from metascale.laws.uncertainty import Bootstrap, bootstrap, delta_covariance, residual_noise, unit_matrix
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 GRID_POINTS = 81
 
@@ -54,7 +57,6 @@ class Grouped:
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
         if self.better_shared:
             return (
                 f"one exponent {self.shared['estimate']:.4g} serves all {len(self.fits)} groups "
@@ -64,22 +66,10 @@ class Grouped:
         return f"the exponents differ (p = {self.p_value:.3g}); '{steepest}' falls fastest with scale"
 
     def to_json(self) -> dict[str, Any]:
-        """Estimates, intervals and the test."""
-        return {
-            "law": self.law,
-            "reference": self.reference,
-            "exponents": self.exponents,
-            "shared": self.shared,
-            "differences": self.differences,
-            "statistic": self.statistic,
-            "p_value": self.p_value,
-            "level": self.level,
-            "verdict": self.verdict,
-            "notes": list(self.notes),
-        }
+        names = ("law", "reference", "exponents", "shared", "differences", "statistic", "p_value", "level", "verdict")
+        return {**{name: getattr(self, name) for name in names}, "notes": list(self.notes)}
 
     def summary(self) -> str:
-        """A table of exponents and the verdict."""
         percent = f"{100 * self.level:g} %"
         lines = [self.verdict, f"  {'group':<24}{'exponent':>10}   {percent} interval       minus '{self.reference}'"]
         for name, part in self.exponents.items():
@@ -92,19 +82,21 @@ class Grouped:
         lines.append(f"  {'shared':<24}{part['estimate']:>10.4f}   {part['low']:.4f} to {part['high']:.4f}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
-    def plot(self, ax: Any = None) -> Any:
-        """Every group's points and law on ``ax`` (a matplotlib axis; a new one by default)."""
-        from metascale.laws.picture import plot_grouped
-
-        return plot_grouped(self, ax)
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Every group's points and law."""
+        ax = axis_or_new(ax)
+        for k, (name, fit) in enumerate(self.fits.items()):
+            fit.draw(ax, f"C{k}", f"{name}: exponent {self.exponents[name]['estimate']:.3g}")
+        table = next(iter(self.fits.values())).observations
+        return finish(ax, table.x_names[0], table.loss_name)
 
 
 def grouped(
     x: ArrayLike,
     loss: ArrayLike,
-    group: Sequence[Any] | ArrayLike,
+    group: ArrayLike,
     *,
-    replicate: Sequence[Any] | ArrayLike | None = None,
+    replicate: ArrayLike | None = None,
     law: str = "power",
     level: float = 0.95,
     n_bootstrap: int = 400,
@@ -136,7 +128,7 @@ def grouped(
 
 
 def _tables(
-    x: ArrayLike, loss: ArrayLike, group: Sequence[Any] | ArrayLike, replicate: Sequence[Any] | ArrayLike | None,
+    x: ArrayLike, loss: ArrayLike, group: ArrayLike, replicate: ArrayLike | None,
     names: tuple[str, str], needed: int,
 ) -> dict[str, Observations]:  # fmt: skip
     """The checked table of every group, in order of appearance, each with at least ``needed`` distinct scales."""
@@ -264,12 +256,10 @@ class Crossover:
     curves: tuple[Bootstrap, Bootstrap]
 
     def to_json(self) -> dict[str, Any]:
-        """Estimate, interval and the share of resamples that cross."""
         names = ("estimate", "low", "high", "share", "level")
         return {name: getattr(self, name) for name in names}
 
     def summary(self) -> str:
-        """One sentence."""
         x_name = self.curves[0].fit.observations.x_names[0]
         if self.estimate is None:
             return f"the curves do not cross in the range looked at ({100 * self.share:.0f} % of resamples cross)"
@@ -278,11 +268,17 @@ class Crossover:
             interval = f"{100 * self.level:g} % interval {self.low:.4g} to {self.high:.4g}"
         return f"the curves cross at {x_name} = {self.estimate:.4g} ({interval}; {100 * self.share:.0f} % of resamples)"
 
-    def plot(self, ax: Any = None) -> Any:
-        """Both curves with their bands and the crossing on ``ax`` (a matplotlib axis; a new one by default)."""
-        from metascale.laws.picture import plot_crossover
-
-        return plot_crossover(self, ax)
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Both curves with their bands, and where they cross."""
+        ax = axis_or_new(ax)
+        for k, sample in enumerate(self.curves):
+            sample.draw(ax, f"C{k}", f"curve {k + 1}: {sample.fit.law.formula}")
+        if self.estimate is not None:
+            ax.axvline(self.estimate, color=GREY, ls="--", lw=1, label=f"crossing at {self.estimate:.4g}")
+        if self.low is not None and self.high is not None:
+            ax.axvspan(self.low, self.high, color=GREY, alpha=0.15, lw=0)
+        table = self.curves[0].fit.observations
+        return finish(ax, table.x_names[0], table.loss_name)
 
 
 def crossover(first: Bootstrap, second: Bootstrap, level: float = 0.95) -> Crossover:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from metascale.core.errors import InputError
 from metascale.laws.families import Law
 from metascale.laws.fitting import LawFit, solve_law
 from metascale.laws.newton import Local, minimise
 from metascale.laws.objective import Objective
-from metascale.laws.observations import Array
+from metascale.laws.observations import Array, as_json
+from metascale.laws.picture import BLUE, GREY, axis_or_new
 from metascale.laws.uncertainty import delta_covariance, unit_matrix
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def solve_held(
@@ -73,30 +77,23 @@ class Profile:
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
     def to_json(self) -> dict[str, Any]:
-        """Arrays as lists; an open end is None."""
-        return {
-            "parameter": self.name,
-            "values": self.values.tolist(),
-            "deviance": self.deviance.tolist(),
-            "others": {name: values.tolist() for name, values in self.others.items()},
-            "level": self.level,
-            "threshold": self.threshold,
-            "low": self.low if np.isfinite(self.low) else None,
-            "high": self.high if np.isfinite(self.high) else None,
-            "identified": self.identified,
-        }
+        """An open end is None."""
+        found = as_json(self)
+        ends = {end: found[end] if np.isfinite(found[end]) else None for end in ("low", "high")}
+        return {"parameter": found.pop("name"), **found, **ends, "identified": self.identified}
 
     def summary(self) -> str:
-        """One sentence."""
         low, high = (f"{end:.6g}" if np.isfinite(end) else "open" for end in (self.low, self.high))
         state = "" if self.identified else ": not identified by this table"
         return f"{self.name}: {100 * self.level:g} % profile interval {low} to {high}{state}"
 
-    def plot(self, ax: Any = None) -> Any:
-        """The rise of the deviance and its threshold on ``ax`` (a matplotlib axis; a new one by default)."""
-        from metascale.laws.picture import plot_profile
-
-        return plot_profile(self, ax)
+    def plot(self, ax: Axes | None = None) -> Axes:
+        ax = axis_or_new(ax)
+        ax.plot(self.values, self.deviance, color=BLUE, label=f"profile of {self.name}")
+        ax.axhline(self.threshold, color=GREY, ls="--", lw=1, label=f"{100 * self.level:g} % threshold")
+        ax.set(xlabel=self.name, ylabel="rise of -2 log likelihood")
+        ax.legend(frameon=False, fontsize=8)
+        return ax
 
 
 def profile(fit: LawFit, name: str, level: float = 0.95, n_points: int = 41, reach: float = 4.0) -> Profile:
@@ -128,7 +125,7 @@ def profile(fit: LawFit, name: str, level: float = 0.95, n_points: int = 41, rea
     n = float(fit.weights.sum())
     rise = np.array([fit.objective.deviance(float(value), n) for value in objective]) - fit.deviance
     freedom = max(fit.observations.n - fit.law.n_parameters, 1)
-    threshold = float(student.ppf((1 + level) / 2, freedom) ** 2)
+    threshold = float(stdtrit(freedom, (1 + level) / 2) ** 2)
     natural = fit.law.decode(fit.law.units(theta, fit.t_ref))
     decode = np.exp if fit.law.positive[k] else (lambda value: value)
     low, high = _crossings(values, rise, centre, threshold)

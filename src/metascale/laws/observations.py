@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,13 +11,25 @@ from numpy.typing import ArrayLike, NDArray
 
 from metascale.core.errors import InputError
 
-Array: TypeAlias = "NDArray[Any]"
+Array: TypeAlias = "NDArray[Any]"  # floats, or whole numbers that index
+FLOPS_PER_PARAMETER_AND_TOKEN = 6.0  # of training: two for the forward and four for the backward pass
 LARGEST_LOG = 690.0  # e^690 is 1e299: as good as infinite, and still a number that JSON holds
 
 
 def bounded_exp(logs: ArrayLike) -> Array:
     """e^logs, kept between 1e-299 and 1e299: what a table does not identify stays finite."""
     return np.asarray(np.exp(np.clip(logs, -LARGEST_LOG, LARGEST_LOG)))
+
+
+def as_json(value: Any) -> Any:
+    """Dataclasses as dicts of their fields, arrays and tuples as lists."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if is_dataclass(value):
+        return {part.name: as_json(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): as_json(part) for name, part in value.items()}
+    return [as_json(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 @dataclass(frozen=True)

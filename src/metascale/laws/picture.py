@@ -1,174 +1,253 @@
-"""Draw a fitted law on a matplotlib axis; matplotlib is loaded only when the caller brings no axis."""
+"""The picture of a law: on a matplotlib axis, as PNG, and as a page that loads nothing and whose values can be read.
+
+Compute, then draw: a `LawPicture` holds all that is drawn. Reports draw the same law with `draw_band`, `draw_hidden`
+and `draw_families` inside frames of their own. matplotlib is loaded only when something is drawn.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import html
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote, unquote
+from xml.sax.saxutils import escape
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from metascale.laws.observations import Observations
+from metascale.core.files import write_atomic
+from metascale.laws.record import Band, HiddenScale, LawRecord
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+BLUE, VERMILION, INK, GREY, PAPER = "#0072b2", "#d55e00", "#1b2530", "#888888", "#fefefe"
+COLOURS = (BLUE, VERMILION, "#009e73", "#b0588f", "#c98600", "#3a9bd0")  # Okabe and Ito's, safe for the colour-blind
+DASHES = ((0, (5, 2)), (0, (2, 2)), (0, (7, 2, 1.5, 2)), (0, (1, 1.5)))
+PLAIN_DECADES = 1.0  # a log axis shorter than this has labels between powers of ten: 2.5 reads better than 2.5 x 10^0
+MOST_READINGS = 1000  # runs; a larger table has its values in the page's tables alone
+ROWS_OF_A_CURVE = 25  # shown of a curve in the page's tables
 
 
-def new_axis() -> Any:
-    """One matplotlib axis in a figure of its own."""
+@dataclass(frozen=True, slots=True)
+class LawPicture:
+    """Runs, bands (the law, its forecast) by their labels, and the largest scale predicted without being seen."""
+
+    title: str
+    subtitle: str
+    x_name: str
+    loss_name: str
+    x: tuple[float, ...]
+    loss: tuple[float, ...]
+    bands: dict[str, Band]
+    hidden: HiddenScale | None = None
+
+    @classmethod
+    def of(
+        cls, record: LawRecord, x: ArrayLike, loss: ArrayLike, more: dict[str, Band] | None = None, name: str = ""
+    ) -> LawPicture:
+        """A law in one scale over its runs, with further bands such as a forecast; ``name`` is that of a group."""
+        bands = {} if record.curve is None else {f"{record.formula} ({100 * record.level:g} %)": record.curve}
+        title = f"{record.loss_name} against {record.x_name}" + (f": {name}" if name else "")
+        return cls(
+            title, record.verdict, record.x_name, record.loss_name, tuple(np.asarray(x, float).tolist()),
+            tuple(np.asarray(loss, float).tolist()), {**bands, **(more or {})}, record.extrapolation,
+        )  # fmt: skip
+
+
+def plot_law(picture: LawPicture, ax: Axes | None = None, *, y_scale: Literal["log", "linear"] = "log") -> Axes:
+    """Draw the picture on ``ax``, a new one by default; the scale is logarithmic."""
+    ax = axis_or_new(ax)
+    readings = len(picture.x) <= MOST_READINGS
+    for x, loss in zip(picture.x, picture.loss, strict=True) if readings else [(picture.x, picture.loss)]:
+        (dots,) = ax.plot(x, loss, "o", ms=4, alpha=0.55, color="#4c566a", zorder=3)
+        if readings:
+            tip(dots, f"{picture.x_name} {x:.5g}: {picture.loss_name} {loss:.5g}")
+    dots.set_label("runs")
+    for (label, band), colour in zip(picture.bands.items(), COLOURS, strict=False):
+        draw_band(ax, band, colour, label)
+        for x, median, low, high in rows_of(band):
+            (spot,) = ax.plot(x, median, "o", ms=8, color=colour, alpha=0.0, zorder=2)
+            tip(spot, f"{label}\n{picture.x_name} {x:.5g}: {median:.5g} ({low:.5g} to {high:.5g})")
+    hidden = picture.hidden
+    if hidden is not None:
+        words = "predicted without the largest scale"
+        draw_hidden(ax, hidden, INK, hidden_words(hidden, picture.x_name), label=words)
+    finish(ax, picture.x_name, picture.loss_name, y_scale=y_scale)
+    ax.set_title(picture.title, loc="left", fontsize=11)
+    ax.grid(visible=True, which="major", color="#dde2e7", lw=0.7)
+    return ax
+
+
+def draw_band(ax: Axes, band: Band, colour: str, label: str = "", line: str = "-") -> None:
+    """A curve with its interval."""
+    ax.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
+    ax.plot(band.x, band.median, line, color=colour, linewidth=2, markersize=3, label=label)
+
+
+def draw_hidden(ax: Axes, hidden: HiddenScale, colour: str, reading: str, *, at: float = 1.0, label: str = "") -> None:
+    """The prediction of the largest scale from the smaller ones; ``at`` moves it off the measured point."""
+    x = hidden.x * at
+    if hidden.low is not None and hidden.high is not None:
+        ax.plot([x, x], [hidden.low, hidden.high], color=colour, linewidth=1.6, zorder=5)
+    (diamond,) = ax.plot(
+        x, hidden.predicted, "D", color=PAPER, markeredgecolor=colour, markeredgewidth=1.6, markersize=6, zorder=6,
+        label=label,
+    )  # fmt: skip
+    tip(diamond, reading)
+
+
+def draw_families(ax: Axes, record: LawRecord, colour: str) -> None:
+    """The families that were not chosen, as options of a page; the axes keep the limits that they have."""
+    limits = ax.get_ylim()
+    for place, (name, losses) in enumerate(record.family_curves().items()):
+        assert record.curve is not None
+        style = DASHES[place % len(DASHES)]
+        (line,) = ax.plot(record.curve.x, losses, color=colour, linewidth=1.4, linestyle=style)
+        line.set_gid("option:" + quote(name))
+    ax.set_ylim(limits)
+
+
+def hidden_words(hidden: HiddenScale, x_name: str) -> str:
+    """The prediction of the largest scale as text."""
+    ends = "" if hidden.low is None or hidden.high is None else f" ({hidden.low:.5g} to {hidden.high:.5g})"
+    return (
+        f"predicted without the largest scale\n{x_name} {hidden.x:.5g}: {hidden.predicted:.5g}{ends}, "
+        f"measured {hidden.observed:.5g}"
+    )
+
+
+def rows_of(band: Band) -> list[tuple[float, float, float, float]]:
+    """Some points of a curve from end to end: (x, median, low, high)."""
+    n = len(band.x)
+    places = np.unique(np.linspace(0, n - 1, min(n, ROWS_OF_A_CURVE)).round().astype(int)).tolist()
+    return [(band.x[k], band.median[k], band.low[k], band.high[k]) for k in places]
+
+
+def tip(artist: Artist, text: str) -> None:
+    """Give ``artist`` a reading; `svg` makes it the title that a browser shows on hovering."""
+    artist.set_gid("tip:" + quote(text))
+
+
+def axis_or_new(ax: Axes | None) -> Axes:
+    """``ax``, or one axis in a figure of its own."""
+    if ax is not None:
+        return ax
     from matplotlib.figure import Figure
 
     return Figure(figsize=(6.4, 4.4), layout="constrained").subplots()
 
 
-def plot_law(record: dict[str, Any], observations: Observations, ax: Any = None) -> Any:
-    """The table, the fitted curve with its band, and the hidden largest scale with its prediction, on log axes.
-
-    Args:
-        record: the JSON form of an analysis (``Analysis.to_json()``).
-    """
-    ax = ax if ax is not None else new_axis()
-    curve = record["curve"]
-    ax.plot(observations.x[:, 0], observations.loss, "o", ms=4, alpha=0.6, color="#4c566a", label="runs")
-    ax.plot(curve["x"], curve["median"], color="#2a6fb0", label=record["formula"])
-    label = f"{100 * record['level']:g} % interval of the curve"
-    ax.fill_between(curve["x"], curve["low"], curve["high"], color="#2a6fb0", alpha=0.2, lw=0, label=label)
-    hidden = record["extrapolation"]
-    if hidden:
-        error = np.array([[hidden["predicted"] - hidden["low"]], [hidden["high"] - hidden["predicted"]]])
-        ax.errorbar([hidden["held_out_x"]], [hidden["predicted"]], error, fmt="D", ms=5, color="#c0522b", capsize=3,
-                    label="predicted without the largest scale")  # fmt: skip
-    return _finish(ax, record["x_name"], record["loss_name"])
-
-
-def plot_forecast(found: Any, ax: Any = None) -> Any:
-    """Median and interval of a forecast over its scales, with the tail line."""
-    ax = ax if ax is not None else new_axis()
-    order = np.argsort(found.at)
-    x = found.at[order]
-    ax.plot(x, found.median[order], "-o", ms=3, color="#2a6fb0", label="forecast")
-    ax.fill_between(x, found.low[order], found.high[order], color="#2a6fb0", alpha=0.2, lw=0,
-                    label=f"{100 * found.level:g} % interval of one run")  # fmt: skip
-    ax.plot(x, found.baselines["tail_line"][order], "--", color="#888888", label="tail line")
-    return _finish(ax, found.x_name, found.loss_name)
-
-
-def plot_backtest(found: Any, ax: Any = None) -> Any:
-    """Error of every predictor against how far the hidden scales reach."""
-    ax = ax if ax is not None else new_axis()
-    for name in dict.fromkeys(row.predictor for row in found.rows):
-        rows = [row for row in found.rows if row.predictor == name and row.rmse_log is not None]
-        style = {"lw": 2.5, "color": "black"} if name == "forecast" else {"lw": 1.0}
-        ax.plot([row.horizon for row in rows], [row.rmse_log for row in rows], "-o", ms=3, label=name, **style)
-    return _finish_outside(ax, f"rmse of ln {found.loss_name}")
-
-
-def plot_optimum(found: Any, ax: Any = None) -> Any:
-    """Compute-optimal model size against compute, with its interval."""
-    ax = ax if ax is not None else new_axis()
-    ax.plot(found.compute, found.n_params["estimate"], "-o", ms=3, color="#2a6fb0", label=f"N_opt ({found.law})")
-    ax.fill_between(found.compute, found.n_params["low"], found.n_params["high"], color="#2a6fb0", alpha=0.2, lw=0,
-                    label=f"{100 * found.level:g} % interval")  # fmt: skip
-    return _finish(ax, "compute (FLOPs)", "N")
-
-
-def plot_allocation(found: Any, ax: Any = None) -> Any:
-    """The optimum of every compute level and the line through them."""
-    ax = ax if ax is not None else new_axis()
-    ax.plot(found.compute, found.n_params, "o", ms=4, color="#4c566a", label=found.approach)
-    ax.plot(found.compute, found.predict(found.compute), color="#2a6fb0", label=f"C^{found.exponent:.3f}")
-    return _finish(ax, "compute (FLOPs)", "N")
-
-
-def plot_cross_check(found: Any, ax: Any = None) -> Any:
-    """The frontier of the parametric law, and what parabolas and the envelope say."""
-    ax = plot_optimum(found.parametric, ax)
-    for k, other in enumerate(found.others):
-        ax.plot(other.compute, other.n_params, "o", ms=4, color=f"C{k + 1}", label=other.approach)
-        ax.plot(other.compute, other.predict(other.compute), "--", lw=1, color=f"C{k + 1}")
-    ax.legend(frameon=False, fontsize=8)
-    return ax
-
-
-def plot_fit(fit: Any, ax: Any = None, sample: Any = None) -> Any:
-    """Table and fitted curve of a law in one scale, with its 95 % band when there is a bootstrap."""
-    if fit.observations.n_axes > 1:
-        return plot_surface(fit, ax)
-    ax = ax if ax is not None else new_axis()
-    _points_and_curve(ax, fit, sample, "#2a6fb0", "runs", fit.law.formula)
-    return _finish(ax, fit.observations.x_names[0], fit.observations.loss_name)
-
-
-def plot_grouped(found: Any, ax: Any = None) -> Any:
-    """Points and law of every group."""
-    ax = ax if ax is not None else new_axis()
-    for k, (name, fit) in enumerate(found.fits.items()):
-        label = f"{name}: exponent {found.exponents[name]['estimate']:.3g}"
-        _points_and_curve(ax, fit, None, f"C{k}", None, label)
-    table = next(iter(found.fits.values())).observations
-    return _finish(ax, table.x_names[0], table.loss_name)
-
-
-def plot_profile(found: Any, ax: Any = None) -> Any:
-    """Rise of -2 log likelihood over the values of one parameter, with the threshold of its interval."""
-    ax = ax if ax is not None else new_axis()
-    ax.plot(found.values, found.deviance, color="#2a6fb0", label=f"profile of {found.name}")
-    ax.axhline(found.threshold, color="#888888", ls="--", lw=1, label=f"{100 * found.level:g} % threshold")
-    ax.set(xlabel=found.name, ylabel="rise of -2 log likelihood")
-    ax.legend(frameon=False, fontsize=8)
-    return ax
-
-
-def plot_crossover(found: Any, ax: Any = None) -> Any:
-    """Two curves with their bands, and where they cross."""
-    ax = ax if ax is not None else new_axis()
-    for k, sample in enumerate(found.curves):
-        _points_and_curve(ax, sample.fit, sample, f"C{k}", None, f"curve {k + 1}: {sample.fit.law.formula}")
-    if found.estimate is not None:
-        ax.axvline(found.estimate, color="#888888", ls="--", lw=1, label=f"crossing at {found.estimate:.4g}")
-    if found.low is not None:
-        ax.axvspan(found.low, found.high, color="#888888", alpha=0.15, lw=0)
-    table = found.curves[0].fit.observations
-    return _finish(ax, table.x_names[0], table.loss_name)
-
-
-def _points_and_curve(ax: Any, fit: Any, sample: Any, colour: str, points: str | None, curve: str) -> None:
-    table = fit.observations
-    x = np.geomspace(table.x.min(), table.x.max(), 200)
-    ax.plot(table.x[:, 0], table.loss, "o", ms=4, alpha=0.6, color=colour, label=points)
-    ax.plot(x, fit.predict(x), color=colour, label=curve)
-    if sample is not None:
-        _, low, high = sample.curve(x)
-        ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
-
-
-def plot_surface(fit: Any, ax: Any = None) -> Any:
-    """Observed against predicted loss of a law in several scales."""
-    ax = ax if ax is not None else new_axis()
-    table = fit.observations
-    predicted = fit.predict(table.x)
-    ends = [float(min(predicted.min(), table.loss.min())), float(max(predicted.max(), table.loss.max()))]
-    ax.plot(ends, ends, color="#888888", lw=1)
-    ax.plot(predicted, table.loss, "o", ms=3, alpha=0.6, color="#2a6fb0", label=fit.law.formula)
-    return _finish(ax, f"predicted {table.loss_name}", f"observed {table.loss_name}")
-
-
-def _finish_outside(ax: Any, y_label: str) -> Any:
-    """Finish a picture of many predictors: their names stand beside it and not on it."""
-    _finish(ax, "largest scale over largest scale seen", y_label)
-    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return ax
-
-
-def _finish(ax: Any, x_label: str, y_label: str) -> Any:
-    ax.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
+def finish(ax: Axes, x_label: str, y_label: str, *, y_scale: Literal["log", "linear"] = "log") -> Axes:
+    """Logarithmic axes with labels and a legend."""
+    ax.set(xscale="log", yscale=y_scale, xlabel=x_label, ylabel=y_label)
     for axis in (ax.xaxis, ax.yaxis):
         plain_numbers(axis)
     ax.legend(frameon=False, fontsize=8)
     return ax
 
 
-PLAIN_DECADES = 1.0  # a log axis shorter than this has labels between powers of ten: 2.5 reads better than 2.5 x 10^0
+def finish_outside(ax: Axes, y_label: str) -> Axes:
+    """Finish a picture of many predictors, whose names stand beside it."""
+    finish(ax, "largest scale over largest scale seen", y_label)
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
 
 
-def plain_numbers(axis: Any) -> None:
+def plain_numbers(axis: Axis) -> None:
     """Label a short logarithmic axis with plain numbers."""
     low, high = sorted(axis.get_view_interval())
-    if low > 0 and np.log10(high / low) < PLAIN_DECADES and 1e-3 < low < 1e4:
+    if axis.get_scale() == "log" and low > 0 and np.log10(high / low) < PLAIN_DECADES and 1e-3 < low < 1e4:
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("{x:g}")
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """The figure as a file, without date or program in it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=130, metadata={"Software": None})
+    write_atomic(path, stream.getvalue())
+
+
+def figure_of(pictures: Sequence[LawPicture], y_scale: Literal["log", "linear"] = "log") -> Figure:
+    """One panel a picture, side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.6 * len(pictures), 4.6), layout="constrained")
+    for ax, picture in zip(np.atleast_1d(figure.subplots(1, len(pictures))), pictures, strict=True):
+        plot_law(picture, ax, y_scale=y_scale)
+    return figure
+
+
+def svg(figure: Figure, prefix: str) -> str:
+    """The figure as an element of a page: its readings are titles, its ids start with ``prefix``."""
+    import matplotlib
+
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "metascale", "svg.fonttype": "none"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    unneeded = r'\s*<metadata>.*?</metadata>| xmlns(:xlink)?="[^"]*"'
+    text = re.sub(unneeded, "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'<g id="tip:([^"]*)">', lambda found: f"<g><title>{escape(unquote(found[1]))}</title>", text)
+    text = re.sub(r'\bid="|\bhref="#|url\(#', lambda found: f"{found[0]}{prefix}-", text)
+    return text.strip()
+
+
+def write_html(pictures: Sequence[LawPicture], path: Path) -> None:
+    """One page with every picture, on logarithmic and on linear axes of the loss, and tables of what is drawn."""
+    sections = "".join(_section(picture, f"p{place}") for place, picture in enumerate(pictures))
+    title = html.escape(pictures[0].title if pictures else "law")
+    write_atomic(path, PAGE.replace("%TITLE%", title).replace("%SECTIONS%", sections))
+
+
+def _section(picture: LawPicture, prefix: str) -> str:
+    switch = "".join(
+        f'<input type="radio" name="{prefix}" id="{prefix}-{name}"{" checked" if name == "log" else ""}>'
+        f'<label for="{prefix}-{name}">{name} {html.escape(picture.loss_name)}</label>'
+        for name in ("log", "linear")
+    )
+    views = "".join(
+        f'<div class="{name}">{svg(figure_of([picture], name), f"{prefix}-{name}")}</div>' for name in ("log", "linear")
+    )
+    interval = (picture.x_name, picture.loss_name, "low", "high")
+    tables = [_table(label, interval, rows_of(band)) for label, band in picture.bands.items()]
+    tables.append(_table("runs", (picture.x_name, picture.loss_name), list(zip(picture.x, picture.loss, strict=True))))
+    hidden = "" if picture.hidden is None else f"<p>{html.escape(hidden_words(picture.hidden, picture.x_name))}</p>"
+    return (
+        f"<section><h2>{html.escape(picture.title)}</h2><p>{html.escape(picture.subtitle)}</p>{switch}{views}{hidden}"
+        f"{''.join(tables)}</section>\n"
+    )
+
+
+def _table(caption: str, names: Sequence[str], rows: Sequence[Sequence[float]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    body = "".join(f"<tr>{''.join(f'<td>{value:.6g}</td>' for value in row)}</tr>\n" for row in rows)
+    summary = f"<summary>{html.escape(caption)}: {len(rows)} rows</summary>"
+    return f"<details>{summary}<table><tr>{head}</tr>\n{body}</table></details>"
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>%TITLE%</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b2530; background: #fefefe; margin: 2rem auto;
+  max-width: 60rem; padding: 0 1rem; }
+h2 { margin: 0; font-size: 1.15rem; } p { margin: .2rem 0 .6rem; color: #5b6670; white-space: pre-line; }
+svg { width: 100%; height: auto; } label { margin-right: 1rem; } summary { cursor: pointer; }
+input:nth-of-type(1):checked ~ .linear, input:nth-of-type(2):checked ~ .log { display: none; }
+table { border-collapse: collapse; margin: .3rem 0 1rem; } th, td { text-align: right; padding: .1rem .8rem; }
+</style></head><body><main>
+%SECTIONS%</main></body></html>
+"""

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
-from metascale.laws.allocation import Optimum, optimum
+from metascale.laws.allocation import Optimum, optimum, training_flops
 from metascale.laws.curves import LogSumExp
 from metascale.laws.families import MANY_AXES
 from metascale.laws.fitting import LawFit, fit_law
 from metascale.laws.likelihood import influence
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Observations, observe, table_warnings
-from metascale.laws.record import FamilyRecord, LawRecord
+from metascale.laws.picture import LawPicture
+from metascale.laws.record import Band, FamilyRecord, LawRecord
 from metascale.laws.uncertainty import Bootstrap, Intervals, as_intervals, bootstrap, delta_intervals
 from metascale.laws.verdict import misfit_notes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SLOW_RESAMPLES = 200  # for surfaces whose refits take tens of milliseconds each
 INFLUENTIAL = 0.5  # a row is named when leaving it out moves a parameter by more than half its standard error
@@ -108,11 +112,20 @@ class SurfaceAnalysis:
                 )
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Axes | None = None) -> Axes:
         """Predicted against observed loss."""
-        from metascale.laws.picture import plot_surface
+        return self.fit.plot(ax)
 
-        return plot_surface(self.fit, ax)
+    def picture(self, best: Optimum) -> LawPicture:
+        """Loss against compute: every run, and the least loss that the fitted surface allows at each budget."""
+        table = self.fit.observations
+        compute = training_flops(table.x[:, 0], table.x[:, 1])
+        label = f"compute-optimal loss ({100 * best.level:g} % interval of the law)"
+        band = Band.of(best.compute, best.loss["estimate"], best.loss["low"], best.loss["high"])
+        return LawPicture(
+            f"{table.loss_name} against compute", self.verdict, "compute (6 N D FLOPs)", table.loss_name,
+            tuple(compute.tolist()), tuple(table.loss.tolist()), {label: band},
+        )  # fmt: skip
 
 
 def analyse_surface(

@@ -1,22 +1,24 @@
 """Read a table and find its columns: CSV with the standard library, Parquet with pyarrow, DataFrames of pandas.
 
-Columns are guessed when only one can be meant. A results table of one of our studies needs no options: unfinished rows
-and baselines are left out, and said.
+Columns are guessed when only one can be meant. In the results table of a study nothing needs to be named: unfinished
+rows and baselines are left out, with a note.
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metascale.core.errors import InputError, MissingDependency
-from metascale.laws.observations import Array
+from metascale.core.columns import NOT_IN_A_LAW
+from metascale.core.errors import InputError
+from metascale.core.optional import require
+from metascale.core.suggest import suggest
+from metascale.laws.observations import FLOPS_PER_PARAMETER_AND_TOKEN, Array
 
 # In order of preference: the names that scale axes and losses usually have.
 X_NAMES = (
@@ -30,6 +32,7 @@ SIZE_NAMES = ("params", "n_params", "n_params_trainable", "N", "model size", "pa
 DATA_NAMES = ("tokens", "n_tokens", "D", "examples", "n_examples", "training tokens")
 COMPUTE_NAMES = ("compute_flops", "compute", "flops", "C", "training flop", "training flops")
 UNIQUE_NAMES = ("unique_tokens", "U", "unique")
+VARIES = 2.0  # a second scale that changes by more than this factor among rows of one scale is noted
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,7 @@ class Table:
         """
         if name in self.columns:
             return self.columns[name]
-        same = [other for other in self.names if other.lower() == name.lower()]
-        near = same or difflib.get_close_matches(name, self.names, n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise InputError(f"{self.source} has no column '{name}'{hint} (columns: {', '.join(self.names)})")
+        raise InputError(f"{self.source} has no column '{name}'; {suggest(name, self.names, 'columns')}", value=name)
 
     def numbers(self, name: str) -> Array:
         """One column as floats; an empty cell is NaN.
@@ -99,10 +99,7 @@ def read_table(source: Any) -> Table:
     if not path.is_file():
         raise InputError(f"there is no file '{path}'; give a CSV or Parquet table with one row a run")
     if path.suffix.lower() in (".parquet", ".pq"):
-        try:
-            import pyarrow.parquet as parquet
-        except ModuleNotFoundError as error:
-            raise MissingDependency("reading Parquet needs pyarrow: pip install 'metascale[data]'") from error
+        parquet = require("pyarrow.parquet", "data", "reading Parquet")
         return Table({str(k): list(v) for k, v in parquet.read_table(path).to_pydict().items()}, path.name)
     return _read_csv(path)
 
@@ -125,10 +122,6 @@ def _read_csv(path: Path) -> Table:
         if len(line) != len(header):
             raise InputError(f"'{path}', row {number} has {len(line)} cells and the header {len(header)}")
     return Table({name: [line[k] for line in lines[1:]] for k, name in enumerate(header)}, path.name)
-
-
-NOT_IN_A_LAW = ("baseline", "control", "tuning", "superseded")
-"""Kinds of a study's trials that no law is fitted to."""
 
 
 def usable_rows(table: Table) -> Table:
@@ -159,10 +152,10 @@ def guess_loss(table: Table) -> str:
     accuracy = [name for name in table.names if "acc" in name.lower()]
     if not found and accuracy:
         raise InputError(
-            f"{table.source} has no loss; for shares between 0 and 1 as in '{accuracy[0]}' use "
-            f"--y {accuracy[0]} --law logistic"
+            f"{table.source} has no loss; for shares between 0 and 1 as in '{accuracy[0]}' use `y`={accuracy[0]} and "
+            "`law`=logistic"
         )
-    return _only(found, table, "loss", "--y")
+    return _only(found, table, "loss", "y")
 
 
 def guess_scale(table: Table, loss: str) -> str:
@@ -179,19 +172,18 @@ def guess_scale(table: Table, loss: str) -> str:
     if "n_tasks" in found:
         return "n_tasks"
     if not found and len(named) == 1:
-        return named[0]  # constant or not numbers: what reads it says so better than "no column"
-    return _only(found, table, "scale", "--x")
+        return named[0]  # constant or not numbers: the error of whatever reads it says more than "no column"
+    return _only(found, table, "scale", "x")
 
 
-def guess_seed(table: Table) -> str | None:
-    """The column that tells runs at one scale apart, if there is one."""
-    return next((name for name in SEED_NAMES if name in table.names), None)
+def guess_one(table: Table, candidates: Sequence[str], what: str, argument: str) -> str:
+    """The one column whose name, whatever its case, is among the candidates; ``argument`` is where it can be named.
 
-
-def guess_one(table: Table, candidates: Sequence[str], what: str, option: str) -> str:
-    """The one column whose name, whatever its case, is among the candidates."""
+    Raises:
+        InputError: none or several could be meant.
+    """
     wanted = {name.lower() for name in candidates}
-    return _only([name for name in table.names if name.lower() in wanted], table, what, option)
+    return _only([name for name in table.names if name.lower() in wanted], table, what, argument)
 
 
 def varies(table: Table, name: str) -> bool:
@@ -204,11 +196,115 @@ def varies(table: Table, name: str) -> bool:
     return len(known) > 0 and float(np.ptp(known)) > 0
 
 
-def _only(found: list[str], table: Table, what: str, option: str) -> str:
+def _only(found: list[str], table: Table, what: str, argument: str) -> str:
     if len(found) == 1:
         return found[0]
-    if not found:
-        raise InputError(
-            f"{table.source}: no column is surely the {what}; name it with {option} (columns: {', '.join(table.names)})"
-        )
-    raise InputError(f"{table.source}: the {what} could be {' or '.join(found)}; name it with {option}")
+    columns = f"could be {' or '.join(found)}" if found else f"is in none of the columns {', '.join(table.names)}"
+    raise InputError(f"{table.source}: the {what} {columns}; name it with `{argument}`", field=argument)
+
+
+@dataclass(frozen=True)
+class ScaleColumns:
+    """A table and the columns of it that a law in one scale reads; ``seed`` is None when no column tells repeats."""
+
+    table: Table
+    scale: str
+    loss: str
+    seed: str | None
+
+    @classmethod
+    def of(cls, table: Table, x: str | None = None, y: str | None = None, replicate: str | None = None) -> ScaleColumns:
+        """The named columns, or the guessed ones where only one can be meant."""
+        loss = y or guess_loss(table)
+        seed = replicate or next((name for name in SEED_NAMES if name in table.names), None)
+        return cls(table, x or guess_scale(table, loss), loss, seed)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Arguments that `analyse`, `forecast`, `backtest` and `grouped` share."""
+        return {
+            "x": self.table.numbers(self.scale),
+            "loss": self.table.numbers(self.loss),
+            "replicate": None if self.seed is None else self.table.column(self.seed),
+            "x_name": self.scale,
+            "loss_name": self.loss,
+        }
+
+    def split(self, group: str | None) -> dict[str, ScaleColumns]:
+        """The rows of every group by its name, in order of appearance; everything under "" without groups."""
+        if group is None:
+            return {"": self}
+        labels = np.array([str(cell) for cell in self.table.column(group)])
+        names = dict.fromkeys(labels.tolist())
+        return {name: replace(self, table=self.table.rows(labels == name)) for name in names}
+
+    def mixed_notes(self) -> tuple[str, ...]:
+        """Other known scales that vary among the rows of one scale: a law in this one mixes them."""
+        if _is_of_a_study(self.table):
+            return ()
+        known = {name.lower() for name in (*SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES)}
+        x, notes = self.table.numbers(self.scale), []
+        for name in self.table.names:
+            if name == self.scale or name.lower() not in known or not varies(self.table, name):
+                continue
+            rows = [self.table.numbers(name)[x == level] for level in np.unique(x)]
+            spread = max(np.nanmax(values) / max(np.nanmin(values), 1e-300) for values in rows)
+            if spread > VARIES:
+                notes.append(
+                    f"'{name}' varies {spread:.3g}-fold among rows of the same '{self.scale}': a law in "
+                    f"'{self.scale}' alone mixes them (fit a law in size and data instead)"
+                )
+        return tuple(notes)
+
+
+def group_column(table: Table, group: str | None) -> str | None:
+    """The column of groups: the one named, or "method" where it has several values, since methods are never pooled."""
+    if group is None and "method" in table.names and len({str(cell) for cell in table.column("method")}) > 1:
+        return "method"
+    return group
+
+
+def pooled_notes(table: Table, used: Collection[str | None]) -> tuple[str, ...]:
+    """Columns that are not used and yet vary in a few words: conditions that are pooled."""
+    if _is_of_a_study(table):
+        return ()
+    mixed = [name for name in table.names if name not in used and _is_condition(table, name)]
+    if not mixed:
+        return ()
+    names = ", ".join(f"'{name}' ({len(set(table.column(name)))} values)" for name in mixed)
+    return (f"rows that differ in {names} are pooled; keep one condition, or name a column of groups",)
+
+
+def _is_of_a_study(table: Table) -> bool:
+    """What varies in the results of a study is its design."""
+    return bool({"status", "kind"} & set(table.names))
+
+
+def _is_condition(table: Table, name: str) -> bool:
+    """Whether a column holds a few words: not numbers, not one label a row."""
+    cells = [str(cell).strip() for cell in table.column(name)]
+    return 1 < len(set(cells)) <= len(cells) / 3 and not all(_is_number(cell) for cell in cells)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+def sizes_and_tokens(table: Table, size: str, data: str | None) -> tuple[Array, Array, str]:
+    """Model sizes, tokens and the name of these; without a column of tokens they are compute / (6 N).
+
+    Args:
+        data: the column of tokens or of training compute; None where it is to be guessed.
+    """
+    sizes = table.numbers(size)
+    wanted, compute = ({name.lower() for name in names} for names in (DATA_NAMES, COMPUTE_NAMES))
+    if data is None and not any(name.lower() in wanted for name in table.names):
+        data = guess_one(table, COMPUTE_NAMES, "training compute", "d")
+    name = data or guess_one(table, DATA_NAMES, "number of tokens", "d")
+    if name.lower() in compute:
+        return sizes, table.numbers(name) / (FLOPS_PER_PARAMETER_AND_TOKEN * sizes), f"{name} / 6N"
+    return sizes, table.numbers(name), name

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import f as f_distribution
-from scipy.stats import t as student
+from scipy.special import fdtrc, stdtrit
 
 from metascale.core.errors import InputError
 from metascale.laws.fitting import LawFit, log_scales, solve_law
 from metascale.laws.observations import Array, Observations, bounded_exp
+from metascale.laws.picture import BLUE, axis_or_new, finish
 from metascale.laws.record import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Intervals: TypeAlias = "dict[str, dict[str, float]]"
 """``{"estimate", "low", "high"}`` of every parameter."""
@@ -58,7 +61,7 @@ def residual_noise(fit: LawFit) -> Noise:
     if within_freedom == 0:
         return Noise(between_sum / between_freedom, 0.0, between_freedom, False)
     within, misfit = within_sum / within_freedom, between_sum / between_freedom
-    alike = within > 0 and f_distribution.sf(misfit / within, between_freedom, within_freedom) > POOLING_LEVEL
+    alike = within > 0 and fdtrc(between_freedom, within_freedom, misfit / within) > POOLING_LEVEL
     if alike or misfit == 0:
         return Noise((within_sum + between_sum) / freedom, 0.0, freedom, True)
     runs_per_scale = observations.n / observations.n_scales
@@ -154,11 +157,21 @@ class Bootstrap:
         ]
         return "\n".join([f"{self.fit.law.name}: {self.how}", *lines])
 
-    def plot(self, ax: Any = None) -> Any:
-        """The table, the curve and its band on ``ax`` (a matplotlib axis; a new one by default)."""
-        from metascale.laws.picture import plot_fit
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """As of its fit, with the band of a law in one scale."""
+        if self.fit.observations.n_axes > 1:
+            return self.fit.plot(ax)
+        ax = axis_or_new(ax)
+        self.draw(ax, BLUE, self.fit.law.formula)
+        return finish(ax, self.fit.observations.x_names[0], self.fit.observations.loss_name)
 
-        return plot_fit(self.fit, ax, self)
+    def draw(self, ax: Axes, colour: str, label: str) -> None:
+        """Points, curve and 95 % band of a law in one scale."""
+        x = self.fit.observations.x
+        at = np.geomspace(x.min(), x.max(), 200)
+        self.fit.draw(ax, colour, label)
+        _, low, high = self.curve(at)
+        ax.fill_between(at, low, high, color=colour, alpha=0.2, lw=0)
 
     def log_curves(self, x: ArrayLike) -> Array:
         """[B, m] ln predicted loss of every refit."""
@@ -296,7 +309,7 @@ def delta_intervals(fit: LawFit, level: float = 0.95) -> Intervals:
     """``{"estimate", "low", "high"}`` by the delta method, symmetric in the coded (log) parameter."""
     units = unit_matrix(fit)
     errors = np.sqrt(np.maximum(np.diag(units @ delta_covariance(fit) @ units.T), 0.0))
-    reach = student.ppf((1 + level) / 2, residual_noise(fit).freedom) * errors
+    reach = stdtrit(residual_noise(fit).freedom, (1 + level) / 2) * errors
     coded = fit.law.units(fit.theta, fit.t_ref)
     low, high = fit.law.decode(coded - np.minimum(reach, 300)), fit.law.decode(coded + np.minimum(reach, 300))
     return {
@@ -311,7 +324,7 @@ def delta_prediction(fit: LawFit, x: ArrayLike, level: float = 0.90) -> tuple[Ar
     value, jacobian = (part[0] for part in fit.law.curve.jacobian(fit.theta[None], t))
     noise = residual_noise(fit)
     variance = np.einsum("np,pq,nq->n", jacobian, delta_covariance(fit), jacobian) + noise.within + noise.between
-    reach = np.minimum(student.ppf((1 + level) / 2, noise.freedom) * np.sqrt(np.maximum(variance, 0.0)), 300.0)
+    reach = np.minimum(stdtrit(noise.freedom, (1 + level) / 2) * np.sqrt(np.maximum(variance, 0.0)), 300.0)
     return bounded_exp(value), bounded_exp(value - reach), bounded_exp(value + reach)
 
 
