@@ -20,8 +20,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from metascale.report.data import law_data
-from metascale.report.plots import plot_law
+from metascale.report import law_data, plot_law
 from metascale.study import results_table
 from metascale.workflow.launch import Place, launch, plan
 

@@ -11,6 +11,7 @@ import pytest
 
 from metascale.core.errors import InputError
 from metascale.recipes.melora import ESTIMATORS
+from metascale.report.words import method_label
 from metascale.workflow.recipe import load_recipe
 
 RECIPE = load_recipe("melora")
@@ -151,19 +152,18 @@ def test_exact_and_unrolled_differ_in_memory_and_arithmetic_alone(study: Path) -
 
 
 def test_methods_are_compared_on_the_same_tasks(study: Path) -> None:
-    found = json.loads((study / "methods.json").read_text())
-    rows = {row["method"]: row for row in found["methods"]}
-    assert set(rows) == {*METHODS, "fine_tuning"}
-    assert rows["melora"]["seeds"] == [0, 1]
+    found = json.loads((study / "summary.json").read_text())
+    rows = {row["name"]: row for row in found["methods"]}
+    assert set(rows) == {*map(method_label, METHODS), "fine-tuning"}
+    assert len(rows["MELoRA, exact"]["seed_values"]) == 2
     pairs = {(pair["first"], pair["second"]): pair for pair in found["comparisons"]}
     assert len(pairs) == (len(METHODS) - 1) + len(METHODS), "each against the exact one, and against fine-tuning"
-    pair = pairs["fomaml", "melora"]
-    difference = rows["fomaml"]["loss_nats"] - rows["melora"]["loss_nats"]
+    pair = pairs["first-order MAML", "MELoRA, exact"]
+    difference = rows["first-order MAML"]["loss"] - rows["MELoRA, exact"]["loss"]
     assert pair["test"]["difference"]["estimate"] == pytest.approx(difference, abs=1e-9)
     assert pair["test"]["n_tasks"] == 6
     assert pair["p_holm"] >= pair["test"]["p_value"]
-    page = (study / "methods.md").read_text()
-    assert page.count("\n| ") == 1 + len(rows) + len(pairs), "and one header within"
+    assert '<section id="methods">' in (study / "report.html").read_text()
 
 
 def test_a_memory_budget_changes_how_a_step_runs_and_not_its_numbers(

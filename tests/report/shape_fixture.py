@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metascale.laws import analyse
-from tests.report.study_fixture import write_csv
+from tests.report.study_fixture import StudyBuilder, write_csv
 
 E, A, ALPHA = 0.1, 20.0, 0.6
 WIDTHS, DEPTHS, RATIOS, SEEDS = (4, 8, 16, 32, 64), (2, 3), (1.0, 2.0), (0, 1, 2)
@@ -31,7 +31,14 @@ def write_shapes(folder: Path, faults: dict[tuple[int, int, float], dict[str, An
     Args:
         faults: by (width, depth, ratio): ``factor`` on the loss (one number or one a seed), ``converged``, ``edge``.
     """
-    rows, tuning = [], []
+    builder = StudyBuilder(
+        folder,
+        {"width": WIDTHS, "depth": DEPTHS, "ratio": RATIOS},
+        name="shapes",
+        seeds=SEEDS,
+        launched={"command": "c", "question": "q?", "scale": "n_params_total", "series": ["architecture"]},
+    )
+    results, tuning = [], []
     for width in WIDTHS:
         for depth in DEPTHS:
             for ratio in RATIOS:
@@ -40,17 +47,14 @@ def write_shapes(folder: Path, faults: dict[tuple[int, int, float], dict[str, An
                 factors = fault.get("factor", 1.0)
                 for seed in SEEDS:
                     factor = factors[seed] if isinstance(factors, (list, tuple)) else factors
-                    rows.append(_run(folder, (width, depth, ratio), seed, factor, fault.get("converged", True)))
-    write_csv(folder / "results.csv", rows)
+                    shape = (width, depth, ratio)
+                    results.append(_run(builder, shape, seed, factor, fault.get("converged", True)))
+    builder.write()
     (folder / "tuning.json").write_text(json.dumps(tuning))
-    axes = [["width", list(WIDTHS)], ["depth", list(DEPTHS)], ["ratio", list(RATIOS)]]
-    (folder / "study.json").write_text(json.dumps({"name": "shapes", "axes": axes, "base": {}}))
-    launched = {"command": "c", "question": "q?", "scale": "n_params_total", "series": ["architecture"]}
-    (folder / "command.json").write_text(json.dumps(launched))
     found = analyse(
-        [row["n_params_total"] for row in rows],
-        [row["test_loss_nats"] for row in rows],
-        replicate=[row["seed"] for row in rows],
+        [result["n_params_total"] for result in results],
+        [result["test_loss_nats"] for result in results],
+        replicate=[*SEEDS] * (len(results) // len(SEEDS)),
         x_name="n_params_total",
         loss_name="test_loss_nats",
         n_bootstrap=50,
@@ -59,14 +63,13 @@ def write_shapes(folder: Path, faults: dict[tuple[int, int, float], dict[str, An
     return folder
 
 
-def _run(folder: Path, shape: tuple[int, int, float], seed: int, factor: float, converged: bool) -> dict[str, Any]:
+def _run(
+    builder: StudyBuilder, shape: tuple[int, int, float], seed: int, factor: float, converged: bool
+) -> dict[str, Any]:
     width, depth, ratio = shape
     n = size(*shape)
     # Seeds differ, and their geometric mean lies on the law: nothing is irregular by chance.
     loss = law(n) * factor * math.exp(NOISE * (seed - 1))
-    label = f"width={width}-depth={depth}-ratio={ratio}-seed={seed}"
-    run = folder / "runs" / f"{label}-i{label}"
-    run.mkdir(parents=True)
     # The gap between training and validation grows with the width: narrow nets underfit, wide ones overfit.
     gap = 0.1 if width <= 8 else 0.35 if width == 16 else 0.7
     best = 30 if converged else 50
@@ -81,13 +84,14 @@ def _run(folder: Path, shape: tuple[int, int, float], seed: int, factor: float, 
                 "train_loss_nats": validation * (1 - gap) if step != best else loss * (1 - gap),
             }
         )
-    write_csv(run / "eval_stats.csv", evaluations)
-    return {
-        "id": f"i{label}", "label": label, "seed": seed, "kind": "trial", "status": "finished", "message": "",
-        "width": width, "depth": depth, "ratio": ratio, "lr": 0.01, "dropout": 0.1, "n_params_total": n,
-        "test_loss_nats": loss, "test_accuracy": 0.9, "best_step": best, "steps": 50,
-        "training": "converged" if converged else "max_steps",
+    result = {
+        "lr": 0.01, "dropout": 0.1, "n_params_total": n, "test_loss_nats": loss, "test_accuracy": 0.9,
+        "best_step": best, "steps": 50, "training": "converged" if converged else "max_steps",
     }  # fmt: skip
+    label = f"width={width}-depth={depth}-ratio={ratio}-seed={seed}"
+    run = builder.run(label, {"width": width, "depth": depth, "ratio": ratio}, seed, result=result)
+    write_csv(run / "eval_stats.csv", evaluations)
+    return result
 
 
 def _searched(width: int, depth: int, ratio: float, edge: str | None) -> dict[str, Any]:

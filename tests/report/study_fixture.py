@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metascale.report.study import RunRow
+from metascale.study.definition import Definition, load_definition, save_definition
+from metascale.study.design import Study, Trial, build_trial
+from metascale.study.store.claims import CLAIM
+from metascale.study.store.folder import RunView, read_study, run_folder
 from metascale.study.store.records import format_cell, format_row
+from metascale.study.store.table import write_results
 
 SCALES = (2, 5, 10, 20, 50, 100, 200)
 SEEDS = (0, 1, 2)
 N_TEST_TASKS = 60
 STEPS = (0, 1, 3, 5, 10, 20)
 N_META_STEPS = 600
-COLUMNS = (
-    "id", "label", "kind", "status", "method", "n_tasks", "seed", "test_loss_nats", "test_loss_sem_nats",
-    "test_accuracy", "test_accuracy_sem", "validation_loss_nats", "best_step", "steps", "n_params_trainable", "wall_s",
-    "message",
-)  # fmt: skip
 BASELINES = {
     "fine_tuning": ("baseline", 1.135, {"inner_lr": 0.1, "inner_steps": 10}),
     "prototypes": ("baseline", 1.02, {}),
@@ -29,6 +30,95 @@ BASELINES = {
     "zero_shot": ("baseline", 1.66, {}),
     "class_prior": ("control", 1.6094, {}),
 }
+
+
+class StudyBuilder:
+    """Writes a study folder as the study room does: study.json, a folder a run, and results.csv from them.
+
+    Args:
+        launched: what command.json says.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        axes: Mapping[str, Sequence[Any]],
+        *,
+        name: str = "study",
+        base: Mapping[str, Any] | None = None,
+        seeds: Sequence[int] = (0,),
+        launched: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.study = Study(name, "tests.report.study_fixture:trial", base or {}, axes, seeds)
+        self.trials: list[Trial] = []
+        if launched:
+            write_json(folder / "command.json", launched)
+
+    def run(
+        self,
+        label: str,
+        sets: Mapping[str, Any],
+        seed: int = 0,
+        *,
+        kind: str = "trial",
+        status: str = "finished",
+        message: str = "",
+        result: Mapping[str, Any] | None = None,
+        wall_s: float | None = None,
+    ) -> Path:
+        """Add a run and return its folder, for its records."""
+        study = self.study
+        trial = build_trial(study.trial, study.base, {**sets, "kind": kind}, seed, kind, label=label)
+        self.trials.append(trial)
+        place = run_folder(self.folder, trial)
+        place.mkdir(parents=True)
+        ending = {"status": status, "message": message, "result": dict(result or {})}
+        if status in ("finished", "diverged"):
+            write_json(place / "result.json", {key: value for key, value in ending.items() if value})
+        elif status == "failed":
+            (place / "error.txt").write_text(f"Traceback\n  ...\n{message}\n")
+        elif status == "running":
+            (place / CLAIM).touch()
+        if wall_s is not None:
+            (place / "history.jsonl").write_text(json.dumps({"event": status, "at": 0.0, "wall_s": wall_s}) + "\n")
+        return place
+
+    def write(self) -> Path:
+        """Write study.json and results.csv; returns the study's folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_definition(self.folder, Definition(self.study, tuple(self.trials), "0.1.0"))
+        write_results(self.folder)
+        return self.folder
+
+
+def trial(config: dict[str, Any], run: object, device: str) -> dict[str, Any]:
+    """The fixtures' trial function, which nothing runs."""
+    raise NotImplementedError
+
+
+def run_row(seed: int = 0, **cells: Any) -> RunRow:
+    """A finished run that has no folder."""
+    trial = build_trial("tests.report.study_fixture:trial", {}, {}, seed, "trial")
+    return RunRow(RunView(trial, Path("nowhere")), {"kind": "trial", "status": "finished", **cells}, "trained")
+
+
+def change(folder: Path, edit: Callable[[Trial, dict[str, Any]], Mapping[str, Any] | None]) -> None:
+    """Replace the result of every finished run by what ``edit`` makes of it; ``None`` leaves it as it is."""
+    for run in read_study(folder).runs:
+        ending = run.ending()
+        result = edit(run.trial, dict(ending["result"])) if ending and ending["status"] == "finished" else None
+        if ending is not None and result is not None:
+            write_json(run.folder / "result.json", {**ending, "result": dict(result)})
+    write_results(folder)
+
+
+def keep(folder: Path, wanted: Callable[[Trial], bool]) -> None:
+    """Remove the trials that are not wanted from the study."""
+    definition = load_definition(folder)
+    kept = tuple(trial for trial in definition.trials if wanted(trial))
+    save_definition(folder, Definition(definition.study, kept, definition.package_version))
+    write_results(folder)
 
 
 @dataclass(frozen=True)
@@ -56,43 +146,33 @@ def make_study(
 ) -> Path:
     """Write a whole study into ``folder`` and return it."""
     truth = planted or Planted()
-    rows = [_meta_run(folder, truth, x_name, n, seed) for n in scales for seed in seeds]
-    rows += [_baseline_run(folder, method, kind, loss) for method, (kind, loss, _) in BASELINES.items()]
+    builder = StudyBuilder(
+        folder,
+        {x_name: list(scales)},
+        name="digits task scaling",
+        base=BASE,
+        seeds=seeds,
+        launched={"command": "metascale run digits --seeds 0,1,2"},
+    )
+    for n in scales:
+        for seed in seeds:
+            _meta_run(builder, truth, x_name, n, seed)
+    tests = {name: _baseline_run(builder, x_name, name, kind, loss) for name, (kind, loss, _) in BASELINES.items()}
     if failures:
-        rows += _failures(folder, x_name, scales)
-    columns = [x_name if column == "n_tasks" else column for column in COLUMNS]
-    table = [{column: row.get(column) for column in columns} for row in rows]
-    write_csv(folder / "results.csv", table, raw_text=True)
-    by_method = {row["method"]: row for row in rows if row["kind"] in ("baseline", "control")}
-    baselines = {
-        method: {**{key: by_method[method][key] for key in _METRICS}, **settings}
-        for method, (_, _, settings) in BASELINES.items()
-    }
+        _failures(builder, x_name, scales)
+    builder.write()
+    baselines = {method: {**tests[method], **settings} for method, (_, _, settings) in BASELINES.items()}
     write_json(folder / "baselines.json", baselines)
     write_json(folder / "law.json", law(truth, x_name, scales, len(scales) * len(seeds)))
-    write_json(folder / "study.json", study_json(x_name, scales, seeds))
     write_json(folder / "test_pool.json", pools_json())
     return folder
 
 
-_METRICS = ("test_loss_nats", "test_loss_sem_nats", "test_accuracy", "test_accuracy_sem")
-
-
-def study_json(x_name: str, scales: Sequence[int], seeds: Sequence[int]) -> dict[str, Any]:
-    return {
-        "name": "digits task scaling",
-        "trial": "metascale.recipes.digits:trial",
-        "base": {
-            "recipe": "digits", "kind": "meta", "method": "reptile", "budget": "steps", "max_steps": N_META_STEPS,
-            "n_way": 5, "k_shot": 1, "n_query": 15, "classes": "disjoint", "labels": "permuted", "n_test_tasks": 60,
-            "model": "mlp", "width": 64, "inner_lr": 0.1, "inner_steps": 5, "adapt": ["*"],
-        },
-        "axes": [[x_name, list(scales)]],
-        "seeds": list(seeds),
-        "extra": [],
-        "command": "metascale run digits --seeds 0,1,2",
-        "versions": {"metascale": "0.1.0", "python": "3.11.2", "torch": "2.13.0"},
-    }  # fmt: skip
+BASE = {
+    "recipe": "digits", "kind": "meta", "method": "reptile", "budget": "steps", "max_steps": N_META_STEPS, "n_way": 5,
+    "k_shot": 1, "n_query": 15, "classes": "disjoint", "labels": "permuted", "n_test_tasks": 60, "model": "mlp",
+    "width": 64, "inner_lr": 0.1, "inner_steps": 5, "adapt": ["*"],
+}  # fmt: skip
 
 
 def pools_json() -> dict[str, Any]:
@@ -174,12 +254,12 @@ def accuracy_of(loss: float) -> float:
     return float(np.clip(1.12 - 0.56 * loss, 0.2, 0.99))
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], *, raw_text: bool = False) -> None:
-    """A record as the study room writes it; with ``raw_text`` results.csv, whose texts are not quoted."""
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A record as the study room writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [list(rows[0])]
     for row in rows:
-        lines.append([v if raw_text and isinstance(v, str) else format_cell(v) for v in row.values()])
+        lines.append([format_cell(value) for value in row.values()])
     path.write_text("".join(f"{format_row(cells)}\n" for cells in lines), encoding="utf-8")
 
 
@@ -188,73 +268,61 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _meta_run(folder: Path, truth: Planted, x_name: str, n_tasks: int, seed: int) -> dict[str, Any]:
-    label, identity = f"{x_name}={n_tasks}-seed={seed}", f"{n_tasks * 10 + seed:012x}"
+def _meta_run(builder: StudyBuilder, truth: Planted, x_name: str, n_tasks: int, seed: int) -> None:
     loss = planted_loss(truth, n_tasks, seed)
-    run = folder / "runs" / f"{label}-{identity}"
-    test = _write_test_tasks(run, loss, [n_tasks, seed, 7])
+    rows, test = task_losses(loss, [n_tasks, seed, 7])
     rng = np.random.default_rng([n_tasks, seed, 1])
     steps = np.arange(1, N_META_STEPS + 1)
     falling = loss + (1.62 - loss) * np.exp(-steps / 120)
-    train = falling * (1 - 0.25 / np.sqrt(n_tasks)) + rng.normal(0, 0.05, steps.size)
-    write_csv(
-        run / "train_stats.csv",
-        [
-            {
-                "step": int(s),
-                "support_loss_end_nats": float(0.8 * v),
-                "query_loss_nats": float(v),
-                "query_loss_std_nats": 0.1,
-            }
-            for s, v in zip(steps, np.maximum(train, 0.05), strict=True)
-        ],
-    )
+    train = np.maximum(falling * (1 - 0.25 / np.sqrt(n_tasks)) + rng.normal(0, 0.05, steps.size), 0.05)
     evals = np.arange(0, N_META_STEPS + 1, 50)
     overfit = 0.25 / n_tasks * np.maximum(evals - 250, 0) / 250
     validation = (loss + (1.62 - loss) * np.exp(-evals / 120)) * 1.02 + overfit + rng.normal(0, 0.012, evals.size)
-    write_csv(
-        run / "eval_stats.csv",
-        [
-            {"step": int(s), "validation_loss_nats": float(v), "validation_accuracy": accuracy_of(v)}
-            for s, v in zip(evals, validation, strict=True)
-        ],
-    )
-    _write_adaptation(run, loss, 1.63, 2.0)
     best = int(np.argmin(validation))
-    return {
-        "id": identity, "label": label, "kind": "meta", "status": "finished", x_name: n_tasks,
-        "seed": seed, **test, "validation_loss_nats": float(validation[best]), "best_step": int(evals[best]),
-        "steps": N_META_STEPS, "n_params_trainable": 8645, "wall_s": 4.2 + 0.01 * n_tasks, "message": None,
+    result = {
+        **test, "validation_loss_nats": float(validation[best]), "best_step": int(evals[best]),
+        "steps": N_META_STEPS, "n_params_trainable": 8645,
     }  # fmt: skip
+    run = builder.run(
+        f"{x_name}={n_tasks}-seed={seed}", {x_name: n_tasks}, seed, kind="meta", result=result,
+        wall_s=4.2 + 0.01 * n_tasks,
+    )  # fmt: skip
+    write_csv(run / "test_tasks.csv", rows)
+    records = [
+        {"step": int(s), "support_loss_end_nats": float(0.8 * v), "query_loss_nats": float(v)}
+        for s, v in zip(steps, train, strict=True)
+    ]
+    write_csv(run / "train_stats.csv", records)
+    looks = [
+        {"step": int(s), "validation_loss_nats": float(v), "validation_accuracy": accuracy_of(v)}
+        for s, v in zip(evals, validation, strict=True)
+    ]
+    write_csv(run / "eval_stats.csv", looks)
+    _write_adaptation(run, loss, 1.63, 2.0)
 
 
-def _baseline_run(folder: Path, method: str, kind: str, loss: float) -> dict[str, Any]:
-    label, identity = f"method={method}-seed=0", f"{sum(map(ord, method)):012x}"
-    run = folder / "runs" / f"{label}-{identity}"
-    test = _write_test_tasks(run, loss, [5, 9, len(method)])
+def _baseline_run(builder: StudyBuilder, x_name: str, method: str, kind: str, loss: float) -> dict[str, float]:
+    rows, test = task_losses(loss, [5, 9, len(method)])
+    sets = {"method": method, x_name: None}
+    run = builder.run(f"method={method}-seed=0", sets, kind=kind, result=test, wall_s=1.5)
+    write_csv(run / "test_tasks.csv", rows)
     if method == "fine_tuning":
         _write_adaptation(run, loss, 1.75, 4.5)
-    return {
-        "id": identity, "label": label, "kind": kind, "status": "finished", "method": method, "seed": 0, **test,
-        "wall_s": 1.5, "message": None,
-    }  # fmt: skip
+    return test
 
 
-def _write_test_tasks(run: Path, loss: float, key: Sequence[int]) -> dict[str, float]:
-    """Task difficulty is shared by all methods, so that pairing removes it; the mean is exactly ``loss``."""
+def task_losses(loss: float, key: Sequence[int]) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Rows and test results whose mean is ``loss``. Difficulty is shared by all methods, so that pairing removes it."""
     difficulty = np.random.default_rng(99).normal(0, 0.22, N_TEST_TASKS)
     noise = difficulty + np.random.default_rng(key).normal(0, 0.06, N_TEST_TASKS)
     losses = loss + (noise - noise.mean()) * min(loss, 1.0)
     accuracies = np.array([accuracy_of(value) for value in losses])
-    write_csv(
-        run / "test_tasks.csv",
-        [
-            {"task_id": task_id(i), "loss_nats": float(losses[i]), "accuracy": float(accuracies[i])}
-            for i in range(N_TEST_TASKS)
-        ],
-    )
+    rows = [
+        {"task_id": task_id(i), "loss_nats": float(losses[i]), "accuracy": float(accuracies[i])}
+        for i in range(N_TEST_TASKS)
+    ]
     root = N_TEST_TASKS**0.5
-    return {
+    return rows, {
         "test_loss_nats": float(losses.mean()),
         "test_loss_sem_nats": float(losses.std(ddof=1) / root),
         "test_accuracy": float(accuracies.mean()),
@@ -275,20 +343,16 @@ def _write_adaptation(run: Path, loss: float, start: float, rate: float) -> None
     write_csv(run / "adaptation.csv", rows)
 
 
-def _failures(folder: Path, x_name: str, scales: Sequence[int]) -> list[dict[str, Any]]:
-    diverged = {
-        "id": "d" * 12, "label": f"{x_name}={scales[0]}-seed=9", "kind": "meta", "status": "diverged",
-        x_name: scales[0], "seed": 9, "wall_s": 0.4,
-        "message": "loss became nan at outer step 137 (tasks train-1); last finite value 2.31",
-    }  # fmt: skip
-    failed = {
-        "id": "e" * 12, "label": f"{x_name}={scales[-1]}-seed=9", "kind": "meta", "status": "failed",
-        x_name: scales[-1], "seed": 9, "wall_s": 0.1,
-        "message": "InputError: the pool has 190 tasks, fewer than 200",
-    }  # fmt: skip
-    run = folder / "runs" / f"{diverged['label']}-{diverged['id']}"
+def _failures(builder: StudyBuilder, x_name: str, scales: Sequence[int]) -> None:
+    message = "loss became nan at outer step 137 (tasks train-1); last finite value 2.31"
+    run = builder.run(
+        f"{x_name}={scales[0]}-seed=9", {x_name: scales[0]}, 9, kind="meta", status="diverged", message=message,
+        wall_s=0.4,
+    )  # fmt: skip
     write_csv(
         run / "eval_stats.csv",
         [{"step": s, "validation_loss_nats": 1.62 + s / 400, "validation_accuracy": 0.2} for s in (0, 50, 100)],
     )
-    return [diverged, failed]
+    message = "InputError: the pool has 190 tasks, fewer than 200"
+    label = f"{x_name}={scales[-1]}-seed=9"
+    builder.run(label, {x_name: scales[-1]}, 9, kind="meta", status="failed", message=message, wall_s=0.1)

@@ -7,37 +7,37 @@ from pathlib import Path
 import pytest
 
 from metascale.core.errors import CorruptFile, InputError
-from metascale.report.comparisons import baselines_data, comparisons_data
-from metascale.report.data import accuracy_data, law_data
-from metascale.report.findings import find
-from metascale.report.overview import families_data, fixed_data, missing_data, trials_data
-from metascale.report.provenance import provenance_pairs
-from metascale.report.reading import read_study
+from metascale.report.sections.contest import contest_data, contest_finding, costs
 from metascale.report.sections.curves import adaptation_data, extremes, learning_curves_data
-from tests.report.study_fixture import BASELINES, N_TEST_TASKS, SCALES, SEEDS, STEPS, make_study, write_csv
-
-HEADER = (
-    "id",
-    "label",
-    "kind",
-    "status",
-    "method",
-    "n_tasks",
-    "seed",
-    "test_loss_nats",
-    "test_loss_sem_nats",
-    "message",
+from metascale.report.sections.law import accuracy_data, families, law_data, law_finding
+from metascale.report.sections.overview import fixed_data, missing_data, trials
+from metascale.report.study import open_study
+from tests.report.study_fixture import (
+    BASELINES,
+    N_TEST_TASKS,
+    SCALES,
+    SEEDS,
+    STEPS,
+    StudyBuilder,
+    make_study,
+    write_csv,
 )
 
-
-def small_study(folder: Path, rows: list[tuple[object, ...]]) -> Path:
-    """A study of hand-written rows: no law, no baselines file, no run folders."""
-    write_csv(folder / "results.csv", [dict(zip(HEADER, row, strict=True)) for row in rows], raw_text=True)
-    return folder
+Row = tuple[float | None, int, float | None, float, str]
 
 
-def run_row(n: float, seed: int, loss: float | None, sem: float = 0.5, status: str = "finished") -> tuple[object, ...]:
-    return (f"i{n}-{seed}", f"n{n}-{seed}", "meta", status, "maml", n, seed, loss, sem, "")
+def small_study(folder: Path, rows: list[Row], axes: dict[str, list[int]] | None = None) -> Path:
+    """A study of hand-written runs of MAML, (n_tasks, seed, loss, standard error, status): no law, no records."""
+    scales = sorted({int(row[0]) for row in rows if row[0] is not None})
+    builder = StudyBuilder(folder, axes or {"n_tasks": scales}, base={"kind": "meta", "method": "maml"})
+    for n, seed, loss, sem, status in rows:
+        result = {} if loss is None else {"test_loss_nats": loss, "test_loss_sem_nats": sem}
+        builder.run(f"n{n}-{seed}", {"n_tasks": n}, seed, kind="meta", status=status, result=result)
+    return builder.write()
+
+
+def run_row(n: float, seed: int, loss: float | None, sem: float = 0.5, status: str = "finished") -> Row:
+    return (n, seed, loss, sem, status)
 
 
 def test_means_and_errors_across_seeds_by_hand(tmp_path: Path) -> None:
@@ -71,16 +71,16 @@ def test_every_fixture_point_is_a_row(study_folder: Path) -> None:
 def test_curve_and_held_out_are_those_of_the_law(study_folder: Path) -> None:
     law = json.loads((study_folder / "law.json").read_text())
     table = law_data(study_folder)
-    (fit,) = table.fits
+    (fit,) = table.laws.values()
     assert fit.curve is not None
-    assert fit.held_out is not None
+    assert fit.extrapolation is not None
     for name in ("x", "median", "low", "high"):
         assert list(getattr(fit.curve, name)) == law["curve"][name]
     held_out = law["extrapolation"]
-    assert (fit.held_out.x, fit.held_out.predicted, fit.held_out.low) == (
+    assert (fit.extrapolation.x, fit.extrapolation.predicted, fit.extrapolation.low) == (
         held_out["held_out_x"], held_out["predicted"], held_out["low"],
     )  # fmt: skip
-    assert fit.held_out.baselines == held_out["baselines"]
+    assert fit.extrapolation.baselines == held_out["baselines"]
 
 
 def test_accuracy_has_chance_where_n_way_is_fixed(study_folder: Path) -> None:
@@ -91,16 +91,13 @@ def test_accuracy_has_chance_where_n_way_is_fixed(study_folder: Path) -> None:
 
 
 def test_a_further_axis_makes_series(tmp_path: Path) -> None:
-    folder = make_study(tmp_path, scales=(5, 10, 20), failures=False)
-    config = json.loads((folder / "study.json").read_text())
-    config["axes"].append(["model.width", [8, 16]])
-    (folder / "study.json").write_text(json.dumps(config))
-    rows = [
-        {**dict(zip(HEADER, run_row(n, seed, 1.0 / n), strict=True)), "model.width": width}
-        for n in (5, 10, 20) for seed, width in ((0, 8), (1, 16))
-    ]  # fmt: skip
-    write_csv(folder / "results.csv", rows, raw_text=True)
-    assert law_data(folder).scales.series == ("MAML, width 16", "MAML, width 8")
+    axes = {"n_tasks": [5, 10, 20], "model.width": [8, 16]}
+    builder = StudyBuilder(tmp_path, axes, base={"kind": "meta", "method": "maml"})
+    for n in (5, 10, 20):
+        for width in (8, 16):
+            sets = {"n_tasks": n, "model.width": width}
+            builder.run(f"n{n}-{width}", sets, kind="meta", result={"test_loss_nats": 1.0 / n})
+    assert law_data(builder.write()).scales.series == ("MAML, width 16", "MAML, width 8")
 
 
 def test_another_axis_names_itself(tmp_path: Path) -> None:
@@ -108,7 +105,7 @@ def test_another_axis_names_itself(tmp_path: Path) -> None:
     assert law_data(folder).scales.x_name == "width"
     (folder / "law.json").unlink()
     assert law_data(folder).scales.x_label == "width"
-    assert find(read_study(folder)).question == "Does meta-test loss follow a power law in width?"
+    assert law_finding(open_study(folder)).question == "Does meta-test loss follow a power law in width?"
 
 
 def test_learning_curves_hold_every_run_and_its_kept_step(study_folder: Path) -> None:
@@ -146,7 +143,7 @@ def test_adaptation_averages_seeds_and_keeps_them(study_folder: Path) -> None:
 
 
 def test_baselines_stand_beside_the_smallest_and_largest_scale(study_folder: Path) -> None:
-    rows = {row.name: row for row in baselines_data(study_folder).rows}
+    rows = {row.name: row for row in contest_data(study_folder).shown}
     assert set(rows) == {
         "Reptile, N\u00a0=\u00a02", "Reptile, N\u00a0=\u00a0200",
         "fine-tuning", "prototypes", "linear probe", "zero-shot", "class prior",
@@ -158,87 +155,118 @@ def test_baselines_stand_beside_the_smallest_and_largest_scale(study_folder: Pat
 
 
 def test_comparisons_pair_by_task_and_correct_for_their_number(study_folder: Path) -> None:
-    table = comparisons_data(study_folder)
-    assert len(table.rows) == len(BASELINES) + 1
+    table = contest_data(study_folder)
+    assert len(table.comparisons) == len(BASELINES) + 1
     assert not table.notes
-    means = {row.name: row.loss for row in baselines_data(study_folder).rows}
-    for row in table.rows:
+    means = {row.name: row.loss for row in contest_data(study_folder).shown}
+    for row in table.comparisons:
         assert row.test.n_tasks == N_TEST_TASKS
         assert row.test.difference.estimate == pytest.approx(means[row.first] - means[row.second])
         assert row.p_holm >= row.test.p_value
     # Difficulty is shared by all methods: pairing removes most of it.
-    assert table.rows[0].test.difference.high - table.rows[0].test.difference.low < 0.06
+    first = table.comparisons[0].test.difference
+    assert first.high - first.low < 0.06
 
 
 def test_series_meet_at_every_scale_of_both_and_the_best_scale_is_shown(tmp_path: Path) -> None:
     losses = {("melora", 1): 1.2, ("melora", 3): 1.1, ("melora", 10): 1.3, ("fomaml", 1): 1.5, ("fomaml", 3): 1.0}
     losses |= {("fomaml", 5): 1.25, ("fomaml", 10): 1.05}
-    rows = []
+    builder = StudyBuilder(tmp_path, {"method": ["melora", "fomaml"], "n_tasks": [1, 3, 5, 10]})
     for (method, n), loss in losses.items():
-        name = f"{method}{n}"
-        rows.append((name, name, "meta", "finished", method, n, 0, loss, 0.1, ""))
-        (tmp_path / "runs" / f"{name}-{name}").mkdir(parents=True)
+        sets = {"method": method, "n_tasks": n}
+        run = builder.run(f"{method}{n}", sets, kind="meta", result={"test_loss_nats": loss})
         tasks = [{"task_id": f"t{i}", "loss_nats": loss + 0.1 * (i - 1) * (1 + n / 100)} for i in range(3)]
-        write_csv(tmp_path / "runs" / f"{name}-{name}" / "test_tasks.csv", tasks)
-    table = comparisons_data(small_study(tmp_path, rows))
-    pairs = [(row.first, row.second) for row in table.rows]
+        write_csv(run / "test_tasks.csv", tasks)
+    found = contest_data(builder.write())
+    pairs = [(row.first, row.second) for row in found.comparisons]
     exact, first_order = ("MELoRA, exact, N\u00a0=\u00a0{}", "first-order MAML, N\u00a0=\u00a0{}")
     assert pairs == [
         (exact.format(10), exact.format(1)),
         (first_order.format(10), first_order.format(1)),
         *((first_order.format(n), exact.format(n)) for n in (1, 3, 10)),
     ]
-    assert [row.test.difference.estimate for row in table.rows] == pytest.approx([0.1, -0.45, 0.3, -0.1, -0.25])
-    assert not table.notes
-    shown = [row.name for row in baselines_data(tmp_path).rows]
+    differences = [row.test.difference.estimate for row in found.comparisons]
+    assert differences == pytest.approx([0.1, -0.45, 0.3, -0.1, -0.25])
+    assert not found.notes
+    shown = [row.name for row in found.shown]
     last = first_order.format(1)
     assert shown == [first_order.format(3), first_order.format(10), *(exact.format(n) for n in (3, 1, 10)), last]
+
+
+def test_methods_without_a_scale_meet_the_exact_one_and_every_baseline(tmp_path: Path) -> None:
+    """One Holm family: the approximations against the exact meta-gradient, wherever it stands, and all baselines."""
+    builder = StudyBuilder(tmp_path, {"method": ["reptile", "fomaml", "melora"]})
+    kinds = {"reptile": "meta", "fomaml": "meta", "melora": "meta", "fine_tuning": "baseline", "class_prior": "control"}
+    for place, (method, kind) in enumerate(kinds.items()):
+        spent = {"steps": 10 + place, "step_flops": 2e9 * (1 + place)} if kind == "meta" else {"steps": 0}
+        run = builder.run(method, {"method": method}, kind=kind, result={"test_loss_nats": 1.0 + place / 10, **spent})
+        tasks = [{"task_id": f"t{i}", "loss_nats": 1.0 + place / 10 + 0.01 * i * (place + 1)} for i in range(6)]
+        write_csv(run / "test_tasks.csv", tasks)
+    study = open_study(builder.write())
+    found = contest_data(study)
+    methods = ["Reptile", "first-order MAML", "MELoRA, exact"]
+    assert [(row.first, row.second) for row in found.comparisons] == [
+        *((method, other) for method in methods for other in ("fine-tuning", "class prior")),
+        ("Reptile", "MELoRA, exact"),
+        ("first-order MAML", "MELoRA, exact"),
+    ]
+    assert {row.p_holm / row.test.p_value for row in found.comparisons} == {8}, "equal p-values, one family of 8"
+    assert "0.250 below MELoRA, exact" in contest_finding(study).answer
+    (table,) = costs(study).tables
+    assert [column.title for column in table.columns] == [
+        "method", "loss (nats)", "SE across seeds", "outer steps", "GFLOP an outer step",
+    ]  # fmt: skip
+    assert [[cell.text for cell in row.cells] for row in table.rows] == [
+        ["Reptile", "1.0000", "–", "10", "2.00"],
+        ["first-order MAML", "1.1000", "–", "11", "4.00"],
+        ["MELoRA, exact", "1.2000", "–", "12", "6.00"],
+    ]
 
 
 def test_a_task_with_several_episodes_is_one_unit(own_study: Path) -> None:
     for path in (own_study / "runs").glob("*/test_tasks.csv"):
         lines = path.read_text().splitlines()
         path.write_text("\n".join([*lines, *lines[1:]]) + "\n")
-    assert {row.test.n_tasks for row in comparisons_data(own_study).rows} == {N_TEST_TASKS}
+    assert {row.test.n_tasks for row in contest_data(own_study).comparisons} == {N_TEST_TASKS}
 
 
 def test_different_test_tasks_are_not_compared(own_study: Path) -> None:
     (path,) = (own_study / "runs").glob("method=prototypes*/test_tasks.csv")
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    table = comparisons_data(own_study)
-    assert "prototypes" not in {row.second for row in table.rows}
+    table = contest_data(own_study)
+    assert "prototypes" not in {row.second for row in table.comparisons}
     assert any("different tasks (60 and 59, 59 shared)" in note for note in table.notes)
 
 
 def test_missing_per_task_losses_are_said(own_study: Path) -> None:
     (path,) = (own_study / "runs").glob("method=zero_shot*/test_tasks.csv")
     path.unlink()
-    table = comparisons_data(own_study)
+    table = contest_data(own_study)
     assert any(note.startswith("zero-shot is not compared") for note in table.notes)
 
 
 def test_trials_tell_why_they_did_not_finish(study_folder: Path) -> None:
-    table = trials_data(study_folder)
-    assert dict(table.counts) == {"finished": 26, "diverged": 1, "failed": 1}
-    reasons = {row.status: row.reason for row in table.rows if row.reason}
+    section = trials(open_study(study_folder))
+    assert section.data["trials"] == {"finished": 26, "diverged": 1, "failed": 1}
+    reasons = {row.cells[1].text: row.cells[2].text for row in section.tables[0].rows}
     assert "outer step 137" in reasons["diverged"]
     assert "fewer than 200" in reasons["failed"]
 
 
-def test_a_reason_is_taken_from_the_traceback_when_the_table_has_none(tmp_path: Path) -> None:
-    folder = small_study(tmp_path, [("i1", "a", "meta", "failed", "maml", 5, 0, None, None, "")])
-    (folder / "runs" / "a-i1").mkdir(parents=True)
-    (folder / "runs" / "a-i1" / "error.txt").write_text("Traceback\n  ...\nRuntimeError: no room\n")
-    (folder / "runs" / "a-i1" / "history.jsonl").write_text('{"wall_s": 1.5}\n{"wall_s": 2.0}\n')
-    (row,) = trials_data(folder).rows
-    assert (row.reason, row.wall_s) == ("RuntimeError: no room", 3.5)
+def test_a_reason_is_the_last_line_of_the_traceback_and_time_is_that_of_all_attempts(tmp_path: Path) -> None:
+    builder = StudyBuilder(tmp_path, {"n_tasks": [5, 10]})
+    run = builder.run("a", {"n_tasks": 5}, kind="meta", status="failed")
+    (run / "error.txt").write_text("Traceback\n  ...\nRuntimeError: no room\n")
+    (run / "history.jsonl").write_text('{"wall_s": 1.5}\n{"wall_s": 2.0}\n')
+    reasons, every = trials(open_study(builder.write())).tables
+    assert (reasons.rows[0].cells[-1].text, every.rows[0].cells[-1].text) == ("RuntimeError: no room", "3.5")
 
 
 def test_families_are_ordered_by_backtest(study_folder: Path) -> None:
-    families = families_data(read_study(study_folder).law or {})
-    assert [family.name for family in families] == ["power", "power_irreducible", "none"]
-    assert [family.chosen for family in families] == [True, False, False]
-    assert families[0].parameters["alpha"] == 0.16
+    (table,) = families(open_study(study_folder)).tables
+    assert [row.cells[0].text for row in table.rows] == ["power (chosen)", "power_irreducible", "none"]
+    assert [row.mark for row in table.rows] == ["chosen", "", ""]
+    assert "alpha 0.16" in table.rows[0].cells[5].text
 
 
 def test_fixed_settings_put_the_budget_first_and_leave_out_the_axis(study_folder: Path) -> None:
@@ -246,19 +274,6 @@ def test_fixed_settings_put_the_budget_first_and_leave_out_the_axis(study_folder
     assert [key for key, _ in first][:2] == ["recipe", "budget"]
     assert "n_tasks" not in {key for key, _ in (*first, *rest)}
     assert dict(first)["class split"] == "24 train / 8 validation / 8 test"
-
-
-def test_provenance_comes_from_the_files_of_the_study(own_study: Path) -> None:
-    provenance = dict(provenance_pairs(own_study))
-    assert provenance["data licence"] == "CC BY 4.0 (UCI)"
-    assert provenance["versions"] == "metascale 0.1.0, python 3.11.2, torch 2.13.0"
-    assert provenance["devices"] == "not recorded"
-    for place, run in enumerate(sorted((own_study / "runs").iterdir())[:2]):
-        event = {"device": f"cuda:{place}", "torch": f"2.1{place}.0", "python": "3.12.1"}
-        (run / "history.jsonl").write_text(json.dumps(event) + "\n")
-    provenance = dict(provenance_pairs(own_study))
-    assert provenance["versions"] == "metascale 0.1.0, python 3.12.1, torch 2.10.0 and 2.11.0"
-    assert provenance["devices"] == "cuda:0, cuda:1"
 
 
 def test_a_learner_without_a_query_loss_shows_its_support_loss(own_study: Path) -> None:
@@ -284,7 +299,7 @@ def test_finding_follows_the_law_room(
     law["trend"] = trend
     law["parameters"]["alpha"] = {"estimate": (low + high) / 2, "low": low, "high": high}
     (own_study / "law.json").write_text(json.dumps(law))
-    finding = find(read_study(own_study))
+    finding = law_finding(open_study(own_study))
     assert finding.direction == direction
     assert f"[{low:.3f}, {high:.3f}]".replace("-", "−") in finding.answer
 
@@ -293,25 +308,18 @@ def test_a_constant_law_shows_the_exponent_of_the_plain_power_law(own_study: Pat
     law = json.loads((own_study / "law.json").read_text())
     law.update(law="none", trend="none", parameters={"C": {"estimate": 1.0, "low": 0.9, "high": 1.1}})
     (own_study / "law.json").write_text(json.dumps(law))
-    finding = find(read_study(own_study))
+    finding = law_finding(open_study(own_study))
     assert finding.exponent is not None
     assert finding.exponent.estimate == 0.16
     assert finding.answer.startswith("No:")
 
 
-def test_ids_of_digits_keep_their_zeros(study_folder: Path) -> None:
-    assert all(trial.folder is not None for trial in read_study(study_folder).trials if trial.finished)
-
-
-def test_refusals_name_the_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no study folder"):
-        read_study(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="neither"):
-        read_study(tmp_path)
-    (tmp_path / "results.csv").write_text("id,label\na,b,c\n")
-    with pytest.raises(CorruptFile, match="line 2"):
-        read_study(tmp_path)
-    (tmp_path / "results.csv").write_text("id,label\na,b\n")
-    (tmp_path / "law.json").write_text("{")
-    with pytest.raises(CorruptFile, match=r"law\.json"):
-        read_study(tmp_path)
+def test_refusals_name_the_file(tmp_path: Path, own_study: Path) -> None:
+    with pytest.raises(InputError, match="nowhere is not a study folder"):
+        open_study(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"study\.json"):
+        open_study(tmp_path)
+    for broken in ("{", "[]"):
+        (own_study / "law.json").write_text(broken)
+        with pytest.raises(CorruptFile, match=r"law\.json"):
+            open_study(own_study)

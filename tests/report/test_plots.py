@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from metascale.report.comparisons import baselines_data
-from metascale.report.data import Point, ScaleMean, ScaleTable, accuracy_data, law_data
-from metascale.report.plots import plot_accuracy, plot_baselines, plot_law
+from metascale.report.sections.contest import contest_data, plot_baselines
 from metascale.report.sections.curves import (
     LearningCurve,
     LearningTable,
@@ -20,8 +17,17 @@ from metascale.report.sections.curves import (
     plot_adaptation,
     plot_learning_curves,
 )
+from metascale.report.sections.law import (
+    RunValue,
+    ScaleMean,
+    ScaleTable,
+    accuracy_data,
+    law_data,
+    plot_accuracy,
+    plot_law,
+)
 from metascale.report.style import inline_svg, new_figure, png_bytes, ramp, round_ticks, spread, styled
-from tests.report.study_fixture import SCALES, SEEDS, make_study
+from tests.report.study_fixture import SCALES, SEEDS, StudyBuilder, make_study
 
 
 def new_axes() -> Axes:
@@ -48,14 +54,14 @@ def test_law_plot_shows_runs_means_curve_baselines_and_prediction(study_folder: 
     assert markers(ax, 3.6) == [(point.x, point.value) for point in table.scales.points]
     assert markers(ax, 7.5) == [(mean.x, mean.mean) for mean in table.scales.means]
     (curve,) = [line for line in ax.lines if line.get_label() == "law"]
-    (fit,) = table.fits
+    (fit,) = table.laws.values()
     assert fit.curve is not None
     assert np.array_equal(curve.get_ydata(), fit.curve.median)
     levels = [line.get_ydata()[0] for line in ax.lines if line.get_xdata()[0] == 0 and line.get_xdata()[1] == 1]
     assert sorted(levels) == sorted(level.value for level in table.scales.levels)
     (diamond,) = [line for line in ax.lines if line.get_marker() == "D"]
-    assert fit.held_out is not None
-    assert diamond.get_ydata()[0] == fit.held_out.predicted
+    assert fit.extrapolation is not None
+    assert diamond.get_ydata()[0] == fit.extrapolation.predicted
     assert {"law, 95 %", "predicted from\nsmaller scales", "fine-tuning 1.14", "prototypes 1.02"} <= set(texts(ax))
 
 
@@ -142,11 +148,11 @@ def test_adaptation_plot_has_plain_ticks_at_the_steps(study_folder: Path) -> Non
 
 
 def test_bars_are_as_long_as_the_losses_and_start_at_zero(study_folder: Path) -> None:
-    table = baselines_data(study_folder)
+    table = contest_data(study_folder)
     ax = plot_baselines(table, new_axes())
-    assert [bar.get_width() for bar in ax.patches] == [row.loss for row in table.rows]
+    assert [bar.get_width() for bar in ax.patches] == [row.loss for row in table.shown]
     assert {bar.get_x() for bar in ax.patches} == {0}
-    assert tick_texts(ax.yaxis) == [row.name for row in table.rows]
+    assert tick_texts(ax.yaxis) == [row.name for row in table.shown]
 
 
 def test_labels_in_the_margin_do_not_overlap(study_folder: Path) -> None:
@@ -161,14 +167,14 @@ def test_labels_in_the_margin_do_not_overlap(study_folder: Path) -> None:
             assert max(box.x1 for box in boxes) <= figure.bbox.x1
 
 
-def test_plots_of_empty_tables_say_so(tmp_path: Path, study_folder: Path) -> None:
-    shutil.copy(study_folder / "study.json", tmp_path / "study.json")
+def test_plots_of_empty_tables_say_so(tmp_path: Path) -> None:
+    StudyBuilder(tmp_path, {"n_tasks": [2, 5]}).write()
     for plot, table in (
         (plot_law, law_data(tmp_path)),
         (plot_accuracy, accuracy_data(tmp_path)),
         (plot_learning_curves, learning_curves_data(tmp_path)),
         (plot_adaptation, adaptation_data(tmp_path)),
-        (plot_baselines, baselines_data(tmp_path)),
+        (plot_baselines, contest_data(tmp_path)),
     ):
         (words,) = texts(plot(table, new_axes()))  # type: ignore[operator]
         assert words.startswith("No ")
@@ -241,7 +247,7 @@ def test_a_loss_of_zero_makes_the_axis_linear() -> None:
 def test_a_title_of_several_series_names_them_all() -> None:
     values = {("a", 1.0): 0.3, ("a", 8.0): 0.33, ("b", 1.0): 0.9, ("b", 8.0): 0.95}
     means = tuple(ScaleMean(series, x, 1, value, None, None) for (series, x), value in values.items())
-    points = tuple(Point(mean.series, mean.x, 0, mean.mean, None, "t") for mean in means)
+    points = tuple(RunValue(mean.series, mean.x, 0, mean.mean, None) for mean in means)
     table = ScaleTable("x", "x", "test accuracy", "", ("a", "b"), points, means, ())
     ax = plot_accuracy(table, new_axes())
     assert "a 30.0 % to 33.0 %; b 90.0 % to 95.0 %" in " ".join(ax.get_title(loc="left").split())

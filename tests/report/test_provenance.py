@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from metascale.core.canonical import plain
-from metascale.core.errors import CorruptFile
 from metascale.report import write_report
-from metascale.report.methods import methods_section
-from metascale.report.provenance import gather, provenance_pairs, reproduce
-from metascale.report.reading import read_study
-from metascale.report.record_tables import provenance_section
+from metascale.report.section import Folded
 from metascale.report.sections.diagnosis import convergence, diagnostic_sentences, diagnostics_data
+from metascale.report.sections.provenance import gather, provenance, provenance_pairs, reproduce
+from metascale.report.study import open_study
 from metascale.study import Study, run_study
+from metascale.study.design import Trial
+from tests.report.study_fixture import change
 from tests.report.test_report import Page
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -56,9 +54,13 @@ def n_runs(study: Path) -> int:
     return len(list((study / "runs").iterdir()))
 
 
+def pairs_of(study: Path) -> dict[str, str]:
+    return dict(provenance_pairs(open_study(study), gather(study)))
+
+
 def test_a_study_of_one_place_and_clean_code_has_nothing_to_note(own_study: Path) -> None:
     plant(own_study, [record()] * n_runs(own_study), [record()])
-    found, pairs = gather(own_study), dict(provenance_pairs(own_study))
+    found, pairs = gather(own_study), pairs_of(own_study)
     assert found.notes == ()
     assert found.n_recorded == found.n_runs == n_runs(own_study)
     assert pairs["versions"] == "metascale 0.1.0, python 3.11.7, torch 2.13.0+cpu, numpy 2.4.6"
@@ -66,7 +68,7 @@ def test_a_study_of_one_place_and_clean_code_has_nothing_to_note(own_study: Path
     assert pairs["hardware"] == "EPYC, 4 cores, 16 GiB"
     assert pairs["threads"] == "1 (MKL, OMP)"
     assert found.packages["odd"] == ("1",)
-    assert reproduce(read_study(own_study), found) == (
+    assert reproduce(open_study(own_study), found) == (
         f"git checkout {REVISION}",
         "pip install torch==2.13.0 numpy==2.4.6",
         "export MKL_NUM_THREADS=1 OMP_NUM_THREADS=1",
@@ -80,13 +82,12 @@ def test_uncommitted_code_is_counted_and_named_without_its_text(own_study: Path)
     found = gather(own_study)
     (source,) = found.sources
     assert (source.lines_added, source.lines_removed) == (2, 1)
-    assert dict(provenance_pairs(own_study))["code"] == (
-        "metascale at 0123456789ab with uncommitted changes in 2 files, +2 −1 lines"
-    )
+    assert pairs_of(own_study)["code"] == ("metascale at 0123456789ab with uncommitted changes in 2 files, +2 −1 lines")
     assert found.notes == ("Uncommitted code: the revision alone does not give these numbers.",)
-    section = provenance_section(read_study(own_study))
-    (title, files), (packages, _), _ = section["tables"]
-    assert (title, packages) == ("2 uncommitted files", "5 installed packages")
+    section = provenance(open_study(own_study))
+    folded = [block for block in section.blocks if isinstance(block, Folded)]
+    assert [block.title for block in folded[:2]] == ["2 uncommitted files", "5 installed packages"]
+    files = section.tables[0]
     assert [row.cells[0].text for row in files.rows] == ["src/x.py", "new.py"]
     assert "2 lines added, 1 removed" in files.caption
     assert "newer" not in json.dumps(plain(section))
@@ -126,28 +127,24 @@ def test_provenance_is_written_for_programs_and_the_page_holds_it(own_study: Pat
 def test_the_line_for_a_study_of_ones_own_function_runs_it_again(tmp_path: Path, monkeypatch: Any) -> None:
     study = Study("mine", "tests.study.trials:train", {"n_steps": 4}, {"n_tasks": [2, 5]}, (0, 1), ({"n_tasks": 9},))
     run_study(study, tmp_path / "study")
-    view = read_study(tmp_path / "study")
+    view = open_study(tmp_path / "study")
     lines = reproduce(view, gather(view))
     monkeypatch.chdir(tmp_path)
     exec("\n".join(lines), {})
     assert (tmp_path / "runs/again/results.csv").read_bytes() == (tmp_path / "study/results.csv").read_bytes()
 
 
-def set_cells(study: Path, **columns: Any) -> None:
-    """Give every finished main row of results.csv these cells; a function is asked with the row's number."""
-    with open(study / "results.csv", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    number = 0
-    for row in rows:
-        cells = dict.fromkeys(columns, "")
-        if row["kind"] == "meta" and row["status"] == "finished":
-            cells = {name: value(number) if callable(value) else value for name, value in columns.items()}
-            number += 1
-        row.update(cells)
-    with open(study / "results.csv", "w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+def set_cells(study: Path, **cells: Any) -> None:
+    """Give the result of every finished main run these values; a function is asked with the run's number."""
+    numbers = itertools.count()
+
+    def edit(trial: Trial, result: dict[str, Any]) -> dict[str, Any] | None:
+        if trial.kind != "meta":
+            return None
+        number = next(numbers)
+        return {**result, **{name: value(number) if callable(value) else value for name, value in cells.items()}}
+
+    change(study, edit)
 
 
 def test_runs_that_had_not_converged_are_counted_and_listed(own_study: Path) -> None:
@@ -163,7 +160,7 @@ def test_runs_that_had_not_converged_are_counted_and_listed(own_study: Path) -> 
     sentences = diagnostic_sentences(found)
     assert sentences[0].startswith("3 of 21 finished runs had the lowest validation loss at the last evaluation")
     assert sentences[1].startswith("2 of 21 finished runs were ended by the most steps allowed, not by patience")
-    (table,) = convergence(read_study(own_study)).tables
+    (table,) = convergence(open_study(own_study)).tables
     assert [row.cells[-1].text for row in table.rows] == ["still improving"] * 3 + ["budget"] * 2
 
 
@@ -186,44 +183,6 @@ def test_the_coverage_of_the_backtest_is_told(own_study: Path) -> None:
 
 
 def test_a_study_that_says_nothing_of_it_has_no_such_section(own_study: Path) -> None:
-    set_cells(own_study, steps="", best_step="", training="")
+    set_cells(own_study, steps=None, best_step=None, training=None)
     assert diagnostic_sentences(diagnostics_data(own_study)) == ()
-    assert convergence(read_study(own_study)).blocks == ()
-
-
-def test_methods_with_their_costs_come_from_their_file(own_study: Path) -> None:
-    def method(name: str, kind: str, loss: float, **costs: float) -> dict[str, Any]:
-        row = {"method": name, "kind": kind, "point": {}, "seeds": [0], "accuracy": None, "loss_task_sem": 0.01}
-        return {**row, "loss_nats": loss, "loss_seed_sem": None, "costs": costs}
-
-    test = {"level": 0.95, "n_tasks": 9, "p_value": 0.01, "cohen_d": None, "rank_biserial": -0.5}
-    test["difference"] = {"estimate": -0.2, "low": -0.3, "high": -0.1}
-    study = read_study(own_study)
-    assert methods_section(study) is None
-    methods = [
-        method("maml", "meta", 1.2, steps=1000, step_flops=2.5e9),
-        method("reptile", "meta", 1.0, steps=4000, step_flops=1e9),
-        method("prototypes", "baseline", 0.5),
-    ]
-    found = {"methods": methods, "comparisons": [{"first": "reptile", "second": "maml", "p_holm": 0.02, "test": test}]}
-    (own_study / "methods.json").write_text(json.dumps(found))
-    section = methods_section(study)
-    assert section is not None
-    table, pairs = section["table"], section["pairs"]
-    assert table is not None
-    assert pairs is not None
-    assert [column.title for column in table.columns] == [
-        "method", "loss (nats)", "SE across seeds", "outer steps", "GFLOP an outer step",
-    ]  # fmt: skip
-    assert [[cell.text for cell in row.cells] for row in table.rows] == [
-        ["Reptile", "1.0000", "–", "4,000", "1.00"],
-        ["MAML", "1.2000", "–", "1,000", "2.50"],
-    ]
-    assert [cell.text for cell in pairs.rows[0].cells] == [
-        "Reptile − MAML", "−0.2000", "[−0.3000, −0.1000]", "0.020", "–", "−0.50",
-    ]  # fmt: skip
-    (own_study / "methods.json").write_text(json.dumps({"methods": [], "comparisons": []}))
-    assert methods_section(study) is None
-    (own_study / "methods.json").write_text("[]")
-    with pytest.raises(CorruptFile, match=r"methods\.json must hold the methods and comparisons"):
-        methods_section(study)
+    assert convergence(open_study(own_study)).blocks == ()

@@ -14,9 +14,9 @@ from metascale.core.errors import Diverged
 from metascale.core.files import write_json
 from metascale.core.run import Run
 from metascale.laws import analyse
-from metascale.report import comparisons_data, law_data, trials_data, write_report
-from metascale.report.findings import find
-from metascale.report.reading import read_study
+from metascale.report import contest_data, law_data, open_study, write_report
+from metascale.report.sections.law import law_finding
+from metascale.report.sections.overview import trials
 from metascale.study import Study, run_study
 
 N_TASKS = (5, 10, 20, 40, 80)
@@ -66,19 +66,20 @@ def real_study(tmp_path: Path) -> Path:
 
 
 def test_a_real_study_is_read_whole(real_study: Path) -> None:
-    assert dict(trials_data(real_study).counts) == {"finished": 15, "diverged": 1}
+    section = trials(open_study(real_study))
+    assert section.data["trials"] == {"finished": 15, "diverged": 1}
     table = law_data(real_study)
     assert [(mean.x, mean.n_seeds) for mean in table.scales.means] == [(5, 3), (10, 3), (20, 3), (40, 3), (80, 2)]
     assert table.scales.series == ("MAML",)
     assert [level.method for level in table.scales.levels] == ["zero_shot"]
-    assert [row.second for row in comparisons_data(real_study).rows] == ["zero-shot", "MAML, N\u00a0=\u00a05"]
-    (diverged,) = [row for row in trials_data(real_study).rows if row.status == "diverged"]
-    assert "nan at step 3" in diverged.reason
+    assert [row.second for row in contest_data(real_study).comparisons] == ["zero-shot", "MAML, N\u00a0=\u00a05"]
+    (diverged,) = section.tables[0].rows
+    assert "nan at step 3" in diverged.cells[-1].text
 
 
 def test_a_real_law_is_reported_as_it_stands(real_study: Path) -> None:
     law = json.loads((real_study / "law.json").read_text())
-    finding = find(read_study(real_study))
+    finding = law_finding(open_study(real_study))
     assert finding.direction == law["trend"] == "falls"
     assert finding.exponent is not None
     assert finding.exponent.low <= 0.2 + 0.05

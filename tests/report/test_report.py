@@ -6,18 +6,20 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from metascale.core.columns import LAW_JSON
 from metascale.core.errors import InputError
-from metascale.report import law_data, plot_law, write_report
-from metascale.report.figures import Drawn, View
-from metascale.report.page import render_page
-from metascale.report.reading import read_study
+from metascale.report import law_data, open_study, plot_law, write_report
 from metascale.report.style import SERIES, new_figure
-from tests.report.study_fixture import SCALES, make_study, write_csv
+from metascale.report.write import Drawn, View, render_page, sections_of
+from metascale.study.definition import load_definition, save_definition
+from tests.report.study_fixture import SCALES, StudyBuilder, keep, make_study
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -79,7 +81,7 @@ def test_report_writes_the_tree(written: Path) -> None:
         "plots/law.png", "plots/accuracy.png", "plots/learning_curves.png", "plots/adaptation.png",
         "plots/baselines.png", "summary.json", "provenance.json", "report.html",
     )  # fmt: skip
-    assert all((written / name).stat().st_size > 500 for name in names)
+    assert all((written / name).stat().st_size > 300 for name in names)
     assert {path.name for path in (written / "plots").iterdir()} == {Path(name).name for name in names[:5]}
 
 
@@ -125,8 +127,8 @@ def test_page_holds_the_numbers_of_the_law(page: str, study_folder: Path) -> Non
 
 
 def test_page_lists_every_trial_and_why_some_failed(page: str, study_folder: Path) -> None:
-    for trial in read_study(study_folder).trials:
-        assert trial.label in page
+    for run in open_study(study_folder).runs:
+        assert run.label in page
     assert "loss became nan at outer step 137 (tasks train-1); last finite value 2.31" in page
     assert "the pool has 190 tasks, fewer than 200" in page
     assert "28 trials: 26 finished, 1 diverged, 1 failed." in page
@@ -134,15 +136,21 @@ def test_page_lists_every_trial_and_why_some_failed(page: str, study_folder: Pat
 
 def test_page_says_where_it_comes_from(page: str) -> None:
     words = Page(page).text
-    for part in ("metascale run digits --seeds 0,1,2", "torch 2.13.0", "CC BY 4.0 (UCI)", '"max_steps": 600'):
+    for part in (
+        "metascale run digits --seeds 0,1,2",
+        "tests.report.study_fixture:trial",
+        "CC BY 4.0 (UCI)",
+        '"max_steps": 600',
+    ):
         assert part in words
 
 
 def test_page_works_without_script_and_escapes_text(own_study: Path) -> None:
-    config = json.loads((own_study / "study.json").read_text())
-    config["name"] = "<b>x</b> & co"
-    (own_study / "study.json").write_text(json.dumps(config))
-    text = render_page(read_study(own_study))
+    definition = load_definition(own_study)
+    named = replace(definition.study, name="<b>x</b> & co")
+    save_definition(own_study, replace(definition, study=named))
+    study = open_study(own_study)
+    text = render_page(study, sections_of(study))
     assert "<b>x</b>" not in text
     assert "&lt;b&gt;x&lt;/b&gt; &amp; co" in text
     without = re.sub(r"<script>.*</script>", "", text, flags=re.DOTALL)
@@ -197,8 +205,8 @@ def report_of(folder: Path, monkeypatch: pytest.MonkeyPatch | None = None) -> tu
     if monkeypatch is not None:
         monkeypatch.setattr("metascale.report.write.png", lambda picture: b"")
         monkeypatch.setattr(
-            "metascale.report.page.drawn",
-            lambda picture: Drawn(picture.name, picture.caption, "", (View("", "<svg/>", "<svg/>"),)),
+            "metascale.report.write.drawn",
+            lambda picture: Drawn(picture.name, picture.caption, "", (View("", Markup("<svg/>"), Markup("<svg/>")),)),
         )
     names = [path.relative_to(folder).as_posix() for path in write_report(folder)]
     return names, Page((folder / "report.html").read_text()).text
@@ -213,14 +221,14 @@ def test_without_a_law_the_report_says_why(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_scale_that_starts_at_zero_has_a_linear_axis_and_no_law(tmp_path: Path) -> None:
-    folder = make_study(tmp_path, scales=(1, 2, 4), x_name="difficulty", failures=False)
-    (folder / "law.json").unlink()
-    rows = [dict(trial.cells) for trial in read_study(folder).trials]
-    rows = [{**row, "difficulty": "0" if row.get("difficulty") == "1" else row.get("difficulty", "")} for row in rows]
-    write_csv(folder / "results.csv", rows, raw_text=True)
+    builder = StudyBuilder(tmp_path, {"difficulty": [0, 2, 4]}, base={"kind": "meta", "method": "reptile"})
+    for difficulty in (0, 2, 4):
+        result = {"test_loss_nats": 1.0 + difficulty, "test_accuracy": 0.9}
+        builder.run(f"d{difficulty}", {"difficulty": difficulty}, kind="meta", result=result)
+    folder = builder.write()
     names, words = report_of(folder)
     assert {"plots/law.png", "plots/accuracy.png"} <= set(names)
-    assert "difficulty is not positive in every trial, and a law is one of logarithms" in words
+    assert "difficulty is not positive in every trial, and a law is fitted to logarithms" in words
     ax = plot_law(law_data(folder), Figure().subplots())
     assert (ax.get_xscale(), ax.get_xlabel()) == ("linear", "difficulty")
 
@@ -228,16 +236,14 @@ def test_a_scale_that_starts_at_zero_has_a_linear_axis_and_no_law(tmp_path: Path
 def test_without_baselines_the_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_study(tmp_path, scales=(5, 10, 20), failures=False)
     (folder / "baselines.json").unlink()
-    rows = [dict(trial.cells) for trial in read_study(folder).trials if trial.kind == "meta"]
-    write_csv(folder / "results.csv", rows, raw_text=True)
+    keep(folder, lambda trial: trial.kind == "meta")
     names, words = report_of(folder, monkeypatch)
     assert "Baselines are missing" in words
     assert "plots/baselines.png" in names
 
 
 def test_only_failed_trials_still_give_a_report(own_study: Path) -> None:
-    rows = [dict(trial.cells) for trial in read_study(own_study).trials if not trial.finished]
-    write_csv(own_study / "results.csv", rows, raw_text=True)
+    keep(own_study, lambda trial: trial.seed == 9)
     (own_study / "law.json").unlink()
     (own_study / "baselines.json").unlink()
     names, words = report_of(own_study)
@@ -246,13 +252,17 @@ def test_only_failed_trials_still_give_a_report(own_study: Path) -> None:
     assert "last finite value 2.31" in words
 
 
-def test_a_study_without_any_result_still_gives_a_report(
-    study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "study.json").write_bytes((study_folder / "study.json").read_bytes())
-    names, words = report_of(tmp_path, monkeypatch)
+def test_a_study_without_any_result_still_gives_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = StudyBuilder(tmp_path, {"n_tasks": [2, 5]}, base={"kind": "meta"})
+    for n in (2, 5):
+        builder.run(f"n{n}", {"n_tasks": n}, kind="meta", status="pending")
+    names, words = report_of(builder.write(), monkeypatch)
     assert names == ["summary.json", "provenance.json", "report.html"]
-    assert "No trial has been recorded." in words
+    assert "2 trials: 2 pending." in words
+    assert "none of the 2 meta-learnt trials has finished with a loss" in words
+    keep(tmp_path, lambda trial: False)
+    _, words = report_of(tmp_path, monkeypatch)
+    assert "The study has no trials." in words
 
 
 def test_one_seed_has_no_error_bar_across_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,29 +279,26 @@ def test_another_axis_is_named_everywhere(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def two_series(folder: Path) -> Path:
-    """The fixture with a second learner, 4 % worse, and a law for each, as the study's conclusion writes them."""
-    make_study(folder, scales=(5, 20, 50, 100), failures=False)
-    rows = [dict(trial.cells) for trial in read_study(folder).trials]
-    meta = [row for row in rows if row["kind"] == "meta"]
-    others = [row for row in rows if row["kind"] != "meta"]
-    second = [
-        {**row, "id": f"a{row['id']}", "method": "fomaml", "test_loss_nats": 1.04 * float(row["test_loss_nats"])}
-        for row in meta
-    ]
-    write_csv(folder / "results.csv", [*({**row, "method": "maml"} for row in meta), *second, *others], raw_text=True)
-    config = json.loads((folder / "study.json").read_text())
-    config["axes"].insert(0, ["method", ["maml", "fomaml"]])
-    (folder / "study.json").write_text(json.dumps(config))
-    law = json.loads((folder / "law.json").read_text())
+    """Two learners, the second 4 % worse, and a law for each, as the study's conclusion writes them."""
+    one = make_study(folder / "one", scales=(5, 20, 50, 100), failures=False)
+    builder = StudyBuilder(folder / "two", {"method": ["maml", "fomaml"], "n_tasks": [5, 20, 50, 100]}, seeds=(0, 1, 2))
+    for run in open_study(one).main:
+        for method, factor in (("maml", 1.0), ("fomaml", 1.04)):
+            result = {**(run.run.result() or {}), "test_loss_nats": factor * (run.number("test_loss_nats") or 0.0)}
+            sets = {"method": method, "n_tasks": run.cells["n_tasks"]}
+            builder.run(f"{method}-{run.label}", sets, run.seed, kind="meta", result=result)
+    builder.write()
+    law = json.loads((one / LAW_JSON).read_text())
     steeper = {**law, "parameters": {**law["parameters"], "alpha": {"estimate": 0.17, "low": 0.16, "high": 0.18}}}
-    (folder / "laws.json").write_text(json.dumps({"method=maml": law, "method=fomaml": steeper}))
-    return folder
+    (folder / "two" / LAW_JSON).write_text(json.dumps(law))
+    (folder / "two" / "laws.json").write_text(json.dumps({"method=maml": law, "method=fomaml": steeper}))
+    return folder / "two"
 
 
 def test_several_series_have_a_law_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = two_series(tmp_path)
     table = law_data(folder)
-    assert [fit.series for fit in table.fits] == ["MAML", "first-order MAML"]
+    assert list(table.laws) == ["MAML", "first-order MAML"]
     _, (ax,) = new_figure(8, 4.8)
     plot_law(table, ax)
     curves = [line.get_color() for line in ax.lines if str(line.get_label()).startswith("law ")]
@@ -303,7 +310,7 @@ def test_several_series_have_a_law_each(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no study folder"):
+    with pytest.raises(InputError, match="is not a study folder"):
         write_report(tmp_path / "nowhere")
 
 

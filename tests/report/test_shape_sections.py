@@ -12,12 +12,11 @@ from matplotlib.figure import Figure
 
 from metascale.core.errors import CorruptFile
 from metascale.laws.held_out import LAW
-from metascale.report.points import points_of
-from metascale.report.reading import read_study
 from metascale.report.sections.checks import held_out_data, held_out_sentence, plot_held_out
 from metascale.report.sections.diagnosis import advice, diagnosis_data, diagnosis_sentence, typical, verdict_of
 from metascale.report.sections.tuning import TuningTable, excess, plot_tuned, tuning_data
 from metascale.report.shape_data import ASPECT, by_value, shape_data
+from metascale.report.study import open_study
 from metascale.report.write import write_report
 from tests.report.shape_fixture import ALPHA, E, law, write_shapes
 from tests.report.study_fixture import make_study
@@ -86,10 +85,10 @@ def test_diagnoses_are_those_of_the_planted_gaps(shapes: Path) -> None:
     assert [row.verdict for row in table.rows] == ["underfits"] * 8 + ["in balance"] * 4 + ["overfits"] * 8
     first = table.rows[0]
     assert first.gap == pytest.approx(0.1)
-    assert first.validation == pytest.approx(points_of(read_study(shapes))[0].mean, rel=1e-3)
+    assert first.validation == pytest.approx(open_study(shapes).points[0].mean, rel=1e-3)
     assert first.rise == pytest.approx(math.log(1.2))
     assert first.settings == {"dropout": 0.1}
-    assert [row.point.axes["width"] for row in typical(table)] == ["4", "16", "64"]
+    assert [row.point.axes["width"] for row in typical(table)] == [4, 16, 64]
     sentence = diagnosis_sentence(table)
     assert "8 underfit, 4 are in balance, 8 overfit" in sentence
     assert "10 % at the smallest" in sentence

@@ -13,14 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from metascale.laws.record import Interval
-from metascale.report.figures import drawn
-from metascale.report.page import render_page
-from metascale.report.reading import read_study
 from metascale.report.size_data import predicted, size_data
 from metascale.report.size_plots import plot_along, plot_compute, plot_perplexity, plot_time
 from metascale.report.size_tables import EFFECTS, size_section
 from metascale.report.size_types import SizeTable
-from tests.report.study_fixture import make_study, write_csv
+from metascale.report.study import open_study
+from metascale.report.write import drawn, render_page, sections_of
+from tests.report.study_fixture import StudyBuilder, keep, make_study, write_csv
 
 ARCHITECTURES = ("transformer", "resnet_bk")
 WIDTHS, DEPTHS, SEEDS = (64, 128), (4, 8), (42, 43)
@@ -33,39 +32,40 @@ def loss_of(architecture: str, d: int, n_layers: int, seed: int) -> float:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two architectures, four sizes each, two seeds; with curves and histories, and laws as a conclusion has them."""
-    rows = []
+    builder = StudyBuilder(
+        tmp_path,
+        {"architecture": ARCHITECTURES, "d_model": WIDTHS, "n_layers": DEPTHS},
+        name="model_size",
+        seeds=SEEDS,
+        launched={"question": "q?", "scale": "n_params_non_embedding", "series": ["architecture"]},
+    )
     for architecture in ARCHITECTURES:
         for d in WIDTHS:
             for n_layers in DEPTHS:
-                rows += [_run(tmp_path, architecture, d, n_layers, seed) for seed in SEEDS]
-    rows.append({**rows[0], "id": "search", "label": "search", "kind": "tuning", "test_loss_nats": ""})
-    rows.append({**rows[0], "id": "failed", "label": "failed", "status": "failed"})
-    write_csv(tmp_path / "results.csv", rows)
-    axes = [["architecture", list(ARCHITECTURES)], ["d_model", list(WIDTHS)], ["n_layers", list(DEPTHS)]]
-    (tmp_path / "study.json").write_text(json.dumps({"name": "model_size", "axes": axes, "base": {}}))
-    launched = {"question": "q?", "scale": "n_params_non_embedding", "series": ["architecture"]}
-    (tmp_path / "command.json").write_text(json.dumps(launched))
+                for seed in SEEDS:
+                    _run(builder, architecture, d, n_layers, seed)
+    sets = {"architecture": ARCHITECTURES[0], "d_model": WIDTHS[0], "n_layers": DEPTHS[0]}
+    builder.run("search", sets, kind="tuning", result={"n_params_total": 5})
+    builder.run("failed", sets, 44, status="failed", message="no memory")
+    builder.write()
     (tmp_path / "size.json").write_text(json.dumps(stored()))
     return tmp_path
 
 
-def _run(folder: Path, architecture: str, d: int, n_layers: int, seed: int) -> dict[str, Any]:
-    label = f"{architecture}-{d}-{n_layers}-{seed}"
-    place = folder / "runs" / f"{label}-i{label}"
-    place.mkdir(parents=True)
+def _run(builder: StudyBuilder, architecture: str, d: int, n_layers: int, seed: int) -> None:
     loss = loss_of(architecture, d, n_layers, seed)
-    looks = [{"step": step, "validation_loss_nats": 9.0 - (9.0 - loss) * step / 100} for step in (0, 50, 100)]
-    write_csv(place / "eval_stats.csv", looks)
-    (place / "history.jsonl").write_text(json.dumps({"event": "finished", "at": 0.0, "wall_s": 2.0 * d}) + "\n")
     n = 12 * n_layers * d * d
-    return {
-        "id": f"i{label}", "label": label, "seed": seed, "kind": "trial", "status": "finished", "message": "",
-        "architecture": architecture, "d_model": d, "n_layers": n_layers, "n_params_non_embedding": n,
+    result = {
+        "n_params_non_embedding": n,
         "n_params_total": n + 20_000 * d + (10_000 if architecture == "resnet_bk" else 0), "test_loss_nats": loss,
         "test_perplexity": math.exp(loss), "validation_perplexity": math.exp(loss) + 1, "best_perplexity": 170.0,
         "final_perplexity": 171.0, "tokens": 716_800, "step_flops": 1e9 * d, "train_flops": 1e11 * d,
         "step_peak_bytes": d << 20, "model_size_mb": n / 2**18, "best_step": 100, "steps": 100,
     }  # fmt: skip
+    sets = {"architecture": architecture, "d_model": d, "n_layers": n_layers}
+    place = builder.run(f"{architecture}-{d}-{n_layers}-{seed}", sets, seed, result=result, wall_s=2.0 * d)
+    looks = [{"step": step, "validation_loss_nats": 9.0 - (9.0 - loss) * step / 100} for step in (0, 50, 100)]
+    write_csv(place / "eval_stats.csv", looks)
 
 
 def stored(floors: dict[str, float] | None = None) -> dict[str, Any]:
@@ -104,6 +104,11 @@ def stored(floors: dict[str, float] | None = None) -> dict[str, Any]:
     }
 
 
+def page_of(folder: Path) -> str:
+    study = open_study(folder)
+    return render_page(study, sections_of(study))
+
+
 def xs(line: Line2D) -> list[float]:
     return [float(value) for value in np.asarray(line.get_xdata())]
 
@@ -139,7 +144,7 @@ def test_laws_keep_their_intervals_or_their_reasons(folder: Path) -> None:
     assert predicted(line, 1e6) == pytest.approx(900.0 * 1e6**-0.12)
     assert table.laws[0].floor == Interval(0.04, 0.03, 0.05)
     assert table.comparisons[0].difference == Interval(0.01, -0.02, 0.04)
-    section = size_section(read_study(folder))
+    section = size_section(open_study(folder))
     words = {table.caption[:12]: [[cell.text for cell in row.cells] for row in table.rows] for table in section.tables}
     assert words["perplexity ="][0][2] == "−0.120 [−0.150, −0.090]"
     assert words["perplexity ="][1][-1] == words["Laws of the "][1][-1] == "too few sizes"
@@ -151,12 +156,12 @@ def test_laws_keep_their_intervals_or_their_reasons(folder: Path) -> None:
 
 
 def test_the_floors_are_said_as_they_are(folder: Path) -> None:
-    section = size_section(read_study(folder))
+    section = size_section(open_study(folder))
     # Perplexities: 182, 173, 149 and 142 of the Transformer, 201, 191, 164.8 and 157 of ResNet-BK.
     assert "Best: Transformer 128×8" in section.sentences[0]
     assert "of the bigram, 4 of 8 configurations do not reach it" in section.sentences[0]
     (folder / "size.json").write_text(json.dumps(stored({"unigram_test": 448.7, "bigram_test": 300.0})))
-    section = size_section(read_study(folder))
+    section = size_section(open_study(folder))
     assert "of the bigram, all lie below it" in section.sentences[0]
 
 
@@ -190,28 +195,26 @@ def test_every_figure_draws_its_table(folder: Path) -> None:
 
 
 def test_the_page_has_the_section_and_another_studys_page_has_not(folder: Path, tmp_path: Path) -> None:
-    names = [picture.name for picture in size_section(read_study(folder)).pictures]
+    names = [picture.name for picture in size_section(open_study(folder)).pictures]
     wanted = ["size_perplexity", "size_width", "size_depth", "size_time", "size_compute"]
     assert [name for name in names if name.startswith("size")] == wanted
-    page = render_page(read_study(folder))
+    page = page_of(folder)
     assert '<section id="sizes">' in page
     assert all(f'id="figure-{name}"' in page for name in wanted)
-    figures = {picture.name: picture for picture in size_section(read_study(folder)).pictures}
+    figures = {picture.name: picture for picture in size_section(open_study(folder)).pictures}
     assert "test perplexity (log scale)" in drawn(figures["size_width"]).views[0].wide
     assert "meta-" not in page.lower()
     other = make_study(tmp_path / "digits", scales=(2, 5, 10), seeds=(0,), failures=False)
     assert size_data(other) is None
-    assert not [picture for picture in size_section(read_study(other)).pictures if picture.name.startswith("size")]
-    assert 'id="sizes"' not in render_page(read_study(other))
+    assert not [picture for picture in size_section(open_study(other)).pictures if picture.name.startswith("size")]
+    assert 'id="sizes"' not in page_of(other)
 
 
 def test_one_architecture_and_no_trial(folder: Path) -> None:
-    rows = (folder / "results.csv").read_text().splitlines()
-    kept = [rows[0], *(line for line in rows[1:] if "transformer" in line)]
-    (folder / "results.csv").write_text("\n".join(kept) + "\n")
+    keep(folder, lambda trial: trial.axes["architecture"] == "transformer")
     assert read(folder).architectures == ("transformer",)
-    assert "size_width" in [picture.name for picture in size_section(read_study(folder)).pictures]
-    (folder / "results.csv").write_text(rows[0] + "\n")
+    assert "size_width" in [picture.name for picture in size_section(open_study(folder)).pictures]
+    keep(folder, lambda trial: False)
     assert read(folder).sizes == ()
-    assert size_section(read_study(folder)).blocks == ()
-    assert not [picture for picture in size_section(read_study(folder)).pictures if picture.name.startswith("size")]
+    assert size_section(open_study(folder)).blocks == ()
+    assert not [picture for picture in size_section(open_study(folder)).pictures if picture.name.startswith("size")]

@@ -2,71 +2,51 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from metascale.report.answer import answer
-from metascale.report.comparisons import comparisons_data
-from metascale.report.data import law_data
-from metascale.report.findings import find
-from metascale.report.overview import missing_data
-from metascale.report.reading import SUPERVISED, read_results, read_study
+from metascale.report.sections.contest import MEMORY_KINDS, contest_data, contest_finding, memory_data
 from metascale.report.sections.curves import learning_curves_data
-from metascale.report.sections.memory import KINDS, memory_data
-from metascale.report.series import series_of
-from metascale.report.write import write_report
-from tests.report.study_fixture import write_csv
+from metascale.report.sections.law import law_data, law_finding
+from metascale.report.sections.overview import missing_data
+from metascale.report.study import SUPERVISED_TERMS, open_study
+from metascale.report.write import finding_of, write_report
+from metascale.study.design import Trial
+from tests.report.study_fixture import StudyBuilder, change, write_csv
 
 
 @pytest.fixture
 def width_study(tmp_path: Path) -> Path:
     """Two architectures at three widths and two depths; the law runs along the measured number of parameters."""
-    rows = []
-    for architecture in ("transformer", "resnet_bk"):
-        for width in (8, 16, 32):
-            for depth in (2, 4):
-                n = width**2 * depth
-                label = f"{architecture}-{width}-{depth}"
-                rows.append(
-                    {
-                        "id": f"i{label}",
-                        "label": label,
-                        "seed": 0,
-                        "kind": "trial",
-                        "status": "finished",
-                        "message": "",
-                        "architecture": architecture,
-                        "width": width,
-                        "depth": depth,
-                        "n_params_non_embedding": n,
-                        "test_loss_nats": 4 + n**-0.3,
-                    }
-                )
-    write_csv(tmp_path / "results.csv", rows)
-    axes = [["architecture", ["transformer", "resnet_bk"]], ["width", [8, 16, 32]], ["depth", [2, 4]]]
-    (tmp_path / "study.json").write_text(json.dumps({"name": "model-size", "axes": axes, "base": {}}))
+    axes = {"architecture": ["transformer", "resnet_bk"], "width": [8, 16, 32], "depth": [2, 4]}
     launched = {"command": "c", "question": "q?", "scale": "n_params_non_embedding", "series": ["architecture"]}
-    (tmp_path / "command.json").write_text(json.dumps(launched))
-    return tmp_path
+    builder = StudyBuilder(tmp_path, axes, name="model-size", launched=launched)
+    for architecture, width, depth in itertools.product(*axes.values()):
+        n = width**2 * depth
+        sets = {"architecture": architecture, "width": width, "depth": depth}
+        result = {"n_params_non_embedding": n, "test_loss_nats": 4 + n**-0.3}
+        builder.run(f"{architecture}-{width}-{depth}", sets, result=result)
+    return builder.write()
 
 
 def test_only_the_named_axis_makes_series_and_the_measured_scale_is_the_x_axis(width_study: Path) -> None:
-    study = read_study(width_study)
-    assert study.terms is SUPERVISED
+    study = open_study(width_study)
+    assert study.terms is SUPERVISED_TERMS
     assert learning_curves_data(study).x_label == "step"
     scales = law_data(study).scales
     assert scales.x_name == "n_params_non_embedding"
     assert scales.x_label == "non-embedding parameters"
-    assert len(set(series_of(study).values())) == 2
+    assert len(set(study.series.values())) == 2
     assert len(scales.points) == 12
 
 
 def test_nothing_is_called_meta(width_study: Path) -> None:
-    study = read_study(width_study)
+    study = open_study(width_study)
     assert law_data(study).scales.y_label == "test loss (nats)"
-    assert "trained trials" not in find(study).answer
+    assert "trained trials" not in law_finding(study).answer
     assert "meta" not in " ".join(missing_data(study)).lower()
     assert "adaptation" not in " ".join(missing_data(study)).lower()
     page = next(path for path in write_report(width_study) if path.name == "report.html").read_text()
@@ -77,30 +57,23 @@ def test_nothing_is_called_meta(width_study: Path) -> None:
 @pytest.fixture
 def settings_study(tmp_path: Path) -> Path:
     """Three settings of no scale, two seeds, twenty test examples each: the second setting loses a tenth less."""
-    rows = []
+    builder = StudyBuilder(tmp_path, {"method": ["plain", "weighted", "third"]}, name="arms", seeds=(0, 1))
     for method, shift in (("plain", 0.0), ("weighted", -0.1), ("third", 0.02)):
         for seed in (0, 1):
             losses = [1 + 0.05 * example + shift + 0.01 * seed for example in range(20)]
-            folder = tmp_path / "runs" / f"{method}-{seed}-i{method}{seed}"
-            folder.mkdir(parents=True)
-            write_csv(
-                folder / "test_tasks.csv",
-                [{"step": 1, "task_id": f"e{i}", "loss_nats": loss} for i, loss in enumerate(losses)],
-            )
-            row = {"id": f"i{method}{seed}", "label": f"{method}-{seed}", "seed": seed, "kind": "trial"}
-            mean = sum(losses) / len(losses)
-            rows.append({**row, "status": "finished", "message": "", "method": method, "test_loss_nats": mean})
-    write_csv(tmp_path / "results.csv", rows)
-    axes = [["method", ["plain", "weighted", "third"]]]
-    (tmp_path / "study.json").write_text(json.dumps({"name": "arms", "axes": axes, "base": {"method": "plain"}}))
-    return tmp_path
+            result = {"test_loss_nats": sum(losses) / len(losses)}
+            run = builder.run(f"{method}-{seed}", {"method": method}, seed, result=result)
+            rows = [{"step": 1, "task_id": f"e{i}", "loss_nats": loss} for i, loss in enumerate(losses)]
+            write_csv(run / "test_tasks.csv", rows)
+    return builder.write()
 
 
 def test_a_study_of_settings_answers_with_the_best_one_and_its_paired_test(settings_study: Path) -> None:
-    found = answer(read_study(settings_study))
+    found = finding_of(open_study(settings_study))
+    assert found == contest_finding(open_study(settings_study))
     assert found.title == "Lowest loss: weighted"
     assert "0.100 below plain" in found.answer
-    assert [(row.first, row.second) for row in comparisons_data(settings_study).rows] == [
+    assert [(row.first, row.second) for row in contest_data(settings_study).comparisons] == [
         ("weighted", "plain"),
         ("third", "plain"),
     ]
@@ -113,15 +86,15 @@ def test_a_study_of_settings_answers_with_the_best_one_and_its_paired_test(setti
 
 
 def test_memory_is_the_mean_by_kind_and_is_left_out_where_it_was_not_measured(settings_study: Path) -> None:
-    assert memory_data(settings_study).rows == ()
-    path = settings_study / "results.csv"
-    rows = read_results(path)
-    for number, row in enumerate(rows):
-        # The two trials of a method hold 1 and 3 MiB of each kind more than nothing; "third" was not measured.
-        for kind in KINDS:
-            row[f"step_{kind}_bytes"] = "" if row["method"] == "third" else str((1 + 2 * (number % 2)) << 20)
-    write_csv(path, rows, raw_text=True)
-    found = memory_data(settings_study).rows
+    assert memory_data(settings_study) == ()
+
+    def measured(trial: Trial, result: dict[str, Any]) -> dict[str, Any] | None:
+        """The two trials of a method hold 1 and 3 MiB of each kind; "third" was not measured."""
+        sizes = {f"step_{kind}_bytes": (1 + 2 * trial.seed) << 20 for kind in MEMORY_KINDS}
+        return None if trial.axes["method"] == "third" else {**result, **sizes}
+
+    change(settings_study, measured)
+    found = memory_data(settings_study)
     assert [(row.n_trials, row.by_kind) for row in found] == [(2, (2.0,) * 6)] * 2
     assert {row.series for row in found} == {"plain", "weighted"}
     written = [path.name for path in write_report(settings_study)]

@@ -31,10 +31,11 @@ NOT_IN_A_LAW = (BASELINE, CONTROL, TUNING, SUPERSEDED)
 # Files of a study's folder. What a single room writes and reads is named there.
 STUDY_JSON = "study.json"
 RESULTS_CSV, ALL_RESULTS_JSON = "results.csv", "all_results.json"
-BASELINES_JSON, METHODS_JSON, METHODS_MD = "baselines.json", "methods.json", "methods.md"
+BASELINES_JSON = "baselines.json"
 LAW_JSON, LAWS_JSON, TUNING_JSON, SIZE_JSON = "law.json", "laws.json", "tuning.json", "size.json"
 SUMMARY_JSON, REPORT_HTML = "summary.json", "report.html"
 TEST_POOL_JSON, TRAIN_POOL_JSON = "test_pool.json", "train_pool.json"
+COMMAND_JSON = "command.json"
 PROVENANCE_JSON, PROVENANCE_JSONL = "provenance.json", "provenance.jsonl"
 
 IGNORED = -100

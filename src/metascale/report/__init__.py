@@ -1,31 +1,57 @@
-"""Read-only views of a finished or running study: tables, plots, statistics and one self-contained page."""
+"""Read-only views of a finished or running study: tables, plots and one self-contained page."""
 
 from __future__ import annotations
 
-from metascale.report.comparisons import baselines_data, comparisons_data
-from metascale.report.data import accuracy_data, law_data
-from metascale.report.overview import trials_data
-from metascale.report.plots import plot_accuracy, plot_baselines, plot_law
-from metascale.report.sections.curves import (
-    adaptation_data,
-    learning_curves_data,
-    plot_adaptation,
-    plot_learning_curves,
-)
-from metascale.report.write import write_report
+from typing import TYPE_CHECKING
+
+from metascale.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from metascale.report.section import Section
+    from metascale.report.sections.contest import contest_data, plot_baselines
+    from metascale.report.sections.curves import (
+        adaptation_data,
+        learning_curves_data,
+        plot_adaptation,
+        plot_learning_curves,
+    )
+    from metascale.report.sections.law import accuracy_data, law_data, plot_accuracy, plot_law
+    from metascale.report.study import ReportStudy, open_study
+    from metascale.report.write import write_report
 
 __all__ = [
+    "ReportStudy",
+    "Section",
     "accuracy_data",
     "adaptation_data",
-    "baselines_data",
-    "comparisons_data",
+    "contest_data",
     "law_data",
     "learning_curves_data",
+    "open_study",
     "plot_accuracy",
     "plot_adaptation",
     "plot_baselines",
     "plot_law",
     "plot_learning_curves",
-    "trials_data",
     "write_report",
 ]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "ReportStudy": "metascale.report.study",
+        "Section": "metascale.report.section",
+        "accuracy_data": "metascale.report.sections.law",
+        "adaptation_data": "metascale.report.sections.curves",
+        "contest_data": "metascale.report.sections.contest",
+        "law_data": "metascale.report.sections.law",
+        "learning_curves_data": "metascale.report.sections.curves",
+        "open_study": "metascale.report.study",
+        "plot_accuracy": "metascale.report.sections.law",
+        "plot_adaptation": "metascale.report.sections.curves",
+        "plot_baselines": "metascale.report.sections.contest",
+        "plot_law": "metascale.report.sections.law",
+        "plot_learning_curves": "metascale.report.sections.curves",
+        "write_report": "metascale.report.write",
+    },
+)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from matplotlib.axes import Axes
 
+from metascale.laws.record import Interval
 from metascale.report.words import decimals, number, percent
 
 DASH = "–"
+Direction: TypeAlias = Literal["falls", "rises", "none", "unknown"]
 Draw: TypeAlias = Callable[[Axes, bool], Axes]
 """Draws on axes; the flag asks for the variant for narrow screens."""
 
@@ -149,6 +151,25 @@ class Section:
     @property
     def pictures(self) -> tuple[Picture, ...]:
         return tuple(block for block in unfolded(self.blocks) if isinstance(block, Picture))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the study asked and found: the head of the page.
+
+    Args:
+        title: the answer as the title of a plot.
+        exponent: α in L = A·x^-α, which some papers call β: above 0, L falls.
+        level: of the exponent's interval.
+    """
+
+    question: str
+    answer: str
+    title: str
+    direction: Direction = "unknown"
+    exponent: Interval | None = None
+    level: float = 0.95
+    verdict: str = ""
 
 
 def unfolded(blocks: Sequence[Block]) -> Iterator[Block]:

@@ -6,13 +6,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from metascale.laws.effects import off_law, slope
 from metascale.laws.record import Interval
-from metascale.report.points import Point, points_of
-from metascale.report.reading import StudyFolder, axis_values, finite, read_study, x_column
 from metascale.report.size_data import FILE as SIZE_FILE
+from metascale.report.study import Point, StudySource, finite, open_study
 
 ASPECT = "width / depth"
 
@@ -56,19 +54,19 @@ class ShapeTable:
         return tuple(dict.fromkeys(shape.point.series for shape in self.shapes))
 
 
-def shape_data(folder: Path | str | StudyFolder) -> ShapeTable | None:
+def shape_data(source: StudySource) -> ShapeTable | None:
     """The table of a study with a measured scale and two or more axes of numbers; ``None`` for any other.
 
     A study of model sizes has tables of its own.
     """
-    study = read_study(folder)
-    x_name, varied = x_column(study), axis_values(study)
+    study = open_study(source)
+    x_name, varied = study.x_name, study.axes
     axes = [
         name for name, values in varied.items() if len(values) > 1 and all((finite(value) or 0) > 0 for value in values)
     ]
     if x_name in varied or len(axes) < 2 or (study.folder / SIZE_FILE).exists():
         return None
-    points = points_of(study)
+    points = study.points
     shapes: list[Shape] = []
     for series in dict.fromkeys(point.series for point in points):
         mine = [point for point in points if point.series == series]

@@ -8,10 +8,9 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from metascale.report.reading import axis_label
 from metascale.report.shape_data import ASPECT, Shape, ShapeTable, by_value
 from metascale.report.style import PAPER, SERIES, finish, log_label, log_x_ticks, log_y_ticks, nothing, pad_y, tip
-from metascale.report.words import decimals, number
+from metascale.report.words import axis_label, decimals, number
 
 
 def plot_shape_axis(table: ShapeTable, ax: Axes, *, axis: str, y_label: str, compact: bool = False) -> Axes:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 
 from metascale.laws.record import Interval
-from metascale.report.reading import StudyFolder, axis_label
 from metascale.report.section import Cell, Column, Draw, PageTable, Picture, Row, Section, series_key, signed
-from metascale.report.sections.checks import loss_words
 from metascale.report.shape_data import ASPECT, by_value, shape_data
 from metascale.report.shape_plots import plot_shape_axis
-from metascale.report.words import decimals, number
+from metascale.report.study import ReportStudy
+from metascale.report.words import axis_label, decimals, number
 
 
-def shape_section(study: StudyFolder) -> Section:
+def shape_section(study: ReportStudy) -> Section:
     """What each axis does to the loss, in all and at an equal size."""
     table = shape_data(study)
     if table is None or not table.shapes:
@@ -21,7 +20,7 @@ def shape_section(study: StudyFolder) -> Section:
     shapes = table
 
     def draw(axis: str) -> Draw:
-        return lambda ax, compact: plot_shape_axis(shapes, ax, axis=axis, y_label=loss_words(study), compact=compact)
+        return lambda ax, compact: plot_shape_axis(shapes, ax, axis=axis, y_label=study.loss_label, compact=compact)
 
     caption = (
         "Dots: shapes, means over seeds. Thin lines join shapes that are alike in all else; the thick line is the "

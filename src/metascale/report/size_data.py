@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metascale.core.files import read_json
 from metascale.laws.record import Interval
-from metascale.report.data import standard_error
-from metascale.report.reading import StudyFolder, Trial, axis_label, finite, read_study, wall_s_of
 from metascale.report.size_types import Comparison, ComputeCurve, Line, LossLaw, Size, SizeTable, WidthDepth
-from metascale.study.store.records import read_rows
+from metascale.report.study import RunRow, StudySource, finite, open_study, standard_error
+from metascale.report.words import axis_label
 
 FILE = "size.json"
 _MIB = 1 << 20
@@ -34,15 +32,15 @@ def scale_name(x_name: str) -> str:
     return axis_label(x_name)
 
 
-def size_data(folder: Path | str | StudyFolder) -> SizeTable | None:
+def size_data(source: StudySource) -> SizeTable | None:
     """The tables of a study of model sizes, or ``None`` where the folder holds no size.json."""
-    study = read_study(folder)
+    study = open_study(source)
     path = study.folder / FILE
     if not path.exists():
         return None
     stored: Mapping[str, Any] = read_json(path)
     trials = [trial for trial in study.main if trial.finished and trial.number("test_loss_nats") is not None]
-    groups: dict[tuple[str, int, int], list[Trial]] = {}
+    groups: dict[tuple[str, int, int], list[RunRow]] = {}
     for trial in trials:
         key = (trial.cells["architecture"], int(trial.cells["d_model"]), int(trial.cells["n_layers"]))
         groups.setdefault(key, []).append(trial)
@@ -63,14 +61,14 @@ def size_data(folder: Path | str | StudyFolder) -> SizeTable | None:
     )
 
 
-def _size(key: tuple[str, int, int], trials: list[Trial]) -> Size:
+def _size(key: tuple[str, int, int], trials: list[RunRow]) -> Size:
     def mean(column: str) -> float | None:
         values = [trial.number(column) for trial in trials]
         known = [value for value in values if value is not None]
         return statistics.fmean(known) if known else None
 
     perplexities = [value for trial in trials if (value := trial.number("test_perplexity")) is not None]
-    walls = [wall for trial in trials if (wall := wall_s_of(trial)) is not None]
+    walls = [wall for trial in trials if (wall := trial.run.wall_s())]
     peak = mean("step_peak_bytes")
     return Size(
         *key,
@@ -158,12 +156,11 @@ def interval_of(stored: Any) -> Interval | None:
     return Interval(*known) if len(known) == 3 else None
 
 
-def _curve(trial: Trial) -> ComputeCurve | None:
+def _curve(trial: RunRow) -> ComputeCurve | None:
     step_flops, end = trial.number("step_flops"), (trial.number("train_flops"), trial.number("test_loss_nats"))
-    path = trial.folder / "eval_stats.csv" if trial.folder else None
-    if step_flops is None or end[0] is None or end[1] is None or path is None or not path.exists():
+    rows = [row for row in trial.run.rows("eval_stats") if row["step"] > 0]
+    if step_flops is None or end[0] is None or end[1] is None or not rows:
         return None
-    rows = [row for row in read_rows(path) if row["step"] > 0]
     label = f"{architecture_name(trial.cells['architecture'])} {trial.cells['d_model']}×{trial.cells['n_layers']}"
     return ComputeCurve(
         trial.cells["architecture"],

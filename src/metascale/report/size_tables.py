@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from metascale.laws.record import Interval
-from metascale.report.reading import StudyFolder
 from metascale.report.section import DASH, Cell, Column, Draw, PageTable, Picture, Row, Section
 from metascale.report.size_data import architecture_name, scale_name, size_data
 from metascale.report.size_plots import plot_along, plot_compute, plot_perplexity, plot_time
 from metascale.report.size_types import SizeTable
+from metascale.report.study import ReportStudy
 from metascale.report.words import decimals, interval, number, p_words
 
 EFFECTS: Mapping[str, str] = {
@@ -23,7 +23,7 @@ SUPPORTED = {"none": "no trend", "power": "a power law", "power_irreducible": "a
 LAWS = {"power": "power law", "power_irreducible": "power law with irreducible loss"}
 
 
-def size_section(study: StudyFolder) -> Section:
+def size_section(study: ReportStudy) -> Section:
     """Sentences, figures and tables; empty for another kind of study."""
     table = size_data(study)
     if table is None or not table.sizes:

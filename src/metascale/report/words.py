@@ -1,8 +1,59 @@
-"""Numbers and results as words, the same in plots, page and summary."""
+"""Numbers, columns and methods as words, the same in plots, page and summary."""
 
 from __future__ import annotations
 
 import math
+
+AXIS_LABELS = {
+    "n_tasks": "training tasks N",
+    "n_params_trainable": "trainable parameters",
+    "lora_r": "LoRA rank r",
+    "rank": "LoRA rank r",
+    "n_train_classes": "training classes",
+    "k_shot": "support examples a class",
+    "inner_steps": "inner steps K",
+    "n_way": "classes a task",
+    "meta_batch": "tasks a meta-batch",
+    "width": "width",
+    "depth": "depth",
+    "n_params_non_embedding": "non-embedding parameters",
+    "n_params_total": "parameters",
+    "train_flops": "training FLOPs",
+    "n_train": "training examples",
+}
+METHOD_LABELS = {
+    "reptile": "Reptile",
+    "maml": "MAML",
+    "fomaml": "first-order MAML",
+    "first_order_maml": "first-order MAML",
+    "meta_sgd": "Meta-SGD",
+    "anil": "ANIL",
+    "imaml": "iMAML",
+    "melora": "MELoRA, exact",
+    "melora_gauss_newton": "MELoRA, Gauss-Newton",
+    "melora_block_diagonal": "MELoRA, block diagonal",
+    "melora_diagonal": "MELoRA, diagonal",
+    "melora_finite_difference": "MELoRA, finite difference",
+    "sama": "SAMA",
+    "reweight": "reweighted",
+    "reweight_correct": "reweighted and corrected",
+    "el2n": "EL2N",
+    "fine_tuning": "fine-tuning",
+    "prototypes": "prototypes",
+    "linear_probe": "linear probe",
+    "zero_shot": "zero-shot",
+    "class_prior": "class prior",
+}
+
+
+def method_label(method: str) -> str:
+    """Words for a method."""
+    return METHOD_LABELS.get(method, method.replace("_", " "))
+
+
+def axis_label(column: str) -> str:
+    """Words for an axis of a study."""
+    return AXIS_LABELS.get(column, column.replace("_", " "))
 
 
 def number(value: float) -> str:
@@ -49,3 +100,12 @@ def scale_symbol(x_name: str) -> str:
 def seed_words(seed: int | None) -> str:
     """A seed in words."""
     return "no seed" if seed is None else f"seed {seed}"
+
+
+def value_words(value: object) -> str:
+    """A setting's value for reading."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(value_words, value))
+    return number(value) if isinstance(value, (int, float)) else str(value)

@@ -2,36 +2,183 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import resources
 from pathlib import Path
+from typing import Protocol
 
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from metascale.core.canonical import plain
+from metascale.core.columns import PROVENANCE_JSON, REPORT_HTML, SUMMARY_JSON
 from metascale.core.files import write_atomic, write_json
-from metascale.report.figures import png
-from metascale.report.page import render_page, sections_of
-from metascale.report.provenance import RUN_FILE as PROVENANCE
-from metascale.report.provenance import provenance_json
-from metascale.report.reading import read_study
-from metascale.report.summary import summarise
+from metascale.report.section import Finding, Picture, Section
+from metascale.report.sections.checks import held_out, irregular
+from metascale.report.sections.contest import contest, contest_finding, costs, memory
+from metascale.report.sections.curves import adaptation, learning
+from metascale.report.sections.diagnosis import convergence, fit_diagnosis
+from metascale.report.sections.law import accuracy, caveats, extrapolation, facts, families, law, law_finding
+from metascale.report.sections.overview import held_fixed, missing, trials
+from metascale.report.sections.provenance import provenance, provenance_json
+from metascale.report.sections.tuning import tuning
+from metascale.report.shape_sections import shape_section
+from metascale.report.size_tables import size_section
+from metascale.report.study import ReportStudy, StudySource, open_study
+from metascale.report.style import SOFT, inline_svg, new_figure, png_bytes, styled
 
 
-def write_report(folder: Path | str) -> list[Path]:
+class BuildsSection(Protocol):
+    """Makes one section of a study's page; empty where the study has no data for it."""
+
+    def __call__(self, study: ReportStudy, /) -> Section: ...
+
+
+SECTIONS: tuple[BuildsSection, ...] = (
+    missing, law, size_section, held_fixed, families, extrapolation, accuracy, contest, shape_section, held_out,
+    irregular, fit_diagnosis, tuning, costs, memory, learning, adaptation, convergence, trials, caveats, provenance,
+)  # fmt: skip
+"""The sections of a page, in their order."""
+SUMMARY_FORMAT = 1
+
+
+def write_report(source: StudySource) -> list[Path]:
     """Write plots/*.png, summary.json, provenance.json and report.html; returns the paths written.
 
     A plot without data is not written; the page says what is missing and why.
 
     Raises:
-        InputError: ``folder`` is not a study folder.
+        InputError: the folder holds no study.
         CorruptFile: a file of the study cannot be parsed.
     """
-    study = read_study(folder)
-    # Everything is computed before anything is written, so that a fault leaves no half report.
+    study = open_study(source)
+    # Everything is computed before anything is written, so that an error leaves no half report.
     sections = sections_of(study)
     pictures = [picture for section in sections for picture in section.pictures]
     images = [(study.folder / "plots" / f"{picture.name}.png", png(picture)) for picture in pictures]
-    page, summary, origin = render_page(study, sections), summarise(study), provenance_json(study)
+    page, summary, origin = render_page(study, sections), summarise(study, sections), provenance_json(study)
     for path, data in images:
         write_atomic(path, data)
-    write_json(study.folder / "summary.json", summary)
-    write_json(study.folder / PROVENANCE, origin)
-    write_atomic(study.folder / "report.html", page)
-    named = ("summary.json", PROVENANCE, "report.html")
+    write_json(study.folder / SUMMARY_JSON, summary)
+    write_json(study.folder / PROVENANCE_JSON, origin)
+    write_atomic(study.folder / REPORT_HTML, page)
+    named = (SUMMARY_JSON, PROVENANCE_JSON, REPORT_HTML)
     return [path for path, _ in images] + [study.folder / name for name in named]
+
+
+def sections_of(study: ReportStudy) -> tuple[Section, ...]:
+    """Every section; those that the study has no data for are empty."""
+    return tuple(build(study) for build in SECTIONS)
+
+
+def finding_of(study: ReportStudy) -> Finding:
+    """The study's question and answer: from the law where a scale varies, else from the comparison of settings."""
+    return law_finding(study) if study.scaled or not study.columns else contest_finding(study)
+
+
+def summarise(study: ReportStudy, sections: Sequence[Section]) -> dict[str, object]:
+    """summary.json: the report for programs, as JSON types."""
+    finding = finding_of(study)
+    head = {
+        "format": SUMMARY_FORMAT,
+        "study": study.name,
+        "question": finding.question,
+        "answer": finding.answer,
+        "verdict": finding.verdict or None,
+        "trend": finding.direction,
+        "level": finding.level,
+        "exponent": finding.exponent,
+    }
+    summary: dict[str, object] = plain({**head, **{key: value for one in sections for key, value in one.data.items()}})
+    return summary
+
+
+def render_page(study: ReportStudy, sections: Sequence[Section]) -> str:
+    """The page as HTML text: inline style, script and pictures, so that no request leaves it."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    finding = finding_of(study)
+    return environment.from_string(_file("page.html.j2")).render(
+        name=study.name,
+        counter=partial(next, itertools.count(1)),
+        css=Markup(_file("page.css").strip()),
+        script=Markup(_file("page.js").strip()),
+        finding=finding,
+        facts=facts(study, finding),
+        drawn=drawn,
+        sections=[section for section in sections if section.blocks],
+    )
+
+
+def _file(name: str) -> str:
+    return resources.files("metascale.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One way to look at a picture, as SVG for wide and for narrow screens; the only one has no name."""
+
+    name: str
+    wide: Markup
+    narrow: Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture for the page: the finding as heading, and its views.
+
+    ``options`` are what a reader can have drawn in addition.
+    """
+
+    name: str
+    caption: str
+    finding: str
+    views: tuple[View, ...]
+    options: tuple[str, ...] = ()
+
+
+def png(picture: Picture) -> bytes:
+    """The picture as a PNG file, its caption below."""
+    with styled():
+        figure = _figure(picture, compact=False)
+        figure.supxlabel("\n".join(textwrap.wrap(picture.caption, 122)), x=0.012, ha="left", fontsize=7.5, color=SOFT)
+        return png_bytes(figure)
+
+
+def drawn(picture: Picture) -> Drawn:
+    """The picture for the page: titles become headings; matplotlib has escaped the text inside its SVG."""
+    named = [(name, replace(picture, draws=(draw,))) for name, draw in picture.on_page] or [("", picture)]
+    views, finding = [], ""
+    with styled():
+        for place, (name, variant) in enumerate(named):
+            found = []
+            for compact in (False, True):
+                figure = _figure(variant, compact=compact)
+                if len(figure.axes) == 1:
+                    finding = figure.axes[0].get_title(loc="left").replace("\n", " ")
+                    figure.axes[0].set_title("", loc="left")
+                svg = inline_svg(figure, f"{picture.name}-{place}-{'narrow' if compact else 'wide'}")
+                found.append(Markup(svg))
+            views.append(View(name, *found))
+    options = dict.fromkeys(re.findall(r'data-option="([^"]*)"', views[0].wide))
+    return Drawn(picture.name, picture.caption, finding, tuple(views), tuple(options))
+
+
+def _figure(picture: Picture, *, compact: bool) -> Figure:
+    count = len(picture.draws)
+    if compact:
+        figure, axes = new_figure(3.9, 3.4 * count if picture.height_in == 4.8 else picture.height_in, rows=count)
+    else:
+        figure, axes = new_figure(8.0, picture.height_in, columns=count)
+    for place, (draw, ax) in enumerate(zip(picture.draws, axes, strict=True)):
+        draw(ax, compact)
+        if count > 1 and not compact:
+            # Side by side they share the axis, which then stands for both losses.
+            label = ax.get_ylabel() if picture.same_y else re.sub(r"^[^(]*", "loss ", ax.get_ylabel())
+            ax.set_ylabel("" if place else label)
+    return figure

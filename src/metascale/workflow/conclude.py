@@ -7,25 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metascale.core.columns import MAIN_KINDS
 from metascale.core.errors import InputError
-from metascale.core.files import read_json, write_atomic, write_json
+from metascale.core.files import read_json, write_json
 from metascale.laws import analyse
 from metascale.laws.analysis import Analysis
 from metascale.laws.record import write_laws
-from metascale.report.reading import MAIN_KINDS
 from metascale.report.write import write_report
 from metascale.study.design import Study
 from metascale.study.search.search import tuned_points
 from metascale.study.store.folder import StudyView, read_study
 from metascale.study.store.records import format_cell
 from metascale.study.store.table import ResultsTable, write_results
-from metascale.workflow.methods import method_pairs, method_rows, methods_json, methods_markdown
 from metascale.workflow.recipe import LawColumns, law_columns, recipe_of
 
 BASELINES_FILE, TEST_POOL = "baselines.json", "test_pool.json"
-TUNING, METHODS, METHODS_PAGE = "tuning.json", "methods.json", "methods.md"
-REFERENCES = ("melora", "fine_tuning")
-"""Methods that every other one is compared with, where a study has them: the exact meta-gradient, and none at all."""
+TUNING = "tuning.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def conclude(folder: Path | str) -> Conclusion:
             break
     analyses, reason = laws_of(view.study, table, law_columns(view.study))
     write_laws(folder, {series: found.record() for series, found in analyses.items()})
-    written = [*_write_tuning(view), *_write_methods(view), *write_own(view, table), *write_report(folder)]
+    written = [*_write_tuning(view), *write_own(view, table), *write_report(folder)]
     return Conclusion(analyses, reason, tuple(written))
 
 
@@ -67,21 +64,6 @@ def _write_tuning(view: StudyView) -> list[Path]:
         return []
     write_json(view.folder / TUNING, [one.to_json() for one in tuned])
     return [view.folder / TUNING]
-
-
-def _write_methods(view: StudyView) -> list[Path]:
-    """methods.json and methods.md: meta-learners side by side, where the study's axes hold several."""
-    methods = [method for method in view.study.axes.get("method", ()) if method is not None]
-    if len(methods) < 2:
-        return []
-    rows = method_rows(view)
-    if not rows:
-        return []
-    references = [name for name in REFERENCES if any(row.method == name for row in rows)]
-    pairs = method_pairs(rows, references or methods[:1])
-    write_json(view.folder / METHODS, methods_json(rows, pairs))
-    write_atomic(view.folder / METHODS_PAGE, methods_markdown(rows, pairs))
-    return [view.folder / METHODS, view.folder / METHODS_PAGE]
 
 
 def write_own(view: StudyView, table: ResultsTable) -> list[Path]:

@@ -1,7 +1,6 @@
-"""The law of the smaller configurations, asked for the larger ones: inside its prediction interval or not, in numbers.
+"""Whether every point lies on the law: larger configurations predicted from smaller ones, and irregular points.
 
-For studies that grow in several ways at once, so that a measured size is the scale: the configurations of the largest
-quarter are hidden, the power law with irreducible loss is fitted to the rest, and each hidden one is predicted.
+The first is for studies that grow in several ways at once, so that a measured size is the scale.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,18 +15,6 @@ from matplotlib.axes import Axes
 
 from metascale.laws.held_out import LAW, SHARE, HeldOut, Prediction, hold_out
 from metascale.laws.irregular import leave_one_out
-from metascale.report.points import Point, points_of
-from metascale.report.reading import (
-    StudyFolder,
-    Trial,
-    axis_label,
-    axis_values,
-    finite,
-    loss_column,
-    read_study,
-    unit_of,
-    x_column,
-)
 from metascale.report.section import (
     DASH,
     Cell,
@@ -45,7 +31,7 @@ from metascale.report.section import (
     text_column,
 )
 from metascale.report.sections.tuning import TuningTable, edges_used, label_of, tuning_data
-from metascale.report.series import laws_by_series
+from metascale.report.study import Point, ReportStudy, StudySource, cut_short, finite, open_study, stopped_by_patience
 from metascale.report.style import (
     ORANGE,
     PAPER,
@@ -59,22 +45,23 @@ from metascale.report.style import (
     pad_y,
     tip,
 )
-from metascale.report.words import decimals, interval, number
+from metascale.report.words import axis_label, decimals, interval, number
 
 
-def held_out_data(folder: Path | str | StudyFolder, share: float = SHARE) -> tuple[HeldOut, ...]:
+def held_out_data(source: StudySource, share: float = SHARE) -> tuple[HeldOut, ...]:
     """The check of every series of a study whose scale is measured; none for a study along one axis.
 
     Args:
         share: of the configurations, the largest by the scale, hidden.
     """
-    study = read_study(folder)
-    if not study.law or x_column(study) in axis_values(study):
+    study = open_study(source)
+    if not study.law or study.x_name in study.axes:
         return ()
-    level = finite(study.law.get("level")) or 0.95
-    points = points_of(study)
+    points = study.points
     series = dict.fromkeys(point.series for point in points)
-    found = [hold_out([point.runs for point in points if point.series == name], level, share, name) for name in series]
+    found = [
+        hold_out([point.runs for point in points if point.series == name], study.level, share, name) for name in series
+    ]
     return tuple(one for one in found if one is not None)
 
 
@@ -126,14 +113,8 @@ def plot_held_out(table: tuple[HeldOut, ...], ax: Axes, *, y_label: str, x_label
     pad_y(ax)
     log_y_ticks(ax)
     n_hidden, n_inside = sum(len(one.hidden) for one in table), sum(one.n_inside(LAW) or 0 for one in table)
-    title = f"The law of the smaller nets: {n_inside} of {n_hidden} larger ones inside its interval"
+    title = f"Law of the smaller nets: {n_inside} of {n_hidden} larger ones inside its interval"
     return finish(ax, title, f"{x_label} (log scale)", log_label(y_label), compact)
-
-
-def loss_words(study: StudyFolder) -> str:
-    """The test loss with its unit, as an axis title."""
-    unit = unit_of(loss_column(study))
-    return f"{study.terms.test} loss" + (f" ({unit})" if unit else "")
 
 
 UNEVEN = 3.0
@@ -177,25 +158,24 @@ class IrregularTable:
     x_name: str
 
 
-def irregular_data(folder: Path | str | StudyFolder) -> IrregularTable:
+def irregular_data(source: StudySource) -> IrregularTable:
     """Every point of a study with a law, predicted from all the other points of its series."""
-    study = read_study(folder)
-    level = finite((study.law or {}).get("level")) or 0.95
+    study = open_study(source)
     tuned = tuning_data(study)
     found: list[Irregular] = []
     n_points = 0
-    points = points_of(study)
-    for series, law in laws_by_series(study).items():
+    points = study.points
+    for series, law in study.laws_by_series.items():
         mine = [point for point in points if not series or point.series == series]
         if len({point.series for point in mine}) > 1:
             continue  # one law.json beside several series does not say whose it is
-        asked = leave_one_out([point.runs for point in mine], str(law.get("law")), level)
+        asked = leave_one_out([point.runs for point in mine], law.law, study.level)
         n_points += len(asked)
         for place, band in asked.items():
             if not band.holds(mine[place].mean):
                 found.append(_irregular(mine[place], band, mine, tuned))
     found.sort(key=lambda row: (row.series, row.x, row.name))
-    return IrregularTable(tuple(found), n_points, level, x_column(study))
+    return IrregularTable(tuple(found), n_points, study.level, study.x_name)
 
 
 def _irregular(point: Point, band: Prediction, points: Sequence[Point], tuned: TuningTable) -> Irregular:
@@ -243,26 +223,13 @@ def edges_at(point: Point, tuned: TuningTable) -> dict[str, str]:
     return {name: end for one in here for name, end in one.edges.items()}
 
 
-def _same(cell: str, value: Any) -> bool:
-    """Whether a cell of results.csv holds this value: 2 and 2.0 are one."""
+def _same(cell: Any, value: Any) -> bool:
+    """Whether a cell of the results holds this value: 2 and 2.0 are one."""
     numbers = finite(cell), finite(value)
-    return numbers[0] == numbers[1] if None not in numbers else cell == str(value)
+    return numbers[0] == numbers[1] if None not in numbers else str(cell) == str(value)
 
 
-def stopped_by_patience(points: Sequence[Point]) -> bool:
-    """Whether half of all runs or more ended because validation had stopped improving: then that is how they should."""
-    endings = [trial.cells.get("training") == "converged" for point in points for trial in point.trials]
-    return 2 * sum(endings) >= len(endings) > 0
-
-
-def cut_short(trial: Trial, patient: bool) -> bool:
-    """Whether a run was best at its last validation, or (``patient``) ended at the last step that it was allowed."""
-    best, steps = trial.number("best_step"), trial.number("steps")
-    best_last = best is not None and steps is not None and best >= steps > 0
-    return best_last or (patient and trial.cells.get("training") == "max_steps")
-
-
-def irregular(study: StudyFolder) -> Section:
+def irregular(study: ReportStudy) -> Section:
     """Points outside the interval that all other points give them."""
     found = irregular_data(study)
     data = {"irregular": found.rows}
@@ -295,20 +262,20 @@ def irregular_table(found: IrregularTable) -> PageTable:
     return table(caption, (*heads, "ln measured / law"), rows)
 
 
-def held_out(study: StudyFolder) -> Section:
+def held_out(study: ReportStudy) -> Section:
     """The check of every series: in words, as a picture, and as tables."""
     found = held_out_data(study)
     title = "Extrapolation: small-model law vs. held-out large models"
     if not found:
         return Section("held-out", title)
-    x_name = x_column(study)
+    x_name = study.x_name
     caption = (
         f"Filled: configurations that the law was fitted to. Rings: larger ones that it predicts, orange where they "
         f"lie outside. Band: {100 * found[0].level:g} % prediction interval for the mean of a configuration's runs."
     )
 
     def draw(ax: Axes, compact: bool) -> Axes:
-        return plot_held_out(found, ax, y_label=loss_words(study), x_label=axis_label(x_name), compact=compact)
+        return plot_held_out(found, ax, y_label=study.loss_label, x_label=axis_label(x_name), compact=compact)
 
     picture = Picture("held_out", caption + series_key([one.series for one in found]), (draw,))
     tables = [one for check in found for one in (hidden_table(check, x_name), predictors_table(check))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,18 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from metascale.core.errors import InputError
-from metascale.report.data import mean_of_known
-from metascale.report.reading import META, UNITS, StudyFolder, Trial, finite, read_study, sem_column, unit_of, x_column
 from metascale.report.section import Cell, Draw, PageTable, Picture, Section, fixed, table, upper_first
-from metascale.report.series import series_of
+from metascale.report.study import (
+    UNITS,
+    ReportStudy,
+    RunRow,
+    StudySource,
+    finite,
+    mean_of_known,
+    open_study,
+    sem_column,
+    unit_of,
+)
 from metascale.report.style import (
     PAPER,
     SERIES,
@@ -33,12 +40,11 @@ from metascale.report.style import (
     y_scale_label,
 )
 from metascale.report.words import decimals, number, scale_words, seed_words
-from metascale.study.store.records import read_rows
 
 _SETS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
-    "validation": ("eval_stats.csv", (("validation_loss", "meta-validation loss"),)),
+    "validation": ("eval_stats", (("validation_loss", "meta-validation loss"),)),
     "train": (
-        "train_stats.csv",
+        "train_stats",
         (
             ("train_query_loss", "meta-train query loss"),
             ("query_loss", "meta-train query loss"),
@@ -56,7 +62,7 @@ class LearningCurve:
 
     series: str
     x: float | None
-    seed: int | None
+    seed: int
     finished: bool
     steps: tuple[float, ...]
     values: tuple[float, ...]
@@ -95,7 +101,7 @@ class AdaptationTable:
     y_label: str
 
 
-def learning_curves_data(folder: Path | str | StudyFolder, which: str = "validation") -> LearningTable:
+def learning_curves_data(source: StudySource, which: str = "validation") -> LearningTable:
     """The loss of every run along its outer steps, on the meta-validation or the meta-train tasks.
 
     Runs that diverged or failed are there too, as far as they came. The kept step goes with validation. A training
@@ -106,44 +112,43 @@ def learning_curves_data(folder: Path | str | StudyFolder, which: str = "validat
     """
     if which not in _SETS:
         raise InputError(f"learning curves are kept for {' and '.join(_SETS)}; there are none for '{which}'")
-    study = read_study(folder)
-    file, choices = _SETS[which]
-    x_name, names = x_column(study), series_of(study)
-    records = {trial.id: read_rows(trial.folder / file) for trial in study.main if trial.folder}
+    study = open_study(source)
+    record, choices = _SETS[which]
+    names = study.series
+    records = {run.id: run.run.rows(record) for run in study.main}
     column, words = _measure(choices, records.values())
-    words = words if study.terms is META else words.removeprefix("meta-")
+    words = words if study.meta else words.removeprefix("meta-")
     curves, block = [], 1
-    for trial in study.main:
-        pairs = [(finite(row.get("step")), finite(row.get(column))) for row in records.get(trial.id, ())]
+    for run in study.main:
+        pairs = [(finite(row.get("step")), finite(row.get(column))) for row in records[run.id]]
         known = [(step, value) for step, value in pairs if step is not None and value is not None]
         if not known:
             continue
         size = -(-len(known) // MOST_POINTS) if which == "train" else 1
         block = max(block, size)
         steps, values = _blocks(known, size)
-        best = trial.number("best_step") if which == "validation" else None
+        best = run.number("best_step") if which == "validation" else None
         curves.append(
-            LearningCurve(names[trial.id], trial.number(x_name), trial.seed, trial.finished, steps, values, best)
+            LearningCurve(names[run.id], run.number(study.x_name), run.seed, run.finished, steps, values, best)
         )
-    curves.sort(key=lambda curve: (curve.series, curve.x or 0.0, -1 if curve.seed is None else curve.seed))
+    curves.sort(key=lambda curve: (curve.series, curve.x or 0.0, curve.seed))
     unit = unit_of(column)
-    return LearningTable(tuple(curves), x_name, f"{words} ({unit})" if unit else words, block, study.terms.step)
+    return LearningTable(tuple(curves), study.x_name, f"{words} ({unit})" if unit else words, block, study.terms.step)
 
 
-def adaptation_data(folder: Path | str | StudyFolder, measure: str = "loss_nats") -> AdaptationTable:
+def adaptation_data(source: StudySource, measure: str = "loss_nats") -> AdaptationTable:
     """Meta-test loss (or ``measure="accuracy"``) after K inner steps, for each scale and each baseline that has it.
 
     The runs of one scale are averaged at the K that all of them have.
     """
-    study = read_study(folder)
-    x_name, names = x_column(study), series_of(study)
+    study = open_study(source)
+    names = study.series
     groups: dict[tuple[bool, str, float | None], list[dict[int, tuple[float, float | None]]]] = {}
-    for trial in study.trials:
-        curve = _adaptation(trial, measure)
+    for run in study.runs:
+        curve = _adaptation(run, measure)
         if curve:
-            is_meta = trial.main
-            x = trial.number(x_name) if is_meta else None
-            groups.setdefault((not is_meta, names[trial.id], x), []).append(curve)
+            x = run.number(study.x_name) if run.main else None
+            groups.setdefault((not run.main, names[run.id], x), []).append(curve)
     curves = []
     for (_, series, x), runs in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1], item[0][2] or 0.0)):
         shared = sorted(set.intersection(*(set(run) for run in runs)))
@@ -159,7 +164,7 @@ def adaptation_data(folder: Path | str | StudyFolder, measure: str = "loss_nats"
         )
     unit = unit_of(measure)
     words = f"{study.terms.test} {measure.removesuffix('_' + unit) if unit else measure}".replace("_", " ")
-    return AdaptationTable(tuple(curves), x_name, f"{words} ({unit})" if unit else words)
+    return AdaptationTable(tuple(curves), study.x_name, f"{words} ({unit})" if unit else words)
 
 
 def extremes(table: AdaptationTable) -> AdaptationTable:
@@ -182,8 +187,8 @@ def _measure(choices: Sequence[tuple[str, str]], records: Iterable[Sequence[Mapp
     return choices[0]
 
 
-def _adaptation(trial: Trial, measure: str) -> dict[int, tuple[float, float | None]]:
-    rows = read_rows(trial.folder / "adaptation.csv") if trial.folder and trial.finished else []
+def _adaptation(run: RunRow, measure: str) -> dict[int, tuple[float, float | None]]:
+    rows = run.run.rows("adaptation") if run.finished else []
     curve = {}
     for row in rows:
         steps, value = finite(row.get("inner_steps")), finite(row.get(measure))
@@ -317,7 +322,7 @@ def _adaptation_title(table: AdaptationTable) -> str:
     return f"Lowest of these after adaptation: {name}, {decimals(best.values[place])} at K = {best.inner_steps[place]}"
 
 
-def learning(study: StudyFolder) -> Section:
+def learning(study: ReportStudy) -> Section:
     """Losses along the steps of training, on training and validation sets."""
     found = [curves for which in ("train", "validation") if (curves := learning_curves_data(study, which)).curves]
     if not found:
@@ -342,7 +347,7 @@ def _learning_caption(tables: Sequence[LearningTable]) -> str:
     return words
 
 
-def adaptation(study: StudyFolder) -> Section:
+def adaptation(study: ReportStudy) -> Section:
     """The loss after K inner steps: drawn for the smallest and largest scale, and all scales as a table."""
     found = adaptation_data(study)
     if not found.curves:

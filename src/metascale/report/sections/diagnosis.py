@@ -9,15 +9,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from metascale.report.points import Point, points_of
-from metascale.report.reading import StudyFolder, Trial, axis_label, finite, read_study, x_column
 from metascale.report.section import (
     Block,
     Cell,
@@ -33,12 +29,19 @@ from metascale.report.section import (
     text_column,
     upper_first,
 )
-from metascale.report.sections.checks import cut_short, stopped_by_patience
 from metascale.report.sections.tuning import label_of
-from metascale.report.series import laws_by_series, series_of
+from metascale.report.study import (
+    Point,
+    ReportStudy,
+    RunRow,
+    StudySource,
+    cut_short,
+    finite,
+    open_study,
+    stopped_by_patience,
+)
 from metascale.report.style import BLUE, PAPER, VERMILION, finish, log_y_ticks, nothing, pad_y, tip, y_scale_label
-from metascale.report.words import decimals, number, percent, seed_words
-from metascale.study.store.records import read_rows
+from metascale.report.words import axis_label, decimals, number, percent, seed_words
 
 TRAIN, VALIDATION = "train_loss_nats", "validation_loss_nats"
 WIDE, NARROW = 0.5, 0.2
@@ -54,7 +57,7 @@ Verdict = Literal["underfits", "overfits", "in balance", "not converged"]
 class RunCurve:
     """One run: losses at every validation, and the place in them of the state that was kept."""
 
-    seed: int | None
+    seed: int
     at: tuple[float, ...]
     train: tuple[float, ...]
     validation: tuple[float, ...]
@@ -95,12 +98,12 @@ class DiagnosisTable:
     x_label: str
 
 
-def diagnosis_data(folder: Path | str | StudyFolder) -> DiagnosisTable:
+def diagnosis_data(source: StudySource) -> DiagnosisTable:
     """The diagnosis of every configuration whose runs kept both losses; none where none did."""
-    study = read_study(folder)
+    study = open_study(source)
     found: list[tuple[Point, tuple[RunCurve, ...]]] = []
     labels = set()
-    points = points_of(study)
+    points = study.points
     patient = stopped_by_patience(points)
     for point in points:
         curves = [(trial, _curve(trial)) for trial in point.trials]
@@ -118,22 +121,17 @@ def diagnosis_data(folder: Path | str | StudyFolder) -> DiagnosisTable:
     return DiagnosisTable(tuple(rows), "epoch" if labels == {"epoch"} else "step")
 
 
-def _curve(trial: Trial) -> tuple[RunCurve | None, str]:
-    return (None, "epoch") if trial.folder is None else _read_curve(trial.folder, trial.seed, trial.number("best_step"))
-
-
-@lru_cache(maxsize=4096)
-def _read_curve(folder: Path, seed: int | None, best: float | None) -> tuple[RunCurve | None, str]:
-    """A finished run never changes, so it is read once a report."""
-    rows = [row for row in read_rows(folder / "eval_stats.csv") if _has(row, TRAIN) and _has(row, VALIDATION)]
+def _curve(trial: RunRow) -> tuple[RunCurve | None, str]:
+    """The curve of one run, and what it runs along."""
+    rows = [row for row in trial.run.rows("eval_stats") if _has(row, TRAIN) and _has(row, VALIDATION)]
     if not rows:
         return None, "epoch"
     label = "epoch" if all(_has(row, "epoch") for row in rows) else "step"
     validation = tuple(float(row[VALIDATION]) for row in rows)
-    steps = [finite(row.get("step")) for row in rows]
+    steps, best = [finite(row.get("step")) for row in rows], trial.number("best_step")
     kept = steps.index(best) if best in steps else validation.index(min(validation))
     train = tuple(float(row[TRAIN]) for row in rows)
-    return RunCurve(seed, tuple(float(row[label]) for row in rows), train, validation, kept), label
+    return RunCurve(trial.seed, tuple(float(row[label]) for row in rows), train, validation, kept), label
 
 
 def _has(row: Mapping[str, Any], name: str) -> bool:
@@ -250,7 +248,7 @@ COVERAGE_LEVEL = 0.90
 class Unconverged:
     """A finished run whose best validation was its last, or that its budget ended and not its patience."""
 
-    trial: Trial
+    trial: RunRow
     series: str
     x: float | None
     steps: float
@@ -285,19 +283,21 @@ class Diagnostics:
         return sum(run.still_improving for run in self.unconverged)
 
 
-def diagnostics_data(folder: Path | str | StudyFolder) -> Diagnostics:
+def diagnostics_data(source: StudySource) -> Diagnostics:
     """What results.csv and the laws say of convergence and of the backtest's intervals."""
-    study = read_study(folder)
-    names, x_name = series_of(study), x_column(study)
+    study = open_study(source)
+    names = study.series
     known = [
-        trial for trial in study.main if trial.finished and trial.number("steps") and _best_step(trial) is not None
+        trial
+        for trial in study.main
+        if trial.finished and trial.number("steps") and trial.number("best_step") is not None
     ]
-    patient = any(_ending(trial) == "converged" for trial in known) or _budget(study) == "converged"
+    patient = any(trial.text("training") == "converged" for trial in known) or study.base.get("budget") == "converged"
     found = []
     for trial in known:
-        steps, best = trial.number("steps") or 0.0, _best_step(trial)
-        if best == steps or (patient and _ending(trial) == "max_steps"):
-            found.append(Unconverged(trial, names[trial.id], trial.number(x_name), steps, best, best == steps))
+        steps, best = trial.number("steps") or 0.0, trial.number("best_step")
+        if best == steps or (patient and trial.text("training") == "max_steps"):
+            found.append(Unconverged(trial, names[trial.id], trial.number(study.x_name), steps, best, best == steps))
     return Diagnostics(tuple(found), len(known), patient, _coverages(study))
 
 
@@ -331,29 +331,16 @@ def diagnostic_sentences(found: Diagnostics) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _ending(trial: Trial) -> str:
-    return trial.cells.get("training", "")
-
-
-def _best_step(trial: Trial) -> float | None:
-    return trial.number("best_step")
-
-
-def _budget(study: StudyFolder) -> str:
-    return str((study.config.get("base") or {}).get("budget", ""))
-
-
-def _coverages(study: StudyFolder) -> tuple[Coverage, ...]:
+def _coverages(study: ReportStudy) -> tuple[Coverage, ...]:
     found = []
-    for series, law in laws_by_series(study).items():
-        chosen = str(law.get("law"))
-        share = finite(((law.get("families") or {}).get(chosen) or {}).get("backtest_coverage"))
+    for series, law in study.laws_by_series.items():
+        share = law.families[law.law].backtest_coverage if law.law in law.families else None
         if share is not None:
-            found.append(Coverage(series, chosen, share))
+            found.append(Coverage(series, law.law, share))
     return tuple(found)
 
 
-def fit_diagnosis(study: StudyFolder) -> Section:
+def fit_diagnosis(study: ReportStudy) -> Section:
     """Training against validation loss of every configuration."""
     found = diagnosis_data(study)
     if not found.rows:
@@ -397,12 +384,12 @@ _LONG = 12
 """Longer tables are folded."""
 
 
-def convergence(study: StudyFolder) -> Section:
+def convergence(study: ReportStudy) -> Section:
     """Runs that had not converged, and whether the backtest's intervals contained what they should."""
     found = diagnostics_data(study)
     blocks: list[Block] = [*diagnostic_sentences(found)]
     if found.unconverged:
-        runs = unconverged_table(found, x_column(study))
+        runs = unconverged_table(found, study.x_name)
         blocks.append(Folded(f"{len(runs.rows)} runs", (runs,)) if len(runs.rows) > _LONG else runs)
     return Section("diagnostics", "Diagnostics", tuple(blocks))
 
@@ -412,7 +399,7 @@ def unconverged_table(found: Diagnostics, x_name: str) -> PageTable:
     scaled = any(run.x is not None for run in found.unconverged)
     rows = [
         [
-            Cell(run.trial.label or run.trial.id), *((plain(run.x),) if scaled else ()), plain(run.steps),
+            Cell(run.trial.label), *((plain(run.x),) if scaled else ()), plain(run.steps),
             plain(run.best_step), Cell("still improving" if run.still_improving else "budget"),
         ]
         for run in found.unconverged

@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from metascale.core.columns import TUNING_JSON
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json
-from metascale.report.reading import StudyFolder, axis_label, finite, read_study
 from metascale.report.section import Cell, Draw, PageTable, Picture, Section, fixed, table, text_column
+from metascale.report.study import ReportStudy, StudySource, finite, open_study
 from metascale.report.style import PAPER, SOFT, VERMILION, finish, log_x_ticks, nothing, ramp, tip
-from metascale.report.words import decimals, number
+from metascale.report.words import axis_label, decimals, number
 from metascale.study.search.space import dimension_from_json
 
-FILE = "tuning.json"
 LABELS = {"lr": "learning rate", "weight_decay": "weight decay", "batch_size": "batch size"}
 LOG_RANGE = 10.0
 """Values that span more than this factor are drawn on a logarithmic axis."""
@@ -77,18 +76,18 @@ class TuningTable:
         return sum(len(point.attempts) for point in self.points)
 
 
-def tuning_data(folder: Path | str | StudyFolder) -> TuningTable:
+def tuning_data(source: StudySource) -> TuningTable:
     """The searches of a study, from its tuning.json.
 
     Raises:
         CorruptFile: tuning.json is not what `conclude` writes.
     """
-    study = read_study(folder)
-    path = study.folder / FILE
+    study = open_study(source)
+    path = study.folder / TUNING_JSON
     if not path.exists():
         return TuningTable(())
     stored = read_json(path)
-    search = (study.config.get("base") or {}).get("tune") or {}
+    search = study.base.get("tune")
     space = search.get("space") if isinstance(search, Mapping) else None
     try:
         return TuningTable(tuple(_point(item) for item in stored), dict(space or {}))
@@ -211,7 +210,7 @@ def _text(value: Any) -> str:
     return number(value) if _number(value) else str(value)
 
 
-def tuning(study: StudyFolder) -> Section:
+def tuning(study: ReportStudy) -> Section:
     """Every searched point with its best values, and how the loss depends on each hyperparameter."""
     found = tuning_data(study)
     if not found.points:

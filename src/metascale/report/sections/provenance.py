@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from metascale.core.canonical import canonical_json, plain
+from metascale.core.canonical import plain
+from metascale.core.columns import PROVENANCE_JSON, PROVENANCE_JSONL, STUDY_JSON
 from metascale.core.files import read_json, read_json_lines
-from metascale.report.reading import StudyFolder, axis_values, flat, read_study
-from metascale.report.words import number
+from metascale.report.section import (
+    DASH,
+    Block,
+    Bullets,
+    Code,
+    Folded,
+    PageTable,
+    Pairs,
+    Section,
+    table,
+    text_column,
+)
+from metascale.report.study import ReportStudy, StudySource, open_study
+from metascale.report.words import value_words
+from metascale.study.design import flatten
 
 NOT_RECORDED = "not recorded"
-STUDY_FILE, RUN_FILE = "provenance.jsonl", "provenance.json"
 AGAIN = "runs/again"
 """Where the command that reproduces a study writes."""
 _CHIEF = ("metascale", "python", "torch", "numpy", "scipy", "transformers", "peft", "safetensors", "optuna")
@@ -43,7 +56,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What the runs of a study, each by its last attempt, say of the place they ran in.
+    """What the runs of a study, each by its last attempt, record of the place they ran in.
 
     Several values of one thing mean that not all runs had the same.
 
@@ -87,31 +100,31 @@ class Provenance:
         return tuple(found)
 
 
-def gather(folder: Path | str | StudyFolder) -> Provenance:
+def gather(source: StudySource) -> Provenance:
     """The provenance of a study from the records of its runs, and of its starts for the text of differences."""
-    study = read_study(folder)
-    starts = read_json_lines(study.folder / STUDY_FILE)
-    places = [trial.folder for trial in study.trials if trial.folder is not None]
-    runs = [read_json(place / RUN_FILE) for place in places if (place / RUN_FILE).is_file()]
+    study = open_study(source)
+    starts = read_json_lines(study.folder / PROVENANCE_JSONL)
+    places = [run.run.folder for run in study.runs if run.run.folder.is_dir()]
+    runs = [read_json(place / PROVENANCE_JSON) for place in places if (place / PROVENANCE_JSON).is_file()]
     told = runs or starts
-    versions = [_versions(item) for item in told] or [_versions(_old_record(study, places))]
-    devices = {str(item["device"]) for item in runs if item.get("device")} or _old_devices(places)
-    commands = [study.config.get("command"), *(item.get("command") for item in starts[-1:])]
+    versions = [_versions(item) for item in told]
+    commands = [study.launched.get("command"), *(item.get("command") for item in starts[-1:])]
+    names = sorted({name for one in versions for name in one}, key=str.lower)
     return Provenance(
         commands=tuple(dict.fromkeys(str(command) for command in commands if command)),
-        packages={name: _distinct(v[name] for v in versions if name in v) for name in _names(versions)},
+        packages={name: _distinct(one[name] for one in versions if name in one) for name in names},
         sources=_sources(told, starts),
-        hardware=_distinct(_machine(item) for item in told if item.get("hardware")),
+        hardware=_distinct(_machine(item["hardware"]) for item in told if item.get("hardware")),
         threads=_distinct(_pairs(item["threads"]) for item in told if item.get("threads")),
-        devices=tuple(sorted(devices)),
-        seeds=tuple(sorted({trial.seed for trial in study.trials if trial.seed is not None})),
+        devices=_distinct(str(item["device"]) for item in runs if item.get("device")),
+        seeds=tuple(sorted({run.seed for run in study.runs})),
         data_sha256=_data(told),
         n_recorded=len(runs),
         n_runs=len(places),
     )
 
 
-def reproduce(study: StudyFolder, found: Provenance) -> tuple[str, ...]:
+def reproduce(study: ReportStudy, found: Provenance) -> tuple[str, ...]:
     """The lines that run the same study again: for a shell, or in Python where no command started it."""
     if found.commands:
         lines = [f"git checkout {source.revision}" for source in found.sources[:1]]
@@ -121,75 +134,92 @@ def reproduce(study: StudyFolder, found: Provenance) -> tuple[str, ...]:
         lines += [f"pip install {' '.join(pins[1:] if lines else pins)}"] if pins else []
         lines += [f"export {threads}" for threads in found.threads if len(found.threads) == 1]
         return (*lines, f"{found.commands[0]} --out {AGAIN}")
-    config = study.config
-    if not config.get("trial"):
-        return ()
-    fields = [config.get("name"), config["trial"], dict(config.get("base") or {}), dict(config.get("axes") or {})]
-    extra = tuple(dict(one) for one in config.get("extra") or ())
-    call = f"Study({', '.join(map(repr, [*fields, tuple(config.get('seeds') or ()), extra]))})"
+    design = study.view.study
+    fields = (design.name, design.trial, dict(design.base), dict(design.axes), tuple(design.seeds))
+    call = f"Study({', '.join(map(repr, [*fields, tuple(map(dict, design.extra))]))})"
     return ("from metascale.study import Study, run_study", f"run_study({call}, {AGAIN!r})")
 
 
-def provenance_pairs(folder: Path | str | StudyFolder) -> tuple[tuple[str, str], ...]:
+def provenance_pairs(study: ReportStudy, found: Provenance) -> tuple[tuple[str, str], ...]:
     """(what, value) pairs for reading, as far as the study's files record them."""
-    study = read_study(folder)
-    found = gather(study)
-    config, pool = study.config, flat(study.test_pool)
-    data = flat(config["data"]) if isinstance(config.get("data"), Mapping) else {"name": config.get("data")}
-    axes = "; ".join(f"{name}: {', '.join(map(_words, values))}" for name, values in axis_values(study).items())
+    pool = flatten(study.test_pool)
+    axes = "; ".join(f"{name}: {', '.join(map(value_words, values))}" for name, values in study.axes.items())
     chief = [name for name in _CHIEF if found.packages.get(name)]
     values = (
         ("command", "; ".join(found.commands)),
-        ("trial function", config.get("trial")),
+        ("trial function", study.view.study.trial),
         ("axes", axes),
-        ("seeds", ", ".join(map(_words, config.get("seeds") or found.seeds))),
+        ("seeds", ", ".join(map(value_words, study.view.study.seeds))),
         ("versions", ", ".join(f"{name} {' and '.join(found.packages[name])}" for name in chief)),
         ("code", "; ".join(map(_source_words, found.sources))),
         ("hardware", "; ".join(found.hardware)),
         ("threads", "; ".join(map(_thread_words, found.threads))),
         ("devices", ", ".join(found.devices)),
-        ("data", data.get("name") or pool.get("data")),
+        ("data", pool.get("data")),
         ("data source", pool.get("details.source")),
-        ("data licence", data.get("licence") or pool.get("details.licence") or pool.get("licence")),
+        ("data licence", pool.get("details.licence") or pool.get("licence")),
     )
-    return tuple((words, _words(value) if value else NOT_RECORDED) for words, value in values)
+    return tuple((words, value_words(value) if value else NOT_RECORDED) for words, value in values)
 
 
-def provenance_json(study: StudyFolder) -> dict[str, Any]:
+def provenance_json(study: ReportStudy) -> dict[str, Any]:
     """All of it as JSON types."""
     found = gather(study)
     whole: dict[str, Any] = plain({**plain(found), "notes": found.notes, "reproduce": reproduce(study, found)})
     return whole
 
 
-def _names(versions: Iterable[Mapping[str, str]]) -> list[str]:
-    return sorted({name for one in versions for name in one}, key=str.lower)
+def provenance(study: ReportStudy) -> Section:
+    """Pairs, notes, the lines that reproduce the study, and folded: changes, versions, data, the configuration."""
+    found = gather(study)
+    lines = "\n".join(reproduce(study, found))
+    blocks: list[Block] = [Pairs(provenance_pairs(study, found))]
+    blocks += [Bullets(found.notes)] if found.notes else []
+    blocks += [Code(lines, "The same study again")]
+    tables = (
+        (f"{sum(len(one.changed_files) for one in found.sources)} uncommitted files", changes_table(found.sources)),
+        (f"{len(found.packages)} installed packages", packages_table(found)),
+        (f"{len(found.data_sha256)} data files", data_table(found)),
+    )
+    blocks += [Folded(title, (content,)) for title, content in tables if content.rows]
+    stored = {key: value for key, value in read_json(study.folder / STUDY_JSON).items() if key != "trials"}
+    whole = json.dumps({**study.launched, **stored}, indent=2, sort_keys=True, ensure_ascii=False)
+    blocks.append(Folded("The whole configuration", (Code(whole),)))
+    return Section("provenance", "Where this comes from", tuple(blocks))
+
+
+def changes_table(sources: tuple[Source, ...]) -> PageTable:
+    """Every uncommitted file."""
+    rows = [
+        [name, source.module, source.revision[:_SHORT], (source.diff_sha256 or DASH)[:_SHORT]]
+        for source in sources
+        for name in source.changed_files
+    ]
+    lines = [
+        f"{source.module}: {source.lines_added} lines added, {source.lines_removed} removed"
+        for source in sources
+        if source.changed_files and source.lines_added is not None
+    ]
+    caption = f"{'; '.join(lines)}. " if lines else ""
+    caption += "The text of the differences is in the study's provenance.jsonl."
+    return table(caption, [*map(text_column, ("file", "code of", "on top of", "SHA-256 of the difference"))], rows)
+
+
+def packages_table(found: Provenance) -> PageTable:
+    """Every installed package."""
+    rows = [[name, ", ".join(versions)] for name, versions in found.packages.items()]
+    return table("Versions of what was installed.", ("package", text_column("version")), rows)
+
+
+def data_table(found: Provenance) -> PageTable:
+    """Every data file."""
+    rows = [[name, ", ".join(hashes)] for name, hashes in found.data_sha256.items()]
+    return table("Data files that were there.", ("file", text_column("SHA-256")), rows)
 
 
 def _versions(item: Mapping[str, Any]) -> dict[str, str]:
     own = {name: str(item[name]) for name in ("metascale", "python") if item.get(name)}
     return {**{name: str(version) for name, version in (item.get("packages") or {}).items()}, **own}
-
-
-def _old_record(study: StudyFolder, places: Iterable[Path]) -> dict[str, Any]:
-    """What folders of before provenance files say: the histories of the runs, or the study itself."""
-    recorded = {name: str(version) for name, version in (study.config.get("versions") or {}).items()}
-    found: dict[str, set[str]] = {}
-    for event in _events(places):
-        for name in ("metascale", "python", "torch"):
-            if event.get(name):
-                found.setdefault(name, set()).add(str(event[name]))
-    told = {name: " and ".join(sorted(versions)) for name, versions in found.items()}
-    own = {"metascale": str(study.config["package_version"])} if study.config.get("package_version") else {}
-    return {"packages": {**own, **recorded, **told}}
-
-
-def _old_devices(places: Iterable[Path]) -> set[str]:
-    return {str(event["device"]) for event in _events(places) if event.get("device")}
-
-
-def _events(places: Iterable[Path]) -> Iterable[Mapping[str, Any]]:
-    return (event for place in places for event in read_json_lines(place / "history.jsonl"))
 
 
 def _sources(told: Iterable[Mapping[str, Any]], starts: Iterable[Mapping[str, Any]]) -> tuple[Source, ...]:
@@ -235,8 +265,7 @@ def _thread_words(pairs: str) -> str:
     return f"{counts.pop()} ({names})" if len(counts) == 1 else pairs
 
 
-def _machine(item: Mapping[str, Any]) -> str:
-    hardware = item["hardware"]
+def _machine(hardware: Mapping[str, Any]) -> str:
     parts = [str(hardware.get("processor") or "unknown processor")]
     if hardware.get("cores_usable"):
         parts.append(f"{hardware['cores_usable']} cores")
@@ -245,12 +274,12 @@ def _machine(item: Mapping[str, Any]) -> str:
     return ", ".join([*parts, *map(str, hardware.get("gpus") or ())])
 
 
-def _data(told: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
-    for item in told:
-        for name, digest in (item.get("data_sha256") or {}).items():
-            found.setdefault(name, []).append(digest)
-    return {name: _distinct(digests) for name, digests in sorted(found.items())}
+def _data(told: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    names = sorted({name for item in told for name in item.get("data_sha256") or {}})
+    return {
+        name: _distinct(item["data_sha256"][name] for item in told if name in (item.get("data_sha256") or {}))
+        for name in names
+    }
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
@@ -259,13 +288,3 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def _distinct(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(values)))
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_words, value))
-    if isinstance(value, (int, float)):
-        return number(value)
-    return value if isinstance(value, str) else canonical_json(value)

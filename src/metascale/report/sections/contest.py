@@ -1,0 +1,541 @@
+"""Who does better on the same test set, and at what cost: losses, paired tests under one Holm correction, memory."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
+
+from metascale.core.columns import BASELINE, COMPARED_KINDS, MAIN_KINDS, TEST_ACCURACY
+from metascale.core.errors import CorruptFile
+from metascale.laws.contrasts import PairedTest, holm, paired_test
+from metascale.report.section import (
+    Block,
+    Cell,
+    Finding,
+    Folded,
+    Note,
+    PageTable,
+    Picture,
+    Section,
+    fixed,
+    plain,
+    share,
+    table,
+    text_column,
+)
+from metascale.report.study import (
+    ReportStudy,
+    RunRow,
+    StudySource,
+    finite,
+    mean_of_known,
+    open_study,
+    sem_column,
+    standard_error,
+    unit_of,
+)
+from metascale.report.style import BLUE, INK, MUTED, PAPER, SERIES, finish, nothing, tip
+from metascale.report.words import decimals, interval, method_label, number, p_words, percent, scale_words
+
+REFERENCE = "melora"
+"""The exact meta-gradient: where a study has it the other methods are compared with it, else with the first series."""
+COSTS = {
+    "steps": ("{step}s", 1.0, 0),
+    "step_flops": ("GFLOP an {step}", 1e9, 2),
+    "step_peak_bytes": ("peak MiB of a step", 2.0**20, 1),
+    "step_peak_without_weights_bytes": ("without frozen weights", 2.0**20, 1),
+}
+"""Columns of results that say what training costs: title, unit and decimals."""
+_LONG = 20
+"""A table of more comparisons is folded."""
+_NOT_SETTINGS = frozenset(
+    {"kind", "method", "id", "label", "status", "message", "note", "notes", "n_tasks", "seed", "seeds"}
+    | {"steps", "best_step", "training"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A series at one scale, or (without ``series``) a baseline or control, on the test set.
+
+    Args:
+        x: its scale; 0 where the study has none.
+        task_sem: across test tasks, of the per-task losses averaged over seeds where those are on disk.
+        seed_values: the runs' own means, one a seed; none for a baseline that the study's conclusion computed.
+        settings: what tuning chose for a baseline.
+        costs: means over its runs, by column of `COSTS`, where all recorded them.
+        losses: one a seed, by task.
+        unpaired: why it has no ``losses``.
+    """
+
+    name: str
+    kind: str
+    series: str
+    method: str
+    x: float
+    loss: float
+    task_sem: float | None
+    seed_values: tuple[float, ...]
+    accuracy: float | None
+    accuracy_task_sem: float | None
+    settings: Mapping[str, Any]
+    costs: Mapping[str, float]
+    losses: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    unpaired: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One paired test. ``seed_sem`` is the standard error across seeds of the mean difference, apart from the test."""
+
+    first: str
+    second: str
+    test: PairedTest
+    p_holm: float
+    seed_sem: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """All contestants (series by scale, the largest first, then baselines), and the comparisons that Holm covers.
+
+    ``notes`` say what could not be compared and why.
+    """
+
+    rows: tuple[Contestant, ...]
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...]
+    loss_label: str
+    unit: str
+
+    @property
+    def shown(self) -> tuple[Contestant, ...]:
+        """Best loss first: baselines, and each series at its smallest, its largest and its best scale."""
+        chosen = [row for row in self.rows if not row.series]
+        for series in dict.fromkeys(row.series for row in self.rows if row.series):
+            mine = [row for row in self.rows if row.series == series]
+            chosen += {id(row): row for row in (mine[0], mine[-1], min(mine, key=lambda row: row.loss))}.values()
+        return tuple(sorted(chosen, key=lambda row: (row.loss, row.name)))
+
+    @property
+    def reference(self) -> str:
+        """The series that the others are compared with."""
+        exact = [row.series for row in self.rows if row.series and row.method == REFERENCE]
+        return next(iter([*exact, *(row.series for row in self.rows if row.series)]), "")
+
+
+def contest_data(source: StudySource, *, level: float = 0.95) -> Contest:
+    """Everyone on the same test set, and the paired tests that the study's design asks for."""
+    study = open_study(source)
+    rows = _contestants(study)
+    found = Contest(tuple(rows), (), (), study.loss_label, unit_of(study.loss_name))
+    comparisons, notes = _compare(rows, _pairs(rows, found.reference), level)
+    return replace(found, comparisons=comparisons, notes=notes)
+
+
+def _contestants(study: ReportStudy) -> list[Contestant]:
+    names, scaled = study.series, study.scaled
+    groups: dict[str, dict[float, list[RunRow]]] = {}
+    for run in study.main:
+        x = run.number(study.x_name) if scaled else 0.0
+        if run.finished and x is not None and run.number(study.loss_name) is not None:
+            groups.setdefault(names[run.id], {}).setdefault(x, []).append(run)
+    rows = []
+    for series, scales in groups.items():
+        for x, runs in sorted(scales.items(), reverse=True):
+            name = f"{series}, {scale_words(study.x_name, x)}" if scaled else series
+            rows.append(_contestant(study, name, runs, series, x))
+    others: dict[tuple[str, str], list[RunRow]] = {}
+    for run in study.of_kind(*COMPARED_KINDS):
+        if run.finished and run.number(study.loss_name) is not None:
+            others.setdefault((run.kind, run.method), []).append(run)
+    rows += [_contestant(study, method_label(method), runs) for (_, method), runs in sorted(others.items())]
+    known = {row.method for row in rows if not row.series}
+    more = [_concluded(study, method) for method in study.baselines if method not in known]
+    return rows + [row for row in more if row is not None]
+
+
+def _contestant(study: ReportStudy, name: str, runs: Sequence[RunRow], series: str = "", x: float = 0.0) -> Contestant:
+    loss = study.loss_name
+    values = tuple(value for value in (run.number(loss) for run in runs) if value is not None)
+    per_task, unpaired = _task_losses(name, runs, loss.removeprefix("test_"))
+    task_sem = mean_of_known([run.number(sem_column(loss)) for run in runs])
+    if series and not unpaired:
+        task_sem = standard_error([statistics.fmean(losses) for losses in per_task.values()])
+    costs = {name: mean_of_known([run.number(name) for run in runs]) for name in COSTS}
+    return Contestant(
+        name=name,
+        kind=runs[0].kind,
+        series=series,
+        method=runs[0].method,
+        x=x,
+        loss=statistics.fmean(values),
+        task_sem=task_sem,
+        seed_values=values,
+        accuracy=mean_of_known([run.number(TEST_ACCURACY) for run in runs]),
+        accuracy_task_sem=mean_of_known([run.number(sem_column(TEST_ACCURACY)) for run in runs]),
+        settings={} if series else _settings(study.baselines.get(runs[0].method, {})),
+        costs={name: value for name, value in costs.items() if value is not None},
+        losses=per_task,
+        unpaired=unpaired,
+    )
+
+
+def _concluded(study: ReportStudy, method: str) -> Contestant | None:
+    """A baseline that the study's conclusion computed without a trial."""
+    entry = study.baselines[method]
+    names = (study.loss_name, sem_column(study.loss_name), TEST_ACCURACY, sem_column(TEST_ACCURACY))
+    loss, sem, accuracy, accuracy_sem = (finite(entry.get(name)) for name in names)
+    if loss is None:
+        return None
+    kind = str(entry.get("kind", BASELINE))
+    return Contestant(
+        method_label(method), kind, "", method, 0.0, loss, sem, (), accuracy, accuracy_sem, _settings(entry), {}
+    )
+
+
+def _settings(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What tuning chose for a baseline."""
+    names = [name for name in entry if not name.startswith("test_") and name not in _NOT_SETTINGS]
+    return {name: entry[name] for name in names if entry[name] is not None}
+
+
+def _task_losses(name: str, runs: Sequence[RunRow], column: str) -> tuple[dict[str, list[float]], str]:
+    """Losses by task id, one a seed (the mean of a task's episodes, where it has several), or why there are none."""
+    tasks: dict[str, list[float]] = {}
+    for place, run in enumerate(runs):
+        rows = run.run.rows("test_tasks")
+        if not rows:
+            return {}, f"{name} is not compared: run {run.label} has no test_tasks.csv."
+        if "task_id" not in rows[0] or column not in rows[0]:
+            raise CorruptFile(
+                f"{run.run.folder}/test_tasks.csv must have the columns task_id and {column}; it has {list(rows[0])}"
+            )
+        episodes: dict[str, list[float]] = {}
+        for row in rows:
+            value = finite(row[column])
+            if value is None:
+                return {}, f"{name} is not compared: {run.label} has tasks without a finite loss."
+            episodes.setdefault(str(row["task_id"]), []).append(value)
+        if place and set(episodes) != set(tasks):
+            return {}, f"{name} is not compared: its seeds were tested on different tasks."
+        for task, values in episodes.items():
+            tasks.setdefault(task, []).append(statistics.fmean(values))
+    return tasks, ""
+
+
+def _pairs(rows: Sequence[Contestant], reference: str) -> list[tuple[Contestant, Contestant]]:
+    """Each series' largest scale meets every baseline and its own smallest scale; then each other series meets the
+    reference series at every scale of both.
+
+    The pairs are fixed by the design of the study, not picked by their results.
+    """
+    series: dict[str, dict[float, Contestant]] = {}
+    for row in rows:
+        if row.series:
+            series.setdefault(row.series, {})[row.x] = row
+    baselines = [row for row in rows if not row.series and row.seed_values]
+    pairs = []
+    for scales in series.values():
+        largest, smallest = scales[max(scales)], scales[min(scales)]
+        pairs += [(largest, other) for other in [*baselines, *([smallest] if len(scales) > 1 else [])]]
+    for name, scales in series.items():
+        if name != reference:
+            pairs += [(scales[x], series[reference][x]) for x in sorted(scales) if x in series[reference]]
+    return pairs
+
+
+def _compare(
+    rows: Sequence[Contestant], pairs: Sequence[tuple[Contestant, Contestant]], level: float
+) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
+    """The paired tests with one Holm correction, and notes on what could not be tested.
+
+    Losses of several seeds are averaged task by task first, so that the unit is the task.
+    """
+    asked = {id(row) for pair in pairs for row in pair}
+    notes = [row.unpaired for row in rows if row.unpaired and id(row) in asked]
+    tests = []
+    for first, second in pairs:
+        if first.unpaired or second.unpaired:
+            continue
+        left, right = set(first.losses), set(second.losses)
+        if left != right:
+            notes.append(
+                f"{first.name} and {second.name} are not compared: they were tested on different tasks "
+                f"({len(left)} and {len(right)}, {len(left & right)} shared)."
+            )
+        elif len(left) < 2:
+            notes.append(f"{first.name} and {second.name} are not compared: a paired test needs at least 2 tasks.")
+        else:
+            tests.append(_comparison(first, second, level))
+    adjusted = holm([test.test.p_value for test in tests])
+    corrected = tuple(replace(test, p_holm=p) for test, p in zip(tests, adjusted, strict=True))
+    return corrected, tuple(dict.fromkeys(notes))
+
+
+def _comparison(first: Contestant, second: Contestant, level: float) -> Comparison:
+    tasks = sorted(first.losses)
+    left, right = ([statistics.fmean(side.losses[task]) for task in tasks] for side in (first, second))
+    test = paired_test(left, right, level=level)
+    spreads = [
+        standard_error(
+            [statistics.fmean(side.losses[task][seed] for task in tasks) for seed in range(len(side.losses[tasks[0]]))]
+        )
+        for side in (first, second)
+    ]
+    known = [spread for spread in spreads if spread is not None]
+    seed_sem = sum(spread**2 for spread in known) ** 0.5 if known else None
+    return Comparison(first.name, second.name, test, test.p_value, seed_sem)
+
+
+def contest_finding(study: ReportStudy) -> Finding:
+    """The answer of a study that compares settings: who lost least, and whether by more than the test set explains."""
+    found = contest_data(study)
+    question = str(study.launched.get("question") or f"Which setting has the lowest {study.terms.test} loss?")
+    rows = [row for row in found.shown if row.series]
+    if not rows:
+        return Finding(question, "No answer yet: no trial has finished with a loss.", "No result")
+    best = rows[0]
+    answer = f"Lowest {study.terms.test} loss: {best.name}, {decimals(best.loss)} {found.unit}".rstrip()
+    if best.accuracy is not None:
+        answer += f" ({percent(best.accuracy)})"
+    met = [one for one in found.comparisons if one.first == best.name and one.second == found.reference]
+    if met:
+        difference = met[0].test.difference
+        answer += (
+            f"; {decimals(abs(difference.estimate))} {'below' if difference.estimate < 0 else 'above'} "
+            f"{found.reference} ({100 * met[0].test.level:g}\u00a0% interval of the difference "
+            f"{interval(difference.low, difference.high)}, p {p_words(met[0].p_holm)} after Holm)"
+        )
+    elif best.name == found.reference and len(rows) > 1:
+        answer += f"; the next is {rows[1].name} with {decimals(rows[1].loss)}"
+    return Finding(question, f"{answer}.", f"Lowest loss: {best.name}")
+
+
+def contest(study: ReportStudy) -> Section:
+    """Losses side by side, and the paired tests."""
+    found = contest_data(study)
+    beside = any(row.kind not in MAIN_KINDS for row in found.rows)
+    title = "Against baselines, on the same tasks" if beside else "Side by side, on the same tests"
+    data = {
+        "methods": [_for_programs(row) for row in found.shown],
+        "comparisons": found.comparisons,
+        "not_compared": found.notes,
+    }
+    if not found.rows:
+        return Section("baselines", title, data=data)
+    picture = Picture(
+        "baselines",
+        "Bars: ± 1 standard error across test tasks (not across seeds). Dots: single seeds.",
+        (lambda ax, compact: plot_baselines(found, ax, compact=compact),),
+        height_in=1.5 + 0.42 * len(found.shown),
+    )
+    tests: list[Block] = [comparisons_table(found)] if found.comparisons else []
+    if len(found.comparisons) > _LONG:
+        tests = [Folded(f"All {len(found.comparisons)} comparisons", tuple(tests))]
+    return Section("baselines", title, (picture, contest_table(found), *tests, *map(Note, found.notes)), data)
+
+
+def _for_programs(row: Contestant) -> dict[str, Any]:
+    names = ("name", "kind", "loss", "task_sem", "seed_values", "accuracy", "accuracy_task_sem", "settings", "costs")
+    return {name: getattr(row, name) for name in names}
+
+
+def contest_table(found: Contest) -> PageTable:
+    """Methods by test loss."""
+    rows = []
+    for row in found.shown:
+        settings = ", ".join(f"{key.replace('_', ' ')} {_setting(value)}" for key, value in row.settings.items())
+        losses = (fixed(row.loss, 4), fixed(row.task_sem, 4), share(row.accuracy), share(row.accuracy_task_sem))
+        rows.append([Cell(row.name), Cell(row.kind), *losses, Cell(settings)])
+    heads = ("method", text_column("kind"), found.loss_label, "SE across tasks", "accuracy", "its SE across tasks")
+    caption = "All on the same test set, best loss first; a series with scales at its smallest, largest and best one."
+    return table(caption, (*heads, text_column("tuned settings")), rows)
+
+
+def _setting(value: Any) -> str:
+    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def comparisons_table(found: Contest) -> PageTable:
+    """Paired differences with their tests."""
+    firsts = {row.first for row in found.comparisons}
+    rows = []
+    for row in found.comparisons:
+        test, difference = row.test, row.test.difference
+        rows.append(
+            [
+                Cell(row.second if len(firsts) == 1 else f"{row.first} − {row.second}"),
+                fixed(difference.estimate, 4),
+                Cell(interval(difference.low, difference.high, 4), difference.estimate),
+                fixed(row.seed_sem, 4),
+                Cell(p_words(row.p_holm), row.p_holm),
+                fixed(test.cohen_d, 2),
+                fixed(test.rank_biserial, 2),
+                Cell(str(test.n_tasks), test.n_tasks),
+            ]
+        )
+    level = 100 * found.comparisons[0].test.level
+    first = f"{next(iter(firsts))} minus" if len(firsts) == 1 else "difference"
+    heads = (
+        first, found.unit or "loss", f"{level:g} % across tasks", "SE across seeds", "p (Holm)", "Cohen's d",
+        "rank-biserial", "tasks",
+    )  # fmt: skip
+    caption = (
+        "Paired by test task (a task's episodes are averaged first); below zero the first loses less. Interval: "
+        "bootstrap over tasks of the losses averaged over seeds, so for these seeds; SE across seeds is apart; "
+        f"p: Wilcoxon signed-rank, corrected by Holm for {len(found.comparisons)} comparisons."
+    )
+    return table(caption, heads, rows)
+
+
+def plot_baselines(found: Contest, ax: Axes, *, compact: bool = False) -> Axes:
+    """Bars of test loss, best on top, with standard errors across test tasks and a dot for every seed."""
+    rows = found.shown
+    if not rows:
+        return nothing(ax, "No method with a test loss")
+    size = 8 if compact else 9
+    ends = [max(row.loss + (row.task_sem or 0.0), *(row.seed_values or (0.0,))) for row in rows]
+    reach = max(ends)
+    for place, (row, end) in enumerate(zip(rows, ends, strict=True)):
+        (bar,) = ax.barh(place, row.loss, height=0.62, color=BLUE if row.kind in MAIN_KINDS else MUTED)
+        text = decimals(row.loss) + (f" ± {decimals(row.task_sem)}" if row.task_sem is not None else "")
+        accuracy = f", {percent(row.accuracy)}" if row.accuracy is not None else ""
+        tip(bar, f"{row.name}: {text} {found.unit}{accuracy}")
+        if row.task_sem is not None:
+            ax.errorbar(row.loss, place, xerr=row.task_sem, color=INK, elinewidth=1.2, capsize=3)
+        if len(row.seed_values) > 1:
+            places = place + np.linspace(-0.16, 0.16, len(row.seed_values))
+            ax.plot(row.seed_values, places, "o", color=PAPER, markersize=3.6, markeredgecolor=INK, markeredgewidth=0.8)
+        ax.text(end + 0.015 * reach, place, text, va="center", ha="left", fontsize=size, color=INK)
+    ax.set_xlim(0, reach * (1.42 if compact else 1.2))
+    _name_bars(ax, [row.name.replace(", ", ",\n") if compact else row.name for row in rows], compact)
+    ax.grid(visible=True, axis="x")
+    best, loss = rows[0], found.loss_label.split(" (")[0]
+    finish(ax, f"Lowest {loss}: {best.name}, {decimals(best.loss)} {found.unit}", found.loss_label, "", compact)
+    ax.grid(visible=False, axis="y")
+    return ax
+
+
+def _name_bars(ax: Axes, names: Sequence[str], compact: bool) -> None:
+    """One name a bar, the first on top."""
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.yaxis.set_major_locator(FixedLocator(range(len(names))))
+    ax.yaxis.set_major_formatter(FixedFormatter(list(names)))
+    ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(4 if compact else 6))
+
+
+def costs(study: ReportStudy) -> Section:
+    """What training costs, where a study compares methods."""
+    title = "Methods and their costs"
+    rows = [row for row in _contestants(study) if row.series]
+    known = [name for name in COSTS if any(name in row.costs for row in rows)]
+    if len({method for method in study.axes.get("method", ()) if method is not None}) < 2 or known in ([], ["steps"]):
+        return Section("methods", title)
+    body = []
+    for row in sorted(rows, key=lambda row: row.loss):
+        cells = [fixed(row.loss, 4), fixed(standard_error(row.seed_values), 4)]
+        body.append([Cell(row.name), *cells, *(_cost(row, name) for name in known)])
+    unit = unit_of(study.loss_name)
+    heads = ["method", f"loss ({unit})" if unit else "loss", "SE across seeds"]
+    heads += [COSTS[name][0].format(step=study.terms.step) for name in known]
+    caption = f"Trained methods, best loss first, with what one {study.terms.step} costs."
+    return Section("methods", title, (table(caption, heads, body),))
+
+
+def _cost(row: Contestant, name: str) -> Cell:
+    _, unit, digits = COSTS[name]
+    value = row.costs.get(name)
+    if value is None or not digits:
+        return plain(value)
+    return Cell(decimals(value / unit, digits), value)
+
+
+MEMORY_KINDS = {
+    "weights": "frozen weights",
+    "parameters": "trained parameters",
+    "activations": "activations",
+    "gradients": "gradients",
+    "optimizer_state": "optimiser state",
+    "other": "other",
+}
+"""What the columns ``step_<kind>_bytes`` of a trial's results hold."""
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRow:
+    """Mean live MiB at the peak of one step over the finished trials of a series, by kind."""
+
+    series: str
+    n_trials: int
+    by_kind: tuple[float, ...]
+
+    @property
+    def total(self) -> float:
+        return sum(self.by_kind)
+
+
+def memory_data(source: StudySource) -> tuple[MemoryRow, ...]:
+    """Memory by series, the smallest first; nothing where trials did not measure it."""
+    study = open_study(source)
+    names = study.series
+    groups: dict[str, list[list[float]]] = {}
+    for run in study.main:
+        values = [run.number(f"step_{kind}_bytes") for kind in MEMORY_KINDS]
+        known = [value / _MIB for value in values if value is not None]
+        if run.finished and len(known) == len(values):
+            groups.setdefault(names[run.id], []).append(known)
+    rows = [
+        MemoryRow(series, len(found), tuple(statistics.fmean(column) for column in zip(*found, strict=True)))
+        for series, found in groups.items()
+    ]
+    return tuple(sorted(rows, key=lambda row: (row.total, row.series)))
+
+
+def memory(study: ReportStudy) -> Section:
+    """Where the memory of a training step goes, method by method."""
+    found = memory_data(study)
+    if not found:
+        return Section("memory", "Memory")
+    picture = Picture(
+        "memory",
+        "Live bytes at the peak of one training step, after a first step, by what they hold; means over seeds.",
+        (lambda ax, compact: plot_memory(found, ax, compact=compact),),
+        height_in=2.2 + 0.42 * len(found),
+    )
+    rows = [[Cell(row.series), *(fixed(mib, 2) for mib in row.by_kind), fixed(row.total, 2)] for row in found]
+    heads = ("method", *MEMORY_KINDS.values(), "total")
+    return Section("memory", "Memory", (picture, table("MiB at the peak of one step.", heads, rows)))
+
+
+def plot_memory(rows: Sequence[MemoryRow], ax: Axes, *, compact: bool = False) -> Axes:
+    """Stacked bars, one a series, smallest on top, with the total beside them."""
+    if not rows:
+        return nothing(ax, "No trial measured its memory")
+    size = 8 if compact else 9
+    reach = max(row.total for row in rows)
+    for place, row in enumerate(rows):
+        start = 0.0
+        for kind, value, colour in zip(MEMORY_KINDS.values(), row.by_kind, SERIES, strict=True):
+            label = kind if place == 0 else None
+            (bar,) = ax.barh(place, value, left=start, height=0.62, color=colour, label=label)
+            tip(bar, f"{row.series}: {kind} {value:.1f} MiB of {row.total:.1f}")
+            start += value
+        ax.text(start + 0.015 * reach, place, f"{row.total:.1f}", va="center", ha="left", fontsize=size, color=INK)
+    ax.set_xlim(0, reach * 1.12)
+    _name_bars(ax, [row.series for row in rows], compact)
+    columns = 2 if compact else 3
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=columns, fontsize=size, frameon=False)
+    least, most = rows[0], rows[-1]
+    ends = f"{least.total:.0f} MiB ({least.series}) to {most.total:.0f} MiB ({most.series})"
+    finish(ax, f"Peak of one training step: {ends}", "live MiB at the peak", "", compact)
+    ax.grid(visible=False, axis="y")
+    return ax

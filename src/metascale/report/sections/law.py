@@ -1,0 +1,692 @@
+"""Test values along the scale of a study and the law fitted to them: the answer, the curve, its check, its caveats.
+
+Three causes of spread stand apart and are never pooled: *seeds* (training again), *tasks* (which test tasks, each with
+its one fixed episode, so the draw of an episode is part of it) and the curve's own fit. ``seed_sem`` is a standard
+error across seeds, ``task_sem`` one across test tasks within a run; ``None`` where too few make it unknown.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from metascale.core.columns import BASELINE, COMPARED_KINDS, TEST_ACCURACY
+from metascale.laws.record import FamilyRecord, HiddenScale, Interval, LawRecord
+from metascale.report.section import (
+    DASH,
+    Block,
+    Bullets,
+    Cell,
+    Draw,
+    Finding,
+    PageTable,
+    Picture,
+    Row,
+    Section,
+    fixed,
+    of,
+    plain,
+    share,
+    table,
+    text_column,
+)
+from metascale.report.study import (
+    ReportStudy,
+    RunRow,
+    StudySource,
+    finite,
+    mean_of_known,
+    open_study,
+    sem_column,
+    standard_error,
+    unit_of,
+)
+from metascale.report.style import (
+    BLUE,
+    DASHES,
+    INK,
+    ORANGE,
+    PAPER,
+    SERIES,
+    SOFT,
+    Label,
+    finish,
+    log_y_ticks,
+    nothing,
+    option,
+    pad_y,
+    scale_x_ticks,
+    side_labels,
+    tip,
+    y_scale_label,
+)
+from metascale.report.words import (
+    axis_label,
+    decimals,
+    interval,
+    method_label,
+    number,
+    percent,
+    scale_words,
+    seed_words,
+)
+from metascale.study.design import flatten
+
+Write = Callable[[float], str]
+
+
+@dataclass(frozen=True, slots=True)
+class RunValue:
+    """One finished run: its test value, with the standard error across test tasks."""
+
+    series: str
+    x: float
+    seed: int
+    value: float
+    task_sem: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleMean:
+    """The mean of one scale's runs; ``task_sem`` is the mean of the runs' own standard errors across tasks."""
+
+    series: str
+    x: float
+    n_seeds: int
+    mean: float
+    seed_sem: float | None
+    task_sem: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A baseline or control, which does not depend on the axis: a horizontal line."""
+
+    method: str
+    kind: str
+    value: float
+    task_sem: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleTable:
+    """Test values along the axis of the study."""
+
+    x_name: str
+    x_label: str
+    y_label: str
+    unit: str
+    series: tuple[str, ...]
+    points: tuple[RunValue, ...]
+    means: tuple[ScaleMean, ...]
+    levels: tuple[Level, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LawTable:
+    """Losses along the axis with the fitted laws: usually one, of all points (its name is empty), else one a series.
+
+    ``title`` is the answer as the title of a plot.
+    """
+
+    scales: ScaleTable
+    laws: Mapping[str, LawRecord]
+    level: float
+    title: str
+
+
+def scale_data(source: StudySource, column: str, y_label: str) -> ScaleTable:
+    """One column of the results along the axis, for the finished main runs, with the baselines as levels."""
+    study = open_study(source)
+    names = study.series
+    points = []
+    for run in study.main:
+        x, value = run.number(study.x_name), run.number(column)
+        if run.finished and x is not None and value is not None:
+            points.append(RunValue(names[run.id], x, run.seed, value, run.number(sem_column(column))))
+    points.sort(key=lambda point: (point.series, point.x, point.seed))
+    places = dict.fromkeys((point.series, point.x) for point in points)
+    return ScaleTable(
+        x_name=study.x_name,
+        x_label=axis_label(study.x_name),
+        y_label=y_label,
+        unit=unit_of(column),
+        series=tuple(dict.fromkeys(point.series for point in points)),
+        points=tuple(points),
+        means=tuple(_mean([point for point in points if (point.series, point.x) == place]) for place in places),
+        levels=_levels(study, column),
+    )
+
+
+def _mean(runs: list[RunValue]) -> ScaleMean:
+    values = [run.value for run in runs]
+    task_sem = mean_of_known([run.task_sem for run in runs])
+    first = runs[0]
+    return ScaleMean(first.series, first.x, len(runs), statistics.fmean(values), standard_error(values), task_sem)
+
+
+def _levels(study: ReportStudy, column: str) -> tuple[Level, ...]:
+    """Baselines and controls, the lowest first: means over finished runs, else what the conclusion computed."""
+    groups: dict[tuple[str, str], list[RunRow]] = {}
+    for run in study.of_kind(*COMPARED_KINDS):
+        if run.finished and run.number(column) is not None:
+            groups.setdefault((run.method, run.kind), []).append(run)
+    levels = []
+    for (method, kind), runs in groups.items():
+        values = [value for run in runs if (value := run.number(column)) is not None]
+        sem = mean_of_known([run.number(sem_column(column)) for run in runs])
+        levels.append(Level(method, kind, statistics.fmean(values), sem))
+    for method, entry in study.baselines.items():
+        concluded = finite(entry.get(column))
+        if concluded is not None and method not in {level.method for level in levels}:
+            levels.append(
+                Level(method, str(entry.get("kind", BASELINE)), concluded, finite(entry.get(sem_column(column))))
+            )
+    return tuple(sorted(levels, key=lambda level: (level.value, level.method)))
+
+
+def law_data(source: StudySource) -> LawTable:
+    """Test loss along the axis, and the laws."""
+    study = open_study(source)
+    scales = scale_data(study, study.loss_name, study.loss_label)
+    return LawTable(scales, study.laws_by_series, study.level, law_finding(study).title)
+
+
+def accuracy_data(source: StudySource) -> ScaleTable:
+    """Test accuracy (a fraction) along the axis; chance is one of the levels where n_way is fixed."""
+    study = open_study(source)
+    scales = scale_data(study, TEST_ACCURACY, f"{study.terms.test} accuracy")
+    chance = _chance(study)
+    if chance is None or not scales.points:
+        return scales
+    levels = (*scales.levels, Level("chance", "chance", chance, None))
+    return replace(scales, levels=tuple(sorted(levels, key=lambda level: (level.value, level.method))))
+
+
+def _chance(study: ReportStudy) -> float | None:
+    """The accuracy of guessing, 1 / n_way, where the configuration has n_way and it is not an axis."""
+    if "n_way" in study.axes:
+        return None
+    ways = {finite(value) for key, value in flatten(study.base).items() if key.rsplit(".", 1)[-1] == "n_way"}
+    n_way = next(iter(ways)) if len(ways) == 1 else None
+    return 1 / n_way if n_way else None
+
+
+def law_finding(study: ReportStudy) -> Finding:
+    """The study's question and the law's answer; without a law it says so and why."""
+    axis = axis_label(study.x_name).removesuffix(" N").removesuffix(" K").removesuffix(" r")
+    many = "the number of training tasks" if study.x_name == "n_tasks" else axis
+    loss = f"{study.terms.test} loss"
+    question = str(study.launched.get("question") or f"Does {loss} follow a power law in {many}?")
+    laws = study.laws_by_series
+    if not laws:
+        return Finding(question, f"No answer yet: {missing_law_reason(study)}", "No law was fitted")
+    if len(laws) > 1:
+        return _several(question, laws, loss)
+    (law,) = laws.values()
+    exponent, direction = law.exponent, law.direction
+    if direction == "none":
+        answer = f"No: {loss} does not change with {many} beyond its noise"
+        if (law.misfit_log or 0.0) > (law.within_scale_log or 0.0):
+            answer = f"No: {loss} goes up and down with {many} by more than seeds explain"
+        title = f"{loss.capitalize()} shows no trend in {axis}"
+    elif direction == "unknown":
+        answer = f"The law '{law.law}' was fitted, but law.json states no trend"
+        title = f"{loss.capitalize()} and its fit"
+    else:
+        verb = "grow" if many.endswith("parameters") else "grows"
+        answer = f"{loss.capitalize()} {direction} as {many} {verb}"
+        title = f"{loss.capitalize()} {direction} with more {axis}"
+    if exponent:
+        answer += f"; exponent α = {_shown(exponent)} ({100 * law.level:g}\u00a0% interval)"
+        title += f": α = {_shown(exponent)}"
+    return Finding(question, f"{answer}.", title, direction, exponent, law.level, law.verdict)
+
+
+def _several(question: str, laws: Mapping[str, LawRecord], loss: str) -> Finding:
+    """One finding for several series: each with its own direction and exponent."""
+    words, exponents = [], []
+    for series, law in laws.items():
+        trend = {"none": "no trend", "unknown": "trend not stated"}.get(law.direction, law.direction)
+        words.append(f"{series} {trend}" + (f", α = {_shown(law.exponent)}" if law.exponent else ""))
+        exponents.append(f"{series} {_shown(law.exponent)}" if law.exponent else f"{series} {trend}")
+    level = next(iter(laws.values())).level
+    directions = {law.direction for law in laws.values()}
+    return Finding(
+        question=question,
+        answer=f"{loss.capitalize()} by series ({100 * level:g}\u00a0% intervals): {'; '.join(words)}.",
+        title=f"Exponents α: {', '.join(exponents)}",
+        direction=directions.pop() if len(directions) == 1 else "unknown",
+        level=level,
+    )
+
+
+def _shown(found: Interval) -> str:
+    return f"{decimals(found.estimate)} {interval(found.low, found.high)}"
+
+
+def missing_law_reason(study: ReportStudy) -> str:
+    """Why there is no law, from the counts of what was finished."""
+    finished = [run for run in study.main if run.finished and run.number(study.loss_name) is not None]
+    scales = {run.number(study.x_name) for run in finished} - {None}
+    if not study.runs:
+        return "the study has no trials."
+    if not finished:
+        return f"none of the {len(study.main)} {study.terms.trained} trials has finished with a loss."
+    axis = axis_label(study.x_name)
+    if any(x is not None and x <= 0 for x in scales):
+        return (
+            f"no law was fitted (law.json is absent): {axis} is not positive in every trial, and a law is fitted to "
+            "logarithms."
+        )
+    noun = "value" if len(scales) == 1 else "values"
+    return (
+        f"no law was fitted (law.json is absent); the {len(finished)} finished trials cover {len(scales)} {noun} of "
+        f"{axis}, and a law needs more values than it has parameters."
+    )
+
+
+def facts(study: ReportStudy, finding: Finding) -> tuple[tuple[str, str], ...]:
+    """The numbers under the answer."""
+    found = law_data(study)
+    rows = []
+    if finding.exponent:
+        rows.append((f"exponent α (also called β), {100 * finding.level:g} %", _shown(finding.exponent)))
+    if len(found.laws) == 1:
+        rows.append(("law", _formula(next(iter(found.laws.values())), study.x_name)))
+    if found.scales.means:
+        scales = sorted({mean.x for mean in found.scales.means})
+        ends = scale_words(study.x_name, scales[0]) + (f" to {number(scales[-1])}" if len(scales) > 1 else "")
+        rows.append(("finished runs", f"{len(found.scales.points)} at {ends}"))
+    errors = [law.extrapolation.log_error for law in found.laws.values() if law.extrapolation]
+    if len(errors) == 1 and errors[0] is not None:
+        rows.append(("log error, hidden largest scale", decimals(errors[0], 4)))
+    return tuple(rows)
+
+
+def _formula(law: LawRecord, x_name: str) -> str:
+    """The fitted law with its numbers, for the families that a person reads as a formula; else its name."""
+    values = {name: found.estimate for name, found in law.parameters.items()}
+    scale, exponent, floor = values.get("A"), values.get("alpha", values.get("beta")), values.get("E")
+    if scale is None or exponent is None or set(values) - {"A", "alpha", "beta", "E"}:
+        return law.formula or law.law or "no law"
+    power = f"{number(scale)}·{'N' if x_name == 'n_tasks' else 'x'}^{decimals(-exponent)}"
+    return f"L = {number(floor)} + {power}" if floor is not None else f"L = {power}"
+
+
+_LEVELS = " Grey lines: baselines, band ± 1 standard error across test tasks."
+
+
+def law(study: ReportStudy) -> Section:
+    """The picture of the law, its parameters, and the means by scale."""
+    found = law_data(study)
+    data = {
+        "laws": [_for_programs(series, one) for series, one in found.laws.items()],
+        "x_name": found.scales.x_name,
+        "scales": found.scales.means,
+        "held_out": [
+            {"series": series, **asdict(one.extrapolation)} for series, one in found.laws.items() if one.extrapolation
+        ],
+    }
+    if not found.scales.points:
+        return Section("law", "The law", data=data)
+
+    def draw(linear: bool, families: bool) -> Draw:
+        return lambda ax, compact: plot_law(found, ax, compact=compact, linear=linear, families=families)
+
+    picture = Picture(
+        "law",
+        _caption(found),
+        (draw(False, False),),
+        on_page=(("log loss", draw(False, True)), ("linear loss", draw(True, True))),
+        heading=False,
+    )
+    parameters = [parameters_table(series, one) for series, one in found.laws.items() if one.parameters]
+    return Section("law", "The law", (picture, *parameters, scales_table(found, accuracy_data(study))), data)
+
+
+def _for_programs(series: str, one: LawRecord) -> dict[str, object]:
+    families = []
+    for name, family in _by_backtest(one):
+        estimates = {key: found.estimate for key, found in family.parameters.items()}
+        numbers = {key: value for key, value in asdict(family).items() if key not in ("parameters", "objective")}
+        families.append({"name": name, "chosen": name == one.law, "parameters": estimates, **numbers})
+    told = {"series": series, "law": one.law, "trend": one.direction, "exponent": one.exponent}
+    return {**told, "families": families}
+
+
+def _by_backtest(one: LawRecord) -> list[tuple[str, FamilyRecord]]:
+    """The fitted families, smallest backtest error first, unknown ones last."""
+
+    def place(item: tuple[str, FamilyRecord]) -> tuple[float, str]:
+        error = item[1].backtest_rmse_log
+        return (math.inf if error is None else error, item[0])
+
+    return sorted(one.families.items(), key=place)
+
+
+def _runs_caption(scales: ScaleTable) -> str:
+    if all(mean.seed_sem is None for mean in scales.means):
+        return "Circles: runs, one seed each, so there is no error bar across seeds."
+    return "Small dots: runs, one a seed. Circles: mean over seeds, bar ± 1 standard error across seeds."
+
+
+def _caption(found: LawTable) -> str:
+    words = _runs_caption(found.scales)
+    if any(one.curve for one in found.laws.values()):
+        words += f" Band: {100 * found.level:g} % interval of the law."
+    if any(one.extrapolation for one in found.laws.values()):
+        words += " Diamond: prediction of the largest scale from the smaller ones alone, with its interval."
+    return words + (_LEVELS if found.scales.levels else "")
+
+
+def parameters_table(series: str, one: LawRecord) -> PageTable:
+    """Parameters of the chosen law with all the digits that repeating the prediction needs."""
+    rows = [
+        [Cell(name), *(Cell(f"{part:.7g}", part) for part in (found.estimate, found.low, found.high))]
+        for name, found in one.parameters.items()
+    ]
+    quality = [f"R² of log loss {one.r2_log:.4f}"] if one.r2_log is not None else []
+    quality += [f"objective {one.objective:.10g}"] if one.objective is not None else []
+    formula = f": {one.formula}" if one.formula else ""
+    caption = f"{of(series)}Parameters of the chosen law '{one.law}'{formula}. {', '.join(quality)}".strip()
+    return table(caption, ("parameter", "estimate", f"{100 * one.level:g} % low", "high"), rows)
+
+
+def scales_table(found: LawTable, accuracy: ScaleTable) -> PageTable:
+    """Means by scale, the spread across seeds and across tasks in columns of their own."""
+    scales = found.scales
+    several = len(scales.series) > 1
+    accuracies = {(mean.series, mean.x): mean for mean in accuracy.means}
+    rows = []
+    for mean in scales.means:
+        other = accuracies.get((mean.series, mean.x))
+        losses = (fixed(mean.mean, 4), fixed(mean.seed_sem, 4), fixed(mean.task_sem, 4))
+        shares = (share(other.mean if other else None), share(other.seed_sem if other else None))
+        named = (Cell(mean.series),) if several else ()
+        rows.append([*named, plain(mean.x), plain(mean.n_seeds), *losses, *shares])
+    heads = (
+        *(("series",) if several else ()), scales.x_label, "seeds", scales.y_label, "SE across seeds",
+        "SE across tasks", "accuracy", "its SE across seeds",
+    )  # fmt: skip
+    caption = (
+        "Means over seeds. SE across seeds: standard error from training again; SE across tasks: the mean of the runs' "
+        "own standard errors across test tasks, each with its one fixed episode. The two are never added."
+    )
+    return table(caption, heads, rows)
+
+
+def families(study: ReportStudy) -> Section:
+    """All fitted families of laws, the chosen one in bold."""
+    tables = [families_table(series, one) for series, one in study.laws_by_series.items() if one.families]
+    return Section("families", "Families of laws", tuple(tables))
+
+
+def families_table(series: str, one: LawRecord) -> PageTable:
+    """Families by backtest error."""
+    rows = []
+    for name, family in _by_backtest(one):
+        parameters = ", ".join(f"{key} {number(found.estimate)}" for key, found in family.parameters.items())
+        told = family.converged or family.note.startswith("did not converge")
+        note = "; ".join(part for part in ("" if told else "did not converge", family.note) if part)
+        chosen = name == one.law
+        cells = (
+            Cell(f"{name} (chosen)" if chosen else name), fixed(family.backtest_rmse_log, 4),
+            share(family.backtest_coverage, 0), fixed(family.rmse_log, 4), fixed(family.aicc, 1), Cell(parameters),
+            Cell(note),
+        )  # fmt: skip
+        rows.append(Row(cells, "chosen" if chosen else ""))
+    heads = ("family", "backtest RMSE", "inside its 90 % intervals", "fit RMSE", "AICc")
+    caption = (
+        f"{of(series)}Errors are of log loss. The backtest hides the largest scales, fits the rest and predicts them: "
+        "the error that matters for extrapolation; beside it, the share of hidden scales inside its intervals."
+    )
+    return table(caption, (*heads, text_column("parameters"), text_column("note")), rows)
+
+
+def extrapolation(study: ReportStudy) -> Section:
+    """The largest scale, predicted without having been seen."""
+    found = law_data(study)
+    blocks: list[Block] = []
+    for series, one in found.laws.items():
+        if one.extrapolation:
+            blocks.append(_extrapolation_sentence(series, one.extrapolation, found))
+            blocks.append(extrapolation_table(one.extrapolation, found))
+    return Section("extrapolation", "Does it extrapolate?", tuple(blocks))
+
+
+def _extrapolation_sentence(series: str, hidden: HiddenScale, found: LawTable) -> str:
+    inside = hidden.low is not None and hidden.high is not None and hidden.low <= hidden.observed <= hidden.high
+    errors = {name: abs(value - hidden.observed) for name, value in hidden.baselines.items()}
+    own = abs(hidden.predicted - hidden.observed)
+    closer = [name.replace("_", " ") for name, error in errors.items() if error < own]
+    sentence = (
+        f"{of(series)}Hidden from the fit, {scale_words(found.scales.x_name, hidden.x)} was predicted at "
+        f"{decimals(hidden.predicted, 4)} {interval(hidden.low, hidden.high, 4)}; measured "
+        f"{decimals(hidden.observed, 4)}, {'inside' if inside else 'outside'} the {100 * found.level:g} % interval."
+    )
+    return sentence + (f" A plain baseline came closer: {', '.join(closer)}." if closer else "")
+
+
+def extrapolation_table(hidden: HiddenScale, found: LawTable) -> PageTable:
+    """What was predicted for the largest scale, by the law and by the plain baselines."""
+    rows = [
+        [Cell("measured"), fixed(hidden.observed, 4), Cell(""), Cell(DASH)],
+        [
+            Cell(f"law '{hidden.law}'" if hidden.law else "law"), fixed(hidden.predicted, 4),
+            Cell(interval(hidden.low, hidden.high, 4)), fixed(hidden.log_error, 4),
+        ],
+    ]  # fmt: skip
+    for name, value in hidden.baselines.items():
+        error = math.log(value / hidden.observed) if value > 0 and hidden.observed > 0 else None
+        rows.append([Cell(name.replace("_", " ")), fixed(value, 4), Cell(""), fixed(error, 4)])
+    heads = ("predictor", found.scales.y_label, f"{100 * found.level:g} % interval", "log error")
+    return table("Predicted from the smaller scales alone; log error is ln(predicted / measured).", heads, rows)
+
+
+def accuracy(study: ReportStudy) -> Section:
+    """Test accuracy along the scale."""
+    found = accuracy_data(study)
+    if not found.points:
+        return Section("accuracy", "Accuracy")
+    caption = _runs_caption(found) + (_LEVELS if found.levels else "")
+    draw: Draw = lambda ax, compact: plot_accuracy(found, ax, compact=compact)
+    return Section("accuracy", "Accuracy", (Picture("accuracy", caption, (draw,)),))
+
+
+def caveats(study: ReportStudy) -> Section:
+    """The laws' own caveats, each once, and what holds for every law and every few-shot study."""
+    laws = study.laws_by_series
+    notes = [of(series) + note for series, one in laws.items() for note in one.notes]
+    if len(laws) > 1:
+        notes = [of(series) + one.verdict for series, one in laws.items() if one.verdict] + notes
+    if any(one.parameters for one in laws.values()):
+        notes.append(
+            "A fitted law describes the range of scales that was run; beyond it the interval of the curve is too "
+            "narrow, because it assumes that the law is true."
+        )
+    if study.meta:
+        notes.append(
+            "Each meta-test task has one fixed episode: spread across tasks includes the draw of the episode as well."
+        )
+    return Section("caveats", "Caveats", (Bullets(tuple(dict.fromkeys(notes))),) if notes else ())
+
+
+def plot_law(table: LawTable, ax: Axes, *, compact: bool = False, linear: bool = False, families: bool = False) -> Axes:
+    """Loss against scale: runs, means with bars across seeds, the law with its band, baselines.
+
+    Both axes are logarithmic; that of a scale with a value that is not positive is linear.
+
+    Args:
+        linear: a linear axis for the loss.
+        families: draw the other fitted families too; a page shows them on demand.
+    """
+    scales = table.scales
+    if not scales.points:
+        return nothing(ax, "No finished run with a test loss")
+    labels: list[Label] = []
+    for series, one in table.laws.items():
+        colour, band = _law_colour(scales, series), one.curve
+        if band:
+            ax.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
+            ax.plot(band.x, band.median, color=colour, linewidth=2, label=f"law {series}".strip())
+        if band and not series:
+            labels.append((band.median[-1], f"law, {100 * table.level:g} %", colour))
+
+    def write(value: float) -> str:
+        return f"{decimals(value)} {scales.unit}".strip()
+
+    labels += _draw_runs(scales, ax, write)
+    labels += _draw_levels(scales, ax, lambda value: decimals(value, 2), write)
+    if not linear:
+        ax.set_yscale("log")
+    x_label = scale_x_ticks(ax, [point.x for point in scales.points], scales.x_label, 0.12 if compact else 0.07)
+    for series, one in table.laws.items():
+        if one.extrapolation:
+            predicted = _draw_hidden(one.extrapolation, ax, scales, _law_colour(scales, series) if series else ORANGE)
+            labels += [] if series else [predicted]
+    pad_y(ax, log=not linear)
+    if not linear:
+        log_y_ticks(ax)
+    if families:
+        _other_families(table, ax)
+    side_labels(ax, labels, size=8 if compact else 9)
+    y_label = y_scale_label(ax, scales.y_label)
+    return finish(ax, table.title, x_label, y_label, compact)
+
+
+def plot_accuracy(table: ScaleTable, ax: Axes, *, compact: bool = False) -> Axes:
+    """Accuracy (linear) against scale (logarithmic): runs, means with bars across seeds, baselines and chance."""
+    if not table.points:
+        return nothing(ax, "No finished run with a test accuracy")
+    labels = _draw_runs(table, ax, percent)
+    for series, (mean, colour) in zip(table.series, _last_means(table), strict=True):
+        ax.plot(*_line(table, series), color=colour, linewidth=1.6)
+        if len(table.series) == 1:
+            labels.append((mean, method_label(series), colour))
+    labels += _draw_levels(table, ax, lambda value: percent(value, 0), percent)
+    x_label = scale_x_ticks(ax, [point.x for point in table.points], table.x_label, 0.12 if compact else 0.07)
+    pad_y(ax, log=False)
+    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
+    side_labels(ax, labels, size=8 if compact else 9)
+    return finish(ax, _accuracy_title(table), x_label, table.y_label, compact)
+
+
+def _other_families(table: LawTable, ax: Axes) -> None:
+    """The curves a reader can ask for; they do not widen the axes, which are those of the data and the chosen law."""
+    limits = ax.get_ylim()
+    for series, one in table.laws.items():
+        colour = _law_colour(table.scales, series)
+        for place, (name, losses) in enumerate(one.family_curves().items()):
+            style = DASHES[place % len(DASHES)]
+            (line,) = ax.plot(one.curve.x, losses, color=colour, linewidth=1.4, linestyle=style)
+            option(line, name)
+    ax.set_ylim(limits)
+
+
+def _draw_runs(table: ScaleTable, ax: Axes, write: Write) -> list[Label]:
+    """Every run as a small dot and every scale's mean as a circle; labels for the series where there are several."""
+    labels = []
+    for place, series in enumerate(table.series):
+        colour = SERIES[place % len(SERIES)]
+        for point in (point for point in table.points if point.series == series):
+            (dot,) = ax.plot(point.x, point.value, "o", color=colour, markersize=3.6, alpha=0.55, markeredgewidth=0)
+            across = f" (± {write(point.task_sem)} across tasks)" if point.task_sem is not None else ""
+            tip(
+                dot,
+                f"{series}, {scale_words(table.x_name, point.x)}, {seed_words(point.seed)}: "
+                f"{write(point.value)}{across}",
+            )
+        for mean in (mean for mean in table.means if mean.series == series):
+            if mean.seed_sem is not None:
+                ax.errorbar(mean.x, mean.mean, mean.seed_sem, color=colour, elinewidth=1.4, capsize=3.5, zorder=4)
+            (circle,) = ax.plot(
+                mean.x,
+                mean.mean,
+                "o",
+                color=colour,
+                markersize=7.5,
+                markeredgecolor=PAPER,
+                markeredgewidth=1.2,
+                zorder=5,
+            )
+            across = (
+                f" ± {write(mean.seed_sem)} across {mean.n_seeds} seeds" if mean.seed_sem is not None else " (one seed)"
+            )
+            tip(circle, f"{series}, {scale_words(table.x_name, mean.x)}: mean {write(mean.mean)}{across}")
+            if len(table.series) > 1 and mean.x == max(other.x for other in table.means if other.series == series):
+                labels.append((mean.mean, series, colour))
+    return labels
+
+
+def _draw_levels(table: ScaleTable, ax: Axes, short: Write, write: Write) -> list[Label]:
+    """Baselines as horizontal lines with bands across tasks; their labels are shorter than their read-outs."""
+    labels = []
+    for level in table.levels:
+        style = (0, (5, 3)) if level.kind == "baseline" else (0, (1.5, 2.5))
+        line = ax.axhline(level.value, color=SOFT, linewidth=1.2, linestyle=style, zorder=1)
+        if level.task_sem is not None:
+            ax.axhspan(level.value - level.task_sem, level.value + level.task_sem, color=SOFT, alpha=0.12, linewidth=0)
+        across = f" ± {write(level.task_sem)} across tasks" if level.task_sem is not None else ""
+        tip(line, f"{method_label(level.method)}: {write(level.value)}{across}")
+        labels.append((level.value, f"{method_label(level.method)} {short(level.value)}", SOFT))
+    return labels
+
+
+def _law_colour(scales: ScaleTable, series: str) -> str:
+    """The colour of a law: its series', and ink for one law over several series."""
+    if series in scales.series:
+        return SERIES[scales.series.index(series) % len(SERIES)]
+    return BLUE if len(scales.series) == 1 else INK
+
+
+def _draw_hidden(hidden: HiddenScale, ax: Axes, scales: ScaleTable, colour: str) -> Label:
+    """The prediction from smaller scales, drawn a little to the right of the measured mean so that both can be seen."""
+    low, high = ax.get_xlim()
+    x = hidden.x * (high / low) ** 0.018
+    if hidden.low is not None and hidden.high is not None:
+        ax.plot([x, x], [hidden.low, hidden.high], color=colour, linewidth=1.6, zorder=5)
+    (diamond,) = ax.plot(
+        x, hidden.predicted, "D", color=PAPER, markeredgecolor=colour, markeredgewidth=1.6, markersize=6, zorder=6
+    )
+    span = f" [{decimals(hidden.low)}, {decimals(hidden.high)}]" if hidden.low is not None else ""
+    scale = scale_words(scales.x_name, hidden.x)
+    tip(
+        diamond,
+        f"{scale} predicted from smaller scales: {decimals(hidden.predicted)}{span}; "
+        f"measured {decimals(hidden.observed)}",
+    )
+    return hidden.predicted, "predicted from\nsmaller scales", colour
+
+
+def _last_means(table: ScaleTable) -> list[tuple[float, str]]:
+    ends = []
+    for place, series in enumerate(table.series):
+        last = max((mean for mean in table.means if mean.series == series), key=lambda mean: mean.x)
+        ends.append((last.mean, SERIES[place % len(SERIES)]))
+    return ends
+
+
+def _line(table: ScaleTable, series: str) -> tuple[list[float], list[float]]:
+    means = [mean for mean in table.means if mean.series == series]
+    return [mean.x for mean in means], [mean.mean for mean in means]
+
+
+def _accuracy_title(table: ScaleTable) -> str:
+    means = [mean for mean in table.means if mean.series == table.series[0]]
+    first, last = means[0], means[-1]
+    named = table.y_label.capitalize()
+    if len(table.series) > 1:
+        ends = {s: _line(table, s)[1] for s in table.series}
+        found = "; ".join(f"{method_label(s)} {percent(y[0])} to {percent(y[-1])}" for s, y in ends.items())
+        return f"{named} from the smallest to the largest scale: {found}"
+    if len(means) == 1:
+        return f"{named} {percent(first.mean)} at {scale_words(table.x_name, first.x)}"
+    scales = f"{scale_words(table.x_name, first.x)} to {number(last.x)}"
+    return f"{named} from {scales}: {percent(first.mean)} to {percent(last.mean)}"

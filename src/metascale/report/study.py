@@ -1,0 +1,377 @@
+"""A study as the report sees it: runs with their rows of the results table, its laws, its series and points."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from metascale.core.canonical import canonical_json
+from metascale.core.columns import (
+    BASELINES_JSON,
+    COMMAND_JSON,
+    MAIN_KINDS,
+    TEST_LOSS,
+    TEST_POOL_JSON,
+    TRIAL,
+    TUNING,
+)
+from metascale.core.errors import CorruptFile
+from metascale.core.files import read_json
+from metascale.laws.held_out import Replicates
+from metascale.laws.record import LawRecord, read_laws
+from metascale.report.words import axis_label, method_label, number
+from metascale.study.store.folder import RunView, StudyView, read_study
+from metascale.study.store.records import format_cell
+from metascale.study.store.table import results_table
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Words for the test set, what a test number is a mean over, the trained models, and a step of training."""
+
+    test: str
+    unit: str
+    trained: str
+    step: str
+
+
+META_TERMS = Terms(test="meta-test", unit="tasks", trained="meta-learnt", step="outer step")
+SUPERVISED_TERMS = Terms(test="test", unit="examples", trained="trained", step="step")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run and its cells of the results table; those of a nested axis are there under its last word as well."""
+
+    run: RunView
+    cells: Mapping[str, Any]
+    method: str
+
+    @property
+    def id(self) -> str:
+        return self.run.trial.id
+
+    @property
+    def label(self) -> str:
+        return self.run.trial.label
+
+    @property
+    def seed(self) -> int:
+        return self.run.trial.seed
+
+    @property
+    def kind(self) -> str:
+        return str(self.cells["kind"])
+
+    @property
+    def status(self) -> str:
+        return str(self.cells["status"])
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "finished"
+
+    @property
+    def main(self) -> bool:
+        """Whether it is one of the trials that the axes vary; the others are baselines, controls and searches."""
+        return self.kind in MAIN_KINDS
+
+    def number(self, column: str) -> float | None:
+        """The cell as a finite number, or ``None`` when it is empty, absent, no number or not finite."""
+        return finite(self.cells.get(column))
+
+    def text(self, column: str) -> str:
+        """The cell as results.csv shows it; empty where it has no value."""
+        value = self.cells.get(column)
+        return value if isinstance(value, str) else format_cell(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The runs at one point of the axes, in one series: ``name`` says where, ``trials`` are one a seed."""
+
+    series: str
+    name: str
+    axes: Mapping[str, Any]
+    x: float
+    losses: tuple[float, ...]
+    trials: tuple[RunRow, ...]
+
+    @property
+    def runs(self) -> Replicates:
+        """The point as the laws take it."""
+        return Replicates(self.x, self.losses, self.name)
+
+    @property
+    def mean(self) -> float:
+        """The geometric mean: laws are fitted to the logarithm of the loss."""
+        return self.runs.mean
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of ln loss across seeds; 0 for a single run."""
+        return self.runs.spread
+
+
+@dataclass(frozen=True, slots=True)
+class ReportStudy:
+    """A study folder with what was concluded from it.
+
+    Args:
+        launched: what command.json says: the command, the question, and which columns are scale, series and loss.
+        laws: by series as the study's files name them, ``method=maml``; a single law has the empty name.
+        baselines: what the study's conclusion says of each baseline method.
+    """
+
+    view: StudyView
+    runs: tuple[RunRow, ...]
+    columns: tuple[str, ...]
+    launched: Mapping[str, Any] = field(default_factory=dict)
+    laws: Mapping[str, LawRecord] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    test_pool: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.view.folder
+
+    @property
+    def name(self) -> str:
+        return self.view.study.name
+
+    @property
+    def base(self) -> Mapping[str, Any]:
+        return self.view.study.base
+
+    @property
+    def main(self) -> tuple[RunRow, ...]:
+        """The trials that the axes vary, whatever their status."""
+        return tuple(run for run in self.runs if run.main)
+
+    def of_kind(self, *kinds: str) -> tuple[RunRow, ...]:
+        """Trials of these kinds, whatever their status."""
+        return tuple(run for run in self.runs if run.kind in kinds)
+
+    @property
+    def terms(self) -> Terms:
+        """How this study speaks of its test set."""
+        supervised = self.main and all(run.kind == TRIAL for run in self.main)
+        return SUPERVISED_TERMS if supervised else META_TERMS
+
+    @property
+    def meta(self) -> bool:
+        return self.terms is META_TERMS
+
+    @property
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """The axes, named by their last word (``task.n_tasks`` is ``n_tasks``)."""
+        return {key.rsplit(".", 1)[-1]: tuple(values) for key, values in self.view.study.axes.items()}
+
+    @property
+    def law(self) -> LawRecord | None:
+        """The study's law, or the first of several."""
+        return next(iter(self.laws.values()), None)
+
+    @property
+    def x_name(self) -> str:
+        """The law's scale, else the one that the study was launched with, else the first axis of numbers."""
+        candidates = [self.law.x_name.rsplit(".", 1)[-1]] if self.law and self.law.x_name else []
+        candidates += [str(self.launched["scale"])] if self.launched.get("scale") else []
+        candidates += [
+            name for name, values in self.axes.items() if len(values) > 1 and None not in map(finite, values)
+        ]
+        return next((name for name in candidates if name in self.columns), candidates[0] if candidates else "n_tasks")
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the study varies a scale; otherwise it compares methods or settings."""
+        return self.x_name in self.columns
+
+    @property
+    def loss_name(self) -> str:
+        named = self.law.loss_name if self.law else str(self.launched.get("loss") or "")
+        if named in self.columns:
+            return named
+        losses = [name for name in self.columns if name.startswith("test_loss") and "_sem" not in name]
+        return losses[0] if losses else TEST_LOSS
+
+    @property
+    def loss_label(self) -> str:
+        """The test loss with its unit, as an axis title."""
+        unit = unit_of(self.loss_name)
+        return f"{self.terms.test} loss" + (f" ({unit})" if unit else "")
+
+    def makes_series(self, axis: str) -> bool:
+        """Whether an axis separates series: all do, unless whoever launched the study named those that do."""
+        named = self.launched.get("series")
+        return named is None or axis in named
+
+    @property
+    def series(self) -> dict[str, str]:
+        """The series of every trial by id: its method, and further axes along which finished runs vary."""
+        finished = [run for run in self.main if run.finished]
+        extra = [
+            name
+            for name in self.axes
+            if name not in (self.x_name, "method")
+            and len({run.text(name) for run in finished}) > 1
+            and self.makes_series(name)
+        ]
+
+        def name(run: RunRow) -> str:
+            parts = [f"{column.replace('_', ' ')} {run.text(column)}" for column in extra if run.text(column)]
+            return ", ".join([method_label(run.method), *parts])
+
+        return {run.id: name(run) for run in self.runs}
+
+    @property
+    def laws_by_series(self) -> dict[str, LawRecord]:
+        """The law of every series by the series' name on the page; a study with one law has it under the empty name."""
+        if len(self.laws) < 2:
+            return {"": self.law} if self.law else {}
+        names = self.series
+        others = [
+            key for key in self.view.study.axes if key.rsplit(".", 1)[-1] != self.x_name and self.makes_series(key)
+        ]
+        found = {}
+        for run in self.main:
+            label = ", ".join(f"{key}={run.text(key)}" for key in others)
+            if label in self.laws:
+                found[names[run.id]] = self.laws[label]
+        return dict(sorted(found.items())) or {"": next(iter(self.laws.values()))}
+
+    @property
+    def level(self) -> float:
+        """Of the law's intervals."""
+        return self.law.level if self.law else 0.95
+
+    @property
+    def points(self) -> list[Point]:
+        """The finished runs by series and point of the axes: one point is one configuration, with a run a seed."""
+        names = self.series
+        axes = [name for name, values in self.axes.items() if len(values) > 1]
+        groups: dict[tuple[str, str], list[RunRow]] = {}
+        for run in self.main:
+            loss = run.number(self.loss_name)
+            if run.finished and run.number(self.x_name) is not None and loss is not None and loss > 0:
+                place = canonical_json([run.text(axis) for axis in axes])
+                groups.setdefault((names[run.id], place), []).append(run)
+        told = [axis for axis in axes if axis not in ("method", *(self.launched.get("series") or ()))]
+        points = [
+            Point(
+                series=series,
+                name=", ".join(f"{axis_label(axis)} {_words(runs[0], axis)}" for axis in told) or series,
+                axes={axis: runs[0].cells.get(axis) for axis in axes},
+                x=runs[0].number(self.x_name) or 0.0,
+                losses=tuple(run.number(self.loss_name) or 0.0 for run in runs),
+                trials=tuple(runs),
+            )
+            for (series, _), runs in groups.items()
+        ]
+        return sorted(points, key=lambda point: (point.series, point.x, point.name))
+
+
+StudySource: TypeAlias = Path | str | ReportStudy
+"""A study's folder, or the study already read."""
+
+
+def open_study(source: StudySource) -> ReportStudy:
+    """The study in a folder, with what was concluded from it; a study already read comes back as it is.
+
+    Raises:
+        InputError: the folder holds no study.
+        CorruptFile: a file of the study cannot be parsed.
+    """
+    if isinstance(source, ReportStudy):
+        return source
+    view = read_study(source)
+    table = results_table(view)
+    short = {key: key.rsplit(".", 1)[-1] for key in view.study.axes if key in table.columns}
+    rows = []
+    for run, row in zip(view.runs, table.rows, strict=True):
+        cells = {**{word: row[key] for key, word in short.items()}, **row}
+        rows.append(RunRow(run, cells, _method(cells, view.study.base)))
+    return ReportStudy(
+        view=view,
+        runs=tuple(rows),
+        columns=tuple(dict.fromkeys([*short.values(), *table.columns])) if rows else (),
+        launched=_mapping(view.folder / COMMAND_JSON),
+        laws=read_laws(view.folder),
+        baselines=_mapping(view.folder / BASELINES_JSON),
+        test_pool=_mapping(view.folder / TEST_POOL_JSON),
+    )
+
+
+def _method(cells: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """Where methods vary (baselines beside one learner) the learner's own name stands in the base alone."""
+    unnamed = "trained" if cells["kind"] in (TRIAL, TUNING) else "meta-learnt"
+    return str(cells.get("method") or cells.get("result.method") or base.get("method") or unnamed)
+
+
+def finite(value: Any) -> float | None:
+    """``value`` as a finite float, or ``None``."""
+    if value is None or isinstance(value, bool) or value == "":
+        return None
+    try:
+        converted = float(value)
+    except (TypeError, ValueError):
+        return None
+    return converted if math.isfinite(converted) else None
+
+
+def stopped_by_patience(points: Sequence[Point]) -> bool:
+    """Whether half of all runs or more ended because validation had stopped improving: then all are meant to."""
+    endings = [trial.text("training") == "converged" for point in points for trial in point.trials]
+    return 2 * sum(endings) >= len(endings) > 0
+
+
+def cut_short(trial: RunRow, patient: bool) -> bool:
+    """Whether a run was best at its last validation, or (``patient``) ended at the last step that it was allowed."""
+    best, steps = trial.number("best_step"), trial.number("steps")
+    best_last = best is not None and steps is not None and best >= steps > 0
+    return best_last or (patient and trial.text("training") == "max_steps")
+
+
+UNITS = {"nats": "nats", "s": "s", "mse": "MSE"}
+
+
+def unit_of(column: str) -> str:
+    """The unit that the end of a column's name states, or nothing."""
+    return UNITS.get(column.rsplit("_", 1)[-1], "")
+
+
+def sem_column(column: str) -> str:
+    """The column of the standard error that goes with ``column``: test_loss_nats -> test_loss_sem_nats."""
+    stem, _, unit = column.rpartition("_")
+    return f"{stem}_sem_{unit}" if unit in UNITS else f"{column}_sem"
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean, or ``None`` as soon as one value is unknown."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Standard error of a mean; ``None`` for fewer than two values."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """A file's JSON object; an empty one where there is no file."""
+    if not path.exists():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CorruptFile(f"{path} must hold one JSON object; it holds a {type(value).__name__}")
+    return value
+
+
+def _words(run: RunRow, axis: str) -> str:
+    """A cell for reading: numbers without a needless fraction."""
+    value = run.number(axis)
+    return run.text(axis) if value is None else number(value)
