@@ -29,7 +29,7 @@ from metascale.hypergrad.curvature import (
 )
 from metascale.meta.inner import loss_parts
 from metascale.models.perceptron import Perceptron
-from metascale.testing.smooth_classifier import SmoothClassifier
+from metascale.testing.subjects import SmoothClassifier
 
 T = 3
 MODEL = SmoothClassifier(n_inputs=2, width=2, n_classes=2)  # 4 + 2 + 4 numbers

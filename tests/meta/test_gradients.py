@@ -16,7 +16,7 @@ from metascale.meta.inner import InnerLoop
 from metascale.meta.reverse import FullGraph, Through
 from metascale.models.convnet import ConvNet
 from metascale.models.perceptron import Perceptron
-from metascale.testing.closed_forms import QuadraticModel
+from metascale.testing.subjects import QuadraticModel
 from metascale.training.optimizers import SGD, Adam
 from tests.meta.episodes import class_episode, quadratic_episode
 

@@ -19,9 +19,8 @@ from metascale.meta.imaml import ImplicitMAML
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
 from metascale.meta.training import MetaTraining
-from metascale.testing.closed_forms import QuadraticModel
 from metascale.testing.learner_contract import check_meta_gradient
-from metascale.testing.smooth_classifier import SmoothClassifier, quadratic_episode
+from metascale.testing.subjects import QuadraticModel, SmoothClassifier, quadratic_episode
 from metascale.training.optimizers import SGD
 from tests.meta.episodes import class_episode
 

@@ -20,8 +20,7 @@ from metascale.models.convnet import ConvNet
 from metascale.models.network import squared_error_per_task
 from metascale.models.perceptron import Perceptron
 from metascale.parallel.execution import Execution
-from metascale.testing.closed_forms import QuadraticModel
-from metascale.testing.smooth_classifier import SmoothClassifier
+from metascale.testing.subjects import QuadraticModel, SmoothClassifier
 from metascale.training.optimizers import LAMB, SGD, Adam, InPlaceAdamW, Lion, Muon, Optimizer
 from tests.meta.episodes import class_episode, quadratic_episode
 

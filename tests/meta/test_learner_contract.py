@@ -17,10 +17,9 @@ from metascale.meta.learner import MetaLearner
 from metascale.meta.reverse import FullGraph
 from metascale.models.perceptron import Perceptron
 from metascale.parallel.execution import Execution
-from metascale.testing.closed_forms import QuadraticModel
 from metascale.testing.learner_contract import check_meta_gradient
 from metascale.testing.model_contract import check_model
-from metascale.testing.smooth_classifier import SmoothClassifier, quadratic_episode
+from metascale.testing.subjects import QuadraticModel, SmoothClassifier, quadratic_episode
 from metascale.training.optimizers import SGD
 from tests.meta.episodes import class_episode
 

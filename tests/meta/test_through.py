@@ -28,9 +28,8 @@ from metascale.meta.inner import InnerLoop
 from metascale.meta.reverse import THROUGH, FullGraph, named_through
 from metascale.models.convnet import ConvNet
 from metascale.models.perceptron import Perceptron
-from metascale.testing.closed_forms import QuadraticModel
 from metascale.testing.learner_contract import check_meta_gradient
-from metascale.testing.smooth_classifier import SmoothClassifier
+from metascale.testing.subjects import QuadraticModel, SmoothClassifier
 from metascale.training.optimizers import SGD, Adam
 from metascale.workflow import config
 from tests.meta.episodes import class_episode

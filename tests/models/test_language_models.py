@@ -17,7 +17,7 @@ from metascale.models.language import LanguageModel, normalise
 from metascale.models.mup import MuP
 from metascale.models.resnet_bk import ResNetBK
 from metascale.models.transformer import Transformer, rotate
-from metascale.testing.language_contract import check_language_model
+from metascale.testing.model_contract import check_language_model
 from metascale.training.flops import count_flops
 from metascale.training.optimizers import InPlaceAdamW
 

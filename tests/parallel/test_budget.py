@@ -29,7 +29,7 @@ from metascale.models.text.heads import LearnedHead
 from metascale.parallel.budget import StepPlan, _Gauge, fit_to_budget, frozen_weights, plans, profile_step
 from metascale.parallel.execution import Execution
 from metascale.parallel.out_of_memory import DoesNotFit, MicroBatches, is_out_of_memory, shape_of
-from metascale.testing.smooth_classifier import SmoothClassifier
+from metascale.testing.subjects import SmoothClassifier
 from metascale.training.optimizers import SGD, Adam
 from metascale.training.state import TrainState
 from tests.meta.episodes import class_episode

@@ -28,7 +28,7 @@ from metascale.models.convnet import ConvNet
 from metascale.parallel.budget import fit_to_budget
 from metascale.parallel.execution import Execution
 from metascale.parallel.processes import ProcessEnded, pack, pack_around_model, portable, task_processes, unpack
-from metascale.testing.smooth_classifier import SmoothClassifier
+from metascale.testing.subjects import SmoothClassifier
 from metascale.training.memory import LiveBytes
 from metascale.training.optimizers import SGD
 from tests.meta.episodes import class_episode

@@ -91,7 +91,7 @@ def _same_task_name(split: Split, indices: Sequence[int], episode: Episode) -> E
 
 BROKEN: dict[str, tuple[Callable[..., Episode], str]] = {
     "torch's global generator": (_noise_from_torch, "second call gives other bytes"),
-    "moves a global generator": (_moves_a_global_generator, "moves a global random generator"),
+    "moves a global generator": (_moves_a_global_generator, "a global random generator was used"),
     "depends on its neighbours": (_depends_on_its_neighbours, "single episodes differ"),
     "depends on its position": (_depends_on_position, "order of the indices"),
     "query repeats support": (_query_repeats_support, "occurs twice in support and query"),

@@ -1,1 +1,42 @@
-"""Contract suites and closed forms, shipped so that a user's own task, model or learner can run through them."""
+"""Contract suites for task sources, models and meta-gradients, and the models that they run on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metascale.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from metascale.testing.learner_contract import MetaGradientContract, check_meta_gradient
+    from metascale.testing.model_contract import ModelContract, check_language_model, check_model, generators_untouched
+    from metascale.testing.subjects import QuadraticModel, SmoothClassifier, quadratic_episode
+    from metascale.testing.task_contract import check_task_source
+
+__all__ = [
+    "MetaGradientContract",
+    "ModelContract",
+    "QuadraticModel",
+    "SmoothClassifier",
+    "check_language_model",
+    "check_meta_gradient",
+    "check_model",
+    "check_task_source",
+    "generators_untouched",
+    "quadratic_episode",
+]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "MetaGradientContract": "metascale.testing.learner_contract",
+        "check_meta_gradient": "metascale.testing.learner_contract",
+        "ModelContract": "metascale.testing.model_contract",
+        "check_language_model": "metascale.testing.model_contract",
+        "check_model": "metascale.testing.model_contract",
+        "generators_untouched": "metascale.testing.model_contract",
+        "QuadraticModel": "metascale.testing.subjects",
+        "SmoothClassifier": "metascale.testing.subjects",
+        "quadratic_episode": "metascale.testing.subjects",
+        "check_task_source": "metascale.testing.task_contract",
+    },
+)

@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from metascale.core import trees
-from metascale.core.streams import torch_generator
 from metascale.core.types import Episode, Model, Params
-from metascale.testing.closed_forms import QuadraticModel
-from metascale.testing.model_contract import generators_untouched
-from metascale.testing.smooth_classifier import SmoothClassifier, quadratic_episode
+from metascale.testing.model_contract import equal, generators_untouched, promise, unit_direction
+from metascale.testing.subjects import QuadraticModel, SmoothClassifier, quadratic_episode
 
 if TYPE_CHECKING:
     from metascale.meta.gradients import EpisodeReport, MetaGradient
@@ -89,35 +87,29 @@ class MetaGradientContract:
     def check_result(self) -> None:
         """A finite tensor for every meta-parameter, without history, and one loss a task in the report."""
         grads, report = self._call(self.tasks, key=1)
-        _promise(
-            sorted(grads) == sorted(self.theta),
-            f"the meta-gradient must name {sorted(self.theta)}, not {sorted(grads)}",
-        )
+        names, wanted = sorted(grads), sorted(self.theta)
+        promise(names == wanted, f"the meta-gradient must name {wanted}, not {names}")
         for name, value in self.theta.items():
             found = grads[name]
-            same = found.shape == value.shape and found.dtype == value.dtype
-            _promise(
-                same,
-                f"the meta-gradient of '{name}' is {found.dtype} {list(found.shape)}, not {value.dtype} "
-                f"{list(value.shape)}",
-            )
-            _promise(not found.requires_grad, f"the meta-gradient of '{name}' must carry no history")
-        _promise(trees.is_finite(grads), "the meta-gradient must be finite")
-        _promise(report.task_ids == self.tasks.task_ids, "the report must name the tasks in order")
+            got, like = (f"{tensor.dtype} {list(tensor.shape)}" for tensor in (found, value))
+            promise(got == like, f"the meta-gradient of '{name}' is {got}, not {like}")
+            promise(not found.requires_grad, f"the meta-gradient of '{name}' must carry no history")
+        promise(trees.is_finite(grads), "the meta-gradient must be finite")
+        promise(report.task_ids == self.tasks.task_ids, "the report must name the tasks in order")
         for name in ("support_loss_start", "support_loss_end", "query_loss"):
             losses = getattr(report, name)
             if losses is None and name == "query_loss":
                 continue
             shape = tuple(losses.shape)
-            _promise(shape == (self.tasks.n_tasks,), f"{name} of the report must have shape [T], not {list(shape)}")
-            _promise(not losses.requires_grad, f"{name} of the report must carry no history")
-            _promise(bool(torch.isfinite(losses).all()), f"{name} of the report must be finite")
+            promise(shape == (self.tasks.n_tasks,), f"{name} of the report must have shape [T], not {list(shape)}")
+            promise(not losses.requires_grad, f"{name} of the report must carry no history")
+            promise(bool(torch.isfinite(losses).all()), f"{name} of the report must be finite")
 
     def check_direction(self) -> None:
         """The result is a gradient, to be descended: on quadratic tasks it points from the centres to θ."""
         found, expected = self._on_quadratics(0.3, 3)
         cosine = float(found @ expected / (found.norm() * expected.norm()).clamp_min(1e-300))
-        _promise(
+        promise(
             cosine > 0.5,
             f"on tasks ½‖θ − c‖² the meta-gradient must point along mean(θ − c), but the cosine is {cosine:.3g}",
         )
@@ -130,7 +122,7 @@ class MetaGradientContract:
             found, displacement = self._on_quadratics(rate, steps)
             expected = self.factor(rate, steps) * displacement
             error = float((found - expected).norm() / displacement.norm())
-            _promise(
+            promise(
                 error < 1e-10,
                 f"at rate {rate} and {steps} steps the meta-gradient of ½‖θ − c‖² is off by {error:.3g} of ‖θ − c‖ "
                 f"from {self.factor(rate, steps):.6g} (θ − c)",
@@ -154,12 +146,11 @@ class MetaGradientContract:
             own = {name: value for name, value in self.theta.items() if name.startswith("rate/") == rates}
             if not own:
                 continue
-            noise = {name: _noise(name, value) for name, value in own.items()}
-            direction = trees.scale(noise, 1 / float(trees.norm(noise)))
+            direction = unit_direction(own)
             upper, lower = (self._adapted_query_loss(direction, sign * step) for sign in (1, -1))
             difference, slope = (upper - lower) / (2 * step), float(trees.dot(direction, grads))
             size = max(float(trees.norm({name: grads[name] for name in own})), 1e-3)
-            _promise(
+            promise(
                 abs(difference - slope) < 1e-6 * size,
                 f"the meta-gradient of {'the learnt rates' if rates else 'the parameters'} along a random direction is "
                 f"{slope:.8g}, the central difference of the adapted query loss {difference:.8g}",
@@ -176,12 +167,12 @@ class MetaGradientContract:
         before = {name: value.clone() for name, value in self.theta.items()}
         inputs = {name: value.clone() for name, value in _tensors(self.tasks).items()}
         first, again = self._call(self.tasks, key=1), self._call(self.tasks, key=1)
-        _promise(_equal(before, self.theta), "the estimator must not change θ")
+        promise(equal(before, self.theta), "the estimator must not change θ")
         clean = not any(value.requires_grad or value.grad is not None for value in self.theta.values())
-        _promise(clean, "the estimator must not make θ collect gradients")
-        _promise(_equal(inputs, _tensors(self.tasks)), "the estimator must not change the episode")
-        _promise(_equal(first[0], again[0]), "the same arguments must give the same meta-gradient, bit for bit")
-        _promise(_equal(_losses(first[1]), _losses(again[1])), "the same arguments must give the same report")
+        promise(clean, "the estimator must not make θ collect gradients")
+        promise(equal(inputs, _tensors(self.tasks)), "the estimator must not change the episode")
+        promise(equal(first[0], again[0]), "the same arguments must give the same meta-gradient, bit for bit")
+        promise(equal(_losses(first[1]), _losses(again[1])), "the same arguments must give the same report")
 
     def check_keys(self) -> None:
         """``key`` names the dropout masks: another key, other masks; ``None``, no dropout."""
@@ -189,12 +180,12 @@ class MetaGradientContract:
             return
         (one, first), (two, second), (none, _) = (self._call(self.tasks, key) for key in (1, 2, None))
         if self.uses_dropout:
-            _promise(not _equal(one, two), "another key must give other dropout masks")
-            _promise(not _equal(one, none), "key=None must mean no dropout")
+            promise(not equal(one, two), "another key must give other dropout masks")
+            promise(not equal(one, none), "key=None must mean no dropout")
             same = torch.equal(first.support_loss_end, second.support_loss_end)
-            _promise(not same, "the key must reach the inner loop: the support losses do not depend on it")
+            promise(not same, "the key must reach the inner loop: the support losses do not depend on it")
         else:
-            _promise(_equal(one, two) and _equal(one, none), "an estimator said to use no dropout must ignore the key")
+            promise(equal(one, two) and equal(one, none), "an estimator said to use no dropout must ignore the key")
 
     def check_chunks(self) -> None:
         """Single tasks, and uneven chunks weighted by their tasks, give the whole; so do chunks on threads."""
@@ -204,7 +195,7 @@ class MetaGradientContract:
         with ThreadPoolExecutor(2) as pool:
             found = list(pool.map(self._call, chunks))
         for (grads, _), (expected, _) in zip(found, map(self._call, chunks), strict=True):
-            _promise(_close(grads, expected), "chunks on two threads must give what they give one after another")
+            promise(_close(grads, expected), "chunks on two threads must give what they give one after another")
 
     def _parts(self, size: int) -> list[Episode]:
         n_tasks = self.tasks.n_tasks
@@ -216,9 +207,9 @@ class MetaGradientContract:
         total = trees.zeros_like(whole)
         for grads, part in results:
             total = trees.add(total, grads, len(part.task_ids) / self.tasks.n_tasks)
-        _promise(_close(total, whole), f"the meta-gradient must be the mean over tasks: {what} give another one")
+        promise(_close(total, whole), f"the meta-gradient must be the mean over tasks: {what} give another one")
         joined = trees.concat_tasks([_losses(part) for _, part in results])
-        _promise(_close(joined, _losses(report)), f"the report must not depend on the other tasks: {what} give another")
+        promise(_close(joined, _losses(report)), f"the report must not depend on the other tasks: {what} give another")
 
 
 def check_meta_gradient(
@@ -251,21 +242,7 @@ def _tensors(episode: Episode) -> Params:
     return found
 
 
-def _noise(name: str, like: torch.Tensor) -> torch.Tensor:
-    noise = torch.randn(like.shape, dtype=torch.float64, generator=torch_generator(0, "contract-direction", name))
-    return noise.to(like)
-
-
-def _equal(x: Params, y: Params) -> bool:
-    return x.keys() == y.keys() and all(torch.equal(value, y[name]) for name, value in x.items())
-
-
 def _close(x: Params, y: Params) -> bool:
     return x.keys() == y.keys() and all(
         torch.allclose(value, y[name], rtol=1e-9, atol=1e-12) for name, value in x.items()
     )
-
-
-def _promise(kept: bool, sentence: str) -> None:
-    if not kept:
-        raise AssertionError(sentence)

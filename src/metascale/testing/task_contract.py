@@ -18,6 +18,7 @@ import torch
 
 from metascale.core.canonical import canonical_json
 from metascale.core.types import SPLITS, Batch, Episode, Split, TaskSource
+from metascale.testing.model_contract import generators_untouched, promise
 
 Variant = Callable[..., TaskSource]
 _MAX_Z = 4.5
@@ -51,8 +52,7 @@ def check_task_source(source: TaskSource, *, n_visits: int = 120, variant: Varia
 
 
 def _expect(condition: bool, message: str) -> None:
-    if not condition:
-        raise AssertionError(f"task source: {message}")
+    promise(condition, f"task source: {message}")
 
 
 def _indices(source: TaskSource, split: Split, n: int = 6) -> list[int]:
@@ -146,10 +146,8 @@ def check_global_generators(source: TaskSource) -> None:
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002
             torch.manual_seed(seed)
-            before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]  # noqa: NPY002
-            found.append([_fingerprint(source.episodes(split, _indices(source, split, 3))) for split in SPLITS])
-            after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]  # noqa: NPY002
-            _expect(before == after, "making episodes moves a global random generator")
+            with generators_untouched():
+                found.append([_fingerprint(source.episodes(split, _indices(source, split, 3))) for split in SPLITS])
         _expect(found[0] == found[1], "episodes depend on a global random generator")
     finally:
         random.setstate(saved[0])
