@@ -20,7 +20,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from metascale.report import law_data, plot_law
+from metascale.report import law_data, plot_study_law
 from metascale.study import results_table
 from metascale.workflow.launch import Place, launch, plan
 
@@ -69,7 +69,7 @@ print(analysis.summary())
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 4))
-plot_law(law_data(folder), axes)
+plot_study_law(law_data(folder), axes)
 figure.savefig(folder / "notebook_law.png", dpi=120)
 plt.close(figure)
 

@@ -24,7 +24,7 @@ from metascale.report.sections.law import (
     accuracy_data,
     law_data,
     plot_accuracy,
-    plot_law,
+    plot_study_law,
 )
 from metascale.report.style import inline_svg, new_figure, png_bytes, ramp, round_ticks, spread, styled
 from tests.report.study_fixture import SCALES, SEEDS, StudyBuilder, make_study
@@ -50,7 +50,7 @@ def markers(ax: Axes, size: float) -> list[tuple[float, float]]:
 
 def test_law_plot_shows_runs_means_curve_baselines_and_prediction(study_folder: Path) -> None:
     table, ax = law_data(study_folder), new_axes()
-    assert plot_law(table, ax) is ax
+    assert plot_study_law(table, ax) is ax
     assert markers(ax, 3.6) == [(point.x, point.value) for point in table.scales.points]
     assert markers(ax, 7.5) == [(mean.x, mean.mean) for mean in table.scales.means]
     (curve,) = [line for line in ax.lines if line.get_label() == "law"]
@@ -66,7 +66,7 @@ def test_law_plot_shows_runs_means_curve_baselines_and_prediction(study_folder: 
 
 
 def test_law_plot_is_log_log_with_plain_ticks_and_a_finding(study_folder: Path) -> None:
-    ax = plot_law(law_data(study_folder), new_axes())
+    ax = plot_study_law(law_data(study_folder), new_axes())
     ax.figure.draw_without_rendering()
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert tick_texts(ax.xaxis) == [str(n) for n in SCALES]
@@ -81,9 +81,9 @@ def test_law_plot_is_log_log_with_plain_ticks_and_a_finding(study_folder: Path) 
 
 
 def test_bars_across_seeds_are_drawn_only_where_there_are_seeds(study_folder: Path, tmp_path: Path) -> None:
-    ax = plot_law(law_data(study_folder), new_axes())
+    ax = plot_study_law(law_data(study_folder), new_axes())
     assert len(ax.containers) == len(SCALES)
-    single = plot_law(law_data(make_study(tmp_path, seeds=(0,))), new_axes())
+    single = plot_study_law(law_data(make_study(tmp_path, seeds=(0,))), new_axes())
     assert len(single.containers) == 0
 
 
@@ -159,7 +159,7 @@ def test_labels_in_the_margin_do_not_overlap(study_folder: Path) -> None:
     with styled():
         for compact, size in ((False, (8, 4.8)), (True, (3.9, 3.4))):
             figure, (ax,) = new_figure(*size)
-            plot_law(law_data(study_folder), ax, compact=compact)
+            plot_study_law(law_data(study_folder), ax, compact=compact)
             figure.draw_without_rendering()
             boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
             gaps = [upper.y0 - lower.y1 for lower, upper in itertools.pairwise(boxes)]
@@ -170,7 +170,7 @@ def test_labels_in_the_margin_do_not_overlap(study_folder: Path) -> None:
 def test_plots_of_empty_tables_say_so(tmp_path: Path) -> None:
     StudyBuilder(tmp_path, {"n_tasks": [2, 5]}).write()
     for plot, table in (
-        (plot_law, law_data(tmp_path)),
+        (plot_study_law, law_data(tmp_path)),
         (plot_accuracy, accuracy_data(tmp_path)),
         (plot_learning_curves, learning_curves_data(tmp_path)),
         (plot_adaptation, adaptation_data(tmp_path)),
@@ -214,7 +214,7 @@ def test_figures_have_the_same_bytes_twice_and_no_date(study_folder: Path) -> No
     def both() -> tuple[bytes, str]:
         with styled():
             figure, (ax,) = new_figure(4, 3)
-            plot_law(law_data(study_folder), ax)
+            plot_study_law(law_data(study_folder), ax)
             return png_bytes(figure), inline_svg(figure, "law")
 
     first, second = both(), both()
@@ -227,7 +227,7 @@ def test_figures_have_the_same_bytes_twice_and_no_date(study_folder: Path) -> No
 def test_svg_has_prefixed_ids_variables_and_read_outs(study_folder: Path) -> None:
     with styled():
         figure, (ax,) = new_figure(4, 3)
-        plot_law(law_data(study_folder), ax)
+        plot_study_law(law_data(study_folder), ax)
         svg = inline_svg(figure, "law")
     assert svg.startswith("<svg")
     assert 'id="law-' in svg

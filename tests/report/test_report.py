@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from metascale.core.columns import LAW_JSON
 from metascale.core.errors import InputError
-from metascale.report import law_data, open_study, plot_law, write_report
+from metascale.report import law_data, open_study, plot_study_law, write_report
 from metascale.report.style import SERIES, new_figure
 from metascale.report.write import Drawn, View, render_page, sections_of
 from metascale.study.definition import load_definition, save_definition
@@ -229,7 +229,7 @@ def test_a_scale_that_starts_at_zero_has_a_linear_axis_and_no_law(tmp_path: Path
     names, words = report_of(folder)
     assert {"plots/law.png", "plots/accuracy.png"} <= set(names)
     assert "difficulty is not positive in every trial, and a law is fitted to logarithms" in words
-    ax = plot_law(law_data(folder), Figure().subplots())
+    ax = plot_study_law(law_data(folder), Figure().subplots())
     assert (ax.get_xscale(), ax.get_xlabel()) == ("linear", "difficulty")
 
 
@@ -300,7 +300,7 @@ def test_several_series_have_a_law_each(tmp_path: Path, monkeypatch: pytest.Monk
     table = law_data(folder)
     assert list(table.laws) == ["MAML", "first-order MAML"]
     _, (ax,) = new_figure(8, 4.8)
-    plot_law(table, ax)
+    plot_study_law(table, ax)
     curves = [line.get_color() for line in ax.lines if str(line.get_label()).startswith("law ")]
     assert curves == [SERIES[0], SERIES[1]]
     _, words = report_of(folder, monkeypatch)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         plot_adaptation,
         plot_learning_curves,
     )
-    from metascale.report.sections.law import accuracy_data, law_data, plot_accuracy, plot_law
+    from metascale.report.sections.law import accuracy_data, law_data, plot_accuracy, plot_study_law
     from metascale.report.study import ReportStudy, open_study
     from metascale.report.write import write_report
 
@@ -31,8 +31,8 @@ __all__ = [
     "plot_accuracy",
     "plot_adaptation",
     "plot_baselines",
-    "plot_law",
     "plot_learning_curves",
+    "plot_study_law",
     "write_report",
 ]
 
@@ -50,7 +50,7 @@ __getattr__, __dir__ = lazy(
         "plot_accuracy": "metascale.report.sections.law",
         "plot_adaptation": "metascale.report.sections.curves",
         "plot_baselines": "metascale.report.sections.contest",
-        "plot_law": "metascale.report.sections.law",
+        "plot_study_law": "metascale.report.sections.law",
         "plot_learning_curves": "metascale.report.sections.curves",
         "write_report": "metascale.report.write",
     },

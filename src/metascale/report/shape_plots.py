@@ -8,8 +8,9 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from metascale.laws.picture import tip
 from metascale.report.shape_data import ASPECT, Shape, ShapeTable, by_value
-from metascale.report.style import PAPER, SERIES, finish, log_label, log_x_ticks, log_y_ticks, nothing, pad_y, tip
+from metascale.report.style import PAPER, SERIES, finish, log_label, log_x_ticks, log_y_ticks, nothing, pad_y
 from metascale.report.words import axis_label, decimals, number
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from metascale.laws.picture import tip
 from metascale.report.size_data import architecture_name, predicted
 from metascale.report.size_types import Size, SizeTable
 from metascale.report.style import (
@@ -22,7 +23,6 @@ from metascale.report.style import (
     pad_y,
     ramp,
     side_labels,
-    tip,
 )
 from metascale.report.words import decimals, number
 

@@ -206,7 +206,7 @@ class ReportStudy:
         return f"{self.terms.test} loss" + (f" ({unit})" if unit else "")
 
     def makes_series(self, axis: str) -> bool:
-        """Whether an axis separates series: all do, unless whoever launched the study named those that do."""
+        """Whether an axis separates series: all do, unless command.json names those that do."""
         named = self.launched.get("series")
         return named is None or axis in named
 
@@ -307,7 +307,7 @@ def open_study(source: StudySource) -> ReportStudy:
 
 
 def _method(cells: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    """Where methods vary (baselines beside one learner) the learner's own name stands in the base alone."""
+    """The method of a run; beside baselines, that of an only learner is in the base configuration alone."""
     unnamed = "trained" if cells["kind"] in (TRIAL, TUNING) else "meta-learnt"
     return str(cells.get("method") or cells.get("result.method") or base.get("method") or unnamed)
 

@@ -12,12 +12,11 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 from xml.sax.saxutils import escape
 
 import matplotlib
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -27,7 +26,6 @@ from metascale.report.words import number
 
 INK, SOFT, MUTED, GRID, PAPER = "#1b2530", "#5b6670", "#a9b3bc", "#dde2e7", "#fefefe"
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#b0588f", "#c98600", "#3a9bd0"
-DASHES = ((0, (5, 2)), (0, (2, 2)), (0, (7, 2, 1.5, 2)), (0, (1, 1.5)))
 SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 # Light to dark along one hue order, so that larger scales read as stronger; every step keeps apart from paper.
 RAMP = ("#8fc6e4", "#5aa9d6", "#2b8cc4", "#0b6ba8", "#084f86", "#063765", "#042247")
@@ -122,16 +120,6 @@ def inline_svg(figure: Figure, prefix: str) -> str:
     for colour, variable in VARIABLES.items():
         text = re.sub(re.escape(colour), f"var({variable}, {colour})", text, flags=re.IGNORECASE)
     return text.strip()
-
-
-def tip(artist: Artist, text: str) -> None:
-    """Give ``artist`` a read-out; `inline_svg` turns it into an SVG title."""
-    artist.set_gid("tip:" + quote(text))
-
-
-def option(artist: Artist, name: str) -> None:
-    """Mark ``artist`` as something that a page shows on demand, under this name."""
-    artist.set_gid("option:" + quote(name))
 
 
 def ramp(count: int, first: int = 0, last: int = len(RAMP) - 1) -> tuple[str, ...]:

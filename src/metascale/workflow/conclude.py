@@ -1,4 +1,4 @@
-"""After a study: baselines, shared pools, the law and the report, all from the run folders, as often as one likes."""
+"""After a study: baselines, shared pools, the law and the report, from the run folders. Idempotent: safe to re-run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metascale.core.columns import MAIN_KINDS
+from metascale.core.columns import (
+    BASELINES_JSON,
+    COMPARED_KINDS,
+    MAIN_KINDS,
+    META,
+    TEST_POOL_JSON,
+    TRAIN_POOL_JSON,
+    TUNING_JSON,
+)
 from metascale.core.errors import InputError
 from metascale.core.files import read_json, write_json
 from metascale.laws import analyse
@@ -21,13 +29,10 @@ from metascale.study.store.records import format_cell
 from metascale.study.store.table import ResultsTable, write_results
 from metascale.workflow.recipe import LawColumns, law_columns, recipe_of
 
-BASELINES_FILE, TEST_POOL = "baselines.json", "test_pool.json"
-TUNING = "tuning.json"
-
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a study says: one analysis a series (usually one), or why there is none, and the files written."""
+    """The laws of a study: one analysis a series (usually one), or why there is none; and the files written."""
 
     analyses: Mapping[str, Analysis]
     no_law: str
@@ -45,11 +50,11 @@ def conclude(folder: Path | str) -> Conclusion:
     table = write_results(folder)
     baselines = baseline_results(table)
     if baselines:
-        write_json(folder / BASELINES_FILE, baselines)
+        write_json(folder / BASELINES_JSON, baselines)
     for run in view.runs:
-        pool = run.folder / "train_pool.json"
-        if run.trial.kind == "meta" and pool.exists():
-            write_json(folder / TEST_POOL, shared_pools(read_json(pool)))
+        pool = run.folder / TRAIN_POOL_JSON
+        if run.trial.kind == META and pool.exists():
+            write_json(folder / TEST_POOL_JSON, shared_pools(read_json(pool)))
             break
     analyses, reason = laws_of(view.study, table, law_columns(view.study))
     write_laws(folder, {series: found.record() for series, found in analyses.items()})
@@ -62,8 +67,8 @@ def _write_tuning(view: StudyView) -> list[Path]:
     tuned = tuned_points(view)
     if not tuned:
         return []
-    write_json(view.folder / TUNING, [one.to_json() for one in tuned])
-    return [view.folder / TUNING]
+    write_json(view.folder / TUNING_JSON, [one.to_json() for one in tuned])
+    return [view.folder / TUNING_JSON]
 
 
 def write_own(view: StudyView, table: ResultsTable) -> list[Path]:
@@ -83,7 +88,7 @@ def baseline_results(table: ResultsTable) -> dict[str, Any]:
     """Finished baselines and controls by method: test loss and accuracy (means over seeds), and what tuning chose."""
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for row in table.finished().rows:
-        if row["kind"] in ("baseline", "control"):
+        if row["kind"] in COMPARED_KINDS:
             by_method.setdefault(str(row["method"]), []).append(row)
     found: dict[str, Any] = {}
     for method, rows in by_method.items():

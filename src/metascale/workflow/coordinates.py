@@ -15,6 +15,7 @@ from metascale.core.files import read_json, write_atomic, write_json
 from metascale.core.streams import torch_generator
 from metascale.core.suggest import suggest
 from metascale.core.types import Batch
+from metascale.laws.picture import tip
 from metascale.models.convnet import ConvNet
 from metascale.models.mup import MuP, at_width
 from metascale.models.perceptron import Perceptron
@@ -34,7 +35,6 @@ from metascale.report.style import (
     png_bytes,
     ramp,
     styled,
-    tip,
 )
 from metascale.report.words import decimals, number
 from metascale.training.coordinate_check import LOGITS, CoordinateCheck, CoordinateRow, measure_coordinates

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 
 from metascale.laws.held_out import LAW, SHARE, HeldOut, Prediction, hold_out
 from metascale.laws.irregular import leave_one_out
+from metascale.laws.picture import tip
 from metascale.report.section import (
     DASH,
     Cell,
@@ -43,7 +44,6 @@ from metascale.report.style import (
     log_y_ticks,
     nothing,
     pad_y,
-    tip,
 )
 from metascale.report.words import axis_label, decimals, interval, number
 
@@ -77,12 +77,12 @@ def held_out_sentence(one: HeldOut, x_name: str) -> str:
     closer = [name for name in one.predictors if name != LAW and one.rmse_log(name) < one.rmse_log(LAW)]
     text = (
         f"{one.series}: fitted to the {len(one.seen)} configurations of up to {number(one.seen[-1].x)} "
-        f"{axis_label(x_name)}, the power law with irreducible loss ({of_seen}) was asked for the {n} larger ones, of "
+        f"{axis_label(x_name)}, the power law with irreducible loss ({of_seen}) predicts the {n} larger ones, of "
         f"{number(min(sizes))} to {number(max(sizes))}: {inside} of {n} lie inside its {100 * one.level:g} % "
         f"prediction interval; its error is {decimals(one.rmse_log(LAW))} in ln loss"
     )
     if closer:
-        return text + "; closer came " + ", ".join(f"{name} ({decimals(one.rmse_log(name))})" for name in closer) + "."
+        return text + "; closer were " + ", ".join(f"{name} ({decimals(one.rmse_log(name))})" for name in closer) + "."
     return text + ", less than that of every plain baseline."
 
 
@@ -147,7 +147,7 @@ class Irregular:
 
 @dataclass(frozen=True, slots=True)
 class IrregularTable:
-    """The irregular ones among ``n_points`` points that were asked.
+    """The irregular ones among ``n_points`` points that could be predicted.
 
     A share of (1 - level) of them or somewhat more is so by chance: 8 % in ten simulated tables where it should be 5 %.
     """
@@ -190,7 +190,7 @@ def _irregular(point: Point, band: Prediction, points: Sequence[Point], tuned: T
 
 
 def cause_of(point: Point, excess: float, points: Sequence[Point], tuned: TuningTable | None = None) -> str:
-    """What in the records may explain that a point lies ``excess`` above (or, negative, below) the law.
+    """What in the records may explain why a point lies ``excess`` above (or, negative, below) the law.
 
     Training that had not ended and a tuned value at the end of its range can only make a loss too high.
     """
@@ -238,7 +238,7 @@ def irregular(study: ReportStudy) -> Section:
     chance = (1 - found.level) * found.n_points
     text = (
         f"Each of {found.n_points} points was predicted from all the others of its series: {len(found.rows)} lie "
-        f"outside their {100 * found.level:g} % prediction interval (chance alone brings {chance:.1f} or a few more)."
+        f"outside their {100 * found.level:g} % prediction interval (by chance {chance:.1f} or a few more)."
     )
     blocks = (text, irregular_table(found)) if found.rows else (text,)
     return Section("irregular", "Irregular points", blocks, data)

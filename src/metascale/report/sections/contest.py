@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 from metascale.core.columns import BASELINE, COMPARED_KINDS, MAIN_KINDS, TEST_ACCURACY
 from metascale.core.errors import CorruptFile
 from metascale.laws.contrasts import PairedTest, holm, paired_test
+from metascale.laws.picture import tip
 from metascale.report.section import (
     Block,
     Cell,
@@ -40,7 +41,7 @@ from metascale.report.study import (
     standard_error,
     unit_of,
 )
-from metascale.report.style import BLUE, INK, MUTED, PAPER, SERIES, finish, nothing, tip
+from metascale.report.style import BLUE, INK, MUTED, PAPER, SERIES, finish, nothing
 from metascale.report.words import decimals, interval, method_label, number, p_words, percent, scale_words
 
 REFERENCE = "melora"
@@ -92,7 +93,7 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One paired test. ``seed_sem`` is the standard error across seeds of the mean difference, apart from the test."""
+    """One paired test; it does not use ``seed_sem``, the standard error across seeds of the mean difference."""
 
     first: str
     second: str
@@ -295,7 +296,7 @@ def _comparison(first: Contestant, second: Contestant, level: float) -> Comparis
 
 
 def contest_finding(study: ReportStudy) -> Finding:
-    """The answer of a study that compares settings: who lost least, and whether by more than the test set explains."""
+    """The answer of a study that compares settings: the lowest loss, and the paired test against the reference."""
     found = contest_data(study)
     question = str(study.launched.get("question") or f"Which setting has the lowest {study.terms.test} loss?")
     rows = [row for row in found.shown if row.series]
@@ -389,7 +390,7 @@ def comparisons_table(found: Contest) -> PageTable:
     )  # fmt: skip
     caption = (
         "Paired by test task (a task's episodes are averaged first); below zero the first loses less. Interval: "
-        "bootstrap over tasks of the losses averaged over seeds, so for these seeds; SE across seeds is apart; "
+        "bootstrap over tasks of the losses averaged over seeds, so for these seeds; SE across seeds is separate; "
         f"p: Wilcoxon signed-rank, corrected by Holm for {len(found.comparisons)} comparisons."
     )
     return table(caption, heads, rows)

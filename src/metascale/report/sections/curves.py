@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from metascale.core.errors import InputError
+from metascale.laws.picture import tip
 from metascale.report.section import Cell, Draw, PageTable, Picture, Section, fixed, table, upper_first
 from metascale.report.study import (
     UNITS,
@@ -36,7 +37,6 @@ from metascale.report.style import (
     pad_y,
     ramp,
     side_labels,
-    tip,
     y_scale_label,
 )
 from metascale.report.words import decimals, number, scale_words, seed_words

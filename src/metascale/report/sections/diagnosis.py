@@ -14,6 +14,7 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from metascale.laws.picture import tip
 from metascale.report.section import (
     Block,
     Cell,
@@ -40,7 +41,7 @@ from metascale.report.study import (
     open_study,
     stopped_by_patience,
 )
-from metascale.report.style import BLUE, PAPER, VERMILION, finish, log_y_ticks, nothing, pad_y, tip, y_scale_label
+from metascale.report.style import BLUE, PAPER, VERMILION, finish, log_y_ticks, nothing, pad_y, y_scale_label
 from metascale.report.words import axis_label, decimals, number, percent, seed_words
 
 TRAIN, VALIDATION = "train_loss_nats", "validation_loss_nats"

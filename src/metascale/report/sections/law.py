@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from metascale.core.columns import BASELINE, COMPARED_KINDS, TEST_ACCURACY
+from metascale.laws.picture import draw_band, draw_families, draw_hidden, tip
 from metascale.laws.record import FamilyRecord, HiddenScale, Interval, LawRecord
 from metascale.report.section import (
     DASH,
@@ -48,7 +49,6 @@ from metascale.report.study import (
 )
 from metascale.report.style import (
     BLUE,
-    DASHES,
     INK,
     ORANGE,
     PAPER,
@@ -58,11 +58,9 @@ from metascale.report.style import (
     finish,
     log_y_ticks,
     nothing,
-    option,
     pad_y,
     scale_x_ticks,
     side_labels,
-    tip,
     y_scale_label,
 )
 from metascale.report.words import (
@@ -310,7 +308,7 @@ def facts(study: ReportStudy, finding: Finding) -> tuple[tuple[str, str], ...]:
 
 
 def _formula(law: LawRecord, x_name: str) -> str:
-    """The fitted law with its numbers, for the families that a person reads as a formula; else its name."""
+    """The fitted law with its numbers where it is a power law, else its formula."""
     values = {name: found.estimate for name, found in law.parameters.items()}
     scale, exponent, floor = values.get("A"), values.get("alpha", values.get("beta")), values.get("E")
     if scale is None or exponent is None or set(values) - {"A", "alpha", "beta", "E"}:
@@ -337,7 +335,7 @@ def law(study: ReportStudy) -> Section:
         return Section("law", "The law", data=data)
 
     def draw(linear: bool, families: bool) -> Draw:
-        return lambda ax, compact: plot_law(found, ax, compact=compact, linear=linear, families=families)
+        return lambda ax, compact: plot_study_law(found, ax, compact=compact, linear=linear, families=families)
 
     picture = Picture(
         "law",
@@ -356,8 +354,8 @@ def _for_programs(series: str, one: LawRecord) -> dict[str, object]:
         estimates = {key: found.estimate for key, found in family.parameters.items()}
         numbers = {key: value for key, value in asdict(family).items() if key not in ("parameters", "objective")}
         families.append({"name": name, "chosen": name == one.law, "parameters": estimates, **numbers})
-    told = {"series": series, "law": one.law, "trend": one.direction, "exponent": one.exponent}
-    return {**told, "families": families}
+    head = {"series": series, "law": one.law, "trend": one.direction, "exponent": one.exponent}
+    return {**head, "families": families}
 
 
 def _by_backtest(one: LawRecord) -> list[tuple[str, FamilyRecord]]:
@@ -432,8 +430,8 @@ def families_table(series: str, one: LawRecord) -> PageTable:
     rows = []
     for name, family in _by_backtest(one):
         parameters = ", ".join(f"{key} {number(found.estimate)}" for key, found in family.parameters.items())
-        told = family.converged or family.note.startswith("did not converge")
-        note = "; ".join(part for part in ("" if told else "did not converge", family.note) if part)
+        noted = family.converged or family.note.startswith("did not converge")
+        note = "; ".join(part for part in ("" if noted else "did not converge", family.note) if part)
         chosen = name == one.law
         cells = (
             Cell(f"{name} (chosen)" if chosen else name), fixed(family.backtest_rmse_log, 4),
@@ -470,7 +468,7 @@ def _extrapolation_sentence(series: str, hidden: HiddenScale, found: LawTable) -
         f"{decimals(hidden.predicted, 4)} {interval(hidden.low, hidden.high, 4)}; measured "
         f"{decimals(hidden.observed, 4)}, {'inside' if inside else 'outside'} the {100 * found.level:g} % interval."
     )
-    return sentence + (f" A plain baseline came closer: {', '.join(closer)}." if closer else "")
+    return sentence + (f" A plain baseline was closer: {', '.join(closer)}." if closer else "")
 
 
 def extrapolation_table(hidden: HiddenScale, found: LawTable) -> PageTable:
@@ -500,7 +498,7 @@ def accuracy(study: ReportStudy) -> Section:
 
 
 def caveats(study: ReportStudy) -> Section:
-    """The laws' own caveats, each once, and what holds for every law and every few-shot study."""
+    """The caveats of the laws, each once, and those of every law and every few-shot study."""
     laws = study.laws_by_series
     notes = [of(series) + note for series, one in laws.items() for note in one.notes]
     if len(laws) > 1:
@@ -517,7 +515,9 @@ def caveats(study: ReportStudy) -> Section:
     return Section("caveats", "Caveats", (Bullets(tuple(dict.fromkeys(notes))),) if notes else ())
 
 
-def plot_law(table: LawTable, ax: Axes, *, compact: bool = False, linear: bool = False, families: bool = False) -> Axes:
+def plot_study_law(
+    table: LawTable, ax: Axes, *, compact: bool = False, linear: bool = False, families: bool = False
+) -> Axes:
     """Loss against scale: runs, means with bars across seeds, the law with its band, baselines.
 
     Both axes are logarithmic; that of a scale with a value that is not positive is linear.
@@ -529,35 +529,45 @@ def plot_law(table: LawTable, ax: Axes, *, compact: bool = False, linear: bool =
     scales = table.scales
     if not scales.points:
         return nothing(ax, "No finished run with a test loss")
-    labels: list[Label] = []
-    for series, one in table.laws.items():
-        colour, band = _law_colour(scales, series), one.curve
-        if band:
-            ax.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
-            ax.plot(band.x, band.median, color=colour, linewidth=2, label=f"law {series}".strip())
-        if band and not series:
-            labels.append((band.median[-1], f"law, {100 * table.level:g} %", colour))
 
     def write(value: float) -> str:
         return f"{decimals(value)} {scales.unit}".strip()
 
+    labels: list[Label] = []
+    for series, one in table.laws.items():
+        if one.curve:
+            draw_band(ax, one.curve, _colour(scales, series), f"law {series}".strip())
+        if one.curve and not series:
+            labels.append((one.curve.median[-1], f"law, {100 * table.level:g} %", _colour(scales, series)))
     labels += _draw_runs(scales, ax, write)
     labels += _draw_levels(scales, ax, lambda value: decimals(value, 2), write)
     if not linear:
         ax.set_yscale("log")
     x_label = scale_x_ticks(ax, [point.x for point in scales.points], scales.x_label, 0.12 if compact else 0.07)
+    low, high = ax.get_xlim()
     for series, one in table.laws.items():
         if one.extrapolation:
-            predicted = _draw_hidden(one.extrapolation, ax, scales, _law_colour(scales, series) if series else ORANGE)
-            labels += [] if series else [predicted]
+            colour = _colour(scales, series) if series else ORANGE
+            # A little to the right of the measured mean, so that both can be seen.
+            draw_hidden(
+                ax, one.extrapolation, colour, _hidden_words(one.extrapolation, scales), at=(high / low) ** 0.018
+            )
+            labels += [] if series else [(one.extrapolation.predicted, "predicted from\nsmaller scales", colour)]
     pad_y(ax, log=not linear)
     if not linear:
         log_y_ticks(ax)
-    if families:
-        _other_families(table, ax)
+    for series, one in table.laws.items() if families else ():
+        draw_families(ax, one, _colour(scales, series))
     side_labels(ax, labels, size=8 if compact else 9)
-    y_label = y_scale_label(ax, scales.y_label)
-    return finish(ax, table.title, x_label, y_label, compact)
+    return finish(ax, table.title, x_label, y_scale_label(ax, scales.y_label), compact)
+
+
+def _hidden_words(hidden: HiddenScale, scales: ScaleTable) -> str:
+    ends = "" if hidden.low is None else f" {interval(hidden.low, hidden.high)}"
+    return (
+        f"{scale_words(scales.x_name, hidden.x)} predicted from smaller scales: {decimals(hidden.predicted)}{ends}; "
+        f"measured {decimals(hidden.observed)}"
+    )
 
 
 def plot_accuracy(table: ScaleTable, ax: Axes, *, compact: bool = False) -> Axes:
@@ -576,18 +586,6 @@ def plot_accuracy(table: ScaleTable, ax: Axes, *, compact: bool = False) -> Axes
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
     side_labels(ax, labels, size=8 if compact else 9)
     return finish(ax, _accuracy_title(table), x_label, table.y_label, compact)
-
-
-def _other_families(table: LawTable, ax: Axes) -> None:
-    """The curves a reader can ask for; they do not widen the axes, which are those of the data and the chosen law."""
-    limits = ax.get_ylim()
-    for series, one in table.laws.items():
-        colour = _law_colour(table.scales, series)
-        for place, (name, losses) in enumerate(one.family_curves().items()):
-            style = DASHES[place % len(DASHES)]
-            (line,) = ax.plot(one.curve.x, losses, color=colour, linewidth=1.4, linestyle=style)
-            option(line, name)
-    ax.set_ylim(limits)
 
 
 def _draw_runs(table: ScaleTable, ax: Axes, write: Write) -> list[Label]:
@@ -639,30 +637,11 @@ def _draw_levels(table: ScaleTable, ax: Axes, short: Write, write: Write) -> lis
     return labels
 
 
-def _law_colour(scales: ScaleTable, series: str) -> str:
+def _colour(scales: ScaleTable, series: str) -> str:
     """The colour of a law: its series', and ink for one law over several series."""
     if series in scales.series:
         return SERIES[scales.series.index(series) % len(SERIES)]
     return BLUE if len(scales.series) == 1 else INK
-
-
-def _draw_hidden(hidden: HiddenScale, ax: Axes, scales: ScaleTable, colour: str) -> Label:
-    """The prediction from smaller scales, drawn a little to the right of the measured mean so that both can be seen."""
-    low, high = ax.get_xlim()
-    x = hidden.x * (high / low) ** 0.018
-    if hidden.low is not None and hidden.high is not None:
-        ax.plot([x, x], [hidden.low, hidden.high], color=colour, linewidth=1.6, zorder=5)
-    (diamond,) = ax.plot(
-        x, hidden.predicted, "D", color=PAPER, markeredgecolor=colour, markeredgewidth=1.6, markersize=6, zorder=6
-    )
-    span = f" [{decimals(hidden.low)}, {decimals(hidden.high)}]" if hidden.low is not None else ""
-    scale = scale_words(scales.x_name, hidden.x)
-    tip(
-        diamond,
-        f"{scale} predicted from smaller scales: {decimals(hidden.predicted)}{span}; "
-        f"measured {decimals(hidden.observed)}",
-    )
-    return hidden.predicted, "predicted from\nsmaller scales", colour
 
 
 def _last_means(table: ScaleTable) -> list[tuple[float, str]]:

@@ -73,7 +73,7 @@ def _missing_law(study: ReportStudy) -> list[str]:
         return [f"The law is missing: {missing_law_reason(study)}"] if scaled else []
     if study.law.extrapolation:
         return []
-    why = study.law.extrapolation_reason or "law.json holds no held-out scale"
+    why = study.law.extrapolation_reason or "law.json has no held-out scale"
     return [f"The extrapolation check is missing: {why}."]
 
 
@@ -91,7 +91,7 @@ def missing(study: ReportStudy) -> Section:
 
 
 def fixed_data(source: StudySource) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
-    """What was held fixed: (setting, value) pairs that a reader asks for first, and the others."""
+    """What was held fixed: (setting, value) pairs, the most important first and the others apart."""
     study = open_study(source)
     settings = flatten(study.base)
     shown = {key: value for key, value in settings.items() if key.rsplit(".", 1)[-1] not in study.axes}

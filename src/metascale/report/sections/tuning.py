@@ -13,9 +13,10 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNL
 from metascale.core.columns import TUNING_JSON
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json
+from metascale.laws.picture import tip
 from metascale.report.section import Cell, Draw, PageTable, Picture, Section, fixed, table, text_column
 from metascale.report.study import ReportStudy, StudySource, finite, open_study
-from metascale.report.style import PAPER, SOFT, VERMILION, finish, log_x_ticks, nothing, ramp, tip
+from metascale.report.style import PAPER, SOFT, VERMILION, finish, log_x_ticks, nothing, ramp
 from metascale.report.words import axis_label, decimals, number
 from metascale.study.search.space import dimension_from_json
 
@@ -248,8 +249,9 @@ def best_table(found: TuningTable) -> PageTable:
         values = [_value(point.values.get(name), point.edges.get(name)) for name in found.names]
         counts = ", ".join(f"{count} {status}" for status, count in point.counts.items())
         rows.append([Cell(point.name), *values, fixed(point.loss, 4), Cell(counts)])
-    columns = ("point", *map(label_of, found.names), "validation loss", text_column("trials"))
-    return table("Best values of each searched point; ▲ and ▼: at the upper or lower end of the range.", columns, rows)
+    columns = ["point", *map(label_of, found.names), "validation loss"]
+    caption = "Best values of each searched point; ▲ and ▼: at the upper or lower end of the range."
+    return table(caption, [*columns, text_column("trials")], rows)
 
 
 def _value(value: Any, edge: str | None) -> Cell:
