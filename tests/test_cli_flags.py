@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
 from metascale.cli.flags import flags_of, keys_of, sentence
@@ -49,3 +53,35 @@ def test_flags_are_those_of_the_command_typed() -> None:
 
 def test_keys_are_those_of_set() -> None:
     assert keys_of(["run", "digits", "--set", "a=1", "--set=b=[1,2]", "--out", "x"]) == ["a", "b"]
+
+
+PACKAGE = Path(__file__).parent.parent / "src" / "metascale"
+FLAG = re.compile(r"(?<![\w-])--[a-z]")
+# Command lines that a module hands to another program or prints whole, and style sheets.
+NOT_MESSAGES = {
+    "study/run/ranks.py": "its own command line",
+    "study/store/provenance.py": "git and nvidia-smi",
+    "report/style.py": "CSS",
+}
+
+
+def literals(path: Path) -> list[str]:
+    """The texts of a module, f-strings piece by piece, without the header of a recipe."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    header = tree.body[0] if path.parent.name == "recipes" and ast.get_docstring(tree) else None
+    header_texts = [] if header is None else [id(node) for node in ast.walk(header)]
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in header_texts]
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] != "cli"],
+    ids=lambda path: path.relative_to(PACKAGE).as_posix(),
+)
+def test_no_message_of_the_library_names_a_flag(path: Path) -> None:
+    name = path.relative_to(PACKAGE).as_posix()
+    if name in NOT_MESSAGES:
+        return
+    said = [text for text in literals(path) if FLAG.search(text)]
+    assert said == [], f"{name} speaks of flags; say the argument, as `argument` or by InputError(field=...)"
