@@ -37,7 +37,7 @@ soak: setup      ## ten minutes of a study under random kills (METASCALE_SOAK_S 
 	$(BIN)/python -m pytest -m soak -s tests/study/test_soak.py
 
 # TESTS chooses what these two run; EXTRAS= (empty) leaves torch out, for the rooms that never load it.
-EXTRAS ?= [torch,text,images]
+EXTRAS ?= [torch,text,images,tune]
 TESTS ?= tests/core tests/laws tests/tasks tests/training tests/meta tests/study
 TEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis
 LOWEST ?= python3.10

@@ -41,7 +41,7 @@ def test_the_changelog_has_a_section_for_this_version() -> None:
 
 def test_the_lowest_constraints_are_the_lower_bounds() -> None:
     extras = project()["optional-dependencies"]
-    lines = [*project()["dependencies"], *extras["torch"], *extras["text"], *extras["images"]]
+    lines = [*project()["dependencies"], *extras["torch"], *extras["text"], *extras["images"], *extras["tune"]]
     bounds = {name: bound for line in lines for name, bound in re.findall(r"^([\w-]+)>=([\d.]+)", line)}
     assert len(bounds) == len(lines) - 1, "all but the extra `torch` in `text`"
     text = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 from metascale.core.errors import InputError
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """``value`` as JSON types: dataclasses and mappings become dicts, tuples lists, NumPy scalars Python numbers.
 
     Raises:
@@ -46,11 +46,11 @@ def plain(value: Any) -> Any:
     raise InputError(f"a configuration or record cannot hold a {type(value).__name__}; only JSON types are allowed")
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: object) -> str:
     """One text for one value: sorted keys, no spaces, shortest round-trip floats."""
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def content_id(value: Any, length: int = 12) -> str:
+def content_id(value: object, length: int = 12) -> str:
     """The first ``length`` hexadecimal digits of the SHA-256 of ``canonical_json(value)``."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]

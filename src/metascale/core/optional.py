@@ -1,4 +1,4 @@
-"""Optional dependencies, asked for at the point of use."""
+"""Optional dependencies, checked at the point of use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
 
 
 def require_installed(module: str, extra: str, purpose: str) -> None:
-    """Say which extra installs a top-level ``module`` that is absent, without importing it where it is there.
+    """Check that a top-level ``module`` is installed, without importing it.
 
     Raises:
         MissingDependency: the module is not installed; the message holds the install line.

@@ -36,7 +36,7 @@ class Run(Protocol):
         """The run's own folder; nothing is written outside it."""
         ...
 
-    def append(self, record: str, row: Mapping[str, Any]) -> None:
+    def append(self, record: str, row: Mapping[str, object]) -> None:
         """Append ``row`` (an integer ``step``, the same keys each time) to a record; it is durable at ``save``."""
         ...
 
@@ -44,11 +44,11 @@ class Run(Protocol):
         """Every row of a record so far, in order."""
         ...
 
-    def measure(self, row: Mapping[str, Any]) -> None:
+    def measure(self, row: Mapping[str, object]) -> None:
         """Append a measurement (wall time, memory): not part of what is compared bit for bit."""
         ...
 
-    def write(self, name: str, value: Any) -> None:
+    def write(self, name: str, value: object) -> None:
         """Write a JSON value (or bytes, or text) as the file ``name`` of the run, atomically."""
         ...
 
@@ -81,23 +81,23 @@ class MemoryRun:
     def __init__(self) -> None:
         self.records: dict[str, list[dict[str, Any]]] = {}
         self.measurements: list[dict[str, Any]] = []
-        self.files: dict[str, Any] = {}
+        self.files: dict[str, object] = {}
         self._checkpoint: Checkpoint | None = None
 
     @property
     def folder(self) -> Path:
         return Path("memory")
 
-    def append(self, record: str, row: Mapping[str, Any]) -> None:
+    def append(self, record: str, row: Mapping[str, object]) -> None:
         self.records.setdefault(record, []).append(dict(row))
 
     def rows(self, record: str) -> list[dict[str, Any]]:
         return list(self.records.get(record, []))
 
-    def measure(self, row: Mapping[str, Any]) -> None:
+    def measure(self, row: Mapping[str, object]) -> None:
         self.measurements.append(dict(row))
 
-    def write(self, name: str, value: Any) -> None:
+    def write(self, name: str, value: object) -> None:
         self.files[name] = value
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -148,7 +148,7 @@ class SharedRun:
     def folder(self) -> Path:
         return self._folder if self._run is None else self._run.folder
 
-    def append(self, record: str, row: Mapping[str, Any]) -> None:
+    def append(self, record: str, row: Mapping[str, object]) -> None:
         if self._run is not None:
             self._run.append(record, row)
         else:
@@ -159,11 +159,11 @@ class SharedRun:
             return self._run.rows(record)
         return list(self._rows.get(record) or self._stored(record))
 
-    def measure(self, row: Mapping[str, Any]) -> None:
+    def measure(self, row: Mapping[str, object]) -> None:
         if self._run is not None:
             self._run.measure(row)
 
-    def write(self, name: str, value: Any) -> None:
+    def write(self, name: str, value: object) -> None:
         if self._run is not None:
             self._run.write(name, value)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from metascale.core.errors import InputError
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Params: TypeAlias = "dict[str, torch.Tensor]"
 Split: TypeAlias = Literal["train", "validation", "test"]
 TaskExecution: TypeAlias = Literal["stacked", "threads", "processes"]
-"""All tasks in one call; one task a call, the calls spread over threads; or a few tasks a call over processes where
-there is a task for each, and otherwise all in one call."""
+"""``stacked``: all tasks in one call. ``threads``: one task a call, calls spread over threads. ``processes``: a few
+tasks a call, calls spread over processes; all in one call where there are fewer tasks than processes."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -88,7 +88,7 @@ class Batch:
             return joined
         return replace(joined, numbers=torch.cat([self.numbers, other.numbers], dim=1))
 
-    def to(self, device: Any = None, dtype: Any = None) -> Batch:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """On ``device``; floating-point tensors in ``dtype`` where given."""
 
         def move(value: torch.Tensor) -> torch.Tensor:
@@ -120,7 +120,7 @@ class Episode:
             query = replace(query, numbers=query.numbers + self.n_tasks * self.support.n_examples)
         return replace(self, support=support, query=query)
 
-    def to(self, device: Any = None, dtype: Any = None) -> Episode:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Episode:
         """Both sets on ``device``; floating-point tensors in ``dtype`` where given."""
         return replace(self, support=self.support.to(device, dtype), query=self.query.to(device, dtype))
 
@@ -139,10 +139,10 @@ class TaskSource(Protocol):
         ...
 
     def n_tasks(self, split: Split) -> int | None:
-        """How many distinct tasks the split has; ``None`` when there is no end of them."""
+        """How many distinct tasks the split has; ``None`` for an unlimited supply."""
         ...
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         """JSON for the run's record: the data set, the class split and every task of every pool."""
         ...
 
@@ -196,10 +196,10 @@ class Model(Protocol):
         ...
 
     def require_second_order(self) -> None:
-        """Return when the losses have second derivatives.
+        """Check that the losses have second derivatives.
 
         Raises:
-            InputError: they have not (a fused attention kernel); the message names the switch.
+            InputError: they do not (a fused attention kernel); the message names the setting.
         """
         ...
 
