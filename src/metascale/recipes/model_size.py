@@ -423,7 +423,7 @@ def model_costs(study: Study) -> list[ModelCost]:
 
 
 def costs(study: Study) -> tuple[str, list[str], list[list[str]]]:
-    """A title, headings and rows for ``--dry-run``."""
+    """A title, headings and rows for a dry run."""
     from metascale.core.units import format_bytes, format_count
 
     rows = [

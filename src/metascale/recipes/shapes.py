@@ -302,7 +302,7 @@ def n_params(config: Mapping[str, Any]) -> int:
 
 
 def costs(study: Study) -> tuple[str, list[str], list[list[str]]]:
-    """What a study of shapes will run, for ``--dry-run``: trials of the grid and of the searches, and sizes."""
+    """What a study of shapes will run, for a dry run: trials of the grid and of the searches, and sizes."""
     points = axis_points(study)
     sizes = sorted(n_params(merge(study.base, point)) for point in points)
     search = search_of(study)

@@ -117,7 +117,7 @@ class Recipe(Generic[Config]):
         search: what ``tune`` tunes unless it names a space of its own: keys of `metascale.study.search.search.Search`.
         tuned: whether ``tune`` is on unless it is set to false.
         conclusion: ``fn(view, table)`` that writes what the recipe concludes beyond the law, and returns the paths.
-        costs: ``fn(study)`` that returns the table that ``--dry-run`` prints.
+        costs: ``fn(study)`` that returns the table that a dry run prints.
         source: set on loading: by what a stored study finds the recipe again (its name, or a file's path).
         module: set on loading.
     """
