@@ -9,7 +9,7 @@ from metascale.meta.gradients import Reptile
 from metascale.meta.inner import InnerLoop
 from metascale.training.flops import count_flops
 from metascale.training.optimizers import SGD
-from metascale.workflow.estimate import _count_shapes, estimate
+from metascale.workflow.estimate import _count_shapes, estimate_costs
 from metascale.workflow.recipe import load_recipe
 from metascale.workflow.text import adapted_model
 
@@ -31,7 +31,7 @@ def test_flops_from_shapes_equal_flops_of_the_model() -> None:
 def test_estimate_of_digits_by_hand() -> None:
     recipe = load_recipe("digits")
     study = recipe.study({"max_steps": 50, "meta_batch": 2})
-    found = estimate(recipe, study, workers=2)
+    found = estimate_costs(recipe, study, workers=2)
     assert (found.n_trials, found.n_meta) == (26, 21)
     assert found.n_params_trainable == 64 * 64 + 64 + 64 * 64 + 64 + 64 * 5 + 5
     assert found.train_flops == found.step_flops * 50 * 21

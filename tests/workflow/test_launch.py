@@ -8,10 +8,13 @@ from metascale.core.errors import InputError
 from metascale.workflow.launch import Place
 
 UNUSED = {
-    "slurm devices": ({"executor": "slurm", "devices": "cuda:0"}, "slurm needs `gpus_per_trial`"),
-    "ray devices": ({"executor": "ray", "devices": ["cuda:0", "cuda:1"]}, "ray needs `gpus_per_trial`"),
+    "slurm devices": ({"executor": "slurm", "devices": "cuda:0"}, "not slurm; name `gpus_per_trial` instead"),
+    "ray devices": ({"executor": "ray", "devices": ["cuda:0", "cuda:1"]}, "not ray; name `gpus_per_trial` instead"),
     "serial workers": ({"executor": "serial", "workers": 2}, "cannot go with `workers` 2"),
-    "serial hang": ({"executor": "serial", "hang_s": 5.0}, "`hang_s` goes with"),
+    "serial hang": (
+        {"executor": "serial", "hang_s": 5.0},
+        "`hang_s` goes with `executor` processes",
+    ),
     "processes cpus": ({"cpus_per_trial": 2}, "`cpus_per_trial` goes with `executor` ray or slurm, not processes"),
     "processes time": ({"time_limit_min": 60}, "`time_limit_min` goes with `executor` slurm, not processes"),
     "ray time": ({"executor": "ray", "time_limit_min": 60}, "`time_limit_min` goes with `executor` slurm, not ray"),

@@ -21,7 +21,9 @@ from metascale.cli.study import Folder
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
-    from metascale.workflow.launch import Place
+    from metascale.study.events import StudyOutcome
+    from metascale.workflow.conclude import Conclusion
+    from metascale.workflow.launch import Place, Plan
 
 out = Console()
 
@@ -67,7 +69,7 @@ def run(
         baselines=baselines,
     )
     if dry_run:
-        _print_estimate(planned)
+        _print_costs(planned)
         return
     with _exit_status_of_signals():
         _finish(*launch(planned, out_dir, fail_fast=fail_fast))
@@ -154,46 +156,29 @@ def _parse_seeds(text: str | None) -> list[int] | None:
         raise InputError(f"--seeds needs whole numbers separated by commas, such as 0,1,2, not '{text}'") from error
 
 
-def _print_estimate(planned: Any) -> None:
+def _print_costs(planned: Plan) -> None:
     from metascale.core.optional import require
 
     require("torch", "torch", "estimating a study")
-    counted = planned.recipe.count_costs(planned.study)
-    if counted is not None:
-        _print_costs(*counted)
-        return
-    from metascale.workflow.estimate import describe, estimate
+    from metascale.workflow.estimate import cost_table
 
-    found = estimate(planned.recipe, planned.study, planned.workers, planned.devices[0])
-    table = Table(f"{planned.recipe.name} (dry run)", "")
-    if found is None:
-        table.add_row("trials", str(len(planned.study.trials())))
-        table.add_row("cost", "not estimated for this study; a profile 'smoke', where there is one, takes seconds")
-    else:
-        for name, value in describe(found):
-            table.add_row(name, value)
-    axes = ", ".join(f"{key} in {list(values)}" for key, values in planned.study.axes.items())
-    table.add_row("axes", f"{axes}; seeds {list(planned.study.seeds)}")
-    out.print(table)
-
-
-def _print_costs(title: str, headings: list[str], rows: list[list[str]]) -> None:
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    title, headings, rows = cost_table(planned.recipe, planned.study, planned.workers, planned.devices[0])
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False) if title else Table()
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left")
+        table.add_column(heading, justify="right" if title and place else "left")
     for row in rows:
         table.add_row(*row)
     out.print(table)
 
 
-def _finish(outcome: Any, conclusion: Any) -> None:
+def _finish(outcome: StudyOutcome, conclusion: Conclusion | None) -> None:
     if conclusion is not None:
         print_conclusion(conclusion)
     if outcome.exit_status:
         raise typer.Exit(outcome.exit_status)
 
 
-def print_conclusion(conclusion: Any) -> None:
+def print_conclusion(conclusion: Conclusion) -> None:
     for label, analysis in conclusion.analyses.items():
         if label:
             out.print(Text(label), style="bold")

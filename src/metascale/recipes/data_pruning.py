@@ -135,11 +135,10 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
 def images(settings: DataPruningConfig, seed: int) -> ImageSet:
     """The data set with its planted faults."""
     from metascale.tasks.supervised.images import mnist, small_digits
-    from metascale.workflow.text import data_dir
 
     faults: dict[str, Any] = {name: getattr(settings, name) for name in ("label_noise", "duplicates", "noise_seed")}
     if settings.data == "mnist":
-        return mnist(data_dir(), settings.n_train, settings.batch_size, seed, **faults)
+        return mnist(None, settings.n_train, settings.batch_size, seed, **faults)
     return small_digits(settings.n_train, settings.batch_size, seed, **faults)
 
 

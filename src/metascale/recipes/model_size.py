@@ -269,10 +269,9 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
 def text(settings: ModelSizeConfig, seed: int) -> TokenStream:
     """WikiText-2 in the vocabulary of a configuration."""
     from metascale.tasks.supervised.tokens import wikitext
-    from metascale.workflow.text import data_dir
 
     sizes = (settings.vocabulary, settings.n_sequence, settings.batch_size)
-    stream = wikitext(data_dir(), *sizes, seed, n_train_tokens=settings.n_train_tokens)
+    stream = wikitext(None, *sizes, seed, n_train_tokens=settings.n_train_tokens)
     if settings.evaluation_tokens is None:
         return stream
     cut = {split: stream.tokens[split][: settings.evaluation_tokens] for split in EVALUATED}

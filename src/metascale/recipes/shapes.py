@@ -211,11 +211,10 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
 def images(settings: ShapesConfig, seed: int) -> ImageSet:
     """The data set, with evaluation batches that cut out ``n_validation`` images."""
     from metascale.tasks.supervised.images import mnist, small_digits
-    from metascale.workflow.text import data_dir
 
     fields: dict[str, Any] = {"n_train": settings.n_train, "n_batch": settings.batch_size, "seed": seed}
     fields["n_evaluation_batch"] = min(EVALUATION_BATCH, settings.n_validation or EVALUATION_BATCH)
-    data = mnist(data_dir(), **fields) if settings.data == "mnist" else small_digits(**fields)
+    data = mnist(None, **fields) if settings.data == "mnist" else small_digits(**fields)
     if settings.shrink == 1:
         return data
     smaller = {split: shrunk(pixels, settings.shrink) for split, pixels in data.images.items()}

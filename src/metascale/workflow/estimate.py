@@ -5,23 +5,26 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from metascale.core.errors import InputError
-from metascale.core.trees import n_elements
-from metascale.core.types import Batch, Episode
+from metascale.core.trees import n_elements, to
+from metascale.core.types import Batch, Episode, Model
 from metascale.core.units import format_bytes, format_count
 from metascale.parallel.execution import Execution
 from metascale.study.design import Study
 from metascale.study.search.run import n_search_trials
 from metascale.training.flops import count_flops
-from metascale.workflow.config import FewShotConfig
-from metascale.workflow.fewshot import VALIDATIONS, Parts, make_inner, make_learner
-from metascale.workflow.recipe import Recipe
-from metascale.workflow.text import TextConfig, backbone_path
+from metascale.workflow.config import FewShotConfig, TrialConfig
+from metascale.workflow.fewshot import VALIDATIONS, Parts, few_shot, make_inner, make_learner
+from metascale.workflow.recipe import CostTable, Recipe
+from metascale.workflow.text import TextConfig, adapted_model, backbone_path
+
+RECORD_BYTES = 200
+"""Of one row of a training's records, about."""
 
 LARGE = 200_000_000
 """Frozen parameters above which a CPU only counts, and measures nothing."""
@@ -52,11 +55,39 @@ class Estimate:
     total_s: float | None
     disk_bytes: int
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def table(self) -> list[list[str]]:
+        """Names and values, for people."""
+        step, whole = format_count(self.step_flops, "FLOP"), format_count(self.train_flops, "FLOP")
+        trainable, total = format_count(self.n_params_trainable), format_count(self.n_params_total)
+        time = "not measured: too large to try on this CPU; divide the FLOPs by what your device reaches"
+        if self.step_s is not None and self.total_s is not None:
+            time = f"{self.step_s * 1e3:.0f} ms an outer step on one thread (measured)"
+            time += f"; about {self.total_s / 60:.1f} min at most"
+        return [
+            ["trials", f"{self.n_trials} ({self.n_meta} meta-trained)"],
+            ["parameters", f"{trainable} trainable of {total}"],
+            ["FLOPs", f"{step} an outer step, {whole} in all at most"],
+            ["time", time],
+            ["disk", format_bytes(self.disk_bytes)],
+        ]
 
 
-def estimate(recipe: Recipe, study: Study, workers: int, device: str = "cpu") -> Estimate | None:
+def cost_table(recipe: Recipe[TrialConfig], study: Study, workers: int, device: str = "cpu") -> CostTable:
+    """What a study will cost, as the recipe counts it or by `estimate_costs`; the title is empty for the latter."""
+    counted = recipe.count_costs(study)
+    if counted is not None:
+        return counted
+    found = estimate_costs(recipe, study, workers, device)
+    rows = [
+        ["trials", str(len(study.trials()))],
+        ["cost", "not estimated for this study; a profile 'smoke', where there is one, takes seconds"],
+    ]
+    axes = ", ".join(f"{key} in {list(values)}" for key, values in study.axes.items())
+    rows = [*(rows if found is None else found.table()), ["axes", f"{axes}; seeds {list(study.seeds)}"]]
+    return "", [f"{recipe.name} (dry run)", ""], rows
+
+
+def estimate_costs(recipe: Recipe[TrialConfig], study: Study, workers: int, device: str = "cpu") -> Estimate | None:
     """Build the first meta-trained trial, count and time one outer step of it, and multiply.
 
     Studies without meta-learning have no outer step to measure: ``None``.
@@ -66,30 +97,31 @@ def estimate(recipe: Recipe, study: Study, workers: int, device: str = "cpu") ->
     """
     if not issubclass(recipe.config, FewShotConfig):
         return None
-    metas = [trial for trial in study.trials() if trial.config["kind"] == "meta"]
-    first = (metas or list(study.trials()))[0]
-    config = recipe.validate(first.config)
+    trials = study.trials()
+    metas = [few_shot(recipe, trial.config) for trial in trials if trial.config["kind"] == "meta"]
+    first = next((trial for trial in trials if trial.config["kind"] == "meta"), trials[0])
+    config = few_shot(recipe, first.config)
     if isinstance(config, TextConfig) and config.backbone and _frozen_size(config) > LARGE and device == "cpu":
         cost = _count_shapes(config)
     else:
-        _require_device(device)
-        cost = _measured(config, recipe.make_parts(config, first.seed, device), first.seed, device)
-    train_s = train_flops = 0.0
-    for trial in metas:
-        each = recipe.validate(trial.config)
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"a dry run measures a step on {device}, and this machine has no CUDA device")
+        cost = _measure(config, recipe.make_parts(config, first.seed, device), first.seed, device)
+    train_s = train_flops = records = 0.0
+    for each in metas:
         steps = _steps(each, cost)
         n_validations = VALIDATIONS if each.budget == "compute" else steps // each.eval_every
         n_evaluated = (1 + n_validations) * each.n_validation_tasks + each.n_test_tasks
         n_curve = each.n_curve_tasks * max(each.adaptation_curve, default=0) / max(1, each.test_steps)
         train_s += steps * (cost.step_s or 0.0) + (n_evaluated + n_curve) * cost.adapt_s
         train_flops += steps * cost.step_flops
+        records += RECORD_BYTES * (each.outer_steps // each.eval_every * 11)
     # A search's trials are trained as long as the first one, on one seed, unless they are pruned.
     n_searched = n_search_trials(study)
     if metas and n_searched:
         train_s, train_flops = (total * (1 + n_searched / len(metas)) for total in (train_s, train_flops))
-    records = 200 * sum(recipe.validate(trial.config).outer_steps // config.eval_every * 11 for trial in metas)
     return Estimate(
-        n_trials=len(study.trials()) + n_searched,
+        n_trials=len(trials) + n_searched,
         n_meta=len(metas),
         n_params_trainable=cost.trainable,
         n_params_total=cost.trainable + cost.frozen,
@@ -129,8 +161,6 @@ def _count_shapes(config: TextConfig) -> _Cost:
     """FLOPs of an outer step from shapes alone: no weights, no data, no arithmetic."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from metascale.workflow.text import adapted_model
-
     def batch(n_examples: int) -> Batch:
         ids = torch.zeros(1, n_examples * config.n_way, min(32, config.max_length), dtype=torch.long)
         return Batch({"input_ids": ids}, torch.zeros(1, n_examples * config.n_way, dtype=torch.long))
@@ -144,42 +174,30 @@ def _count_shapes(config: TextConfig) -> _Cost:
         gradient = make_learner(plain, model, 0, "cpu").gradient
         episode = Episode(("shape",), batch(config.k_shot), batch(config.n_query))
         flops = count_flops(lambda: gradient(model, theta, episode, None)) * config.meta_batch
-        return _Cost(flops, None, 0.0, n_elements(theta), _frozen_parameters(model))
-
-
-def _require_device(device: str) -> None:
-    """
-    Raises:
-        InputError: this machine does not have the GPU that a step is to be measured on.
-    """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"a dry run measures a step on {device}, and this machine has no CUDA device")
-
-
-def _measured(config: FewShotConfig, parts: Parts, seed: int, device: str) -> _Cost:
-    """On one thread, on the first meta-batch of the study."""
-    outside = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _measure(config, parts, seed, device)
-    finally:
-        torch.set_num_threads(outside)
+        return _Cost(flops, None, 0.0, n_elements(theta), _n_frozen(model))
 
 
 def _measure(config: FewShotConfig, parts: Parts, seed: int, device: str) -> _Cost:
-    learner = make_learner(config, parts.model, seed, device) if config.kind == "meta" else None
-    episode: Episode = parts.source.episodes("train", range(config.meta_batch)).to(device)
-    params = {name: value.to(device) for name, value in parts.model.init(seed).items()}
-    if learner is None:
-        return _Cost(0.0, 0.0, 0.0, n_elements(params), _frozen_parameters(parts.model))
+    """The first meta-batch of the study, on one thread."""
+    model = parts.model
+    params = to(model.init(seed), device)
+    if config.kind != "meta":
+        return _Cost(0.0, 0.0, 0.0, n_elements(params), _n_frozen(model))
+    learner = make_learner(config, model, seed, device)
     theta = make_inner(config).init(params)
+    episode: Episode = parts.source.episodes("train", range(config.meta_batch)).to(device)
     one = episode.tasks(0, 1)
-    step_flops = count_flops(lambda: learner.gradient(parts.model, theta, one, None)) * config.meta_batch
-    state = learner.init(parts.model, seed, device)
-    step_s = _seconds(lambda: learner.step(parts.model, state, episode))
-    adapt_s = _seconds(lambda: learner.adapt(parts.model, params, one.support, config.test_steps))
-    adapt_s *= _stacking_gain(parts, device)
-    return _Cost(step_flops, step_s, adapt_s, n_elements(theta), _frozen_parameters(parts.model))
+    outside = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        step_flops = count_flops(lambda: learner.gradient(model, theta, one, None)) * config.meta_batch
+        state = learner.init(model, seed, device)
+        step_s = _seconds(lambda: learner.step(model, state, episode))
+        adapt_s = _seconds(lambda: learner.adapt(model, params, one.support, config.test_steps))
+        adapt_s *= _stacking_gain(parts, device)
+    finally:
+        torch.set_num_threads(outside)
+    return _Cost(step_flops, step_s, adapt_s, n_elements(theta), _n_frozen(model))
 
 
 def _stacking_gain(parts: Parts, device: str) -> float:
@@ -188,7 +206,7 @@ def _stacking_gain(parts: Parts, device: str) -> float:
     return 4.0 / parts.eval_batch if stacked and parts.eval_batch > 4 else 1.0
 
 
-def _seconds(call: Any, repeats: int = 3) -> float:
+def _seconds(call: Callable[[], object], repeats: int = 3) -> float:
     call()
     times = []
     for _ in range(repeats):
@@ -198,25 +216,6 @@ def _seconds(call: Any, repeats: int = 3) -> float:
     return sorted(times)[len(times) // 2]
 
 
-def _frozen_parameters(model: Any) -> int:
+def _n_frozen(model: Model) -> int:
     backbone = getattr(model, "backbone", None)
     return 0 if backbone is None else sum(parameter.numel() for parameter in backbone.parameters())
-
-
-def _time(found: Estimate) -> str:
-    if found.step_s is None or found.total_s is None:
-        return "not measured: too large to try on this CPU; divide the FLOPs by what your device reaches"
-    step = f"{found.step_s * 1e3:.0f} ms an outer step on one thread (measured)"
-    return f"{step}; about {found.total_s / 60:.1f} min at most"
-
-
-def describe(found: Estimate) -> list[tuple[str, str]]:
-    """Names and values, for people."""
-    step, whole = format_count(found.step_flops, "FLOP"), format_count(found.train_flops, "FLOP")
-    return [
-        ("trials", f"{found.n_trials} ({found.n_meta} meta-trained)"),
-        ("parameters", f"{format_count(found.n_params_trainable)} trainable of {format_count(found.n_params_total)}"),
-        ("FLOPs", f"{step} an outer step, {whole} in all at most"),
-        ("time", _time(found)),
-        ("disk", format_bytes(found.disk_bytes)),
-    ]

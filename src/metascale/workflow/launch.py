@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from metascale.core.canonical import canonical_json
 from metascale.core.errors import InputError
@@ -22,7 +22,9 @@ from metascale.study.executors.ray import RayExecutor
 from metascale.study.executors.slurm import SlurmExecutor
 from metascale.study.run.job import Executor
 from metascale.study.run.supervise import HANG_S
+from metascale.tasks.datasets import DATASETS, data_folder, locate
 from metascale.workflow.recipe import Recipe, load_recipe, recipe_of
+from metascale.workflow.text import backbone_path
 
 if TYPE_CHECKING:
     from metascale.study.events import Reporter, StudyOutcome
@@ -32,15 +34,18 @@ COMMAND = "command.json"
 PRELOAD = ("torch", "metascale.workflow.fewshot")
 EXECUTORS = ("processes", "serial", "ray", "slurm")
 DEVICE = re.compile(r"cpu|mps|cuda(:[0-9]+)?")
-_USED_BY = {
-    "address": ("ray",),
-    "partition": ("slurm",),
-    "memory_gb": ("slurm",),
-    "time_limit_min": ("slurm",),
-    "cpus_per_trial": ("ray", "slurm"),
-    "hang_s": ("processes", "ray", "slurm"),
+ON_CLUSTERS = ("ray", "slurm")
+_USED_BY: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "devices": (("processes", "serial"), "; name `gpus_per_trial` instead"),
+    "gpus_per_trial": (ON_CLUSTERS, "; name `devices` instead"),
+    "cpus_per_trial": (ON_CLUSTERS, ""),
+    "hang_s": (("processes", *ON_CLUSTERS), ""),
+    "address": (("ray",), ""),
+    "partition": (("slurm",), ""),
+    "memory_gb": (("slurm",), ""),
+    "time_limit_min": (("slurm",), ""),
 }
-"""Which executors use what of a `Place`; the rest has rules of its own."""
+"""Which executors use what of a `Place`, and what to use with the others."""
 
 
 @dataclass(frozen=True)
@@ -74,38 +79,27 @@ class Place:
     time_limit_min: int = 240
 
     def __post_init__(self) -> None:
-        if self.executor not in EXECUTORS:
+        chosen = self.executor
+        if chosen not in EXECUTORS:
             allowed = ", ".join(EXECUTORS)
-            hint = suggest(self.executor, EXECUTORS)
+            near = f"; {hint}" if (hint := suggest(chosen, EXECUTORS)).startswith("did you") else ""
             raise InputError(
-                f"`executor` is one of {allowed}, not '{self.executor}'" + (f"; {hint}" if "mean" in hint else ""),
-                field="executor",
-                value=self.executor,
-                allowed=allowed,
+                f"`executor` is one of {allowed}, not '{chosen}'{near}", field="executor", value=chosen, allowed=allowed
             )
-        for name, owners in _USED_BY.items():
-            if self.executor not in owners and getattr(self, name) != getattr(Place, name):
-                raise self._refusal(name, f"`{name}` goes with `executor` {' or '.join(owners)}, not {self.executor}")
-        if self.executor == "serial" and (self.workers or 1) > 1:
-            raise self._refusal(
+        if chosen == "serial" and (self.workers or 1) > 1:
+            self._refuse(
                 "workers", f"`executor` serial runs one trial at a time: it cannot go with `workers` {self.workers}"
             )
-        if self.gpus_per_trial and self.executor not in ("ray", "slurm"):
-            raise self._refusal(
-                "gpus_per_trial", f"`gpus_per_trial` goes with ray and slurm; with {self.executor} name `devices`"
-            )
-        if not all(self.device_names):
-            raise self._refusal("devices", f"`devices` is a list such as cpu or cuda:0,cuda:1, not '{self.devices}'")
         for name in self.device_names:
             if not DEVICE.fullmatch(name):
-                raise self._refusal("devices", f"`devices` has '{name}'; a device is cpu, mps, cuda or cuda:NUMBER")
-        if self.executor in ("ray", "slurm") and self.device_names != ("cpu",):
-            raise self._refusal(
-                "devices", f"`devices` goes with processes and serial; {self.executor} needs `gpus_per_trial` instead"
-            )
+                self._refuse("devices", f"`devices` has '{name}'; a device is cpu, mps, cuda or cuda:NUMBER")
+        for name, (owners, instead) in _USED_BY.items():
+            given = self.device_names != ("cpu",) if name == "devices" else getattr(self, name) != getattr(Place, name)
+            if given and chosen not in owners:
+                self._refuse(name, f"`{name}` goes with `executor` {' or '.join(owners)}, not {chosen}{instead}")
 
-    def _refusal(self, field: str, message: str) -> InputError:
-        return InputError(message, field=field, value=getattr(self, field))
+    def _refuse(self, field: str, message: str) -> NoReturn:
+        raise InputError(message, field=field, value=getattr(self, field))
 
     @property
     def device_names(self) -> tuple[str, ...]:
@@ -113,7 +107,11 @@ class Place:
         return tuple(self.devices.split(",")) if isinstance(self.devices, str) else tuple(self.devices)
 
     def build(self) -> tuple[Executor, int]:
-        """The executor, and how many trials it runs at a time."""
+        """The executor, and how many trials it runs at a time.
+
+        Raises:
+            MissingDependency: the executor's package is not installed.
+        """
         names, together = self.device_names, self.processes_per_trial
         if self.executor == "serial":
             return SerialExecutor(names, together), 1
@@ -137,8 +135,9 @@ class Place:
             )
             return slurm, in_flight
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = self.workers or max(1, (cores if names == ("cpu",) else len(names)) // together)
-        threads = max(1, cores // (workers * together)) if names != ("cpu",) else 1
+        on_cpu = names == ("cpu",)
+        workers = self.workers or max(1, (cores if on_cpu else len(names)) // together)
+        threads = 1 if on_cpu else max(1, cores // (workers * together))
         processes = ProcessExecutor(workers, names, threads, PRELOAD, processes_per_trial=together, hang_s=self.hang_s)
         return processes, workers
 
@@ -215,25 +214,17 @@ def _planned(recipe: Recipe[Any], study: Study, place: Place | None, told: Mappi
     return Plan(recipe, study, executor, workers, place.device_names, told)
 
 
-def needed_data(recipe: Recipe[Any], study: Study) -> tuple[str, ...]:
-    """The data sets that the trials of a study read, each once."""
-    return tuple(dict.fromkeys(name for trial in study.trials() for name in recipe.data_sets_of(trial.config)))
-
-
 def check_data(recipe: Recipe[Any], study: Study) -> None:
-    """Refuse a study whose data is not named or not all there. Nothing is fetched behind the user's back.
+    """Refuse a study whose data is not there; nothing is downloaded without being asked for.
 
     Raises:
         InputError: no data folder is named, or a data set, a model's folder or the study's own file is not there.
     """
-    from metascale.tasks.datasets import locate
-    from metascale.workflow.text import check_backbone
-
-    for name in needed_data(recipe, study):
+    for name in _data_sets(recipe, study):
         locate(name)
     for backbone in dict.fromkeys(trial.config.get("backbone") for trial in study.trials()):
         if backbone:
-            check_backbone(backbone)
+            backbone_path(backbone)
     own = study.base.get("path")
     if own is not None and not Path(own).is_file():
         raise InputError(
@@ -243,15 +234,15 @@ def check_data(recipe: Recipe[Any], study: Study) -> None:
         )
 
 
-def data_hashes(recipe: Recipe[Any], study: Study) -> dict[str, str]:
-    """SHA-256 of every data file that the study may read and that is there now, by data set and file."""
-    from metascale.tasks.datasets import DATASETS, data_folder
+def _data_sets(recipe: Recipe[Any], study: Study) -> tuple[str, ...]:
+    """The data sets that the trials of a study read, each once."""
+    return tuple(dict.fromkeys(name for trial in study.trials() for name in recipe.data_sets_of(trial.config)))
 
-    paths = {
-        f"{name}/{file.path}": data_folder(name, None) / file.path
-        for name in needed_data(recipe, study)
-        for file in DATASETS[name].files
-    }
+
+def _data_hashes(recipe: Recipe[Any], study: Study) -> dict[str, str]:
+    """SHA-256 of every data file that the study may read and that is there now, by data set and file."""
+    files = [(name, file.path) for name in _data_sets(recipe, study) for file in DATASETS[name].files]
+    paths = {f"{name}/{file}": data_folder(name) / file for name, file in files}
     own = study.base.get("path")
     if own is not None:
         paths[Path(own).name] = Path(own)
@@ -286,7 +277,7 @@ def launch(
         planned.executor,
         fail_fast=fail_fast,
         reporter=reporter or default_reporter(),
-        facts={"command": planned.told.get("command", ""), "data_sha256": data_hashes(planned.recipe, planned.study)},
+        facts={"command": planned.told.get("command", ""), "data_sha256": _data_hashes(planned.recipe, planned.study)},
     )
     _note_command(planned, Path(folder))
     return outcome, conclude(folder) if outcome.finished else None

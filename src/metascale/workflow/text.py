@@ -143,35 +143,25 @@ def _language_model(config: TextConfig, make_source: Callable[[Encoder], Any], d
     )
 
 
-def data_dir() -> Path:
-    """The folder of data sets that METASCALE_DATA names.
-
-    Raises:
-        InputError: neither is set.
-    """
-    named = os.environ.get("METASCALE_DATA")
-    if not named:
-        raise InputError("no data folder is named; pass `data_dir` or set METASCALE_DATA", field="data_dir")
-    return Path(named)
-
-
 ALIASES = {"gpt2-small": "gpt2"}
 """Other names of known backbones."""
 
 
-def check_backbone(name: str) -> None:
-    """Refuse a backbone that is named as a folder and is none; a hub name is left to the loader.
+def backbone_path(name: str) -> str:
+    """A backbone's hub name or folder; ``data:FOLDER`` is a folder of this machine's data folder.
 
     Raises:
-        InputError: the folder is not there, or ``data:`` is used without a data folder.
+        InputError: a folder is named and is not there, or no data folder is named.
     """
-    path = Path(backbone_path(name))
-    named_as_folder = name.startswith(("data:", "~", ".")) or path.is_absolute()
-    if named_as_folder and not path.is_dir():
-        raise InputError(f"there is no folder {path}, which backbone '{name}' names")
-
-
-def backbone_path(name: str) -> str:
-    """A backbone's name or path; ``data:FOLDER`` is a folder of the data folder, wherever that is on this machine."""
     name = ALIASES.get(name, name)
-    return str(data_dir() / name.removeprefix("data:")) if name.startswith("data:") else name
+    path = Path(name)
+    if name.startswith("data:"):
+        root = os.environ.get("METASCALE_DATA")
+        if not root:
+            raise InputError("no data folder is named; pass `data_dir` or set METASCALE_DATA", field="data_dir")
+        path = Path(root) / name.removeprefix("data:")
+    elif not (name.startswith(("~", ".")) or path.is_absolute()):
+        return name
+    if not path.is_dir():
+        raise InputError(f"there is no folder {path}, which backbone '{name}' names")
+    return str(path)

@@ -15,7 +15,7 @@ from pydantic import Field
 from metascale.core.run import Run
 from metascale.core.types import Params
 from metascale.workflow.config import Count, NonNegative, Rate, TrialConfig, Weight
-from metascale.workflow.text import backbone_path, data_dir
+from metascale.workflow.text import backbone_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,7 @@ def load_texts(settings: FineTuningConfig, uncovered: Literal["drop", "random"])
     from metascale.tasks.supervised.weak_labels import weak_label_data
 
     encoder = load_encoder(backbone_path(settings.backbone), settings.max_length)
-    return weak_label_data(settings.data, encoder, settings.data_seed, uncovered=uncovered, data_dir=data_dir())
+    return weak_label_data(settings.data, encoder, settings.data_seed, uncovered=uncovered)
 
 
 def classification_loss(model: BoundModule, upper: BoundModule, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
