@@ -91,7 +91,7 @@ BAD = {
     "data folder": (("run", "banking77", "--out", "X"), "METASCALE_DATA"),
     "no weak labels": (
         ("run", "noisy_labels", "--out", "X", "--data-dir", "EMPTY"),
-        "to download it: metascale data get wrench_trec --data-dir",
+        "metascale data get wrench_trec",
     ),
     "no plain texts": (
         ("run", "auxiliary_tasks", "--out", "X", "--data-dir", "EMPTY", "--set", "data=wrench_sms"),
@@ -122,7 +122,7 @@ BAD = {
     ),
     "device of a cluster": (
         ("run", "digits", "--out", "X", "--executor", "slurm", "--devices", "cuda:0"),
-        "slurm needs --gpus-per-trial instead",
+        "--devices goes with --executor processes or serial, not slurm; name --gpus-per-trial instead",
     ),
     "serial workers": (
         ("run", "digits", "--out", "X", "--executor", "serial", "--workers", "4"),
@@ -135,14 +135,17 @@ BAD = {
     "cpus": (("run", "digits", "--out", "X", "--cpus-per-trial", "2"), "--cpus-per-trial goes with --executor ray"),
     "time limit": (("run", "digits", "--out", "X", "--time-limit-min", "9"), "goes with --executor slurm"),
     "resumed elsewhere": (("resume", "nowhere", "--cpus-per-trial", "2"), "goes with --executor ray or slurm"),
-    "devices": (("run", "digits", "--out", "X", "--devices", "cpu,"), "--devices is a list such as cpu"),
+    "devices": (
+        ("run", "digits", "--out", "X", "--devices", "cpu,"),
+        "--devices has ''; a device is cpu, mps, cuda or cuda:NUMBER",
+    ),
     "no study": (("status", "nowhere"), "nowhere"),
     "nothing to watch": (("watch", "nowhere"), "nowhere is not a study folder"),
     "nothing to verify": (("verify", "nowhere"), "nowhere is not a study folder"),
     "nothing to stop": (("stop", "nowhere"), "nowhere is not a study folder"),
     "nothing to index": (("reindex", "nowhere"), "nowhere is not a study folder"),
     "nothing to export": (("export", "nowhere", "--format", "csv", "--out", "X"), "nowhere is not a study folder"),
-    "export format": (("export", "nowhere", "--format", "xlsx", "--out", "X"), "--format is one of csv, json"),
+    "export format": (("export", "nowhere", "--format", "xlsx", "--out", "X"), "format is one of csv, json"),
     "no run": (("evaluate", "nowhere"), "not a finished, meta-trained run"),
     "no data set": (("data", "check", "minst", "--data-dir", "."), "mnist"),
 }
