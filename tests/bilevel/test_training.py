@@ -386,7 +386,7 @@ def test_what_would_do_nothing_or_something_else_is_refused() -> None:
     with pytest.raises(InputError, match=r"Unrolled\(steps=2\) sees a part of the 5 lower steps"):
         quadratic(method=Unrolled(steps=2), unroll_steps=5)
     quadratic(method=Unrolled(steps=2, truncated=True), unroll_steps=5)
-    with pytest.raises(InputError, match="roll_back takes back the move of θ"):
+    with pytest.raises(InputError, match="roll_back undoes the move of θ"):
         quadratic(method=SAMA(multitask=True), roll_back=True)
     for name in ("lower_optimizer", "upper_optimizer"):
         with pytest.raises(InputError, match=f"InPlaceAdamW overwrites parameters and state, which {name}"):

@@ -14,7 +14,7 @@ from metascale.hypergrad.implicit import Implicit
 from metascale.hypergrad.linear import CG, Direct, Identity, LinearSolver, Neumann, SolveFailed
 from metascale.hypergrad.problem import Advance, BilevelProblem, State, gradients, unroll
 from metascale.hypergrad.sama import SAMA
-from metascale.hypergrad.second import difference_step, shifted
+from metascale.hypergrad.second import difference_step, perturbed
 from metascale.hypergrad.unrolled import Unrolled
 from tests.hypergrad.dense import Dense, Network, Ridge, flat, unflat
 
@@ -291,9 +291,9 @@ def test_a_perturbation_in_bfloat16_is_not_swallowed_by_rounding() -> None:
     theta = {"w": torch.full((1000,), 0.5, dtype=torch.bfloat16)}
     direction = {"w": torch.ones(1000, dtype=torch.bfloat16)}
     plain = 0.01 / 1000**0.5
-    assert torch.equal(shifted(theta, direction, plain)["w"], theta["w"])
+    assert torch.equal(perturbed(theta, direction, plain)["w"], theta["w"])
     epsilon = difference_step(theta, direction, 0.01)
-    gap = (shifted(theta, direction, epsilon)["w"] - shifted(theta, direction, -epsilon)["w"]).float()
+    gap = (perturbed(theta, direction, epsilon)["w"] - perturbed(theta, direction, -epsilon)["w"]).float()
     torch.testing.assert_close(gap, torch.full((1000,), 2 * epsilon), rtol=0.2, atol=0)
     wide = {"w": theta["w"].float()}
     assert difference_step(wide, {"w": direction["w"].float()}, 0.01) == pytest.approx(plain)
@@ -355,7 +355,7 @@ def test_attention_without_second_derivatives_is_refused_by_name() -> None:
     problem = BilevelProblem(lower_loss, lambda t, u: t["q"].square().sum())
     theta, lam = {"q": torch.ones(8)}, {"weights": torch.ones(2)}
     with pytest.raises(
-        InputError, match=r"second derivatives that the lower loss has not .*attn_implementation='eager'"
+        InputError, match=r"second derivatives that the lower loss lacks .*attn_implementation='eager'"
     ):
         Implicit()(problem, theta, lam)
     assert bool(torch.isfinite(SAMA(adapt=False)(problem, theta, lam).value["weights"]).all())

@@ -1,4 +1,4 @@
-"""Which derivative belongs to which lower optimiser: SAMA's adaptation, from the last lower step."""
+"""SAMA's adaptation: the derivative of the last lower step with respect to its gradient, by optimiser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metascale.training.optimizers import SGD, Adagrad, Adam, Lion, Optimizer, O
 
 @dataclass(frozen=True)
 class LastStep:
-    """The last lower step, as far as its derivative needs it.
+    """What the derivative of the last lower step needs.
 
     Args:
         grads: the gradient that the optimiser was given (clipped).
@@ -47,15 +47,12 @@ def closed_form(optimizer: Optimizer) -> bool:
 
 
 def check_adaptable(optimizer: Optimizer) -> None:
-    """Refuse a lower optimiser whose step has no useful derivative.
-
-    Raises:
-        InputError: Lion, whose step is a sign.
-    """
+    """Raise `InputError` for a lower optimiser whose step has no useful derivative: Lion's, which is a sign."""
     if isinstance(optimizer, Lion) and not optimizer.softness:
         raise InputError(
             "Lion's step is a sign, whose derivative is zero, so adaptation would erase the hypergradient: give it a "
-            "softness above 0, or use SAMA(adapt=False)"
+            "softness above 0, or use SAMA(adapt=False)",
+            field="lower_optimizer",
         )
 
 

@@ -25,11 +25,11 @@ Metrics = Callable[[BoundModule, BoundModule, Any], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Data:
-    """Where batches come from.
+    """The batches of a bilevel training.
 
     Args:
         lower, upper: batch number -> batch, such as `Shuffled`.
-        validation: the batches that choose the best step; the upper batch 0 where there are none.
+        validation: the batches that select the best step; without any, upper batch 0.
     """
 
     lower: Batches
@@ -55,8 +55,7 @@ def train(
     Args:
         model, upper: the modules of the two levels.
         lower_loss, upper_loss: (lower model, upper model, batch) -> a scalar.
-        data: batches of both levels, and for validation.
-        method: of the hypergradient; SAMA where ``None``.
+        method: how the hypergradient is estimated; `SAMA` where ``None``.
         steps: upper steps, or a whole `training.loop.Schedule`.
         metrics: further numbers of a validation batch. Their means are recorded as ``validation_<name>``; the upper
             loss is ``validation_loss_nats`` unless they bring their own ``loss_nats``.
@@ -65,7 +64,7 @@ def train(
             of the module is taken over with its state.
 
     Raises:
-        InputError: the problem is refused by `checks.check`, or a field is.
+        InputError: a field is invalid, or `training.check` refuses the problem.
         Diverged: a number is not finite.
     """
     levels = _levels(model, upper, lower_loss, upper_loss)
@@ -96,7 +95,7 @@ def _levels(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upper_lo
 def _take_over(
     levels: Levels, modules: Mapping[str, nn.Module], fields: dict[str, Any]
 ) -> tuple[Levels, dict[str, Any]]:
-    """Torch optimisers among the fields replaced by ours, their states put where training starts."""
+    """Torch optimisers among the fields replaced by ours; training starts from their states."""
     states = {}
     for level, module in modules.items():
         given = fields.get(f"{level}_optimizer")

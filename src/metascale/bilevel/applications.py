@@ -1,6 +1,6 @@
 """Upper models of common bilevel problems, each a small torch module.
 
-What they see of the lower model (losses, predictions) is data to them: it is held (`levels.hold`).
+Their inputs from the lower model (losses, predictions) are data to them, so they are held (`levels.hold`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from metascale.core.streams import torch_generator
 
 
 def _network(n_in: int, hidden: int, n_out: int, seed: int, purpose: str, bias: float = 0.0) -> nn.Sequential:
-    """One hidden layer of rectified units, drawn from a generator of its own; the output starts near ``bias``."""
+    """One hidden ReLU layer, drawn from a generator of its own; the output starts near ``bias``."""
     network = nn.Sequential(nn.Linear(n_in, hidden), nn.ReLU(), nn.Linear(hidden, n_out))
     with torch.no_grad():
         for index in (0, 2):
@@ -67,7 +67,7 @@ class LabelCorrector(nn.Module):
         if logits.shape != shape:
             raise InputError(f"logits must be {list(shape)} beside {len(labels)} labels, not {list(logits.shape)}")
         given = F.one_hot(labels, self.n_classes).to(logits.dtype)
-        output = self.network(torch.cat([given, hold(logits).softmax(-1)], -1).to(self.gate.dtype))
+        output: torch.Tensor = self.network(torch.cat([given, hold(logits).softmax(-1)], -1).to(self.gate.dtype))
         gate = torch.sigmoid(self.gate + output[:, :1])
         return (1 - gate) * given + gate * output[:, 1:].softmax(-1)
 

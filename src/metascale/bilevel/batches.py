@@ -21,7 +21,7 @@ def _order(seed: int, purpose: str, epoch: int, n: int) -> np.ndarray[Any, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Shuffled:
-    """Batch n of endless epochs, each in an order of its own; the incomplete batch at an epoch's end is left out.
+    """Batch n of endless epochs, each in its own order; the incomplete batch at an epoch's end is dropped.
 
     Args:
         data: named tensors with one row an example, or a sequence of examples (a torch Dataset).
@@ -47,7 +47,10 @@ class Shuffled:
             if len(set(lengths.values())) != 1:
                 raise InputError(f"the tensors of a data set must have one length, not {lengths}")
         if not 1 <= self.batch_size <= self.n_examples:
-            raise InputError(f"batch_size must lie between 1 and the {self.n_examples} examples, not {self.batch_size}")
+            raise InputError(
+                f"batch_size must lie between 1 and the {self.n_examples} examples, not {self.batch_size}",
+                field="batch_size",
+            )
 
     @property
     def n_examples(self) -> int:
@@ -56,7 +59,6 @@ class Shuffled:
         return len(self.data)
 
     def indices(self, n: int) -> list[int]:
-        """The examples of batch n."""
         epoch, place = divmod(n, self.n_examples // self.batch_size)
         order = _order(self.seed, self.purpose, epoch, self.n_examples)
         return [int(i) for i in order[place * self.batch_size : (place + 1) * self.batch_size]]

@@ -1,10 +1,16 @@
-"""How one or several processes share a bilevel step."""
+"""Bilevel training in one process or several: each takes its share of the micro-batches, gradients are averaged.
+
+The lower gradient is averaged at every lower step, the upper gradient once an upper step, while SAMA's third pass still
+runs. Processes are started by torchrun (gloo on CPUs, NCCL on GPUs).
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,98 +21,47 @@ from metascale.core.run import Run, SharedRun
 from metascale.core.types import Params
 from metascale.hypergrad.problem import HypergradientSolver, Reducer
 from metascale.hypergrad.sama import SAMA
-from metascale.training.optimizers import LAMB, Muon, Optimizer
+from metascale.training.optimizers import Optimizer
 
-
-class Processes(Protocol):
-    """Who takes which micro-batch, and what is averaged."""
-
-    def check(self, lower_accumulation: int, upper_accumulation: int) -> None:
-        """Refuse micro-batches that cannot be shared out evenly."""
-        ...
-
-    def share(self, batches: Callable[[int], Any], step: int, accumulation: int) -> list[tuple[int, Any]]:
-        """This process's numbered micro-batches of a step."""
-        ...
-
-    def average(self, grads: Params) -> Params:
-        """The mean of lower gradients over the processes."""
-        ...
-
-    def mean_loss(self, loss: torch.Tensor) -> torch.Tensor: ...
-
-    def agree(self, buffers: Params) -> Params:
-        """One set of buffers for all processes."""
-        ...
-
-    def reducer(self, upper: Params) -> Callable[[], Reducer] | None:
-        """What reduces the upper gradient; ``None`` in a single process."""
-        ...
-
-    @property
-    def average_lower(self) -> Callable[[Params], Params] | None:
-        """What averages ∇_θM, in the joint mode; ``None`` keeps it local."""
-        ...
-
-
-def check_wrapped(
-    levels: Levels, processes: Processes, lower_optimizer: Optimizer, method: HypergradientSolver
-) -> None:
-    """Refuse what does not go with a lower model that reduces its gradients itself.
-
-    Raises:
-        InputError: one process; with sharded parameters an upper gradient of each process's own, an optimiser that
-            mixes the numbers of a tensor, or an exact mixed derivative.
-    """
-    if not levels.reduced:
-        return
-    if isinstance(processes, Alone):
-        raise InputError(
-            "a lower model in DistributedDataParallel or fully_shard needs processes=DataParallel(...) beside it"
-        )
-    if levels.shards is None:
-        return
-    if processes.average_lower is None:
-        raise InputError("sharded parameters get the mean of the processes' upper gradients: use DataParallel('joint')")
-    if isinstance(method, SAMA) and method.mixed == "exact":
-        raise InputError("sharded parameters have no forward-mode derivatives: use SAMA(mixed='finite_difference')")
-    if isinstance(lower_optimizer, LAMB | Muon):
-        raise InputError(
-            f"{type(lower_optimizer).__name__} takes norms of whole tensors, of which each process holds a shard; use "
-            "an element-wise optimiser"
-        )
+B = TypeVar("B")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Alone:
-    """One process does everything."""
+class Processes:
+    """Which process takes which micro-batch, and what is averaged. This one: a single process does everything."""
 
     def check(self, lower_accumulation: int, upper_accumulation: int) -> None:
-        return None
+        """Raise `InputError` where micro-batches cannot be divided evenly."""
 
-    def share(self, batches: Callable[[int], Any], step: int, accumulation: int) -> list[tuple[int, Any]]:
+    def share(self, batches: Callable[[int], B], step: int, accumulation: int) -> list[tuple[int, B]]:
+        """This process's micro-batches of a step, with their numbers."""
         numbers = range(step * accumulation, (step + 1) * accumulation)
         return [(number, batches(number)) for number in numbers]
 
     def average(self, grads: Params) -> Params:
+        """The mean of lower gradients over the processes."""
         return grads
 
     def mean_loss(self, loss: torch.Tensor) -> torch.Tensor:
         return loss
 
     def agree(self, buffers: Params) -> Params:
+        """One set of buffers for all processes."""
         return buffers
 
     def reducer(self, upper: Params) -> Callable[[], Reducer] | None:
+        """Makes what reduces the upper gradient; ``None`` in a single process."""
         return None
 
     @property
     def average_lower(self) -> Callable[[Params], Params] | None:
+        """Averages ∇_θM, in the joint mode; ``None`` keeps it local."""
         return None
 
 
 @dataclass(frozen=True)
-class DataParallel:
+class DataParallel(Processes):
     """Micro-batch j of a step belongs to process j modulo the number of processes.
 
     So P processes compute what one computes with the same accumulation, up to the order of sums, in the ``"joint"``
@@ -137,7 +92,7 @@ class DataParallel:
             if count % dist.get_world_size():
                 raise InputError(f"{name} is {count}: it must be a multiple of the {dist.get_world_size()} processes")
 
-    def share(self, batches: Callable[[int], Any], step: int, accumulation: int) -> list[tuple[int, Any]]:
+    def share(self, batches: Callable[[int], B], step: int, accumulation: int) -> list[tuple[int, B]]:
         numbers = range(step * accumulation + dist.get_rank(), (step + 1) * accumulation, dist.get_world_size())
         return [(number, batches(number)) for number in numbers]
 
@@ -167,8 +122,41 @@ class DataParallel:
         return self.average if self.mode == "joint" else None
 
 
+def check_wrapped(
+    levels: Levels, processes: Processes, lower_optimizer: Optimizer, method: HypergradientSolver
+) -> None:
+    """Refuse what does not work with a lower model that reduces its gradients itself.
+
+    Raises:
+        InputError: one process; with sharded parameters an upper gradient of each process's own, an optimiser that
+            mixes the numbers of a tensor, or an exact mixed derivative.
+    """
+    if not levels.reduced:
+        return
+    if not isinstance(processes, DataParallel):
+        raise InputError(
+            "a lower model in DistributedDataParallel or fully_shard needs processes=DataParallel(...) beside it",
+            field="processes",
+        )
+    if levels.shards is None:
+        return
+    if processes.average_lower is None:
+        raise InputError(
+            "sharded parameters get the mean of the processes' upper gradients: use DataParallel('joint')",
+            field="processes",
+        )
+    if isinstance(method, SAMA) and method.mixed == "exact":
+        raise InputError("sharded parameters have no forward-mode derivatives: use SAMA(mixed='finite_difference')")
+    if getattr(lower_optimizer, "mixes", False):
+        raise InputError(
+            f"{type(lower_optimizer).__name__} takes norms of whole tensors, of which each process holds a shard; use "
+            "an element-wise optimiser",
+            field="lower_optimizer",
+        )
+
+
 class BucketReducer:
-    """Averages tensors over the processes, bucket by bucket, each as soon as its last tensor is there.
+    """Averages tensors over the processes, bucket by bucket, each as soon as all its tensors are ready.
 
     Buckets are cut and started in the same order everywhere, from the last tensor to the first, which is about the
     order in which a backward pass completes them.
@@ -180,7 +168,6 @@ class BucketReducer:
         self._parts: Params = {}
         self._buckets: list[list[str]] = []
         self._running: list[tuple[list[str], torch.Tensor, Any]] = []
-        self._sizes: dict[str, int] = {}
         room = 0
         for name in self.order:
             value = like[name]
@@ -215,13 +202,10 @@ class BucketReducer:
 
 
 def initialise(timeout_s: float = 600.0) -> int:
-    """Join the process group that torchrun describes (gloo without a GPU, else NCCL); this process's rank.
+    """Join the process group that torchrun describes (gloo without a GPU, else NCCL); returns this process's rank.
 
     With NCCL the process takes the GPU of its local rank.
     """
-    import os
-    from datetime import timedelta
-
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -230,14 +214,11 @@ def initialise(timeout_s: float = 600.0) -> int:
 
 
 def shared(run: Run | None) -> SharedRun:
-    """One run for all processes: process 0 writes it, and every process resumes from process 0's checkpoint.
-
-    ``run`` counts in process 0 alone.
-    """
+    """One run for all processes: process 0 writes ``run``, which the others ignore; all resume from its checkpoint."""
     return SharedRun(run if dist.get_rank() == 0 else None, share=_from_first)
 
 
-def _from_first(value: Any) -> Any:
+def _from_first(value: Value) -> Value:
     """Process 0's value, in every process."""
     held = [value]
     dist.broadcast_object_list(held, 0)

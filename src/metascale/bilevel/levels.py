@@ -57,11 +57,11 @@ _CURRENT: ContextVar[Pass | None] = ContextVar("metascale_bilevel_pass", default
 
 
 def hold(value: torch.Tensor) -> torch.Tensor:
-    """Cut ``value`` off from the lower parameters for every kind of derivative: for what an upper model is shown.
+    """``value`` as a constant for every kind of derivative: for the inputs that an upper model takes from the lower.
 
     A weighting network sees an example's loss as data: the lower step does not differentiate its weight through it.
-    ``detach`` says so to backward passes, but a finite difference moves θ and with it the detached loss, and so adds a
-    derivative that the lower step has not. A held value stays what it was in the lower step.
+    ``detach`` does that for backward passes, but a finite difference moves θ and with it the detached loss, which adds
+    a derivative that the lower step does not have. A held value stays what it was in the lower step.
     """
     current = _CURRENT.get()
     return value.detach() if current is None else current.hold(value)
@@ -69,7 +69,7 @@ def hold(value: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def current(context: Pass) -> Iterator[None]:
-    """``hold`` called inside belongs to this pass."""
+    """Calls of ``hold`` inside belong to this pass."""
     token = _CURRENT.set(context)
     try:
         yield
@@ -125,12 +125,12 @@ class Shards(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """What is learnt at both levels, and the losses.
+    """The parameters of both levels, and their losses.
 
     Args:
         start: gives θ, λ and buffers to start from.
         lower_loss, upper_loss: ℓ and M.
-        mirror: told of every new tensor, by level (``"lower"``, with its buffers, or ``"upper"``) and name.
+        mirror: called with every new tensor, by level (``"lower"``, with its buffers, or ``"upper"``) and name.
         bound: the lower model with given parameters and buffers, where it is a module.
         reduced: the lower model averages θ's gradients over the processes itself.
         shards: how θ is spread over the processes; ``None`` where each holds all of it.
@@ -146,7 +146,7 @@ class Levels:
 
     @property
     def total(self) -> Total:
-        """What sums a number over the processes that hold parts of θ."""
+        """Sums a number over the processes that hold parts of θ."""
         return self.shards.total if self.shards else alone
 
 
@@ -165,7 +165,7 @@ def from_functions(lower: Params, upper: Params, lower_loss: BilevelLoss, upper_
 
 
 class BoundModule:
-    """A torch module with given tensors in place of its own: called like the module, which it does not touch."""
+    """A torch module called with given tensors in place of its own, which stay as they are."""
 
     def __init__(self, module: nn.Module, tensors: Params) -> None:
         self.module = module
@@ -184,9 +184,9 @@ def from_modules(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upp
     """Levels of two torch modules: θ are the model's parameters that require gradients, λ those of ``upper``.
 
     The losses receive both modules bound to the tensors of the pass. In a pass that names its dropout masks they are in
-    training mode, otherwise in evaluation mode. Buffers are cloned for each pass: batch statistics move in training
-    steps alone. Training starts from the modules' weights, and while it runs the modules' tensors are those of the
-    current state (no copy is kept), so afterwards the modules hold what was learnt.
+    training mode, otherwise in evaluation mode. Buffers are cloned for each pass: only training steps update batch
+    statistics. Training starts from the modules' weights, and the modules always hold the tensors of the current state
+    (without a copy), so afterwards they hold what was learnt.
 
     Raises:
         InputError: a level has no parameters, or parameters in half precision.
@@ -208,9 +208,9 @@ def from_modules(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upp
 
         return call
 
-    own = {
-        "lower": dict(model.named_parameters()) | kept,
-        "upper": dict(upper.named_parameters()),
+    own: dict[str, dict[str, torch.Tensor]] = {
+        "lower": {**dict(model.named_parameters()), **kept},
+        "upper": {**dict(upper.named_parameters())},
     }
 
     def mirror(level: str, tensors: Params) -> None:
@@ -222,17 +222,17 @@ def from_modules(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upp
 
 
 def persistent_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Buffers that belong to a model's weights; the others are constants (position numbers) that stay in place."""
+    """Buffers in a module's state dictionary; the others are constants, such as position numbers."""
     saved = module.state_dict(keep_vars=True)
     return {name: value for name, value in module.named_buffers() if name in saved}
 
 
 @contextmanager
 def keyed_mode(modules: tuple[nn.Module, ...], dropout: int | None, tensors: Params) -> Iterator[None]:
-    """Training mode with the global generators seeded by ``dropout`` and put back afterwards, or evaluation mode.
+    """Training mode with the global generators seeded by ``dropout`` and restored afterwards, or evaluation mode.
 
-    Dropout layers draw from the global generators and no other; nothing outside sees that they moved. A module's own
-    mode says nothing of its parts' (a pretrained backbone comes in evaluation mode), so each is asked.
+    Dropout layers draw from the global generators only. A module's mode may differ from that of its parts (a pretrained
+    backbone comes in evaluation mode), so each part is checked.
     """
     training = dropout is not None
     for module in modules:
@@ -241,7 +241,7 @@ def keyed_mode(modules: tuple[nn.Module, ...], dropout: int | None, tensors: Par
     devices = sorted({value.device.index or 0 for value in tensors.values() if value.device.type == "cuda"})
     with torch.random.fork_rng(devices, enabled=training):
         if dropout is not None and all(value.device.type == "cpu" for value in tensors.values()):
-            # Seeding every device that there might be costs milliseconds.
+            # torch.manual_seed would seed every device, which takes milliseconds.
             torch.default_generator.manual_seed(dropout)
         elif dropout is not None:
             torch.manual_seed(dropout)

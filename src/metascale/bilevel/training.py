@@ -1,4 +1,4 @@
-"""The state of a bilevel training, and its form as named tensors."""
+"""Bilevel training: a `Trainable` whose step is some lower steps and one upper step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from metascale.bilevel.adaptation import LastStep, adaptation, check_adaptable, closed_form
-from metascale.bilevel.distributed import Alone, Processes, check_wrapped
+from metascale.bilevel.distributed import Processes, check_wrapped
 from metascale.bilevel.levels import Levels, Pass
 from metascale.bilevel.updates import clipped, differentiable_step, update_in_turn
 from metascale.core.errors import Diverged, InputError
@@ -37,7 +37,7 @@ from metascale.training.state import pack, unpack_optimizer, unpack_params
 
 @dataclass(frozen=True)
 class BilevelState:
-    """After ``step`` upper steps: both levels and their optimisers. A training step consumes it."""
+    """After ``step`` upper steps: both levels and their optimisers. A training step empties its dictionaries."""
 
     step: int
     lower: Params
@@ -47,8 +47,8 @@ class BilevelState:
     upper_optimizer: OptimizerState
 
     def held_apart(self) -> BilevelState:
-        """The same tensors, the lower level's in dictionaries of their own, which a step does not empty."""
-        own = copied(self.lower_optimizer)
+        """The same tensors, the lower level's in dictionaries that a step does not empty."""
+        own = _copied(self.lower_optimizer)
         return replace(self, lower=dict(self.lower), buffers=dict(self.buffers), lower_optimizer=own)
 
     def pack(self) -> Params:
@@ -72,39 +72,14 @@ class BilevelState:
         )
 
 
-def copied(state: OptimizerState) -> OptimizerState:
-    """The same tensors in dictionaries of their own."""
+def _copied(state: OptimizerState) -> OptimizerState:
     return {slot: dict(values) for slot, values in state.items()}
 
 
-def check_finite(row: Mapping[str, float | None], k: int) -> None:
-    """Refuse to go on from a step whose numbers are not finite; a residual may be absent.
-
-    Raises:
-        Diverged: one is not; the message names it.
-    """
+def _check_finite(row: Mapping[str, float | None], k: int) -> None:
     for name, value in row.items():
         if value is not None and name != "solver_residual" and not math.isfinite(value):
             raise Diverged(f"{name} is {value} at step {k}", step=k)
-
-
-def refuse_combinations(method: HypergradientSolver, unroll_steps: int, roll_back: bool) -> None:
-    """Refuse a method that asks for other lower steps than it will see, or whose effect is taken back.
-
-    Raises:
-        InputError: so it is; names both settings.
-    """
-    if method.remembers > unroll_steps:
-        raise InputError(
-            f"the method differentiates {method.remembers} lower steps, more than the {unroll_steps} of unroll_steps"
-        )
-    if isinstance(method, Unrolled) and 0 < method.remembers < unroll_steps and not method.truncated:
-        raise InputError(
-            f"Unrolled(steps={method.remembers}) sees a part of the {unroll_steps} lower steps of unroll_steps; set "
-            "truncated=True to differentiate the last ones alone"
-        )
-    if roll_back and isinstance(method, SAMA) and method.multitask:
-        raise InputError("roll_back takes back the move of θ that multitask=True asks for; choose one of them")
 
 
 Batches: TypeAlias = Callable[[int], Any]
@@ -121,26 +96,22 @@ class BilevelTraining:
     derivative is taken on the last lower step's batches, with its dropout masks.
 
     Args:
-        levels: parameters and losses.
         lower_batches, upper_batches: batch number -> batch; the same number, the same bytes.
         method: how the hypergradient is estimated.
-        lower_optimizer, upper_optimizer: how gradients are applied.
         unroll_steps: lower steps for each upper step.
-        evaluate: validation; the numbers of the evaluation record.
+        evaluate: validation; a row of the evaluation record.
         lower_accumulation, upper_accumulation: micro-batches whose mean is one loss.
         lower_max_norm, upper_max_norm: clip gradients to this norm.
-        roll_back: the lower steps are a rehearsal: after the upper step θ goes back to where they began and they are
-            taken again with the new λ.
-        learn_upper: apply the hypergradient; without, λ stays and only what a method does to θ remains.
+        roll_back: after the upper step θ returns to the start of the lower steps, which are repeated with the new λ.
+        learn_upper: apply the hypergradient; otherwise λ stays and only what a method does to θ remains.
         warmup: first steps of lower training alone.
         autocast: run lower steps and the upper pass under autocast in this type. The perturbed passes of finite
-            differences stay in full precision, which autocast's rounding would swallow.
+            differences run in full precision, because autocast rounds by more than the perturbation.
         upper_dropout: run the upper pass in training mode, as published code does. By default it is in evaluation mode:
-            the upper loss says how good θ is as it will be used, masks would only add noise to v, and without them the
-            pass holds so little that SAMA's peak is a plain step's. Batch normalisation then reads its running
-            statistics, which in a network trained from scratch need some steps to mean anything: give it ``warmup``.
+            the upper loss measures θ as it will be used, masks would only add noise to v, and without them the pass
+            stores so little that SAMA's peak is that of a plain step. Batch normalisation then reads its running
+            statistics; for a network trained from scratch set ``warmup``, so that they are estimated first.
         seed: of the dropout masks.
-        processes: how several processes share the work.
     """
 
     levels: Levels
@@ -161,17 +132,18 @@ class BilevelTraining:
     autocast: torch.dtype | None = None
     upper_dropout: bool = False
     seed: int = 0
-    processes: Processes = field(default_factory=Alone)
+    processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self) -> None:
         for name in ("unroll_steps", "lower_accumulation", "upper_accumulation"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}", field=name)
         if self.autocast is torch.float16:
             raise InputError(
-                "autocast in float16 needs loss scaling, which would scale the hypergradient: use bfloat16"
+                "autocast in float16 needs loss scaling, which would scale the hypergradient: use bfloat16",
+                field="autocast",
             )
-        refuse_combinations(self.method, self.unroll_steps, self.roll_back)
+        self._refuse_combinations()
         for name in ("lower_optimizer", "upper_optimizer"):
             refuse_overwriting(getattr(self, name), f"{name} of bilevel training")
         if self.method.adapts:
@@ -179,15 +151,30 @@ class BilevelTraining:
         self.processes.check(self.lower_accumulation, self.upper_accumulation)
         check_wrapped(self.levels, self.processes, self.lower_optimizer, self.method)
 
+    def _refuse_combinations(self) -> None:
+        """Of a method with the lower steps that it will see, or with an effect that ``roll_back`` undoes."""
+        method, steps = self.method, self.unroll_steps
+        if method.remembers > steps:
+            raise InputError(
+                f"the method differentiates {method.remembers} lower steps, more than the {steps} of unroll_steps"
+            )
+        if isinstance(method, Unrolled) and 0 < method.remembers < steps and not method.truncated:
+            raise InputError(
+                f"Unrolled(steps={method.remembers}) sees a part of the {steps} lower steps of unroll_steps; set "
+                "truncated=True to differentiate the last ones alone"
+            )
+        if self.roll_back and isinstance(method, SAMA) and method.multitask:
+            raise InputError("roll_back undoes the move of θ that multitask=True asks for; choose one of them")
+
     def init(self) -> BilevelState:
         start = self.levels.start()
-        given = {slot: copied(state) for slot, state in start.optimizers.items()}
+        given = {slot: _copied(state) for slot, state in start.optimizers.items()}
         lower = given.get("lower") or self.lower_optimizer.init(start.lower)
         upper = given.get("upper") or self.upper_optimizer.init(start.upper)
         return BilevelState(0, dict(start.lower), dict(start.buffers), dict(start.upper), lower, upper)
 
     def step(self, state: BilevelState, k: int) -> tuple[BilevelState, Mapping[str, float | None]]:
-        """``unroll_steps`` lower steps and one upper step; the tensors of ``state`` are used up.
+        """``unroll_steps`` lower steps and one upper step; the dictionaries of ``state`` are emptied.
 
         Raises:
             Diverged: a loss or the hypergradient is not finite.
@@ -202,7 +189,7 @@ class BilevelTraining:
         if found.lower is not None:
             state = replace(state, lower=found.lower)
         row |= self._upper_row(found)
-        check_finite(row, k)
+        _check_finite(row, k)
         if start is not None:
             state = replace(start, upper=state.upper, upper_optimizer=state.upper_optimizer)
         if self.learn_upper:
@@ -229,13 +216,13 @@ class BilevelTraining:
             state, loss, window = self._lower_step(state, k * self.unroll_steps + i, window, learns and last, learns)
             losses.append(loss)
         row: dict[str, float | None] = {"lower_loss_nats": float(self.processes.mean_loss(torch.stack(losses).mean()))}
-        check_finite(row, k)
+        _check_finite(row, k)
         return state, window, row
 
     def _lower_step(
         self, state: BilevelState, n: int, window: _Window, last: bool, learns: bool
     ) -> tuple[BilevelState, torch.Tensor, _Window]:
-        """Lower step number n; what the hypergradient needs of it goes into the window."""
+        """Lower step number n; the window keeps what the hypergradient needs of it."""
         batches = self.processes.share(self.lower_batches, n, self.lower_accumulation)
         statistics = _Statistics(state.buffers)
         losses = self._bind("lower", batches, statistics, moving=True)
@@ -246,7 +233,7 @@ class BilevelTraining:
             frozen = self._bind("lower", batches, _Statistics(state.buffers))
             advance = differentiable_step(self.lower_optimizer, frozen, self.lower_max_norm)
             kept = self.unroll_steps if self.method.remembers < 0 else self.method.remembers
-            history = (*window.history, LowerStep(dict(state.lower), copied(state.lower_optimizer), advance))[-kept:]
+            history = (*window.history, LowerStep(dict(state.lower), _copied(state.lower_optimizer), advance))[-kept:]
             window = replace(window, history=history)
         adapts = last and self.method.adapts
         before = adapts and not closed_form(self.lower_optimizer)
@@ -254,7 +241,7 @@ class BilevelTraining:
             dict(grads) if adapts else {},
             {},
             dict(state.lower) if before else None,
-            copied(state.lower_optimizer) if before else None,
+            _copied(state.lower_optimizer) if before else None,
             size,
             self.lower_max_norm,
             self.levels.total,
@@ -335,7 +322,7 @@ class BilevelTraining:
         }
 
     def validate(self, state: BilevelState) -> Mapping[str, float]:
-        """The evaluation's numbers, or the upper loss in evaluation mode on upper batch 0 where none is given."""
+        """The row of ``evaluate``; without it the upper loss in evaluation mode on upper batch 0."""
         with torch.no_grad():
             if self.evaluate is not None:
                 return self.evaluate(state.lower, state.buffers, state.upper)
@@ -375,7 +362,7 @@ class _Statistics:
 
 
 def check(training: BilevelTraining) -> None:
-    """Run both losses once, and a second derivative where the method takes some.
+    """Run both losses once, and a second derivative where the method needs one, before a training starts.
 
     Raises:
         InputError: a loss is not one number, an upper parameter never enters the lower loss, the upper loss does not
@@ -396,8 +383,8 @@ def check(training: BilevelTraining) -> None:
     if untouched:
         raise InputError(
             f"the lower loss never touches the upper parameter{'s' * (len(untouched) > 1)} "
-            f"{', '.join(map(repr, untouched[:5]))}{' and others' if len(untouched) > 5 else ''}: no hypergradient can "
-            "reach them; use them in the lower loss or set requires_grad=False"
+            f"{', '.join(map(repr, untouched[:5]))}{' and others' if len(untouched) > 5 else ''}, so they have no "
+            "hypergradient; use them in the lower loss or set requires_grad=False"
         )
     upper = scalar(
         training.levels.upper_loss(theta, lam, training.upper_batches(0), Pass(key, start.buffers)), "the upper loss"

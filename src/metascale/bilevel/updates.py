@@ -1,4 +1,4 @@
-"""Lower steps: gradients of micro-batches, clipping, and an update that holds one new tensor at a time."""
+"""Lower steps: clipping, an update that holds one new tensor at a time, and the step as a differentiable function."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def update_in_turn(
     state: OptimizerState,
     placed: Callable[[Params], None] = lambda tensors: None,
 ) -> tuple[Params, OptimizerState]:
-    """The optimiser's update, tensor by tensor; the dictionaries given are emptied on the way.
+    """The optimiser's update, tensor by tensor, emptying the given dictionaries.
 
-    So an old tensor is freed as its successor appears, unless someone else holds it: memory peaks one tensor above the
-    parameters, where updating all at once would hold everything twice. ``placed`` sees each new tensor. It fits every
-    optimiser here, since none mixes tensors.
+    An old tensor is freed as its successor appears, unless someone else holds it: memory peaks one tensor above the
+    parameters, where updating all at once would hold everything twice. ``placed`` is called with each new tensor. No
+    optimiser here mixes tensors, so the numbers are the same.
     """
     new: Params = {}
     after: OptimizerState = {slot: {} for slot in state}
@@ -45,7 +45,7 @@ def update_in_turn(
 def _update(
     optimizer: Optimizer, params: Params, grads: Params, state: OptimizerState
 ) -> tuple[Params, OptimizerState]:
-    """The optimiser's update; Adam's, which nobody differentiates here, in torch's fused kernel on fresh copies."""
+    """The optimiser's update; Adam's, which is not differentiated here, in torch's fused kernel on fresh copies."""
     if type(optimizer) is not Adam:
         return optimizer.update(params, grads, state)
     new = tree_map(torch.clone, params)
@@ -65,7 +65,7 @@ def _update(
 
 
 def clipped(grads: Params, max_norm: float | None, total: Total = alone) -> tuple[Params, float | None]:
-    """Gradients clipped to ``max_norm``, and their norm before (``None`` when nothing is to be clipped).
+    """Gradients clipped to ``max_norm``, and their norm before (``None`` without clipping).
 
     ``total`` sums a number over the processes that hold parts of the gradients.
     """

@@ -1,8 +1,8 @@
 """Lower models that reduce their gradients themselves: DistributedDataParallel, and parameters sharded by FSDP2.
 
-Both hang their work on a module's own parameters: tensors that stand in for them (as `from_modules` passes them) are
-not seen, and ``torch.autograd.grad`` fires no reduction. So here θ is put into the module, which runs as it is, and its
-``backward`` fills the gradients; to the rest of the training that is one differentiable function of θ and λ.
+Both act on a module's own parameters: they ignore tensors passed in their place (as `from_modules` does), and
+``torch.autograd.grad`` starts no reduction. So here θ is put into the module, which runs as it is, and its ``backward``
+fills the gradients; for the rest of the training that is one differentiable function of θ and λ.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from metascale.bilevel.levels import (
@@ -38,7 +38,6 @@ from metascale.core.types import Params
 
 
 def is_wrapped(model: nn.Module) -> bool:
-    """Whether ``model`` reduces its gradients itself."""
     return isinstance(model, DistributedDataParallel | FSDPModule)
 
 
@@ -66,7 +65,7 @@ def from_wrapped(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upp
 
 
 def _sharded(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upper_loss: ModuleLoss) -> Levels:
-    shards = Shards({name: p for name, p in model.named_parameters() if p.requires_grad})
+    shards = FSDPShards({name: p for name, p in model.named_parameters() if p.requires_grad})
     own = _Own(model, dict(shards.params), persistent_buffers(model))
     mine = dict(upper.named_parameters())
 
@@ -96,7 +95,7 @@ def _wanted(tensors: Params) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Shards:
+class FSDPShards:
     """How θ is spread over the processes, by parameter.
 
     Raises:
@@ -111,13 +110,12 @@ class Shards:
                 raise InputError(f"'{name}' is not sharded over one dimension of processes: call fully_shard(model)")
 
     def total(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum over all shards of a number that each process has of its own."""
         total = value.clone()
         dist.all_reduce(total)
         return total
 
     def whole(self, tensors: Params) -> Params:
-        """Shards as whole tensors, the same everywhere; what is no shard (a step count) stays."""
+        """Shards as whole tensors, the same everywhere; other tensors (a step count) are returned as they are."""
         return {name: self._whole(name, value) for name, value in tensors.items()}
 
     def _whole(self, name: str, value: torch.Tensor) -> torch.Tensor:
@@ -131,7 +129,6 @@ class Shards:
         return spread.full_tensor()
 
     def part(self, tensors: Params) -> Params:
-        """This process's shards of whole tensors."""
         return {name: self._part(name, value) for name, value in tensors.items()}
 
     def _part(self, name: str, value: torch.Tensor) -> torch.Tensor:
@@ -140,7 +137,7 @@ class Shards:
             return value
         like = cast(DTensor, p)
         (placement,) = like.placements
-        dim = placement.dim
+        dim = cast(Shard, placement).dim
         parts = value.chunk(like.device_mesh.size(), dim)
         rank = like.device_mesh.get_local_rank()
         return parts[rank].clone() if rank < len(parts) else value.narrow(dim, 0, 0).clone()
@@ -153,7 +150,7 @@ class _Own:
         self.model, self.params, self.buffers = model, params, buffers
 
     def put(self, tensors: Params) -> None:
-        """Parameters and buffers of these names take these values."""
+        """Set the parameters and buffers of these names."""
         with torch.no_grad():
             for part in self.model.modules():
                 if isinstance(part, FSDPModule):
@@ -172,7 +169,7 @@ class _Own:
         return _AsItIs(self.model, False)
 
     def collect(self) -> Params:
-        """The gradients that a backward pass left, which the parameters give up."""
+        """The gradients that a backward pass left; they are cleared."""
         found = {name: p.grad for name, p in self.params.items() if p.grad is not None}
         for p in self.params.values():
             p.grad = None
@@ -216,7 +213,7 @@ class _AsItIs(BoundModule):
 
 
 class _Through(torch.autograd.Function):
-    """``run(λ)`` as a function of θ and λ, where θ's gradient is what the module's own backward pass leaves."""
+    """``run(λ)`` as a function of θ and λ; θ's gradient is what the module's own backward pass leaves."""
 
     @staticmethod
     def forward(

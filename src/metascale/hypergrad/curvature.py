@@ -45,12 +45,12 @@ class LossPart:
 
 @dataclass(frozen=True, slots=True)
 class LossPoint:
-    """Where curvature is asked for.
+    """The parameters and losses at which a curvature is taken.
 
     Args:
         params: all parameters of the losses [T, ...]; their history is not used.
         parts: the micro-batches.
-        streams: one address a task, which names its random probes; needed by estimates that draw some.
+        streams: one address a task, for its random probes; needed by estimates that draw some.
     """
 
     params: Params
@@ -61,7 +61,7 @@ class LossPoint:
 class Curvature(Protocol):
     """Estimates H_t v_t for every task t, where H_t is the Hessian of its loss at ``point``.
 
-    ``second_order`` says that the model must have second derivatives (or forward-mode ones).
+    ``second_order``: the model must have second derivatives (or forward-mode ones).
     """
 
     @property
@@ -103,7 +103,7 @@ class FiniteDifference:
 
     def __post_init__(self) -> None:
         if self.eps is not None and self.eps <= 0:
-            raise InputError(f"eps of a finite difference must be positive, not {self.eps}")
+            raise InputError(f"eps of a finite difference must be positive, not {self.eps}", field="eps")
 
     def __call__(self, point: LossPoint, vector: Params) -> Params:
         step, inverse = self.steps(point.params, vector)
@@ -124,7 +124,7 @@ class FiniteDifference:
 
 @dataclass(frozen=True)
 class Zero:
-    """No curvature at all: first-order meta-gradients."""
+    """No curvature: first-order meta-gradients."""
 
     second_order: ClassVar[bool] = False
 
@@ -137,8 +137,8 @@ def loss_and_gradient(
 ) -> tuple[torch.Tensor, Params]:
     """Losses [T] and every task's own gradient with respect to the named parameters, over weighted micro-batches.
 
-    With ``create_graph`` both are differentiable functions of ``params``; without, one micro-batch's graph at a time is
-    alive and the results carry no history.
+    With ``create_graph`` both are differentiable functions of ``params``; otherwise one micro-batch's graph at a time
+    is alive and the results carry no history.
     """
     if create_graph:
         leaves = {
@@ -240,7 +240,7 @@ def probe_signs(point: LossPoint, names: Sequence[str], n_probes: int) -> Iterat
 
 
 def layer_of(name: str) -> str:
-    """The layer that a parameter belongs to: its name up to the first number, or without its last component.
+    """The layer of a parameter: its name up to the first number, or without its last component.
 
     ``encoder.layer.3.attention.query.lora_A`` is in ``encoder.layer.3``, with every adapter of that Transformer block;
     ``layer0.weight`` is in ``layer0`` and ``head.bias`` in ``head``.
@@ -273,7 +273,7 @@ class BlockDiagonal:
 
     def __post_init__(self) -> None:
         if self.probes < 1:
-            raise InputError(f"a block diagonal needs at least 1 probe, not {self.probes}")
+            raise InputError(f"a block diagonal needs at least 1 probe, not {self.probes}", field="probes")
 
     def __call__(self, point: LossPoint, vector: Params) -> Params:
         def product(part: LossPart) -> Params:
@@ -330,7 +330,7 @@ class Diagonal:
 
     def __post_init__(self) -> None:
         if self.probes < 1:
-            raise InputError(f"a diagonal needs at least 1 probe, not {self.probes}")
+            raise InputError(f"a diagonal needs at least 1 probe, not {self.probes}", field="probes")
 
     @property
     def second_order(self) -> bool:
@@ -384,7 +384,7 @@ _ONE_AT_A_TIME = threading.Lock()
 class GaussNewton:
     """Jᵀ L J v (Schraudolph 2002): J = ∂outputs/∂parameters, L = ∂²loss/∂outputs², diag(p) − ppᵀ for cross-entropy.
 
-    J v takes a forward pass that keeps no graph, Jᵀ an ordinary backward pass, so the memory is that of a first-order
+    J v takes a forward pass without a graph, Jᵀ an ordinary backward pass, so the memory is that of a first-order
     gradient; where the loss is convex in the outputs the matrix is positive semi-definite.
 
     Args:
@@ -393,7 +393,7 @@ class GaussNewton:
         eps: relative step of the difference, as in `FiniteDifference`.
 
     Raises:
-        InputError: the model does not give its loss as a function of its outputs.
+        InputError: the model has no loss as a function of its outputs.
     """
 
     product: Literal["forward_mode", "difference"] = "forward_mode"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from metascale.core.errors import InputError
 from metascale.core.types import Params
 from metascale.hypergrad.linear import CG, LinearSolver
-from metascale.hypergrad.problem import BilevelProblem, Hypergradient, subtract_indirect, upper_gradients
+from metascale.hypergrad.problem import (
+    BilevelProblem,
+    Hypergradient,
+    refuse_reducer,
+    subtract_indirect,
+    upper_gradients,
+)
 from metascale.hypergrad.second import SecondDerivatives
 
 
@@ -17,23 +23,15 @@ class Implicit:
 
     Exact at a minimiser of the lower loss when the linear solve is.
 
-    Args:
-        solver: of the linear system.
-
     Raises:
-        SolveFailed: the solver says so.
+        SolveFailed: the linear solve fails.
         InputError: the lower loss has no second derivatives.
     """
 
+    remembers: ClassVar[int] = 0
+    adapts: ClassVar[bool] = False
+
     solver: LinearSolver = field(default_factory=CG)
-
-    @property
-    def remembers(self) -> int:
-        return 0
-
-    @property
-    def adapts(self) -> bool:
-        return False
 
     def __call__(self, problem: BilevelProblem, lower: Params, upper: Params) -> Hypergradient:
         refuse_reducer(problem, "Implicit")
@@ -42,13 +40,3 @@ class Implicit:
         solution = self.solver(second.hessian, by_lower)
         value = subtract_indirect(direct, second.mixed(solution.x))
         return Hypergradient(value, loss, solution.residual, solution.iterations, solution.status)
-
-
-def refuse_reducer(problem: BilevelProblem, name: str) -> None:
-    """Only SAMA overlaps its reduction; the other methods run in one process.
-
-    Raises:
-        InputError: the problem is shared by several processes.
-    """
-    if problem.reducer is not None:
-        raise InputError(f"{name} runs in one process; of the hypergradient methods only SAMA is data-parallel")

@@ -1,4 +1,4 @@
-"""Solving A x = b where A is known through products alone, for one system or for T stacked ones.
+"""Solving A x = b from products with A alone, for one system or for T stacked ones.
 
 Every solver measures its residual ‖(A + damping·I) x − b‖ / ‖b‖: damping is part of the system that is solved.
 ``batched`` says that every tensor carries a leading task axis [T, ...] and that each task's system is its own.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 
@@ -22,28 +22,28 @@ FAILED: tuple[Status, ...] = ("diverged", "negative_curvature")
 
 
 class SolveFailed(MetascaleError, ArithmeticError):
-    """A linear solve cannot give an answer; the message says why and which field to change.
+    """A linear solve failed; the message says why and which field to change.
 
     Attributes:
-        solution: what the solver had when it stopped (finite), with its measured residual.
+        solution: the last finite one, with its measured residual.
     """
 
     def __init__(self, message: str, solution: LinearSolution):
         super().__init__(message)
         self.solution = solution
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self), self.solution)
 
 
 @dataclass(frozen=True)
 class LinearSolution:
-    """An approximate solution and how good it is.
+    """An approximate solution.
 
     Args:
         x: shaped like the right-hand side.
         residual: measured ‖(A + damping·I) x − b‖ / ‖b‖, a scalar, or [T] where batched; ``None`` if not measured.
-        iterations: products with A that were spent.
+        iterations: products with A.
         status: ``converged`` (below the tolerance), ``max_iterations``, ``fixed`` (a rule with no stopping test),
             ``diverged`` or ``negative_curvature``.
     """
@@ -55,8 +55,6 @@ class LinearSolution:
 
 
 class LinearSolver(Protocol):
-    """Solves A x = b."""
-
     def __call__(self, matvec: Matvec, b: Params, *, batched: bool = False) -> LinearSolution: ...
 
 
@@ -111,7 +109,7 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Identity:
-    """x = scale · b: A is taken for I / scale. ``measure`` spends one product to say how wrong that is."""
+    """x = scale · b, as if A were I / scale. ``measure`` spends one product on the residual."""
 
     scale: float = 1.0
     measure: bool = True
@@ -209,7 +207,7 @@ class CG:
 
 @dataclass(frozen=True)
 class Direct:
-    """The dense matrix, built column by column and factorised: the truth in tests, at most ``max_size`` unknowns."""
+    """The dense matrix, built column by column and factorised: exact, for at most ``max_size`` unknowns."""
 
     damping: float = 0.0
     max_size: int = 4096

@@ -1,7 +1,7 @@
 """The derivative D = ∂u/∂g of a lower optimiser's step θ − u(g), which SAMA multiplies by.
 
 Element-wise optimisers have a diagonal D in closed form, from the last gradient g and the state after the step.
-Any other update is asked for its vector-Jacobian product. Decoupled weight decay does not enter.
+Other updates give their vector-Jacobian product. Decoupled weight decay does not enter.
 """
 
 from __future__ import annotations

@@ -27,13 +27,13 @@ Advance: TypeAlias = Callable[[Params, State, Params], tuple[Params, State]]
 
 
 def alone(value: torch.Tensor) -> torch.Tensor:
-    """The total where one process holds all of θ."""
+    """`Total` where one process holds all of θ."""
     return value
 
 
 @dataclass(frozen=True)
 class LowerStep:
-    """A lower step that was taken: where it started, and the function that takes it again."""
+    """A lower step: where it started, and the function that repeats it."""
 
     params: Params
     state: State
@@ -44,11 +44,11 @@ class Reducer(Protocol):
     """Sums an upper gradient over processes while the backward pass that makes it still runs."""
 
     def ready(self, name: str, gradient: torch.Tensor) -> None:
-        """The local gradient of one upper tensor is complete: its reduction may start."""
+        """Take the complete local gradient of one upper tensor; its reduction may start."""
         ...
 
     def finish(self) -> Params:
-        """The mean over all processes, once every tensor is there."""
+        """The means over all processes, once every tensor is ready."""
         ...
 
 
@@ -59,13 +59,12 @@ class BilevelProblem:
     Args:
         lower_loss: ℓ, or its micro-batches.
         upper_loss: M, or its micro-batches.
-        adapt: w -> (∂u/∂g)ᵀ w for the lower optimiser's last step θ − u(g); what SAMA's adaptation multiplies by.
-        history: the last lower steps, oldest first; what `Unrolled` differentiates.
-        mixed_loss: ℓ as mixed products by perturbation see it, where that is not ``lower_loss``: without autocast,
-            whose rounding would swallow the perturbation, and with what is cut off from θ held in place.
+        adapt: w -> (∂u/∂g)ᵀ w for the lower optimiser's last step θ − u(g), for SAMA.
+        history: the last lower steps, oldest first, for `Unrolled`.
+        mixed_loss: ℓ for mixed products by perturbation, where that is not ``lower_loss``: without autocast, which
+            rounds by more than the perturbation, and with held values constant.
         reducer: makes a reducer for one hypergradient, where several processes share the problem.
-        average_lower: means a tensor dictionary over processes; the joint-batch mode of data parallelism.
-        total: sums a number over the processes that hold parts of θ.
+        average_lower: means over processes, in the joint-batch mode of data parallelism.
     """
 
     lower_loss: Loss | tuple[Loss, ...]
@@ -93,7 +92,7 @@ class BilevelProblem:
 
 @dataclass(frozen=True)
 class Hypergradient:
-    """dM/dλ, and how it was found.
+    """dM/dλ, and how it was estimated.
 
     Args:
         value: shaped like λ.
@@ -101,7 +100,7 @@ class Hypergradient:
         residual: of the linear solve, relative; ``None`` where nothing was solved or measured.
         iterations: products with the Hessian, or lower steps differentiated.
         status: as of `hypergrad.linear.LinearSolution`; ``fixed`` where nothing was iterated.
-        lower: where the method leaves θ, when it moves it on purpose (the multitask option of SAMA).
+        lower: the new θ of a method that moves it on purpose (the multitask option of SAMA).
     """
 
     value: Params
@@ -115,8 +114,8 @@ class Hypergradient:
 class HypergradientSolver(Protocol):
     """Estimates dM/dλ at (θ, λ).
 
-    ``remembers`` lower steps must stand in the problem's history (-1: every one since the last upper step); ``adapts``
-    says that the problem's ``adapt`` is needed.
+    The problem's history must hold ``remembers`` lower steps (-1: all since the last upper step); ``adapts``: the
+    problem must have ``adapt``.
     """
 
     @property
@@ -131,9 +130,9 @@ class HypergradientSolver(Protocol):
 def gradients(
     losses: Sequence[Loss], lower: Params, upper: Params, *, of_lower: bool = True, of_upper: bool = True
 ) -> tuple[torch.Tensor, Params, Params]:
-    """The mean loss, and its gradients with respect to θ and λ (empty where not asked for; zero where unused).
+    """The mean loss, and its gradients with respect to θ and λ (empty where not requested; zero where unused).
 
-    Only what is asked for is differentiated: a λ that merely weights per-example losses needs no backward pass through
+    Only what is requested is differentiated: a λ that merely weights per-example losses needs no backward pass through
     the lower model.
 
     Raises:
@@ -171,11 +170,7 @@ def _gradient_or_none(value: torch.Tensor, inputs: list[torch.Tensor]) -> Sequen
 
 
 def scalar(value: torch.Tensor, what: str) -> torch.Tensor:
-    """``value``, when it is one number.
-
-    Raises:
-        InputError: it is not.
-    """
+    """``value``, or an `InputError` where it is not a tensor of one number."""
     if not isinstance(value, torch.Tensor) or value.ndim:
         shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
         raise InputError(f"{what} must be one number (a tensor without dimensions), not {shape}: take its mean")
@@ -183,11 +178,7 @@ def scalar(value: torch.Tensor, what: str) -> torch.Tensor:
 
 
 def upper_gradients(problem: BilevelProblem, lower: Params, upper: Params) -> tuple[torch.Tensor, Params, Params]:
-    """M, ∇_θM and the direct ∂M/∂λ.
-
-    Raises:
-        InputError: the upper loss does not depend on the lower parameters.
-    """
+    """M, ∇_θM and the direct ∂M/∂λ."""
     value, by_lower, by_upper = gradients(problem.upper_parts, lower, upper)
     if problem.average_lower is not None:
         by_lower = problem.average_lower(by_lower)
@@ -197,7 +188,7 @@ def upper_gradients(problem: BilevelProblem, lower: Params, upper: Params) -> tu
 def unroll(
     advance: Advance, params: Params, state: State, upper: Params, steps: int
 ) -> tuple[Params, State, tuple[LowerStep, ...]]:
-    """Take ``steps`` lower steps and remember them: the last θ and state, and the history for `Unrolled`."""
+    """Take ``steps`` lower steps: the last θ and state, and the history for `Unrolled`."""
     history = []
     for _ in range(steps):
         history.append(LowerStep(params, state, advance))
@@ -210,3 +201,9 @@ def unroll(
 def subtract_indirect(direct: Params, indirect: Params) -> Params:
     """∂M/∂λ − indirect."""
     return add(direct, indirect, -1.0)
+
+
+def refuse_reducer(problem: BilevelProblem, name: str) -> None:
+    """Raise `InputError` where several processes share the problem, which only SAMA supports."""
+    if problem.reducer is not None:
+        raise InputError(f"{name} runs in one process; of the hypergradient methods only SAMA is data-parallel")

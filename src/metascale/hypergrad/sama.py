@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from metascale.core.errors import InputError
 from metascale.core.types import Params
-from metascale.hypergrad.darts import check_mixed
 from metascale.hypergrad.problem import BilevelProblem, Hypergradient, subtract_indirect, upper_gradients
 from metascale.hypergrad.second import (
     Mixed,
+    check_mixed,
     difference_step,
-    mixed_by_difference,
     mixed_exactly,
+    mixed_product,
     overlapped_difference,
-    shifted,
+    perturbed,
 )
 
 
@@ -23,17 +24,19 @@ class SAMA:
     """v = D ∇_θM(θ); ∂M/∂λ − (∂²ℓ/∂λ∂θ)(θ) v, the mixed product as a central difference with ε = α/‖v‖.
 
     D = ∂u/∂g is the derivative of the lower optimiser's step θ − u(g). Three things are approximated: the step's own
-    dependence on θ (∂u/∂θ is left out), every step but the last, and the mixed product (unless exact).
+    dependence on θ (∂u/∂θ is ignored), all steps but the last (ignored), and the mixed product (unless exact).
 
     Args:
-        alpha: ‖ε v‖, the length of the perturbation (enlarged where the parameters' precision asks for it).
-        adapt: multiply by D; without, v = ∇_θM ("unadapted"), as if the lower optimiser were SGD with rate 1.
-        mixed: ``"exact"`` takes the derivative forward over reverse in place of the difference.
+        alpha: ‖ε v‖, the length of the perturbation (more where the parameters' precision requires it).
+        adapt: multiply by D; otherwise v = ∇_θM ("unadapted"), as if the lower optimiser were SGD with rate 1.
+        mixed: ``"exact"`` differentiates forward over reverse instead of taking a difference.
         multitask: leave θ at θ − ε v, as published runs did: a step on the clean upper set.
 
     Raises:
         InputError: ``adapt`` is set and the problem has no lower optimiser to adapt to.
     """
+
+    remembers: ClassVar[int] = 0
 
     alpha: float = 0.01
     adapt: bool = True
@@ -42,10 +45,6 @@ class SAMA:
 
     def __post_init__(self) -> None:
         check_mixed(self.mixed, self.alpha)
-
-    @property
-    def remembers(self) -> int:
-        return 0
 
     @property
     def adapts(self) -> bool:
@@ -62,12 +61,10 @@ class SAMA:
         epsilon = difference_step(lower, v, self.alpha, problem.total)
         if problem.reducer is not None:
             value = self._reduced(problem, lower, upper, v, epsilon, direct)
-        elif self.mixed == "exact":
-            value = subtract_indirect(direct, mixed_exactly(problem.mixed_parts, lower, upper, v))
         else:
-            product = mixed_by_difference(problem.mixed_parts, lower, upper, v, epsilon)
+            product = mixed_product(problem.mixed_parts, lower, upper, v, epsilon, self.mixed)
             value = subtract_indirect(direct, product)
-        moved = shifted(lower, v, -epsilon) if self.multitask else None
+        moved = perturbed(lower, v, -epsilon) if self.multitask else None
         return Hypergradient(value, loss, lower=moved)
 
     def _reduced(

@@ -25,11 +25,7 @@ _LINEAR = (
 
 @contextmanager
 def second_order(what: str) -> Iterator[None]:
-    """Turns torch's complaint about a missing second or forward-mode derivative into one sentence.
-
-    Raises:
-        InputError: an operation of the loss lacks the derivative.
-    """
+    """Turn torch's error about a missing second or forward-mode derivative into an `InputError`."""
     try:
         yield
     except (NotImplementedError, RuntimeError) as error:
@@ -38,8 +34,8 @@ def second_order(what: str) -> Iterator[None]:
         if not any(sign in text for sign in signs):
             raise
         raise InputError(
-            f"{what} needs second derivatives that the lower loss has not ({text.splitlines()[0][:160]}): load the "
-            "model with attn_implementation='eager', or use a method that takes finite differences"
+            f"{what} needs second derivatives that the lower loss lacks ({text.splitlines()[0][:160]}): load the "
+            "model with attn_implementation='eager', or use a method based on finite differences"
         ) from error
 
 
@@ -104,12 +100,19 @@ class SecondDerivatives:
         return tree_map(torch.zeros_like, self._upper) if product is None else product
 
 
+def check_mixed(mixed: str, alpha: float) -> None:
+    """Raise `InputError` for an unknown kind of mixed product or a perturbation without length."""
+    if mixed not in MIXED:
+        raise InputError(f"mixed must be one of {', '.join(map(repr, MIXED))}, not {mixed!r}", field="mixed")
+    if alpha <= 0:
+        raise InputError(f"alpha must be positive, not {alpha}", field="alpha")
+
+
 def difference_step(lower: Params, direction: Params, alpha: float, total: Total = alone) -> float:
-    """ε of a central difference along v: α/‖v‖, but never so small that rounding swallows ε·v.
+    """ε of a central difference along v: α/‖v‖, but never so small that ε·v is lost in rounding.
 
     A parameter moves in steps of its type's resolution (2⁻⁸ of its size in bfloat16). So ‖ε v‖ is at least 8 such steps
-    of ‖θ‖; in float32 that matters from ‖θ‖ = α·10⁶ on. Zero when v is zero. ``total`` sums a number over the processes
-    that hold parts of both.
+    of ‖θ‖; in float32 that matters from ‖θ‖ = α·10⁶ on. Zero when v is zero.
     """
     size = float(total(dot(tree_map(_wide, direction), tree_map(_wide, direction))).sqrt())
     if size == 0.0:
@@ -122,17 +125,26 @@ def _wide(value: torch.Tensor) -> torch.Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
-def shifted(lower: Params, direction: Params, epsilon: float) -> Params:
-    """New tensors θ + ε v; θ itself is not touched, so there is nothing to restore."""
+def perturbed(lower: Params, direction: Params, epsilon: float) -> Params:
+    """θ + ε v, computed in at least float32."""
     return tree_map(lambda a, d: torch.add(_wide(a), _wide(d), alpha=epsilon).to(a.dtype), lower, direction)
+
+
+def mixed_product(
+    losses: Sequence[Loss], lower: Params, upper: Params, x: Params, epsilon: float, mixed: Mixed
+) -> Params:
+    """(∂²ℓ/∂λ∂θ) x: exactly, or as a central difference with step ``epsilon``."""
+    if mixed == "exact":
+        return mixed_exactly(losses, lower, upper, x)
+    return mixed_by_difference(losses, lower, upper, x, epsilon)
 
 
 def mixed_by_difference(losses: Sequence[Loss], lower: Params, upper: Params, x: Params, epsilon: float) -> Params:
     """[∇_λℓ(θ+εx) − ∇_λℓ(θ−εx)] / (2ε) ≈ (∂²ℓ/∂λ∂θ) x; zero when ε is."""
     if epsilon == 0.0:
         return tree_map(torch.zeros_like, upper)
-    plus = gradients(losses, shifted(lower, x, epsilon), upper, of_lower=False)[2]
-    minus = gradients(losses, shifted(lower, x, -epsilon), upper, of_lower=False)[2]
+    plus = gradients(losses, perturbed(lower, x, epsilon), upper, of_lower=False)[2]
+    minus = gradients(losses, perturbed(lower, x, -epsilon), upper, of_lower=False)[2]
     return tree_map(lambda p, m: (p - m) / (2 * epsilon), plus, minus)
 
 
@@ -144,11 +156,11 @@ def mixed_exactly(losses: Sequence[Loss], lower: Params, upper: Params, x: Param
         with second_order("the exact mixed derivative"), warnings.catch_warnings():
             # torch scripts its own rules at the first use and warns that scripting is deprecated.
             warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
-            _, product = torch.func.jvp(
+            product: Params = torch.func.jvp(
                 lambda t, loss=loss: torch.func.grad(lambda u: scalar(loss(t, u), "the lower loss"))(lam),
                 (theta,),
                 ({name: x[name].to(value.dtype) for name, value in theta.items()},),
-            )
+            )[1]
         total = product if total is None else add(total, product)
     assert total is not None
     return tree_map(lambda a: a / len(losses), total)
@@ -157,7 +169,7 @@ def mixed_exactly(losses: Sequence[Loss], lower: Params, upper: Params, x: Param
 def overlapped_difference(
     losses: Sequence[Loss], lower: Params, upper: Params, x: Params, epsilon: float, direct: Params, reducer: Reducer
 ) -> Params:
-    """∂M/∂λ − central difference, each upper tensor handed to ``reducer`` the moment its gradient is complete.
+    """∂M/∂λ − central difference, each upper tensor given to ``reducer`` as soon as its gradient is complete.
 
     The two local parts, ∂M/∂λ and the pass at θ + εx, are done before the backward pass at θ − εx starts, so the one
     reduction runs while that pass is still going on.
@@ -166,9 +178,9 @@ def overlapped_difference(
         for name, value in direct.items():
             reducer.ready(name, value)
         return reducer.finish()
-    plus = gradients(losses, shifted(lower, x, epsilon), upper, of_lower=False)[2]
+    plus = gradients(losses, perturbed(lower, x, epsilon), upper, of_lower=False)[2]
     local = tree_map(lambda d, p: d - p / (2 * epsilon), direct, plus)
-    back = shifted(lower, x, -epsilon)
+    back = perturbed(lower, x, -epsilon)
     if len(losses) > 1:
         head = gradients(losses[:-1], back, upper, of_lower=False)[2]
         local = add(local, head, (len(losses) - 1) / len(losses) / (2 * epsilon))

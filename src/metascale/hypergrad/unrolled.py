@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from metascale.core.errors import InputError
 from metascale.core.trees import add, require_grad
 from metascale.core.types import Params
-from metascale.hypergrad.implicit import refuse_reducer
-from metascale.hypergrad.problem import BilevelProblem, Hypergradient, LowerStep, State, upper_gradients
+from metascale.hypergrad.problem import BilevelProblem, Hypergradient, LowerStep, State, refuse_reducer, upper_gradients
 from metascale.hypergrad.second import pieces, second_order
 
 
@@ -27,22 +27,20 @@ class Unrolled:
             biased; otherwise such a history is refused.
     """
 
+    adapts: ClassVar[bool] = False
+
     steps: int | None = None
     truncated: bool = False
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
-            raise InputError(f"steps of Unrolled must be at least 1, or none, not {self.steps}")
+            raise InputError(f"steps of Unrolled must be at least 1, or none, not {self.steps}", field="steps")
         if self.truncated and self.steps is None:
-            raise InputError("a truncated Unrolled needs the number of steps that it keeps")
+            raise InputError("a truncated Unrolled needs the number of steps that it keeps", field="steps")
 
     @property
     def remembers(self) -> int:
         return -1 if self.steps is None else self.steps
-
-    @property
-    def adapts(self) -> bool:
-        return False
 
     def __call__(self, problem: BilevelProblem, lower: Params, upper: Params) -> Hypergradient:
         refuse_reducer(problem, "Unrolled")
