@@ -354,9 +354,7 @@ def test_attention_without_second_derivatives_is_refused_by_name() -> None:
 
     problem = BilevelProblem(lower_loss, lambda t, u: t["q"].square().sum())
     theta, lam = {"q": torch.ones(8)}, {"weights": torch.ones(2)}
-    with pytest.raises(
-        InputError, match=r"second derivatives that the lower loss lacks .*attn_implementation='eager'"
-    ):
+    with pytest.raises(InputError, match=r"second derivatives that the lower loss lacks .*attn_implementation='eager'"):
         Implicit()(problem, theta, lam)
     assert bool(torch.isfinite(SAMA(adapt=False)(problem, theta, lam).value["weights"]).all())
 
