@@ -134,3 +134,13 @@ class MuP(Generic[M]):
     def predict(self, params: Params, batch: Batch) -> torch.Tensor:
         result: torch.Tensor = self.scaled.predict(params, batch)
         return result
+
+
+def parameterised(
+    model: M, parameterisation: Literal["standard", "mup"], base_width: int
+) -> tuple[M | MuP[M], dict[str, float] | None]:
+    """The model as it is, or in μP with the factors of the Adam rates of its parameters."""
+    if parameterisation == "standard":
+        return model, None
+    scaled: MuP[M] = MuP(model, base_width)
+    return scaled, scaled.rate_multipliers("adam")

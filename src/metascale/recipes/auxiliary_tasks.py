@@ -154,7 +154,8 @@ def training(settings: AuxiliaryConfig, work: FineTuning) -> BilevelTraining:
 
         total = classification_loss(model, weights, batch)
         if learns:
-            return total + weights(language_loss("plain"), language_loss("shuffled"))
+            both: torch.Tensor = weights(language_loss("plain"), language_loss("shuffled"))
+            return total + both
         for weight, name in zip(settings.fixed_weights, ("plain", "shuffled"), strict=True):
             if weight:
                 total = total + weight * language_loss(name)

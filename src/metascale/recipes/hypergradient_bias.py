@@ -130,7 +130,8 @@ class Quadratic:
         """dM/dλ by implicit differentiation at θ, solved directly."""
         import torch
 
-        return self.coupling.T @ torch.linalg.solve(self.curvature, theta["w"].flatten() - self.target)
+        solved: torch.Tensor = torch.linalg.solve(self.curvature, theta["w"].flatten() - self.target)
+        return self.coupling.T @ solved
 
     def gap(self, lam: Params) -> float:
         """How far M at the lower minimum of λ lies above its minimum over λ."""

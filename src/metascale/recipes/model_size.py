@@ -48,7 +48,8 @@ from metascale.workflow.config import Count, NonNegative, Rate, Share, TrialConf
 from metascale.workflow.recipe import Profile, Recipe, is_search, load_recipe
 
 if TYPE_CHECKING:
-    from metascale.models.language import LanguageModel
+    from metascale.models.resnet_bk import ResNetBK
+    from metascale.models.transformer import Transformer
     from metascale.tasks.supervised.tokens import TokenStream
     from metascale.training.flops import TrainingFlops
     from metascale.training.loop import Schedule
@@ -152,11 +153,7 @@ RECIPE = Recipe(
     title="Language models of many widths and depths on WikiText-2: Transformers and ResNet-BK",
     question="Does loss follow a law in model size, and does ResNet-BK scale as a Transformer does?",
     config=ModelSizeConfig,
-    axes={
-        "architecture": ["transformer", "resnet_bk"],
-        "d_model": [64, 128, 256, 512],
-        "n_layers": [4, 8, 12, 16],
-    },
+    axes={"architecture": ["transformer", "resnet_bk"], "d_model": [64, 128, 256, 512], "n_layers": [4, 8, 12, 16]},
     seeds=(42, 43),
     trial="trial",
     scale_columns={"d_model": "n_params_non_embedding", "n_layers": "n_params_non_embedding"},
@@ -183,13 +180,7 @@ RECIPE = Recipe(
         ),
         "large": Profile(
             "one step of a model of 101 million parameters: does it fit?",
-            {
-                "vocabulary": 33_278,
-                "max_steps": 1,
-                "warmup": 0,
-                "batch_size": 4,
-                "evaluation_tokens": 512,
-            },
+            {"vocabulary": 33_278, "max_steps": 1, "warmup": 0, "batch_size": 4, "evaluation_tokens": 512},
             axes={"architecture": ["resnet_bk"], "d_model": [512], "n_layers": [16]},
             seeds=(42,),
         ),
@@ -278,7 +269,7 @@ def text(settings: ModelSizeConfig, seed: int) -> TokenStream:
     return replace(stream, tokens={**stream.tokens, **cut})
 
 
-def language_model(settings: ModelSizeConfig, stream: TokenStream | None = None) -> LanguageModel:
+def language_model(settings: ModelSizeConfig, stream: TokenStream | None = None) -> Transformer | ResNetBK:
     """The model of a configuration; without a stream, of the configuration's vocabulary as it is."""
     from metascale.models.resnet_bk import ResNetBK
     from metascale.models.transformer import Transformer
@@ -293,18 +284,17 @@ def language_model(settings: ModelSizeConfig, stream: TokenStream | None = None)
 
 def training(settings: ModelSizeConfig, stream: TokenStream, seed: int, device: str) -> SupervisedTraining:
     """Its training, in the standard parameterisation or in μP."""
-    from metascale.models.mup import MuP
+    from metascale.models.mup import parameterised
     from metascale.training.optimizers import InPlaceAdamW
     from metascale.training.supervised import SupervisedTraining
 
-    model = language_model(settings, stream)
-    mup = MuP(model, settings.base_width) if settings.parameterisation == "mup" else None
+    model, multipliers = parameterised(language_model(settings, stream), settings.parameterisation, settings.base_width)
     return SupervisedTraining(
-        mup or model,
+        model,
         stream,
         InPlaceAdamW(settings.lr, weight_decay=settings.weight_decay),
         rate=rate(settings, n_steps(settings, stream.steps_per_epoch)),
-        rate_multipliers=mup.rate_multipliers("adam") if mup else None,
+        rate_multipliers=multipliers,
         clip_norm=settings.clip_norm,
         seed=seed,
         measure="perplexity",
@@ -344,7 +334,7 @@ def schedule(settings: ModelSizeConfig, stream: TokenStream) -> Schedule:
     )
 
 
-def flops(model: LanguageModel, settings: ModelSizeConfig, steps: int) -> TrainingFlops:
+def flops(model: Transformer | ResNetBK, settings: ModelSizeConfig, steps: int) -> TrainingFlops:
     """Operations of ``steps`` training steps; its "6ND" counts non-embedding parameters."""
     from metascale.training.flops import training_flops
 
@@ -560,7 +550,8 @@ def same_exponent(rows: Rows, y: str, law: str, x: str) -> dict[str, Any]:
     if law == "power_irreducible" and fewest < FLOOR_SIZES:
         raise InputError(too_few_for_a_floor(fewest))
     names, seeds = [row["architecture"] for row in rows], [row["seed"] for row in rows]
-    found = grouped(*columns(rows, x, y), names, replicate=seeds, law=law, level=LEVEL, x_name=x, loss_name=y)
+    sizes, values = columns(rows, x, y)
+    found = grouped(sizes, values, names, replicate=seeds, law=law, level=LEVEL, x_name=x, loss_name=y)
     return found.to_json() | {"law": law}
 
 

@@ -199,6 +199,7 @@ def weight_summary(work: FineTuning) -> dict[str, float]:
     import numpy as np
     import torch
 
+    from metascale.bilevel.applications import WeightNet
     from metascale.bilevel.levels import trainable
 
     chosen = generator(0, "weight-summary").permutation(len(work.data.noisy))[:SUMMARY_TEXTS]
@@ -206,7 +207,9 @@ def weight_summary(work: FineTuning) -> dict[str, float]:
     losses, _ = work.per_text(sample, trainable(work.model), dict(work.model.named_buffers()))
     with torch.no_grad():
         seen = torch.tensor(losses, dtype=torch.float32, device=work.device)
-        weights = work.upper.get_submodule("weigh").weights(seen).cpu().numpy()
+        weigh = work.upper.get_submodule("weigh")
+        assert isinstance(weigh, WeightNet)
+        weights = weigh.weights(seen).cpu().numpy()
     wrong = sample.targets != sample.truth
     return {
         "weight_of_right_labels": float(weights[~wrong].mean()),

@@ -134,12 +134,7 @@ RECIPE = Recipe(
     title="Networks of many shapes on digits or MNIST: width, depth and ratio, tuned, and the law held to larger ones",
     question="Does the loss of tuned networks follow a law in their parameters, whatever their shape?",
     config=ShapesConfig,
-    axes={
-        "architecture": ["mlp", "convnet"],
-        "width": [4, 8, 16, 32],
-        "depth": [2, 3],
-        "ratio": [0.5, 1.0, 2.0],
-    },
+    axes={"architecture": ["mlp", "convnet"], "width": [4, 8, 16, 32], "depth": [2, 3], "ratio": [0.5, 1.0, 2.0]},
     seeds=(0, 1, 2),
     trial="trial",
     scale_columns={"width": "n_params_total", "depth": "n_params_total", "ratio": "n_params_total"},
@@ -225,7 +220,8 @@ def shrunk(images: np.ndarray, side: int) -> np.ndarray:
     """uint8 [n, height, width] images with every square of ``side`` pixels a side replaced by its rounded mean."""
     n, height, width = images.shape
     squares = images.reshape(n, height // side, side, width // side, side)
-    return np.rint(squares.mean((2, 4), dtype=np.float32)).astype(np.uint8)
+    means: np.ndarray = np.rint(squares.mean((2, 4), dtype=np.float32))
+    return means.astype(np.uint8)
 
 
 def net(settings: ShapesConfig, data: ImageSet) -> Perceptron | ConvNet | ResNet:
@@ -245,7 +241,7 @@ def net(settings: ShapesConfig, data: ImageSet) -> Perceptron | ConvNet | ResNet
 
 def training(settings: ShapesConfig, data: ImageSet, seed: int, device: str) -> SupervisedTraining:
     """Its training, which also measures the loss on training images without dropout at every validation."""
-    from metascale.models.mup import MuP
+    from metascale.models.mup import parameterised
     from metascale.training.optimizers import InPlaceAdamW
     from metascale.training.supervised import SupervisedTraining
 
@@ -254,13 +250,13 @@ def training(settings: ShapesConfig, data: ImageSet, seed: int, device: str) -> 
             train = self.evaluate(state.params, "train", -(-settings.n_train_evaluated // size))
             return {"epoch": state.step / data.steps_per_epoch, **super().validate(state), **train}
 
-    model, size = net(settings, data), data.n_evaluation_batch
-    mup = MuP(model, settings.base_width) if settings.parameterisation == "mup" else None
+    size = data.n_evaluation_batch
+    model, multipliers = parameterised(net(settings, data), settings.parameterisation, settings.base_width)
     return ShapeTraining(
-        mup or model,
+        model,
         data,
         InPlaceAdamW(settings.lr, beta2=0.999, weight_decay=settings.weight_decay),
-        rate_multipliers=mup.rate_multipliers("adam") if mup else None,
+        rate_multipliers=multipliers,
         seed=seed,
         measure="accuracy",
         max_validation_batches=None if settings.n_validation is None else -(-settings.n_validation // size),
@@ -285,7 +281,7 @@ def schedule(settings: ShapesConfig, data: ImageSet) -> Schedule:
 def n_params(config: Mapping[str, Any]) -> int:
     """Parameters of the net of a trial's configuration, by hand and without torch: the size that rates follow."""
     own = {**asdict(ShapesConfig()), **config}
-    width, depth = own["width"], own["depth"]
+    width, depth = int(own["width"]), int(own["depth"])
     if own["architecture"] == "resnet":
         total, n_in = 9 * width + 2 * width, width
         for n_out in (width, 2 * width, 4 * width):

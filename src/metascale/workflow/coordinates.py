@@ -124,7 +124,7 @@ def check_coordinates(
 def _refuse(model: str, widths: Sequence[int], steps: int, lr: float, depth: int, seeds: Sequence[int]) -> None:
     if model not in MODELS:
         hint = suggest(model, MODELS, "there are")
-        raise InputError(f"there is no model '{model}' to check; {hint}", field="model", value=model, allowed=[*MODELS])
+        raise InputError(f"there is no model '{model}' to check; {hint}", field="model", value=model)
     if len(set(widths)) < 2 or len(set(widths)) < len(widths) or min(widths) < 1:
         problem = f"a coordinate check compares two or more different widths above 0, not {list(widths)}"
         raise InputError(problem, field="widths", value=widths)
