@@ -14,8 +14,8 @@ from metascale.core.errors import CorruptFile
 from metascale.laws.held_out import LAW
 from metascale.report.sections.checks import held_out_data, held_out_sentence, plot_held_out
 from metascale.report.sections.diagnosis import advice, diagnosis_data, diagnosis_sentence, typical, verdict_of
+from metascale.report.sections.shapes import ASPECT, shape_data
 from metascale.report.sections.tuning import TuningTable, excess, plot_tuned, tuning_data
-from metascale.report.shape_data import ASPECT, by_value, shape_data
 from metascale.report.study import open_study
 from metascale.report.write import write_report
 from tests.report.shape_fixture import ALPHA, E, law, write_shapes
@@ -64,7 +64,7 @@ def test_axes_that_work_through_the_size_alone_do_nothing_at_equal_size(shapes: 
         assert effect.at_equal_size.low < 0.01
         assert effect.at_equal_size.high > -0.01
         assert abs(effect.at_equal_size.estimate) < 0.02
-    widths = by_value(table, "width", table.series[0])
+    widths = table.by_value("width", table.series[0])
     assert [row[0] for row in widths] == [4, 8, 16, 32, 64]
     assert [row[3] for row in widths] == [4] * 5
     assert all(a[1] > b[1] for a, b in itertools.pairwise(widths))

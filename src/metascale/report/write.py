@@ -27,9 +27,9 @@ from metascale.report.sections.diagnosis import convergence, fit_diagnosis
 from metascale.report.sections.law import accuracy, caveats, extrapolation, facts, families, law, law_finding
 from metascale.report.sections.overview import held_fixed, missing, trials
 from metascale.report.sections.provenance import provenance, provenance_json
+from metascale.report.sections.shapes import shapes
+from metascale.report.sections.sizes import sizes
 from metascale.report.sections.tuning import tuning
-from metascale.report.shape_sections import shape_section
-from metascale.report.size_tables import size_section
 from metascale.report.study import ReportStudy, StudySource, open_study
 from metascale.report.style import SOFT, inline_svg, new_figure, png_bytes, styled
 
@@ -41,7 +41,7 @@ class BuildsSection(Protocol):
 
 
 SECTIONS: tuple[BuildsSection, ...] = (
-    missing, law, size_section, held_fixed, families, extrapolation, accuracy, contest, shape_section, held_out,
+    missing, law, sizes, held_fixed, families, extrapolation, accuracy, contest, shapes, held_out,
     irregular, fit_diagnosis, tuning, costs, memory, learning, adaptation, convergence, trials, caveats, provenance,
 )  # fmt: skip
 """The sections of a page, in their order."""
