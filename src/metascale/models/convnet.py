@@ -46,9 +46,6 @@ class ConvNet(Network):
         dropout: rate before the head (``"group"`` only).
         ratio: channels of the last block over those of the first; those between lie evenly on a logarithmic scale.
         channels_last: keep activations in channels-last layout, the faster one on CPUs.
-
-    Raises:
-        InputError: the image is too small for that many blocks, or another argument is out of range.
     """
 
     n_classes: int

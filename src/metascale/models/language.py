@@ -49,6 +49,11 @@ class LanguageModel(ABC):
     def embedding_names(self) -> tuple[str, ...]:
         """Parameters that `n_non_embedding` leaves out: token and position embeddings and the readout."""
 
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """Names (ends of names) of the parameters that read the width out into a fixed number of outputs."""
+        return ("head.weight",)
+
     def objective(self, params: Params, batch: Batch, dropout: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """The training loss (mean nats plus penalty), and every target's nats without history."""
         hidden, penalty = self.hidden(params, batch.inputs["input_ids"], dropout)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 
@@ -26,15 +26,33 @@ from metascale.models.transformer import Transformer
 
 WIDTH_FIELDS = ("d_model", "width")
 Role = Literal["hidden", "readout", "other"]
+
+
+class Scalable(Protocol):
+    """A supervised model that is a dataclass with one of `WIDTH_FIELDS`."""
+
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """Names (ends of names) of the parameters that read the width out into a fixed number of outputs."""
+        ...
+
+    def init(self, seed: int) -> Params: ...
+
+    def objective(
+        self, params: Params, batch: Batch, dropout: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def losses(self, params: Params, batch: Batch) -> torch.Tensor: ...
+
+    def predict(self, params: Params, batch: Batch) -> torch.Tensor: ...
+
+
 M = TypeVar("M")
+S = TypeVar("S", bound=Scalable)
 
 
-def width_of(model: Any) -> int:
-    """The model's width: its field ``d_model`` or ``width``.
-
-    Raises:
-        InputError: it has neither.
-    """
+def width_of(model: Scalable) -> int:
+    """The model's width: its field ``d_model`` or ``width``."""
     inner = model.model if isinstance(model, OneTask) else model
     return int(getattr(inner, _width_field(inner)))
 
@@ -46,24 +64,23 @@ def at_width(model: M, width: int) -> M:
     return replace(model, **{_width_field(model): width})  # type: ignore[type-var]
 
 
-def _width_field(model: Any) -> str:
-    names = {field.name for field in fields(model)}
+def _width_field(model: object) -> str:
+    names = {field.name for field in fields(model)}  # type: ignore[arg-type]
     for name in WIDTH_FIELDS:
         if name in names:
             return name
     raise InputError(f"{type(model).__name__} has no width: none of the fields {', '.join(WIDTH_FIELDS)}")
 
 
-def roles(model: Any) -> dict[str, Role]:
+def roles(model: Scalable) -> dict[str, Role]:
     """What each parameter is to μP: found by which of its dimensions grow with the width."""
     width = width_of(model)
     with torch.device("meta"):
         narrow, wide = (at_width(model, factor * width).init(0) for factor in (1, 2))
-    ends = ("head.weight",) if isinstance(model, OneTask) else tuple(model.readouts)
     result: dict[str, Role] = {}
     for name, value in narrow.items():
         n_growing = sum(a != b for a, b in zip(value.shape, wide[name].shape, strict=True))
-        if name.endswith(ends) and n_growing:
+        if name.endswith(model.readouts) and n_growing:
             result[name] = "readout"
         else:
             result[name] = "hidden" if n_growing >= 2 else "other"
@@ -71,7 +88,7 @@ def roles(model: Any) -> dict[str, Role]:
 
 
 @dataclass(frozen=True)
-class MuP(Generic[M]):
+class MuP:
     """``model`` in μP with respect to the same model at ``base_width``: a supervised model itself.
 
     Args:
@@ -79,7 +96,7 @@ class MuP(Generic[M]):
         base_width: where the rate was tuned; there μP and the standard parameterisation are one.
     """
 
-    model: Any
+    model: Scalable
     base_width: int
 
     @property
@@ -88,7 +105,7 @@ class MuP(Generic[M]):
         return width_of(self.model) / self.base_width
 
     @property
-    def scaled(self) -> Any:
+    def scaled(self) -> Scalable:
         """The model with attention and readout scaled."""
         if not isinstance(self.model, Transformer):
             return self.model
@@ -124,23 +141,20 @@ class MuP(Generic[M]):
         return {name for name, value in own.items() if value.shape == wide[name].shape}
 
     def objective(self, params: Params, batch: Batch, dropout: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        result: tuple[torch.Tensor, torch.Tensor] = self.scaled.objective(params, batch, dropout)
-        return result
+        return self.scaled.objective(params, batch, dropout)
 
     def losses(self, params: Params, batch: Batch) -> torch.Tensor:
-        result: torch.Tensor = self.scaled.losses(params, batch)
-        return result
+        return self.scaled.losses(params, batch)
 
     def predict(self, params: Params, batch: Batch) -> torch.Tensor:
-        result: torch.Tensor = self.scaled.predict(params, batch)
-        return result
+        return self.scaled.predict(params, batch)
 
 
 def parameterised(
-    model: M, parameterisation: Literal["standard", "mup"], base_width: int
-) -> tuple[M | MuP[M], dict[str, float] | None]:
+    model: S, parameterisation: Literal["standard", "mup"], base_width: int
+) -> tuple[S | MuP, dict[str, float] | None]:
     """The model as it is, or in μP with the factors of the Adam rates of its parameters."""
     if parameterisation == "standard":
         return model, None
-    scaled: MuP[M] = MuP(model, base_width)
+    scaled = MuP(model, base_width)
     return scaled, scaled.rate_multipliers("adam")

@@ -160,6 +160,10 @@ class OneTask:
                 field="model",
             )
 
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        return ("head.weight",)
+
     def init(self, seed: int) -> Params:
         return self.model.init(seed)
 

@@ -23,7 +23,7 @@ from metascale.core.types import Params
 from metascale.models.kernels.mixture import Gate, init_mixture, mixture, mixture_flops
 from metascale.models.kernels.tridiagonal import GradientForm, leading_resolvent, resolvent_diagonal, scan_flops
 from metascale.models.language import LanguageModel, init_norm, normalise
-from metascale.models.network import normal
+from metascale.models.network import check_rates, normal
 
 N_EXPERTS = 4
 POTENTIAL_BOUND = 3.0
@@ -85,8 +85,7 @@ class ResNetBK(LanguageModel):
                 raise InputError(f"the imaginary part of an energy of ResNet-BK must be above 0, not {energy[1]}")
         if not self.energies:
             raise InputError("ResNet-BK needs at least one energy")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout of ResNet-BK must be from 0 to below 1, not {self.dropout}")
+        check_rates("ResNet-BK", dropout=self.dropout)
 
     @property
     def n_channels(self) -> int:
@@ -103,7 +102,6 @@ class ResNetBK(LanguageModel):
 
     @property
     def readouts(self) -> tuple[str, ...]:
-        """Names (ends of names) of the parameters that read the width out into a fixed number of outputs."""
         return ("head.weight", ".router", ".potential")
 
     def init(self, seed: int) -> Params:
@@ -179,11 +177,7 @@ class ResNetBK(LanguageModel):
         return F.linear(features, weight, params[f"{name}.out_bias"]) * params[f"{name}.scale"]
 
     def begin_decoding(self, n_batch: int, params: Params) -> DecodingState:
-        """The state before the first of ``n_batch`` sequences' tokens.
-
-        Raises:
-            InputError: the model is not causal, or classifies whole sequences.
-        """
+        """The state before the first of ``n_batch`` sequences' tokens."""
         if not self.causal or self.n_classes is not None:
             raise InputError("only a causal ResNet-BK with logits over the vocabulary can decode token by token")
         embedding = params["embedding"]
@@ -194,11 +188,7 @@ class ResNetBK(LanguageModel):
     def decode(
         self, params: Params, input_ids: torch.Tensor, state: DecodingState
     ) -> tuple[torch.Tensor, DecodingState]:
-        """Logits [B, V] after one more token [B] of every sequence, and the new state; O(1) in the tokens read.
-
-        Raises:
-            InputError: all positions are used up.
-        """
+        """Logits [B, V] after one more token [B] of every sequence, and the new state; O(1) in the tokens read."""
         if state.position >= self.n_positions:
             raise InputError(f"all {self.n_positions} positions are used up")
         stream = (F.embedding(input_ids, params["embedding"]) + params["positions"][state.position]).unsqueeze(1)

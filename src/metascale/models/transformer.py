@@ -14,7 +14,7 @@ from metascale.core.dropout import drop
 from metascale.core.errors import InputError
 from metascale.core.types import Params
 from metascale.models.language import LanguageModel, Norm, init_norm, normalise
-from metascale.models.network import normal
+from metascale.models.network import check_rates, normal
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ class Transformer(LanguageModel):
                 f"d_model of the Transformer must be a multiple of twice n_heads ({2 * self.n_heads}), "
                 f"not {self.d_model}"
             )
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout of the Transformer must be from 0 to below 1, not {self.dropout}")
+        check_rates("the Transformer", dropout=self.dropout)
 
     @property
     def head_dim(self) -> int:
@@ -74,11 +73,6 @@ class Transformer(LanguageModel):
     @property
     def embedding_names(self) -> tuple[str, ...]:
         return ("embedding", "positions", "head.weight")
-
-    @property
-    def readouts(self) -> tuple[str, ...]:
-        """Names (ends of names) of the parameters that read the width out into a fixed number of outputs."""
-        return ("head.weight",)
 
     def init(self, seed: int) -> Params:
         """``embedding`` [V, d], ``layer{i}.attention.in`` [3d, d] (queries, keys, values), ``.attention.out`` [d, d],
@@ -184,7 +178,7 @@ def rotate(values: torch.Tensor) -> torch.Tensor:
 @lru_cache(maxsize=16)
 def _turns(n: int, d: int, device: torch.device) -> torch.Tensor:
     """[n, d/2] the unit complex numbers of every position and pair."""
-    with torch.inference_mode(False):  # kept for training, whoever asks first
+    with torch.inference_mode(False):  # cached for training too
         rates = 10000.0 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
         angles = torch.outer(torch.arange(n, dtype=torch.float64), rates)
         return torch.polar(torch.ones_like(angles), angles).to(device=device, dtype=torch.complex64)

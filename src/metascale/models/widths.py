@@ -6,11 +6,7 @@ from metascale.core.errors import InputError
 
 
 def layer_widths(width: int, depth: int, ratio: float = 1.0) -> tuple[int, ...]:
-    """``depth`` widths from ``width`` to ``ratio`` · ``width``, each the same factor of the one before, rounded.
-
-    Raises:
-        InputError: ``ratio`` is not positive, or one layer is to have two widths.
-    """
+    """``depth`` widths from ``width`` to ``ratio`` · ``width``, each the same factor of the one before, rounded."""
     if not ratio > 0:
         raise InputError(f"ratio of the widths of the last and the first layer must be above 0, not {ratio}")
     if depth == 1 and ratio != 1:

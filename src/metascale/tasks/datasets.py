@@ -269,11 +269,7 @@ class DataReport:
 
 
 def _files(name: str, only: Sequence[str] | None = None) -> list[DataFile]:
-    """The files of a data set, or those in ``only``.
-
-    Raises:
-        InputError: there is no such data set.
-    """
+    """The files of a data set, or those in ``only``."""
     if name not in DATASETS:
         hint = suggest(name, sorted(DATASETS), "there are")
         raise InputError(f"there is no data set '{name}'; {hint}", field="name", value=name)
@@ -281,11 +277,7 @@ def _files(name: str, only: Sequence[str] | None = None) -> list[DataFile]:
 
 
 def data_folder(name: str, data_dir: Path | str | None = None) -> Path:
-    """The folder of data set ``name``: below ``data_dir``, else below the folder that METASCALE_DATA names.
-
-    Raises:
-        InputError: an unknown data set, or neither place is named.
-    """
+    """The folder of data set ``name``: below ``data_dir``, else below the folder that METASCALE_DATA names."""
     _files(name)
     root = str(data_dir) if data_dir is not None else os.environ.get(ENVIRONMENT, "")
     if not root:
@@ -298,11 +290,7 @@ def data_folder(name: str, data_dir: Path | str | None = None) -> Path:
 
 
 def check(name: str, data_dir: Path | str | None = None, *, only: Sequence[str] | None = None) -> DataReport:
-    """Read every file (or those in ``only``) and say whether it is ok, missing or corrupt.
-
-    Raises:
-        InputError: an unknown data set, or no data folder is named.
-    """
+    """Read every file (or those in ``only``) and say whether it is ok, missing or corrupt."""
     folder = data_folder(name, data_dir)
     reports = []
     for file in _files(name, only):

@@ -36,11 +36,7 @@ class FloatImages:
 
 @cache
 def digit_table() -> ClassTable:
-    """The 1,797 digits at four rotations: 40 classes of 174 to 183 images, pixels in [0, 1].
-
-    Raises:
-        MissingDependency: scikit-learn is not installed.
-    """
+    """The 1,797 digits at four rotations: 40 classes of 174 to 183 images, pixels in [0, 1]."""
     data = require("sklearn.datasets", "images", "the digits data set").load_digits()
     upright = (data.images / 16.0).astype(np.float32)
     rotated = np.stack([np.rot90(upright, k=turns, axes=(1, 2)) for turns in range(4)])
@@ -68,10 +64,6 @@ def digits_tasks(*, split_seed: int | None = None, **settings: Unpack[FewShotSet
         split_seed: ``None``: digits 3 and 7 test, 2 and 4 validation (no class is nearly a rotated copy of a class in
             another split); a number: another division of the digits, drawn from it.
         settings: fields of `FewShotTasks` (by default 5-way 1-shot).
-
-    Raises:
-        InputError: as ``FewShotTasks``.
-        MissingDependency: scikit-learn is not installed.
     """
     table = digit_table()
     digit_of_class = [name.split("/")[0] for name in table.classes]

@@ -73,9 +73,6 @@ class ClassSplit:
             groups: the group of each class; classes of one group (the rotations of one digit, the intents of one
                 domain) stay together. Give each class its own group for a plain split.
             n_groups: how many groups each split gets; together all of them.
-
-        Raises:
-            InputError: a split would get no group, or the numbers do not add up to the number of groups.
         """
         names = sorted(set(groups))
         counts = [n_groups[split] for split in SPLITS]
@@ -95,11 +92,7 @@ class ClassSplit:
 
 
 def split_sizes(name: str, n_classes: int, fractions: tuple[float, float, float]) -> dict[Split, int]:
-    """How many of ``n_classes`` classes go to train, validation and test; train takes what rounding leaves.
-
-    Raises:
-        InputError: the fractions are not positive or do not add up to 1, or a split would be empty.
-    """
+    """How many of ``n_classes`` classes go to train, validation and test; train takes what rounding leaves."""
     if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         raise InputError(f"{name}: split fractions must be positive and add up to 1, not {fractions}")
     n_validation, n_test = round(n_classes * fractions[1]), round(n_classes * fractions[2])
@@ -361,11 +354,7 @@ class FewShotTasks:
         return self.n_validation_tasks if split == "validation" else self.n_test_tasks
 
     def plan(self, split: Split, indices: Sequence[int]) -> EpisodePlan:
-        """Which classes, labels and examples the episodes of ``indices`` have.
-
-        Raises:
-            InputError: an index outside the split.
-        """
+        """Which classes, labels and examples the episodes of ``indices`` have."""
         n_support, n_query = self.n_way * self.k_shot, self.n_way * self.n_query
         label_of_class = np.empty((len(indices), self.n_way), np.int64)
         support = np.empty((2, len(indices), n_support), np.int64)
@@ -389,11 +378,7 @@ class FewShotTasks:
         return EpisodePlan(tuple(task_ids), tuple(combinations), label_of_class, *support, *query)
 
     def episodes(self, split: Split, indices: Sequence[int]) -> Episode:
-        """One episode per index, stacked: support [T, n_way * k_shot, ...], query [T, n_way * n_query, ...].
-
-        Raises:
-            InputError: an index outside the split.
-        """
+        """One episode per index, stacked: support [T, n_way * k_shot, ...], query [T, n_way * n_query, ...]."""
         plan = self.plan(split, indices)
         support = Batch(self.table.fetch(plan.support_ids), torch.from_numpy(plan.support_labels))
         query = Batch(self.table.fetch(plan.query_ids), torch.from_numpy(plan.query_labels))

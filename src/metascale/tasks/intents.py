@@ -92,7 +92,7 @@ def _domain_of_class(folder: Path, classes: Sequence[str]) -> list[str]:
 def _refuse(name: str, by_domain: bool, size: str) -> None:
     """
     Raises:
-        InputError: an unknown data set, or an option that it has not.
+        InputError: an unknown data set, or an option that it does not have.
     """
     if name not in _SPLIT_SIZES:
         raise InputError(f"'{name}' is not an intent data set; known are {', '.join(_SPLIT_SIZES)}")
@@ -130,10 +130,6 @@ def intent_tasks(
         size: CLINC150's ``full`` file or its ``small`` one (50 training texts an intent instead of 100).
         download: fetch missing files from their public home into the data folder.
         settings: fields of `FewShotTasks` (by default 5-way 5-shot).
-
-    Raises:
-        InputError: an unknown data set, no data folder, a failed download, or as ``FewShotTasks``.
-        CorruptFile: a file does not hold what it should.
     """
     _refuse(name, by_domain, size)
     if name == "banking77":

@@ -242,10 +242,6 @@ def omniglot_tasks(
         cache_dir: a folder in which the decoded drawings are kept between processes; ``None``: memory only.
         download: fetch missing files from their public home into the data folder.
         settings: fields of `FewShotTasks` (by default 5-way 1-shot, endless training tasks and 600 test tasks).
-
-    Raises:
-        InputError: no data folder, a failed download, or as ``FewShotTasks``.
-        CorruptFile: a file does not hold what it should.
     """
     if split not in ("vinyals", "lake"):
         raise InputError(f"omniglot: split must be 'vinyals' or 'lake', not {split!r}")

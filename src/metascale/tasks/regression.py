@@ -49,11 +49,7 @@ class RegressionTasks(ABC):
         return {"train": self.n_train_tasks, "validation": self.n_validation_tasks, "test": self.n_test_tasks}[split]
 
     def episodes(self, split: Split, indices: Sequence[int]) -> Episode:
-        """One episode per index, stacked: support [T, k_shot, ...] and query [T, n_query, ...], float32.
-
-        Raises:
-            InputError: an index outside the split.
-        """
+        """One episode per index, stacked: support [T, k_shot, ...] and query [T, n_query, ...], float32."""
         tasks = [self._task_of(split, int(index)) for index in indices]
         purpose = f"{self.name}-episode"
         drawn = [
@@ -112,9 +108,6 @@ class SinusoidTasks(RegressionTasks):
     Args:
         n_train_tasks: how many distinct training tasks; ``None``: another one at every visit.
         seed: training tasks and episodes; ``eval_seed``: validation and test tasks and episodes.
-
-    Raises:
-        InputError: a count below 1.
     """
 
     name = "sinusoid"
@@ -160,9 +153,6 @@ class QuadraticTasks(RegressionTasks):
         noise: standard deviation of targets around their centre; at 0 support and query hold the same exact centre.
         n_train_tasks: how many distinct training tasks; ``None``: endless.
         seed: training tasks and episodes; ``eval_seed``: validation and test tasks and episodes.
-
-    Raises:
-        InputError: a count below 1 or a negative deviation.
     """
 
     name = "quadratic"

@@ -38,9 +38,6 @@ class SyntheticLanguage:
         texts_per_class: how many texts are made of each class.
         words_per_text: length of a text.
         seed: the words, the classes and the texts; the same for every training seed.
-
-    Raises:
-        InputError: a difficulty outside 0 to 1, or a count that does not fit.
     """
 
     difficulty: float = 0.5
@@ -155,9 +152,6 @@ def synthetic_text_tasks(
         difficulty: 0 (disjoint topics' words only) to 1 (classes cannot be told apart).
         language: a language with other settings; then ``difficulty``, ``n_classes`` and ``language_seed`` are its own.
         settings: fields of `FewShotTasks` (by default 5-way 5-shot).
-
-    Raises:
-        InputError: as ``SyntheticLanguage`` and ``FewShotTasks``.
     """
     spoken = language or SyntheticLanguage(difficulty=difficulty, n_classes=n_classes, seed=language_seed)
     details = {

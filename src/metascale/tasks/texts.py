@@ -51,11 +51,7 @@ class TokenLists:
 
 
 def token_lists(name: str, rows: Sequence[LabelledText], encoder: Encoder) -> TokenLists:
-    """The texts of a data set, tokenised once.
-
-    Raises:
-        InputError: a text for which the encoder gives no token.
-    """
+    """The texts of a data set, tokenised once."""
     encoded = encoder([row.text for row in rows])
     lengths = np.array([len(tokens) for tokens in encoded], np.int64)
     if len(lengths) != len(rows):
@@ -102,9 +98,6 @@ def text_table(
     Args:
         origin_of_split: which origin each split's examples come from when splits share classes.
         details: JSON for the run's record; the numbers of rows removed are added.
-
-    Raises:
-        InputError: no rows, or a text for which the encoder gives no token.
     """
     if not rows:
         raise InputError(f"{name}: there are no texts")
@@ -167,9 +160,6 @@ def csv_tasks(
         split_seed: with the file's name (not its folder), which classes are training, validation and test classes.
         split_fractions: the share of classes for training, validation and test.
         settings: fields of `FewShotTasks` (by default 5-way 5-shot).
-
-    Raises:
-        InputError: the file cannot be used, or as ``FewShotTasks``.
     """
     path = Path(path)
     rows = read_csv(path, text_column, label_column)

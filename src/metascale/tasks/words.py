@@ -26,11 +26,7 @@ def words_of(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class WordEncoder:
-    """Word ``i`` of ``words`` is token i + 2; 0 is padding, 1 an unknown word. Implements ``Encoder``.
-
-    Raises:
-        InputError: a word twice, or ``max_length`` below 1.
-    """
+    """Word ``i`` of ``words`` is token i + 2; 0 is padding, 1 an unknown word. Implements ``Encoder``."""
 
     words: tuple[str, ...]
     max_length: int = 64

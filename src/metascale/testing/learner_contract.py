@@ -221,11 +221,7 @@ def check_meta_gradient(
     model: Model | None = None,
     episode: Episode | None = None,
 ) -> None:
-    """Run every check of `MetaGradientContract`, where the arguments are explained.
-
-    Raises:
-        AssertionError: a promise is broken; the message says which.
-    """
+    """Run every check of `MetaGradientContract`, where the arguments are explained."""
     MetaGradientContract(factory, factor, exact, uses_dropout, model, episode).check()
 
 

@@ -32,9 +32,6 @@ def check_task_source(source: TaskSource, *, n_visits: int = 120, variant: Varia
         variant: ``variant(n_train_tasks=..., seed=...)`` gives the same source with another pool size or training
             seed. A frozen dataclass with these two fields needs none. Without it, that evaluation is the same for every
             pool size and seed, and that pools are nested, is not checked.
-
-    Raises:
-        AssertionError: a promise is broken; the message says which.
     """
     if variant is None and dataclasses.is_dataclass(source):
         names = {field.name for field in dataclasses.fields(source)}

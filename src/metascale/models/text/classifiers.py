@@ -281,9 +281,6 @@ class FullClassifier(EpisodeClassifier):
         head: where a task's head starts from.
         pooling: ``"last"``, ``"mean"`` or ``"first"`` token; the architecture's own where ``None``.
         task_execution: how a meta-batch runs on a CPU.
-
-    Raises:
-        InputError: the backbone is quantised or in low precision, or the pooling does not exist.
     """
 
     backbone: PreTrainedModel = field(repr=False)
@@ -365,9 +362,6 @@ class TextClassifier(nn.Module):
         train_blocks: how many of the last Transformer blocks are fine-tuned; ``None`` means all, 0 the head alone.
         pooling: ``"last"``, ``"mean"`` or ``"first"`` token; the architecture's own where ``None``.
         seed: of the linear layer.
-
-    Raises:
-        InputError: more blocks than there are, or a pooling that does not exist.
     """
 
     def __init__(
@@ -404,11 +398,7 @@ class TextClassifier(nn.Module):
 
 
 def transformer_blocks(backbone: nn.Module) -> list[nn.Module]:
-    """The blocks of a Transformer in order: the longest list of layers it has.
-
-    Raises:
-        InputError: it has none.
-    """
+    """The blocks of a Transformer in order: the longest list of layers it has."""
     lists = [list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise InputError(f"{type(backbone).__name__} has no list of layers to choose blocks from")

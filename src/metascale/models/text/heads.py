@@ -136,11 +136,7 @@ HEADS: dict[str, Callable[..., Head]] = {"zero": ZeroHead, "prototype": Prototyp
 
 
 def named_head(name: str, **fields: float | None) -> Head:
-    """The head called ``name`` with these fields.
-
-    Raises:
-        InputError: there is no such head.
-    """
+    """The head called ``name`` with these fields."""
     if name not in HEADS:
         message = f"there is no head '{name}'; allowed are {', '.join(map(repr, HEADS))}"
         raise InputError(message, field="head", value=name)
@@ -173,11 +169,7 @@ POOLINGS: dict[str, Pooling] = {"last": pool_last, "mean": pool_mean, "first": p
 
 
 def named_pooling(name: str) -> Pooling:
-    """The pooling called ``name``.
-
-    Raises:
-        InputError: there is no such pooling.
-    """
+    """The pooling called ``name``."""
     if name not in POOLINGS:
         message = f"there is no pooling '{name}'; allowed are {', '.join(map(repr, POOLINGS))}"
         raise InputError(message, field="pooling", value=name)

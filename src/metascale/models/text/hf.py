@@ -319,7 +319,7 @@ def architecture_of(backbone: PreTrainedModel, wanted: Literal["targets", "pooli
     """What metascale knows of the backbone's family.
 
     Raises:
-        InputError: nothing, and ``wanted`` must be given instead.
+        InputError: the family is unknown, so ``wanted`` must be given.
     """
     model_type = backbone.config.model_type
     if model_type not in ARCHITECTURES:
@@ -332,7 +332,7 @@ def architecture_of(backbone: PreTrainedModel, wanted: Literal["targets", "pooli
 
 
 def call_options(backbone: PreTrainedModel) -> dict[str, bool]:
-    """Causal models build a key-value cache unless told not to; some encoders do not know the word."""
+    """Causal models build a key-value cache unless told not to; some encoders do not accept the argument."""
     knows = "use_cache" in inspect.signature(backbone.forward).parameters
     return {"use_cache": False} if knows else {}
 
@@ -429,9 +429,6 @@ class TextEncoder:
     Args:
         tokenizer: from transformers.
         max_length: tokens kept of a text, special tokens included.
-
-    Raises:
-        InputError: ``max_length`` leaves no room for a token.
     """
 
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
@@ -463,12 +460,7 @@ class TextEncoder:
 
 
 def load_encoder(name_or_path: str | Path, max_length: int = 64) -> TextEncoder:
-    """The tokenizer of a local folder, a hub name or a known shape. Nothing is fetched for a folder or when offline.
-
-    Raises:
-        InputError: there is no tokenizer that transformers can read.
-        MissingDependency: transformers is not installed.
-    """
+    """The tokenizer of a local folder, a hub name or a known shape. Nothing is fetched for a folder or when offline."""
     transformers = require("transformers", "text", "a tokenizer")
     name = _source(name_or_path)
     try:

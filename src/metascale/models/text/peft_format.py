@@ -43,9 +43,6 @@ def save_peft(folder: Path, params: Params, model: AdapterClassifier, prefix: st
     Args:
         folder: made if it is not there; files of the same names are replaced, each atomically.
         params, model, prefix: as `peft_files`.
-
-    Raises:
-        InputError: the parameters have a task axis or lack an adapter.
     """
     files = peft_files(params, model, prefix)
     if HEAD not in files:
@@ -62,9 +59,6 @@ def peft_files(params: Params, model: AdapterClassifier, prefix: str = "") -> di
         model: whose parameters these are.
         prefix: where the backbone sits in the model that will load the adapters: empty for the bare backbone,
             ``"model."`` for ``LlamaForCausalLM``, ``"transformer."`` for ``GPT2LMHeadModel``, ``"bert."`` and so on.
-
-    Raises:
-        InputError: the parameters have a task axis or lack an adapter.
     """
     tensors = {}
     for name, (d_in, d_out) in model.shapes.items():

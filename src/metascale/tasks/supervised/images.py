@@ -135,11 +135,7 @@ def _pixel_statistics(data: ImageSet) -> tuple[np.float32, np.float32]:
 
 
 def _n_train(name: str, total: int, n_train: int | None, shares: Mapping[str, float]) -> int:
-    """How many training examples there will be.
-
-    Raises:
-        InputError: a size or share is out of range.
-    """
+    """How many training examples there will be."""
     if n_train is not None and not 2 <= n_train <= total:
         raise InputError(f"n_train of '{name}' must be from 2 to {total}, not {n_train}")
     for what, share in shares.items():
@@ -177,9 +173,6 @@ def image_set(
         duplicates: this share of the training examples is replaced by copies (image, and true label) of others.
         noise_seed: which ones.
         settings: further fields of `ImageSet`.
-
-    Raises:
-        InputError: a size or share is out of range.
     """
     n = _n_train(name, len(labels["train"]), n_train, {"label_noise": label_noise, "duplicates": duplicates})
     n_classes = int(max(part.max() for part in labels.values())) + 1
@@ -219,10 +212,6 @@ def mnist(
     Args:
         data_dir: the data folder; ``None``: the one that METASCALE_DATA names.
         settings: as in `image_set`.
-
-    Raises:
-        InputError: the files are missing, or an argument is out of range.
-        CorruptFile: a file is not what it should be.
     """
     images, labels = _mnist_arrays(locate("mnist", data_dir))
     details = {"source": "MNIST", "split": f"validation: {N_MNIST_VALIDATION} of the 60,000, seed {SPLIT_SEED}"}
@@ -235,12 +224,7 @@ def small_digits(
     seed: int = 0,
     **settings: Unpack[ImageSettings],
 ) -> ImageSet:
-    """The 8x8 digits of scikit-learn, no download: 1,078 training, 360 validation and 359 test images.
-
-    Raises:
-        InputError: an argument is out of range.
-        MissingDependency: scikit-learn is not installed.
-    """
+    """The 8x8 digits of scikit-learn, no download: 1,078 training, 360 validation and 359 test images."""
     images, labels = _digits_arrays()
     details = {
         "source": "Optical Recognition of Handwritten Digits (UCI), the copy in scikit-learn's load_digits",

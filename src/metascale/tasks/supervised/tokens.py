@@ -216,9 +216,6 @@ def wikitext(
             frequent ones those that come first. For characters, the most there may be.
         unit: ``"word"`` or ``"character"`` (of the text with its <unk> spelt out, and <eos> as one character).
         n_train_tokens: only the first so many training tokens; the vocabulary is that of the whole training text.
-
-    Raises:
-        InputError: the files are missing, or an argument is out of range.
     """
     words = _words(locate(NAME, data_dir, only=tuple(FILES.values())))
     units = words if unit == "word" else {split: _characters(text) for split, text in words.items()}
