@@ -14,8 +14,8 @@ from metascale.bilevel.adaptation import LastStep, adaptation, check_adaptable, 
 from metascale.bilevel.distributed import Processes, check_wrapped
 from metascale.bilevel.levels import Levels, Pass
 from metascale.bilevel.updates import clipped, differentiable_step, update_in_turn
+from metascale.core.dropout import dropout_key
 from metascale.core.errors import Diverged, InputError
-from metascale.core.streams import address
 from metascale.core.trees import norm, require_grad, tree_map
 from metascale.core.types import Params
 from metascale.hypergrad.implicit import Implicit
@@ -288,7 +288,7 @@ class BilevelTraining:
         masks = level == "lower" or self.upper_dropout
 
         def bound(number: int, batch: Any) -> Loss:
-            key = address(self.seed, f"{level}-dropout", number) & (2**62 - 1) if masks else None
+            key = dropout_key(self.seed, f"{level}-dropout", number) if masks else None
 
             def call(theta: Params, lam: Params) -> torch.Tensor:
                 context = Pass(key, statistics.buffers, replay=statistics.held.get(number) if perturbed else None)

@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol, cast
 
 import torch
 
+from metascale.core.dropout import dropout_key
 from metascale.core.errors import InputError
-from metascale.core.streams import address
 from metascale.core.trees import mean_tasks, require_grad, stack_tasks, subtract
 from metascale.core.types import Batch, Episode, Model, Params
 from metascale.hypergrad.curvature import Exact, Zero, loss_and_gradient, losses_of
@@ -107,7 +107,7 @@ def ends(states: Iterable[InnerState]) -> tuple[InnerState, InnerState, list[tor
 
 
 def _query_key(key: int | None) -> int | None:
-    return None if key is None else address(key, "query-dropout") & (2**62 - 1)
+    return None if key is None else dropout_key(key, "query-dropout")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import cast
 
 import torch
 
+from metascale.core.dropout import dropout_key
 from metascale.core.errors import InputError
-from metascale.core.streams import address
 from metascale.core.trees import detach, tree_map
 from metascale.core.types import Batch, Model, OutputModel, Params
 from metascale.hypergrad.curvature import LossPart, loss_and_gradient
@@ -179,7 +179,7 @@ class InnerLoop:
 
     def objective(self, model: Model, support: Batch, step: int, key: int | None) -> tuple[LossPart, ...]:
         """The loss of inner step ``step`` in micro-batches."""
-        dropout = None if key is None else address(key, "inner-dropout", step) & (2**62 - 1)
+        dropout = None if key is None else dropout_key(key, "inner-dropout", step)
         return loss_parts(model, self._minibatch(support, step), self.micro_batch, dropout)
 
     def update(self, theta: Params, state: InnerState, losses: torch.Tensor, grads: Params) -> InnerState:

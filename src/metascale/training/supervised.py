@@ -11,9 +11,9 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 
+from metascale.core.dropout import dropout_key
 from metascale.core.errors import Diverged, InputError
 from metascale.core.run import Run
-from metascale.core.streams import address
 from metascale.core.trees import require_grad, to
 from metascale.core.types import Batch, Params, Split
 from metascale.training.loop import Schedule, TrainResult, train
@@ -90,7 +90,7 @@ class SupervisedTraining:
         batch = self.examples.batch(k).to(self.device)
         leaves = require_grad(state.params)
         with self._precision():
-            loss, losses = self.model.objective(leaves, batch, address(self.seed, "dropout of step", k) & (2**63 - 1))
+            loss, losses = self.model.objective(leaves, batch, dropout_key(self.seed, "dropout of step", k, bits=63))
         grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
         norm = float(torch.nn.utils.get_total_norm(list(grads.values())))
         total = float(loss.detach())
