@@ -59,7 +59,7 @@ def test_axes_that_work_through_the_size_alone_do_nothing_at_equal_size(shapes: 
     assert table is not None
     assert table.axes == ("width", "depth", "ratio", ASPECT)
     effects = {effect.axis: effect for effect in table.effects}
-    assert effects["width"].in_all.high < -0.2
+    assert effects["width"].overall.high < -0.2
     for effect in effects.values():
         assert effect.at_equal_size.low < 0.01
         assert effect.at_equal_size.high > -0.01

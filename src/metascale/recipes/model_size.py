@@ -213,7 +213,7 @@ BYTES_A_NUMBER, MIB = 4, 2**20
 DECAY_SHARE = 0.2
 """Of a training with the schedule ``wsd``: the way down."""
 EVALUATED: tuple[Split, ...] = ("validation", "test")
-FLOORS = ("unigram", "bigram")
+FLOORS: tuple[Literal["unigram", "bigram"], ...] = ("unigram", "bigram")
 """Models that count words, as floors."""
 
 

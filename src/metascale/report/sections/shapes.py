@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from metascale.core.columns import SIZE_JSON
-from metascale.laws.contrasts import Interval
 from metascale.laws.effects import off_law, slope
 from metascale.laws.picture import tip
+from metascale.laws.record import Interval
 from metascale.report.section import (
     Cell,
     Draw,
@@ -50,14 +50,14 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class AxisEffect:
-    """What doubling the value of an axis does, in ln loss: in all, and at an equal size.
+    """How ln loss changes when the value of an axis doubles: overall, and at an equal size.
 
     Simple regressions over the shapes of a series, with 95 % intervals (Student).
     """
 
     series: str
     axis: str
-    in_all: Interval
+    overall: Interval
     at_equal_size: Interval
 
 
@@ -165,7 +165,7 @@ def _alike(shapes: list[Shape], axis: str) -> list[list[Shape]]:
 
 
 def shapes(study: ReportStudy) -> Section:
-    """What each axis does to the loss, in all and at an equal size."""
+    """How the loss changes along each axis, overall and at an equal size."""
     found = shape_data(study)
     if found is None or not found.shapes:
         return Section("shapes", TITLE)
@@ -174,8 +174,8 @@ def shapes(study: ReportStudy) -> Section:
         return lambda ax, compact: plot_shape_axis(found, ax, axis=axis, y_label=study.loss_label, compact=compact)
 
     caption = (
-        "Dots: shapes, means over seeds. Thin lines join shapes that are alike in all else; the thick line is the "
-        "geometric mean over the rest of the grid."
+        "Dots: shapes, means over seeds. Thin lines join shapes that differ along this axis only; the thick line is "
+        "the geometric mean over the rest of the grid."
     )
     picture = Picture("shapes", caption + series_key(found.series), tuple(map(draw, found.axes)), same_y=True)
     size = axis_label(found.x_name)
@@ -192,25 +192,23 @@ def shapes(study: ReportStudy) -> Section:
 
 def _effects_table(found: ShapeTable, size: str) -> PageTable:
     caption = (
-        "What doubling the value of an axis does to the loss, over the grid, and beside the law of its series at the "
-        f"same {size}; simple regressions of ln loss over the shapes, 95 % intervals."
+        "How the loss changes when the value of an axis doubles: over the whole grid, and relative to the law of its "
+        f"series at the same {size}; simple regressions of ln loss over the shapes, 95 % intervals."
     )
-    rows = [[one.series, _axis(one.axis), _effect(one.in_all), _effect(one.at_equal_size)] for one in found.effects]
-    return page_table(caption, ("series", text_column("axis"), "in all", f"at equal {size}"), rows)
+    rows = [(one.series, _axis(one.axis), _effect(one.overall), _effect(one.at_equal_size)) for one in found.effects]
+    return page_table(caption, ("series", text_column("axis"), "overall", f"at equal {size}"), rows)
 
 
 def _values_table(found: ShapeTable, size: str) -> PageTable:
     rows = [
-        [series, _axis(axis), plain(value), Cell(str(count), count), fixed(loss, 4), Cell(signed(off), off)]
+        (series, _axis(axis), plain(value), Cell(str(count), count), fixed(loss, 4), Cell(signed(off), off))
         for series in found.series
         for axis in found.axes
         if axis != ASPECT
         for value, loss, off, count in found.by_value(axis, series)
     ]
-    caption = (
-        f"Geometric means over the shapes at each value; beside the law: mean of ln (loss / law at the same {size})."
-    )
-    return page_table(caption, ("series", text_column("axis"), "value", "shapes", "loss", "beside the law"), rows)
+    caption = f"Geometric means over the shapes at each value; off the law: mean of ln (loss / law at the same {size})."
+    return page_table(caption, ("series", text_column("axis"), "value", "shapes", "loss", "off the law"), rows)
 
 
 def _axis(axis: str) -> str:

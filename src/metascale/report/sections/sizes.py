@@ -162,8 +162,6 @@ def architecture_name(architecture: str) -> str:
 
 def plot_perplexity(found: SizeTable, ax: Axes, *, compact: bool = False) -> Axes:
     """Test perplexity against all parameters, both logarithmic, every point labelled, with the fitted lines."""
-    if not found.sizes:
-        return nothing(ax, "No finished model")
     titles, labels = [], []
     for architecture, colour in found.colours:
         own, name = found.of(architecture), architecture_name(architecture)
@@ -185,8 +183,6 @@ def plot_perplexity(found: SizeTable, ax: Axes, *, compact: bool = False) -> Axe
 def plot_along(found: SizeTable, ax: Axes, *, compact: bool = False, architecture: str, depth: bool) -> Axes:
     """Test perplexity of one architecture against the width, a line a depth; or against the depth, a line a width."""
     own = found.of(architecture)
-    if not own:
-        return nothing(ax, "No finished model")
     x, other = ("n_layers", "d_model") if depth else ("d_model", "n_layers")
     lines = sorted({int(one.means[other]) for one in own})
     for value, colour in zip(lines, ramp(len(lines), 1), strict=True):
@@ -319,7 +315,7 @@ def _pictures(found: SizeTable) -> tuple[Picture, ...]:
     return (
         Picture(
             "size_perplexity",
-            f"{bars} Labels: width × layers. Dashed: what counting words gives.",
+            f"{bars} Labels: width × layers. Dashed: models that count words.",
             (drawn(plot_perplexity),),
         ),
         along("size_width", depth=False),
@@ -341,18 +337,16 @@ def sentences(found: SizeTable) -> tuple[str, ...]:
     bigram, unigram = (stored["floors"].get(f"{order}_test") for order in ("bigram", "unigram"))
     if bigram is not None and unigram is not None:
         above = [one for one in found.sizes if one.perplexity >= bigram]
-        words = (
-            "all lie below it" if not above else f"{len(above)} of {len(found.sizes)} configurations do not reach it"
-        )
+        words = f"{len(above)} of {len(found.sizes)} configurations do not beat" if above else "all configurations beat"
         told.append(
             f"Best: {best.name}, test perplexity {number(best.perplexity)}. Counting words gives {number(unigram)} "
-            f"(unigram) and {number(bigram)} (interpolated bigram) on the same words; of the bigram, {words}."
+            f"(unigram) and {number(bigram)} (interpolated bigram) on the same words; {words} the bigram model."
         )
     n_vocab = finite(stored.get("n_vocab"))
     if n_vocab is not None:
         told.append(
-            f"Perplexity is a word of a vocabulary of {int(n_vocab):,}, <unk> and <eos> included; perplexities of "
-            "another vocabulary do not compare."
+            f"Perplexity is per word of a vocabulary of {int(n_vocab):,}, <unk> and <eos> included; perplexities of "
+            "another vocabulary are not comparable."
         )
     for one in stored["grouped"][:1]:
         answer = one.get("verdict") or one.get("reason", "")
@@ -372,8 +366,8 @@ SIZE_COLUMNS: Mapping[str, tuple[str, Callable[[float | None], Cell]]] = {
     "test perplexity": (PERPLEXITY, partial(fixed, digits=2)),
     "its SE across seeds": ("perplexity_sem", partial(fixed, digits=2)),
     "validation perplexity": ("validation_perplexity", partial(fixed, digits=2)),
-    "best at a look": ("best_perplexity", partial(fixed, digits=2)),
-    "last look": ("final_perplexity", partial(fixed, digits=2)),
+    "best in training": ("best_perplexity", partial(fixed, digits=2)),
+    "last in training": ("final_perplexity", partial(fixed, digits=2)),
     "training tokens": ("tokens", _short),
     "FLOPs a step": ("step_flops", _short),
     "FLOPs in all": (TRAIN_FLOPS, _short),
@@ -389,8 +383,8 @@ def sizes_table(found: SizeTable) -> PageTable:
         [Cell(one.name), *(show(one.means.get(name)) for name, show in SIZE_COLUMNS.values())] for one in found.sizes
     ]
     caption = (
-        "Configurations by parameters; means over seeds. Perplexities at a look are those that training saw (of its "
-        "share of the validation tokens). Peak: live bytes of one training step."
+        "Configurations by parameters; means over seeds. Best and last in training: validation perplexities on the "
+        "tokens that training evaluated. Peak: live bytes of one training step."
     )
     return table(caption, ("model", *SIZE_COLUMNS), rows)
 
@@ -441,9 +435,12 @@ def exponents_table(found: SizeTable) -> PageTable:
         rows.append([Cell(what), Cell(axis_label(one["x"])), *each, difference, p, verdict])
     references = [one["reference"] for one in found.stored["grouped"] if one.get("reference")]
     other = f"difference to {architecture_name(references[0])}" if references else "difference"
-    heads = (*(f"α of {architecture_name(name)}" for name in found.architectures), other, "p", text_column("verdict"))
-    caption = "Do the architectures share an exponent? The first row is the study's answer; the others look at it anew."
-    return table(caption, ("law", text_column("x"), *heads), rows)
+    alphas = [f"α of {architecture_name(name)}" for name in found.architectures]
+    caption = (
+        "Do the architectures share an exponent? The first row is the study's answer; the others repeat the test with "
+        "other scales, laws and quantities."
+    )
+    return table(caption, ("law", text_column("x"), *alphas, other, "p", text_column("verdict")), rows)
 
 
 def effects_table(found: SizeTable) -> PageTable:
@@ -451,7 +448,7 @@ def effects_table(found: SizeTable) -> PageTable:
     rows = []
     for architecture, one in found.stored["width_and_depth"].items():
         cells = [_shown(one.get("effects", {}).get(name)) for name in EFFECTS]
-        note = one.get("reason") or f"intervals hold {one['noise']}, {one['freedom']} degrees of freedom"
+        note = one.get("reason") or f"noise: {one['noise']}, {one['freedom']} degrees of freedom"
         rows.append([Cell(architecture_name(architecture)), *cells, fixed(finite(one.get("r2"))), Cell(note)])
     caption = f"Test loss = A · d^−a · layers^−b, {100 * found.stored['level']:g} % intervals (Student's)."
     return table(caption, ("architecture", *EFFECTS.values(), "R²", text_column("note")), rows)
