@@ -42,7 +42,7 @@ def test_a_trial_that_always_hangs_failed_and_says_so(tmp_path):
     outcome = run_study(study, tmp_path, ProcessExecutor(workers=2, hang_s=1.0))
     assert (outcome.finished, outcome.failed, outcome.ran) == (1, 1, 3)
     message = read_study(tmp_path).runs[1].message()
-    assert message == "the trial hung: it wrote nothing for 1 s and was killed; it last told of step 1 of 6"
+    assert message == "the trial hung: it wrote nothing for 1 s and was killed; its last step was 1 of 6"
 
 
 @pytest.mark.parametrize("mode", ["finish", "checkpoint"])

@@ -82,8 +82,12 @@ def finishes(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_kill_9_at_random_instants_until_done(tmp_path, workers, start):
-    study = tiny_study(n_tasks=(2, 5, 7), n_steps=10, sleep_s=0.02)
+    killed = tmp_path / "kills"
+    # No trial passes its fourth step before two kills, however fast the machine is.
+    study = tiny_study("busy_until_killed_twice", n_tasks=(2, 5, 7), n_steps=10, sleep_s=0.02, kills=str(killed))
+    killed.write_text("none\nneeded\n")
     run_study(study, tmp_path / "whole")
+    killed.write_text("")
     chance = random.Random(workers)
     kills = 0
     for attempt in range(60):
@@ -98,6 +102,8 @@ def test_kill_9_at_random_instants_until_done(tmp_path, workers, start):
             family = psutil.Process(process.pid).children(recursive=True)
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1
+            with open(killed, "a") as stream:
+                stream.write("killed\n")
             assert psutil.wait_procs(family, timeout=5)[1] == [], "a killed runner left processes behind"
         _, message = process.communicate()
         if process.returncode == 0:

@@ -201,7 +201,7 @@ def test_a_bad_executor_is_refused(make):
 
 def test_the_study_room_never_loads_torch():
     code = (
-        "import metascale.study, metascale.study.live, metascale.study.run.fork_server, sys;"
+        "import metascale.study, metascale.study.status, metascale.study.run.fork_server, sys;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'pyarrow')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,8 +7,16 @@ import pytest
 from rich.console import Console
 
 from metascale.study import RunStore, run_study
-from metascale.study.live import LiveReporter, PlainReporter, default_reporter, summary
-from metascale.study.status import TrialStatus, estimate_left_s, render_status, study_status
+from metascale.study.status import (
+    LiveReporter,
+    PlainReporter,
+    TrialStatus,
+    default_reporter,
+    estimate_left_s,
+    render_status,
+    study_status,
+    summary,
+)
 from metascale.study.store.claims import new_owner, retire
 from metascale.study.store.folder import run_folder
 from metascale.study.store.run import StoredRun

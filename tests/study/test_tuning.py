@@ -17,7 +17,7 @@ import pytest
 
 from metascale.core.errors import InputError
 from metascale.study import Study, read_study, results_table
-from metascale.study.events import Event, StudyOutcome
+from metascale.study.run.session import Event, StudyOutcome
 from metascale.study.run.stopping import ask_to_stop
 from metascale.study.search.run import n_search_trials, run_any_study, run_tuned_study, search_trial
 from metascale.study.search.search import Search, SearchResult, Tried, search_of, tuned_points, values_at

@@ -43,6 +43,21 @@ def train(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     return {"loss": state["x"] ** 2, "best": {"loss": best}, "curve": [row["loss"] for row in run.rows("train")]}
 
 
+def busy_until_killed_twice(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
+    """`train`, which saves its fourth step again and again until the file ``kills`` has two lines."""
+
+    class Busy:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(run, name)
+
+        def save(self, checkpoint: Checkpoint) -> None:
+            run.save(checkpoint)
+            while checkpoint.step == 4 and len(Path(config["kills"]).read_text().splitlines()) < 2:
+                run.save(checkpoint)
+
+    return train(config, Busy(), device)
+
+
 def heeds(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     """Trains without an end in sight, and saves at once when it is asked to stop; its second attempt is in no hurry."""
     n_steps, every = config["n_steps"], config["save_every"]

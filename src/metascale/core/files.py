@@ -65,6 +65,13 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     sync_folder(path.parent)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Replace ``path`` at once but not durably: for what does not matter after a crash of the machine."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write ``value`` atomically as indented JSON with sorted keys; non-finite numbers are refused."""
     write_atomic(path, json.dumps(plain(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")

@@ -6,10 +6,10 @@ from metascale.core.lazy import lazy
 
 if TYPE_CHECKING:
     from metascale.study.design import Study, Trial
-    from metascale.study.events import StudyOutcome
     from metascale.study.executors.local import ProcessExecutor, SerialExecutor
     from metascale.study.executors.ray import RayExecutor
     from metascale.study.executors.slurm import SlurmExecutor
+    from metascale.study.run.session import StudyOutcome
     from metascale.study.runner import run_study
     from metascale.study.search.run import run_any_study, run_tuned_study
     from metascale.study.search.search import Search, SearchResult, tuned_points
@@ -58,7 +58,7 @@ __getattr__, __dir__ = lazy(
         "SerialExecutor": "metascale.study.executors.local",
         "SlurmExecutor": "metascale.study.executors.slurm",
         "Study": "metascale.study.design",
-        "StudyOutcome": "metascale.study.events",
+        "StudyOutcome": "metascale.study.run.session",
         "StudyStatus": "metascale.study.status",
         "StudyView": "metascale.study.store.folder",
         "Trial": "metascale.study.design",

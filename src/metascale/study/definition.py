@@ -7,17 +7,17 @@ the folder holds runs those and leaves the rest alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import metascale
 from metascale.core.canonical import plain
+from metascale.core.columns import STUDY_JSON
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_json
 from metascale.study.design import Study, Trial, build_trial, differing_keys
 
-FILE = "study.json"
 FORMAT = 1
 
 
@@ -27,7 +27,7 @@ class Definition:
 
     study: Study
     trials: tuple[Trial, ...]
-    package_version: str
+    package_version: str = metascale.__version__
 
     def extended(self, study: Study) -> Definition:
         """The definition after the command ``study``: the same object when it asks for nothing new.
@@ -49,21 +49,16 @@ class Definition:
             return self
         ids = {trial.id for trial in asked}
         # A trial keeps the label it was stored with: its folder bears it.
-        kept = tuple(_labelled(trial, known[trial.id].label) if trial.id in known else trial for trial in asked)
+        kept = tuple(replace(trial, label=known[trial.id].label) if trial.id in known else trial for trial in asked)
         rest = tuple(trial for trial in self.trials if trial.id not in ids)
         return Definition(study, kept + rest, self.package_version)
-
-
-def define(study: Study) -> Definition:
-    """The definition of a new study."""
-    return Definition(study, study.trials(), metascale.__version__)
 
 
 def save_definition(folder: Path, definition: Definition) -> None:
     """Write ``study.json`` atomically."""
     study = definition.study
     write_json(
-        folder / FILE,
+        folder / STUDY_JSON,
         {
             "format": FORMAT,
             "package_version": definition.package_version,
@@ -86,9 +81,9 @@ def load_definition(folder: Path) -> Definition:
         InputError: there is none, or a newer version of the package wrote it.
         CorruptFile: it is not what was written.
     """
-    path = folder / FILE
+    path = folder / STUDY_JSON
     if not path.is_file():
-        raise InputError(f"{folder} is not a study folder: it has no {FILE}")
+        raise InputError(f"{folder} is not a study folder: it has no {STUDY_JSON}")
     stored = read_json(path)
     if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
         raise CorruptFile(f"{path} is not what was written: it has no format number")
@@ -124,7 +119,3 @@ def _trial_from_json(study: Study, stored: dict[str, Any], path: Path) -> Trial:
     if trial.id != stored["id"]:
         raise CorruptFile(f"{path}: the configuration of trial '{stored['label']}' is not that of id {stored['id']}")
     return trial
-
-
-def _labelled(trial: Trial, label: str) -> Trial:
-    return Trial(trial.id, label, trial.kind, trial.seed, trial.axes, trial.config)

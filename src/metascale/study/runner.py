@@ -10,10 +10,9 @@ from typing import Any
 
 from metascale.study.design import Study
 from metascale.study.errors import explain_disk_full
-from metascale.study.events import Reporter, StudyOutcome
 from metascale.study.executors.local import SerialExecutor
 from metascale.study.run.job import Executor
-from metascale.study.run.session import Session
+from metascale.study.run.session import Reporter, Session, StudyOutcome
 from metascale.study.run.stopping import stopping_on_signals
 from metascale.study.store.provenance import record_study
 from metascale.study.store.store import LEASE_S, RunStore

@@ -1,4 +1,4 @@
-"""How a study stands: data for anyone (`study_status`), and a table with progress bars for a terminal."""
+"""How a study stands: data for anyone (`study_status`), a table for a terminal, and reporters of one that runs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import csv
 import functools
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -23,6 +25,7 @@ from metascale.core.canonical import plain
 from metascale.core.files import read_json
 from metascale.core.units import format_seconds
 from metascale.study.design import flatten
+from metascale.study.run.session import Event, Reporter, StudyOutcome
 from metascale.study.store.claims import is_alive
 from metascale.study.store.folder import RESULT, RunView, StudyView, read_progress, read_study
 from metascale.study.store.index import STATUSES, IndexRow, Status, read_index
@@ -32,6 +35,8 @@ from metascale.study.store.store import INDEX
 _STYLES = {"finished": "green", "running": "cyan", "failed": "red", "diverged": "yellow", "pending": "dim"}
 _COLUMNS = ("trial", "status", "device", "steps", "", "loss", "steps/s", "left", "note")
 _WIDE = 130
+_TAIL_BYTES = 8192
+_REFRESH_PER_S = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class TrialStatus:
 
     Args:
         owner_alive: whether the runner that holds a running trial lives; ``None`` when that cannot be seen from here.
-        done, total: steps, as the trial last told; ``None`` when it has told nothing.
+        done, total: steps, as the trial last reported; ``None`` before it has.
         wall_s: seconds spent so far, over all attempts.
         loss, loss_name: the loss of the result, or of the newest row of the records; ``None`` before the first.
         steps_per_s: of this attempt so far.
@@ -154,11 +159,11 @@ def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool |
     behind = row is None or _is_behind(row, run)
     status = run.status if behind or row is None else row.status
     progress = read_progress(run.folder) if status == "running" else None
-    now = time.time()
     wall_s = run.wall_s() if row is None else row.wall_s
     if row is not None and status == "running" and row.started_at:
-        wall_s += now - row.started_at
-    loss = last_loss(run, status)
+        wall_s += time.time() - row.started_at
+    loss_name, loss = last_loss(run, status) or ("", None)
+    steps_per_s, left_s = _pace(progress)
     updated_at = max(row.updated_at if row else 0.0, progress["updated_at"] if progress else 0.0)
     return TrialStatus(
         id=trial.id,
@@ -175,12 +180,12 @@ def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool |
         total=progress["total"] if progress else None,
         note=progress["note"] if progress else "",
         wall_s=wall_s,
-        left_s=_left_s(progress),
+        left_s=left_s,
         updated_at=updated_at,
         message=run.message() if behind or row is None else row.message,
-        loss=None if loss is None else loss[1],
-        loss_name="" if loss is None else loss[0],
-        steps_per_s=_steps_per_s(progress),
+        loss=loss,
+        loss_name=loss_name,
+        steps_per_s=steps_per_s,
     )
 
 
@@ -191,18 +196,12 @@ def _is_behind(row: IndexRow, run: RunView) -> bool:
     return (run.folder / RESULT).exists() == (row.status == "running")
 
 
-def _steps_per_s(progress: Mapping[str, Any] | None) -> float | None:
+def _pace(progress: Mapping[str, Any] | None) -> tuple[float | None, float | None]:
+    """Steps a second of this attempt so far, and the seconds left at that rate."""
     if progress is None or progress["done"] <= progress["first_done"]:
-        return None
-    seconds = progress["updated_at"] - progress["first_at"]
-    return (progress["done"] - progress["first_done"]) / seconds if seconds > 0 else None
-
-
-def _left_s(progress: Mapping[str, Any] | None) -> float | None:
-    if progress is None or progress["done"] <= progress["first_done"]:
-        return None
-    seconds = progress["updated_at"] - progress["first_at"]
-    return seconds / (progress["done"] - progress["first_done"]) * (progress["total"] - progress["done"])
+        return None, None
+    seconds, steps = progress["updated_at"] - progress["first_at"], progress["done"] - progress["first_done"]
+    return steps / seconds if seconds > 0 else None, seconds / steps * (progress["total"] - progress["done"])
 
 
 def _most_relevant(trials: Sequence[TrialStatus], max_rows: int) -> list[TrialStatus]:
@@ -230,9 +229,6 @@ def _cells(trial: TrialStatus) -> dict[str, RenderableType]:
     )
 
 
-_TAIL_BYTES = 8192
-
-
 @dataclass(frozen=True, slots=True)
 class Disk:
     """Bytes that a study's folder holds, and that its device has left."""
@@ -247,17 +243,14 @@ def disk_of(folder: Path) -> Disk:
     n_bytes = n_files = 0
     waiting = [str(folder)]
     while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    else:
-                        n_bytes += entry.stat(follow_symlinks=False).st_size
-                        n_files += 1
-        except FileNotFoundError:
-            # A checkpoint that was replaced while we counted.
-            continue
+        # A checkpoint may be replaced while we count.
+        with contextlib.suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                else:
+                    n_bytes += entry.stat(follow_symlinks=False).st_size
+                    n_files += 1
     return Disk(n_bytes, n_files, shutil.disk_usage(folder).free)
 
 
@@ -306,3 +299,80 @@ def _last_row_loss(path: Path) -> tuple[str, float] | None:
             value = parse_cell(cell)
             return (name, float(value)) if isinstance(value, (int, float)) else None
     return None
+
+
+def default_reporter(console: Console | None = None) -> Reporter:
+    """A live table when ``console`` (default: standard error) is a terminal, plain lines otherwise."""
+    console = console or Console(stderr=True)
+    return LiveReporter(console) if console.is_terminal else PlainReporter(console)
+
+
+def summary(outcome: StudyOutcome) -> str:
+    """The last line: how the trials stand, and what to do about it."""
+    parts = [f"{outcome.finished} of {outcome.total} trials finished"]
+    parts += [f"{n} {name}" for name, n in (("failed", outcome.failed), ("diverged", outcome.diverged)) if n]
+    if outcome.pending:
+        parts.append(f"{outcome.pending} not run yet")
+    line = f"{', '.join(parts)} ({outcome.ran} run now in {format_seconds(outcome.wall_s)}): {outcome.folder}"
+    if outcome.stopped:
+        line += "; stopped as asked: the same command goes on"
+    if outcome.failed:
+        line += "; the tracebacks are in the runs' error.txt, and the same command tries them again"
+    return line
+
+
+class PlainReporter:
+    """One line an event, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def begin(self, folder: Path, total: int, done: int) -> None:
+        resumed = f", {done} of them ended before" if done else ""
+        self._line(f"{folder}: {total} trials{resumed}")
+
+    def event(self, event: Event) -> None:
+        what = f"[{event.done}/{event.total}] {event.kind} {event.label}".rstrip()
+        took = f" in {format_seconds(event.wall_s)}" if event.wall_s else ""
+        left = f", about {format_seconds(event.eta_s)} left" if event.eta_s is not None and took else ""
+        message = f": {event.message}" if event.message else ""
+        self._line(f"{what}{took}{left}{message}")
+
+    def end(self, outcome: StudyOutcome | None) -> None:
+        if outcome is not None:
+            self._line(summary(outcome))
+
+    def _line(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+
+class LiveReporter:
+    """The table of `render_status`, refreshed twice a second; failures also stay as lines above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._last: RenderableType = Text("")
+
+    def begin(self, folder: Path, total: int, done: int) -> None:
+        view = read_study(folder)
+
+        def render() -> RenderableType:
+            # Where the index is locked for a moment, the last table stays.
+            with contextlib.suppress(sqlite3.OperationalError):
+                rows, width = max(5, self._console.size.height - 10), self._console.width
+                self._last = render_status(study_status(view), max_rows=rows, width=width)
+            return self._last
+
+        self._live = Live(console=self._console, get_renderable=render, refresh_per_second=_REFRESH_PER_S)
+        self._live.start()
+
+    def event(self, event: Event) -> None:
+        if event.kind in ("failed", "diverged", "lost", "interrupted", "stopping"):
+            self._console.print(f"[bold]{event.kind}[/] {escape(event.label)} {escape(event.message)}")
+
+    def end(self, outcome: StudyOutcome | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+        if outcome is not None:
+            self._console.print(Text(summary(outcome)))

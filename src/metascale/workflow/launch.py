@@ -27,7 +27,7 @@ from metascale.workflow.recipe import Recipe, load_recipe, recipe_of
 from metascale.workflow.text import backbone_path
 
 if TYPE_CHECKING:
-    from metascale.study.events import Reporter, StudyOutcome
+    from metascale.study.run.session import Reporter, StudyOutcome
     from metascale.workflow.conclude import Conclusion
 
 COMMAND = "command.json"
@@ -259,9 +259,9 @@ def launch(
     """
     # Drawing and fitting load SciPy and matplotlib: a refused command should not wait for them.
     from metascale.study.errors import explain_disk_full
-    from metascale.study.live import default_reporter
     from metascale.study.search.run import run_any_study
     from metascale.study.search.search import search_of
+    from metascale.study.status import default_reporter
     from metascale.study.store.store import RunStore
     from metascale.workflow.conclude import conclude
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from metascale.core.errors import InputError, MetascaleError
 from metascale.study.errors import require_posix
-from metascale.study.run.job import Ended, ExitCode, Job, Pool, check_positive
+from metascale.study.executors import check_positive
+from metascale.study.run.job import Ended, ExitCode, Job, Pool
 from metascale.study.run.supervise import HANG_S, Pulse, execute
 from metascale.study.store.provenance import THREAD_VARIABLES
 

@@ -13,41 +13,35 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from metascale.core.errors import InputError, MetascaleError
 from metascale.core.optional import require
-from metascale.study.run.job import Ended, ExitCode, Job, Pool, check_gpus, check_positive, own_import_paths
-from metascale.study.run.supervise import HANG_S, supervise
+from metascale.study.executors import ClusterExecutor, check_positive
+from metascale.study.run.job import Ended, ExitCode, Job, Pool
+from metascale.study.run.supervise import supervise
 
 _KNOCK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class RayExecutor:
+class RayExecutor(ClusterExecutor):
     """One Ray task a trial, started again without limit when its node is lost.
 
     Args:
         address: of a running cluster (``"auto"``: the one of this machine); ``None`` starts one here for the study.
         workers: trials in flight, whether they run or wait in Ray's queue.
-        cpus_per_trial, gpus_per_trial: what the cluster sets aside for each; with a GPU the trial's device is ``cuda``.
-        processes_per_trial: processes that run one trial together on its node, by torchrun.
-        threads_per_process: threads of the numerical libraries in each process.
-        hang_s: a trial that wrote nothing for this many seconds is killed; ``None``: never.
+        cpus_per_trial: what the cluster sets aside for each.
     """
 
     address: str | None = None
     workers: int = 64
     cpus_per_trial: float = 1
-    gpus_per_trial: float = 0
-    processes_per_trial: int = 1
-    threads_per_process: int = 1
-    hang_s: float | None = HANG_S
 
     def __post_init__(self) -> None:
-        check_positive(self, "workers", "cpus_per_trial", "processes_per_trial", "threads_per_process", "hang_s")
-        check_gpus(self.gpus_per_trial, self.processes_per_trial)
+        ClusterExecutor.__post_init__(self)
+        check_positive(self, "workers", "cpus_per_trial")
 
     @contextmanager
     def open(self) -> Iterator[Pool]:
@@ -111,20 +105,10 @@ class _RayPool:
         )
 
     def free_device(self) -> str | None:
-        if len(self._running) >= self._executor.workers:
-            return None
-        n_gpus = int(self._executor.gpus_per_trial)
-        return "cpu" if not self._executor.gpus_per_trial else ",".join(f"cuda:{k}" for k in range(max(1, n_gpus)))
+        return self._executor.device if len(self._running) < self._executor.workers else None
 
     def submit(self, job: Job) -> None:
-        executor = self._executor
-        job = replace(
-            job,
-            processes=executor.processes_per_trial,
-            threads=executor.threads_per_process,
-            hang_s=executor.hang_s,
-            import_paths=own_import_paths(),
-        )
+        job = self._executor.prepared(job)
         self._running[self._task.remote(asdict(job))] = (job, time.monotonic())
 
     def wait(self, timeout_s: float) -> list[Ended]:

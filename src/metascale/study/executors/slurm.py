@@ -11,32 +11,30 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from metascale.core.errors import MetascaleError
 from metascale.core.optional import require
-from metascale.study.run.job import Ended, ExitCode, Job, Pool, check_gpus, check_positive, own_import_paths
-from metascale.study.run.supervise import HANG_S, Supervisor
+from metascale.study.executors import ClusterExecutor, check_positive
+from metascale.study.run.job import Ended, ExitCode, Job, Pool
+from metascale.study.run.supervise import Supervisor
 
 SUBMISSIONS = "slurm"
 """Where submitit keeps its scripts and logs, inside the study's folder."""
 
 
 @dataclass(frozen=True, slots=True)
-class SlurmExecutor:
+class SlurmExecutor(ClusterExecutor):
     """One SLURM job a trial, in arrays.
 
     Args:
         partition: where to submit; empty for the cluster's default.
         workers: trials in flight, whether they run or wait in SLURM's queue.
-        cpus_per_trial, gpus_per_trial, memory_gb: what each job asks for.
+        cpus_per_trial, memory_gb: what each job asks for.
         timeout_min: time limit of a job; a trial that needs longer is requeued and goes on, ``max_timeouts`` times.
         grace_s: how long before the limit a job is told, and so how long a trial has to save itself.
-        processes_per_trial: processes that run one trial together on its node, by torchrun.
-        threads_per_process: threads of the numerical libraries in each process.
-        hang_s: a trial that wrote nothing for this many seconds is killed; ``None``: never.
         options: further parameters of submitit, such as ``{"slurm_account": "physics"}``.
         cluster: ``"slurm"``; ``"local"`` runs the same jobs on this machine, for trying out.
     """
@@ -44,22 +42,17 @@ class SlurmExecutor:
     partition: str = ""
     workers: int = 100
     cpus_per_trial: int = 1
-    gpus_per_trial: int = 0
     memory_gb: float | None = None
     timeout_min: int = 240
     max_timeouts: int = 100
     grace_s: int = 120
-    processes_per_trial: int = 1
-    threads_per_process: int = 1
-    hang_s: float | None = HANG_S
     options: Mapping[str, Any] = field(default_factory=dict)
     cluster: Literal["slurm", "local"] = "slurm"
     poll_s: float = 5.0
 
     def __post_init__(self) -> None:
-        names = ("workers", "cpus_per_trial", "timeout_min", "grace_s", "processes_per_trial", "threads_per_process")
-        check_positive(self, *names, "memory_gb", "hang_s", "poll_s")
-        check_gpus(self.gpus_per_trial, self.processes_per_trial)
+        ClusterExecutor.__post_init__(self)
+        check_positive(self, "workers", "cpus_per_trial", "timeout_min", "grace_s", "memory_gb", "poll_s")
 
     @contextmanager
     def open(self) -> Iterator[Pool]:
@@ -121,22 +114,11 @@ class _SlurmPool:
         self._running: list[tuple[Any, Job, float]] = []
 
     def free_device(self) -> str | None:
-        if len(self._waiting) + len(self._running) >= self._executor.workers:
-            return None
-        n_gpus = self._executor.gpus_per_trial
-        return ",".join(f"cuda:{k}" for k in range(n_gpus)) if n_gpus else "cpu"
+        in_flight = len(self._waiting) + len(self._running)
+        return self._executor.device if in_flight < self._executor.workers else None
 
     def submit(self, job: Job) -> None:
-        executor = self._executor
-        self._waiting.append(
-            replace(
-                job,
-                processes=executor.processes_per_trial,
-                threads=executor.threads_per_process,
-                hang_s=executor.hang_s,
-                import_paths=own_import_paths(),
-            )
-        )
+        self._waiting.append(self._executor.prepared(job))
 
     def wait(self, timeout_s: float) -> list[Ended]:
         self._send()

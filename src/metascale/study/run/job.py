@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import metascale
-from metascale.core.errors import Diverged, InputError
+from metascale.core.errors import Diverged
 from metascale.study.design import load_function
 from metascale.study.errors import LeaseLost, Stopped, is_disk_full
 from metascale.study.run.stopping import StopWatch
@@ -164,37 +164,6 @@ def describe_exit(code: int) -> str:
     except ValueError:
         name = "an unknown signal"
     return f"the trial's process was ended by {name} (signal {-code})"
-
-
-def own_import_paths() -> list[str]:
-    """The import path of this process beyond Python's own, which another machine has for itself."""
-    found = [os.path.abspath(path) for path in sys.path]
-    installed = tuple({os.path.abspath(place) + os.sep for place in (sys.prefix, sys.base_prefix)})
-    return [path for path in dict.fromkeys(found) if not f"{path}{os.sep}".startswith(installed)]
-
-
-def check_positive(executor: object, *names: str) -> None:
-    """Refuse an executor's field that is not a positive number (``None`` is allowed).
-
-    Raises:
-        InputError: names the field.
-    """
-    for name in names:
-        value = getattr(executor, name)
-        if value is not None and value <= 0:
-            raise InputError(f"{name} of an executor is more than 0, not {value}", field=name, value=value)
-
-
-def check_gpus(gpus: float, processes: int) -> None:
-    """Refuse a number of GPUs that the processes of a trial cannot share.
-
-    Raises:
-        InputError: negative, or neither 0, 1 nor one for each process.
-    """
-    if gpus < 0:
-        raise InputError(f"gpus_per_trial of an executor is 0 or more, not {gpus}", field="gpus_per_trial", value=gpus)
-    if processes > 1 and gpus > 1 and gpus != processes:
-        raise InputError(f"a trial on {processes} processes needs 0, 1 or {processes} GPUs, not {gpus}")
 
 
 def _identity(job: Job) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One call of `run_study`: which trials are left, which are claimed, and what came of them."""
+"""One call of `run_study`: which trials are left, which are claimed, what came of them, and who is told."""
 
 from __future__ import annotations
 
@@ -6,23 +6,83 @@ import contextlib
 import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, TypeAlias
 
 from metascale.study.design import Trial
 from metascale.study.errors import disk_full, explain_disk_full
-from metascale.study.events import Event, EventKind, Reporter, StudyOutcome
 from metascale.study.run.job import Ended, Executor, ExitCode, Job, Pool, describe_exit
 from metascale.study.run.stopping import Mode, StopWatch, ask_run_to_stop, is_signalled
 from metascale.study.store.claims import Claim, new_owner, renewed, retire
 from metascale.study.store.folder import read_progress, run_folder
-from metascale.study.store.index import IndexRow, Status
+from metascale.study.store.index import IndexRow
 from metascale.study.store.store import INDEX, RunStore
 
+HANGS_RETRIED = 1
+LOSSES_RETRIED = 20
+"""A trial goes on elsewhere when its node is lost; one that loses node after node is itself the cause."""
 _POLL_S = 0.25
 _RECENT = 16
-_GOES_ON = "stopped; the same command goes on from the last checkpoints"
+_RESUMABLE = "stopped; the same command goes on from the last checkpoints"
+
+EventKind: TypeAlias = Literal[
+    "started", "finished", "failed", "diverged", "lost", "waiting", "interrupted", "stopping"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a runner tells its reporter: a trial ``started`` or came to one of the statuses, or the runner ``waits``
+    for trials of other runners, was asked to stop (``stopping``), or was ``interrupted``."""
+
+    kind: EventKind
+    label: str = ""
+    message: str = ""
+    wall_s: float = 0.0
+    done: int = 0
+    total: int = 0
+    eta_s: float | None = None
+
+
+class Reporter(Protocol):
+    """Whoever shows a study in progress."""
+
+    def begin(self, folder: Path, total: int, done: int) -> None: ...
+
+    def event(self, event: Event) -> None: ...
+
+    def end(self, outcome: StudyOutcome | None) -> None:
+        """The last call, also after an error or an interruption (``None``)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOutcome:
+    """How the trials that the command asked for stand at its end.
+
+    Args:
+        total: trials asked for; finished + failed + diverged + pending of them.
+        ran: attempts that this call ran itself.
+        skipped: trials that had ended before this call.
+        stopped: whether it ended early because somebody asked (`metascale.study.run.stopping`).
+    """
+
+    folder: Path
+    total: int
+    finished: int
+    failed: int
+    diverged: int
+    pending: int
+    ran: int
+    skipped: int
+    wall_s: float
+    stopped: bool = False
+
+    @property
+    def exit_status(self) -> int:
+        """0 when every trial finished or diverged, else 1. A diverged trial is a result, shown and never fitted."""
+        return 1 if self.failed or self.pending else 0
 
 
 class Session:
@@ -42,24 +102,24 @@ class Session:
         # The stored trial of the same id: it has the label that names the folder.
         stored = {trial.id: trial for trial in store.trials}
         self.trials = tuple(stored[trial.id] for trial in trials)
-        self.owner = new_owner()
         self.n_skipped = 0
+        self._owner = new_owner()
         self._reporter = reporter
         self._keep_checkpoints = keep_checkpoints
         self._lease_s = lease_s
+        self._facts = dict(facts)
+        self._stop = StopWatch.start(store.folder) if stop_seen is None else StopWatch(store.folder, stop_seen)
+        self._stopping: Mode | None = None
+        # Trials to claim; those that other runners have; the rows of ended ones to try again; those that run here.
         self._queue: deque[Trial] = deque()
         self._held: deque[Trial] = deque()
         self._again: dict[str, IndexRow] = {}
         self._claims: dict[str, tuple[Trial, Claim]] = {}
-        self._n_ran = 0
+        self._hangs: Counter[str] = Counter()
+        self._losses: Counter[str] = Counter()
         self._wall_s: deque[float] = deque(maxlen=_RECENT)
-        self._failed = False
-        self._n_slots = 1
-        self._waiting = False
-        self._facts = dict(facts)
-        self._stop = StopWatch.start(store.folder) if stop_seen is None else StopWatch(store.folder, stop_seen)
-        self._stopping: Mode | None = None
-        self._retries = Retries()
+        self._n_ran, self._n_slots = 0, 1
+        self._failed = self._waiting = False
 
     @property
     def is_done(self) -> bool:
@@ -83,7 +143,7 @@ class Session:
 
         ``opened`` is called once the executor is open.
         """
-        with renewed(self.store.folder / INDEX, self.owner, self._lease_s):
+        with renewed(self.store.folder / INDEX, self._owner, self._lease_s):
             try:
                 with executor.open() as pool:
                     opened()
@@ -95,9 +155,9 @@ class Session:
                         for ended in pool.wait(0.0 if self.is_done else _POLL_S):
                             self._settle(ended)
                 if is_signalled():
-                    self._tell("interrupted", message=_GOES_ON)
+                    self._tell("interrupted", message=_RESUMABLE)
             except KeyboardInterrupt:
-                self._tell("interrupted", message=_GOES_ON)
+                self._tell("interrupted", message=_RESUMABLE)
                 raise
             finally:
                 self._release_all()
@@ -106,13 +166,11 @@ class Session:
         asked = self._stop.asked()
         if asked is not None and asked != self._stopping:
             self._stopping = asked
-            end = "go on to their end" if asked == "finish" else "are saved after the step in progress"
-            once_more = "; a second signal ends them at once" if is_signalled() else ""
-            self._tell(
-                "stopping", message=f"no new trial starts; running trials ({len(self._claims)}) {end}{once_more}"
-            )
+            end = "run to their end" if asked == "finish" else "are saved after the step in progress"
+            again = "; a second signal ends them at once" if is_signalled() else ""
+            self._tell("stopping", message=f"no new trial starts; running trials ({len(self._claims)}) {end}{again}")
             if is_signalled():
-                # The signal came to this process alone: what it runs is told, and not what other runners do.
+                # The signal came to this process alone: its own trials are told, and not those of other runners.
                 with explain_disk_full(self.store.folder, "stopping"):
                     for trial, claim in self._claims.values():
                         ask_run_to_stop(run_folder(self.store.folder, trial), claim)
@@ -125,10 +183,7 @@ class Session:
                 self._waiting = True
                 self._tell("waiting", message=f"{len(self._held)} trials are with other runners")
             self._queue, self._held = self._held, deque()
-        while self._queue:
-            device = pool.free_device()
-            if device is None:
-                return
+        while self._queue and (device := pool.free_device()) is not None:
             trial = self._queue.popleft()
             claim = self._claim(trial, device)
             if claim is not None:
@@ -148,7 +203,7 @@ class Session:
             if again is None or again.attempt != row.attempt:
                 return None
         with explain_disk_full(self.store.folder, f"starting trial '{trial.label}'"):
-            claim = self.store.claim(trial, self.owner, seen=row, device=device, lease_s=self._lease_s)
+            claim = self.store.claim(trial, self._owner, seen=row, device=device, lease_s=self._lease_s)
         if claim is None:
             self._held.append(trial)
         return claim
@@ -175,55 +230,52 @@ class Session:
         if ended.code in (ExitCode.STOPPED, ExitCode.WORKER_LOST) or self._is_stale(ended, claim):
             self._give_back(trial, claim, ended)
             return
-        status: Status | None = None
+        status = None
         if ended.code != ExitCode.LEASE_LOST:
             with explain_disk_full(self.store.folder, doing):
-                status = self.store.settle(trial, claim, ended.wall_s, describe_death(ended))
+                status = self.store.settle(trial, claim, ended.wall_s, _describe_death(ended))
         del self._claims[trial.id]
         if status is None:
             self._held.append(trial)
             self._tell("lost", trial.label, message="another runner took it over")
             return
-        if ended.code == ExitCode.HUNG and status == "failed":
-            self._retry_hung(trial)
         self._n_ran += 1
         self._wall_s.append(ended.wall_s)
         self._failed = self._failed or status == "failed"
         row = self.store.index.row(trial.id)
-        message = "" if row is None else row.message
+        if row is not None and ended.code == ExitCode.HUNG and status == "failed":
+            self._hangs[trial.id] += 1
+            if self._hangs[trial.id] <= HANGS_RETRIED and self._stopping is None:
+                self._again[trial.id] = row
+                self._queue.append(trial)
         if status in ("finished", "failed", "diverged"):
-            self._tell(status, trial.label, message, ended.wall_s)
+            self._tell(status, trial.label, "" if row is None else row.message, ended.wall_s)
 
     def _is_stale(self, ended: Ended, claim: Claim) -> bool:
         """Whether an execution lost the run although nobody else claimed it: a scheduler had started it twice."""
+        if ended.code != ExitCode.LEASE_LOST:
+            return False
         row = self.store.index.row(claim.trial_id)
-        ours = row is not None and (row.owner, row.attempt) == (claim.owner, claim.attempt)
-        return ended.code == ExitCode.LEASE_LOST and ours
-
-    def _retry_hung(self, trial: Trial) -> None:
-        row = self.store.index.row(trial.id)
-        if self._retries.after_hang(trial.id) and row is not None and self._stopping is None:
-            self._again[trial.id] = row
-            self._queue.append(trial)
+        return row is not None and (row.owner, row.attempt) == (claim.owner, claim.attempt)
 
     def _give_back(self, trial: Trial, claim: Claim, ended: Ended) -> None:
-        """The trial goes on from its last checkpoint: in a later call (stopped), or here, elsewhere (place lost)."""
-        # A trial that was told to end by somebody who did not tell us is one whose place is wanted back.
+        """The trial goes on from its last checkpoint: in a later call (stopped), or here on another worker (lost)."""
+        # A trial that was told to end by somebody who did not tell us was preempted.
         lost = ended.code != ExitCode.STOPPED or not self._asked_to_stop()
-        again = not lost or self._retries.after_loss(trial.id)
+        self._losses[trial.id] += lost
+        again = not lost or self._losses[trial.id] <= LOSSES_RETRIED
         with explain_disk_full(self.store.folder, f"giving back trial '{trial.label}'"):
             if again:
                 self.store.release(trial, claim, ended.wall_s)
             else:
-                self.store.settle(trial, claim, ended.wall_s, describe_death(ended))
+                self.store.settle(trial, claim, ended.wall_s, _describe_death(ended))
                 self._failed = True
         del self._claims[trial.id]
         self._n_ran += 1
         if lost and again and self._stopping is None:
             self._queue.append(trial)
         kind: EventKind = "lost" if lost else "interrupted"
-        message = "the place where it ran was lost, or is wanted back" if lost else "stopped at a checkpoint"
-        self._tell(kind, trial.label, message, ended.wall_s)
+        self._tell(kind, trial.label, "worker lost or preempted" if lost else "stopped at a checkpoint", ended.wall_s)
 
     def _release_all(self) -> None:
         for trial, claim in self._claims.values():
@@ -231,15 +283,9 @@ class Session:
             with contextlib.suppress(OSError, sqlite3.OperationalError):
                 self.store.release(trial, claim)
         self._claims.clear()
-        retire(self.owner)
+        retire(self._owner)
 
-    def _tell(
-        self,
-        kind: EventKind,
-        label: str = "",
-        message: str = "",
-        wall_s: float = 0.0,
-    ) -> None:
+    def _tell(self, kind: EventKind, label: str = "", message: str = "", wall_s: float = 0.0) -> None:
         if self._reporter is None:
             return
         left = len(self._queue) + len(self._held) + len(self._claims)
@@ -250,49 +296,28 @@ class Session:
     def outcome(self, wall_s: float) -> StudyOutcome:
         """Count the statuses of the trials asked for."""
         rows = self.store.index.rows()
-        statuses = [rows[trial.id].status for trial in self.trials]
-        counts = {status: statuses.count(status) for status in ("finished", "failed", "diverged")}
+        counts = Counter(rows[trial.id].status for trial in self.trials)
+        total, finished, failed, diverged = len(self.trials), counts["finished"], counts["failed"], counts["diverged"]
         return StudyOutcome(
             folder=self.store.folder,
-            total=len(statuses),
-            pending=len(statuses) - sum(counts.values()),
+            total=total,
+            finished=finished,
+            failed=failed,
+            diverged=diverged,
+            pending=total - finished - failed - diverged,
             ran=self._n_ran,
             skipped=self.n_skipped,
             wall_s=wall_s,
             stopped=self._stopping is not None,
-            **counts,
         )
 
 
-HANGS_RETRIED = 1
-LOSSES_RETRIED = 20
-"""A trial goes on elsewhere when its node is lost; one that loses node after node is at fault itself."""
-
-
-@dataclass(slots=True)
-class Retries:
-    """How often each trial of this call hung or was lost."""
-
-    hangs: Counter[str] = field(default_factory=Counter)
-    losses: Counter[str] = field(default_factory=Counter)
-
-    def after_hang(self, trial_id: str) -> bool:
-        """Count a hang; whether to try again."""
-        self.hangs[trial_id] += 1
-        return self.hangs[trial_id] <= HANGS_RETRIED
-
-    def after_loss(self, trial_id: str) -> bool:
-        """Count a loss of the place where it ran; whether to go on elsewhere."""
-        self.losses[trial_id] += 1
-        return self.losses[trial_id] <= LOSSES_RETRIED
-
-
-def describe_death(ended: Ended) -> str:
+def _describe_death(ended: Ended) -> str:
     """What to record for an attempt that recorded nothing itself."""
     if ended.code == ExitCode.WORKER_LOST:
-        return f"the place where the trial ran was lost {LOSSES_RETRIED + 1} times"
+        return f"the worker that ran the trial was lost {LOSSES_RETRIED + 1} times"
     if ended.code != ExitCode.HUNG:
         return describe_exit(ended.code)
-    told = read_progress(Path(ended.job.folder))
-    where = f"; it last told of step {told['done']} of {told['total']}" if told else ""
+    progress = read_progress(Path(ended.job.folder))
+    where = f"; its last step was {progress['done']} of {progress['total']}" if progress else ""
     return f"the trial hung: it wrote nothing for {ended.job.hang_s:g} s and was killed{where}"

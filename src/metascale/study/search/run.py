@@ -23,8 +23,8 @@ from metascale.core.optional import require
 from metascale.core.streams import address, generator
 from metascale.study.definition import load_definition, save_definition
 from metascale.study.design import LABEL_LENGTH, Study, Trial, build_trial, flatten, merge
-from metascale.study.events import Event, Reporter, StudyOutcome
 from metascale.study.run.job import Executor
+from metascale.study.run.session import Event, Reporter, StudyOutcome
 from metascale.study.run.stopping import StopWatch
 from metascale.study.runner import run_study
 from metascale.study.search.search import (

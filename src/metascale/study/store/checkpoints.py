@@ -86,10 +86,7 @@ def read_checkpoint(path: Path) -> tuple[Checkpoint, Marks]:
     """
     if not (path / _MANIFEST).exists():
         raise CorruptFile(f"{path / _MANIFEST} is missing")
-    try:
-        manifest = read_json(path / _MANIFEST)
-    except UnicodeDecodeError as error:
-        raise CorruptFile(f"{path / _MANIFEST} is not UTF-8") from error
+    manifest = read_json(path / _MANIFEST)
     content = manifest.get("content") if isinstance(manifest, dict) else None
     if content is None or manifest.get("sha256") != sha256_of(canonical_json(content).encode()):
         raise CorruptFile(f"{path / _MANIFEST} is not what was written")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from metascale.core.canonical import canonical_json
 from metascale.core.errors import CorruptFile
-from metascale.core.files import read_json
+from metascale.core.files import read_json, replace_text
 from metascale.study.errors import LeaseLost
 from metascale.study.store.index import Index
 
@@ -74,9 +74,7 @@ def locked(folder: Path, timeout_s: float | None = None) -> Iterator[None]:
 def put_claim(folder: Path, claim: Claim) -> None:
     """Make ``claim`` the one whose writes are allowed. Call it under the lock."""
     # Not fsynced: the claim guards against processes that live, and none of them outlives the machine.
-    temporary = folder / f".{CLAIM}.{os.getpid()}.tmp"
-    temporary.write_text(canonical_json(claim))
-    os.replace(temporary, folder / CLAIM)
+    replace_text(folder / CLAIM, canonical_json(claim))
 
 
 def take_over(folder: Path, claim: Claim) -> Claim:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ from typing import Any, Protocol
 from metascale.core.canonical import canonical_json, plain
 from metascale.core.columns import PROVENANCE_JSON
 from metascale.core.errors import CorruptFile, Diverged, InputError
-from metascale.core.files import append_lines, heal_lines, write_atomic, write_json
+from metascale.core.files import append_lines, heal_lines, replace_text, write_atomic, write_json
 from metascale.core.run import Checkpoint
 from metascale.study.errors import Stopped
 from metascale.study.store.checkpoints import discard, list_checkpoints, read_checkpoint, step_of, write_checkpoint
@@ -164,16 +163,13 @@ class StoredRun:
         # The first call of an attempt is where its rate counts from: a resumed run starts in the middle.
         self._first_progress = self._first_progress or {"first_done": done, "first_at": state["updated_at"]}
         state.update(self._first_progress)
-        temporary = self._folder / f".{PROGRESS}.{os.getpid()}.tmp"
-        temporary.write_text(canonical_json(state))
-        os.replace(temporary, self._folder / PROGRESS)
+        replace_text(self._folder / PROGRESS, canonical_json(state))
 
     def describe(self, provenance: Mapping[str, Any]) -> None:
         """Keep where this attempt comes from and runs."""
         with self._fenced():
-            temporary = self._folder / f".{PROVENANCE_JSON}.{os.getpid()}.tmp"
-            temporary.write_text(json.dumps(plain(provenance), indent=1, sort_keys=True) + "\n")
-            os.replace(temporary, self._folder / PROVENANCE_JSON)
+            text = json.dumps(plain(provenance), indent=1, sort_keys=True) + "\n"
+            replace_text(self._folder / PROVENANCE_JSON, text)
 
     def pause(self, **facts: Any) -> None:
         """Note that this attempt ends at its last checkpoint, as somebody asked."""

@@ -1,7 +1,7 @@
 """A study on disk: claims, statuses, and the index that mirrors the run folders.
 
     study.json       the design and every trial          index.sqlite3    who runs what; rebuilt by `reindex`
-    runs/<label>-<id>/ one folder a run (`stored_run`)   results.csv, all_results.json   the table
+    runs/<label>-<id>/ one folder a run (`run`)   results.csv, all_results.json   the table
 
 The folders are the truth: a run is finished when its ``result.json`` is there, whatever the index says.
 """
@@ -11,11 +11,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from metascale.core.columns import STUDY_JSON
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import write_json
-from metascale.study.definition import FILE, Definition, define, load_definition, save_definition
+from metascale.study.definition import Definition, load_definition, save_definition
 from metascale.study.design import Study, Trial
 from metascale.study.store.claims import CLAIM, Claim, is_alive, locked, put_claim, read_claim
 from metascale.study.store.folder import (
@@ -56,22 +59,24 @@ class RunStore:
             InputError: the folder holds a study with another name, trial function or base; nothing is touched.
         """
         folder = Path(folder)
-        if (folder / FILE).exists():
+        if (folder / STUDY_JSON).exists():
             load_definition(folder).extended(study)
         elif (folder / RUNS).exists():
-            raise InputError(f"{folder} has a folder '{RUNS}' but no {FILE}: it is not a study; use another folder")
+            raise InputError(
+                f"{folder} has a folder '{RUNS}' but no {STUDY_JSON}: it is not a study; use another folder"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             # No other process is between writing and renaming while we hold the lock.
-            for leftover in folder.glob(f".{FILE}.*.tmp"):
+            for leftover in folder.glob(f".{STUDY_JSON}.*.tmp"):
                 leftover.unlink()
-            if (folder / FILE).exists():
+            if (folder / STUDY_JSON).exists():
                 known = load_definition(folder)
                 definition = known.extended(study)
                 if definition is not known:
                     save_definition(folder, definition)
             else:
-                definition = define(study)
+                definition = Definition(study, study.trials())
                 save_definition(folder, definition)
             store = cls(folder, definition)
             store.refresh()
@@ -124,7 +129,8 @@ class RunStore:
             with locked(folder, _LOCK_S):
                 if row.status != "diverged" and (folder / RESULT).exists():
                     # Its runner died after the result was durable and before the index knew.
-                    self._adopt_result(trial, row)
+                    _tidy_dead(view := self.run_view(trial))
+                    self._record(view, row)
                     return None
                 attempt = self.index.claim(row, owner, device, lease_s)
                 if attempt is None:
@@ -149,7 +155,7 @@ class RunStore:
         return row.owner is None or row.lease_until < time.time() or is_alive(row.owner) is False
 
     def settle(self, trial: Trial, claim: Claim, wall_s: float, death: str = "") -> Status | None:
-        """Record in the index how a claim ended, as the run's folder tells; ``None`` when the claim was lost.
+        """Record in the index how a claim ended, as the run's folder says; ``None`` when the claim was lost.
 
         ``death`` says how the trial's process died where it recorded nothing itself; the run then counts as failed.
 
@@ -163,26 +169,23 @@ class RunStore:
         elif claim.same_attempt(held := read_claim(view.folder)):
             # The execution that died may have been one that a scheduler had started again.
             StoredRun(view.folder, held or claim).fail(f"{death}\n", wall_s=wall_s)
-        settled = self.index.settle(trial.id, claim.owner, claim.attempt, view.status, wall_s, view.message())
-        return view.status if settled else None
+        return view.status if self._record(view, claim, wall_s) else None
 
     def release(self, trial: Trial, claim: Claim, wall_s: float = 0.0) -> None:
         """Give a trial back, to be resumed from its last checkpoint; one that ended meanwhile has ended."""
-        folder = run_folder(self.folder, trial)
         view = self.run_view(trial)
-        with locked(folder):
-            if (folder / RESULT).exists():
+        with locked(view.folder):
+            if (view.folder / RESULT).exists():
                 _tidy_dead(view)
-            elif claim.same_attempt(read_claim(folder)):
-                (folder / PROGRESS).unlink(missing_ok=True)
-                (folder / CLAIM).unlink()
-            self.index.settle(trial.id, claim.owner, claim.attempt, view.status, wall_s, view.message())
+            elif claim.same_attempt(read_claim(view.folder)):
+                (view.folder / PROGRESS).unlink(missing_ok=True)
+                (view.folder / CLAIM).unlink()
+            self._record(view, claim, wall_s)
 
     def refresh(self) -> None:
         """Bring the index up to the folders; claims of live and dead runners are left as they are."""
         rows = self.index.rows()
-        missing = [trial for trial in self.trials if trial.id not in rows]
-        self.index.add(self._row_from_folder(trial) for trial in missing)
+        self.index.add(self._row_from_folder(trial) for trial in self.trials if trial.id not in rows)
         for trial in self.trials:
             row = rows.get(trial.id)
             if row is None or row.status == "running":
@@ -191,7 +194,7 @@ class RunStore:
             has_result = (view.folder / RESULT).exists()
             _end_tidying(view)
             if has_result != (row.status in ("finished", "diverged")):
-                status: Status = view.status if has_result else "pending"
+                status = view.status if has_result else "pending"
                 self.index.settle(trial.id, row.owner, row.attempt, status, 0.0, view.message())
 
     def reindex(self) -> None:
@@ -201,18 +204,20 @@ class RunStore:
     def _row_from_folder(self, trial: Trial) -> IndexRow:
         view = self.run_view(trial)
         _end_tidying(view)
-        status, claim = view.status, _readable_claim(view.folder)
+        status, claim = view.status, None
+        # A claim that a full disk broke is nobody's: nothing can be written under it, so the trial is free.
+        with contextlib.suppress(CorruptFile):
+            claim = read_claim(view.folder)
         if status != "running" or claim is None:
             status = "pending" if status == "running" else status
             return IndexRow(trial.id, status, None, 0, 0.0, "", 0.0, 0.0, view.wall_s(), view.message())
+        starts = [event["at"] for event in view.history() if _starts(event, claim)]
+        started_at = starts[-1] if starts else 0.0
         until = time.time() + LEASE_S
-        started_at = _started_at(view, claim)
         return IndexRow(trial.id, status, claim.owner, claim.attempt, until, "", started_at, 0.0, view.wall_s(), "")
 
-    def _adopt_result(self, trial: Trial, row: IndexRow) -> None:
-        view = self.run_view(trial)
-        _tidy_dead(view)
-        self.index.settle(trial.id, row.owner, row.attempt, view.status, 0.0, view.message())
+    def _record(self, view: RunView, of: Claim | IndexRow, wall_s: float = 0.0) -> bool:
+        return self.index.settle(view.trial.id, of.owner, of.attempt, view.status, wall_s, view.message())
 
 
 def rebuild_index(folder: Path | str) -> RunStore:
@@ -229,17 +234,8 @@ def rebuild_index(folder: Path | str) -> RunStore:
     return store
 
 
-def _readable_claim(folder: Path) -> Claim | None:
-    """The claim, or ``None`` where it is broken (a full disk): nobody can write under it, so the trial is free."""
-    with contextlib.suppress(CorruptFile):
-        return read_claim(folder)
-    return None
-
-
-def _started_at(view: RunView, claim: Claim) -> float:
-    """When the claimed attempt last started; 0 when it has not yet."""
-    starts = [event for event in view.history() if event.get("event") == "started"]
-    return next((event["at"] for event in reversed(starts) if event.get("attempt") == claim.attempt), 0.0)
+def _starts(event: Mapping[str, Any], claim: Claim) -> bool:
+    return event.get("event") == "started" and event.get("attempt") == claim.attempt
 
 
 def _tidy_dead(view: RunView) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +39,6 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was looked at and what was found."""
-
     n_runs: int
     n_files: int
     damages: tuple[Damage, ...]
@@ -55,7 +53,7 @@ def verify_study(folder: Path | str) -> Verification:
 
     Raises:
         InputError: the folder holds no study.
-        CorruptFile: ``study.json`` itself is damaged: then nothing else can be told.
+        CorruptFile: ``study.json`` itself is damaged: then nothing else can be checked.
     """
     view = read_study(folder)
     damages: list[Damage] = []
@@ -64,7 +62,7 @@ def verify_study(folder: Path | str) -> Verification:
         count, found = _verify_run(run)
         n_files += count
         damages += found
-    damages += _verify_lines(view.folder / PROVENANCE_JSONL)
+    damages += _unreadable(view.folder / PROVENANCE_JSONL, read_json_lines)
     damages += _verify_index(view)
     if not damages and all(run.status in ("finished", "failed", "diverged") for run in view.runs):
         # Before all trials ended the table may rightly lag behind the folders.
@@ -90,13 +88,13 @@ def _verify_run(run: RunView) -> tuple[int, list[Damage]]:
         damages += _verify_config(run)
     for checkpoint in list_checkpoints(folder / CHECKPOINTS):
         n_files += 1
-        damages += _verify_checkpoint(checkpoint)
+        damages += _unreadable(checkpoint, read_checkpoint)
     for name in (HISTORY, TIMING):
         n_files += 1
-        damages += _verify_lines(folder / name)
+        damages += _unreadable(folder / name, read_json_lines)
     if (folder / PROVENANCE_JSON).exists():
         n_files += 1
-        damages += _verify_json(folder / PROVENANCE_JSON)
+        damages += _unreadable(folder / PROVENANCE_JSON, read_json)
     return n_files, damages
 
 
@@ -104,7 +102,7 @@ def _sealed_files(folder: Path) -> tuple[dict[str, str], str]:
     """The hashes that a result holds, and what is wrong with the result itself."""
     try:
         ending = read_json(folder / RESULT)
-    except (CorruptFile, UnicodeDecodeError) as error:
+    except CorruptFile as error:
         return {}, str(error)
     if not isinstance(ending, dict) or not isinstance(ending.get("files"), dict):
         return {}, "it holds no hashes of the run's files"
@@ -126,30 +124,16 @@ def _verify_config(run: RunView) -> Iterator[Damage]:
     path = run.folder / CONFIG
     try:
         config = read_json(path)
-    except (CorruptFile, UnicodeDecodeError) as error:
+    except CorruptFile as error:
         yield Damage(path, str(error))
         return
     if content_id(config) != run.trial.id:
         yield Damage(path, f"it is not the configuration of trial {run.trial.id}")
 
 
-def _verify_checkpoint(path: Path) -> Iterator[Damage]:
+def _unreadable(path: Path, read: Callable[[Path], object]) -> Iterator[Damage]:
     try:
-        read_checkpoint(path)
-    except CorruptFile as error:
-        yield Damage(path, str(error))
-
-
-def _verify_json(path: Path) -> Iterator[Damage]:
-    try:
-        read_json(path)
-    except (CorruptFile, UnicodeDecodeError) as error:
-        yield Damage(path, str(error))
-
-
-def _verify_lines(path: Path) -> Iterator[Damage]:
-    try:
-        read_json_lines(path)
+        read(path)
     except CorruptFile as error:
         yield Damage(path, str(error))
 
@@ -159,7 +143,7 @@ def _verify_index(view: StudyView) -> Iterator[Damage]:
     if not path.exists():
         return
     try:
-        # Read only: a damaged index is the business of `reindex`.
+        # Read only: `reindex` repairs a damaged index.
         with opened_to_read(path, timeout_s=10) as connection:
             answers = [row[0] for row in connection.execute("PRAGMA integrity_check")]
         rows = read_index(path)
@@ -188,7 +172,7 @@ def _verify_table(view: StudyView) -> Iterator[Damage]:
         return
     try:
         same = canonical_json(read_json(path)) == canonical_json(complete_results(view))
-    except (CorruptFile, UnicodeDecodeError) as error:
+    except CorruptFile as error:
         yield Damage(path, str(error))
         return
     if not same:
