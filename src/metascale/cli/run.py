@@ -21,7 +21,7 @@ from metascale.cli.study import Folder
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
-    from metascale.study.events import StudyOutcome
+    from metascale.study.run.session import StudyOutcome
     from metascale.workflow.conclude import Conclusion
     from metascale.workflow.launch import Place, Plan
 

@@ -172,7 +172,7 @@ def load_function(path: str) -> TrialFunction:
         InputError: the module has no such function.
     """
     module_name, _, name = path.partition(":")
-    function = getattr(importlib.import_module(module_name), name, None)
+    function: TrialFunction | None = getattr(importlib.import_module(module_name), name, None)
     if not callable(function):
         raise InputError(f"the module '{module_name}' has no function '{name}'")
     return function

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -281,4 +282,5 @@ def _follower(folder: Path, resume_step: int | None) -> SharedRun:
 
 
 if __name__ == "__main__":
-    sys.exit({"trial": _trial, "launch": _launch, "rank": _rank}[sys.argv[1]](*sys.argv[2:]))
+    _MODES: dict[str, Callable[..., int]] = {"trial": _trial, "launch": _launch, "rank": _rank}
+    sys.exit(_MODES[sys.argv[1]](*sys.argv[2:]))

@@ -122,7 +122,7 @@ class RunView:
 
     def wall_s(self) -> float:
         """Seconds spent on the run, over all attempts that came to an end."""
-        return sum(event.get("wall_s", 0.0) for event in self.history())
+        return sum(float(event.get("wall_s", 0.0)) for event in self.history())
 
     def message(self) -> str:
         """Why it failed or diverged, in a line; empty otherwise."""
