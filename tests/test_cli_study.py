@@ -141,7 +141,7 @@ def test_what_export_and_push_refuse(whole: Path, tmp_path: Path, call: Call) ->
         (("export", run, "--peft", out, "--format", "csv"), "--peft goes without --format and --out"),
         (("export", str(whole), "--peft", out), "is not a run's folder (STUDY/runs/NAME)"),
         (("export", run, "--peft", out), "has no adapters"),
-        (("push", out, "--repo", "me/mine"), "has no adapter_config.json: make it with `metascale export RUN --peft"),
+        (("push", out, "--repo", "me/mine"), "has no adapter_config.json: it is not a folder of exported adapters"),
     ):
         code, _, said = call(*arguments)
         assert (code, message in said) == (2, True), (arguments, said)

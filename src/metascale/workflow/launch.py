@@ -118,18 +118,25 @@ class Place:
         if self.executor == "ray":
             require_installed("ray", "ray", "`executor` ray")
             in_flight = self.workers or 64
-            cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
-            return RayExecutor(self.address, in_flight, cpus, gpus, together, hang_s=self.hang_s), in_flight
+            ray = RayExecutor(
+                address=self.address,
+                workers=in_flight,
+                cpus_per_trial=self.cpus_per_trial,
+                gpus_per_trial=self.gpus_per_trial,
+                processes_per_trial=together,
+                hang_s=self.hang_s,
+            )
+            return ray, in_flight
         if self.executor == "slurm":
             require_installed("submitit", "slurm", "`executor` slurm")
             in_flight = self.workers or 100
             slurm = SlurmExecutor(
-                self.partition,
-                in_flight,
-                self.cpus_per_trial,
-                self.gpus_per_trial,
-                self.memory_gb,
-                self.time_limit_min,
+                partition=self.partition,
+                workers=in_flight,
+                cpus_per_trial=self.cpus_per_trial,
+                gpus_per_trial=self.gpus_per_trial,
+                memory_gb=self.memory_gb,
+                timeout_min=self.time_limit_min,
                 processes_per_trial=together,
                 hang_s=self.hang_s,
             )
