@@ -22,8 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metascale.workflow.config import Count, FewShotConfig
-from metascale.workflow.recipe import Profile, Recipe
+from metascale.workflow import Count, FewShotConfig, Profile, Recipe
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,9 @@ RECIPE = Recipe(
 
 
 def parts(config, seed, device):
-    from metascale.models.perceptron import Perceptron
-    from metascale.tasks.sinusoid import SinusoidTasks
-    from metascale.workflow.fewshot import Parts
+    from metascale.models import Perceptron
+    from metascale.tasks import SinusoidTasks
+    from metascale.workflow import Parts
 
     source = SinusoidTasks(config.k_shot, config.n_query, config.n_tasks, config.n_validation_tasks,
                            config.n_test_tasks, seed)
@@ -59,8 +58,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from metascale.workflow.config import Count, TrialConfig
-from metascale.workflow.recipe import Recipe
+from metascale.workflow import Count, Recipe, TrialConfig
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,7 @@ class PowerConfig(TrialConfig):
 
 RECIPE = Recipe(
     name="power", title="A power of my own", question="Is it a power law?", config=PowerConfig,
-    axes={"size": [1, 2, 4]}, seeds=(0, 1), trial="trial", conclusion="conclusion", costs="costs",
-    loss="loss", packages=(),
+    axes={"size": [1, 2, 4]}, seeds=(0, 1), loss="loss", packages=(),
 )
 
 
@@ -84,7 +81,7 @@ def costs(study):
     return "power (dry run)", ["", ""], [["sizes", str(study.axes["size"])]]
 
 
-def conclusion(view, table):
+def conclude(view, table):
     path = Path(view.folder) / "mine.txt"
     path.write_text(str(len(table.rows)))
     return [path]
@@ -142,8 +139,7 @@ def test_a_users_few_shot_recipe_works_like_a_shipped_one(kind: str, tmp_path: P
     said = metascale("run", metascale.recipe, "--set", "widht=3", "--out", "study", status=2)
     assert "there is no key 'widht'; did you mean 'width'?" in said
     assert not (tmp_path / "study").exists()
-    run = ("run", metascale.recipe, "--profile", "narrow", "--workers", "2", "--out", "study")
-    metascale(*run)
+    metascale("run", metascale.recipe, "--profile", "narrow", "--workers", "2", "--out", "study")
     stored = json.loads((tmp_path / "study" / "study.json").read_text())
     assert stored["base"]["recipe"] == ("waves" if kind == "entry point" else str(tmp_path / "mine.py"))
     assert stored["base"]["width"] == 4
@@ -156,7 +152,6 @@ def test_a_users_few_shot_recipe_works_like_a_shipped_one(kind: str, tmp_path: P
     assert "6 test tasks" in metascale("evaluate", f"study/runs/{trial.name}")
     results = (tmp_path / "study" / "results.csv").read_bytes()
     metascale("resume", "study")
-    metascale(*run)
     assert (tmp_path / "study" / "results.csv").read_bytes() == results
     if kind == "entry point":
         assert "Waves of my own" in metascale("recipes")

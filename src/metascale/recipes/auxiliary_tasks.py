@@ -78,7 +78,6 @@ RECIPE = Recipe(
     },
     axes={"method": list(get_args(Method))},
     seeds=(0, 1, 2),
-    trial="trial",
     profiles={"smoke": Profile("seconds", {"max_steps": 10, "eval_every": 5}, seeds=(0,))},
     data_sets=lambda config: (config.data,),
     packages=("torch", "safetensors", "transformers"),

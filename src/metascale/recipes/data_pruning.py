@@ -82,7 +82,6 @@ RECIPE = Recipe(
     config=DataPruningConfig,
     axes={"keep": [0.1, 0.2, 0.4, 0.6, 0.8], "method": list(get_args(Method))},
     seeds=(0, 1, 2),
-    trial="trial",
     scale_columns={"keep": "n_kept"},
     profiles={
         "mnist": Profile(

@@ -79,7 +79,6 @@ RECIPE = Recipe(
     config=BiasConfig,
     axes={"off_diagonal": [0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95], "solver": list(get_args(Solver))},
     seeds=(0, 1, 2, 3, 4),
-    trial="trial",
     loss="hypergradient_error",
     profiles={
         "optimizers": Profile(

@@ -155,7 +155,6 @@ RECIPE = Recipe(
     config=ModelSizeConfig,
     axes={"architecture": ["transformer", "resnet_bk"], "d_model": [64, 128, 256, 512], "n_layers": [4, 8, 12, 16]},
     seeds=(42, 43),
-    trial="trial",
     scale_columns={"d_model": "n_params_non_embedding", "n_layers": "n_params_non_embedding"},
     profiles={
         "quick": Profile("the four smallest models of each architecture", axes=QUICK),
@@ -202,8 +201,6 @@ RECIPE = Recipe(
     data_sets=("wikitext-2-v1",),
     packages=("torch", "safetensors"),
     search=SEARCH,
-    conclusion="conclude",
-    costs="costs",
 )
 
 

@@ -91,7 +91,6 @@ RECIPE = Recipe(
     config=NoisyLabelsConfig,
     axes={"method": list(get_args(Arm))},
     seeds=(0, 1, 2),
-    trial="trial",
     profiles={
         "laptop": Profile("the last two blocks alone and fewer steps, for a CPU", LAPTOP),
         "solvers": Profile(

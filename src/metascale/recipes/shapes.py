@@ -136,7 +136,6 @@ RECIPE = Recipe(
     config=ShapesConfig,
     axes={"architecture": ["mlp", "convnet"], "width": [4, 8, 16, 32], "depth": [2, 3], "ratio": [0.5, 1.0, 2.0]},
     seeds=(0, 1, 2),
-    trial="trial",
     scale_columns={"width": "n_params_total", "depth": "n_params_total", "ratio": "n_params_total"},
     profiles={
         "mup": Profile("rates found at the narrowest nets and carried over by μP", MUP),
@@ -166,7 +165,6 @@ RECIPE = Recipe(
     data_sets=lambda config: ("mnist",) if config.data == "mnist" else (),
     packages=("torch", "safetensors", "sklearn"),
     search=SEARCH,
-    costs="costs",
     tuned=True,
 )
 

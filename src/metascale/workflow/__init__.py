@@ -1,0 +1,73 @@
+"""What turns a recipe into a study: recipes and their registry, configurations, launching, conclusions, evaluation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metascale.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from metascale.workflow.config import BASELINES, Count, FewShotConfig, NonNegative, Rate, Share, TrialConfig, Weight
+    from metascale.workflow.estimate import Estimate, estimate_costs
+    from metascale.workflow.evaluate import evaluate_run
+    from metascale.workflow.fewshot import Parts
+    from metascale.workflow.launch import Place, Plan, plan, plan_from_folder, run
+    from metascale.workflow.recipe import Profile, Recipe, load_recipe, recipe_names
+    from metascale.workflow.text import LORA, TextConfig, text_parts
+
+__all__ = [
+    "BASELINES",
+    "LORA",
+    "Count",
+    "Estimate",
+    "FewShotConfig",
+    "NonNegative",
+    "Parts",
+    "Place",
+    "Plan",
+    "Profile",
+    "Rate",
+    "Recipe",
+    "Share",
+    "TextConfig",
+    "TrialConfig",
+    "Weight",
+    "estimate_costs",
+    "evaluate_run",
+    "load_recipe",
+    "plan",
+    "plan_from_folder",
+    "recipe_names",
+    "run",
+    "text_parts",
+]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "BASELINES": "metascale.workflow.config",
+        "Count": "metascale.workflow.config",
+        "FewShotConfig": "metascale.workflow.config",
+        "NonNegative": "metascale.workflow.config",
+        "Rate": "metascale.workflow.config",
+        "Share": "metascale.workflow.config",
+        "TrialConfig": "metascale.workflow.config",
+        "Weight": "metascale.workflow.config",
+        "Estimate": "metascale.workflow.estimate",
+        "estimate_costs": "metascale.workflow.estimate",
+        "evaluate_run": "metascale.workflow.evaluate",
+        "Parts": "metascale.workflow.fewshot",
+        "Place": "metascale.workflow.launch",
+        "Plan": "metascale.workflow.launch",
+        "plan": "metascale.workflow.launch",
+        "plan_from_folder": "metascale.workflow.launch",
+        "run": "metascale.workflow.launch",
+        "Profile": "metascale.workflow.recipe",
+        "Recipe": "metascale.workflow.recipe",
+        "load_recipe": "metascale.workflow.recipe",
+        "recipe_names": "metascale.workflow.recipe",
+        "LORA": "metascale.workflow.text",
+        "TextConfig": "metascale.workflow.text",
+        "text_parts": "metascale.workflow.text",
+    },
+)

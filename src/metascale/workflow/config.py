@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -261,20 +260,16 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
 Config = TypeVar("Config", bound=TrialConfig)
 
 
-@lru_cache
-def _adapter(kind: type[Config]) -> TypeAdapter[Config]:
-    """Built once a class: it takes longer than all else that a study's validation does."""
-    return TypeAdapter(kind)
+_ADAPTERS: dict[type[TrialConfig], TypeAdapter[Any]] = {}
+"""Built once a class: it takes longer than all else that a study's validation does."""
 
 
-@lru_cache
 def plural_keys(kind: type[TrialConfig]) -> frozenset[str]:
     """Keys whose value is itself a list."""
 
     def plural(hint: object) -> bool:
-        if get_origin(hint) in (Union, UnionType):
-            return any(map(plural, get_args(hint)))
-        return get_origin(hint) is tuple
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
+        return any(get_origin(part) is tuple for part in parts)
 
     return frozenset(key for key, hint in get_type_hints(kind).items() if plural(hint))
 
@@ -291,8 +286,10 @@ def validate(kind: type[Config], values: Mapping[str, object], where: str) -> Co
             raise InputError(
                 f"{where}: there is no key '{key}'; {suggest(key, known, 'allowed keys are')}", field=key, value=value
             )
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
     try:
-        checked = _adapter(kind).validate_python(dict(values))
+        checked: Config = _ADAPTERS[kind].validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "function")))

@@ -15,11 +15,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic
 
 from metascale.core.canonical import plain
-from metascale.core.columns import TUNING
+from metascale.core.columns import TEST_LOSS, TUNING
 from metascale.core.errors import InputError
 from metascale.core.run import Run
 from metascale.core.suggest import suggest
-from metascale.study.design import Study, load_function, merge
+from metascale.study.design import Study, merge
 from metascale.study.search.search import PRUNE_KEY, Search, searched_points
 from metascale.study.search.search import TUNE_KEY as TUNE
 from metascale.workflow.config import Config, plural_keys, validate
@@ -76,27 +76,13 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class LawColumns:
-    """Which columns of the results a study's laws are fitted to.
-
-    Args:
-        scale: the x axis; ``None`` where nothing is a scale.
-        series: columns with a law for each of their values.
-        loss: the y axis.
-    """
-
-    scale: str | None
-    series: tuple[str, ...]
-    loss: str = "test_loss_nats"
-
-
-@dataclass(frozen=True)
 class Recipe(Generic[Config]):
-    """One ready-made study: the ``RECIPE`` of a module or file.
+    """One ready-made study: the ``RECIPE`` of a file, beside these functions of the same file.
 
-    A few-shot recipe also defines ``parts(config, seed, device)``, which makes the task source and the model of a
-    trial. ``trial``, ``costs`` and ``conclusion`` name a function: ``"name"`` of the recipe's own file, or
-    ``"module:name"``.
+    - ``parts(config, seed, device)``: the task source and the model of a few-shot trial (`Parts`); or, for any other
+      study, ``trial(config, run, device)``, which runs one trial and returns its row of results;
+    - ``costs(study)``, if it has one: the title, headings and rows that a dry run prints;
+    - ``conclude(view, table)``, if it has one: writes what it concludes beyond the law, and returns the paths.
 
     Args:
         name: what the command line calls it.
@@ -110,14 +96,11 @@ class Recipe(Generic[Config]):
         profiles: variants by name.
         data_sets: what has to be in the data folder: names, or a function of a trial's configuration.
         packages: top-level modules that its trials import.
-        trial: ``fn(config, run, device)`` that runs one trial.
         scale_columns: columns of the results that the law runs along instead of an axis (a measured parameter count),
             by axis; axes of the same column make one law together.
         loss: the column of the results that the law is fitted to.
         search: what ``tune`` tunes unless it names a space of its own: keys of `metascale.study.search.search.Search`.
         tuned: whether ``tune`` is on unless it is set to false.
-        conclusion: ``fn(view, table)`` that writes what the recipe concludes beyond the law, and returns the paths.
-        costs: ``fn(study)`` that returns the table that a dry run prints.
         source: set on loading: by what a stored study finds the recipe again (its name, or a file's path).
         module: set on loading.
     """
@@ -133,13 +116,10 @@ class Recipe(Generic[Config]):
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     data_sets: tuple[str, ...] | Callable[[Config], tuple[str, ...]] = ()
     packages: tuple[str, ...] = ("torch", "safetensors")
-    trial: str = FEW_SHOT
     scale_columns: Mapping[str, str] = field(default_factory=dict)
-    loss: str = LawColumns.loss
+    loss: str = TEST_LOSS
     search: Mapping[str, Any] = field(default_factory=dict)
     tuned: bool = False
-    conclusion: str | None = None
-    costs: str | None = None
     source: str = ""
     module: ModuleType | None = None
 
@@ -203,13 +183,12 @@ class Recipe(Generic[Config]):
         """
         if given is None or given is False:
             return None
+        given = {} if given is True else given if isinstance(given, Mapping) else {"trials": given}
         if isinstance(of_profile, Mapping):
-            more = {} if given is True else given if isinstance(given, Mapping) else {"trials": given}
-            given = {**of_profile, **more}
-        if not self.search and not (isinstance(given, Mapping) and "space" in given):
+            given = {**of_profile, **given}
+        if not self.search and "space" not in given:
             raise InputError(f"recipe '{self.name}' has no ranges of its own to tune; give tune a space")
-        more = {} if given is True else given if isinstance(given, Mapping) else {"trials": given}
-        return Search.from_json({**self.search, **more})
+        return Search.from_json({**self.search, **given})
 
     def _refuse_search(self, study: Study, search: Search) -> None:
         """Validate both ends of every range at every searched point."""
@@ -231,10 +210,10 @@ class Recipe(Generic[Config]):
 
     def presentation(self, study: Study, profile: str | None = None) -> dict[str, Any]:
         """What the report needs to know beside the study itself: the question, and which columns the laws use."""
+        shown = {"question": self.profile(profile).question or self.question, "loss": self.loss}
         columns = law_columns(study, self)
-        own = {"scale": columns.scale, "series": list(columns.series)} if columns.scale not in study.axes else {}
-        known = {key: value for key, value in own.items() if columns.scale is not None}
-        return {"question": self.profile(profile).question or self.question, **known, "loss": self.loss}
+        measured = columns.scale is not None and columns.scale not in study.axes
+        return {**shown, "scale": columns.scale, "series": list(columns.series)} if measured else shown
 
     def profile(self, name: str | None) -> Profile:
         """
@@ -254,37 +233,36 @@ class Recipe(Generic[Config]):
         return parts
 
     def run_trial(self, config: dict[str, Any], run: Run, device: str) -> Mapping[str, Any]:
-        """Run the trial function."""
-        row: Mapping[str, Any] = self._function(self.trial)(config, run, device)
+        """One trial's row of results, by the recipe's own ``trial``."""
+        row: Mapping[str, Any] = self._function("trial")(config, run, device)
         return row
 
     def count_costs(self, study: Study) -> CostTable | None:
         """What the study's trials take, where the recipe counts it itself."""
-        return None if self.costs is None else self._function(self.costs)(study)
+        return self._function("costs")(study) if hasattr(self.module, "costs") else None
 
     def conclude(self, view: StudyView, table: ResultsTable) -> list[Path]:
         """Write what the recipe concludes beyond the law; the paths written."""
-        return [] if self.conclusion is None else list(self._function(self.conclusion)(view, table))
+        return list(self._function("conclude")(view, table)) if hasattr(self.module, "conclude") else []
 
     def _function(self, name: str) -> Callable[..., Any]:
-        """A function of the recipe's own file, or one named ``"module:name"``.
+        """A function of the recipe's file.
 
         Raises:
-            InputError: there is no such function.
+            InputError: there is none of that name.
         """
-        if ":" in name:
-            return load_function(name)
-        function = getattr(self.module, name, None)
-        if not callable(function):
+        function: Callable[..., Any] | None = getattr(self.module, name, None)
+        if function is None:
             raise InputError(f"recipe '{self.name}' defines no function '{name}'")
         return function
 
     def _trial_path(self) -> str:
-        """The import path of the trial function; that of a recipe's file is `own_trial`, which loads the file."""
-        if ":" in self.trial:
-            return self.trial
-        of_file = self.module is None or is_file(self.source)
-        return f"{__name__}:{own_trial.__name__}" if of_file else f"{self.module.__name__}:{self.trial}"
+        """The import path of the trial function; a recipe that is a file is loaded by `own_trial`."""
+        if self.module is None:
+            raise InputError(f"recipe '{self.name}' makes studies once it is loaded by its name or file (load_recipe)")
+        if not hasattr(self.module, "trial"):
+            return FEW_SHOT
+        return f"{__name__}:{own_trial.__name__}" if is_file(self.source) else f"{self.module.__name__}:trial"
 
 
 def own_trial(config: dict[str, Any], run: Run, device: str) -> Mapping[str, Any]:
@@ -305,6 +283,21 @@ def recipe_of(study: Study) -> Recipe[Any] | None:
         return load_recipe(name)
     except InputError as error:
         raise InputError(f"study '{study.name}' needs its recipe: {error}") from error
+
+
+@dataclass(frozen=True)
+class LawColumns:
+    """Which columns of the results a study's laws are fitted to.
+
+    Args:
+        scale: the x axis; ``None`` where nothing is a scale.
+        series: columns with a law for each of their values.
+        loss: the y axis.
+    """
+
+    scale: str | None
+    series: tuple[str, ...]
+    loss: str = TEST_LOSS
 
 
 def law_columns(study: Study, recipe: Recipe[Any] | None = None) -> LawColumns:
