@@ -338,7 +338,7 @@ def _write(
         write_png(figure_of(pictures), out / "law.png")
         write_html(pictures, out / "law.html")
     for name, ax in plots.items():
-        write_png(ax.get_figure(root=True), out / name)
+        write_png(ax, out / name)
     names = [*records, *tables, *(("law.png", "law.html") if pictures else ()), *plots]
     typer.echo(f"wrote {out}/{', '.join(names[:-1])} and {names[-1]}")
 

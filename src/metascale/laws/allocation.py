@@ -223,7 +223,7 @@ class Allocation:
 
     def predict(self, compute: ArrayLike) -> Array:
         """N_opt at budgets ``compute``."""
-        return np.exp(self.log_coefficient + self.exponent * np.log(np.asarray(compute, float)))
+        return np.asarray(np.exp(self.log_coefficient + self.exponent * np.log(np.asarray(compute, float))))
 
     def to_json(self) -> dict[str, Any]:
         low, high = self.interval

@@ -14,7 +14,7 @@ from metascale.laws.families import ONE_AXIS, Law
 from metascale.laws.fitting import LawFit, fit_law, require_level
 from metascale.laws.forecasting import forecast_table, last_value, tail_line
 from metascale.laws.objective import LogHuber, Objective
-from metascale.laws.observations import Array, Observations, as_json, observe
+from metascale.laws.observations import Array, Mask, Observations, as_json, observe
 from metascale.laws.picture import axis_or_new, finish_outside
 from metascale.laws.uncertainty import delta_prediction
 
@@ -29,8 +29,8 @@ MANY_SCALES = 12  # with this many, hiding a single scale says little that hidin
 class Cut:
     """A table with its largest scales hidden: rows ``seen`` and ``hidden``, and how far the hidden ones reach."""
 
-    seen: Array
-    hidden: Array
+    seen: Mask
+    hidden: Mask
     n_scales: int
     horizon: float
 
@@ -195,10 +195,10 @@ class Backtest:
         """Error against horizon, one line a predictor."""
         ax = axis_or_new(ax)
         for name in dict.fromkeys(row.predictor for row in self.rows):
-            rows = [row for row in self.rows if row.predictor == name and row.rmse_log is not None]
+            rows = [row for row in self.rows if row.predictor == name]
+            known = [(row.horizon, row.rmse_log) for row in rows if row.rmse_log is not None]
             width, colour = (2.5, "black") if name == FORECAST else (1.0, None)
-            errors = [row.rmse_log for row in rows]
-            ax.plot([row.horizon for row in rows], errors, "-o", ms=3, label=name, lw=width, color=colour)
+            ax.plot(*zip(*known, strict=True), "-o", ms=3, label=name, lw=width, color=colour)
         return finish_outside(ax, f"rmse of ln {self.loss_name}")
 
 

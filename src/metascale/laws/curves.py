@@ -143,7 +143,7 @@ class LogSumExp:
 
 def _products(left: Array, right: Array) -> Array:
     """[n, k·m] every product of a row of ``left`` [k, n] and a row of ``right`` [m, n]."""
-    return (left[:, None] * right[None]).reshape(-1, left.shape[1]).T
+    return np.asarray((left[:, None] * right[None]).reshape(-1, left.shape[1]).T)
 
 
 def _add(matrix: Array, rows: list[int], columns: list[int], block: Array) -> None:
@@ -153,7 +153,7 @@ def _add(matrix: Array, rows: list[int], columns: list[int], block: Array) -> No
 
 
 def _transposed(block: Array, n_rows: int, n_columns: int) -> Array:
-    return block.reshape(-1, n_rows, n_columns).transpose(0, 2, 1).reshape(len(block), -1)
+    return np.asarray(block.reshape(-1, n_rows, n_columns).transpose(0, 2, 1).reshape(len(block), -1))
 
 
 @dataclass(frozen=True)

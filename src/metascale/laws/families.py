@@ -111,7 +111,7 @@ def _none_starts(t: Array, y: Array, w: Array) -> Array:
 
 def _power_starts(t: Array, y: Array, w: Array) -> Array:
     x = t[:, 0] - np.average(t[:, 0], weights=w)
-    slope = (w * x) @ y / max((w * x) @ x, 1e-300)
+    slope = float((w * x) @ y) / max(float((w * x) @ x), 1e-300)
     mean = np.average(y, weights=w) - slope * np.average(t[:, 0], weights=w)
     return np.array([[mean, -slope]])
 
@@ -404,7 +404,7 @@ def data_constrained(theta: Array, t: Array) -> Array:
     effective_n = unique_n + np.log(1 + rn * (1 - np.exp(-excess_n / rn)))
     floor, size, data = log_e + 0 * n, log_a - alpha * effective_n, log_b - beta * effective_d
     top = np.maximum(np.maximum(floor.real, size.real), data.real)
-    return top + np.log(np.exp(floor - top) + np.exp(size - top) + np.exp(data - top))
+    return np.asarray(top + np.log(np.exp(floor - top) + np.exp(size - top) + np.exp(data - top)))
 
 
 def _constrained_starts(t: Array, y: Array, w: Array) -> Array:

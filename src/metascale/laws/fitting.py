@@ -14,7 +14,7 @@ from metascale.laws.curves import LogSumExp
 from metascale.laws.families import Law
 from metascale.laws.newton import Local, Minimum, minimise
 from metascale.laws.objective import LogHuber, Objective
-from metascale.laws.observations import Array, Observations, bounded_exp
+from metascale.laws.observations import Array, Integers, Observations, bounded_exp
 from metascale.laws.picture import BLUE, GREY, axis_or_new, finish
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def solve_law(
     flat = y.reshape(-1)
     lower, upper = law.bounds(t, flat)
 
-    def evaluate(theta: Array, rows: Array) -> Any:
+    def evaluate(theta: Array, rows: Integers) -> Local:
         target = y if len(y) == 1 else y[rows]
         weight = weights if len(weights) == 1 else weights[rows]
         local = law.curve.expand(theta, t, target, weight, objective, exact)
@@ -233,7 +233,7 @@ def log_scales(x: ArrayLike, n_axes: int) -> Array:
         raise InputError(f"scales must have {n_axes} column(s), got an array of shape {array.shape}")
     if not (np.isfinite(array).all() and (array > 0).all()):
         raise InputError("scales must be positive finite numbers")
-    return np.log(array)
+    return np.asarray(np.log(array))
 
 
 def reference(observations: Observations, law: Law) -> Array:

@@ -13,7 +13,7 @@ from metascale.laws.families import Law
 from metascale.laws.fitting import LawFit, solve_law
 from metascale.laws.newton import Local, minimise
 from metascale.laws.objective import Objective
-from metascale.laws.observations import Array, as_json
+from metascale.laws.observations import Array, Integers, as_json
 from metascale.laws.picture import BLUE, GREY, axis_or_new
 from metascale.laws.uncertainty import delta_covariance, unit_matrix
 
@@ -39,7 +39,7 @@ def solve_held(
         local = law.curve.expand(base, t, y, weights, objective)
         return base, local.value
 
-    def evaluate(moved: Array, rows: Array) -> Local:
+    def evaluate(moved: Array, rows: Integers) -> Local:
         target = y if len(y) == 1 else y[rows]
         weight = weights if len(weights) == 1 else weights[rows]
         local = law.curve.expand(base[rows] + moved @ free.T, t, target, weight, objective)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metascale.laws.observations import Array
+from metascale.laws.observations import Array, Integers, Mask
 
 
 class Local(NamedTuple):
@@ -39,8 +39,8 @@ class Minimum:
     value: Array
     hessian: Array
     decrement: Array
-    iterations: Array
-    converged: Array
+    iterations: Integers
+    converged: Mask
 
 
 FIRST_DAMPING, MAX_DAMPING = 1e-2, 1e7
@@ -48,7 +48,7 @@ STALL_ITERATIONS = 8
 
 
 def minimise(
-    evaluate: Callable[[Array, Array], Local],
+    evaluate: Callable[[Array, Integers], Local],
     start: Array,
     lower: Array,
     upper: Array,
@@ -69,7 +69,7 @@ def minimise(
     theta = np.clip(start, lower, upper)
     local = evaluate(theta, rows)
     state = _State(
-        theta, local, np.full(len(start), FIRST_DAMPING), np.full(len(start), np.inf), np.zeros(len(start), int),
+        theta, local, np.full(len(start), FIRST_DAMPING), np.full(len(start), np.inf), np.zeros(len(start), np.intp),
         np.zeros(len(start), bool), np.isfinite(local.value),
     )  # fmt: skip
     earlier = local.value.copy()
@@ -92,13 +92,13 @@ class _State(NamedTuple):
     local: Local
     damping: Array
     decrement: Array
-    iterations: Array
-    converged: Array
-    alive: Array
+    iterations: Integers
+    converged: Mask
+    alive: Mask
 
 
 def _advance(
-    evaluate: Callable[[Array, Array], Local], state: _State, active: Array, lower: Array, upper: Array,
+    evaluate: Callable[[Array, Integers], Local], state: _State, active: Integers, lower: Array, upper: Array,
     tolerance: float,
 ) -> None:  # fmt: skip
     """One damped Newton step of the ``active`` rows; a step that does not descend is taken back and damped more."""
@@ -152,7 +152,7 @@ def _step(local: Local, theta: Array, damping: Array, lower: Array, upper: Array
 def solve(matrix: Array, vector: Array) -> Array:
     """Solve [b, p, p] x = [b, p], row by row; a singular row gives NaN instead of failing the batch."""
     try:
-        return np.linalg.solve(matrix, vector[..., None])[..., 0]
+        return np.asarray(np.linalg.solve(matrix, vector[..., None])[..., 0], float)
     except np.linalg.LinAlgError:
         out = np.full_like(vector, np.nan)
         for row in range(len(matrix)):

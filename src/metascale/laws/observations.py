@@ -11,7 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from metascale.core.errors import InputError
 
-Array: TypeAlias = "NDArray[Any]"  # floats, or whole numbers that index
+Array: TypeAlias = "NDArray[np.float64]"
+Integers: TypeAlias = "NDArray[np.intp]"
+Mask: TypeAlias = "NDArray[np.bool_]"
 FLOPS_PER_PARAMETER_AND_TOKEN = 6.0  # of training: two for the forward and four for the backward pass
 LARGEST_LOG = 690.0  # e^690 is 1e299: as good as infinite, and still a number that JSON holds
 
@@ -45,8 +47,8 @@ class Observations:
 
     x: Array
     loss: Array
-    scale: Array
-    run: Array
+    scale: Integers
+    run: Integers
     x_names: tuple[str, ...] = ("x",)
     loss_name: str = "loss"
     notes: tuple[str, ...] = field(default=())
@@ -85,7 +87,7 @@ class Observations:
         """[n_scales] the mean of ``values`` [n] at each scale."""
         return np.bincount(self.scale, weights=values) / np.bincount(self.scale)
 
-    def keep(self, rows: Array) -> Observations:
+    def keep(self, rows: Mask) -> Observations:
         """The table with only these rows."""
         scale = np.unique(self.scale[rows], return_inverse=True)[1]
         return Observations(
@@ -169,18 +171,18 @@ def _positive(values: Array, name: str) -> None:
         )
 
 
-def _labels(values: ArrayLike, n: int, name: str) -> Array:
+def _labels(values: ArrayLike, n: int, name: str) -> Integers:
     labels = np.asarray(values)
     if labels.shape != (n,):
         raise InputError(f"'{name}' has {labels.size} labels and the table {n} rows; there must be one label a row")
     return np.unique(labels.astype(str), return_inverse=True)[1]
 
 
-def _without_duplicates(scales: Array, losses: Array, replicate: ArrayLike | None) -> tuple[Array, tuple[str, ...]]:
+def _without_duplicates(scales: Array, losses: Array, replicate: ArrayLike | None) -> tuple[Integers, tuple[str, ...]]:
     """The rows to keep: a row that repeats another in every column is dropped, and said."""
     columns = [scales, losses[:, None]]
     if replicate is not None:
-        columns.append(_labels(replicate, len(losses), "replicate")[:, None])
+        columns.append(_labels(replicate, len(losses), "replicate").astype(float)[:, None])
     table = np.hstack(columns)
     first = np.sort(np.unique(table, axis=0, return_index=True)[1])
     dropped = len(losses) - len(first)

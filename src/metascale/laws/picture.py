@@ -169,10 +169,13 @@ def plain_numbers(axis: Axis) -> None:
         axis.set_minor_formatter("{x:g}")
 
 
-def write_png(figure: Figure, path: Path) -> None:
-    """The figure as a file, without date or program in it."""
+def write_png(drawn: Figure | Axes, path: Path) -> None:
+    """A figure, or that of an axis, as a file without date or program in it."""
+    from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    figure = drawn.get_figure(root=True) if isinstance(drawn, Axes) else drawn
+    assert figure is not None
     FigureCanvasAgg(figure)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=130, metadata={"Software": None})

@@ -18,7 +18,7 @@ from metascale.core.columns import NOT_IN_A_LAW
 from metascale.core.errors import InputError
 from metascale.core.optional import require
 from metascale.core.suggest import suggest
-from metascale.laws.observations import FLOPS_PER_PARAMETER_AND_TOKEN, Array
+from metascale.laws.observations import FLOPS_PER_PARAMETER_AND_TOKEN, Array, Mask
 
 # In order of preference: the names that scale axes and losses usually have.
 X_NAMES = (
@@ -76,7 +76,7 @@ class Table:
                 raise InputError(f"{self.source}, row {row}: '{name}' is '{cell}', not a number") from error
         return np.array(out)
 
-    def rows(self, keep: Array, note: str = "") -> Table:
+    def rows(self, keep: Mask, note: str = "") -> Table:
         """Only some rows."""
         index = np.flatnonzero(keep).tolist()
         columns = {name: [values[i] for i in index] for name, values in self.columns.items()}

@@ -332,7 +332,7 @@ def unit_matrix(fit: LawFit) -> Array:
     """[p, p] the linear part of the change from centred to user units of coded parameters."""
     p = fit.law.n_parameters
     origin = fit.law.units(np.zeros((1, p)), fit.t_ref)
-    return (fit.law.units(np.eye(p), fit.t_ref) - origin).T
+    return np.asarray((fit.law.units(np.eye(p), fit.t_ref) - origin).T)
 
 
 def as_intervals(parameters: Intervals) -> dict[str, Interval]:
