@@ -286,7 +286,7 @@ def isoflop(
         found.append((float(log_c[rows].mean()), *vertex))
     notes = []
     if edge:
-        notes.append(f"{edge} levels left out: the lowest loss lies at the edge of their sizes")
+        notes.append(f"{edge} levels left out: the lowest loss is at the edge of their sizes")
     if few:
         notes.append(f"{few} levels left out: fewer than 3 sizes")
     return _line("isoFLOP parabolas", found, level, edge + few, notes)

@@ -21,7 +21,7 @@ from metascale.laws.picture import LawPicture, plot_law
 from metascale.laws.record import Band, FamilyRecord, HiddenScale, LawRecord, Trend
 from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
 from metascale.laws.uncertainty import Bootstrap, Intervals, as_intervals, bootstrap, delta_intervals, replicate_weights
-from metascale.laws.verdict import CANDIDATES, choose, honest_notes, verdict_sentence
+from metascale.laws.verdict import CANDIDATES, caveats, choose, verdict_sentence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,8 +84,8 @@ class Analysis:
             n_observations=observations.n,
             n_scales=observations.n_scales,
             r2_log=fit.r2_log,
-            within_scale_log=float(np.sqrt(noise.within)),
-            misfit_log=float(np.sqrt(noise.between)),
+            within_scale_log=noise.within**0.5,
+            misfit_log=noise.between**0.5,
             notes=self.notes,
         )
 
@@ -211,7 +211,7 @@ def analyse(
     assert fit is not None
     verdict = verdict_sentence(found, intervals, trend, chosen, level, samples[chosen].noise)
     all_notes = (*notes, *observations.notes, *table_warnings(observations), samples[chosen].how)
-    all_notes += tuple(honest_notes(found, chosen, fit, samples[chosen].noise))
+    all_notes += tuple(caveats(found, chosen, fit, samples[chosen].noise))
     tested = _extrapolate(fit, level, n_bootstrap, seed) if hold_out else "not asked for"
     hidden, reason = (None, tested) if isinstance(tested, str) else (tested, None)
     return Analysis(fit, samples[chosen], found, intervals, level, trend, verdict, hidden, reason, all_notes)
@@ -226,7 +226,7 @@ def _row_weights(weights: str | None, observations: Observations) -> Array | Non
 def _require_usable(wanted: str, observations: Observations) -> None:
     """Refuse an unknown law, and a table that is not for it or has fewer distinct scales than parameters + 1."""
     if wanted != "auto":
-        require_law(wanted)
+        require_law(wanted, "auto")
     if wanted == "logistic" and observations.loss.max() >= 1:
         raise InputError(
             f"'{observations.loss_name}' reaches {observations.loss.max():g}; the law 'logistic' is for shares between "

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
-from metascale.laws.families import ONE_AXIS, Law
+from metascale.laws.families import ONE_AXIS, Law, require_law
 from metascale.laws.fitting import LawFit, fit_law, require_level
 from metascale.laws.forecasting import forecast_table, last_value, tail_line
 from metascale.laws.objective import LogHuber, Objective
@@ -162,7 +162,7 @@ class Backtest:
     loss_name: str
 
     def means(self) -> dict[str, dict[str, float | None]]:
-        """Per predictor the means over the cuts at which *every* listed predictor answered, and over its own cuts."""
+        """Per predictor the means over the cuts at which enough scales are left for it."""
         out: dict[str, dict[str, float | None]] = {}
         for name in dict.fromkeys(row.predictor for row in self.rows):
             rows = [row for row in self.rows if row.predictor == name and row.rmse_log is not None]
@@ -198,7 +198,8 @@ class Backtest:
             rows = [row for row in self.rows if row.predictor == name]
             known = [(row.horizon, row.rmse_log) for row in rows if row.rmse_log is not None]
             width, colour = (2.5, "black") if name == FORECAST else (1.0, None)
-            ax.plot(*zip(*known, strict=True), "-o", ms=3, label=name, lw=width, color=colour)
+            if known:
+                ax.plot(*zip(*known, strict=True), "-o", ms=3, label=name, lw=width, color=colour)
         return finish_outside(ax, f"rmse of ln {self.loss_name}")
 
 
@@ -224,23 +225,12 @@ def backtest(
         InputError: fewer than 4 distinct scales (3 to see and 1 to hide), or what `observe` refuses.
     """
     observations = observe(x, loss, replicate=replicate, x_name=x_name, loss_name=loss_name)
-    return backtest_table(observations, level, families, objective)
-
-
-def backtest_table(
-    observations: Observations,
-    level: float = 0.90,
-    families: Sequence[str] | None = None,
-    objective: Objective | None = None,
-) -> Backtest:
-    """`backtest` for a checked table of one axis."""
     if observations.n_axes != 1:
         raise InputError("a backtest needs a table with one scale axis")
     require_level(level)
     names = tuple(families) if families is not None else tuple(name for name in ONE_AXIS if name != "logistic")
     for name in names:
-        if name not in ONE_AXIS:
-            raise InputError(f"the law '{name}' is unknown; allowed are: {', '.join(ONE_AXIS)}")
+        require_law(name)
     found = cuts(observations)
     if not found:
         raise InputError(

@@ -20,7 +20,7 @@ from metascale.laws.observations import Array
 
 
 class Curve(Protocol):
-    """Log prediction, its Jacobian, and the local expansion of the objective; not ``exact`` may leave out ∂²f."""
+    """Log prediction, its Jacobian, and the local expansion of the objective (∂²f may be left out if not ``exact``)."""
 
     def log_predict(self, theta: Array, t: Array) -> Array: ...
 

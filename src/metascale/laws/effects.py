@@ -25,7 +25,7 @@ from metascale.laws.objective import LeastSquares, LogHuber
 from metascale.laws.record import Interval
 
 POOLING_LEVEL = 0.1
-"""Seeds and misfit are pooled unless the F test parts them at this level."""
+"""Seeds and misfit are pooled unless an F test separates them at this level."""
 CONTRASTS: Mapping[str, tuple[float, float]] = {
     "width": (1.0, 0.0),
     "depth": (0.0, 1.0),
@@ -74,7 +74,7 @@ def width_and_depth(width: ArrayLike, depth: ArrayLike, loss: ArrayLike, level: 
         if len(np.unique(values)) < 2:
             raise InputError(f"the effect of {name} needs at least 2 values of it, not {len(np.unique(values))}")
     if np.linalg.matrix_rank(design) < 3:
-        raise InputError("width and depth grow in step: their effects cannot be told apart")
+        raise InputError("width and depth grow in step: their effects cannot be separated")
     if len(y) < 4:
         raise InputError(f"width and depth have 3 parameters and the table {len(y)} runs; at least 4 are needed")
     theta, *_ = np.linalg.lstsq(design, y, rcond=None)
@@ -94,7 +94,7 @@ def width_and_depth(width: ArrayLike, depth: ArrayLike, loss: ArrayLike, level: 
 
 
 def _noise(residuals: np.ndarray, points: np.ndarray) -> tuple[float, int, str]:
-    """The variance of a run that the intervals are made of, its degrees of freedom, and what it is."""
+    """The variance behind the intervals, its degrees of freedom, and its source."""
     cell = np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)
     counts = np.bincount(cell)
     means = np.bincount(cell, weights=residuals) / counts

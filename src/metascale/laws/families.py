@@ -1,4 +1,7 @@
-"""Where fits start: a grid over the nonlinear parameters, the linear ones solved for (variable projection)."""
+"""The laws. To add one, write a `Law` with its curve, starts and reference and put it in ``ONE_AXIS`` or ``MANY_AXES``.
+
+Where fits start: a grid over the nonlinear parameters, the linear ones solved for (variable projection).
+"""
 
 from __future__ import annotations
 
@@ -44,9 +47,16 @@ def nonnegative_coefficients(columns: Array, y: Array, weights: Array) -> tuple[
     return coefficients, best
 
 
-def log_coefficients(coefficients: Array, floor: float) -> Array:
-    """Logarithms, with ``floor`` for a coefficient that the projection set to zero."""
-    return np.log(np.maximum(coefficients, np.exp(floor)))
+def projected(nonlinear: Array, parts: list[Array], y: Array, w: Array, count: int) -> Array:
+    """The ``count`` best starts [ln coefficients, nonlinear] of a constant plus ``parts`` [S, n].
+
+    Args:
+        nonlinear: [S, k] the values of the nonlinear parameters at which the parts were computed.
+    """
+    columns = np.stack([np.ones_like(parts[0]), *parts], -1)
+    coefficients, error = nonnegative_coefficients(columns, np.exp(y), w)
+    logs = np.log(np.maximum(coefficients, np.exp(float(y.min()) + LOG_ZERO)))
+    return distinct_best(np.column_stack([logs, nonlinear]), error, count)
 
 
 def grid(*axes: Sequence[float] | Array) -> Array:
@@ -60,7 +70,7 @@ def distinct_best(theta: Array, error: Array, count: int) -> Array:
     return theta[order[:count]]
 
 
-LOG_ZERO = -10.0  # a positive parameter this far (in logarithms) below the data cannot be told from zero
+LOG_ZERO = -10.0  # a positive parameter this far (in logarithms) below the data is indistinguishable from zero
 
 
 @dataclass(frozen=True)
@@ -117,27 +127,20 @@ def _power_starts(t: Array, y: Array, w: Array) -> Array:
 
 
 def _exponent_grid(t: Array, y: Array) -> Array:
-    """Exponents that a table of this range can tell apart: from a nearly straight line to a fast decay."""
+    """Exponents that a table of this range can distinguish: from a nearly straight line to a fast decay."""
     span: float = max(float(np.ptp(t)), 1e-3)
     sign = -1.0 if rises(t[:, 0], y) else 1.0
     return sign * np.minimum(np.geomspace(0.1, 12.0, 25) / span, MAX_EXPONENT)
 
 
 def _offset_starts(t: Array, y: Array, w: Array) -> Array:
-    exponents = _exponent_grid(t, y)
-    powers = np.exp(-exponents[:, None] * t[None, :, 0])
-    columns = np.stack([np.ones_like(powers), powers], -1)
-    coefficients, error = nonnegative_coefficients(columns, np.exp(y), w)
-    logs = log_coefficients(coefficients, float(y.min()) + LOG_ZERO)
-    return distinct_best(np.column_stack([logs, exponents]), error, 4)
+    exponents = _exponent_grid(t, y)[:, None]
+    return projected(exponents, [np.exp(-exponents * t[None, :, 0])], y, w, 4)
 
 
 def _shifted_starts(t: Array, y: Array, w: Array) -> Array:
     pairs = grid(_exponent_grid(t, y)[::2], float(t.min()) + np.linspace(-3.0, 0.8 * np.ptp(t), 7))
-    powers = np.exp(-pairs[:, :1] * np.logaddexp(t[None, :, 0], pairs[:, 1:]))
-    coefficients, error = nonnegative_coefficients(np.stack([np.ones_like(powers), powers], -1), np.exp(y), w)
-    logs = log_coefficients(coefficients, float(y.min()) + LOG_ZERO)
-    return distinct_best(np.column_stack([logs, pairs]), error, 6)
+    return projected(pairs, [np.exp(-pairs[:, :1] * np.logaddexp(t[None, :, 0], pairs[:, 1:]))], y, w, 6)
 
 
 def _m3_starts(t: Array, y: Array, w: Array) -> Array:
@@ -162,7 +165,7 @@ def _m4_starts(t: Array, y: Array, w: Array) -> Array:
         slope, constant = np.polyfit(x, left, 1, w=np.sqrt(w))
         rows.append([max(np.log(max(e, 1e-300)), bottom + LOG_ZERO), np.log(start), np.log(alpha), constant, -slope])
         errors.append(float(w @ (left - constant - slope * x) ** 2))
-    # The rewritten equation's residuals are not log losses, so every start is run for what it is worth.
+    # The residuals of the rewritten equation are not log losses and do not rank the starts well: run many of them.
     return distinct_best(np.array(rows), np.array(errors), 12)
 
 
@@ -176,26 +179,15 @@ def _broken_starts(t: Array, y: Array, w: Array) -> Array:
         hinge = width * np.logaddexp(0.0, (x - place) / width)
         design = np.column_stack([np.ones_like(x), x, hinge]) * np.sqrt(w)[:, None]
         solution = np.linalg.lstsq(design, np.log(loss - e) * np.sqrt(w), rcond=None)[0]
-        rows.append(
-            [
-                max(np.log(max(e, 1e-300)), float(y.min()) + LOG_ZERO),
-                solution[0],
-                -solution[1],
-                -solution[2],
-                place,
-                np.log(width),
-            ]
-        )
+        log_e = max(np.log(max(e, 1e-300)), float(y.min()) + LOG_ZERO)
+        rows.append([log_e, solution[0], -solution[1], -solution[2], place, np.log(width)])
         errors.append(float(np.sum((design @ solution - np.log(loss - e) * np.sqrt(w)) ** 2)))
     return distinct_best(np.array(rows), np.array(errors), 8)
 
 
 def _exponential_starts(t: Array, y: Array, w: Array) -> Array:
-    rates = np.geomspace(0.05, 20.0, 25) / np.exp(t.max()) * (-0.05 if rises(t[:, 0], y) else 1.0)
-    parts = np.exp(-rates[:, None] * np.exp(t[None, :, 0]))
-    coefficients, error = nonnegative_coefficients(np.stack([np.ones_like(parts), parts], -1), np.exp(y), w)
-    logs = log_coefficients(coefficients, float(y.min()) + LOG_ZERO)
-    return distinct_best(np.column_stack([logs, rates]), error, 4)
+    rates = np.geomspace(0.05, 20.0, 25)[:, None] / np.exp(t.max()) * (-0.05 if rises(t[:, 0], y) else 1.0)
+    return projected(rates, [np.exp(-rates * np.exp(t[None, :, 0]))], y, w, 4)
 
 
 def _logistic_starts(t: Array, y: Array, w: Array) -> Array:
@@ -208,58 +200,35 @@ def box(*limits: tuple[str, float, float]) -> Callable[[Array, Array], tuple[Arr
     """Bounds per parameter: relative to the range of ln loss ("y"), of ln x ("t") or of -ln x ("1/x"), or as given."""
 
     def bounds(t: Array, y: Array) -> tuple[Array, Array]:
-        low, high = [], []
-        for kind, below, above in limits:
-            if kind == "y":
-                low.append(y.min() + below)
-                high.append(y.max() + above)
-            elif kind == "t":
-                low.append(t.min() + below)
-                high.append(t.max() + above)
-            elif kind == "1/x":
-                low.append(-t.max() + below)
-                high.append(-t.min() + above)
-            else:
-                low.append(below)
-                high.append(above)
-        return np.array(low), np.array(high)
+        low = {"y": y.min(), "t": t.min(), "1/x": -t.max(), "": 0.0}
+        high = {"y": y.max(), "t": t.max(), "1/x": -t.min(), "": 0.0}
+        return (
+            np.array([low[kind] + below for kind, below, _ in limits]),
+            np.array([high[kind] + above for kind, _, above in limits]),
+        )
 
     return bounds
 
 
-def _amplitude_units(amplitude: int, exponent: int, *scales: int) -> Callable[[Array, Array], Array]:
-    """A·(x/x_ref)^-α has A·x_ref^α in the user's units; coordinates in ``scales`` are logarithms of an x."""
+def units(*moves: tuple[int, int | None, int, float]) -> Callable[[Array, Array], Array]:
+    """From centred to the user's units: A (x/x_ref)^-α has A x_ref^α there, and ln x is ln (x/x_ref) + ln x_ref.
 
-    def units(theta: Array, t_ref: Array) -> Array:
+    Args:
+        moves: (i, j, axis, sign): θ[i] grows by sign · ln x_ref[axis], times θ[j] where j is not None.
+    """
+
+    def in_user_units(theta: Array, t_ref: Array) -> Array:
         out = np.array(theta, float)
-        out[..., amplitude] += theta[..., exponent] * t_ref[0]
-        for scale in scales:
-            out[..., scale] += t_ref[0]
+        for i, j, axis, sign in moves:
+            out[..., i] += sign * t_ref[axis] * (1.0 if j is None else theta[..., j])
         return out
 
-    return units
-
-
-def _same_units(theta: Array, t_ref: Array) -> Array:
-    return np.array(theta, float)
+    return in_user_units
 
 
 def _rate_units(theta: Array, t_ref: Array) -> Array:
     out = np.array(theta, float)
     out[..., 2] *= np.exp(-t_ref[0])
-    return out
-
-
-def _m3_units(theta: Array, t_ref: Array) -> Array:
-    out = np.array(theta, float)
-    out[..., 0] += theta[..., 1] * t_ref[0]
-    out[..., 2] -= t_ref[0]
-    return out
-
-
-def _logistic_units(theta: Array, t_ref: Array) -> Array:
-    out = np.array(theta, float)
-    out[..., 0] -= theta[..., 1] * t_ref[0]
     return out
 
 
@@ -270,38 +239,39 @@ ALABDULMOHSIN = "Alabdulmohsin, Neyshabur and Zhai 2022, Revisiting neural scali
 
 NO_TREND = Law(
     "none", "L = A", "control: the loss does not depend on the scale", 1, ("A",), (True,),
-    LogSumExp(1, (Term(0),)), _none_starts, _same_units, box(AMPLITUDE),
+    LogSumExp(1, (Term(0),)), _none_starts, units(), box(AMPLITUDE),
 )  # fmt: skip
 POWER = Law(
     "power", "L = A x^-alpha", "Hestness et al. 2017; M1 of " + ALABDULMOHSIN, 1, ("A", "alpha"), (True, False),
-    LogSumExp(2, (Term(0, 1, falling(0)),)), _power_starts, _amplitude_units(0, 1), box(AMPLITUDE, EXPONENT),
+    LogSumExp(2, (Term(0, 1, falling(0)),)), _power_starts, units((0, 1, 0, 1.0)), box(AMPLITUDE, EXPONENT),
 )  # fmt: skip
 POWER_IRREDUCIBLE = Law(
     "power_irreducible", "L = E + A x^-alpha", "Henighan et al. 2020; M2 of " + ALABDULMOHSIN, 1,
     ("E", "A", "alpha"), (True, True, False),
-    LogSumExp(3, (Term(0), Term(1, 2, falling(0)))), _offset_starts, _amplitude_units(1, 2),
+    LogSumExp(3, (Term(0), Term(1, 2, falling(0)))), _offset_starts, units((1, 2, 0, 1.0)),
     box(FLOOR, AMPLITUDE, EXPONENT),
 )  # fmt: skip
 POWER_SHIFTED = Law(
     "power_shifted", "L = E + A (x + c)^-alpha", "a power law that sets in at x = c (Mandelbrot's shift)", 1,
     ("E", "A", "alpha", "c"), (True, True, False, True),
-    Smooth(4, shifted), _shifted_starts, _amplitude_units(1, 2, 3), box(FLOOR, AMPLITUDE, EXPONENT, ("t", -6, 4)),
+    Smooth(4, shifted), _shifted_starts, units((1, 2, 0, 1.0), (3, None, 0, 1.0)),
+    box(FLOOR, AMPLITUDE, EXPONENT, ("t", -6, 4)),
 )  # fmt: skip
 M3 = Law(
     "m3", "L = A (1/x + gamma)^alpha", "M3 of " + ALABDULMOHSIN, 1, ("A", "alpha", "gamma"), (True, False, True),
-    Smooth(3, m3), _m3_starts, _m3_units, box(AMPLITUDE, EXPONENT, ("1/x", -10, 4)),
+    Smooth(3, m3), _m3_starts, units((0, 1, 0, 1.0), (2, None, 0, -1.0)), box(AMPLITUDE, EXPONENT, ("1/x", -10, 4)),
 )  # fmt: skip
 M4 = Law(
     "m4", "(L - E) / (L0 - L)^kappa = A x^-alpha", "M4 of " + ALABDULMOHSIN, 1,
     ("E", "L0", "kappa", "A", "alpha"), (True, True, True, True, False),
-    Smooth(5, m4), _m4_starts, _amplitude_units(3, 4),
+    Smooth(5, m4), _m4_starts, units((3, 4, 0, 1.0)),
     box(FLOOR, ("y", 0.0, 8.0), ("", -4.0, 4.0), ("y", -500.0, 500.0), EXPONENT),
 )  # fmt: skip
 BROKEN = Law(
     "broken", "L = E + A x^-alpha (1 + (x/b)^(1/f))^(-beta f)",
     "broken neural scaling law with one break, Caballero et al. 2022", 1,
     ("E", "A", "alpha", "beta", "b", "f"), (True, True, False, False, True, True),
-    Smooth(6, broken), _broken_starts, _amplitude_units(1, 2, 4),
+    Smooth(6, broken), _broken_starts, units((1, 2, 0, 1.0), (4, None, 0, 1.0)),
     box(FLOOR, AMPLITUDE, EXPONENT, EXPONENT, ("t", -1.0, 1.0), ("", -3.5, 2.0)),
 )  # fmt: skip
 EXPONENTIAL = Law(
@@ -313,7 +283,7 @@ EXPONENTIAL = Law(
 LOGISTIC = Law(
     "logistic", "accuracy = 1 / (1 + exp(-(a + b ln x)))", "accuracy through a logistic link", 1,
     ("a", "b"), (False, False),
-    Smooth(2, logistic), _logistic_starts, _logistic_units, box(("", -500.0, 500.0), EXPONENT),
+    Smooth(2, logistic), _logistic_starts, units((0, 1, 0, -1.0)), box(("", -500.0, 500.0), EXPONENT),
 )  # fmt: skip
 
 ONE_AXIS = {
@@ -323,24 +293,13 @@ ALIASES = {"m1": "power", "m2": "power_irreducible", "bnsl": "broken", "constant
 
 
 POSITIVE_EXPONENT = ("", 0.005, 4.0)
+SURFACE_UNITS = units((1, 3, 0, 1.0), (2, 4, 1, 1.0))
 
 
 def _joint_starts(t: Array, y: Array, w: Array) -> Array:
     """Hoffmann's surface is linear in (E, A, B) once the exponents are given: 25 × 25 of them are tried."""
     pairs = grid(np.linspace(0.04, 1.24, 25), np.linspace(0.04, 1.24, 25))
-    columns = np.stack(
-        [np.ones((len(pairs), len(t))), np.exp(-pairs[:, :1] * t[:, 0]), np.exp(-pairs[:, 1:] * t[:, 1])], -1
-    )
-    coefficients, error = nonnegative_coefficients(columns, np.exp(y), w)
-    logs = log_coefficients(coefficients, float(y.min()) + LOG_ZERO)
-    return distinct_best(np.column_stack([logs, pairs]), error, 4)
-
-
-def _joint_units(theta: Array, t_ref: Array) -> Array:
-    out = np.array(theta, float)
-    out[..., 1] += theta[..., 3] * t_ref[0]
-    out[..., 2] += theta[..., 4] * t_ref[1]
-    return out
+    return projected(pairs, [np.exp(-pairs[:, :1] * t[:, 0]), np.exp(-pairs[:, 1:] * t[:, 1])], y, w, 4)
 
 
 def kaplan(theta: Array, t: Array) -> tuple[Array, Array]:
@@ -366,13 +325,6 @@ def _kaplan_starts(t: Array, y: Array, w: Array) -> Array:
         rows.append(np.column_stack([logs[:, :1] / ratio, logs[:, 1:], part]))
         errors.append(error * alpha_d**2)
     return distinct_best(np.concatenate(rows), np.concatenate(errors), 6)
-
-
-def _kaplan_units(theta: Array, t_ref: Array) -> Array:
-    out = np.array(theta, float)
-    out[..., 0] += t_ref[0]
-    out[..., 1] += t_ref[1]
-    return out
 
 
 def complex_step(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], tuple[Array, Array]]:
@@ -416,20 +368,20 @@ def _constrained_starts(t: Array, y: Array, w: Array) -> Array:
 CHINCHILLA = Law(
     "chinchilla", "L = E + A N^-alpha + B D^-beta", "Hoffmann et al. 2022, approach 3; Besiroglu et al. 2024", 2,
     ("E", "A", "B", "alpha", "beta"), (True, True, True, False, False),
-    LogSumExp(5, (Term(0), Term(1, 3, falling(0)), Term(2, 4, falling(1)))), _joint_starts, _joint_units,
+    LogSumExp(5, (Term(0), Term(1, 3, falling(0)), Term(2, 4, falling(1)))), _joint_starts, SURFACE_UNITS,
     box(FLOOR, AMPLITUDE, AMPLITUDE, POSITIVE_EXPONENT, POSITIVE_EXPONENT),
 )  # fmt: skip
 KAPLAN = Law(
     "kaplan", "L = ((Nc/N)^(alpha_N/alpha_D) + Dc/D)^alpha_D", "Kaplan et al. 2020, equation 1.5", 2,
     ("Nc", "Dc", "alpha_N", "alpha_D"), (True, True, False, False),
-    Smooth(4, kaplan), _kaplan_starts, _kaplan_units,
+    Smooth(4, kaplan), _kaplan_starts, units((0, None, 0, 1.0), (1, None, 1, 1.0)),
     box(("", -400.0, 400.0), ("", -400.0, 400.0), POSITIVE_EXPONENT, POSITIVE_EXPONENT),
 )  # fmt: skip
 DATA_CONSTRAINED = Law(
     "data_constrained", "L = E + A N'^-alpha + B D'^-beta, N' and D' discounted for repeats",
     "Muennighoff et al. 2023, Scaling data-constrained language models", 3,
     ("E", "A", "B", "alpha", "beta", "R_D", "R_N"), (True, True, True, False, False, True, True),
-    Smooth(7, complex_step(data_constrained)), _constrained_starts, _joint_units,
+    Smooth(7, complex_step(data_constrained)), _constrained_starts, SURFACE_UNITS,
     box(FLOOR, AMPLITUDE, AMPLITUDE, POSITIVE_EXPONENT, POSITIVE_EXPONENT, ("", -2.3, 6.9), ("", -2.3, 6.9)),
     axes_in_one_unit=(1, 2),
 )  # fmt: skip
@@ -437,8 +389,8 @@ MANY_AXES = {law.name: law for law in (CHINCHILLA, KAPLAN, DATA_CONSTRAINED)}
 LAWS = {**ONE_AXIS, **MANY_AXES}
 
 
-def require_law(name: str) -> None:
-    """Refuse a family that is not one in one scale."""
+def require_law(name: str, *others: str) -> None:
+    """Refuse a name that is neither a family in one scale nor among ``others``."""
     if name not in ONE_AXIS:
-        allowed = f"auto, {', '.join(ONE_AXIS)}"
+        allowed = ", ".join((*others, *ONE_AXIS))
         raise InputError(f"the law '{name}' is unknown; allowed are: {allowed}", field="law", allowed=allowed)

@@ -1,4 +1,4 @@
-"""How the optimum of a law is looked for: short runs of every start, the best of them to the end."""
+"""Fit one law to one table: short runs from every start, damped Newton to the end from the best of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def valley_depth(law: Law) -> float:
     """The relative difference of objectives below which two fits of a law count as one.
 
     Sums of powers are solved to rounding; in laws with four and more traded-off parameters a part in a thousand of the
-    objective is no evidence at all, and the way down the valley is long.
+    objective is no evidence, and following the valley to its end takes long.
     """
     return 1e-5 if isinstance(law.curve, LogSumExp) else 1e-3
 
@@ -319,7 +319,7 @@ def fit_law(
 
 
 def condition_number(law: Law, theta: Array, t: Array, weights: Array) -> float:
-    """Condition number of JᵀWJ with its diagonal scaled to one; infinite when a parameter has no effect at all."""
+    """Condition number of JᵀWJ with its diagonal scaled to one; infinite when a parameter has no effect."""
     with np.errstate(all="ignore"):
         jacobian = law.curve.jacobian(theta[None], t)[1][0] * np.sqrt(weights)[:, None]
         length = np.sqrt(np.sum(jacobian**2, axis=0))

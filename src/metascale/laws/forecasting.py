@@ -2,7 +2,7 @@
 
 Members: the damped local slope alone, and three laws (power law with irreducible loss, M3, M4) fitted with more weight
 on the tail, each carrying a damped local slope of its own residuals, so that every member starts where the data end.
-The local slope is believed as far as it has not faded, e^(-κΔ) after a growth of x by e^Δ; the rest of the weight is
+The local slope has weight e^(-κΔ) after a growth of x by e^Δ, as far as it has not faded; the rest of the weight is
 shared equally by all members. The centre is the weighted mean of ln loss; the interval holds the quantiles of the
 mixture of the members' own Student distributions, so that it widens, and to the side it must, when members disagree.
 
@@ -131,7 +131,7 @@ class SlopeState:
 # Weight (x / x_max)^0.4: a point counts half as much as one at 5.7 times its scale, since laws hold best locally.
 TAIL_WEIGHT = 0.4
 MEMBER_LAWS = ("power_irreducible", "m3", "m4")
-FEW_SCALES = 8  # below this a note says that the table alone hardly decides the forecast
+FEW_SCALES = 8  # below this a note says that the table alone does not determine the forecast
 BISECTIONS = 40  # of the bracket of a quantile: to a part in 10^12
 TESTED_HORIZON = 32.0  # the longest extrapolation that the coverage of the intervals was measured at
 
@@ -308,9 +308,9 @@ def _notes(observations: Observations, target: Array, inside: Array, state: Slop
             f"intervals were tested up to {TESTED_HORIZON:g} times"
         )
     if inside.any():
-        notes.append("at scales inside the table the laws are averaged and the local slope has no say")
+        notes.append("at scales inside the table the laws are averaged, without the local slope")
     if observations.n_scales < FEW_SCALES:
         notes.append(
-            f"only {observations.n_scales} distinct scales: the interval leans on what is usual of scaling curves"
+            f"only {observations.n_scales} distinct scales: the interval relies on how scaling curves usually behave"
         )
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""Shared or separate exponents: does one learner scale better than another, or only start lower?
+"""Two methods compared: shared or separate exponents (does one scale better or only start lower?), and crossings.
 
 Every group has its own coefficients (and its own irreducible loss where the law has one). The question is whether one
 exponent serves all groups. The test compares the best objective with a shared exponent to that with separate ones, and
@@ -83,7 +83,6 @@ class Grouped:
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Every group's points and law."""
         ax = axis_or_new(ax)
         for k, (name, fit) in enumerate(self.fits.items()):
             fit.draw(ax, f"C{k}", f"{name}: exponent {self.exponents[name]['estimate']:.3g}")
@@ -227,14 +226,14 @@ def solve_at(fit: LawFit, exponents: Array) -> Array:
 
 
 def _statistic(objective: Array, n: int) -> tuple[Array, Array]:
-    """n ln(RSS shared / RSS separate) [B] from least objectives [groups, B, grid], and where the shared one lies."""
+    """n ln(RSS shared / RSS separate) [B] from least objectives [groups, B, grid]; the place of the shared one."""
     together = objective.sum(0)
     shared, place = together.min(1), together.argmin(1)
     separate = objective.min(2).sum(0)
     return n * np.log(np.maximum(shared, 1e-300) / np.maximum(separate, 1e-300)), place
 
 
-BEYOND = 32.0  # how far past both tables a crossing is still looked for: the tested horizon of forecasts
+BEYOND = 32.0  # how far past both tables a crossing is searched for: the tested horizon of forecasts
 CURVE_POINTS = 400
 
 
@@ -243,7 +242,7 @@ class Crossover:
     """The smallest scale at which two fitted curves are equal.
 
     Attributes:
-        estimate: None when the two best fits do not cross in the range looked at.
+        estimate: None when the two best fits do not cross in the range searched.
         low, high: percentile interval over the pairs of resamples that cross; None when fewer than half do.
         share: how many pairs of resamples cross.
     """
@@ -262,14 +261,13 @@ class Crossover:
     def summary(self) -> str:
         x_name = self.curves[0].fit.observations.x_names[0]
         if self.estimate is None:
-            return f"the curves do not cross in the range looked at ({100 * self.share:.0f} % of resamples cross)"
+            return f"the curves do not cross in the range searched ({100 * self.share:.0f} % of resamples cross)"
         interval = "no interval: fewer than half of the resamples cross"
         if self.low is not None and self.high is not None:
             interval = f"{100 * self.level:g} % interval {self.low:.4g} to {self.high:.4g}"
         return f"the curves cross at {x_name} = {self.estimate:.4g} ({interval}; {100 * self.share:.0f} % of resamples)"
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Both curves with their bands, and where they cross."""
         ax = axis_or_new(ax)
         for k, sample in enumerate(self.curves):
             sample.draw(ax, f"C{k}", f"curve {k + 1}: {sample.fit.law.formula}")

@@ -1,4 +1,4 @@
-"""Every configuration predicted from all the others: those outside their interval are irregular."""
+"""Every configuration predicted from all others; one outside its interval is irregular."""
 
 from __future__ import annotations
 

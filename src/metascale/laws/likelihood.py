@@ -54,7 +54,7 @@ def solve_held(
 
 @dataclass(frozen=True)
 class Profile:
-    """The best objective for each value of one parameter, and where the other parameters went meanwhile.
+    """The best objective for each value of one parameter, and the other parameters there.
 
     Attributes:
         values: [m] of the parameter; deviance: [m] rise of -2 log likelihood above its minimum.

@@ -86,7 +86,7 @@ def minimise(
 
 
 class _State(NamedTuple):
-    """The batch on its way: every array is [B, ...] and is changed in place."""
+    """The batch during the search: every array is [B, ...] and is changed in place."""
 
     theta: Array
     local: Local

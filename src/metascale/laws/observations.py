@@ -1,4 +1,4 @@
-"""The table that a law is fitted to, checked once: what cannot be fitted is refused here, in one sentence."""
+"""The table that a law is fitted to, checked once: what cannot be fitted is refused here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array: TypeAlias = "NDArray[np.float64]"
 Integers: TypeAlias = "NDArray[np.intp]"
 Mask: TypeAlias = "NDArray[np.bool_]"
 FLOPS_PER_PARAMETER_AND_TOKEN = 6.0  # of training: two for the forward and four for the backward pass
-LARGEST_LOG = 690.0  # e^690 is 1e299: as good as infinite, and still a number that JSON holds
+LARGEST_LOG = 690.0  # e^690 is 1e299: practically infinite, and still a number in JSON
 
 
 def bounded_exp(logs: ArrayLike) -> Array:
@@ -145,7 +145,7 @@ def _numbers(values: ArrayLike, name: str) -> Array:
         array = np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"'{name}' holds something that is not a number ({error}); only numbers are allowed"
+            f"'{name}' contains something that is not a number ({error}); only numbers are allowed"
         ) from error
     return array
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from metascale.core.columns import LAW_JSON, LAWS_JSON
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json, write_json
 from metascale.laws.families import ONE_AXIS
+from metascale.laws.observations import as_json
 
 Trend = Literal["falls", "rises", "none", "unknown"]
 EXPONENTS = ("alpha", "beta")
@@ -152,63 +153,48 @@ class LawRecord:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> LawRecord:
         """The record that `to_json` wrote."""
-        trend, noise = stored.get("trend"), stored.get("noise") or {}
+        trend, reason, noise = stored.get("trend"), stored.get("extrapolation_reason"), stored.get("noise") or {}
         names = stored.get("x_names") or ([stored["x_name"]] if stored.get("x_name") else [])
-        reason = stored.get("extrapolation_reason")
+        n_observations, n_scales = (_number(stored.get(name)) for name in ("n_observations", "n_scales"))
+
+        def text(name: str) -> str:
+            return str(stored.get(name) or "")
+
         return cls(
-            law=str(stored.get("law") or ""),
-            formula=str(stored.get("formula") or ""),
+            law=text("law"),
+            formula=text("formula"),
+            loss_name=text("loss_name"),
+            verdict=text("verdict"),
+            objective_name=text("objective_name"),
+            objective=_number(stored.get("objective")),
+            r2_log=_number(stored.get("r2_log")),
+            condition=_number(stored.get("condition")),
+            within_scale_log=_number(noise.get("within_scale_log")),
+            misfit_log=_number(noise.get("misfit_log")),
+            n_observations=None if n_observations is None else int(n_observations),
+            n_scales=None if n_scales is None else int(n_scales),
             x_names=tuple(str(name) for name in names),
-            loss_name=str(stored.get("loss_name") or ""),
             level=_number(stored.get("level")) or 0.95,
             parameters=_intervals(stored.get("parameters")),
             trend=trend if trend in ("falls", "rises", "none") else "unknown",
-            verdict=str(stored.get("verdict") or ""),
             families={str(name): _family(entry) for name, entry in (stored.get("families") or {}).items()},
             extrapolation=_hidden(stored.get("extrapolation") or {}),
             extrapolation_reason=None if reason is None else str(reason),
             curve=_band(stored.get("curve")),
-            objective=_number(stored.get("objective")),
-            objective_name=str(stored.get("objective_name") or ""),
-            n_observations=_count(stored.get("n_observations")),
-            n_scales=_count(stored.get("n_scales")),
-            r2_log=_number(stored.get("r2_log")),
-            within_scale_log=_number(noise.get("within_scale_log")),
-            misfit_log=_number(noise.get("misfit_log")),
-            condition=_number(stored.get("condition")),
             notes=tuple(str(note) for note in stored.get("notes") or ()),
         )
 
     def to_json(self) -> dict[str, Any]:
         """The contract of ``fit.json`` and ``law.json``; a law in one scale has "noise", one in several "x_names"."""
-        hidden = self.extrapolation
-        return {
-            "law": self.law,
-            "formula": self.formula,
-            "objective": self.objective,
-            "objective_name": self.objective_name,
-            "x_name": self.x_name,
-            **({"x_names": list(self.x_names)} if len(self.x_names) > 1 else {}),
-            "loss_name": self.loss_name,
-            "n_observations": self.n_observations,
-            "n_scales": self.n_scales,
-            "level": self.level,
-            "parameters": {name: asdict(part) for name, part in self.parameters.items()},
-            "r2_log": self.r2_log,
-            "verdict": self.verdict,
-            "trend": None if self.trend == "unknown" else self.trend,
-            "families": {name: asdict(family) for name, family in self.families.items()},
-            "extrapolation": None if hidden is None else {"held_out_x": hidden.x, **_without(asdict(hidden), "x")},
-            "extrapolation_reason": self.extrapolation_reason,
-            **({"condition": self.condition} if len(self.x_names) > 1 else {}),
-            **(
-                {"noise": {"within_scale_log": self.within_scale_log, "misfit_log": self.misfit_log}}
-                if self.within_scale_log is not None
-                else {}
-            ),
-            "curve": None if self.curve is None else {name: list(part) for name, part in asdict(self.curve).items()},
-            "notes": list(self.notes),
-        }
+        found: dict[str, Any] = as_json(self)
+        noise = {name: found.pop(name) for name in ("within_scale_log", "misfit_log")}
+        if self.within_scale_log is not None:
+            found["noise"] = noise
+        if self.extrapolation is not None:
+            found["extrapolation"]["held_out_x"] = found["extrapolation"].pop("x")
+        if len(self.x_names) < 2:
+            del found["x_names"], found["condition"]
+        return {**found, "x_name": self.x_name, "trend": None if self.trend == "unknown" else self.trend}
 
 
 def write_laws(folder: Path, laws: Mapping[str, LawRecord]) -> None:
@@ -248,20 +234,11 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != name}
-
-
 def _number(value: Any) -> float | None:
     """``value`` as a finite float, or ``None``."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
     return float(value) if math.isfinite(value) else None
-
-
-def _count(value: Any) -> int | None:
-    number = _number(value)
-    return None if number is None else int(number)
 
 
 def _intervals(stored: Mapping[str, Any] | None) -> dict[str, Interval]:

@@ -1,4 +1,4 @@
-"""A law in model size and data, with intervals, its disagreements and what single points do to it."""
+"""A law in model size and data, with intervals, the other surfaces and the influence of single runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,6 @@ class SurfaceAnalysis:
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
         observations = self.fit.observations
         parts = self.parameters
         exponents = [name for name in self.fit.law.parameters if name.startswith(("alpha", "beta"))]
@@ -94,7 +93,6 @@ class SurfaceAnalysis:
         return self.record().to_json()
 
     def summary(self) -> str:
-        """A printable table."""
         fit, percent = self.fit, f"{100 * self.level:g} %"
         lines = [self.verdict, "", f"law {fit.law.name}: {fit.law.formula}    ({fit.observations.n} rows)"]
         for name, part in self.parameters.items():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Intervals: TypeAlias = "dict[str, dict[str, float]]"
 """``{"estimate", "low", "high"}`` of every parameter."""
 
-POOLING_LEVEL = 0.1  # seed noise and misfit are pooled unless an F test parts them at this level
+POOLING_LEVEL = 0.1  # seed noise and misfit are pooled unless an F test separates them at this level
 SMALL_POOL = 20  # below this many residuals a robust fit leaves mostly zeros in the pool; normal noise is drawn instead
 ROWS_FOR_PAIRS = 40  # with this many runs, resampling runs keeps their uneven noise; below, resamples lose scales
 
@@ -37,9 +37,9 @@ class Noise:
 
     Attributes:
         within: variance between runs at one scale (seeds), or of all residuals when there are no replicates.
-        between: further variance of scale means about the curve (misfit); 0 when it cannot be told from ``within``.
+        between: further variance of scale means about the curve (misfit); 0 where ``within`` explains it.
         freedom: degrees of freedom of the part that decides the width of intervals.
-        has_replicates: whether seeds and misfit could be separated at all.
+        has_replicates: whether seeds and misfit could be separated.
     """
 
     within: float
@@ -115,7 +115,7 @@ class Bootstrap:
 
     def standard_errors(self) -> dict[str, float]:
         """Standard deviation of each parameter over the refits."""
-        # An amplitude that the table does not identify may overflow; 1e150 is as good as infinite and has a square.
+        # An amplitude that the table does not identify may overflow; 1e150 is practically infinite and can be squared.
         clipped = {name: np.clip(values, -1e150, 1e150) for name, values in self.parameters.items()}
         return {name: float(values.std(ddof=1)) for name, values in clipped.items()}
 
@@ -125,7 +125,6 @@ class Bootstrap:
         return float(low) + 0.0, float(high) + 0.0
 
     def intervals(self, level: float = 0.95) -> Intervals:
-        """``{"estimate", "low", "high"}`` for every parameter."""
         out = {}
         for name, estimate in self.fit.parameters.items():
             low, high = self.interval(name, level)
@@ -133,22 +132,17 @@ class Bootstrap:
         return out
 
     def to_json(self) -> dict[str, Any]:
-        """Intervals, standard errors and what was resampled."""
         return {
             "law": self.fit.law.name,
             "parameters": self.intervals(),
             "standard_errors": self.standard_errors(),
             "n_resamples": len(self.theta),
             "n_failed": self.n_failed,
-            "noise": {
-                "within_scale_log": float(np.sqrt(self.noise.within)),
-                "misfit_log": float(np.sqrt(self.noise.between)),
-            },
+            "noise": {"within_scale_log": self.noise.within**0.5, "misfit_log": self.noise.between**0.5},
             "how": self.how,
         }
 
     def summary(self) -> str:
-        """One line a parameter: estimate, standard error, 95 % interval."""
         errors = self.standard_errors()
         lines = [
             f"  {name:<8} {part['estimate']:<14.8g} se {errors[name]:<12.4g} "
@@ -158,7 +152,7 @@ class Bootstrap:
         return "\n".join([f"{self.fit.law.name}: {self.how}", *lines])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """As of its fit, with the band of a law in one scale."""
+        """Like that of its fit, with the band of a law in one scale."""
         if self.fit.observations.n_axes > 1:
             return self.fit.plot(ax)
         ax = axis_or_new(ax)

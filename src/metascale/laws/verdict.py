@@ -1,4 +1,4 @@
-"""Is there a trend, which law says it most simply, and what a reader must be told beside it."""
+"""Whether there is a trend, the simplest law that describes it, and the caveats that go with it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from metascale.laws.fitting import LawFit
 from metascale.laws.record import Trend
 from metascale.laws.uncertainty import Intervals, Noise
 
-CANDIDATES = ("none", "power", "power_irreducible")  # what "auto" chooses from: laws whose parameters mean something
+CANDIDATES = ("none", "power", "power_irreducible")  # what "auto" chooses from: laws with parameters to interpret
 AICC_EVIDENT = 4.0  # an AICc difference beyond which the poorer law has "considerably less" support (Burnham, Anderson)
-ROUNDING = 1e-12  # a spread of ln loss that is rounding and not a trend
+ROUNDING = 1e-12  # a spread of ln loss that is only rounding
 AICC_TIE = 2.0  # within this the simpler law is kept
 
 
@@ -51,8 +51,8 @@ def verdict_sentence(
 ) -> str:  # fmt: skip
     """One sentence: whether the loss falls or rises with the scale, with the interval of the exponent.
 
-    No trend has two faces: nothing moves beyond the noise, or the losses differ from scale to scale by more than
-    replicates do, only not in one direction.
+    Without a trend it says whether nothing changes beyond the noise, or scales differ by more than replicates do but
+    not in one direction.
     """
     power = families["power"].fit
     assert power is not None
@@ -83,7 +83,6 @@ def verdict_sentence(
 
 
 def _logistic_sentence(slope: dict[str, float], x_name: str, name: str, level: float) -> str:
-    """Of a share, such as an accuracy: how its odds move with the scale."""
     interval = f"{slope['estimate']:.4g}, {100 * level:g} % interval {slope['low']:.4g} to {slope['high']:.4g}"
     if slope["low"] <= 0 <= slope["high"]:
         return f"No trend: the odds of {name} do not change with {x_name} beyond their noise (exponent {interval})."
@@ -91,8 +90,8 @@ def _logistic_sentence(slope: dict[str, float], x_name: str, name: str, level: f
     return f"{name} {word} with {x_name}: its odds go as {x_name} to the power {interval}."
 
 
-def honest_notes(families: dict[str, FamilyResult], chosen: str, fit: LawFit, noise: Noise) -> list[str]:
-    """What a reader must know beside the parameters of the chosen law."""
+def caveats(families: dict[str, FamilyResult], chosen: str, fit: LawFit, noise: Noise) -> list[str]:
+    """Notes on how far the parameters of the chosen law can be trusted."""
     notes = [] if chosen == "none" else misfit_notes(noise)
     pairs = {name: _shared_errors(families[name], families[chosen]) for name in families if chosen in families}
     better = {name: pair for name, pair in pairs.items() if pair is not None and pair[0] < 0.9 * pair[1]}
@@ -105,24 +104,23 @@ def honest_notes(families: dict[str, FamilyResult], chosen: str, fit: LawFit, no
     n_scales = fit.observations.n_scales
     if fit.observations.n == n_scales:
         notes.append(
-            "one run a scale: what differs between seeds cannot be seen, and the intervals hold only the scatter about "
-            "the law; more seeds tell a small exponent from chance"
+            "one run per scale: the spread between seeds is unknown, and the intervals reflect only the scatter about "
+            "the law; with more seeds a small exponent can be distinguished from chance"
         )
     if n_scales < 5:
-        notes.append(f"only {n_scales} distinct scales: an irreducible loss can hardly be told from a slope")
+        notes.append(f"only {n_scales} distinct scales: too few to separate an irreducible loss from a slope")
     return notes
 
 
 def _shared_errors(one: FamilyResult, other: FamilyResult) -> tuple[float, float] | None:
-    """Mean backtest errors of two families over the cuts that both could be fitted to: more parameters need more
-    scales, and the hardest cuts leave the fewest."""
+    """Mean backtest errors of two families over the cuts that both could be fitted to."""
     both = [(a, b) for a, b in zip(one.cut_errors, other.cut_errors, strict=False) if a is not None and b is not None]
     if not both:
         return None
     return float(np.mean([a for a, _ in both])), float(np.mean([b for _, b in both]))
 
 
-MISFIT_EVIDENT = 3.0  # a law that misses the scales by so many times the spread between seeds does not describe them
+MISFIT_EVIDENT = 3.0  # so many times the spread between seeds: a misfit of the law
 
 
 def misfit_notes(noise: Noise) -> list[str]:
@@ -131,5 +129,5 @@ def misfit_notes(noise: Noise) -> list[str]:
         return []
     return [
         f"the law does not describe this table: scales miss it by {noise.between**0.5:.3g} in ln loss, runs of one "
-        f"scale differ by {noise.within**0.5:.3g}; something else than the scale varies, or the curve has another shape"
+        f"scale differ by {noise.within**0.5:.3g}; something else varies with it, or the curve has another shape"
     ]
