@@ -158,7 +158,7 @@ def test_score_by_hand() -> None:
 def test_evaluating_more_tasks_than_there_are_is_refused() -> None:
     source = FixedSource(class_episode(2, (5,)))
     predictor = adapted_predictor(MODEL, InnerLoop(), MODEL.init(0), [0])
-    with pytest.raises(InputError, match="has 2 tasks; 3 were asked for"):
+    with pytest.raises(InputError, match="has 2 tasks; 3 were requested"):
         evaluate(predictor, source, "test", 3)
 
 

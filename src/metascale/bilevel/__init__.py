@@ -3,8 +3,9 @@
 from metascale.bilevel.api import Data, train
 from metascale.bilevel.applications import DataScorer, LabelCorrector, TaskWeights, WeightNet
 from metascale.bilevel.batches import Shuffled
-from metascale.bilevel.levels import Levels, Pass, from_functions, from_modules, hold
-from metascale.bilevel.training import BilevelState, BilevelTraining
+from metascale.bilevel.distributed import DataParallel, initialise, shared
+from metascale.bilevel.levels import BoundModule, Levels, Pass, from_functions, from_modules, hold, trainable
+from metascale.bilevel.training import BilevelState, BilevelTraining, check
 from metascale.hypergrad.darts import DARTS
 from metascale.hypergrad.implicit import Implicit
 from metascale.hypergrad.linear import CG, Direct, Identity, Neumann
@@ -17,7 +18,9 @@ __all__ = [
     "SAMA",
     "BilevelState",
     "BilevelTraining",
+    "BoundModule",
     "Data",
+    "DataParallel",
     "DataScorer",
     "Direct",
     "Identity",
@@ -30,8 +33,12 @@ __all__ = [
     "TaskWeights",
     "Unrolled",
     "WeightNet",
+    "check",
     "from_functions",
     "from_modules",
     "hold",
+    "initialise",
+    "shared",
     "train",
+    "trainable",
 ]

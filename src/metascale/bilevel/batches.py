@@ -26,7 +26,7 @@ class Shuffled:
     Args:
         data: named tensors with one row an example, or a sequence of examples (a torch Dataset).
         batch_size: examples a batch.
-        seed: of the orders; ``purpose`` tells apart data sets that share a seed.
+        seed, purpose: of the orders; data sets that share a seed need different purposes.
         collate: joins a list of examples; ``torch.utils.data.default_collate`` where ``None``. Not for tensors.
         device: where batches of named tensors go.
 

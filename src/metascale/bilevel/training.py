@@ -164,7 +164,7 @@ class BilevelTraining:
                 "truncated=True to differentiate the last ones alone"
             )
         if self.roll_back and isinstance(method, SAMA) and method.multitask:
-            raise InputError("roll_back undoes the move of θ that multitask=True asks for; choose one of them")
+            raise InputError("roll_back undoes the move of θ that multitask=True makes; choose one of them")
 
     def init(self) -> BilevelState:
         start = self.levels.start()

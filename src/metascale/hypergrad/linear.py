@@ -55,6 +55,8 @@ class LinearSolution:
 
 
 class LinearSolver(Protocol):
+    """Solves A x = b from products with A."""
+
     def __call__(self, matvec: Matvec, b: Params, *, batched: bool = False) -> LinearSolution: ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -58,9 +58,9 @@ class Baseline:
         test: the evaluation on the test tasks.
     """
 
-    choice: Mapping[str, Any]
+    choice: Mapping[str, float]
     inner_steps: int
-    table: tuple[Mapping[str, Any], ...]
+    table: tuple[Mapping[str, float | None], ...]
     test: Evaluation
 
 
@@ -88,7 +88,7 @@ def fine_tuning(
     Raises:
         InputError: every candidate rate diverges.
     """
-    table: list[dict[str, Any]] = []
+    table: list[Mapping[str, float | None]] = []
     for rate in rates:
         candidate = replace(inner, optimizer=optimizer(rate), steps=max(steps), learn_rates=False)
         try:
@@ -101,11 +101,10 @@ def fine_tuning(
             for row in result.curve()
         ]
     best = _best(table, "fine-tuning")
-    chosen = replace(inner, optimizer=optimizer(best["inner_lr"]), steps=best["inner_steps"], learn_rates=False)
-    wanted = [k for k in steps if k <= best["inner_steps"]]
-    test = arena.run(adapted_predictor(model, chosen, params, wanted), "test")
-    choice = {"inner_lr": best["inner_lr"], "inner_steps": best["inner_steps"]}
-    return Baseline(choice, best["inner_steps"], tuple(table), test)
+    rate, k = best["inner_lr"], int(best["inner_steps"])
+    chosen = replace(inner, optimizer=optimizer(rate), steps=k, learn_rates=False)
+    test = arena.run(adapted_predictor(model, chosen, params, [each for each in steps if each <= k]), "test")
+    return Baseline({"inner_lr": rate, "inner_steps": k}, k, tuple(table), test)
 
 
 def prototypes(model: Model, params: Params, arena: Arena, scales: Sequence[float] = (1, 3, 10, 30, 100)) -> Baseline:
@@ -151,10 +150,23 @@ class _LinearProbe:
         return {0: _with_ones(query) @ weight}
 
 
+class ClassPlan(Protocol):
+    """The classes of T episodes [T][n_way], and the label that each carries [T, n_way]."""
+
+    @property
+    def task_ids(self) -> Sequence[str]: ...
+
+    @property
+    def combinations(self) -> Sequence[Sequence[int]]: ...
+
+    @property
+    def label_of_class(self) -> np.ndarray: ...
+
+
 class ClassPlans(Protocol):
     """A source whose plan says which class each label of an episode stands for."""
 
-    def plan(self, split: Split, indices: Sequence[int]) -> Any: ...
+    def plan(self, split: Split, indices: Sequence[int]) -> ClassPlan: ...
 
 
 def class_prior(source: ClassPlans, arena: Arena, n_train_episodes: int = 1000) -> Baseline:
@@ -201,11 +213,15 @@ def _tuned(
     return Baseline({field: best}, 0, table, arena.run(predictor(best), "test"))
 
 
-def _best(table: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    finite = [row for row in table if row["validation_loss_nats"] is not None]
+def _best(table: Sequence[Mapping[str, float | None]], name: str) -> dict[str, float]:
+    finite = [
+        {key: value for key, value in row.items() if value is not None}
+        for row in table
+        if row["validation_loss_nats"] is not None
+    ]
     if not finite:
         raise InputError(f"every candidate of the {name} baseline diverged; give it lower rates than {list(table)}")
-    return min(finite, key=lambda row: float(row["validation_loss_nats"]))
+    return min(finite, key=lambda row: row["validation_loss_nats"])
 
 
 def _n_classes(episode: Episode) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -51,11 +51,11 @@ class Evaluation:
             row |= {"accuracy": float(accuracy.mean()), "accuracy_sem": spread(accuracy)}
         return row
 
-    def curve(self) -> list[dict[str, Any]]:
+    def curve(self) -> list[dict[str, float]]:
         """The adaptation curve: one row a K."""
         return [{"inner_steps": steps, **self.at(steps)} for steps in self.inner_steps]
 
-    def tasks(self, inner_steps: int) -> list[dict[str, Any]]:
+    def tasks(self, inner_steps: int) -> list[dict[str, int | float | str | None]]:
         column = self.inner_steps.index(inner_steps)
         return [
             {
@@ -141,7 +141,7 @@ def evaluate(
     """
     available = source.n_tasks(split)
     if n_tasks < 1 or (available is not None and n_tasks > available):
-        raise InputError(f"the {split} split has {available} tasks; {n_tasks} were asked for (at least 1 is needed)")
+        raise InputError(f"the {split} split has {available} tasks; {n_tasks} were requested (at least 1 is needed)")
     execution = execution or Execution()
     names: list[str] = []
     losses: dict[int, list[torch.Tensor]] = {}

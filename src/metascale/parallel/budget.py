@@ -131,7 +131,7 @@ def fit_to_budget(learner: L, model: Model, episode: Episode, budget_bytes: int,
 
 
 def plans(learner: Learner, model: Model, episode: Episode) -> Iterator[StepPlan]:
-    """From what the learner asks for to the most frugal, one thing lowered at a time."""
+    """From the learner's own settings to the most frugal, one thing lowered at a time."""
     execution, mode = learner.execution, getattr(model, "checkpoint_blocks", None)
     largest = max(episode.support.n_examples, episode.query.n_examples)
     micro = min(learner.micro_batch or largest, largest)
