@@ -76,13 +76,13 @@ class ModelSizeConfig(TrialConfig):
         epochs: passes over the training text.
         max_steps: steps at most, where that is less; none: as many as the epochs take.
         eval_every: steps between validations; none means an epoch.
-        n_validation_batches: what training looks at; none means all. The kept model is measured on all of it.
+        n_validation_batches: evaluated during training; none means all. The kept model is evaluated on all.
         patience: validations without improvement after which training stops; none trains to the end.
         min_delta: an improvement lowers the best validation loss by more than this (nats).
         lr, weight_decay: of AdamW (β 0.9 and 0.95); gains and biases are not decayed.
         clip_norm: gradients are scaled down to this norm; none: never.
-        schedule: ``"cosine"`` down to ``final_rate``, ``"constant"``, or ``"wsd"``, a plateau and a straight way down
-            over the last fifth; each after a linear warm-up over ``warmup`` steps.
+        schedule: ``"cosine"`` down to ``final_rate``, ``"constant"``, or ``"wsd"``, a plateau and a linear decay over
+            the last fifth; each after a linear warm-up over ``warmup`` steps.
         warmup, final_rate: see ``schedule``; ``final_rate`` is a share of ``lr``.
         parameterisation: ``"mup"`` scales initialisation and rates so that the ``lr`` of ``base_width`` serves all.
         base_width: see ``parameterisation``.
@@ -208,7 +208,7 @@ RECIPE = Recipe(
 
 BYTES_A_NUMBER, MIB = 4, 2**20
 DECAY_SHARE = 0.2
-"""Of a training with the schedule ``wsd``: the way down."""
+"""Of a training with the schedule ``wsd``: the decay."""
 EVALUATED: tuple[Split, ...] = ("validation", "test")
 FLOORS: tuple[Literal["unigram", "bigram"], ...] = ("unigram", "bigram")
 """Models that count words, as floors."""
@@ -231,7 +231,7 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     model, steps = language_model(settings, stream), tested.training.steps
     step, whole = flops(model, settings, 1), flops(model, settings, steps)
     kinds = {} if memory is None else {f"step_{kind}_bytes": int(memory.by_kind[kind]) for kind in KINDS}
-    looks = run.rows("eval_stats")
+    evaluations = run.rows("eval_stats")
     return {
         **tested.training.row(),
         **tested.test,
@@ -241,10 +241,10 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
         "model_size_mb": model.n_params() * BYTES_A_NUMBER / MIB,
         "tokens": steps * stream.batch_tokens,
         "epochs": steps / stream.steps_per_epoch,
-        # Of the validation tokens that training looked at; those of the kept model on all tokens are above.
-        "final_perplexity": looks[-1]["validation_perplexity"],
-        "best_perplexity": min(row["validation_perplexity"] for row in looks),
-        "perplexities": [[row["step"], row["validation_perplexity"]] for row in looks],
+        # On the validation tokens that training evaluated; those of the kept model on all tokens are above.
+        "final_perplexity": evaluations[-1]["validation_perplexity"],
+        "best_perplexity": min(row["validation_perplexity"] for row in evaluations),
+        "perplexities": [[row["step"], row["validation_perplexity"]] for row in evaluations],
         "step_flops": step.exact,
         "train_flops": whole.exact,
         "train_flops_6nd": whole.six_nd,
@@ -432,7 +432,7 @@ def costs(study: Study) -> tuple[str, list[str], list[list[str]]]:
 
 
 # What the study concludes: size.json holds it for the report. Where there are too few models for a question, its place
-# holds the reason in the place of an answer.
+# holds the reason instead.
 
 LEVEL = 0.95
 PERPLEXITY = "test_perplexity"

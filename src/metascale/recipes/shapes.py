@@ -54,7 +54,7 @@ class ShapesConfig(TrialConfig):
     Args:
         data: ``"digits"`` or ``"mnist"``.
         n_train: training images; none means all (1,078 digits, 50,000 of MNIST).
-        shrink: every square of so many pixels a side becomes their mean: 2 makes 14×14 images of MNIST's 28×28.
+        shrink: side of the squares of pixels that are averaged into one: 2 makes 14×14 images of MNIST's 28×28.
         architecture: ``"mlp"``, ``"convnet"`` or ``"resnet"`` (6·depth+2 layers).
         width: units or channels of the first layer.
         depth: hidden layers or convolutions; residual blocks a stage of a resnet.
@@ -68,7 +68,7 @@ class ShapesConfig(TrialConfig):
         eval_epochs: passes between validations.
         patience: validations without improvement after which training stops; none trains to the end.
         min_delta: an improvement lowers the best validation loss by more than this (nats).
-        n_validation: validation images that training looks at; none means all. The kept state is measured on all.
+        n_validation: validation images evaluated during training; none means all. The kept state is evaluated on all.
         n_train_evaluated: training images on which the loss without dropout is measured beside validation.
     """
 
