@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +13,14 @@ from numpy.typing import ArrayLike
 from metascale.core.errors import InputError
 from metascale.laws.backtesting import FamilyResult, compare_families
 from metascale.laws.families import ALIASES, ONE_AXIS, require_law
-from metascale.laws.fitting import LawFit, fit_law, require_level
+from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law, require_level
 from metascale.laws.forecasting import last_value, tail_line
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Observations, observe, table_warnings
 from metascale.laws.picture import LawPicture, plot_law
 from metascale.laws.record import Band, FamilyRecord, HiddenScale, LawRecord, Trend
 from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
-from metascale.laws.uncertainty import Bootstrap, Intervals, as_intervals, bootstrap, delta_intervals, replicate_weights
+from metascale.laws.uncertainty import Bootstrap, bootstrap, delta_intervals, replicate_weights
 from metascale.laws.verdict import CANDIDATES, caveats, choose, verdict_sentence
 
 if TYPE_CHECKING:
@@ -65,28 +65,17 @@ class Analysis:
 
     def record(self) -> LawRecord:
         """What law.json and fit.json hold."""
-        fit, observations, noise = self.fit, self.fit.observations, self.bootstrap.noise
-        return LawRecord(
-            law=fit.law.name,
-            formula=fit.law.formula,
-            x_names=observations.x_names,
-            loss_name=observations.loss_name,
-            level=self.level,
-            parameters=as_intervals(self.parameters),
+        noise = self.bootstrap.noise
+        return replace(
+            self.fit.record(self.level, self.parameters, self.notes),
             trend=self.trend,
             verdict=self.verdict,
             families={name: self._family(name, found.fit) for name, found in self.families.items() if found.fit},
             extrapolation=self.extrapolation,
             extrapolation_reason=self.extrapolation_reason,
             curve=self.curve(),
-            objective=fit.objective_value,
-            objective_name=fit.objective.name,
-            n_observations=observations.n,
-            n_scales=observations.n_scales,
-            r2_log=fit.r2_log,
             within_scale_log=noise.within**0.5,
             misfit_log=noise.between**0.5,
-            notes=self.notes,
         )
 
     def _family(self, name: str, fit: LawFit) -> FamilyRecord:
@@ -317,21 +306,18 @@ def _extrapolate(fit: LawFit, level: float, n_bootstrap: int, seed: int) -> Hidd
     if rest.n_scales < law.n_parameters + 1:
         return f"without the largest scale {rest.n_scales} are left; even 'power' needs 3"
     sample = bootstrap(fit_law(law, rest, fit.objective, fit.weights[seen]), n_bootstrap, seed=seed)
-    target = np.array([x.max()])
     observed = float(np.exp(observations.log_loss[~seen].mean()))
-    predicted = float(sample.fit.predict(target)[0])
-    rng = np.random.default_rng([seed, 202])
-    _, low, high = sample.predictive(target, level, rng, runs=int((~seen).sum()))
+    said = sample.predict_mean(float(x.max()), level, int((~seen).sum()), (seed, 202))
     return HiddenScale(
         x=float(x.max()),
         law=law.name,
         observed=observed,
-        predicted=predicted,
-        low=min(float(low[0]), predicted),
-        high=max(float(high[0]), predicted),
-        log_error=float(np.log(predicted / observed)),
+        predicted=said.estimate,
+        low=said.low,
+        high=said.high,
+        log_error=float(np.log(said.estimate / observed)),
         baselines={
-            "last_value": float(last_value(rest.x, rest.loss, target)[0]),
-            "tail_line": float(tail_line(rest.x, rest.loss, target)[0]),
+            "last_value": float(last_value(rest.x, rest.loss, [x.max()])[0]),
+            "tail_line": float(tail_line(rest.x, rest.loss, [x.max()])[0]),
         },
     )

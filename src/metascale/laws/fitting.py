@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,9 +16,13 @@ from metascale.laws.newton import Local, Minimum, minimise
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Integers, Observations, bounded_exp
 from metascale.laws.picture import BLUE, GREY, axis_or_new, finish
+from metascale.laws.record import Interval, LawRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+Intervals: TypeAlias = "dict[str, dict[str, float]]"
+"""``{"estimate", "low", "high"}`` of every parameter."""
 
 SCOUT_ITERATIONS = 10  # every start runs this long, then only the best few go on: good starts matter, not many
 SURVIVORS = 2
@@ -187,6 +191,23 @@ class LawFit:
             "at_bound": list(self.at_bound),
         }
 
+    def record(self, level: float, parameters: Intervals, notes: tuple[str, ...]) -> LawRecord:
+        """The part of a record that is known without a choice among laws."""
+        return LawRecord(
+            law=self.law.name,
+            formula=self.law.formula,
+            x_names=self.observations.x_names,
+            loss_name=self.observations.loss_name,
+            level=level,
+            parameters=as_intervals(parameters),
+            objective=self.objective_value,
+            objective_name=self.objective.name,
+            n_observations=self.observations.n,
+            n_scales=self.observations.n_scales,
+            r2_log=self.r2_log,
+            notes=notes,
+        )
+
     def summary(self) -> str:
         """One line a parameter, with all the digits that a reader needs to repeat the prediction."""
         lines = [f"{self.law.formula}   ({self.law.name}; {self.objective.name} = {self.objective_value:.12g})"]
@@ -216,6 +237,11 @@ class LawFit:
         x = np.geomspace(table.x.min(), table.x.max(), 200)
         ax.plot(table.x[:, 0], table.loss, "o", ms=4, alpha=0.6, color=colour)
         ax.plot(x, self.predict(x), color=colour, label=label)
+
+
+def as_intervals(parameters: Intervals) -> dict[str, Interval]:
+    """The parameters of a record."""
+    return {name: Interval(part["estimate"], part["low"], part["high"]) for name, part in parameters.items()}
 
 
 def log_scales(x: ArrayLike, n_axes: int) -> Array:

@@ -54,6 +54,12 @@ class Prediction:
     low: float | None = None
     high: float | None = None
 
+    @classmethod
+    def of(cls, sample: Bootstrap, x: float, level: float, runs: int, stream: int = 404) -> Prediction:
+        """By a bootstrapped law, for the mean of so many new runs; the same draws at every ``x``."""
+        found = sample.predict_mean(x, level, runs, (0, stream))
+        return cls(found.estimate, found.low, found.high)
+
     def holds(self, observed: float) -> bool | None:
         """Whether the interval contains the measured loss; ``None`` without an interval."""
         return None if self.low is None or self.high is None else self.low <= observed <= self.high
@@ -119,7 +125,7 @@ def hold_out(
     found: dict[str, list[Prediction]] = {}
     samples = {name: bootstrap(fit_law(ONE_AXIS[name], table, LogHuber(1e-3)), RESAMPLES) for name in (LAW, "power")}
     for name, sample in samples.items():
-        found[name] = [predict_mean(sample, point.x, level, len(point.losses)) for point in hidden]
+        found[name] = [Prediction.of(sample, point.x, level, len(point.losses)) for point in hidden]
     ahead = forecast_table(table, targets, level)
     found[FORECAST] = [
         Prediction(float(middle), float(low), float(high))
@@ -129,16 +135,9 @@ def hold_out(
         found[name] = [Prediction(float(value)) for value in baseline(table.x[:, 0], table.loss, targets)]
     rows = tuple(Hidden(point, {name: found[name][k] for name in found}) for k, point in enumerate(hidden))
     grid = np.geomspace(ordered[0].x, ordered[-1].x, 60)
-    bands = [(float(x), predict_mean(samples[LAW], float(x), level, len(hidden[0].losses))) for x in grid]
+    bands = [(float(x), Prediction.of(samples[LAW], float(x), level, len(hidden[0].losses))) for x in grid]
     curve = tuple((x, band.predicted, band.low or 0.0, band.high or 0.0) for x, band in bands)
     return HeldOut(series, tuple(seen), rows, level, samples[LAW].intervals(level), curve)
-
-
-def predict_mean(sample: Bootstrap, x: float, level: float, runs: int, stream: int = 404) -> Prediction:
-    """The fitted law at ``x``, with the interval for the mean of so many new runs; the same draws at every ``x``."""
-    middle = float(sample.fit.predict([x])[0])
-    _, low, high = sample.predictive(np.array([x]), level, np.random.default_rng([0, stream]), runs=runs)
-    return Prediction(middle, min(float(low[0]), middle), max(float(high[0]), middle))
 
 
 def table_of(points: Sequence[Replicates]) -> Observations:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from metascale.laws.families import ONE_AXIS
 from metascale.laws.fitting import fit_law
-from metascale.laws.held_out import Prediction, Replicates, predict_mean
+from metascale.laws.held_out import Prediction, Replicates
 from metascale.laws.objective import LogHuber
 from metascale.laws.observations import observe
 from metascale.laws.uncertainty import bootstrap
@@ -65,5 +65,5 @@ def _left_out(
             continue
         fit = fit_law(ONE_AXIS[chosen], observe([row[1] for row in rest], [row[2] for row in rest]), LogHuber(1e-3))
         sample = bootstrap(fit, RESAMPLES, seed=0)
-        found.append((place, predict_mean(sample, here[0][1], level, len(here), stream=303)))
+        found.append((place, Prediction.of(sample, here[0][1], level, len(here), stream=303)))
     return tuple(found)

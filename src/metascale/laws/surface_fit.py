@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +13,13 @@ from metascale.core.errors import InputError
 from metascale.laws.allocation import Optimum, optimum, training_flops
 from metascale.laws.curves import LogSumExp
 from metascale.laws.families import MANY_AXES
-from metascale.laws.fitting import LawFit, fit_law
+from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law
 from metascale.laws.likelihood import influence
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Observations, observe, table_warnings
 from metascale.laws.picture import LawPicture
 from metascale.laws.record import Band, FamilyRecord, LawRecord
-from metascale.laws.uncertainty import Bootstrap, Intervals, as_intervals, bootstrap, delta_intervals
+from metascale.laws.uncertainty import Bootstrap, bootstrap, delta_intervals
 from metascale.laws.verdict import misfit_notes
 
 if TYPE_CHECKING:
@@ -66,27 +66,16 @@ class SurfaceAnalysis:
 
     def record(self) -> LawRecord:
         """What fit.json holds."""
-        fit, observations = self.fit, self.fit.observations
+        fit = self.fit
         intervals = {name: delta_intervals(other, self.level) for name, other in self.families.items()}
         intervals[fit.law.name] = self.parameters
-        return LawRecord(
-            law=fit.law.name,
-            formula=fit.law.formula,
-            x_names=observations.x_names,
-            loss_name=observations.loss_name,
-            level=self.level,
-            parameters=as_intervals(self.parameters),
+        return replace(
+            fit.record(self.level, self.parameters, self.notes),
             trend="falls",
             verdict=self.verdict,
             families={name: _family(other, intervals[name]) for name, other in self.families.items()},
             extrapolation_reason="the held-out test is for tables with one scale",
-            objective=fit.objective_value,
-            objective_name=fit.objective.name,
-            n_observations=observations.n,
-            n_scales=observations.n_scales,
-            r2_log=fit.r2_log,
             condition=fit.condition if np.isfinite(fit.condition) else None,
-            notes=self.notes,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import fdtrc, stdtrit
 
 from metascale.core.errors import InputError
-from metascale.laws.fitting import LawFit, log_scales, solve_law
+from metascale.laws.fitting import Intervals, LawFit, log_scales, solve_law
 from metascale.laws.observations import Array, Observations, bounded_exp
 from metascale.laws.picture import BLUE, axis_or_new, finish
 from metascale.laws.record import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Intervals: TypeAlias = "dict[str, dict[str, float]]"
-"""``{"estimate", "low", "high"}`` of every parameter."""
 
 POOLING_LEVEL = 0.1  # seed noise and misfit are pooled unless an F test separates them at this level
 SMALL_POOL = 20  # below this many residuals a robust fit leaves mostly zeros in the pool; normal noise is drawn instead
@@ -182,6 +179,12 @@ class Bootstrap:
         noise = rng.standard_normal(logs.shape) * np.sqrt(variance) * self.spread[:, None]
         return _band(bounded_exp(logs + noise), level)
 
+    def predict_mean(self, x: float, level: float, runs: int, stream: tuple[int, ...]) -> Interval:
+        """The law at ``x`` with the interval for the mean of so many new runs; ``stream`` addresses the draws."""
+        middle = float(self.fit.predict([x])[0])
+        _, low, high = self.predictive([x], level, np.random.default_rng(stream), runs=runs)
+        return Interval(middle, min(float(low[0]), middle), max(float(high[0]), middle))
+
 
 def _band(values: Array, level: float) -> tuple[Array, Array, Array]:
     low, median, high = np.quantile(values, [(1 - level) / 2, 0.5, (1 + level) / 2], axis=0)
@@ -327,8 +330,3 @@ def unit_matrix(fit: LawFit) -> Array:
     p = fit.law.n_parameters
     origin = fit.law.units(np.zeros((1, p)), fit.t_ref)
     return np.asarray((fit.law.units(np.eye(p), fit.t_ref) - origin).T)
-
-
-def as_intervals(parameters: Intervals) -> dict[str, Interval]:
-    """The parameters of a record."""
-    return {name: Interval(part["estimate"], part["low"], part["high"]) for name, part in parameters.items()}

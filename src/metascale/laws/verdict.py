@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from metascale.laws.backtesting import FamilyResult
-from metascale.laws.fitting import LawFit
+from metascale.laws.fitting import Intervals, LawFit
 from metascale.laws.record import Trend
-from metascale.laws.uncertainty import Intervals, Noise
+from metascale.laws.uncertainty import Noise
 
 CANDIDATES = ("none", "power", "power_irreducible")  # what "auto" chooses from: laws with parameters to interpret
 AICC_EVIDENT = 4.0  # an AICc difference beyond which the poorer law has "considerably less" support (Burnham, Anderson)
