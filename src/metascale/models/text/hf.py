@@ -69,7 +69,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class PublishedShape:
     """A published model's sizes, to build it with random weights, and the hub name of its weights."""
 
     model_type: str
@@ -96,8 +96,8 @@ def _t5(d: int, d_ff: int, layers: int, heads: int) -> dict[str, Any]:
     return {"d_model": d, "d_kv": 64, "d_ff": d_ff, "num_layers": layers, "num_heads": heads, "vocab_size": 32128}
 
 
-SHAPES: dict[str, Shape] = {
-    "tinyllama": Shape(
+SHAPES: dict[str, PublishedShape] = {
+    "tinyllama": PublishedShape(
         "llama",
         "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
         {
@@ -111,17 +111,17 @@ SHAPES: dict[str, Shape] = {
             "rms_norm_eps": 1e-5,
         },
     ),
-    "gpt2": Shape("gpt2", "openai-community/gpt2", _gpt2(768, 12, 12)),
-    "gpt2-medium": Shape("gpt2", "openai-community/gpt2-medium", _gpt2(1024, 24, 16)),
-    "distilbert": Shape(
+    "gpt2": PublishedShape("gpt2", "openai-community/gpt2", _gpt2(768, 12, 12)),
+    "gpt2-medium": PublishedShape("gpt2", "openai-community/gpt2-medium", _gpt2(1024, 24, 16)),
+    "distilbert": PublishedShape(
         "distilbert",
         "distilbert/distilbert-base-uncased",
         {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072, "vocab_size": 30522},
     ),
-    "bert-base": Shape("bert", "google-bert/bert-base-uncased", _bert(768, 12, 12)),
-    "minilm-l6": Shape("bert", "sentence-transformers/all-MiniLM-L6-v2", _bert(384, 6, 12)),
-    "t5-small": Shape("t5", "google-t5/t5-small", _t5(512, 2048, 6, 8)),
-    "t5-base": Shape("t5", "google-t5/t5-base", _t5(768, 3072, 12, 12)),
+    "bert-base": PublishedShape("bert", "google-bert/bert-base-uncased", _bert(768, 12, 12)),
+    "minilm-l6": PublishedShape("bert", "sentence-transformers/all-MiniLM-L6-v2", _bert(384, 6, 12)),
+    "t5-small": PublishedShape("t5", "google-t5/t5-small", _t5(512, 2048, 6, 8)),
+    "t5-base": PublishedShape("t5", "google-t5/t5-base", _t5(768, 3072, 12, 12)),
 }
 
 
@@ -195,7 +195,7 @@ def load_config(name_or_path: str | Path) -> PretrainedConfig:
         raise _cannot_load(name, error) from error
 
 
-def _known_shape(name: str) -> Shape | None:
+def _known_shape(name: str) -> PublishedShape | None:
     """A folder of the same name comes first."""
     return None if Path(name).is_dir() else SHAPES.get(name)
 
