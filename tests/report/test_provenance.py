@@ -10,7 +10,7 @@ from typing import Any
 from metascale.core.canonical import plain
 from metascale.report import write_report
 from metascale.report.section import Folded
-from metascale.report.sections.diagnosis import convergence, diagnostic_sentences, diagnostics_data
+from metascale.report.sections.diagnosis import convergence, convergence_data, convergence_sentences, coverage_sentences
 from metascale.report.sections.provenance import gather, provenance, provenance_pairs, reproduce
 from metascale.report.study import open_study
 from metascale.study import Study, run_study
@@ -155,9 +155,9 @@ def test_runs_that_had_not_converged_are_counted_and_listed(own_study: Path) -> 
         return "max_steps" if number < 5 else "converged"
 
     set_cells(own_study, steps=100, best_step=best, training=ending)
-    found = diagnostics_data(own_study)
-    assert (found.n_known, found.n_improving, len(found.unconverged), found.patient) == (21, 3, 5, True)
-    sentences = diagnostic_sentences(found)
+    found = convergence_data(own_study)
+    assert (found.n_known, len(found.improving), len(found.by_budget), found.patient) == (21, 3, 2, True)
+    sentences = convergence_sentences(found)
     assert sentences[0].startswith("3 of 21 finished runs had the lowest validation loss at the last evaluation")
     assert sentences[1].startswith("2 of 21 finished runs were ended by the most steps allowed, not by patience")
     (table,) = convergence(open_study(own_study)).tables
@@ -166,9 +166,9 @@ def test_runs_that_had_not_converged_are_counted_and_listed(own_study: Path) -> 
 
 def test_a_budget_of_steps_is_not_a_lack_of_patience(own_study: Path) -> None:
     set_cells(own_study, steps=100, best_step=80, training="max_steps")
-    found = diagnostics_data(own_study)
-    assert (found.unconverged, found.patient) == ((), False)
-    assert diagnostic_sentences(found)[0] == ("All 21 finished runs had their lowest validation loss before the end.")
+    found = convergence_data(own_study)
+    assert (found.improving, found.by_budget, found.patient) == ((), (), False)
+    assert convergence_sentences(found)[0] == ("All 21 finished runs had their lowest validation loss before the end.")
 
 
 def test_the_coverage_of_the_backtest_is_told(own_study: Path) -> None:
@@ -179,10 +179,10 @@ def test_the_coverage_of_the_backtest_is_told(own_study: Path) -> None:
         f"In the backtest of '{law['law']}', 75 % of the hidden scales lay inside the 90 % intervals that the smaller "
         "scales gave."
     )
-    assert sentence in diagnostic_sentences(diagnostics_data(own_study))
+    assert sentence in coverage_sentences(open_study(own_study))
 
 
 def test_a_study_that_says_nothing_of_it_has_no_such_section(own_study: Path) -> None:
     set_cells(own_study, steps=None, best_step=None, training=None)
-    assert diagnostic_sentences(diagnostics_data(own_study)) == ()
+    assert convergence_sentences(convergence_data(own_study)) == ()
     assert convergence(open_study(own_study)).blocks == ()

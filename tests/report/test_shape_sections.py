@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from metascale.laws.held_out import LAW
 from metascale.report.sections.checks import held_out_data, held_out_sentence, plot_held_out
 from metascale.report.sections.diagnosis import advice, diagnosis_data, diagnosis_sentence, typical, verdict_of
 from metascale.report.sections.shapes import ASPECT, shape_data
-from metascale.report.sections.tuning import TuningTable, excess, plot_tuned, tuning_data
+from metascale.report.sections.tuning import TuningTable, excess, name_of, plot_tuned, tuning_data
 from metascale.report.study import open_study
 from metascale.report.write import write_report
 from tests.report.shape_fixture import ALPHA, E, law, write_shapes
@@ -114,12 +115,12 @@ def test_verdicts(train: float, validation: float, best: float, short: bool, ver
 def test_searches_are_tables_and_curves_with_the_best_and_the_edges_marked(shapes: Path) -> None:
     table = tuning_data(shapes)
     assert (len(table.points), table.names, table.n_attempts) == (20, ("lr", "batch_size"), 140)
-    assert {point.name: dict(point.edges) for point in table.points if point.edges} == {
+    assert {name_of(point): dict(point.edges) for point in table.points if point.edges} == {
         "width 16, depth 3, ratio 1.0": {"lr": "high"}
     }
     first = table.points[0]
-    assert dict(first.counts) == {"finished": 5, "pruned": 1, "diverged": 1}
-    assert excess(first, first.attempts[0]) == pytest.approx(math.log(2.0)), "a decade off is a loss of 2 against 1"
+    assert Counter(one.status for one in first.tried) == {"finished": 5, "pruned": 1, "diverged": 1}
+    assert excess(first, first.tried[0]) == pytest.approx(math.log(2.0)), "a decade off is a loss of 2 against 1"
     ax = Figure().subplots()
     plot_tuned(table, ax, name="lr")
     assert ax.get_title(loc="left") == "Learning rate: 1 of 20 at an edge"

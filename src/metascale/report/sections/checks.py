@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from metascale.laws.held_out import LAW, SHARE, HeldOut, Prediction, hold_out
 from metascale.laws.irregular import leave_one_out
 from metascale.laws.picture import tip
+from metascale.report import style
 from metascale.report.section import (
     DASH,
     Cell,
@@ -33,18 +34,6 @@ from metascale.report.section import (
 )
 from metascale.report.sections.tuning import TuningTable, edges_used, label_of, tuning_data
 from metascale.report.study import Point, ReportStudy, StudySource, cut_short, finite, open_study, stopped_by_patience
-from metascale.report.style import (
-    ORANGE,
-    PAPER,
-    SERIES,
-    SOFT,
-    finish,
-    log_label,
-    log_x_ticks,
-    log_y_ticks,
-    nothing,
-    pad_y,
-)
 from metascale.report.words import axis_label, decimals, interval, number
 
 
@@ -89,32 +78,32 @@ def held_out_sentence(one: HeldOut, x_name: str) -> str:
 def plot_held_out(table: tuple[HeldOut, ...], ax: Axes, *, y_label: str, x_label: str, compact: bool = False) -> Axes:
     """Seen points filled, hidden ones hollow, the law of the seen ones with its prediction interval."""
     if not table:
-        return nothing(ax, "Too few configurations to hide the largest")
-    for one, colour in zip(table, SERIES * len(table), strict=False):
+        return style.nothing(ax, "Too few configurations to hide the largest")
+    for one, colour in zip(table, style.SERIES * len(table), strict=False):
         x, median, low, high = (list(column) for column in zip(*one.curve, strict=True))
         ax.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
         ax.plot(x, median, color=colour, linewidth=1.8)
-        ax.axvline(one.hidden[0].point.x / 1.03, color=SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
+        ax.axvline(one.hidden[0].point.x / 1.03, color=style.SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
         for point in one.seen:
-            (dot,) = ax.plot(point.x, point.mean, "o", color=colour, markersize=5, markeredgecolor=PAPER)
+            (dot,) = ax.plot(point.x, point.mean, "o", color=colour, markersize=5, markeredgecolor=style.PAPER)
             tip(dot, f"{one.series}, {point.name}: {decimals(point.mean)}, {number(point.x)} {x_label}")
         for row in one.hidden:
             inside = row.predictions[LAW].holds(row.point.mean)
             (ring,) = ax.plot(
                 row.point.x, row.point.mean, "o", markersize=6.5, markerfacecolor="none", markeredgewidth=1.8,
-                color=colour if inside else ORANGE, markeredgecolor=colour if inside else ORANGE,
+                color=colour if inside else style.ORANGE, markeredgecolor=colour if inside else style.ORANGE,
             )  # fmt: skip
             said = row.predictions[LAW]
             words = f"{decimals(said.predicted)} {interval(said.low, said.high)}"
             tip(ring, f"{one.series}, {row.point.name}: measured {decimals(row.point.mean)}, predicted {words}")
     ax.set_yscale("log")
     sizes = [point.x for one in table for point in (*one.seen, *(row.point for row in one.hidden))]
-    log_x_ticks(ax, sizes, closest=0.14 if compact else 0.09)
-    pad_y(ax)
-    log_y_ticks(ax)
+    style.log_x_ticks(ax, sizes, closest=0.14 if compact else 0.09)
+    style.pad_y(ax)
+    style.log_y_ticks(ax)
     n_hidden, n_inside = sum(len(one.hidden) for one in table), sum(one.n_inside(LAW) or 0 for one in table)
     title = f"Law of the smaller nets: {n_inside} of {n_hidden} larger ones inside its interval"
-    return finish(ax, title, f"{x_label} (log scale)", log_label(y_label), compact)
+    return style.finish(ax, title, f"{x_label} (log scale)", style.log_label(y_label), compact)
 
 
 UNEVEN = 3.0
@@ -238,7 +227,7 @@ def irregular(study: ReportStudy) -> Section:
     chance = (1 - found.level) * found.n_points
     text = (
         f"Each of {found.n_points} points was predicted from all the others of its series: {len(found.rows)} lie "
-        f"outside their {100 * found.level:g} % prediction interval (by chance {chance:.1f} or a few more)."
+        f"outside their {100 * found.level:g} % prediction interval (about {chance:.1f} would by chance alone)."
     )
     blocks = (text, irregular_table(found)) if found.rows else (text,)
     return Section("irregular", "Irregular points", blocks, data)

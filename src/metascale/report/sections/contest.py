@@ -15,6 +15,7 @@ from metascale.core.columns import BASELINE, COMPARED_KINDS, MAIN_KINDS, TEST_AC
 from metascale.core.errors import CorruptFile
 from metascale.laws.contrasts import PairedTest, holm, paired_test
 from metascale.laws.picture import tip
+from metascale.report import style
 from metascale.report.section import (
     Block,
     Cell,
@@ -41,7 +42,6 @@ from metascale.report.study import (
     standard_error,
     unit_of,
 )
-from metascale.report.style import BLUE, INK, MUTED, PAPER, SERIES, finish, nothing
 from metascale.report.words import decimals, interval, method_label, number, p_words, percent, scale_words
 
 REFERENCE = "melora"
@@ -400,28 +400,41 @@ def plot_baselines(found: Contest, ax: Axes, *, compact: bool = False) -> Axes:
     """Bars of test loss, best on top, with standard errors across test tasks and a dot for every seed."""
     rows = found.shown
     if not rows:
-        return nothing(ax, "No method with a test loss")
-    size = 8 if compact else 9
+        return style.nothing(ax, "No method with a test loss")
     ends = [max(row.loss + (row.task_sem or 0.0), *(row.seed_values or (0.0,))) for row in rows]
     reach = max(ends)
     for place, (row, end) in enumerate(zip(rows, ends, strict=True)):
-        (bar,) = ax.barh(place, row.loss, height=0.62, color=BLUE if row.kind in MAIN_KINDS else MUTED)
+        (bar,) = ax.barh(place, row.loss, height=0.62, color=style.BLUE if row.kind in MAIN_KINDS else style.MUTED)
         text = decimals(row.loss) + (f" ± {decimals(row.task_sem)}" if row.task_sem is not None else "")
         accuracy = f", {percent(row.accuracy)}" if row.accuracy is not None else ""
         tip(bar, f"{row.name}: {text} {found.unit}{accuracy}")
         if row.task_sem is not None:
-            ax.errorbar(row.loss, place, xerr=row.task_sem, color=INK, elinewidth=1.2, capsize=3)
+            ax.errorbar(row.loss, place, xerr=row.task_sem, color=style.INK, elinewidth=1.2, capsize=3)
         if len(row.seed_values) > 1:
             places = place + np.linspace(-0.16, 0.16, len(row.seed_values))
-            ax.plot(row.seed_values, places, "o", color=PAPER, markersize=3.6, markeredgecolor=INK, markeredgewidth=0.8)
-        ax.text(end + 0.015 * reach, place, text, va="center", ha="left", fontsize=size, color=INK)
+            ax.plot(
+                row.seed_values,
+                places,
+                "o",
+                color=style.PAPER,
+                markersize=3.6,
+                markeredgecolor=style.INK,
+                markeredgewidth=0.8,
+            )
+        _end_label(ax, end, reach, place, text, compact)
     ax.set_xlim(0, reach * (1.42 if compact else 1.2))
     _name_bars(ax, [row.name.replace(", ", ",\n") if compact else row.name for row in rows], compact)
     ax.grid(visible=True, axis="x")
     best, loss = rows[0], found.loss_label.split(" (")[0]
-    finish(ax, f"Lowest {loss}: {best.name}, {decimals(best.loss)} {found.unit}", found.loss_label, "", compact)
+    style.finish(ax, f"Lowest {loss}: {best.name}, {decimals(best.loss)} {found.unit}", found.loss_label, "", compact)
     ax.grid(visible=False, axis="y")
     return ax
+
+
+def _end_label(ax: Axes, end: float, reach: float, place: int, text: str, compact: bool) -> None:
+    """A bar's number beside its end."""
+    size = 8 if compact else 9
+    ax.text(end + 0.015 * reach, place, text, va="center", ha="left", fontsize=size, color=style.INK)
 
 
 def _name_bars(ax: Axes, names: Sequence[str], compact: bool) -> None:
@@ -520,23 +533,25 @@ def memory(study: ReportStudy) -> Section:
 def plot_memory(rows: Sequence[MemoryRow], ax: Axes, *, compact: bool = False) -> Axes:
     """Stacked bars, one a series, smallest on top, with the total beside them."""
     if not rows:
-        return nothing(ax, "No trial measured its memory")
+        return style.nothing(ax, "No trial measured its memory")
     size = 8 if compact else 9
     reach = max(row.total for row in rows)
     for place, row in enumerate(rows):
         start = 0.0
-        for kind, value, colour in zip(MEMORY_KINDS.values(), row.by_kind, SERIES, strict=True):
+        for kind, value, colour in zip(MEMORY_KINDS.values(), row.by_kind, style.SERIES, strict=True):
             label = kind if place == 0 else None
             (bar,) = ax.barh(place, value, left=start, height=0.62, color=colour, label=label)
             tip(bar, f"{row.series}: {kind} {value:.1f} MiB of {row.total:.1f}")
             start += value
-        ax.text(start + 0.015 * reach, place, f"{row.total:.1f}", va="center", ha="left", fontsize=size, color=INK)
+        ax.text(
+            start + 0.015 * reach, place, f"{row.total:.1f}", va="center", ha="left", fontsize=size, color=style.INK
+        )
     ax.set_xlim(0, reach * 1.12)
     _name_bars(ax, [row.series for row in rows], compact)
     columns = 2 if compact else 3
     ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=columns, fontsize=size, frameon=False)
     least, most = rows[0], rows[-1]
     ends = f"{least.total:.0f} MiB ({least.series}) to {most.total:.0f} MiB ({most.series})"
-    finish(ax, f"Peak of one training step: {ends}", "live MiB at the peak", "", compact)
+    style.finish(ax, f"Peak of one training step: {ends}", "live MiB at the peak", "", compact)
     ax.grid(visible=False, axis="y")
     return ax

@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNL
 
 from metascale.core.errors import InputError
 from metascale.laws.picture import tip
+from metascale.report import style
 from metascale.report.section import Cell, Draw, PageTable, Picture, Section, fixed, table, upper_first
 from metascale.report.study import (
     UNITS,
@@ -25,19 +26,6 @@ from metascale.report.study import (
     open_study,
     sem_column,
     unit_of,
-)
-from metascale.report.style import (
-    PAPER,
-    SERIES,
-    SOFT,
-    Label,
-    finish,
-    log_y_ticks,
-    nothing,
-    pad_y,
-    ramp,
-    side_labels,
-    y_scale_label,
 )
 from metascale.report.words import decimals, number, scale_words, seed_words
 
@@ -209,16 +197,16 @@ def plot_learning_curves(table: LearningTable, ax: Axes, *, compact: bool = Fals
     A dot is the checkpoint that was kept.
     """
     if not table.curves:
-        return nothing(ax, "No learning curve on disk")
+        return style.nothing(ax, "No learning curve on disk")
     scales = sorted({curve.x for curve in table.curves if curve.x is not None})
-    colours = dict(zip(scales, ramp(len(scales)), strict=True))
+    colours = dict(zip(scales, style.ramp(len(scales)), strict=True))
     series = list(dict.fromkeys(curve.series for curve in table.curves))
-    hues = {} if scales or len(series) < 2 else dict(zip(series, SERIES * len(series), strict=False))
+    hues = {} if scales or len(series) < 2 else dict(zip(series, style.SERIES * len(series), strict=False))
     for curve in table.curves:
         place = series.index(curve.series)
-        colour = colours[curve.x] if curve.x is not None else hues.get(curve.series, SOFT)
-        style = ("-", "--", "-.")[(place // len(SERIES) if hues else place) % 3] if curve.finished else ":"
-        (line,) = ax.plot(curve.steps, curve.values, style, color=colour, linewidth=1.2, alpha=0.9)
+        colour = colours[curve.x] if curve.x is not None else hues.get(curve.series, style.SOFT)
+        dashes = ("-", "--", "-.")[(place // len(style.SERIES) if hues else place) % 3] if curve.finished else ":"
+        (line,) = ax.plot(curve.steps, curve.values, dashes, color=colour, linewidth=1.2, alpha=0.9)
         ending = "" if curve.finished else ", not finished"
         scale = "" if curve.x is None else f", {scale_words(table.x_name, curve.x)}"
         tip(line, f"{curve.series}{scale}, {seed_words(curve.seed)}{ending}")
@@ -226,15 +214,15 @@ def plot_learning_curves(table: LearningTable, ax: Axes, *, compact: bool = Fals
             ax.plot(curve.steps[-1], curve.values[-1], "x", color=colour, markersize=6, markeredgewidth=1.6)
         if curve.best_step is not None and curve.best_step in curve.steps:
             value = curve.values[curve.steps.index(curve.best_step)]
-            (dot,) = ax.plot(curve.best_step, value, "o", color=colour, markersize=4.5, markeredgecolor=PAPER)
+            (dot,) = ax.plot(curve.best_step, value, "o", color=colour, markersize=4.5, markeredgecolor=style.PAPER)
             tip(
                 dot,
                 f"{curve.series}{scale}, {seed_words(curve.seed)}: "
                 f"kept step {number(curve.best_step)}, {decimals(value)}",
             )
     ax.set_yscale("log")
-    pad_y(ax)
-    log_y_ticks(ax)
+    style.pad_y(ax)
+    style.log_y_ticks(ax)
     ax.xaxis.set_major_locator(MaxNLocator(4 if compact else 5, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     rows = 0
@@ -243,31 +231,31 @@ def plot_learning_curves(table: LearningTable, ax: Axes, *, compact: bool = Fals
         handles[0].set_label(scale_words(table.x_name, next(iter(colours))))
         rows = _key(ax, handles, 4 if compact else 8)
     elif key and hues:
-        dashed = {name: "-" if place < len(SERIES) else "--" for place, name in enumerate(series)}
+        dashed = {name: "-" if place < len(style.SERIES) else "--" for place, name in enumerate(series)}
         handles = [Line2D([], [], color=hues[n], linewidth=2, linestyle=dashed[n], label=n) for n in series]
         rows = _key(ax, handles, 2 if compact else 4)
     title = table.y_label.split(" (")[0].capitalize()
-    finish(ax, title, table.x_label, y_scale_label(ax, table.y_label), compact, 10 + 15 * rows)
+    style.finish(ax, title, table.x_label, style.y_scale_label(ax, table.y_label), compact, 10 + 15 * rows)
     return ax
 
 
 def plot_adaptation(table: AdaptationTable, ax: Axes, *, compact: bool = False) -> Axes:
     """Meta-test loss after K inner steps; thin lines are seeds, bars are standard errors across meta-test tasks."""
     if not table.curves:
-        return nothing(ax, "No adaptation curve on disk")
-    labels: list[Label] = []
-    for curve, (colour, style) in zip(table.curves, _adaptation_looks(table), strict=True):
+        return style.nothing(ax, "No adaptation curve on disk")
+    labels: list[style.Label] = []
+    for curve, (colour, dashes) in zip(table.curves, _adaptation_looks(table), strict=True):
         name = curve.series if curve.x is None else f"{curve.series}, {scale_words(table.x_name, curve.x)}"
         for values in curve.seeds if len(curve.seeds) > 1 else ():
             ax.plot(curve.inner_steps, values, color=colour, linewidth=0.7, alpha=0.55)
         bars = None if None in curve.task_sem else [sem or 0.0 for sem in curve.task_sem]
-        ax.plot(curve.inner_steps, curve.values, style, color=colour, linewidth=1.8, zorder=3)
+        ax.plot(curve.inner_steps, curve.values, dashes, color=colour, linewidth=1.8, zorder=3)
         if bars:
             ax.errorbar(
                 curve.inner_steps, curve.values, bars, color=colour, fmt="none", elinewidth=1.0, capsize=2.5, zorder=3
             )
         for k, value, sem in zip(curve.inner_steps, curve.values, curve.task_sem, strict=True):
-            (dot,) = ax.plot(k, value, "o", color=colour, markersize=5, markeredgecolor=PAPER, zorder=4)
+            (dot,) = ax.plot(k, value, "o", color=colour, markersize=5, markeredgecolor=style.PAPER, zorder=4)
             tip(dot, f"{name}, K = {k}: {decimals(value)}" + (f" ± {decimals(sem)} across tasks" if sem else ""))
         labels.append((curve.values[-1], name.replace(", ", ",\n") if compact else name, colour))
     ticks = sorted({k for curve in table.curves for k in curve.inner_steps})
@@ -276,10 +264,10 @@ def plot_adaptation(table: AdaptationTable, ax: Axes, *, compact: bool = False) 
     ax.xaxis.set_major_formatter(FixedFormatter([str(k) for k in ticks]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_yscale("log")
-    pad_y(ax)
-    log_y_ticks(ax)
-    side_labels(ax, labels, size=8 if compact else 9)
-    return finish(ax, _adaptation_title(table), "inner steps K", y_scale_label(ax, table.y_label), compact)
+    style.pad_y(ax)
+    style.log_y_ticks(ax)
+    style.side_labels(ax, labels, size=8 if compact else 9)
+    return style.finish(ax, _adaptation_title(table), "inner steps K", style.y_scale_label(ax, table.y_label), compact)
 
 
 def _key(ax: Axes, handles: list[Line2D], columns: int) -> int:
@@ -303,8 +291,8 @@ def _key(ax: Axes, handles: list[Line2D], columns: int) -> int:
 def _adaptation_looks(table: AdaptationTable) -> list[tuple[str, str]]:
     """Colour and line of each curve: a hue a series, dashed below its largest scale; baselines grey, then other."""
     series = list(dict.fromkeys(curve.series for curve in table.curves if curve.x is not None))
-    hues = dict(zip(series, SERIES * len(series), strict=False))
-    others = iter([SOFT, *SERIES[len(series) :], *SERIES * len(table.curves)])
+    hues = dict(zip(series, style.SERIES * len(series), strict=False))
+    others = iter([style.SOFT, *style.SERIES[len(series) :], *style.SERIES * len(table.curves)])
     looks = []
     for curve in table.curves:
         if curve.x is None:
@@ -343,7 +331,7 @@ def _learning_caption(tables: Sequence[LearningTable]) -> str:
     series = list(dict.fromkeys(curve.series for table in tables for curve in table.curves))
     if len(series) > 1 and any(curve.x is not None for table in tables for curve in table.curves):
         styles = zip(("solid", "dashed", "dash-dotted"), series, strict=False)
-        words += " " + upper_first("; ".join(f"{style}: {name}" for style, name in styles)) + "."
+        words += " " + upper_first("; ".join(f"{dashes}: {name}" for dashes, name in styles)) + "."
     return words
 
 

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from metascale.laws.picture import tip
+from metascale.report import style
 from metascale.report.section import (
     Block,
     Cell,
@@ -41,7 +42,6 @@ from metascale.report.study import (
     open_study,
     stopped_by_patience,
 )
-from metascale.report.style import BLUE, PAPER, VERMILION, finish, log_y_ticks, nothing, pad_y, y_scale_label
 from metascale.report.words import axis_label, decimals, number, percent, seed_words
 
 TRAIN, VALIDATION = "train_loss_nats", "validation_loss_nats"
@@ -76,7 +76,6 @@ class Diagnosis:
     """One configuration: means over its runs at the kept state.
 
     Args:
-        gap: share of the validation loss that is not there in training: (validation - train) / validation.
         rise: ln of the last validation loss over the kept one.
         settings: what regularised it, where that varies.
     """
@@ -85,10 +84,13 @@ class Diagnosis:
     curves: tuple[RunCurve, ...]
     train: float
     validation: float
-    gap: float
     rise: float
     verdict: Verdict
     settings: Mapping[str, float]
+
+    @property
+    def gap(self) -> float:
+        return gap_of(self.train, self.validation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,9 @@ def diagnosis_data(source: StudySource) -> DiagnosisTable:
     rows = []
     for point, known in found:
         best = min(
-            _mean(c.validation[c.kept] for c in curves) for other, curves in found if other.series == point.series
+            statistics.fmean(c.validation[c.kept] for c in curves)
+            for other, curves in found
+            if other.series == point.series
         )
         short = sum(cut_short(trial, patient) for trial in point.trials)
         rows.append(_diagnosed(point, known, best, 2 * short >= len(point.trials)))
@@ -140,22 +144,22 @@ def _has(row: Mapping[str, Any], name: str) -> bool:
     return value is not None and value >= 0
 
 
-def _mean(values: Any) -> float:
-    return statistics.fmean(values)
-
-
 def _diagnosed(point: Point, curves: tuple[RunCurve, ...], best: float, short: bool) -> Diagnosis:
-    train = _mean(curve.train[curve.kept] for curve in curves)
-    validation = _mean(curve.validation[curve.kept] for curve in curves)
-    gap = (validation - train) / validation if validation > 0 else 0.0
+    train = statistics.fmean(curve.train[curve.kept] for curve in curves)
+    validation = statistics.fmean(curve.validation[curve.kept] for curve in curves)
     settings = {name: value for name in SETTINGS if (value := point.trials[0].number(name)) is not None}
     verdict = verdict_of(train, validation, best, short)
-    return Diagnosis(point, curves, train, validation, gap, _mean(c.rise for c in curves), verdict, settings)
+    return Diagnosis(point, curves, train, validation, statistics.fmean(c.rise for c in curves), verdict, settings)
+
+
+def gap_of(train: float, validation: float) -> float:
+    """The share of the validation loss that is absent in training."""
+    return (validation - train) / validation if validation > 0 else 0.0
 
 
 def verdict_of(train: float, validation: float, best: float, still_falling: bool) -> Verdict:
     """From the kept state's losses, the lowest validation loss of the series, and whether training was cut short."""
-    gap = (validation - train) / validation if validation > 0 else 0.0
+    gap = gap_of(train, validation)
     if still_falling:
         return "not converged"
     if gap > WIDE:
@@ -208,27 +212,21 @@ def typical(table: DiagnosisTable, count: int = 3) -> tuple[Diagnosis, ...]:
 def plot_diagnosis(row: Diagnosis, ax: Axes, *, x_label: str, compact: bool = False) -> Axes:
     """Loss on training (dashed, without dropout) and validation (solid) examples; a dot is the state that was kept."""
     if not row.curves:
-        return nothing(ax, "No learning curve on disk")
+        return style.nothing(ax, "No learning curve on disk")
     for curve in row.curves:
-        (low,) = ax.plot(curve.at, curve.train, "--", color=BLUE, linewidth=1.2, alpha=0.9)
-        (high,) = ax.plot(curve.at, curve.validation, "-", color=VERMILION, linewidth=1.2, alpha=0.9)
+        (low,) = ax.plot(curve.at, curve.train, "--", color=style.BLUE, linewidth=1.2, alpha=0.9)
+        (high,) = ax.plot(curve.at, curve.validation, "-", color=style.VERMILION, linewidth=1.2, alpha=0.9)
         tip(low, f"{row.point.name}, {seed_words(curve.seed)}: training")
         tip(high, f"{row.point.name}, {seed_words(curve.seed)}: validation")
-        (dot,) = ax.plot(
-            curve.at[curve.kept],
-            curve.validation[curve.kept],
-            "o",
-            color=VERMILION,
-            markersize=5,
-            markeredgecolor=PAPER,
-        )
+        kept = (curve.at[curve.kept], curve.validation[curve.kept])
+        (dot,) = ax.plot(*kept, "o", color=style.VERMILION, markersize=5, markeredgecolor=style.PAPER)
         tip(dot, f"{seed_words(curve.seed)}: kept at {x_label} {number(curve.at[curve.kept])}")
     ax.set_yscale("log")
-    pad_y(ax)
-    log_y_ticks(ax)
+    style.pad_y(ax)
+    style.log_y_ticks(ax)
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     title = f"{number(row.point.x)}: {row.verdict}, gap {100 * row.gap:.0f} %"
-    return finish(ax, title, x_label, y_scale_label(ax, "loss (nats)"), compact)
+    return style.finish(ax, title, x_label, style.y_scale_label(ax, "loss (nats)"), compact)
 
 
 def gap_words(rows: Sequence[Diagnosis]) -> str:
@@ -241,104 +239,76 @@ def gap_words(rows: Sequence[Diagnosis]) -> str:
     )
 
 
+_LONG = 12
+"""Longer tables are folded."""
 COVERAGE_LEVEL = 0.90
 """Of the intervals that the backtest counts hits of (`metascale.laws.backtesting`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unconverged:
-    """A finished run whose best validation was its last, or that its budget ended and not its patience."""
-
-    trial: RunRow
-    series: str
-    x: float | None
-    steps: float
-    best_step: float | None
-    still_improving: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Share of hidden scale means inside the intervals of the chosen law, over the cuts of its backtest."""
-
-    series: str
-    law: str
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnostics:
-    """Both, and of how many runs it is known whether they converged.
+class Convergence:
+    """Finished runs that had not converged.
 
     Args:
-        patient: whether runs were to end by patience; otherwise a budget of steps is what was asked for.
+        improving: those whose best validation was their last.
+        by_budget: those that the most steps allowed ended, where runs were to end by patience.
+        n_known: runs of which it is known.
+        patient: whether runs were to end by patience; otherwise by a number of steps.
     """
 
-    unconverged: tuple[Unconverged, ...]
+    improving: tuple[RunRow, ...]
+    by_budget: tuple[RunRow, ...]
     n_known: int
     patient: bool
-    coverages: tuple[Coverage, ...]
-
-    @property
-    def n_improving(self) -> int:
-        return sum(run.still_improving for run in self.unconverged)
 
 
-def diagnostics_data(source: StudySource) -> Diagnostics:
-    """What results.csv and the laws say of convergence and of the backtest's intervals."""
+def convergence_data(source: StudySource) -> Convergence:
+    """From the kept step, the number of steps and the ending of every finished run."""
     study = open_study(source)
-    names = study.series
-    known = [
-        trial
-        for trial in study.main
-        if trial.finished and trial.number("steps") and trial.number("best_step") is not None
-    ]
-    patient = any(trial.text("training") == "converged" for trial in known) or study.base.get("budget") == "converged"
-    found = []
-    for trial in known:
-        steps, best = trial.number("steps") or 0.0, trial.number("best_step")
-        if best == steps or (patient and trial.text("training") == "max_steps"):
-            found.append(Unconverged(trial, names[trial.id], trial.number(study.x_name), steps, best, best == steps))
-    return Diagnostics(tuple(found), len(known), patient, _coverages(study))
+    finished = [run for run in study.main if run.finished]
+    known = [run for run in finished if run.number("steps") and run.number("best_step") is not None]
+    patient = any(run.text("training") == "converged" for run in known) or study.base.get("budget") == "converged"
+    improving = tuple(run for run in known if run.number("best_step") == run.number("steps"))
+    ended = [run for run in known if patient and run.text("training") == "max_steps"]
+    by_budget = tuple(run for run in ended if run.number("best_step") != run.number("steps"))
+    return Convergence(improving, by_budget, len(known), patient)
 
 
-def diagnostic_sentences(found: Diagnostics) -> tuple[str, ...]:
-    """The diagnostics in words; empty where the study says nothing of them."""
+def convergence_sentences(found: Convergence) -> tuple[str, ...]:
+    """How many runs had not converged; empty where the study records nothing of it."""
+    if not found.n_known:
+        return ()
     sentences = []
-    if found.n_known:
-        of = f"of {found.n_known} finished runs"
-        by_budget = sum(not run.still_improving for run in found.unconverged)
-        if found.n_improving:
-            every = found.n_improving == found.n_known
-            who = f"All {found.n_known} finished runs" if every else f"{found.n_improving} {of}"
-            sentences.append(
-                f"{who} had the lowest validation loss at the last evaluation: more steps might have lowered it "
-                "further, so their loss also measures the budget."
-            )
-        if by_budget:
-            sentences.append(
-                f"{by_budget} {of} {'was' if by_budget == 1 else 'were'} ended by the most steps allowed, not by "
-                "patience, some time after the lowest validation loss."
-            )
-        if not found.unconverged:
-            ended = "ended by patience" if found.patient else "had their lowest validation loss before the end"
-            sentences.append(f"All {found.n_known} finished runs {ended}.")
-    for one in found.coverages:
-        where = f"{one.series}: " if one.series else ""
+    n_improving, n_budget = len(found.improving), len(found.by_budget)
+    of = f"of {found.n_known} finished runs"
+    if n_improving:
+        who = f"All {of.removeprefix('of ')}" if n_improving == found.n_known else f"{n_improving} {of}"
         sentences.append(
-            f"{where}In the backtest of '{one.law}', {percent(one.share, 0)} of the hidden scales lay inside the "
-            f"{percent(COVERAGE_LEVEL, 0)} intervals that the smaller scales gave."
+            f"{who} had the lowest validation loss at the last evaluation: more steps might have lowered it further, "
+            "so their loss also measures the budget."
         )
+    if n_budget:
+        sentences.append(
+            f"{n_budget} {of} {'was' if n_budget == 1 else 'were'} ended by the most steps allowed, not by patience, "
+            "some time after the lowest validation loss."
+        )
+    if not sentences:
+        ended = "ended by patience" if found.patient else "had their lowest validation loss before the end"
+        sentences.append(f"All {found.n_known} finished runs {ended}.")
     return tuple(sentences)
 
 
-def _coverages(study: ReportStudy) -> tuple[Coverage, ...]:
-    found = []
+def coverage_sentences(study: ReportStudy) -> tuple[str, ...]:
+    """The share of hidden scales inside the intervals of each chosen law, over the cuts of its backtest."""
+    sentences = []
     for series, law in study.laws_by_series.items():
-        share = law.families[law.law].backtest_coverage if law.law in law.families else None
-        if share is not None:
-            found.append(Coverage(series, law.law, share))
-    return tuple(found)
+        inside = law.families[law.law].backtest_coverage if law.law in law.families else None
+        if inside is not None:
+            sentences.append(
+                f"{f'{series}: ' if series else ''}In the backtest of '{law.law}', {percent(inside, 0)} of the hidden "
+                f"scales lay inside the {percent(COVERAGE_LEVEL, 0)} intervals that the smaller scales gave."
+            )
+    return tuple(sentences)
 
 
 def fit_diagnosis(study: ReportStudy) -> Section:
@@ -381,30 +351,25 @@ def diagnosis_table(found: DiagnosisTable) -> PageTable:
     return table(gap_words(found.rows), (*heads, text_column("diagnosis")), rows)
 
 
-_LONG = 12
-"""Longer tables are folded."""
-
-
 def convergence(study: ReportStudy) -> Section:
-    """Runs that had not converged, and whether the backtest's intervals contained what they should."""
-    found = diagnostics_data(study)
-    blocks: list[Block] = [*diagnostic_sentences(found)]
-    if found.unconverged:
-        runs = unconverged_table(found, study.x_name)
+    """Runs that had not converged, and how many hidden scales lay inside the backtest's intervals."""
+    found = convergence_data(study)
+    blocks: list[Block] = [*convergence_sentences(found), *coverage_sentences(study)]
+    if found.improving or found.by_budget:
+        runs = unconverged_table(found, study)
         blocks.append(Folded(f"{len(runs.rows)} runs", (runs,)) if len(runs.rows) > _LONG else runs)
     return Section("diagnostics", "Diagnostics", tuple(blocks))
 
 
-def unconverged_table(found: Diagnostics, x_name: str) -> PageTable:
+def unconverged_table(found: Convergence, study: ReportStudy) -> PageTable:
     """The runs that ended while they were improving, or by the budget."""
-    scaled = any(run.x is not None for run in found.unconverged)
-    rows = [
-        [
-            Cell(run.trial.label), *((plain(run.x),) if scaled else ()), plain(run.steps),
-            plain(run.best_step), Cell("still improving" if run.still_improving else "budget"),
-        ]
-        for run in found.unconverged
-    ]  # fmt: skip
-    scale = (axis_label(x_name),) if scaled else ()
+    endings = {run.id: "still improving" for run in found.improving} | {run.id: "budget" for run in found.by_budget}
+    listed = [run for run in study.main if run.id in endings]
+    scaled = any(run.number(study.x_name) is not None for run in listed)
+    rows = []
+    for run in listed:
+        names = ([study.x_name] if scaled else []) + ["steps", "best_step"]
+        rows.append([Cell(run.label), *(plain(run.number(name)) for name in names), Cell(endings[run.id])])
+    scale = (axis_label(study.x_name),) if scaled else ()
     caption = "Runs that had not converged. Best step: where the validation loss was lowest."
     return table(caption, ("run", *scale, "steps", "best step", text_column("ended")), rows)

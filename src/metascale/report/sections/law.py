@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from metascale.core.columns import BASELINE, COMPARED_KINDS, TEST_ACCURACY
 from metascale.laws.picture import draw_band, draw_families, draw_hidden, tip
 from metascale.laws.record import FamilyRecord, HiddenScale, Interval, LawRecord
+from metascale.report import style
 from metascale.report.section import (
     DASH,
     Block,
@@ -46,22 +47,6 @@ from metascale.report.study import (
     sem_column,
     standard_error,
     unit_of,
-)
-from metascale.report.style import (
-    BLUE,
-    INK,
-    ORANGE,
-    PAPER,
-    SERIES,
-    SOFT,
-    Label,
-    finish,
-    log_y_ticks,
-    nothing,
-    pad_y,
-    scale_x_ticks,
-    side_labels,
-    y_scale_label,
 )
 from metascale.report.words import (
     axis_label,
@@ -528,12 +513,12 @@ def plot_study_law(
     """
     scales = table.scales
     if not scales.points:
-        return nothing(ax, "No finished run with a test loss")
+        return style.nothing(ax, "No finished run with a test loss")
 
     def write(value: float) -> str:
         return f"{decimals(value)} {scales.unit}".strip()
 
-    labels: list[Label] = []
+    labels: list[style.Label] = []
     for series, one in table.laws.items():
         if one.curve:
             draw_band(ax, one.curve, _colour(scales, series), f"law {series}".strip())
@@ -543,23 +528,23 @@ def plot_study_law(
     labels += _draw_levels(scales, ax, lambda value: decimals(value, 2), write)
     if not linear:
         ax.set_yscale("log")
-    x_label = scale_x_ticks(ax, [point.x for point in scales.points], scales.x_label, 0.12 if compact else 0.07)
+    x_label = style.scale_x_ticks(ax, [point.x for point in scales.points], scales.x_label, 0.12 if compact else 0.07)
     low, high = ax.get_xlim()
     for series, one in table.laws.items():
         if one.extrapolation:
-            colour = _colour(scales, series) if series else ORANGE
+            colour = _colour(scales, series) if series else style.ORANGE
             # A little to the right of the measured mean, so that both can be seen.
             draw_hidden(
                 ax, one.extrapolation, colour, _hidden_words(one.extrapolation, scales), at=(high / low) ** 0.018
             )
             labels += [] if series else [(one.extrapolation.predicted, "predicted from\nsmaller scales", colour)]
-    pad_y(ax, log=not linear)
+    style.pad_y(ax, log=not linear)
     if not linear:
-        log_y_ticks(ax)
+        style.log_y_ticks(ax)
     for series, one in table.laws.items() if families else ():
         draw_families(ax, one, _colour(scales, series))
-    side_labels(ax, labels, size=8 if compact else 9)
-    return finish(ax, table.title, x_label, y_scale_label(ax, scales.y_label), compact)
+    style.side_labels(ax, labels, size=8 if compact else 9)
+    return style.finish(ax, table.title, x_label, style.y_scale_label(ax, scales.y_label), compact)
 
 
 def _hidden_words(hidden: HiddenScale, scales: ScaleTable) -> str:
@@ -573,26 +558,26 @@ def _hidden_words(hidden: HiddenScale, scales: ScaleTable) -> str:
 def plot_accuracy(table: ScaleTable, ax: Axes, *, compact: bool = False) -> Axes:
     """Accuracy (linear) against scale (logarithmic): runs, means with bars across seeds, baselines and chance."""
     if not table.points:
-        return nothing(ax, "No finished run with a test accuracy")
+        return style.nothing(ax, "No finished run with a test accuracy")
     labels = _draw_runs(table, ax, percent)
     for series, (mean, colour) in zip(table.series, _last_means(table), strict=True):
         ax.plot(*_line(table, series), color=colour, linewidth=1.6)
         if len(table.series) == 1:
             labels.append((mean, method_label(series), colour))
     labels += _draw_levels(table, ax, lambda value: percent(value, 0), percent)
-    x_label = scale_x_ticks(ax, [point.x for point in table.points], table.x_label, 0.12 if compact else 0.07)
-    pad_y(ax, log=False)
+    x_label = style.scale_x_ticks(ax, [point.x for point in table.points], table.x_label, 0.12 if compact else 0.07)
+    style.pad_y(ax, log=False)
     ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
-    side_labels(ax, labels, size=8 if compact else 9)
-    return finish(ax, _accuracy_title(table), x_label, table.y_label, compact)
+    style.side_labels(ax, labels, size=8 if compact else 9)
+    return style.finish(ax, _accuracy_title(table), x_label, table.y_label, compact)
 
 
-def _draw_runs(table: ScaleTable, ax: Axes, write: Write) -> list[Label]:
+def _draw_runs(table: ScaleTable, ax: Axes, write: Write) -> list[style.Label]:
     """Every run as a small dot and every scale's mean as a circle; labels for the series where there are several."""
     labels = []
     for place, series in enumerate(table.series):
-        colour = SERIES[place % len(SERIES)]
+        colour = style.SERIES[place % len(style.SERIES)]
         for point in (point for point in table.points if point.series == series):
             (dot,) = ax.plot(point.x, point.value, "o", color=colour, markersize=3.6, alpha=0.55, markeredgewidth=0)
             across = f" (± {write(point.task_sem)} across tasks)" if point.task_sem is not None else ""
@@ -610,7 +595,7 @@ def _draw_runs(table: ScaleTable, ax: Axes, write: Write) -> list[Label]:
                 "o",
                 color=colour,
                 markersize=7.5,
-                markeredgecolor=PAPER,
+                markeredgecolor=style.PAPER,
                 markeredgewidth=1.2,
                 zorder=5,
             )
@@ -623,32 +608,34 @@ def _draw_runs(table: ScaleTable, ax: Axes, write: Write) -> list[Label]:
     return labels
 
 
-def _draw_levels(table: ScaleTable, ax: Axes, short: Write, write: Write) -> list[Label]:
+def _draw_levels(table: ScaleTable, ax: Axes, short: Write, write: Write) -> list[style.Label]:
     """Baselines as horizontal lines with bands across tasks; their labels are shorter than their read-outs."""
     labels = []
     for level in table.levels:
-        style = (0, (5, 3)) if level.kind == "baseline" else (0, (1.5, 2.5))
-        line = ax.axhline(level.value, color=SOFT, linewidth=1.2, linestyle=style, zorder=1)
+        dashes = (0, (5, 3)) if level.kind == "baseline" else (0, (1.5, 2.5))
+        line = ax.axhline(level.value, color=style.SOFT, linewidth=1.2, linestyle=dashes, zorder=1)
         if level.task_sem is not None:
-            ax.axhspan(level.value - level.task_sem, level.value + level.task_sem, color=SOFT, alpha=0.12, linewidth=0)
+            ax.axhspan(
+                level.value - level.task_sem, level.value + level.task_sem, color=style.SOFT, alpha=0.12, linewidth=0
+            )
         across = f" ± {write(level.task_sem)} across tasks" if level.task_sem is not None else ""
         tip(line, f"{method_label(level.method)}: {write(level.value)}{across}")
-        labels.append((level.value, f"{method_label(level.method)} {short(level.value)}", SOFT))
+        labels.append((level.value, f"{method_label(level.method)} {short(level.value)}", style.SOFT))
     return labels
 
 
 def _colour(scales: ScaleTable, series: str) -> str:
     """The colour of a law: its series', and ink for one law over several series."""
     if series in scales.series:
-        return SERIES[scales.series.index(series) % len(SERIES)]
-    return BLUE if len(scales.series) == 1 else INK
+        return style.SERIES[scales.series.index(series) % len(style.SERIES)]
+    return style.BLUE if len(scales.series) == 1 else style.INK
 
 
 def _last_means(table: ScaleTable) -> list[tuple[float, str]]:
     ends = []
     for place, series in enumerate(table.series):
         last = max((mean for mean in table.means if mean.series == series), key=lambda mean: mean.x)
-        ends.append((last.mean, SERIES[place % len(SERIES)]))
+        ends.append((last.mean, style.SERIES[place % len(style.SERIES)]))
     return ends
 
 

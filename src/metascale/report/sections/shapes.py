@@ -15,6 +15,7 @@ from metascale.core.columns import SIZE_JSON
 from metascale.laws.effects import off_law, slope
 from metascale.laws.picture import tip
 from metascale.laws.record import Interval
+from metascale.report import style
 from metascale.report.section import (
     Cell,
     Draw,
@@ -29,7 +30,6 @@ from metascale.report.section import (
 )
 from metascale.report.section import table as page_table
 from metascale.report.study import Point, ReportStudy, StudySource, finite, open_study
-from metascale.report.style import PAPER, SERIES, finish, log_label, log_x_ticks, log_y_ticks, nothing, pad_y
 from metascale.report.words import axis_label, decimals, number
 
 TITLE = "Loss along each axis of the shape"
@@ -132,8 +132,8 @@ def _values(point: Point, axes: Sequence[str]) -> dict[str, float]:
 def plot_shape_axis(table: ShapeTable, ax: Axes, *, axis: str, y_label: str, compact: bool = False) -> Axes:
     """Loss against one axis: a thin line joins shapes alike in all else, a thick one the means over the rest."""
     if not table.shapes:
-        return nothing(ax, "No finished shape")
-    for series, colour in zip(table.series, itertools.cycle(SERIES)):
+        return style.nothing(ax, "No finished shape")
+    for series, colour in zip(table.series, itertools.cycle(style.SERIES)):
         for alike in _alike(table.of(series), axis) if axis != ASPECT else ():
             losses = [shape.point.mean for shape in alike]
             ax.plot([shape.values[axis] for shape in alike], losses, color=colour, linewidth=0.7, alpha=0.45)
@@ -142,17 +142,17 @@ def plot_shape_axis(table: ShapeTable, ax: Axes, *, axis: str, y_label: str, com
             tip(dot, f"{series}, {shape.point.name}: {decimals(shape.point.mean)}, {number(shape.point.x)} parameters")
         if axis != ASPECT:
             values, means, *_ = zip(*table.by_value(axis, series), strict=True)
-            ax.plot(values, means, "o-", color=colour, linewidth=2.0, markersize=5.5, markeredgecolor=PAPER)
+            ax.plot(values, means, "o-", color=colour, linewidth=2.0, markersize=5.5, markeredgecolor=style.PAPER)
     ax.set_yscale("log")
     everywhere = [shape.values[axis] for shape in table.shapes]
-    log_x_ticks(ax, everywhere, closest=0.16)
+    style.log_x_ticks(ax, everywhere, closest=0.16)
     if axis == ASPECT:
         low, high = math.ceil(math.log2(min(everywhere))), math.floor(math.log2(max(everywhere)))
         ax.xaxis.set_major_locator(FixedLocator([2.0**k for k in range(low, high + 1)]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    pad_y(ax)
-    log_y_ticks(ax)
-    return finish(ax, _axis(axis).capitalize(), _axis(axis), log_label(y_label), compact)
+    style.pad_y(ax)
+    style.log_y_ticks(ax)
+    return style.finish(ax, _axis(axis).capitalize(), _axis(axis), style.log_label(y_label), compact)
 
 
 def _alike(shapes: list[Shape], axis: str) -> list[list[Shape]]:

@@ -17,22 +17,9 @@ from matplotlib.axes import Axes
 from metascale.core.columns import N_PARAMS_NON_EMBEDDING, N_PARAMS_TOTAL, SIZE_JSON, TEST_LOSS, TRAIN_FLOPS
 from metascale.core.files import read_json
 from metascale.laws.picture import tip
+from metascale.report import style
 from metascale.report.section import DASH, Cell, Draw, PageTable, Picture, Section, fixed, plain, table, text_column
 from metascale.report.study import ReportStudy, RunRow, StudySource, finite, open_study, standard_error
-from metascale.report.style import (
-    INK,
-    PAPER,
-    SERIES,
-    SOFT,
-    Label,
-    finish,
-    log_x_ticks,
-    log_y_ticks,
-    nothing,
-    pad_y,
-    ramp,
-    side_labels,
-)
 from metascale.report.words import axis_label, decimals, interval, number, p_words
 
 PERPLEXITY = "test_perplexity"
@@ -100,7 +87,7 @@ class SizeTable:
 
     @property
     def colours(self) -> tuple[tuple[str, str], ...]:
-        return tuple((name, SERIES[place % len(SERIES)]) for place, name in enumerate(self.architectures))
+        return tuple((name, style.SERIES[place % len(style.SERIES)]) for place, name in enumerate(self.architectures))
 
     def of(self, architecture: str) -> list[Size]:
         return [one for one in self.sizes if one.architecture == architecture]
@@ -175,9 +162,9 @@ def plot_perplexity(found: SizeTable, ax: Axes, *, compact: bool = False) -> Axe
         labels.append((own[-1].perplexity, name, colour))
     labels += _floor_lines(found, ax)
     _log_axes(ax, found.sizes, N_PARAMS_TOTAL, compact)
-    side_labels(ax, labels, size=8 if compact else 9)
+    style.side_labels(ax, labels, size=8 if compact else 9)
     finding = f"Perplexity = a·params^b: {', '.join(titles)}" if titles else "Too few sizes for a law"
-    return finish(ax, finding, PARAMETERS_AXIS, "test perplexity (log scale)", compact)
+    return style.finish(ax, finding, PARAMETERS_AXIS, "test perplexity (log scale)", compact)
 
 
 def plot_along(found: SizeTable, ax: Axes, *, compact: bool = False, architecture: str, depth: bool) -> Axes:
@@ -185,7 +172,7 @@ def plot_along(found: SizeTable, ax: Axes, *, compact: bool = False, architectur
     own = found.of(architecture)
     x, other = ("n_layers", "d_model") if depth else ("d_model", "n_layers")
     lines = sorted({int(one.means[other]) for one in own})
-    for value, colour in zip(lines, ramp(len(lines), 1), strict=True):
+    for value, colour in zip(lines, style.ramp(len(lines), 1), strict=True):
         members = sorted((one for one in own if one.means[other] == value), key=lambda one: one.means[x])
         label = f"d {value}" if depth else f"{value} {'layer' if value == 1 else 'layers'}"
         places = [one.means[x] for one in members]
@@ -194,15 +181,15 @@ def plot_along(found: SizeTable, ax: Axes, *, compact: bool = False, architectur
     _log_axes(ax, own, x, compact)
     ax.legend(fontsize=8 if compact else 9, frameon=False, loc="best")
     what = "layers (log scale)" if depth else "width d (log scale)"
-    return finish(ax, architecture_name(architecture), what, "test perplexity (log scale)", compact)
+    return style.finish(ax, architecture_name(architecture), what, "test perplexity (log scale)", compact)
 
 
 def plot_time(found: SizeTable, ax: Axes, *, compact: bool = False) -> Axes:
     """Wall time of a trial against its parameters, both logarithmic."""
     timed = [one for one in found.sizes if one.means.get("wall_s")]
     if not timed:
-        return nothing(ax, "No trial was timed")
-    labels: list[Label] = []
+        return style.nothing(ax, "No trial was timed")
+    labels: list[style.Label] = []
     for architecture, colour in found.colours:
         own = [one for one in timed if one.architecture == architecture]
         if own:
@@ -210,17 +197,17 @@ def plot_time(found: SizeTable, ax: Axes, *, compact: bool = False) -> Axes:
             _name_points(ax, own, colour, "wall_s", compact)
             labels.append((own[-1].means["wall_s"], architecture_name(architecture), colour))
     _log_axes(ax, timed, N_PARAMS_TOTAL, compact)
-    side_labels(ax, labels, size=8 if compact else 9)
+    style.side_labels(ax, labels, size=8 if compact else 9)
     times = [one.means["wall_s"] for one in timed]
     finding = f"A trial took {number(round(min(times)))} to {number(round(max(times)))} s"
-    return finish(ax, finding, PARAMETERS_AXIS, "wall time in s (log scale)", compact)
+    return style.finish(ax, finding, PARAMETERS_AXIS, "wall time in s (log scale)", compact)
 
 
 def plot_compute(found: SizeTable, ax: Axes, *, compact: bool = False) -> Axes:
     """Loss against training FLOPs: validation along every run (thin), test loss at its end, and the frontier."""
     if not found.curves:
-        return nothing(ax, "No run has a curve")
-    labels: list[Label] = []
+        return style.nothing(ax, "No run has a curve")
+    labels: list[style.Label] = []
     best = []
     for architecture, colour in found.colours:
         for curve in (one for one in found.curves if one.architecture == architecture):
@@ -230,7 +217,7 @@ def plot_compute(found: SizeTable, ax: Axes, *, compact: bool = False) -> Axes:
         frontier = found.stored["frontier"].get(architecture, ())
         if frontier:
             x, y = zip(*frontier, strict=True)
-            ax.plot(x, y, color=colour, linewidth=2, marker="o", markersize=7, markeredgecolor=PAPER)
+            ax.plot(x, y, color=colour, linewidth=2, marker="o", markersize=7, markeredgecolor=style.PAPER)
             labels.append((y[-1], f"{architecture_name(architecture)},\nfrontier", colour))
             best.append(f"{architecture_name(architecture)} {decimals(y[-1])} at {x[-1]:.2g} FLOPs")
     flops, losses = zip(*(curve.end for curve in found.curves), strict=True)
@@ -238,9 +225,11 @@ def plot_compute(found: SizeTable, ax: Axes, *, compact: bool = False) -> Axes:
     ax.set_yscale("log")
     ax.set_xlim(min(min(curve.flops) for curve in found.curves), max(flops) * 1.15)
     ax.set_ylim(min(losses) * 0.98, max(losses) * 1.18)
-    log_y_ticks(ax)
-    side_labels(ax, labels, size=8 if compact else 9)
-    return finish(ax, f"Test loss {', '.join(best)}", "training FLOPs (log scale)", "loss (nats, log scale)", compact)
+    style.log_y_ticks(ax)
+    style.side_labels(ax, labels, size=8 if compact else 9)
+    return style.finish(
+        ax, f"Test loss {', '.join(best)}", "training FLOPs (log scale)", "loss (nats, log scale)", compact
+    )
 
 
 def _points(ax: Axes, sizes: Sequence[Size], colour: str, x: str, y: str, unit: str) -> None:
@@ -250,7 +239,7 @@ def _points(ax: Axes, sizes: Sequence[Size], colour: str, x: str, y: str, unit: 
         error = one.means.get("perplexity_sem") if y == PERPLEXITY else None
         if error is not None:
             ax.errorbar(at, value, error, color=colour, elinewidth=1.3, capsize=3)
-        (circle,) = ax.plot(at, value, "o", color=colour, markersize=7, markeredgecolor=PAPER, zorder=5)
+        (circle,) = ax.plot(at, value, "o", color=colour, markersize=7, markeredgecolor=style.PAPER, zorder=5)
         spread = "" if error is None else f" ± {number(error)}"
         words = f"{one.name}: {number(value)}{spread} {unit}".rstrip()
         n_seeds = int(one.means["n_seeds"])
@@ -267,7 +256,7 @@ def _name_points(ax: Axes, sizes: Sequence[Size], colour: str, y: str, compact: 
         )  # fmt: skip
 
 
-def _floor_lines(found: SizeTable, ax: Axes) -> list[Label]:
+def _floor_lines(found: SizeTable, ax: Axes) -> list[style.Label]:
     """The counting models' test perplexities as horizontal lines; one far from all models is only written down."""
     labels, far = [], []
     low, high = (end(one.perplexity for one in found.sizes) for end in (min, max))
@@ -279,18 +268,18 @@ def _floor_lines(found: SizeTable, ax: Axes) -> list[Label]:
         if not low / FAR < value < high * FAR:
             far.append(f"{words} lies {'above' if value > high else 'below'}")
             continue
-        line = ax.axhline(value, color=SOFT, linewidth=1.2, linestyle=(0, (5, 3)), zorder=1)
+        line = ax.axhline(value, color=style.SOFT, linewidth=1.2, linestyle=(0, (5, 3)), zorder=1)
         tip(line, words)
-        labels.append((value, words, INK))
-    ax.text(1.0, 1.0, "\n".join(far), transform=ax.transAxes, ha="right", va="top", fontsize=8.5, color=SOFT)
+        labels.append((value, words, style.INK))
+    ax.text(1.0, 1.0, "\n".join(far), transform=ax.transAxes, ha="right", va="top", fontsize=8.5, color=style.SOFT)
     return labels
 
 
 def _log_axes(ax: Axes, sizes: Sequence[Size], x: str, compact: bool) -> None:
     ax.set_yscale("log")
-    log_x_ticks(ax, [one.means[x] for one in sizes], closest=0.16 if compact else 0.1)
-    pad_y(ax, part=0.09)
-    log_y_ticks(ax)
+    style.log_x_ticks(ax, [one.means[x] for one in sizes], closest=0.16 if compact else 0.1)
+    style.pad_y(ax, part=0.09)
+    style.log_y_ticks(ax)
 
 
 def sizes(study: ReportStudy) -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +15,11 @@ from metascale.core.columns import TUNING_JSON
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json
 from metascale.laws.picture import tip
+from metascale.report import style
 from metascale.report.section import Cell, Draw, PageTable, Picture, Section, fixed, table, text_column
-from metascale.report.study import ReportStudy, StudySource, finite, open_study
-from metascale.report.style import PAPER, SOFT, VERMILION, finish, log_x_ticks, nothing, ramp
+from metascale.report.study import ReportStudy, StudySource, open_study
 from metascale.report.words import axis_label, decimals, number
+from metascale.study.search.search import SearchResult, Tried
 from metascale.study.search.space import dimension_from_json
 
 LABELS = {"lr": "learning rate", "weight_decay": "weight decay", "batch_size": "batch size"}
@@ -28,43 +30,13 @@ SHOWN_EXCESS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """Values tried at a point, the loss (of the best validation), and how the trial ended."""
-
-    values: Mapping[str, Any]
-    loss: float | None
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class TunedPoint:
-    """A searched point: where, the best values, their loss, all attempts, and values at an end of their range."""
-
-    point: Mapping[str, Any]
-    values: Mapping[str, Any]
-    loss: float
-    attempts: tuple[Attempt, ...]
-    edges: Mapping[str, str]
-
-    @property
-    def name(self) -> str:
-        return ", ".join(f"{axis_label(key)} {value}" for key, value in self.point.items()) or "all"
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Attempts by how they ended."""
-        statuses = [one.status for one in self.attempts]
-        return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
-
-
-@dataclass(frozen=True, slots=True)
 class TuningTable:
     """Every searched point of a study; none where nothing was tuned.
 
     ``ranges`` are what the searches were allowed, by hyperparameter, where the study says it.
     """
 
-    points: tuple[TunedPoint, ...]
+    points: tuple[SearchResult, ...]
     ranges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -74,7 +46,7 @@ class TuningTable:
 
     @property
     def n_attempts(self) -> int:
-        return sum(len(point.attempts) for point in self.points)
+        return sum(len(point.tried) for point in self.points)
 
 
 def tuning_data(source: StudySource) -> TuningTable:
@@ -91,17 +63,9 @@ def tuning_data(source: StudySource) -> TuningTable:
     search = study.base.get("tune")
     space = search.get("space") if isinstance(search, Mapping) else None
     try:
-        return TuningTable(tuple(_point(item) for item in stored), dict(space or {}))
-    except (KeyError, TypeError, AttributeError) as error:
+        return TuningTable(tuple(map(SearchResult.from_json, stored)), dict(space or {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptFile(f"{path} is not a list of searched points with values, loss, tried and edges") from error
-
-
-def _point(item: Mapping[str, Any]) -> TunedPoint:
-    attempts = tuple(Attempt(dict(one["values"]), finite(one.get("loss")), str(one["status"])) for one in item["tried"])
-    loss = finite(item["loss"])
-    if loss is None:
-        raise TypeError("a searched point has a best loss")
-    return TunedPoint(dict(item["point"]), dict(item["values"]), loss, attempts, dict(item.get("edges") or {}))
 
 
 def edges_used(table: TuningTable, values: Mapping[str, float | None]) -> dict[str, str]:
@@ -120,7 +84,12 @@ def label_of(name: str) -> str:
     return LABELS.get(name, name.replace("_", " "))
 
 
-def excess(point: TunedPoint, attempt: Attempt) -> float | None:
+def name_of(point: SearchResult) -> str:
+    """A searched point in words."""
+    return ", ".join(f"{axis_label(key)} {value}" for key, value in point.point.items()) or "all"
+
+
+def excess(point: SearchResult, attempt: Tried) -> float | None:
     """ln of an attempt's loss over the best of its point; ``None`` where it has no loss."""
     if attempt.loss is None or attempt.loss <= 0 or point.loss <= 0:
         return None
@@ -134,12 +103,12 @@ def plot_tuned(table: TuningTable, ax: Axes, *, name: str, compact: bool = False
     """
     shown = [point for point in table.points if name in point.values]
     if not shown:
-        return nothing(ax, f"{name} was not tuned")
-    values = sorted({one.values[name] for point in shown for one in point.attempts if name in one.values}, key=_place)
+        return style.nothing(ax, f"{name} was not tuned")
+    values = sorted({one.values[name] for point in shown for one in point.tried if name in one.values}, key=_place)
     places = _places(values)
-    colours = ramp(len(shown))
+    colours = style.ramp(len(shown))
     for point, colour in zip(shown, colours, strict=True):
-        for one in point.attempts:
+        for one in point.tried:
             above = excess(point, one)
             if above is None or name not in one.values:
                 continue
@@ -149,21 +118,24 @@ def plot_tuned(table: TuningTable, ax: Axes, *, name: str, compact: bool = False
                 markersize=3.4, alpha=0.5 if faint else 0.7, markeredgewidth=0.9 if faint else 0,
             )  # fmt: skip
             ended = ", ended early" if faint else ""
-            tip(dot, f"{point.name}: {label_of(name)} {_text(one.values[name])}, loss {decimals(one.loss)}{ended}")
+            tip(dot, f"{name_of(point)}: {label_of(name)} {_text(one.values[name])}, loss {decimals(one.loss)}{ended}")
         at_edge = name in point.edges
         (ring,) = ax.plot(
             places[_key(point.values[name])], 0.0, "o", markersize=7 if at_edge else 5.5, zorder=4,
-            color=VERMILION if at_edge else colour, markeredgecolor=PAPER, alpha=0.9,
+            color=style.VERMILION if at_edge else colour, markeredgecolor=style.PAPER, alpha=0.9,
         )  # fmt: skip
         edge = f", at the {point.edges[name]} end of its range" if at_edge else ""
-        tip(ring, f"{point.name}: best {label_of(name)} {_text(point.values[name])}, loss {decimals(point.loss)}{edge}")
+        tip(
+            ring,
+            f"{name_of(point)}: best {label_of(name)} {_text(point.values[name])}, loss {decimals(point.loss)}{edge}",
+        )
     _ticks(ax, values, places, next(iter(table.ranges.get(name, ())), None))
     ax.set_ylim(-0.1, SHOWN_EXCESS * 1.05)
-    ax.axhline(0.0, color=SOFT, linewidth=0.8)
+    ax.axhline(0.0, color=style.SOFT, linewidth=0.8)
     ax.yaxis.set_major_locator(MaxNLocator(5))
     n_edges = sum(name in point.edges for point in shown)
     title = label_of(name).capitalize() + (f": {n_edges} of {len(shown)} at an edge" if n_edges else "")
-    return finish(ax, title, label_of(name), "ln (loss / best at its point)", compact)
+    return style.finish(ax, title, label_of(name), "ln (loss / best at its point)", compact)
 
 
 def _ticks(ax: Axes, values: Sequence[Any], places: Mapping[str, float], kind: str | None) -> None:
@@ -179,7 +151,7 @@ def _ticks(ax: Axes, values: Sequence[Any], places: Mapping[str, float], kind: s
     low, high = float(values[0]), float(values[-1])
     if low > 0 and (kind == "log" or (kind is None and high / low > LOG_RANGE)):
         decades = [10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
-        log_x_ticks(ax, [low, high])
+        style.log_x_ticks(ax, [low, high])
         ticks = [tick for tick in decades if low <= tick <= high] or [low, high]
         ax.xaxis.set_major_locator(FixedLocator(ticks))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -247,8 +219,8 @@ def best_table(found: TuningTable) -> PageTable:
     rows = []
     for point in found.points:
         values = [_value(point.values.get(name), point.edges.get(name)) for name in found.names]
-        counts = ", ".join(f"{count} {status}" for status, count in point.counts.items())
-        rows.append([Cell(point.name), *values, fixed(point.loss, 4), Cell(counts)])
+        counts = ", ".join(f"{count} {status}" for status, count in Counter(one.status for one in point.tried).items())
+        rows.append([Cell(name_of(point)), *values, fixed(point.loss, 4), Cell(counts)])
     columns = ["point", *map(label_of, found.names), "validation loss"]
     caption = "Best values of each searched point; ▲ and ▼: at the upper or lower end of the range."
     return table(caption, [*columns, text_column("trials")], rows)

@@ -212,6 +212,14 @@ class SearchResult:
     def to_json(self) -> dict[str, Any]:
         return dict(plain(self))
 
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> SearchResult:
+        """What `to_json` wrote; a missing key is a ``KeyError``."""
+        tried = tuple(Tried(dict(one["values"]), one.get("loss"), one["status"]) for one in stored["tried"])
+        return SearchResult(
+            dict(stored["point"]), dict(stored["values"]), float(stored["loss"]), tried, dict(stored["edges"])
+        )
+
 
 def search_of(study: Study) -> Search | None:
     """The search in a study's base."""
