@@ -549,7 +549,9 @@ def plot_memory(rows: Sequence[MemoryRow], ax: Axes, *, compact: bool = False) -
     ax.set_xlim(0, reach * 1.12)
     _name_bars(ax, [row.series for row in rows], compact)
     columns = 2 if compact else 3
-    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=columns, fontsize=size, frameon=False)
+    # Half an inch below the axes, clear of their title.
+    below = -0.5 / (0.6 * style.figure_size(ax)[1])
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, below), ncols=columns, fontsize=size, frameon=False)
     least, most = rows[0], rows[-1]
     ends = f"{least.total:.0f} MiB ({least.series}) to {most.total:.0f} MiB ({most.series})"
     style.finish(ax, f"Peak of one training step: {ends}", "live MiB at the peak", "", compact)
