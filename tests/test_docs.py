@@ -211,6 +211,20 @@ def test_files_and_links_that_a_page_names_exist(name: str) -> None:
     assert [str(one) for one in wanted if not one.exists()] == []
 
 
+def test_modules_that_the_architecture_names_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_]+/(?:[a-z_]+/)*(?:[a-z_]+\.py)?)`", text))
+    assert len(named) > 15
+    bases = (ROOT, PACKAGE, *PACKAGE.iterdir())
+    assert [one for one in sorted(named) if not any((base / one).exists() for base in bases)] == []
+
+
+def test_the_architecture_page_has_every_room() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert sorted(rooms) == sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+
+
 def test_the_citation_is_whole_and_leaves_the_version_to_the_package() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "title", "message", "authors"} <= citation.keys()
