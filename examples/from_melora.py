@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from metascale.core.errors import InputError
+from metascale.core import InputError
 from metascale.core.suggest import suggest
 
 METHOD_OF_CURVATURE: Mapping[str, str] = {

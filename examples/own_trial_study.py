@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metascale.core.run import Run
-from metascale.core.streams import generator
+from metascale.core import Run, generator
 from metascale.laws import Analysis, analyse
 from metascale.study import Study, results_table, run_study
 

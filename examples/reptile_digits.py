@@ -5,16 +5,11 @@ python examples/reptile_digits.py        about 10 seconds on one core; needs met
 
 from __future__ import annotations
 
-from metascale.core.run import MemoryRun
-from metascale.meta.evaluate import Evaluation, adapted_predictor, evaluate
-from metascale.meta.gradients import Reptile
-from metascale.meta.inner import InnerLoop
-from metascale.meta.learner import MetaLearner
-from metascale.meta.training import MetaTraining
-from metascale.models.perceptron import Perceptron
-from metascale.tasks.digits import digits_tasks
-from metascale.training.loop import Schedule, train
-from metascale.training.optimizers import SGD
+from metascale.core import MemoryRun
+from metascale.meta import Evaluation, InnerLoop, MetaLearner, MetaTraining, Reptile, adapted_predictor, evaluate
+from metascale.models import Perceptron
+from metascale.tasks import digits_tasks
+from metascale.training import SGD, Schedule, train
 
 
 def main(max_steps: int = 1000, n_test_tasks: int = 200) -> Evaluation:

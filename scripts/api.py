@@ -12,8 +12,8 @@ from pathlib import Path
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 ROOMS = (
-    *("core", "tasks", "models", "training", "hypergrad", "meta", "parallel", "bilevel"),
-    *("laws", "study", "report", "integrations", "workflow", "recipes", "testing"),
+    *("core", "tasks", "tasks.supervised", "models", "models.text", "training", "hypergrad", "meta"),
+    *("parallel", "bilevel", "bilevel.distributed", "laws", "study", "report", "integrations", "workflow", "testing"),
 )
 HEAD = """# Public names
 
@@ -57,7 +57,7 @@ def is_own(value: object) -> bool:
 def sentence(name: str, value: object) -> str:
     """The first sentence of a docstring of its own; for plain values, their type."""
     plain = f"a `{type(value).__name__}`" if type(value).__module__.startswith(("metascale", "builtins")) else "a type"
-    found = first_sentence(inspect.getdoc(value) or "") if is_own(value) else "a type" if name == "Params" else plain
+    found = first_sentence(value.__doc__ or "") if is_own(value) else "a type" if name == "Params" else plain
     return "" if found.startswith(f"{name}(") else found.replace("|", "\\|")
 
 

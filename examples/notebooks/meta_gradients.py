@@ -14,13 +14,11 @@
 
 # %%
 from metascale.core.trees import dot, norm
-from metascale.hypergrad.curvature import BlockDiagonal, Diagonal, GaussNewton
-from metascale.meta.gradients import FOMAML, MAML, Reptile
-from metascale.meta.inner import InnerLoop
-from metascale.meta.learner import MetaLearner
-from metascale.models.perceptron import Perceptron
-from metascale.tasks.digits import digits_tasks
-from metascale.training.optimizers import SGD, Adam
+from metascale.hypergrad import BlockDiagonal, Diagonal, GaussNewton
+from metascale.meta import FOMAML, MAML, InnerLoop, MetaLearner, Reptile
+from metascale.models import Perceptron
+from metascale.tasks import digits_tasks
+from metascale.training import SGD, Adam
 
 tasks = digits_tasks(n_way=5, k_shot=1, n_train_tasks=50)
 model = Perceptron(n_inputs=64, n_outputs=5)

@@ -28,21 +28,14 @@ if TYPE_CHECKING:
         training,
         workflow,
     )
-    from metascale.core.errors import Diverged, InputError, MetascaleError
+    from metascale.core import Diverged, InputError, MetascaleError
     from metascale.core.version import __version__
-    from metascale.laws.allocation import optimum
-    from metascale.laws.analysis import fit
-    from metascale.laws.backtesting import backtest
-    from metascale.laws.forecasting import forecast
-    from metascale.laws.table import read_table
-    from metascale.meta.evaluate import evaluate
-    from metascale.meta.gradients import FOMAML, MAML, Reptile
-    from metascale.meta.inner import InnerLoop
-    from metascale.meta.learner import MetaLearner
-    from metascale.models.perceptron import Perceptron
-    from metascale.study.design import Study
-    from metascale.tasks.digits import digits_tasks
-    from metascale.training.optimizers import SGD, Adam
+    from metascale.laws import backtest, fit, forecast, optimum, read_table
+    from metascale.meta import FOMAML, MAML, InnerLoop, MetaLearner, Reptile, evaluate
+    from metascale.models import Perceptron
+    from metascale.study import Study
+    from metascale.tasks import digits_tasks
+    from metascale.training import SGD, Adam
     from metascale.workflow.launch import run
 
 __all__ = [
@@ -72,26 +65,26 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "FOMAML": "metascale.meta.gradients",
-        "MAML": "metascale.meta.gradients",
-        "Perceptron": "metascale.models.perceptron",
-        "SGD": "metascale.training.optimizers",
-        "Adam": "metascale.training.optimizers",
-        "Diverged": "metascale.core.errors",
-        "InnerLoop": "metascale.meta.inner",
-        "InputError": "metascale.core.errors",
-        "MetaLearner": "metascale.meta.learner",
-        "MetascaleError": "metascale.core.errors",
-        "Reptile": "metascale.meta.gradients",
-        "Study": "metascale.study.design",
+        "FOMAML": "metascale.meta",
+        "MAML": "metascale.meta",
+        "Perceptron": "metascale.models",
+        "SGD": "metascale.training",
+        "Adam": "metascale.training",
+        "Diverged": "metascale.core",
+        "InnerLoop": "metascale.meta",
+        "InputError": "metascale.core",
+        "MetaLearner": "metascale.meta",
+        "MetascaleError": "metascale.core",
+        "Reptile": "metascale.meta",
+        "Study": "metascale.study",
         "__version__": "metascale.core.version",
-        "backtest": "metascale.laws.backtesting",
-        "digits_tasks": "metascale.tasks.digits",
-        "evaluate": "metascale.meta.evaluate",
-        "fit": "metascale.laws.analysis",
-        "forecast": "metascale.laws.forecasting",
-        "optimum": "metascale.laws.allocation",
-        "read_table": "metascale.laws.table",
+        "backtest": "metascale.laws",
+        "digits_tasks": "metascale.tasks",
+        "evaluate": "metascale.meta",
+        "fit": "metascale.laws",
+        "forecast": "metascale.laws",
+        "optimum": "metascale.laws",
+        "read_table": "metascale.laws",
         "run": "metascale.workflow.launch",
     },
     subpackages=(

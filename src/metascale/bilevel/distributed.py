@@ -23,6 +23,8 @@ from metascale.hypergrad.problem import HypergradientSolver, Reducer
 from metascale.hypergrad.sama import SAMA
 from metascale.training.optimizers import Optimizer
 
+__all__ = ["DataParallel", "initialise", "shared"]
+
 B = TypeVar("B")
 Value = TypeVar("Value")
 

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from metascale.core.optional import require
     from metascale.core.run import Checkpoint, MemoryRun, Run
     from metascale.core.streams import address, generator, torch_generator
-    from metascale.core.types import Batch, Encoder, Episode, Model, OutputModel, Params, Split, TaskSource
+    from metascale.core.trees import add, dot, mean_tasks, norm, scale, stack_tasks, tree_map
+    from metascale.core.types import SPLITS, Batch, Encoder, Episode, Model, OutputModel, Params, Split, TaskSource
 
 __all__ = [
+    "SPLITS",
     "Batch",
     "Checkpoint",
     "CorruptFile",
@@ -33,17 +35,32 @@ __all__ = [
     "Run",
     "Split",
     "TaskSource",
+    "add",
     "address",
     "canonical_json",
     "content_id",
+    "dot",
     "generator",
+    "mean_tasks",
+    "norm",
     "require",
+    "scale",
+    "stack_tasks",
     "torch_generator",
+    "tree_map",
 ]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "SPLITS": "metascale.core.types",
+        "add": "metascale.core.trees",
+        "dot": "metascale.core.trees",
+        "mean_tasks": "metascale.core.trees",
+        "norm": "metascale.core.trees",
+        "scale": "metascale.core.trees",
+        "stack_tasks": "metascale.core.trees",
+        "tree_map": "metascale.core.trees",
         "Batch": "metascale.core.types",
         "Checkpoint": "metascale.core.run",
         "CorruptFile": "metascale.core.errors",

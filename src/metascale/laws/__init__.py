@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from metascale.laws.analysis import Analysis, analyse, fit
     from metascale.laws.backtesting import Backtest, backtest
     from metascale.laws.contrasts import PairedTest, bootstrap_mean, holm, paired_test
+    from metascale.laws.curves import Smooth
     from metascale.laws.effects import slope, width_and_depth
-    from metascale.laws.families import LAWS, Law
+    from metascale.laws.families import AMPLITUDE, FLOOR, LAWS, Law, box
     from metascale.laws.fitting import LawFit, fit_law
     from metascale.laws.forecasting import Forecast, forecast
     from metascale.laws.groups import Crossover, Grouped, crossover, grouped
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from metascale.laws.uncertainty import Bootstrap, bootstrap, replicate_weights
 
 __all__ = [
+    "AMPLITUDE",
+    "FLOOR",
     "LAWS",
     "Allocation",
     "Analysis",
@@ -58,12 +61,14 @@ __all__ = [
     "PairedTest",
     "Profile",
     "Replicates",
+    "Smooth",
     "SurfaceAnalysis",
     "Table",
     "analyse",
     "backtest",
     "bootstrap",
     "bootstrap_mean",
+    "box",
     "cross_check",
     "crossover",
     "envelope",
@@ -93,6 +98,10 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "AMPLITUDE": "metascale.laws.families",
+        "FLOOR": "metascale.laws.families",
+        "box": "metascale.laws.families",
+        "Smooth": "metascale.laws.curves",
         "Allocation": "metascale.laws.allocation",
         "Analysis": "metascale.laws.analysis",
         "Backtest": "metascale.laws.backtesting",

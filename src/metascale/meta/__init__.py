@@ -2,7 +2,15 @@
 
 from metascale.meta.baselines import Arena, class_prior, fine_tuning, linear_probe, prototypes, zero_shot
 from metascale.meta.evaluate import Evaluation, Predictor, adapted_predictor, evaluate
-from metascale.meta.gradients import FOMAML, MAML, EpisodeReport, MetaGradient, Reptile, profile_gradient
+from metascale.meta.gradients import (
+    FOMAML,
+    MAML,
+    EpisodeReport,
+    MetaGradient,
+    Reptile,
+    profile_gradient,
+    query_gradient,
+)
 from metascale.meta.imaml import ImplicitMAML
 from metascale.meta.inner import InnerLoop, InnerState
 from metascale.meta.learner import MetaLearner, StepReport
@@ -33,5 +41,6 @@ __all__ = [
     "named_through",
     "profile_gradient",
     "prototypes",
+    "query_gradient",
     "zero_shot",
 ]
