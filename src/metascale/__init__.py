@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from metascale.study import Study
     from metascale.tasks import digits_tasks
     from metascale.training import SGD, Adam
-    from metascale.workflow.launch import run
+    from metascale.workflow.launch import Place, run
 
 __all__ = [
     "FOMAML",
@@ -49,6 +49,7 @@ __all__ = [
     "MetaLearner",
     "MetascaleError",
     "Perceptron",
+    "Place",
     "Reptile",
     "Study",
     "__version__",
@@ -68,6 +69,7 @@ __getattr__, __dir__ = lazy(
         "FOMAML": "metascale.meta",
         "MAML": "metascale.meta",
         "Perceptron": "metascale.models",
+        "Place": "metascale.workflow.launch",
         "SGD": "metascale.training",
         "Adam": "metascale.training",
         "Diverged": "metascale.core",
