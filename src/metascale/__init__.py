@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from metascale.study import Study
     from metascale.tasks import digits_tasks
     from metascale.training import SGD, Adam
-    from metascale.workflow.launch import Place, run
+    from metascale.workflow import Place, run
 
 __all__ = [
     "FOMAML",
@@ -69,7 +69,7 @@ __getattr__, __dir__ = lazy(
         "FOMAML": "metascale.meta",
         "MAML": "metascale.meta",
         "Perceptron": "metascale.models",
-        "Place": "metascale.workflow.launch",
+        "Place": "metascale.workflow",
         "SGD": "metascale.training",
         "Adam": "metascale.training",
         "Diverged": "metascale.core",
@@ -87,7 +87,7 @@ __getattr__, __dir__ = lazy(
         "forecast": "metascale.laws",
         "optimum": "metascale.laws",
         "read_table": "metascale.laws",
-        "run": "metascale.workflow.launch",
+        "run": "metascale.workflow",
     },
     subpackages=(
         *("bilevel", "core", "hypergrad", "integrations", "laws", "meta", "models", "parallel", "recipes", "report"),

@@ -21,7 +21,7 @@ _FIRST, _SECOND = 0x2C1B3C6D, 0x297A2D39
 
 def dropout_key(seed: int, purpose: str, *index: int | str, bits: int = 62) -> int:
     """The number that names the masks of one call: the stream at this address, in ``bits`` bits."""
-    return address(seed, purpose, *index) & (2**bits - 1)
+    return address(seed, purpose, *index) & ((1 << bits) - 1)
 
 
 def drop(values: torch.Tensor, rate: float, dropout: int | None, name: str) -> torch.Tensor:
