@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -148,3 +149,19 @@ def test_a_trial_that_its_machine_wants_back_ends_at_a_checkpoint_and_goes_on_el
     store.close()
     assert run_study(study, tmp_path).finished == 1
     assert [row["step"] for row in read_study(tmp_path).runs[0].measurements()] == list(range(2, 41, 2))
+
+
+@pytest.mark.parametrize("executor", [ProcessExecutor(workers=1), SerialExecutor(processes_per_trial=2)])
+def test_processes_are_refused_in_a_sentence_where_there_is_no_posix(tmp_path, monkeypatch, executor):
+    monkeypatch.setattr("metascale.study.errors.POSIX", False)
+    with pytest.raises(InputError, match="runs on Linux and macOS; on Windows use WSL"):
+        run_study(tiny_study(), tmp_path, executor)
+
+
+def test_no_import_needs_fcntl():
+    code = (
+        "import sys; sys.modules['fcntl'] = None;"
+        "import metascale.study, metascale.laws, metascale.report, metascale.study.status, metascale.cli.main;"
+        "[getattr(metascale.study, name) for name in metascale.study.__all__]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from metascale.core.errors import InputError
+from metascale.core.errors import InputError, MissingDependency
 from metascale.study import Study, read_study, results_table
 from metascale.study.run.session import Event, StudyOutcome
 from metascale.study.run.stopping import ask_to_stop
@@ -383,6 +383,15 @@ def test_a_search_that_cannot_be_is_refused_before_a_file_is_written(
     with pytest.raises(InputError) as caught:
         run_any_study(study(search, {"width": [1, 2]}), tmp_path / "study")
     assert message in str(caught.value)
+    assert not (tmp_path / "study").exists()
+
+
+def test_without_optuna_a_search_is_refused_with_the_install_line_before_a_file_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'metascale\[tune\]'"):
+        run_any_study(study({}), tmp_path / "study")
     assert not (tmp_path / "study").exists()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from metascale.core.errors import InputError, MetascaleError
 
+POSIX = os.name == "posix"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -68,5 +69,5 @@ def require_posix(what: str) -> None:
     Raises:
         InputError: names the supported systems.
     """
-    if os.name != "posix":
+    if not POSIX:
         raise InputError(f"{what} runs on Linux and macOS; on Windows use WSL")

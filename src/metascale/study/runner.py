@@ -40,7 +40,7 @@ def run_study(
     Args:
         folder: the study's own folder, made when it is not there, on a local disk.
         executor: where trials run (default: one after another in this process, on the CPU).
-        fail_fast: start no new trial after one failed; those that run go on to their end.
+        fail_fast: start no new trial after one failed; running ones run to their end.
         retry_failed: try again, from the last checkpoint, what had failed before this call.
         retry_diverged: start again, from nothing, what had diverged before this call.
         keep_checkpoints: keep the last checkpoints of finished trials.

@@ -49,8 +49,8 @@ class TrialStatus:
         wall_s: seconds spent so far, over all attempts.
         loss, loss_name: the loss of the result, or of the newest row of the records; ``None`` before the first.
         steps_per_s: of this attempt so far.
-        left_s: seconds that a running trial still needs at its present rate, once it can be told.
-        updated_at: when it was last heard of (seconds since the epoch; 0: never).
+        left_s: seconds that a running trial still needs at its present rate, once that is known.
+        updated_at: of the last sign of life (seconds since the epoch; 0: never).
     """
 
     id: str
@@ -315,7 +315,7 @@ def summary(outcome: StudyOutcome) -> str:
         parts.append(f"{outcome.pending} not run yet")
     line = f"{', '.join(parts)} ({outcome.ran} run now in {format_seconds(outcome.wall_s)}): {outcome.folder}"
     if outcome.stopped:
-        line += "; stopped as asked: the same command goes on"
+        line += "; stopped as requested: the same command resumes"
     if outcome.failed:
         line += "; the tracebacks are in the runs' error.txt, and the same command tries them again"
     return line

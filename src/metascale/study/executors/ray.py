@@ -1,6 +1,6 @@
 """Trials as tasks of a Ray cluster. The study folder is on storage that every node reaches at the same path.
 
-Ray starts a task again when its node is lost: the new execution takes the run over and goes on from its last
+Ray starts a task again when its node is lost: the new execution takes over the run and resumes from its last
 checkpoint, and the old one, should it still live, is refused at its next write. The trial itself runs in a process
 under the task, so that a trial that crashes fails, as anywhere, and does not look like a lost node.
 """

@@ -1,7 +1,7 @@
 """Trials as jobs of a SLURM cluster, through submitit. The study folder is on storage that every node shares.
 
 Trials claimed at one time are submitted as one array. A job that is preempted or reaches its time limit has its trial
-saved after the step in progress and is requeued; the new execution takes the run over. This process is the coordinator:
+saved after the step in progress and is requeued; the new execution takes over the run. This process is the coordinator:
 it claims, and it alone writes the index.
 """
 
@@ -33,8 +33,8 @@ class SlurmExecutor(ClusterExecutor):
         partition: where to submit; empty for the cluster's default.
         workers: trials in flight, whether they run or wait in SLURM's queue.
         cpus_per_trial, memory_gb: what each job asks for.
-        timeout_min: time limit of a job; a trial that needs longer is requeued and goes on, ``max_timeouts`` times.
-        grace_s: how long before the limit a job is told, and so how long a trial has to save itself.
+        timeout_min: time limit of a job; a longer trial is requeued and resumes, at most ``max_timeouts`` times.
+        grace_s: how long before the limit a job is signalled: the time that a trial has to save itself.
         options: further parameters of submitit, such as ``{"slurm_account": "physics"}``.
         cluster: ``"slurm"``; ``"local"`` runs the same jobs on this machine, for trying out.
     """
@@ -64,7 +64,7 @@ class SlurmExecutor(ClusterExecutor):
             pool.cancel()
 
     def parameters(self) -> dict[str, Any]:
-        """What submitit is asked for."""
+        """The parameters for submitit."""
         found: dict[str, Any] = {
             "name": "metascale",
             "timeout_min": self.timeout_min,
@@ -82,7 +82,7 @@ class SlurmExecutor(ClusterExecutor):
 
 
 class SlurmTrial:
-    """What submitit pickles: a job's fields, and what to do when its machine is wanted back."""
+    """What submitit pickles: a job's fields, and what to do when it is preempted."""
 
     def __init__(self, fields: Mapping[str, Any], grace_s: float) -> None:
         self.fields = dict(fields)
@@ -154,10 +154,10 @@ class _SlurmPool:
         try:
             code = int(handle.result())
         except (utils.UncompletedJobError, utils.FailedJobError):
-            # Cancelled, out of its node, or out of time for good: nothing is known, so it goes on elsewhere.
+            # Cancelled, its node lost, or out of time for good: nothing is known, so it resumes elsewhere.
             code = ExitCode.WORKER_LOST
         if code == ExitCode.WORKER_LOST:
-            # It goes on in a job of its own; SLURM may have queued this one again by itself.
+            # It resumes in another job; SLURM may have requeued this one by itself.
             self._cancel(handle)
         return Ended(job, code, time.monotonic() - start)
 

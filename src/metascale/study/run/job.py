@@ -1,6 +1,6 @@
 """One claimed trial as a job: what describes it, who may run it, how it ends. Here it runs in this process.
 
-How a trial ended is written in its run's folder; the exit code only tells what the folder cannot.
+How a trial ended is written in its run's folder; the exit code only says what the folder cannot.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One call of `run_study`: which trials are left, which are claimed, what came of them, and who is told."""
+"""One call of `run_study`: which trials are left, which are claimed, how they ended, and who is told."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from metascale.study.store.store import INDEX, RunStore
 
 HANGS_RETRIED = 1
 LOSSES_RETRIED = 20
-"""A trial goes on elsewhere when its node is lost; one that loses node after node is itself the cause."""
+"""A trial resumes elsewhere when its node is lost; one that loses node after node is itself the cause."""
 _POLL_S = 0.25
 _RECENT = 16
-_RESUMABLE = "stopped; the same command goes on from the last checkpoints"
+_RESUMABLE = "stopped; the same command resumes from the last checkpoints"
 
 EventKind: TypeAlias = Literal[
     "started", "finished", "failed", "diverged", "lost", "waiting", "interrupted", "stopping"
@@ -259,8 +259,8 @@ class Session:
         return row is not None and (row.owner, row.attempt) == (claim.owner, claim.attempt)
 
     def _give_back(self, trial: Trial, claim: Claim, ended: Ended) -> None:
-        """The trial goes on from its last checkpoint: in a later call (stopped), or here on another worker (lost)."""
-        # A trial that was told to end by somebody who did not tell us was preempted.
+        """Let the trial resume from its last checkpoint: in a later call (stopped), or here and now (worker lost)."""
+        # A trial that was stopped although nobody asked us to stop was preempted.
         lost = ended.code != ExitCode.STOPPED or not self._asked_to_stop()
         self._losses[trial.id] += lost
         again = not lost or self._losses[trial.id] <= LOSSES_RETRIED

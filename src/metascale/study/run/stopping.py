@@ -25,7 +25,7 @@ from metascale.study.store.claims import Claim
 from metascale.study.store.folder import STOP
 
 Mode: TypeAlias = Literal["finish", "checkpoint"]
-"""Running trials go on to their end, or are saved after the step in progress and end there."""
+"""Running trials run to their end, or are saved after the step in progress and end there."""
 
 _PR_SET_PDEATHSIG = 1
 _signalled = threading.Event()
@@ -81,7 +81,7 @@ class StopWatch:
         return is_signalled()
 
     def asked(self) -> Mode | None:
-        """How to stop, where somebody asked for it."""
+        """How to stop, if a stop was requested."""
         if is_signalled() or self._attempt_asked():
             return "checkpoint"
         found = read_request(self.folder)

@@ -224,7 +224,7 @@ def _trial(parent: str, job_json: str) -> int:
 def _launch(parent: str, processes: str, worker: str, job_json: str) -> int:
     """Become torchrun for so many processes on this machine."""
     die_with(int(parent))
-    # The supervisor's request to stop reaches the whole group; torchrun itself goes on.
+    # The supervisor's request to stop reaches the whole group; torchrun itself ignores it.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     require_installed("torch", "torch", "a trial on several processes")
     sys.argv = ["torchrun", "--standalone", "--nproc-per-node", processes, "--max-restarts", "0"]
@@ -244,7 +244,7 @@ def _rank(worker: str, job_json: str) -> int:
     errors = Path(os.environ["METASCALE_RANK_ERRORS"])
     step = os.environ["METASCALE_RESUME_STEP"]
     if rank == 0:
-        # SIGTERM is torchrun's: another rank died, and this one waits for it in vain.
+        # SIGTERM is torchrun's: another rank died, and this one would wait for it for ever.
         stop_on_signal(signal.SIGUSR1)
         code = execute_here(replace(job, device=device), replace(job.claim, worker=worker), job.watch())
         (errors / "code").write_text(str(int(code)))

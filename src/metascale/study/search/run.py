@@ -195,7 +195,7 @@ def _listed(study: Study, trials: tuple[Trial, ...]) -> ListedStudy:
 
 
 def _stored(folder: Path, study: Study, search: Search) -> tuple[Trial, ...]:
-    """The search trials in the study's definition at the points asked for: point by point, as they were suggested."""
+    """The stored search trials at the searched points: point by point, in the order suggested."""
     if not (folder / STUDY_JSON).exists():
         return ()
     return _in_order(study, search, load_definition(folder).trials)

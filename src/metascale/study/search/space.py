@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from metascale.core.errors import InputError
 from metascale.core.suggest import suggest
@@ -16,31 +16,6 @@ EDGE = 0.05
 
 Edge: TypeAlias = Literal["low", "high"]
 Value: TypeAlias = bool | int | float | str
-
-
-class Dimension(Protocol):
-    """One hyperparameter's range."""
-
-    def at(self, share: float) -> Value:
-        """The value at ``share`` (0 to 1) of the range."""
-        ...
-
-    def holds(self, value: object) -> bool: ...
-
-    def edge(self, value: Any) -> Edge | None:
-        """The end of the range that ``value`` lies at, if any."""
-        ...
-
-    @property
-    def values(self) -> tuple[Value, ...] | None:
-        """All of them, or ``None`` for a continuous range."""
-        ...
-
-    def distribution(self, optuna: ModuleType) -> Any:
-        """The range as Optuna's ``BaseDistribution``."""
-        ...
-
-    def to_json(self) -> dict[str, list[Value]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +29,7 @@ class Uniform:
     low: float
     high: float
     kind: ClassVar[str] = "uniform"
+    values: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         low, high = self.low, self.high
@@ -63,6 +39,7 @@ class Uniform:
             )
 
     def at(self, share: float) -> float:
+        """The value at ``share`` (0 to 1) of the range."""
         return self.low + share * (self.high - self.low)
 
     def share_of(self, value: float) -> float:
@@ -76,14 +53,12 @@ class Uniform:
         return _is_number(value) and self.low <= value <= self.high  # type: ignore[operator]
 
     def edge(self, value: float) -> Edge | None:
+        """The end of the range that ``value`` lies at, if any."""
         share = self.share_of(value)
         return "low" if share < EDGE else "high" if share > 1 - EDGE else None
 
-    @property
-    def values(self) -> None:
-        return None
-
     def distribution(self, optuna: ModuleType) -> Any:
+        """The range as Optuna's ``BaseDistribution``."""
         return optuna.distributions.FloatDistribution(self.low, self.high, log=self.kind == "log")
 
     def to_json(self) -> dict[str, list[Value]]:
@@ -133,7 +108,7 @@ class Integer:
     def holds(self, value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
 
-    def edge(self, value: int) -> Edge | None:
+    def edge(self, value: float) -> Edge | None:
         return "low" if value == self.low else "high" if value == self.high else None
 
     @property
@@ -179,6 +154,9 @@ class Choice:
     def to_json(self) -> dict[str, list[Value]]:
         return {"choice": list(self.values)}
 
+
+Dimension: TypeAlias = Uniform | LogUniform | Integer | Choice
+"""One hyperparameter's range; ``values`` are all there are, or ``None`` for a continuous range."""
 
 _KINDS: dict[str, Callable[..., Dimension]] = {
     "log": LogUniform,

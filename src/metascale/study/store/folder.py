@@ -29,7 +29,7 @@ _OF_ONE_EXECUTION = (HISTORY, TIMING, OUTPUT, PROGRESS, PROVENANCE_JSON, PROVENA
 OWN = (CONFIG, RESULT, ERROR, CHECKPOINTS, *_OF_ONE_EXECUTION)
 """What the engine itself writes; a trial's files have other names."""
 NOT_COMPARED = (*_OF_ONE_EXECUTION, MEMORY)
-"""Files that tell of one execution: two runs of one configuration, or two folders of one study, may differ in these."""
+"""Files about one execution: two runs of one configuration, or two folders of one study, may differ in these."""
 _PROGRESS_NUMBERS = ("done", "total", "updated_at", "first_done", "first_at")
 
 
@@ -64,14 +64,14 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def read_progress(folder: Path) -> dict[str, Any] | None:
-    """What a running trial last told of itself, if anything; a file that a full disk or a crash broke tells nothing."""
+    """The last progress of a running trial; ``None`` before the first, or where a full disk or crash broke it."""
     try:
-        told = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(told, dict) or not isinstance(told.get("note"), str):
+    if not isinstance(progress, dict) or not isinstance(progress.get("note"), str):
         return None
-    return told if all(isinstance(told.get(name), (int, float)) for name in _PROGRESS_NUMBERS) else None
+    return progress if all(isinstance(progress.get(name), (int, float)) for name in _PROGRESS_NUMBERS) else None
 
 
 RUNS = "runs"

@@ -143,7 +143,7 @@ class Index:
 
 @contextmanager
 def opened_to_read(path: Path, *, timeout_s: float = 60.0) -> Iterator[sqlite3.Connection]:
-    """A connection that changes nothing in the folder of the index at ``path``, which may be one for reading alone.
+    """A connection that changes nothing in the folder of the index at ``path``, which may be read-only.
 
     Raises:
         sqlite3.OperationalError: it cannot be opened or read from here.
@@ -166,7 +166,7 @@ def read_index(path: Path) -> dict[str, IndexRow]:
     """
     if not path.exists():
         return {}
-    # The index is locked, or needs files beside it in a folder for reading alone: the run folders tell as well.
+    # The index is locked, or needs files beside it in a read-only folder: the run folders say the same.
     with contextlib.suppress(sqlite3.OperationalError), _naming(path), opened_to_read(path) as connection:
         return _rows(connection)
     return {}

@@ -131,7 +131,7 @@ def complete_results(view: StudyView) -> list[dict[str, Any]]:
 def _superseded(view: StudyView) -> frozenset[str]:
     """Ids of trials at a point and seed of the axes that now runs with other values.
 
-    A search that goes on (a study that grew, a failed trial that was tried again) may find other values. What was run
+    A search that continues (a study that grew, a failed trial that was tried again) may find other values. What was run
     with the earlier ones stays on disk and in the tables, and is left out of every fit.
     """
     path = view.folder / FINALS
