@@ -13,7 +13,7 @@
 # `python examples/notebooks/meta_gradients.py`; nothing is written.
 
 # %%
-from metascale.core.trees import dot, norm
+from metascale.core import dot, norm
 from metascale.hypergrad import BlockDiagonal, Diagonal, GaussNewton
 from metascale.meta import FOMAML, MAML, InnerLoop, MetaLearner, Reptile
 from metascale.models import Perceptron

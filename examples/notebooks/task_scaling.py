@@ -22,7 +22,8 @@ import matplotlib.pyplot as plt
 
 from metascale.report import law_data, plot_study_law
 from metascale.study import results_table
-from metascale.workflow.launch import Place, launch, plan
+from metascale.workflow import Place, plan
+from metascale.workflow.launch import launch
 
 folder = Path("task-scaling")
 
