@@ -63,34 +63,4 @@ __all__ = [
     "run",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "FOMAML": "metascale.meta",
-        "MAML": "metascale.meta",
-        "Perceptron": "metascale.models",
-        "Place": "metascale.workflow",
-        "SGD": "metascale.training",
-        "Adam": "metascale.training",
-        "Diverged": "metascale.core",
-        "InnerLoop": "metascale.meta",
-        "InputError": "metascale.core",
-        "MetaLearner": "metascale.meta",
-        "MetascaleError": "metascale.core",
-        "Reptile": "metascale.meta",
-        "Study": "metascale.study",
-        "__version__": "metascale.core.version",
-        "backtest": "metascale.laws",
-        "digits_tasks": "metascale.tasks",
-        "evaluate": "metascale.meta",
-        "fit": "metascale.laws",
-        "forecast": "metascale.laws",
-        "optimum": "metascale.laws",
-        "read_table": "metascale.laws",
-        "run": "metascale.workflow",
-    },
-    subpackages=(
-        *("bilevel", "core", "hypergrad", "integrations", "laws", "meta", "models", "parallel", "recipes", "report"),
-        *("study", "tasks", "testing", "training", "workflow"),
-    ),
-)
+__getattr__, __dir__ = lazy(__name__)

@@ -5,33 +5,51 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 
 
-def lazy(
-    package: str, names: Mapping[str, str], subpackages: tuple[str, ...] = ()
-) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of ``package``, which offers each of ``names`` from the module it is mapped to.
+def lazy(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of ``package``, which offers what its ``__init__.py`` imports for type checkers.
 
-    The package writes the same names under ``TYPE_CHECKING``, for type checkers and editors, and in ``__all__``. None
-    may be called like a module of the package: importing that module would put it in the name's place.
+    So a name is written where it comes from, once, and in ``__all__``. None may be called like a module of the
+    package: importing that module would put it in the name's place.
 
-    Args:
-        subpackages: packages inside ``package`` that are imported when they are first named.
+    Example::
 
-    Example:
-        ``__getattr__, __dir__ = lazy(__name__, {"MAML": "metascale.meta.gradients"})``
+        if TYPE_CHECKING:
+            from metascale.meta.gradients import MAML
+
+        __all__ = ["MAML"]
+        __getattr__, __dir__ = lazy(__name__)
     """
 
+    @cache
+    def homes() -> Mapping[str, str]:
+        return _imports_for_type_checkers(package)
+
     def __getattr__(name: str) -> object:
-        if name in subpackages:
-            return importlib.import_module(f"{package}.{name}")
-        if name not in names:
+        home = homes().get(name)
+        if home is None:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        value = getattr(importlib.import_module(names[name]), name)
+        if home == package:
+            return importlib.import_module(f"{package}.{name}")
+        value = getattr(importlib.import_module(home), name)
         setattr(sys.modules[package], name, value)
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *names, *subpackages})
+        return sorted({*vars(sys.modules[package]), *homes()})
 
     return __getattr__, __dir__
+
+
+def _imports_for_type_checkers(package: str) -> dict[str, str]:
+    """The module of each name that a package imports under ``TYPE_CHECKING``; for its own modules, the package."""
+    import ast
+    from importlib.resources import files
+
+    source = files(package).joinpath("__init__.py").read_text(encoding="utf-8")
+    blocks = [node for node in ast.parse(source).body if isinstance(node, ast.If)]
+    checked = [node for block in blocks if ast.unparse(block.test) == "TYPE_CHECKING" for node in block.body]
+    froms = [node for node in checked if isinstance(node, ast.ImportFrom)]
+    return {alias.name: str(node.module) for node in froms for alias in node.names}

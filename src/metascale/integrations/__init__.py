@@ -12,11 +12,4 @@ if TYPE_CHECKING:
 
 __all__ = ["export_adapter", "export_study", "push_adapter"]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "export_adapter": "metascale.integrations.adapters",
-        "export_study": "metascale.integrations.export",
-        "push_adapter": "metascale.integrations.adapters",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

@@ -36,24 +36,4 @@ __all__ = [
     "width_of",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "ConvNet": "metascale.models.convnet",
-        "LanguageModel": "metascale.models.language",
-        "MuP": "metascale.models.mup",
-        "at_width": "metascale.models.mup",
-        "roles": "metascale.models.mup",
-        "width_of": "metascale.models.mup",
-        "Network": "metascale.models.network",
-        "OneTask": "metascale.models.network",
-        "cross_entropy_per_task": "metascale.models.network",
-        "squared_error_per_task": "metascale.models.network",
-        "Perceptron": "metascale.models.perceptron",
-        "ResNet": "metascale.models.resnet",
-        "DecodingState": "metascale.models.resnet_bk",
-        "ResNetBK": "metascale.models.resnet_bk",
-        "Transformer": "metascale.models.transformer",
-        "layer_widths": "metascale.models.widths",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

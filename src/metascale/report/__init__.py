@@ -36,22 +36,4 @@ __all__ = [
     "write_report",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "ReportStudy": "metascale.report.study",
-        "Section": "metascale.report.section",
-        "accuracy_data": "metascale.report.sections.law",
-        "adaptation_data": "metascale.report.sections.curves",
-        "contest_data": "metascale.report.sections.contest",
-        "law_data": "metascale.report.sections.law",
-        "learning_curves_data": "metascale.report.sections.curves",
-        "open_study": "metascale.report.study",
-        "plot_accuracy": "metascale.report.sections.law",
-        "plot_adaptation": "metascale.report.sections.curves",
-        "plot_baselines": "metascale.report.sections.contest",
-        "plot_study_law": "metascale.report.sections.law",
-        "plot_learning_curves": "metascale.report.sections.curves",
-        "write_report": "metascale.report.write",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

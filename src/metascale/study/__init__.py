@@ -45,31 +45,4 @@ __all__ = [
     "write_results",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "ProcessExecutor": "metascale.study.executors.local",
-        "RayExecutor": "metascale.study.executors.ray",
-        "ResultsTable": "metascale.study.store.table",
-        "RunStore": "metascale.study.store.store",
-        "RunView": "metascale.study.store.folder",
-        "Search": "metascale.study.search.search",
-        "SearchResult": "metascale.study.search.search",
-        "SerialExecutor": "metascale.study.executors.local",
-        "SlurmExecutor": "metascale.study.executors.slurm",
-        "Study": "metascale.study.design",
-        "StudyOutcome": "metascale.study.run.session",
-        "StudyStatus": "metascale.study.status",
-        "StudyView": "metascale.study.store.folder",
-        "Trial": "metascale.study.design",
-        "read_study": "metascale.study.store.folder",
-        "results_table": "metascale.study.store.table",
-        "run_any_study": "metascale.study.search.run",
-        "run_study": "metascale.study.runner",
-        "run_tuned_study": "metascale.study.search.run",
-        "study_status": "metascale.study.status",
-        "tuned_points": "metascale.study.search.search",
-        "verify_study": "metascale.study.store.verify",
-        "write_results": "metascale.study.store.table",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

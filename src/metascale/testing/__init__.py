@@ -25,18 +25,4 @@ __all__ = [
     "quadratic_episode",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "MetaGradientContract": "metascale.testing.learner_contract",
-        "check_meta_gradient": "metascale.testing.learner_contract",
-        "ModelContract": "metascale.testing.model_contract",
-        "check_language_model": "metascale.testing.model_contract",
-        "check_model": "metascale.testing.model_contract",
-        "generators_untouched": "metascale.testing.model_contract",
-        "QuadraticModel": "metascale.testing.subjects",
-        "SmoothClassifier": "metascale.testing.subjects",
-        "quadratic_episode": "metascale.testing.subjects",
-        "check_task_source": "metascale.testing.task_contract",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

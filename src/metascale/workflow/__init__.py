@@ -42,32 +42,4 @@ __all__ = [
     "text_parts",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "BASELINES": "metascale.workflow.config",
-        "Count": "metascale.workflow.config",
-        "FewShotConfig": "metascale.workflow.config",
-        "NonNegative": "metascale.workflow.config",
-        "Rate": "metascale.workflow.config",
-        "Share": "metascale.workflow.config",
-        "TrialConfig": "metascale.workflow.config",
-        "Weight": "metascale.workflow.config",
-        "Estimate": "metascale.workflow.estimate",
-        "estimate_costs": "metascale.workflow.estimate",
-        "evaluate_run": "metascale.workflow.evaluate",
-        "Parts": "metascale.workflow.fewshot",
-        "Place": "metascale.workflow.launch",
-        "Plan": "metascale.workflow.launch",
-        "plan": "metascale.workflow.launch",
-        "plan_from_folder": "metascale.workflow.launch",
-        "run": "metascale.workflow.launch",
-        "Profile": "metascale.workflow.recipe",
-        "Recipe": "metascale.workflow.recipe",
-        "load_recipe": "metascale.workflow.recipe",
-        "recipe_names": "metascale.workflow.recipe",
-        "LORA": "metascale.workflow.text",
-        "TextConfig": "metascale.workflow.text",
-        "text_parts": "metascale.workflow.text",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

@@ -39,25 +39,4 @@ __all__ = [
     "save_peft",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "AdapterClassifier": "metascale.models.text.classifiers",
-        "FullClassifier": "metascale.models.text.classifiers",
-        "TextClassifier": "metascale.models.text.classifiers",
-        "Head": "metascale.models.text.heads",
-        "LearnedHead": "metascale.models.text.heads",
-        "PrototypeHead": "metascale.models.text.heads",
-        "ZeroHead": "metascale.models.text.heads",
-        "named_head": "metascale.models.text.heads",
-        "TextEncoder": "metascale.models.text.hf",
-        "count_parameters": "metascale.models.text.hf",
-        "load_backbone": "metascale.models.text.hf",
-        "load_config": "metascale.models.text.hf",
-        "load_encoder": "metascale.models.text.hf",
-        "random_backbone": "metascale.models.text.hf",
-        "load_peft": "metascale.models.text.peft_format",
-        "peft_files": "metascale.models.text.peft_format",
-        "save_peft": "metascale.models.text.peft_format",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)

@@ -26,20 +26,4 @@ __all__ = [
     "wikitext",
 ]
 
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "ImageSet": "metascale.tasks.supervised.images",
-        "image_set": "metascale.tasks.supervised.images",
-        "mnist": "metascale.tasks.supervised.images",
-        "small_digits": "metascale.tasks.supervised.images",
-        "Floors": "metascale.tasks.supervised.tokens",
-        "TokenStream": "metascale.tasks.supervised.tokens",
-        "floors": "metascale.tasks.supervised.tokens",
-        "wikitext": "metascale.tasks.supervised.tokens",
-        "LabelledTexts": "metascale.tasks.supervised.weak_labels",
-        "WeakLabelData": "metascale.tasks.supervised.weak_labels",
-        "majority_vote": "metascale.tasks.supervised.weak_labels",
-        "weak_label_data": "metascale.tasks.supervised.weak_labels",
-    },
-)
+__getattr__, __dir__ = lazy(__name__)
