@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from metascale.cli.main import app
 from metascale.core.errors import InputError
 from metascale.workflow.recipe import SHIPPED, load_recipe, recipe_names
 
@@ -188,6 +190,11 @@ def test_names_are_listed_and_doubled_or_wrong_ones_refused(tmp_path: Path, monk
         load_recipe("other")
     with pytest.raises(InputError, match="there is no recipe 'wave'; did you mean 'waves'"):
         load_recipe("wave")
+    monkeypatch.setenv("COLUMNS", "200")
+    listed = CliRunner().invoke(app, ["recipes"])
+    assert listed.exit_code == 0
+    for said in ("Waves of my own", "'digits' is registered twice", "calls itself 'waves'", "sinusoid"):
+        assert said in listed.output
 
 
 @pytest.mark.parametrize(

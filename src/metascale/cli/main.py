@@ -177,7 +177,11 @@ def recipes() -> None:
 
     table = Table("recipe", "what it is", "profiles", "data")
     for name in recipe_names():
-        recipe = load_recipe(name)
+        try:
+            recipe = load_recipe(name)
+        except InputError as error:  # one broken package hides no other recipe
+            table.add_row(name, str(error), "-", "-")
+            continue
         table.add_row(name, recipe.title, "\n".join(recipe.profiles) or "-", ", ".join(recipe.data_sets_of({})) or "-")
     out.print(table)
 

@@ -31,7 +31,7 @@ out = Console()
 @with_place
 def run(
     *,
-    recipe: Annotated[str, typer.Argument(help="A recipe; `metascale recipes` lists them.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe of `metascale recipes`, or a Python file that defines one.")],
     out_dir: Annotated[Path, typer.Option("--out", help="The study's folder; nothing is written outside it.")],
     values: Annotated[
         list[str] | None,

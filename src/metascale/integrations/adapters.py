@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metascale.core.columns import PROVENANCE_JSON
+from metascale.core.columns import BASELINES_JSON, COMMAND_JSON, PROVENANCE_JSON, TRAIN_POOL_JSON
 from metascale.core.errors import CorruptFile, InputError, MetascaleError
 from metascale.core.files import read_json, sha256_of, write_atomic
 from metascale.core.optional import require
@@ -77,7 +77,7 @@ def read_adapter_run(folder: Path) -> AdapterRun:
     hashes = {name: digest for name, digest in ending["files"].items() if name.startswith(f"{ADAPTER}/")}
     if f"{ADAPTER}/{ADAPTER_WEIGHTS}" not in hashes:
         raise InputError(f"the run in {folder} has no adapters: {_why_none(config)}")
-    pool = _read_if_there(folder / "train_pool.json")
+    pool = _read_if_there(folder / TRAIN_POOL_JSON)
     study = folder.parent.parent
     return AdapterRun(
         folder=folder,
@@ -87,8 +87,8 @@ def read_adapter_run(folder: Path) -> AdapterRun:
         test_rows=tuple(read_rows(folder / "test_tasks.csv")),
         data={"data": pool.get("data"), **(pool.get("details") or {})},
         provenance=_read_if_there(folder / PROVENANCE_JSON),
-        baselines=_read_if_there(study / "baselines.json"),
-        command=_read_if_there(study / "command.json").get("command", ""),
+        baselines=_read_if_there(study / BASELINES_JSON),
+        command=_read_if_there(study / COMMAND_JSON).get("command", ""),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -163,6 +163,7 @@ class ClassPlan(Protocol):
     def label_of_class(self) -> np.ndarray: ...
 
 
+@runtime_checkable
 class ClassPlans(Protocol):
     """A source whose plan says which class each label of an episode stands for."""
 

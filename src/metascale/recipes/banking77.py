@@ -12,7 +12,7 @@ Result:     laptop: no law in N, and every N beats tuned fine-tuning (docs/resul
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metascale.workflow.config import BASELINES
 from metascale.workflow.recipe import Profile, Recipe
@@ -20,9 +20,10 @@ from metascale.workflow.text import LORA, TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
+    from metascale.tasks.fewshot import FewShotTasks
     from metascale.workflow.fewshot import Parts
 
-DEFAULTS: Mapping[str, Any] = {
+DEFAULTS: Mapping[str, object] = {
     **LORA,
     "method": "reptile",
     "dtype": "bfloat16",
@@ -32,7 +33,7 @@ DEFAULTS: Mapping[str, Any] = {
     "patience": 4,
     "n_validation_tasks": 100,
 }
-LAPTOP: Mapping[str, Any] = {
+LAPTOP: Mapping[str, object] = {
     "backbone": "data:stories260k/hf",
     "dtype": "float32",
     "pooling": "mean",
@@ -51,7 +52,7 @@ LAPTOP: Mapping[str, Any] = {
     "n_curve_tasks": 16,
     "tune_rates": [1e-3, 3e-3, 1e-2],
 }
-WORDS: Mapping[str, Any] = {
+WORDS: Mapping[str, object] = {
     "backbone": "",
     "method": "fomaml",
     "inner_optimizer": "adam",
@@ -107,7 +108,7 @@ def parts(config: TextConfig, seed: int, device: str) -> Parts:
     from metascale.tasks.datasets import locate
     from metascale.tasks.intents import intent_tasks, read_banking77
 
-    def source(encoder: Encoder) -> Any:
+    def source(encoder: Encoder) -> FewShotTasks:
         return intent_tasks("banking77", None, encoder, **config.source_fields(seed))
 
     def texts() -> list[str]:

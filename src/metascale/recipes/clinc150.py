@@ -9,7 +9,7 @@ Hardware:   one GPU of 16 GB or more per worker; laptop: any CPU
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metascale.recipes.banking77 import DEFAULTS, LAPTOP
 from metascale.workflow.config import BASELINES
@@ -18,6 +18,7 @@ from metascale.workflow.text import TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
+    from metascale.tasks.fewshot import FewShotTasks
     from metascale.workflow.fewshot import Parts
 
 
@@ -58,7 +59,7 @@ def parts(config: Clinc150Config, seed: int, device: str) -> Parts:
     from metascale.tasks.datasets import locate
     from metascale.tasks.intents import intent_tasks, read_clinc150
 
-    def source(encoder: Encoder) -> Any:
+    def source(encoder: Encoder) -> FewShotTasks:
         return intent_tasks("clinc150", None, encoder, by_domain=config.by_domain, **config.source_fields(seed))
 
     def texts() -> list[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metascale.workflow.config import BASELINES, NonNegative
 from metascale.workflow.recipe import Recipe
@@ -20,6 +20,7 @@ from metascale.workflow.text import LORA, TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
+    from metascale.tasks.fewshot import FewShotTasks
     from metascale.workflow.fewshot import Parts
 
 
@@ -65,7 +66,7 @@ def parts(config: CsvConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     from metascale.tasks.texts import csv_tasks, read_csv
 
-    def source(encoder: Encoder) -> Any:
+    def source(encoder: Encoder) -> FewShotTasks:
         return csv_tasks(
             config.path,
             encoder,

@@ -16,9 +16,9 @@ Result:     laptop: exact meta-gradients are best, the recomputed one in less th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,7 @@ from metascale.workflow.text import LORA, TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
+    from metascale.tasks.fewshot import FewShotTasks
     from metascale.workflow.fewshot import Parts
 
 ESTIMATORS: Mapping[str, tuple[str, Curvature]] = {
@@ -101,7 +102,7 @@ class MeloraConfig(TextConfig):
 
 BACKBONES = ("gpt2-small", "gpt2-medium", "t5-small", "t5-base", "distilbert")
 
-LAPTOP: Mapping[str, Any] = {
+LAPTOP: Mapping[str, object] = {
     "backbone": "data:stories260k/hf",
     "pooling": "mean",
     "checkpointing": "none",
@@ -128,7 +129,7 @@ METHODS = ["melora", *(name for name in ESTIMATORS if name != "melora")]
 """The exact meta-gradient first: reports compare every other method with the first."""
 
 
-def _ablation(about: str, axes: Mapping[str, Any], **values: Any) -> Profile:
+def _ablation(about: str, axes: Mapping[str, Sequence[object]], **values: object) -> Profile:
     fixed = {key: value for key, value in {**LAPTOP, **values}.items() if key not in axes}
     return Profile(f"{about}, at the laptop profile's size", fixed, axes=axes, seeds=(0, 1, 2))
 
@@ -214,7 +215,7 @@ def parts(config: MeloraConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
     fields = config.source_fields(seed)
 
-    def source(encoder: Encoder) -> Any:
+    def source(encoder: Encoder) -> FewShotTasks:
         if config.data == "synthetic":
             from metascale.tasks.synthetic_text import SyntheticLanguage, synthetic_text_tasks
 

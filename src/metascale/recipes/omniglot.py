@@ -15,8 +15,9 @@ Result:     88.8 % (laptop) and 82.8 % (reptile-laptop), docs/results/omniglot.m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from metascale.workflow.config import BASELINES, Count, FewShotConfig
 from metascale.workflow.recipe import Profile, Recipe
@@ -42,7 +43,7 @@ class OmniglotConfig(FewShotConfig):
         return True
 
 
-REPTILE: dict[str, Any] = {
+REPTILE: Mapping[str, object] = {
     "method": "reptile",
     "reptile_data": "all",
     "n_query": 9,
@@ -56,8 +57,8 @@ REPTILE: dict[str, Any] = {
     "outer_lr": 1.0,
 }
 
-ENDLESS: dict[str, list[Any]] = {"n_tasks": [None]}
-WIDTH: dict[str, Any] = {
+ENDLESS: Mapping[str, list[object]] = {"n_tasks": [None]}
+WIDTH: Mapping[str, object] = {
     "method": "imaml",
     "cg_steps": 0,
     "proximal": 0.5,
@@ -75,7 +76,7 @@ WIDTH: dict[str, Any] = {
     "n_curve_tasks": 20,
 }
 
-WIDTHS: dict[str, list[Any]] = {"filters": [8, 12, 16, 24, 32, 48]}
+WIDTHS: Mapping[str, list[object]] = {"filters": [8, 12, 16, 24, 32, 48]}
 SIZE = "How does few-shot loss fall with the size of the network?"
 
 RECIPE = Recipe(
@@ -101,8 +102,8 @@ RECIPE = Recipe(
     axes={"n_tasks": [10, 100, 1000, 10_000]},
     baselines=BASELINES,
     profiles={
-        "benchmark": Profile("MAML with endless tasks, to be held against 98.7 %", {}, ENDLESS, (0,)),
-        "reptile": Profile("Reptile with endless tasks, to be held against 97.7 %", REPTILE, ENDLESS, (0,)),
+        "benchmark": Profile("MAML with endless tasks, to compare with 98.7 %", {}, ENDLESS, (0,)),
+        "reptile": Profile("Reptile with endless tasks, to compare with 97.7 %", REPTILE, ENDLESS, (0,)),
         "laptop": Profile(
             "MAML with endless tasks in a CPU budget",
             {"max_steps": 500, "eval_every": 100, "budget": "steps", "meta_batch": 8, "n_validation_tasks": 40},

@@ -6,13 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from metascale.core.errors import InputError
 from metascale.core.suggest import suggest
 from metascale.core.units import parse_bytes
+
+if TYPE_CHECKING:
+    from metascale.tasks.fewshot import FewShotSettings
 
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -65,10 +68,9 @@ class TrialConfig:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 
     def refuse(self, where: str) -> None:
-        """Refuse values that do not go together.
-
+        """
         Raises:
-            InputError: names both and what to do.
+            InputError: settings that do not go together; the message names both and what to do.
         """
 
 
@@ -183,7 +185,7 @@ class FewShotConfig(TrialConfig):
         """Whether the model has attention without second derivatives."""
         return False
 
-    def source_fields(self, seed: int) -> dict[str, Any]:
+    def source_fields(self, seed: int) -> FewShotSettings:
         """The arguments that every few-shot source of classes takes."""
         return {
             "n_way": self.n_way,
@@ -219,10 +221,9 @@ LEARNERS = ("reptile", "fomaml", "maml", "imaml")
 
 
 def refuse_combination(config: FewShotConfig, where: str) -> None:
-    """Values that are allowed each, but not together.
-
+    """
     Raises:
-        InputError: names both and what to do.
+        InputError: settings that do not go together; the message names both and what to do.
     """
     method, curvature = config.estimator
     if (config.kind == "meta") != (method in LEARNERS):

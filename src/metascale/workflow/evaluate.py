@@ -12,11 +12,11 @@ from metascale.core.types import Params
 from metascale.meta.evaluate import Evaluation
 from metascale.study.design import merge
 from metascale.training.state import from_bytes
-from metascale.workflow.fewshot import WEIGHTS, evaluate_split, few_shot, make_inner
+from metascale.workflow.fewshot import WEIGHTS, evaluate_on_test, few_shot, make_inner
 from metascale.workflow.recipe import load_recipe
 
 
-def evaluate_run(folder: Path | str, overrides: Mapping[str, Any], device: str = "cpu") -> Evaluation:
+def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: str = "cpu") -> Evaluation:
     """The meta-learnt parameters of a run on the test tasks, with some of its configuration replaced.
 
     Args:
@@ -40,7 +40,7 @@ def evaluate_run(folder: Path | str, overrides: Mapping[str, Any], device: str =
             )
     theta = {name: params[name].to(device) for name in expected}
     steps = sorted({0, settings.test_steps, *settings.adaptation_curve})
-    return evaluate_split(settings, parts, make_inner(settings), theta, "test", steps, device)
+    return evaluate_on_test(settings, parts, make_inner(settings), theta, steps, settings.n_test_tasks, device)
 
 
 def load_run(folder: Path) -> tuple[dict[str, Any], Params]:

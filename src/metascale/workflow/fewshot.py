@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metascale.core.columns import TRAIN_POOL_JSON
 from metascale.core.errors import InputError
 from metascale.core.files import sha256_of
 from metascale.core.run import Run
-from metascale.core.trees import n_elements
-from metascale.core.types import Episode, Model, Params
+from metascale.core.trees import n_elements, to
+from metascale.core.types import Episode, Model, Params, TaskSource
 from metascale.core.units import parse_bytes
 from metascale.hypergrad.curvature import Exact
 from metascale.hypergrad.linear import CG, Identity
 from metascale.meta.baselines import (
     Arena,
     Baseline,
+    ClassPlans,
     class_prior,
     fine_tuning,
     linear_probe,
@@ -45,13 +47,18 @@ from metascale.workflow.config import FewShotConfig
 from metascale.workflow.recipe import Recipe, is_search, load_recipe
 
 WEIGHTS = "theta.safetensors"
+VALIDATIONS = 10
+"""Validations of a training under a compute budget, after the one at its start: the same number for every method."""
+
+SEARCHED_BATCHES = 16
+"""Meta-batches among which the one with the longest inputs is taken for a memory budget."""
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a recipe brings to a trial: a task source, a model, and how many tasks to evaluate at once."""
 
-    source: Any
+    source: TaskSource
     model: Model
     eval_batch: int = 8
     save_adapters: Callable[[Params, Run], None] | None = None
@@ -67,7 +74,7 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     return _baseline(settings, parts, config["seed"], run, device)
 
 
-def few_shot(recipe: Recipe[Any], config: Mapping[str, Any]) -> FewShotConfig:
+def few_shot(recipe: Recipe[Any], config: Mapping[str, object]) -> FewShotConfig:
     """A trial's configuration.
 
     Raises:
@@ -152,7 +159,7 @@ def _meta(settings: FewShotConfig, parts: Parts, config: Mapping[str, Any], run:
     learner = make_learner(settings, parts.model, seed, device)
     learner, parts = within_budget(settings, parts, learner, run, device)
     settings, cost = step_cost(settings, parts, learner, seed, device)
-    _record_pools(parts, run)
+    run.write(TRAIN_POOL_JSON, parts.source.describe())
     process = MetaTraining(
         parts.model,
         learner,
@@ -177,35 +184,34 @@ def _meta(settings: FewShotConfig, parts: Parts, config: Mapping[str, Any], run:
         parts.save_adapters(params, run)
     began = time.perf_counter()
     inner = learner.gradient.inner
-    test = evaluate_split(settings, parts, inner, params, "test", [settings.test_steps], device)
-    curve = evaluate_split(settings, parts, inner, params, "test", settings.adaptation_curve, device, n_curve=True)
+    n_tasks = settings.n_test_tasks
+    test = evaluate_on_test(settings, parts, inner, params, [settings.test_steps], n_tasks, device)
+    n_curve = min(settings.n_curve_tasks, n_tasks)
+    curve = evaluate_on_test(settings, parts, inner, params, settings.adaptation_curve, n_curve, device)
     run.measure({"step": result.steps, "test_wall_s": time.perf_counter() - began})
-    _record_test(run, test.tasks(settings.test_steps), curve, result.steps)
     return {
-        **_test_row(test, settings.test_steps),
+        **_record_test(run, test, settings.test_steps, curve, result.steps),
         **trained,
         "n_params_trainable": n_elements(params),
         "theta_sha256": sha256_of(weights),
     }
 
 
-def evaluate_split(
+def evaluate_on_test(
     settings: FewShotConfig,
     parts: Parts,
     inner: InnerLoop,
     params: Params,
-    split: Any,
-    steps: Any,
+    steps: Sequence[int],
+    n_tasks: int,
     device: str,
-    n_curve: bool = False,
 ) -> Evaluation:
-    """Meta-learnt parameters on the fixed episodes of a split, after each number of inner steps in ``steps``."""
-    n_tasks = settings.n_test_tasks if split == "test" else settings.n_validation_tasks
+    """Meta-learnt parameters on the first fixed meta-test episodes, after each number of inner steps in ``steps``."""
     return evaluate(
         adapted_predictor(parts.model, inner, params, steps),
         parts.source,
-        split,
-        min(settings.n_curve_tasks, n_tasks) if n_curve else n_tasks,
+        "test",
+        n_tasks,
         batch=parts.eval_batch,
         execution=Execution.best_for(parts.model, device, settings.train_threads, parts.eval_batch),
         device=device,
@@ -214,7 +220,7 @@ def evaluate_split(
 
 def _baseline(settings: FewShotConfig, parts: Parts, seed: int, run: Run, device: str) -> dict[str, Any]:
     model, source = parts.model, parts.source
-    params = {name: value.to(device) for name, value in model.init(seed).items()}
+    params = to(model.init(seed), device)
     arena = Arena(
         source,
         settings.n_validation_tasks,
@@ -229,7 +235,7 @@ def _baseline(settings: FewShotConfig, parts: Parts, seed: int, run: Run, device
 
     methods: dict[str, Callable[[], Baseline]] = {
         "zero_shot": lambda: zero_shot(model, params, arena),
-        "class_prior": lambda: class_prior(source, arena),
+        "class_prior": lambda: class_prior(_with_classes(source), arena),
         "prototypes": lambda: prototypes(model, params, arena),
         "linear_probe": lambda: linear_probe(model, params, arena),
         "fine_tuning": lambda: fine_tuning(
@@ -238,34 +244,29 @@ def _baseline(settings: FewShotConfig, parts: Parts, seed: int, run: Run, device
     }
     found = methods[settings.method]()
     curve = found.test if len(found.test.inner_steps) > 1 else None
-    _record_test(run, found.test.tasks(found.inner_steps), curve, 0)
-    for number, row in enumerate(found.table):
-        run.append("tuning", {"step": number, **row})
+    row = _record_test(run, found.test, found.inner_steps, curve, 0)
+    for number, tried in enumerate(found.table):
+        run.append("tuning", {"step": number, **tried})
     tuned = {name: value for name, value in found.choice.items() if name != "inner_steps"}
-    return {**_test_row(found.test, found.inner_steps), "tuned_inner_steps": found.inner_steps, **tuned, "steps": 0}
+    return {**row, "tuned_inner_steps": found.inner_steps, **tuned, "steps": 0}
 
 
-def _record_pools(parts: Parts, run: Run) -> None:
-    run.write("train_pool.json", parts.source.describe())
+def _with_classes(source: TaskSource) -> ClassPlans:
+    if not isinstance(source, ClassPlans):
+        raise InputError("method=class_prior needs tasks of labelled classes")
+    return source
 
 
-def _record_test(run: Run, tasks: list[dict[str, Any]], curve: Evaluation | None, step: int) -> None:
-    for row in tasks:
+def _record_test(
+    run: Run, test: Evaluation, inner_steps: int, curve: Evaluation | None, step: int
+) -> dict[str, float | int]:
+    """Keep the test and its adaptation curve task by task; the columns of the results that it gives."""
+    for row in test.tasks(inner_steps):
         run.append("test_tasks", {"step": step, **row})
     if curve is not None:
         for row in curve.curve():
             run.append("adaptation", {"step": step, "n_tasks_tested": len(curve.task_ids), **row})
-
-
-def _test_row(test: Evaluation, inner_steps: int) -> Mapping[str, Any]:
     return {f"test_{name}": value for name, value in test.at(inner_steps).items()}
-
-
-VALIDATIONS = 10
-"""Validations of a training under a compute budget, after the one at its start: the same number for every method."""
-
-LOOKED_AT = 16
-"""Meta-batches among which the longest inputs are looked for."""
 
 
 def step_cost(
@@ -327,7 +328,7 @@ def within_budget(
     """Learner and model set up so that an outer step's peak stays within ``memory_budget``: the same numbers.
 
     The plan chosen is written to the run as ``memory_plan.json``. It is measured on the meta-batch with the longest
-    inputs among the first `LOOKED_AT`; a longer one that does not fit halves the micro-batch when it comes.
+    inputs among the first `SEARCHED_BATCHES`; a longer one that does not fit halves the micro-batch when it comes.
 
     Raises:
         DoesNotFit: not even the most frugal plan fits.
@@ -335,7 +336,7 @@ def within_budget(
     if settings.memory_budget is None:
         return learner, parts
     size = settings.meta_batch
-    batches = (parts.source.episodes("train", range(k * size, (k + 1) * size)) for k in range(LOOKED_AT))
+    batches = (parts.source.episodes("train", range(k * size, (k + 1) * size)) for k in range(SEARCHED_BATCHES))
     longest = max(batches, key=_n_inputs)
     fitted = fit_to_budget(learner, parts.model, longest, parse_bytes(settings.memory_budget), device=device)
     run.write("memory_plan.json", fitted.row())

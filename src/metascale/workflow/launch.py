@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from metascale.core.canonical import canonical_json
+from metascale.core.columns import COMMAND_JSON
 from metascale.core.errors import InputError
 from metascale.core.files import read_json, sha256_of, write_json
 from metascale.core.optional import require_installed
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from metascale.study.run.session import Reporter, StudyOutcome
     from metascale.workflow.conclude import Conclusion
 
-COMMAND = "command.json"
 PRELOAD = ("torch", "metascale.workflow.fewshot")
 EXECUTORS = ("processes", "serial", "ray", "slurm")
 DEVICE = re.compile(r"cpu|mps|cuda(:[0-9]+)?")
@@ -158,13 +158,13 @@ class Plan:
     executor: Executor
     workers: int
     devices: tuple[str, ...]
-    told: Mapping[str, Any]
-    """What the folder keeps as `COMMAND`: the command line, the question, and which columns the laws use."""
+    record: Mapping[str, object]
+    """What command.json holds: the command line, the question, and which columns the laws use."""
 
 
 def plan(
     recipe: str,
-    values: Mapping[str, Any] | None = None,
+    values: Mapping[str, object] | None = None,
     *,
     profile: str | None = None,
     seeds: Sequence[int] | None = None,
@@ -183,7 +183,7 @@ def plan(
 
 
 def _command(
-    recipe: str, values: Mapping[str, Any], profile: str | None, seeds: Sequence[int] | None, baselines: bool
+    recipe: str, values: Mapping[str, object], profile: str | None, seeds: Sequence[int] | None, baselines: bool
 ) -> str:
     """The command line that asks for the same study, without what does not change its numbers (folders, workers)."""
     parts = ["metascale", "run", recipe]
@@ -206,11 +206,11 @@ def plan_from_folder(folder: Path | str, place: Place | None = None) -> Plan:
     recipe = recipe_of(study)
     if recipe is None:
         raise InputError(f"{folder} holds a study of your own trial function; resume it with the code that started it")
-    known = Path(folder) / COMMAND
+    known = Path(folder) / COMMAND_JSON
     return _planned(recipe, study, place, read_json(known) if known.exists() else {})
 
 
-def _planned(recipe: Recipe[Any], study: Study, place: Place | None, told: Mapping[str, Any]) -> Plan:
+def _planned(recipe: Recipe[Any], study: Study, place: Place | None, record: Mapping[str, object]) -> Plan:
     for module in recipe.packages:
         require_installed(module, "demo", f"recipe '{recipe.name}'")
     if study.base.get("backbone"):
@@ -218,7 +218,7 @@ def _planned(recipe: Recipe[Any], study: Study, place: Place | None, told: Mappi
     check_data(recipe, study)
     place = place or Place()
     executor, workers = place.build()
-    return Plan(recipe, study, executor, workers, place.device_names, told)
+    return Plan(recipe, study, executor, workers, place.device_names, record)
 
 
 def check_data(recipe: Recipe[Any], study: Study) -> None:
@@ -272,28 +272,32 @@ def launch(
     from metascale.study.store.store import RunStore
     from metascale.workflow.conclude import conclude
 
+    folder = Path(folder)
     if search_of(planned.study) is None:
         # Before the first trial: a study that is killed and resumed still knows how it began. (A search makes its
         # trials itself, and is noted at the end.)
-        with explain_disk_full(Path(folder), "opening the study"):
+        with explain_disk_full(folder, "opening the study"):
             RunStore.create(folder, planned.study).close()
-            _note_command(planned, Path(folder))
+            _note_command(planned, folder)
     outcome = run_any_study(
         planned.study,
         folder,
         planned.executor,
         fail_fast=fail_fast,
         reporter=reporter or default_reporter(),
-        facts={"command": planned.told.get("command", ""), "data_sha256": _data_hashes(planned.recipe, planned.study)},
+        facts={
+            "command": planned.record.get("command", ""),
+            "data_sha256": _data_hashes(planned.recipe, planned.study),
+        },
     )
-    _note_command(planned, Path(folder))
+    _note_command(planned, folder)
     return outcome, conclude(folder) if outcome.finished else None
 
 
 def run(
     recipe: str,
     folder: Path | str,
-    values: Mapping[str, Any] | None = None,
+    values: Mapping[str, object] | None = None,
     *,
     profile: str | None = None,
     seeds: Sequence[int] | None = None,
@@ -312,5 +316,5 @@ def run(
 
 
 def _note_command(planned: Plan, folder: Path) -> None:
-    if planned.told:
-        write_json(folder / COMMAND, planned.told)
+    if planned.record:
+        write_json(folder / COMMAND_JSON, planned.record)

@@ -68,10 +68,10 @@ class Profile:
     """A variant of a recipe; what is ``None`` or empty is as in the recipe."""
 
     about: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-    axes: Mapping[str, Sequence[Any]] | None = None
+    values: Mapping[str, object] = field(default_factory=dict)
+    axes: Mapping[str, Sequence[object]] | None = None
     seeds: tuple[int, ...] | None = None
-    baselines: tuple[Mapping[str, Any], ...] | None = None
+    baselines: tuple[Mapping[str, object], ...] | None = None
     question: str = ""
 
 
@@ -109,10 +109,10 @@ class Recipe(Generic[Config]):
     title: str
     question: str
     config: type[Config]
-    axes: Mapping[str, Sequence[Any]]
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    axes: Mapping[str, Sequence[object]]
+    defaults: Mapping[str, object] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
-    baselines: tuple[Mapping[str, Any], ...] = ()
+    baselines: tuple[Mapping[str, object], ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     data_sets: tuple[str, ...] | Callable[[Config], tuple[str, ...]] = ()
     packages: tuple[str, ...] = ("torch", "safetensors")
@@ -125,7 +125,7 @@ class Recipe(Generic[Config]):
 
     def study(
         self,
-        values: Mapping[str, Any] | None = None,
+        values: Mapping[str, object] | None = None,
         profile: str | None = None,
         seeds: Sequence[int] | None = None,
         baselines: bool = True,
@@ -163,7 +163,7 @@ class Recipe(Generic[Config]):
             self._refuse_search(study, tune)
         return study
 
-    def _take_axes(self, base: dict[str, Any], own: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    def _take_axes(self, base: dict[str, Any], own: Mapping[str, Sequence[object]]) -> dict[str, Sequence[object]]:
         """The study's axes; what of ``base`` belongs to them is taken out of it."""
         axes = dict(own)
         plural = plural_keys(self.config)
@@ -197,20 +197,20 @@ class Recipe(Generic[Config]):
                 values = {name: dimension.at(share) for name, dimension in search.space.items()}
                 self.validate(merge(study.base, {**point, **values}))
 
-    def validate(self, config: Mapping[str, Any]) -> Config:
+    def validate(self, config: Mapping[str, object]) -> Config:
         """The configuration of one trial; keys that are not given have the recipe's defaults."""
         own = {key: value for key, value in config.items() if key not in NOT_CONFIGURED}
         if is_search(own):
             del own["kind"]
         return validate(self.config, {**self.defaults, **own}, f"recipe '{self.name}'")
 
-    def data_sets_of(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+    def data_sets_of(self, config: Mapping[str, object]) -> tuple[str, ...]:
         """The data sets that a trial with this configuration reads."""
         return self.data_sets(self.validate(config)) if callable(self.data_sets) else self.data_sets
 
-    def presentation(self, study: Study, profile: str | None = None) -> dict[str, Any]:
+    def presentation(self, study: Study, profile: str | None = None) -> dict[str, object]:
         """What the report needs to know beside the study itself: the question, and which columns the laws use."""
-        shown = {"question": self.profile(profile).question or self.question, "loss": self.loss}
+        shown: dict[str, object] = {"question": self.profile(profile).question or self.question, "loss": self.loss}
         columns = law_columns(study, self)
         measured = columns.scale is not None and columns.scale not in study.axes
         return {**shown, "scale": columns.scale, "series": list(columns.series)} if measured else shown

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from metascale.core.run import Run
     from metascale.core.types import Encoder, Params
     from metascale.models.text.classifiers import AdapterClassifier
+    from metascale.tasks.fewshot import FewShotTasks
     from metascale.workflow.fewshot import Parts
 
 
@@ -65,7 +66,7 @@ class TextConfig(FewShotConfig):
         return bool(self.backbone) and self.attention == "sdpa"
 
 
-LORA: Mapping[str, Any] = {
+LORA: Mapping[str, object] = {
     "k_shot": 5,
     "inner_optimizer": "adamw",
     "inner_lr": 5e-4,
@@ -77,7 +78,7 @@ LORA: Mapping[str, Any] = {
 
 
 def text_parts(
-    config: TextConfig, make_source: Callable[[Encoder], Any], texts: Callable[[], Iterable[str]], device: str
+    config: TextConfig, make_source: Callable[[Encoder], FewShotTasks], texts: Callable[[], Iterable[str]], device: str
 ) -> Parts:
     """The source that ``make_source`` builds on the model's encoder, and the model.
 
@@ -86,7 +87,9 @@ def text_parts(
     return _language_model(config, make_source, device) if config.backbone else _words(config, make_source, texts)
 
 
-def _words(config: TextConfig, make_source: Callable[[Encoder], Any], texts: Callable[[], Iterable[str]]) -> Parts:
+def _words(
+    config: TextConfig, make_source: Callable[[Encoder], FewShotTasks], texts: Callable[[], Iterable[str]]
+) -> Parts:
     from metascale.models.perceptron import Perceptron
     from metascale.tasks.words import BagOfWords, WordEncoder
     from metascale.workflow.fewshot import Parts
@@ -124,7 +127,7 @@ def adapted_model(config: TextConfig, device: str) -> AdapterClassifier:
     )
 
 
-def _language_model(config: TextConfig, make_source: Callable[[Encoder], Any], device: str) -> Parts:
+def _language_model(config: TextConfig, make_source: Callable[[Encoder], FewShotTasks], device: str) -> Parts:
     from metascale.models.text.hf import load_encoder
     from metascale.models.text.peft_format import peft_files
     from metascale.workflow.fewshot import Parts
