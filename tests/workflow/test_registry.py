@@ -75,8 +75,12 @@ RECIPE = Recipe(
 
 
 def trial(config, run, device):
+    try:
+        from beside import EXTRA
+    except ImportError:
+        from my_power.beside import EXTRA
     settings = RECIPE.validate(config)
-    return {"loss": settings.size**-0.5 + 0.01 * config["seed"]}
+    return {"loss": settings.size**-0.5 + 0.01 * config["seed"] + EXTRA}
 
 
 def costs(study):
@@ -119,6 +123,7 @@ def install(folder: Path, name: str, text: str) -> Path:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "study.py").write_text(text)
+    (package / "beside.py").write_text("EXTRA = 0")
     info = folder / f"my_{name}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: my-{name}\nVersion: 1.0\n")
@@ -128,8 +133,10 @@ def install(folder: Path, name: str, text: str) -> Path:
 
 def shell(kind: str, name: str, text: str, folder: Path) -> Shell:
     if kind == "file":
-        (folder / "mine.py").write_text(text)
-        return Shell("mine.py", folder, folder / "mine.py")
+        (folder / "files").mkdir()
+        (folder / "files" / "mine.py").write_text(text)
+        (folder / "files" / "beside.py").write_text("EXTRA = 0")
+        return Shell("files/mine.py", folder, folder / "files" / "mine.py")
     source = install(folder / "site", name, text)
     return Shell(name, folder, source, [str(folder / "site")])
 
@@ -143,7 +150,7 @@ def test_a_users_few_shot_recipe_works_like_a_shipped_one(kind: str, tmp_path: P
     assert not (tmp_path / "study").exists()
     metascale("run", metascale.recipe, "--profile", "narrow", "--workers", "2", "--out", "study")
     stored = json.loads((tmp_path / "study" / "study.json").read_text())
-    assert stored["base"]["recipe"] == ("waves" if kind == "entry point" else str(tmp_path / "mine.py"))
+    assert stored["base"]["recipe"] == ("waves" if kind == "entry point" else str(metascale.source))
     assert stored["base"]["width"] == 4
     assert "law as it stands: " in metascale("status", "study")
     page = tmp_path / "study" / "report.html"

@@ -382,12 +382,17 @@ def _registered(name: str) -> tuple[ModuleType, str]:
 
 @lru_cache
 def _module_of_file(path: Path) -> ModuleType:
-    """The module that a recipe's file makes. It is known by its path, so that it hides no other module."""
+    """The module that a recipe's file makes, known by its path, so that it hides no other module.
+
+    Modules beside it can be imported; installed ones of the same name come first.
+    """
     if not path.is_file():
         raise InputError(f"there is no recipe file {path}", field="recipe", value=str(path))
     spec = importlib.util.spec_from_file_location(str(path), path)
     if spec is None or spec.loader is None:
         raise InputError(f"the recipe file {path} is not a Python file (.py)")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
