@@ -5,8 +5,7 @@ from __future__ import annotations
 # Columns of results.csv and of a trial's result.
 TEST_LOSS, TEST_ACCURACY = "test_loss_nats", "test_accuracy"
 VALIDATION_LOSS = "validation_loss_nats"
-N_PARAMS_TRAINABLE, N_PARAMS_TOTAL = "n_params_trainable", "n_params_total"
-N_PARAMS_NON_EMBEDDING = "n_params_non_embedding"
+N_PARAMS_TOTAL, N_PARAMS_NON_EMBEDDING = "n_params_total", "n_params_non_embedding"
 TRAIN_FLOPS = "train_flops"
 
 # Kinds of trials (the column `kind`).

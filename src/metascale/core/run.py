@@ -1,4 +1,4 @@
-"""What a training loop may ask of the place where its run is recorded; `metascale.study` provides it."""
+"""What a training loop needs of the record of its run; `metascale.study` implements it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Checkpoint:
     """One durable state of a run: the step it belongs to and its named byte strings (each checked by SHA-256).
 
     Args:
-        scheduled: whether a run that nobody disturbs writes this one as well. One that is written because the run was
-            asked to stop goes as soon as a scheduled one is newer.
+        scheduled: whether an undisturbed run writes this one as well. One written only because the run was
+            asked to stop is deleted as soon as a scheduled one is newer.
     """
 
     step: int
@@ -68,7 +68,7 @@ class Run(Protocol):
         ...
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Tell whoever watches how far the run is; cheap, and never part of the record."""
+        """Report how far the run is to those who watch; cheap, and never part of the record."""
         ...
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from metascale.core.canonical import canonical_json
+from metascale.core.columns import TEST_LOSS
 from metascale.laws.contrasts import bootstrap_mean
 from metascale.report.words import decimals, number, percent
 
@@ -110,7 +111,7 @@ def _results(run: AdapterRun) -> str:
         (
             name.replace("_", " "),
             str(entry.get("kind", "baseline")),
-            decimals(entry.get("test_loss_nats")),
+            decimals(entry.get(TEST_LOSS)),
             percent(entry.get("test_accuracy")),
         )
         for name, entry in run.baselines.items()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from metascale.core.columns import NOT_IN_A_LAW
+from metascale.core.columns import NOT_IN_A_LAW, TEST_LOSS
 from metascale.core.errors import InputError
 from metascale.core.optional import require
 from metascale.core.suggest import suggest
@@ -26,7 +26,7 @@ X_NAMES = (
     *("params", "n_params", "n_params_trainable", "N", "compute_flops", "compute", "flops", "C"),
     *("width", "depth", "steps", "x"),
 )
-LOSS_NAMES = ("test_loss_nats", "loss", "loss_nats", "test_loss", "val_loss", "eval_loss", "validation_loss", "y")
+LOSS_NAMES = (TEST_LOSS, "loss", "loss_nats", "test_loss", "val_loss", "eval_loss", "validation_loss", "y")
 SEED_NAMES = ("seed", "replicate", "rep")
 SIZE_NAMES = ("params", "n_params", "n_params_trainable", "N", "model size", "parameters")
 DATA_NAMES = ("tokens", "n_tokens", "D", "examples", "n_examples", "training tokens")

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metascale.core.canonical import plain
+from metascale.core.columns import TEST_LOSS
 from metascale.core.files import read_json
 from metascale.core.units import format_seconds
 from metascale.study.design import flatten
@@ -278,7 +279,7 @@ def _newest_loss(folder: Path) -> tuple[str, float] | None:
 def _final_loss(folder: Path) -> tuple[str, float] | None:
     """A finished run is immutable, so its result is read once."""
     scalars = flatten(read_json(folder / RESULT).get("result") or {})
-    for wanted in ("test_loss_nats", "loss"):
+    for wanted in (TEST_LOSS, "loss"):
         if isinstance(scalars.get(wanted), float):
             return wanted, scalars[wanted]
     return next(((name, value) for name, value in scalars.items() if "loss" in name and isinstance(value, float)), None)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from metascale.core.columns import TEST_LOSS
 from metascale.core.run import Run
 from metascale.core.types import Params
 from metascale.workflow.config import Count, NonNegative, Rate, TrialConfig, Weight
@@ -137,7 +138,7 @@ class FineTuning:
             row = {"task_id": f"text-{number}", "loss_nats": float(loss), "accuracy": float(right)}
             run.append("test_tasks", {"step": result.steps, **row})
         return {
-            "test_loss_nats": float(losses.mean()),
+            TEST_LOSS: float(losses.mean()),
             "test_loss_sem_nats": float(losses.std(ddof=1) / len(losses) ** 0.5),
             "test_accuracy": float(correct.mean()),
             "test_accuracy_sem": float(correct.std(ddof=1) / len(correct) ** 0.5),
