@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from metascale.cli.main import app
 from metascale.core.errors import InputError
-from metascale.workflow.recipe import SHIPPED, load_recipe, recipe_names
+from metascale.study.design import Study
+from metascale.workflow.recipe import SHIPPED, load_recipe, recipe_names, recipe_of
 
 FEW_SHOT = '''
 """Sinusoids of the user's own."""
@@ -219,6 +220,14 @@ def test_a_file_without_a_recipe_is_refused_in_a_sentence(text: str | None, mess
         path.write_text(text)
     with pytest.raises(InputError, match=message):
         load_recipe(str(path))
+
+
+def test_a_stored_study_names_no_relative_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("raise SystemExit('it ran')")
+    study = Study("waves", "some.module:trial", {"recipe": "mine.py"}, {"x": [1, 2]}, [0])
+    with pytest.raises(InputError, match=r"study 'waves' names its recipe by a relative path, mine\.py"):
+        recipe_of(study)
 
 
 def test_a_recipe_that_defines_no_parts_says_so(tmp_path: Path) -> None:

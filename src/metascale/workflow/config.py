@@ -275,6 +275,24 @@ def plural_keys(kind: type[TrialConfig]) -> frozenset[str]:
     return frozenset(key for key, hint in get_type_hints(kind).items() if plural(hint))
 
 
+def _refuse_redeclared(kind: type[TrialConfig]) -> None:
+    """A key declared again loses the range that its base gave it; other choices of a ``Literal`` may be named again.
+
+    Raises:
+        InputError: the class declares a key of its base again.
+    """
+    hints = get_type_hints(kind)
+    for place, owner in enumerate(kind.__mro__):
+        for key in vars(owner).get("__annotations__", {}):
+            above = any(key in vars(base).get("__annotations__", {}) for base in kind.__mro__[place + 1 :])
+            if above and key in hints and get_origin(hints[key]) is not Literal and not key.startswith("__"):
+                raise InputError(
+                    f"{owner.__name__} declares '{key}' again, which loses its range; put the value into the recipe's "
+                    "defaults",
+                    field=key,
+                )
+
+
 def validate(kind: type[Config], values: Mapping[str, object], where: str) -> Config:
     """``values`` as a configuration of that class.
 
@@ -288,6 +306,7 @@ def validate(kind: type[Config], values: Mapping[str, object], where: str) -> Co
                 f"{where}: there is no key '{key}'; {suggest(key, known, 'allowed keys are')}", field=key, value=value
             )
     if kind not in _ADAPTERS:
+        _refuse_redeclared(kind)
         _ADAPTERS[kind] = TypeAdapter(kind)
     try:
         checked: Config = _ADAPTERS[kind].validate_python(dict(values))

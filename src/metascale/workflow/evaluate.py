@@ -13,7 +13,7 @@ from metascale.meta.evaluate import Evaluation
 from metascale.study.design import merge
 from metascale.training.state import from_bytes
 from metascale.workflow.fewshot import WEIGHTS, evaluate_on_test, few_shot, make_inner
-from metascale.workflow.recipe import load_recipe
+from metascale.workflow.recipe import stored_recipe
 
 
 def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: str = "cpu") -> Evaluation:
@@ -29,7 +29,7 @@ def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: st
     """
     folder = Path(folder)
     config, params = load_run(folder)
-    recipe = load_recipe(config["recipe"])
+    recipe = stored_recipe(config["recipe"], f"the run in {folder}")
     settings = few_shot(recipe, merge(config, overrides))
     parts = recipe.make_parts(settings, config["seed"], device)
     expected = make_inner(settings).init(parts.model.init(config["seed"]))

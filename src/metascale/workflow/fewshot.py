@@ -257,15 +257,13 @@ def _with_classes(source: TaskSource) -> ClassPlans:
     return source
 
 
-def _record_test(
-    run: Run, test: Evaluation, inner_steps: int, curve: Evaluation | None, step: int
-) -> dict[str, float | int]:
+def _record_test(run: Run, test: Evaluation, inner_steps: int, curve: Evaluation | None, step: int) -> dict[str, float]:
     """Keep the test and its adaptation curve task by task; the columns of the results that it gives."""
-    for row in test.tasks(inner_steps):
-        run.append("test_tasks", {"step": step, **row})
+    for task in test.tasks(inner_steps):
+        run.append("test_tasks", {"step": step, **task})
     if curve is not None:
-        for row in curve.curve():
-            run.append("adaptation", {"step": step, "n_tasks_tested": len(curve.task_ids), **row})
+        for point in curve.curve():
+            run.append("adaptation", {"step": step, "n_tasks_tested": len(curve.task_ids), **point})
     return {f"test_{name}": value for name, value in test.at(inner_steps).items()}
 
 

@@ -277,12 +277,21 @@ def recipe_of(study: Study) -> Recipe[Any] | None:
         InputError: the recipe is not where it was when the study began.
     """
     name = study.base.get("recipe")
-    if not name:
-        return None
+    return stored_recipe(name, f"study '{study.name}'") if name else None
+
+
+def stored_recipe(name: str, of: str) -> Recipe[Any]:
+    """The recipe that a study's files name; not by a relative path, so that files from elsewhere choose no code to run.
+
+    Raises:
+        InputError: the recipe is not where it was when the study began.
+    """
+    if is_file(name) and not Path(name).is_absolute():
+        raise InputError(f"{of} names its recipe by a relative path, {name}; recipes write absolute ones")
     try:
         return load_recipe(name)
     except InputError as error:
-        raise InputError(f"study '{study.name}' needs its recipe: {error}") from error
+        raise InputError(f"{of} needs its recipe: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -336,7 +345,7 @@ def load_recipe(name: str) -> Recipe[Any]:
     name = _plain(name)
     module, owner = _registered(name)
     recipe = _recipe_of(module, name, f"recipe '{name}' of {owner}")
-    if recipe.name != name:
+    if _plain(recipe.name) != name:
         raise InputError(f"recipe '{name}' of {owner} calls itself '{recipe.name}'; the names must agree")
     return recipe
 
