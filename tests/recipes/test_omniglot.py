@@ -13,7 +13,7 @@ from metascale.hypergrad.linear import CG, Identity
 from metascale.meta.gradients import MAML
 from metascale.meta.imaml import ImplicitMAML
 from metascale.workflow.fewshot import make_gradient, trial
-from metascale.workflow.recipe import law_columns, load_recipe
+from metascale.workflow.recipe import load_recipe
 
 RECIPE = load_recipe("omniglot")
 
@@ -41,9 +41,12 @@ def test_the_identity_needs_no_second_derivatives_of_attention() -> None:
 
 
 def test_the_law_runs_along_the_measured_parameters() -> None:
-    columns = law_columns(RECIPE.study(profile="width"))
-    assert (columns.scale, columns.series, columns.loss) == ("n_params_trainable", (), "test_loss_nats")
-    assert law_columns(RECIPE.study({"filters": [8, 16]})).scale == "n_tasks"
+    roles = RECIPE.study(profile="width").roles
+    assert roles is not None
+    assert (roles.scales, roles.series, roles.loss) == (("n_params_trainable",), (), "test_loss_nats")
+    both = RECIPE.study({"filters": [8, 16]}).roles
+    assert both is not None
+    assert (both.scales, both.series, both.crossed) == (("n_tasks",), ("filters",), ("filters",))
     assert [t.config["filters"] for t in RECIPE.study(profile="width", seeds=[0]).trials()] == [8, 12, 16, 24, 32, 48]
 
 

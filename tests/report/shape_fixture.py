@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metascale.laws import analyse
+from metascale.study.roles import Roles
 from tests.report.study_fixture import StudyBuilder, write_csv
 
 E, A, ALPHA = 0.1, 20.0, 0.6
@@ -36,7 +37,8 @@ def write_shapes(folder: Path, faults: dict[tuple[int, int, float], dict[str, An
         {"width": WIDTHS, "depth": DEPTHS, "ratio": RATIOS},
         name="shapes",
         seeds=SEEDS,
-        launched={"command": "c", "question": "q?", "scale": "n_params_total", "series": ["architecture"]},
+        launched={"command": "c", "question": "q?"},
+        roles=Roles(("n_params_total",), ("architecture",), loss="test_loss_nats"),
     )
     results, tuning = [], []
     for width in WIDTHS:

@@ -13,6 +13,7 @@ import numpy as np
 from metascale.report.study import RunRow
 from metascale.study.definition import Definition, load_definition, save_definition
 from metascale.study.design import Study, Trial, build_trial
+from metascale.study.roles import Roles
 from metascale.study.store.claims import CLAIM
 from metascale.study.store.folder import RunView, read_study, run_folder
 from metascale.study.store.records import format_cell, format_row
@@ -48,9 +49,10 @@ class StudyBuilder:
         base: Mapping[str, Any] | None = None,
         seeds: Sequence[int] = (0,),
         launched: Mapping[str, Any] | None = None,
+        roles: Roles | None = None,
     ) -> None:
         self.folder = folder
-        self.study = Study(name, "tests.report.study_fixture:trial", base or {}, axes, seeds)
+        self.study = Study(name, "tests.report.study_fixture:trial", base or {}, axes, seeds, roles=roles)
         self.trials: list[Trial] = []
         if launched:
             write_json(folder / "command.json", launched)

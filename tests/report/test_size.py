@@ -24,6 +24,7 @@ from metascale.report.sections.sizes import (
 )
 from metascale.report.study import open_study
 from metascale.report.write import drawn, render_page, sections_of
+from metascale.study.roles import Roles
 from tests.report.study_fixture import StudyBuilder, keep, make_study, write_csv
 
 ARCHITECTURES = ("transformer", "resnet_bk")
@@ -42,7 +43,8 @@ def folder(tmp_path: Path) -> Path:
         {"architecture": ARCHITECTURES, "d_model": WIDTHS, "n_layers": DEPTHS},
         name="model_size",
         seeds=SEEDS,
-        launched={"question": "q?", "scale": "n_params_non_embedding", "series": ["architecture"]},
+        launched={"question": "q?"},
+        roles=Roles(("n_params_non_embedding",), ("architecture",), loss="test_loss_nats"),
     )
     for architecture in ARCHITECTURES:
         for d in WIDTHS:

@@ -15,6 +15,7 @@ from metascale.report.sections.overview import missing_data
 from metascale.report.study import SUPERVISED_TERMS, open_study
 from metascale.report.write import finding_of, write_report
 from metascale.study.design import Trial
+from metascale.study.roles import Roles
 from tests.report.study_fixture import StudyBuilder, change, write_csv
 
 
@@ -22,8 +23,14 @@ from tests.report.study_fixture import StudyBuilder, change, write_csv
 def width_study(tmp_path: Path) -> Path:
     """Two architectures at three widths and two depths; the law runs along the measured number of parameters."""
     axes = {"architecture": ["transformer", "resnet_bk"], "width": [8, 16, 32], "depth": [2, 4]}
-    launched = {"command": "c", "question": "q?", "scale": "n_params_non_embedding", "series": ["architecture"]}
-    builder = StudyBuilder(tmp_path, axes, name="model-size", launched=launched)
+    launched = {"command": "c", "question": "q?"}
+    builder = StudyBuilder(
+        tmp_path,
+        axes,
+        name="model-size",
+        launched=launched,
+        roles=Roles(("n_params_non_embedding",), ("architecture",), loss="test_loss_nats"),
+    )
     for architecture, width, depth in itertools.product(*axes.values()):
         n = width**2 * depth
         sets = {"architecture": architecture, "width": width, "depth": depth}

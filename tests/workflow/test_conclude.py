@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from metascale.study import Study
+from metascale.study.roles import Roles
 from metascale.study.store.table import ResultsTable
 from metascale.workflow.conclude import baseline_results, laws_of
-from metascale.workflow.recipe import LawColumns
 
 COLUMNS = ("id", "x", "flag", "seed", "kind", "status", "method", "test_loss_nats")
 
@@ -19,7 +19,9 @@ def test_series_are_named_as_the_table_writes_their_values() -> None:
         for flag in (False, True, None)
     ]
     study = Study("s", "tests.study.trials:quick", {}, {"x": (1, 2, 4, 8), "flag": (False, True)}, (0,))
-    analyses, reason = laws_of(study, ResultsTable(COLUMNS, tuple(rows)), LawColumns("x", ("flag",)))
+    analyses, reason = laws_of(
+        study, ResultsTable(COLUMNS, tuple(rows)), Roles(("x",), ("flag",), loss="test_loss_nats")
+    )
     assert set(analyses) == {"flag=false", "flag=true", "flag="}
     assert reason == ""
 

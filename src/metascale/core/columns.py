@@ -20,11 +20,13 @@ TUNING = "tuning"
 """A trial of a hyperparameter search."""
 SUPERSEDED = "superseded"
 """A trial on the axes for whose point a later search found other values."""
+NOT_BEST = "not_best"
+"""A trial at a value of a best-of axis that another value beat."""
 MAIN_KINDS = (META, TRIAL)
 """The trials that the axes vary: what a study is about."""
 COMPARED_KINDS = (BASELINE, CONTROL)
 """What the main trials are compared with."""
-NOT_IN_A_LAW = (BASELINE, CONTROL, TUNING, SUPERSEDED)
+NOT_IN_A_LAW = (BASELINE, CONTROL, TUNING, SUPERSEDED, NOT_BEST)
 """The trials that no law is fitted to."""
 
 # Files of a study's folder. What a single room writes and reads is named there.

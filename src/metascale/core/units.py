@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from metascale.core.errors import InputError
@@ -71,3 +72,14 @@ def format_count(value: float, unit: str = "") -> str:
             return f"{value:.3g} {prefix}{unit}".rstrip()
         value /= 1000.0
     return f"{value:.3g} E{unit}"
+
+
+def finite(value: object) -> float | None:
+    """``value`` as a finite float, also where it is a number written as text; else ``None``."""
+    if value is None or isinstance(value, bool) or value == "":
+        return None
+    try:
+        converted = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return converted if math.isfinite(converted) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +20,11 @@ from metascale.core.columns import (
 )
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json
+from metascale.core.units import finite as finite
 from metascale.laws.held_out import Replicates
 from metascale.laws.record import LawRecord, read_laws
 from metascale.report.words import axis_label, method_label, number
+from metascale.study.roles import Roles, assign, loss_of
 from metascale.study.store.folder import RunView, StudyView, read_study
 from metascale.study.store.records import format_cell
 from metascale.study.store.table import results_table
@@ -122,7 +123,7 @@ class ReportStudy:
     """A study folder with what was concluded from it.
 
     Args:
-        launched: what command.json says: the command, the question, and which columns are scale, series and loss.
+        launched: what command.json says: the command and the question.
         laws: by series as the study's files name them, ``method=maml``; a single law has the empty name.
         baselines: what the study's conclusion says of each baseline method.
     """
@@ -177,13 +178,15 @@ class ReportStudy:
         return next(iter(self.laws.values()), None)
 
     @property
+    def roles(self) -> Roles:
+        """The stored roles of the axes; without them the first axis of numbers is the scale, every other a series."""
+        return self.view.study.roles or assign(self.view.study.axes, loss="")
+
+    @property
     def x_name(self) -> str:
-        """The law's scale, else the one that the study was launched with, else the first axis of numbers."""
-        candidates = [self.law.x_name.rsplit(".", 1)[-1]] if self.law and self.law.x_name else []
-        candidates += [str(self.launched["scale"])] if self.launched.get("scale") else []
-        candidates += [
-            name for name, values in self.axes.items() if len(values) > 1 and None not in map(finite, values)
-        ]
+        """The law's scale, else the study's."""
+        named = [self.law.x_name] if self.law and self.law.x_name else []
+        candidates = [_short(name) for name in (*named, *self.roles.scales[:1])]
         return next((name for name in candidates if name in self.columns), candidates[0] if candidates else "n_tasks")
 
     @property
@@ -193,33 +196,43 @@ class ReportStudy:
 
     @property
     def loss_name(self) -> str:
-        named = self.law.loss_name if self.law else str(self.launched.get("loss") or "")
+        named = self.law.loss_name if self.law else self.roles.loss
         if named in self.columns:
             return named
         losses = [name for name in self.columns if name.startswith("test_loss") and "_sem" not in name]
-        return losses[0] if losses else TEST_LOSS
+        guessed = loss_of(self.columns, [run.cells for run in self.main])
+        return losses[0] if losses else self.roles.loss or guessed or TEST_LOSS
+
+    @property
+    def unit(self) -> str:
+        """Of the loss: as the study states it, else as its column's name ends."""
+        return self.roles.units or unit_of(self.loss_name)
+
+    @property
+    def loss_words(self) -> str:
+        """What the loss is called: that of the test set, or a loss of the user's own by its name."""
+        if self.loss_name.startswith("test_loss"):
+            return f"{self.terms.test} loss"
+        unit = unit_of(self.loss_name)
+        return self.loss_name.removesuffix(f"_{self.loss_name.rsplit('_', 1)[-1]}" if unit else "").replace("_", " ")
 
     @property
     def loss_label(self) -> str:
-        """The test loss with its unit, as an axis title."""
-        unit = unit_of(self.loss_name)
-        return f"{self.terms.test} loss" + (f" ({unit})" if unit else "")
-
-    def makes_series(self, axis: str) -> bool:
-        """Whether an axis separates series: all do, unless command.json names those that do."""
-        named = self.launched.get("series")
-        return named is None or axis in named
+        """The loss with its unit, as an axis title."""
+        return self.loss_words + (f" ({self.unit})" if self.unit else "")
 
     @property
     def series(self) -> dict[str, str]:
-        """The series of every trial by id: its method, and further axes along which finished runs vary."""
+        """The series of every trial by id: its method, and what else tells apart finished runs of one scale.
+
+        The second scale of a law in two is drawn as a series.
+        """
         finished = [run for run in self.main if run.finished]
+        apart = [_short(name) for name in (*self.roles.series, *self.roles.scales)]
         extra = [
             name
-            for name in self.axes
-            if name not in (self.x_name, "method")
-            and len({run.text(name) for run in finished}) > 1
-            and self.makes_series(name)
+            for name in dict.fromkeys(apart)
+            if name not in (self.x_name, "method") and len({run.text(name) for run in finished}) > 1
         ]
 
         def name(run: RunRow) -> str:
@@ -234,15 +247,16 @@ class ReportStudy:
         if len(self.laws) < 2:
             return {"": self.law} if self.law else {}
         names = self.series
-        others = [
-            key for key in self.view.study.axes if key.rsplit(".", 1)[-1] != self.x_name and self.makes_series(key)
-        ]
         found = {}
         for run in self.main:
-            label = ", ".join(f"{key}={run.text(key)}" for key in others)
+            label = ", ".join(f"{key}={run.text(key)}" for key in self.roles.series)
             if label in self.laws:
-                found[names[run.id]] = self.laws[label]
+                found[names[run.id] if len(self.roles.scales) < 2 else label] = self.laws[label]
         return dict(sorted(found.items())) or {"": next(iter(self.laws.values()))}
+
+    def crossed_at(self, run: RunRow) -> dict[str, str]:
+        """Where a run stands on the axes that change what a baseline does; only there may the two be compared."""
+        return {key: run.text(key) for key in self.roles.crossed if run.text(key)}
 
     @property
     def level(self) -> float:
@@ -260,7 +274,8 @@ class ReportStudy:
             if run.finished and run.number(self.x_name) is not None and loss is not None and loss > 0:
                 place = canonical_json([run.text(axis) for axis in axes])
                 groups.setdefault((names[run.id], place), []).append(run)
-        told = [axis for axis in axes if axis not in ("method", *(self.launched.get("series") or ()))]
+        stored = self.view.study.roles
+        told = [axis for axis in axes if axis not in ("method", *map(_short, stored.series if stored else ()))]
         points = [
             Point(
                 series=series,
@@ -312,17 +327,6 @@ def _method(cells: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     return str(cells.get("method") or cells.get("result.method") or base.get("method") or unnamed)
 
 
-def finite(value: Any) -> float | None:
-    """``value`` as a finite float, or ``None``."""
-    if value is None or isinstance(value, bool) or value == "":
-        return None
-    try:
-        converted = float(value)
-    except (TypeError, ValueError):
-        return None
-    return converted if math.isfinite(converted) else None
-
-
 def stopped_by_patience(points: Sequence[Point]) -> bool:
     """Whether half of all runs or more ended because validation had stopped improving: then all are meant to."""
     endings = [trial.text("training") == "converged" for point in points for trial in point.trials]
@@ -359,6 +363,11 @@ def mean_of_known(values: Sequence[float | None]) -> float | None:
 def standard_error(values: Sequence[float]) -> float | None:
     """Standard error of a mean; ``None`` for fewer than two values."""
     return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def _short(key: str) -> str:
+    """The last word of a dotted key."""
+    return key.rsplit(".", 1)[-1]
 
 
 def _mapping(path: Path) -> dict[str, Any]:

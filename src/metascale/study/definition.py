@@ -17,6 +17,7 @@ from metascale.core.columns import STUDY_JSON
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_json
 from metascale.study.design import Study, Trial, build_trial, differing_keys
+from metascale.study.roles import Roles
 
 FORMAT = 1
 
@@ -43,15 +44,16 @@ class Definition:
                 f"the folder holds the study '{ours.name}' with another {', '.join(differing)}; "
                 "a study may only grow in axis values, seeds and extras: use a new folder, or the same base"
             )
+        roles = study.roles or ours.roles
         known = {trial.id: trial for trial in self.trials}
         asked = study.trials()
         if all(trial.id in known for trial in asked):
-            return self
+            return self if roles == ours.roles else replace(self, study=replace(ours, roles=roles))
         ids = {trial.id for trial in asked}
         # A trial keeps the label it was stored with: its folder bears it.
         kept = tuple(replace(trial, label=known[trial.id].label) if trial.id in known else trial for trial in asked)
         rest = tuple(trial for trial in self.trials if trial.id not in ids)
-        return Definition(study, kept + rest, self.package_version)
+        return Definition(replace(study, roles=roles), kept + rest, self.package_version)
 
 
 def save_definition(folder: Path, definition: Definition) -> None:
@@ -70,6 +72,7 @@ def save_definition(folder: Path, definition: Definition) -> None:
             "seeds": list(study.seeds),
             "extra": [[[key, value] for key, value in extra.items()] for extra in study.extra],
             "trials": [_trial_to_json(trial) for trial in definition.trials],
+            **({} if study.roles is None else {"roles": study.roles.to_json()}),
         },
     )
 
@@ -100,6 +103,7 @@ def load_definition(folder: Path) -> Definition:
             axes=dict(stored["axes"]),
             seeds=tuple(stored["seeds"]),
             extra=tuple(dict(extra) for extra in stored["extra"]),
+            roles=Roles.from_json(stored["roles"]) if "roles" in stored else None,
         )
         trials = tuple(_trial_from_json(study, item, path) for item in stored["trials"])
     except KeyError as error:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from metascale.core.canonical import canonical_json, content_id, plain
 from metascale.core.errors import InputError
 from metascale.core.run import Run
+from metascale.study.roles import Roles
 
 TrialFunction: TypeAlias = Callable[[dict[str, Any], Run, str], Mapping[str, Any]]
 """``fn(config, run, device) -> result row``. The row holds JSON values; its scalars become columns of the table."""
@@ -58,6 +59,8 @@ class Study:
         seeds: one trial per seed and point.
         extra: overrides of the base (baselines), one mapping each, after the axes; the key ``"seeds"`` replaces the
             study's seeds for that one. A nested mapping is merged, anything else replaces.
+        roles: what the axes are and what is read off the results; no part of a trial's identity. Default: the first
+            axis of numbers is the scale and every other axis a series.
 
     Raises:
         InputError: a malformed path, an empty axis, a reserved or conflicting key, or two equal trials.
@@ -69,6 +72,7 @@ class Study:
     axes: Mapping[str, Sequence[Any]]
     seeds: Sequence[int]
     extra: Sequence[Mapping[str, Any]] = ()
+    roles: Roles | None = None
 
     def __post_init__(self) -> None:
         if not _PATH.fullmatch(self.trial):

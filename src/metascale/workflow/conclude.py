@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from metascale.core.columns import (
     BASELINES_JSON,
@@ -18,23 +20,29 @@ from metascale.core.columns import (
 )
 from metascale.core.errors import InputError
 from metascale.core.files import read_json, write_json
+from metascale.core.suggest import suggest
+from metascale.core.units import finite
 from metascale.laws import analyse
 from metascale.laws.analysis import Analysis
 from metascale.laws.record import write_laws
+from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
 from metascale.report.write import write_report
 from metascale.study.design import Study
+from metascale.study.roles import Roles, loss_of
 from metascale.study.search.search import tuned_points
 from metascale.study.store.folder import StudyView, read_study
 from metascale.study.store.records import format_cell
 from metascale.study.store.table import ResultsTable, write_results
-from metascale.workflow.recipe import LawColumns, law_columns, recipe_of
+from metascale.workflow.recipe import recipe_of, roles_of
+
+Law: TypeAlias = Analysis | SurfaceAnalysis
 
 
 @dataclass(frozen=True)
 class Conclusion:
     """The laws of a study: one analysis a series (usually one), or why there is none; and the files written."""
 
-    analyses: Mapping[str, Analysis]
+    analyses: Mapping[str, Law]
     no_law: str
     written: tuple[Path, ...]
 
@@ -48,7 +56,8 @@ def conclude(folder: Path | str) -> Conclusion:
     folder = Path(folder)
     view = read_study(folder)
     table = write_results(folder)
-    baselines = baseline_results(table)
+    roles = roles_of(view.study)
+    baselines = baseline_results(table, roles.crossed)
     if baselines:
         write_json(folder / BASELINES_JSON, baselines)
     for run in view.runs:
@@ -56,7 +65,7 @@ def conclude(folder: Path | str) -> Conclusion:
         if run.trial.kind == META and pool.exists():
             write_json(folder / TEST_POOL_JSON, shared_pools(read_json(pool)))
             break
-    analyses, reason = laws_of(view.study, table, law_columns(view.study))
+    analyses, reason = laws_of(view.study, table, roles)
     write_laws(folder, {series: found.record() for series, found in analyses.items()})
     written = [*_write_tuning(view), *write_own(view, table), *write_report(folder)]
     return Conclusion(analyses, reason, tuple(written))
@@ -84,12 +93,20 @@ def shared_pools(described: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in described.items() if key not in own}, "pools": pools}
 
 
-def baseline_results(table: ResultsTable) -> dict[str, Any]:
-    """Finished baselines and controls by method: test loss and accuracy (means over seeds), and what tuning chose."""
+def baseline_results(table: ResultsTable, crossed: Sequence[str] = ()) -> dict[str, Any]:
+    """Finished baselines and controls: test loss and accuracy (means over seeds), and what tuning chose.
+
+    Args:
+        crossed: axes at whose values the baselines run.
+
+    Returns:
+        By method, followed by the values of ``crossed``: ``"fine_tuning, k_shot=5"``.
+    """
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for row in table.finished().rows:
         if row["kind"] in COMPARED_KINDS:
-            by_method.setdefault(str(row["method"]), []).append(row)
+            where = [f"{key}={as_written(row[key])}" for key in crossed if row.get(key) is not None]
+            by_method.setdefault(", ".join([str(row["method"]), *where]), []).append(row)
     found: dict[str, Any] = {}
     for method, rows in by_method.items():
         last = rows[-1]
@@ -108,38 +125,51 @@ def _mean(values: Sequence[Any]) -> Any:
     return sum(numbers) / len(numbers) if len(numbers) == len(values) else values[-1]
 
 
-def laws_of(study: Study, table: ResultsTable, columns: LawColumns | None = None) -> tuple[dict[str, Analysis], str]:
-    """An analysis for every series (one, unless more than the scale varies), or the reason why there is none."""
-    columns = columns or law_columns(study)
-    if columns.scale is None:
-        return {}, "no axis of this study is a scale with at least two numbers"
+def laws_of(study: Study, table: ResultsTable, roles: Roles | None = None) -> tuple[dict[str, Law], str]:
+    """An analysis for every series (one, unless a series axis varies), or the reason why there is none."""
+    roles = roles or roles_of(study)
     mine = [row for row in table.rows if row["kind"] in MAIN_KINDS]
     rows = [row for row in mine if row["status"] == "finished"]
+    if not rows:
+        return {}, "no trial has finished"
+    loss = roles.loss or loss_of(table.columns, rows)
+    for column in (*roles.scales, loss):
+        if not column:
+            numbers = [name for name in table.columns if finite(rows[0].get(name)) is not None]
+            return {}, f"several columns may be the loss; name it with `loss`: {', '.join(numbers)}"
+        if column not in table.columns:
+            return {}, f"the results have no column '{column}'; {suggest(column, table.columns, 'they have')}"
+    if not roles.scales:
+        return {}, "no axis of this study is a scale with at least two numbers"
+    notes = [*table.notes]
+    if len(mine) > len(rows):
+        notes.append(f"{len(mine) - len(rows)} trial(s) failed, diverged or have not ended, and are left out")
     series: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        series.setdefault(", ".join(f"{key}={_as_written(row[key])}" for key in columns.series), []).append(row)
-    left_out = len(mine) - len(rows)
-    notes = [f"{left_out} trial(s) failed, diverged or have not ended, and are left out"] if left_out else []
-    analyses, reasons = {}, []
+        series.setdefault(", ".join(f"{key}={as_written(row[key])}" for key in roles.series), []).append(row)
+    analyses: dict[str, Law] = {}
+    reasons = []
     for label, members in series.items():
         try:
-            analyses[label] = _analyse(members, columns.scale, columns.loss, notes)
+            analyses[label] = _analyse(members, roles.scales, loss, notes)
         except InputError as error:
             reasons.append(f"{label}: {error}" if label else str(error))
-    return analyses, "; ".join(reasons) or ("" if analyses else "no trial has finished")
+    return analyses, "; ".join(reasons)
 
 
-def _as_written(value: Any) -> str:
+def as_written(value: Any) -> str:
     """A value as results.csv shows it, by which the report finds the series again."""
     return value if isinstance(value, str) else format_cell(value)
 
 
-def _analyse(rows: Sequence[Mapping[str, Any]], axis: str, loss: str, notes: Sequence[str]) -> Analysis:
-    return analyse(
-        [row[axis] for row in rows],
-        [row[loss] for row in rows],
-        replicate=[row["seed"] for row in rows],
-        x_name=axis,
-        loss_name=loss,
-        notes=notes,
-    )
+def _analyse(rows: Sequence[Mapping[str, Any]], scales: Sequence[str], loss: str, notes: Sequence[str]) -> Law:
+    """The law of one series: along one scale with the seeds as repeats, or in two or three scales."""
+    whole = [row for row in rows if None not in (finite(row.get(name)) for name in (*scales, loss))]
+    if len(whole) < len(rows):
+        notes = [*notes, f"{len(rows) - len(whole)} trial(s) have no number in {' or '.join((*scales, loss))}"]
+    x = np.array([[float(row[name]) for name in scales] for row in whole]).reshape(-1, len(scales))
+    losses = [float(row[loss]) for row in whole]
+    if len(scales) > 1:
+        return analyse_surface(x, losses, x_name=tuple(scales), loss_name=loss, notes=notes)
+    seeds = [row["seed"] for row in whole]
+    return analyse(x[:, 0], losses, replicate=seeds, x_name=scales[0], loss_name=loss, notes=notes)

@@ -258,6 +258,15 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
             )
 
 
+LEARNER_KEYS = frozenset(
+    {"kind", "method", "n_tasks", "n_train_classes", "meta_batch", "inner_lr", "inner_steps"}
+    | {"learn_rates", "reptile_data", "curvature", "curvature_probes", "proximal", "cg_steps"}
+    | {"outer_optimizer", "outer_lr", "outer_clip", "budget", "max_steps", "visits_per_task", "budget_flops"}
+    | {"eval_every", "patience", "min_delta", "train_threads", "memory_budget", "measure_memory"}
+    | {"n_curve_tasks", "adaptation_curve", "eval_inner_steps", "micro_batch", "checkpointing", "task_execution"}
+)
+"""Keys that change meta-training alone. A baseline is the same whatever they are; every other axis changes it."""
+
 Config = TypeVar("Config", bound=TrialConfig)
 
 

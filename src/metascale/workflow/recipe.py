@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +21,10 @@ from metascale.core.errors import InputError
 from metascale.core.run import Run
 from metascale.core.suggest import suggest
 from metascale.study.design import Study, merge
+from metascale.study.roles import Roles, assign
 from metascale.study.search.search import PRUNE_KEY, Search, searched_points
 from metascale.study.search.search import TUNE_KEY as TUNE
-from metascale.workflow.config import Config, plural_keys, validate
+from metascale.workflow.config import LEARNER_KEYS, Config, FewShotConfig, plural_keys, validate
 
 if TYPE_CHECKING:
     from metascale.study.store.folder import StudyView
@@ -129,10 +131,17 @@ class Recipe(Generic[Config]):
         profile: str | None = None,
         seeds: Sequence[int] | None = None,
         baselines: bool = True,
+        *,
+        scale: Sequence[str] = (),
+        series: Sequence[str] = (),
+        best_of: Sequence[str] = (),
     ) -> Study:
         """The study with ``values`` over the profile's over the defaults; a list for a single-valued key is an axis.
 
         Every trial is validated here, before anything runs or is written.
+
+        Args:
+            scale, series, best_of: the axes with these roles (`metascale.study.roles.assign`).
 
         Raises:
             InputError: an unknown profile or key, or a value that is not allowed.
@@ -145,6 +154,15 @@ class Recipe(Generic[Config]):
             base["n_tasks"] = None  # of the baselines, which have no training tasks
         beside = (self.baselines if chosen.baselines is None else chosen.baselines) if baselines else ()
         seeds = list(seeds or chosen.seeds or self.seeds)
+        roles = assign(
+            axes,
+            scale=scale,
+            series=series,
+            best_of=best_of,
+            stands_for=self.scale_columns,
+            crossed=self._crossed(axes) if beside else (),
+            loss=self.loss,
+        )
         study = Study(
             name=self.name,
             trial=self._trial_path(),
@@ -155,7 +173,8 @@ class Recipe(Generic[Config]):
             },
             axes=axes,
             seeds=seeds,
-            extra=[{"seeds": seeds[:1], **item} for item in beside],
+            extra=[{"seeds": seeds[:1], **place, **item} for item in beside for place in _places(axes, roles.crossed)],
+            roles=roles,
         )
         for trial in study.trials():
             self.validate(trial.config)
@@ -175,6 +194,11 @@ class Recipe(Generic[Config]):
             elif key in axes:
                 axes[key] = [base.pop(key)]
         return axes
+
+    def _crossed(self, axes: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+        """The axes that change the episodes or the model of a baseline, at whose values it therefore runs."""
+        learner_only = LEARNER_KEYS if issubclass(self.config, FewShotConfig) else frozenset(axes)
+        return tuple(key for key in axes if key not in learner_only)
 
     def _tune(self, given: Any, of_profile: Any) -> Search | None:
         """The search that ``tune`` asks for: true or a number of trials for the recipe's own space, or all of it.
@@ -209,11 +233,8 @@ class Recipe(Generic[Config]):
         return self.data_sets(self.validate(config)) if callable(self.data_sets) else self.data_sets
 
     def presentation(self, study: Study, profile: str | None = None) -> dict[str, object]:
-        """What the report needs to know beside the study itself: the question, and which columns the laws use."""
-        shown: dict[str, object] = {"question": self.profile(profile).question or self.question, "loss": self.loss}
-        columns = law_columns(study, self)
-        measured = columns.scale is not None and columns.scale not in study.axes
-        return {**shown, "scale": columns.scale, "series": list(columns.series)} if measured else shown
+        """What the report needs to know beside the study itself."""
+        return {"question": self.profile(profile).question or self.question}
 
     def profile(self, name: str | None) -> Profile:
         """
@@ -294,38 +315,17 @@ def stored_recipe(name: str, of: str) -> Recipe[Any]:
         raise InputError(f"{of} needs its recipe: {error}") from error
 
 
-@dataclass(frozen=True)
-class LawColumns:
-    """Which columns of the results a study's laws are fitted to.
-
-    Args:
-        scale: the x axis; ``None`` where nothing is a scale.
-        series: columns with a law for each of their values.
-        loss: the y axis.
-    """
-
-    scale: str | None
-    series: tuple[str, ...]
-    loss: str = TEST_LOSS
+def roles_of(study: Study) -> Roles:
+    """The study's roles; where it states none, its recipe's scale or the first axis of numbers, and series."""
+    if study.roles is not None:
+        return study.roles
+    recipe = recipe_of(study)
+    return assign(study.axes, stands_for=recipe.scale_columns if recipe else None, loss=recipe.loss if recipe else "")
 
 
-def law_columns(study: Study, recipe: Recipe[Any] | None = None) -> LawColumns:
-    """The first axis with numbers, or the column that stands for it; a series for every value of the other axes."""
-    recipe = recipe or recipe_of(study)
-    stands_for = recipe.scale_columns if recipe else {}
-    axis = scale_axis(study)
-    scale = stands_for.get(axis, axis) if axis else None
-    series = tuple(key for key in study.axes if stands_for.get(key, key) != scale)
-    return LawColumns(scale, series, recipe.loss if recipe else LawColumns.loss)
-
-
-def scale_axis(study: Study) -> str | None:
-    """The first axis with at least two values, all of them numbers."""
-    for key, values in study.axes.items():
-        numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
-        if len(numbers) >= 2 and len(numbers) == len(values):
-            return key
-    return None
+def _places(axes: Mapping[str, Sequence[Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Every combination of the values of some axes."""
+    return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axes[key] for key in keys))]
 
 
 def recipe_names() -> tuple[str, ...]:

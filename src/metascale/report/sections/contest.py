@@ -43,6 +43,7 @@ from metascale.report.study import (
     unit_of,
 )
 from metascale.report.words import decimals, interval, method_label, number, p_words, percent, scale_words
+from metascale.study.roles import Better
 
 REFERENCE = "melora"
 """The exact meta-gradient: where a study has it the other methods are compared with it, else with the first series."""
@@ -73,6 +74,7 @@ class Contestant:
         costs: means over its runs, by column of `COSTS`, where all recorded them.
         losses: one a seed, by task.
         unpaired: why it has no ``losses``.
+        crossed: where it stands on the axes that change what a baseline does: only equals are compared.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Contestant:
     costs: Mapping[str, float]
     losses: Mapping[str, Sequence[float]] = field(default_factory=dict)
     unpaired: str = ""
+    crossed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +117,17 @@ class Contest:
     notes: tuple[str, ...]
     loss_label: str
     unit: str
+    better: Better = "lower"
 
     @property
     def shown(self) -> tuple[Contestant, ...]:
         """Best loss first: baselines, and each series at its smallest, its largest and its best scale."""
+        sign = -1 if self.better == "higher" else 1
         chosen = [row for row in self.rows if not row.series]
         for series in dict.fromkeys(row.series for row in self.rows if row.series):
             mine = [row for row in self.rows if row.series == series]
-            chosen += {id(row): row for row in (mine[0], mine[-1], min(mine, key=lambda row: row.loss))}.values()
-        return tuple(sorted(chosen, key=lambda row: (row.loss, row.name)))
+            chosen += {id(row): row for row in (mine[0], mine[-1], min(mine, key=lambda row: sign * row.loss))}.values()
+        return tuple(sorted(chosen, key=lambda row: (sign * row.loss, row.name)))
 
     @property
     def reference(self) -> str:
@@ -135,7 +140,7 @@ def contest_data(source: StudySource, *, level: float = 0.95) -> Contest:
     """Everyone on the same test set, and the paired tests that the study's design asks for."""
     study = open_study(source)
     rows = _contestants(study)
-    found = Contest(tuple(rows), (), (), study.loss_label, unit_of(study.loss_name))
+    found = Contest(tuple(rows), (), (), study.loss_label, study.unit, study.roles.better)
     comparisons, notes = _compare(rows, _pairs(rows, found.reference), level)
     return replace(found, comparisons=comparisons, notes=notes)
 
@@ -155,9 +160,13 @@ def _contestants(study: ReportStudy) -> list[Contestant]:
     others: dict[tuple[str, str], list[RunRow]] = {}
     for run in study.of_kind(*COMPARED_KINDS):
         if run.finished and run.number(study.loss_name) is not None:
-            others.setdefault((run.kind, run.method), []).append(run)
-    rows += [_contestant(study, method_label(method), runs) for (_, method), runs in sorted(others.items())]
-    known = {row.method for row in rows if not row.series}
+            others.setdefault((run.kind, _concluded_name(study, run)), []).append(run)
+    for _, runs in sorted(others.items()):
+        where = [
+            f"{key.rsplit('.', 1)[-1].replace('_', ' ')} {value}" for key, value in study.crossed_at(runs[0]).items()
+        ]
+        rows.append(_contestant(study, ", ".join([method_label(runs[0].method), *where]), runs))
+    known = {name for _, name in others}
     more = [_concluded(study, method) for method in study.baselines if method not in known]
     return rows + [row for row in more if row is not None]
 
@@ -181,11 +190,17 @@ def _contestant(study: ReportStudy, name: str, runs: Sequence[RunRow], series: s
         seed_values=values,
         accuracy=mean_of_known([run.number(TEST_ACCURACY) for run in runs]),
         accuracy_task_sem=mean_of_known([run.number(sem_column(TEST_ACCURACY)) for run in runs]),
-        settings={} if series else _settings(study.baselines.get(runs[0].method, {})),
+        settings={} if series else _settings(study.baselines.get(_concluded_name(study, runs[0]), {})),
         costs={name: value for name, value in costs.items() if value is not None},
         losses=per_task,
         unpaired=unpaired,
+        crossed=study.crossed_at(runs[0]),
     )
+
+
+def _concluded_name(study: ReportStudy, run: RunRow) -> str:
+    """A baseline as the study's conclusion names it: its method and where it stands on the crossed axes."""
+    return ", ".join([run.method, *(f"{key}={value}" for key, value in study.crossed_at(run).items())])
 
 
 def _concluded(study: ReportStudy, method: str) -> Contestant | None:
@@ -245,7 +260,8 @@ def _pairs(rows: Sequence[Contestant], reference: str) -> list[tuple[Contestant,
     pairs = []
     for scales in series.values():
         largest, smallest = scales[max(scales)], scales[min(scales)]
-        pairs += [(largest, other) for other in [*baselines, *([smallest] if len(scales) > 1 else [])]]
+        same = [other for other in baselines if other.crossed.items() <= largest.crossed.items()]
+        pairs += [(largest, other) for other in [*same, *([smallest] if len(scales) > 1 else [])]]
     for name, scales in series.items():
         if name != reference:
             pairs += [(scales[x], series[reference][x]) for x in sorted(scales) if x in series[reference]]
@@ -298,12 +314,13 @@ def _comparison(first: Contestant, second: Contestant, level: float) -> Comparis
 def contest_finding(study: ReportStudy) -> Finding:
     """The answer of a study that compares settings: the lowest loss, and the paired test against the reference."""
     found = contest_data(study)
-    question = str(study.launched.get("question") or f"Which setting has the lowest {study.terms.test} loss?")
+    best_word = "highest" if study.roles.better == "higher" else "lowest"
+    question = str(study.launched.get("question") or f"Which setting has the {best_word} {study.loss_words}?")
     rows = [row for row in found.shown if row.series]
     if not rows:
         return Finding(question, "No answer yet: no trial has finished with a loss.", "No result")
     best = rows[0]
-    answer = f"Lowest {study.terms.test} loss: {best.name}, {decimals(best.loss)} {found.unit}".rstrip()
+    answer = f"{best_word.capitalize()} {study.loss_words}: {best.name}, {decimals(best.loss)} {found.unit}".rstrip()
     if best.accuracy is not None:
         answer += f" ({percent(best.accuracy)})"
     met = [one for one in found.comparisons if one.first == best.name and one.second == found.reference]
@@ -316,7 +333,7 @@ def contest_finding(study: ReportStudy) -> Finding:
         )
     elif best.name == found.reference and len(rows) > 1:
         answer += f"; the next is {rows[1].name} with {decimals(rows[1].loss)}"
-    return Finding(question, f"{answer}.", f"Lowest loss: {best.name}")
+    return Finding(question, f"{answer}.", f"{best_word.capitalize()} {study.loss_words}: {best.name}")
 
 
 def contest(study: ReportStudy) -> Section:

@@ -154,11 +154,17 @@ def _mean(runs: list[RunValue]) -> ScaleMean:
 
 
 def _levels(study: ReportStudy, column: str) -> tuple[Level, ...]:
-    """Baselines and controls, the lowest first: means over finished runs, else what the conclusion computed."""
+    """Baselines and controls, the lowest first: means over finished runs, else what the conclusion computed.
+
+    One that changes along the axis is no horizontal line, and is left to the table of comparisons.
+    """
     groups: dict[tuple[str, str], list[RunRow]] = {}
+    along = {key for key in study.roles.crossed if key.rsplit(".", 1)[-1] == study.x_name}
     for run in study.of_kind(*COMPARED_KINDS):
-        if run.finished and run.number(column) is not None:
-            groups.setdefault((run.method, run.kind), []).append(run)
+        place = study.crossed_at(run)
+        if run.finished and run.number(column) is not None and not along & set(place):
+            words = [f"{key.rsplit('.', 1)[-1].replace('_', ' ')} {value}" for key, value in place.items()]
+            groups.setdefault((", ".join([run.method, *words]), run.kind), []).append(run)
     levels = []
     for (method, kind), runs in groups.items():
         values = [value for run in runs if (value := run.number(column)) is not None]
@@ -166,7 +172,7 @@ def _levels(study: ReportStudy, column: str) -> tuple[Level, ...]:
         levels.append(Level(method, kind, statistics.fmean(values), sem))
     for method, entry in study.baselines.items():
         concluded = finite(entry.get(column))
-        if concluded is not None and method not in {level.method for level in levels}:
+        if concluded is not None and not study.roles.crossed and method not in {level.method for level in levels}:
             levels.append(
                 Level(method, str(entry.get("kind", BASELINE)), concluded, finite(entry.get(sem_column(column))))
             )
@@ -204,7 +210,7 @@ def law_finding(study: ReportStudy) -> Finding:
     """The study's question and the law's answer; without a law it says so and why."""
     axis = axis_label(study.x_name).removesuffix(" N").removesuffix(" K").removesuffix(" r")
     many = "the number of training tasks" if study.x_name == "n_tasks" else axis
-    loss = f"{study.terms.test} loss"
+    loss = study.loss_words
     question = str(study.launched.get("question") or f"Does {loss} follow a power law in {many}?")
     laws = study.laws_by_series
     if not laws:

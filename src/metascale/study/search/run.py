@@ -191,7 +191,7 @@ def _with_extras(study: Study, finals: Sequence[Trial]) -> ListedStudy:
 
 
 def _listed(study: Study, trials: tuple[Trial, ...]) -> ListedStudy:
-    return ListedStudy(study.name, study.trial, study.base, study.axes, study.seeds, study.extra, listed=trials)
+    return ListedStudy(study.name, study.trial, study.base, study.axes, study.seeds, study.extra, study.roles, trials)
 
 
 def _stored(folder: Path, study: Study, search: Search) -> tuple[Trial, ...]:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metascale.core.canonical import canonical_json, plain
-from metascale.core.columns import ALL_RESULTS_JSON, RESULTS_CSV, SUPERSEDED, TUNING
+from metascale.core.columns import ALL_RESULTS_JSON, MAIN_KINDS, NOT_BEST, RESULTS_CSV, SUPERSEDED, TUNING
+from metascale.core.errors import InputError
 from metascale.core.files import read_json, write_atomic, write_json
 from metascale.core.optional import require
+from metascale.laws.selection import best_of
 from metascale.study.design import Trial, flatten
+from metascale.study.roles import Roles, loss_of
 from metascale.study.store.claims import locked
 from metascale.study.store.folder import SEAL, RunView, StudyView, read_study
 from metascale.study.store.records import format_cell
@@ -31,17 +34,19 @@ class ResultsTable:
     """Rows with the same columns; a value that a trial does not have is ``None``.
 
     Columns: id, label, the keys that trials vary (axes first), seed, kind (``"superseded"`` where a later search found
-    other values for the same point), status, message (why a trial failed or diverged), then every scalar of the
+    other values for the same point, ``"not_best"`` where another value of a best-of axis was better), status, message (why a trial failed or diverged), then every scalar of the
     results, nested ones by dotted key. A result named like an earlier column is called ``result.<name>``.
     """
 
     columns: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...] = ()
+    """How the best values were chosen."""
 
     def finished(self, kind: str | None = None) -> ResultsTable:
         """The rows that a fit may use: finished trials, of one kind where given. Diverged ones are never among them."""
         kept = tuple(row for row in self.rows if row["status"] == "finished" and (kind is None or row["kind"] == kind))
-        return ResultsTable(self.columns, kept)
+        return ResultsTable(self.columns, kept, self.notes)
 
     def column(self, name: str) -> list[Any]:
         """One column's values, in row order."""
@@ -96,7 +101,25 @@ def results_table(folder: Path | str | StudyView) -> ResultsTable:
     rows = [_row(run, first) for run in view.runs]
     rows = [{**row, "kind": SUPERSEDED} if row["id"] in replaced else row for row in rows]
     columns = tuple(dict.fromkeys([*first, *(key for row in rows for key in row)]))
-    return ResultsTable(columns, tuple({name: row.get(name) for name in columns} for row in rows))
+    table = ResultsTable(columns, tuple({name: row.get(name) for name in columns} for row in rows))
+    roles = view.study.roles
+    return table if roles is None or not roles.best_of else _keep_best(table, roles)
+
+
+def _keep_best(table: ResultsTable, roles: Roles) -> ResultsTable:
+    """The finished trials of the axes whose value of a best-of axis was beaten get the kind ``"not_best"``."""
+    places = [k for k, row in enumerate(table.rows) if row["status"] == "finished" and row["kind"] in MAIN_KINDS]
+    if not places:
+        return table
+    loss = roles.loss or loss_of(table.columns, [table.rows[k] for k in places])
+    point = tuple(name for name in (*roles.scales, *roles.series) if name not in roles.best_of)
+    try:
+        found = best_of([table.rows[k] for k in places], roles.best_of, point, loss, roles.better)
+    except InputError as error:
+        return ResultsTable(table.columns, table.rows, (str(error),))
+    beaten = {places[k] for k in range(len(places)) if k not in found.kept}
+    rows = tuple({**row, "kind": NOT_BEST} if k in beaten else row for k, row in enumerate(table.rows))
+    return ResultsTable(table.columns, rows, found.notes)
 
 
 def write_results(folder: Path | str) -> ResultsTable:
