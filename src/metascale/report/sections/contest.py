@@ -333,7 +333,11 @@ def contest_finding(study: ReportStudy) -> Finding:
         )
     elif best.name == found.reference and len(rows) > 1:
         answer += f"; the next is {rows[1].name} with {decimals(rows[1].loss)}"
-    return Finding(question, f"{answer}.", f"{best_word.capitalize()} {study.loss_words}: {best.name}")
+    return Finding(
+        question,
+        f"{answer}.",
+        f"{best_word.capitalize()} {study.loss_words.removeprefix(f'{study.terms.test} ')}: {best.name}",
+    )
 
 
 def contest(study: ReportStudy) -> Section:

@@ -33,9 +33,10 @@ FIRST_COLUMNS, LAST_COLUMNS = ("id", "label"), ("seed", "kind", "status", "messa
 class ResultsTable:
     """Rows with the same columns; a value that a trial does not have is ``None``.
 
-    Columns: id, label, the keys that trials vary (axes first), seed, kind (``"superseded"`` where a later search found
-    other values for the same point, ``"not_best"`` where another value of a best-of axis was better), status, message (why a trial failed or diverged), then every scalar of the
-    results, nested ones by dotted key. A result named like an earlier column is called ``result.<name>``.
+    Columns: id, label, the keys that trials vary (axes first), seed, kind, status, message (why a trial failed or
+    diverged), then every scalar of the results, nested ones by dotted key. The kind is ``"superseded"`` where a later
+    search found other values for the same point, and ``"not_best"`` where another value of a best-of axis was better. A
+    result named like an earlier column is called ``result.<name>``.
     """
 
     columns: tuple[str, ...]
