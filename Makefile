@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test test-long soak test-lowest test-newest lint types api check release-check setup setup-demo clean help
+.PHONY: demo test test-long soak test-lowest test-newest lint types api records check release-check setup setup-demo clean help
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -59,6 +59,9 @@ release-check:   ## build sdist and wheel, check them, try the wheel in a clean 
 
 api: setup       ## write docs/api.md from the public names
 	$(BIN)/python scripts/api.py
+
+records: setup   ## run the recorded studies of docs/results again, record them, write their pages (minutes; RECORDS)
+	$(BIN)/python scripts/results.py again $(RECORDS)
 
 lint: setup      ## ruff: lint and format
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from metascale.study.store.table import results_table
 from metascale.workflow.conclude import conclude
 from metascale.workflow.evaluate import evaluate_run
 from metascale.workflow.launch import Place, launch, plan, plan_from_folder
+from tests.study.folders import without_seconds
 
 TINY = {
     "n_tasks": [2, 4, 8],
@@ -155,7 +156,7 @@ def compared_files(study: Path) -> dict[str, bytes]:
         # The page shows measured times; everything else is determined by the configuration.
         measured = path.name in (*NOT_COMPARED, "report.html") or path.name.startswith("index.sqlite3")
         if path.is_file() and not measured:
-            found[str(path.relative_to(study))] = path.read_bytes()
+            found[str(path.relative_to(study))] = without_seconds(path)
     return found
 
 

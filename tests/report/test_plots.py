@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 
+from metascale.report.section import Picture
 from metascale.report.sections.contest import contest_data, plot_baselines
 from metascale.report.sections.curves import (
     LearningCurve,
@@ -26,7 +28,11 @@ from metascale.report.sections.law import (
     plot_accuracy,
     plot_study_law,
 )
-from metascale.report.style import inline_svg, new_figure, png_bytes, ramp, round_ticks, spread, styled
+from metascale.report.study import open_study
+from metascale.report.style import finish, inline_svg, new_figure, png_bytes, ramp, round_ticks, spread, styled
+from metascale.report.write import _figure as figure_of
+from metascale.report.write import sections_of
+from tests.report.shape_fixture import write_shapes
 from tests.report.study_fixture import SCALES, SEEDS, StudyBuilder, make_study
 
 
@@ -251,3 +257,40 @@ def test_a_title_of_several_series_names_them_all() -> None:
     table = ScaleTable("x", "x", "test accuracy", "", ("a", "b"), points, means, ())
     ax = plot_accuracy(table, new_axes())
     assert "a 30.0 % to 33.0 %; b 90.0 % to 95.0 %" in " ".join(ax.get_title(loc="left").split())
+
+
+def cut_or_struck(picture: Picture, compact: bool) -> list[str]:
+    """Texts that leave the figure, and texts of an axes that one of its grid lines goes through."""
+    with styled():
+        figure = figure_of(picture, compact=compact)
+        figure.draw_without_rendering()
+    found = []
+    for ax in figure.axes:
+        grid = [line.get_window_extent() for axis in (ax.xaxis, ax.yaxis) for line in axis.get_gridlines()]
+        grid = [box for axis in (ax.xaxis, ax.yaxis) if axis._major_tick_kw.get("gridOn") for box in grid]
+        titles = [ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label] if not compact else []
+        for text in (text for text in (*titles, *ax.texts) if text.get_visible() and text.get_text().strip()):
+            box = Text.get_window_extent(text)  # an annotation's own has its leader in it
+            if not (box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1):
+                found.append(f"cut: {text.get_text()}")
+            if text in ax.texts and any(box.overlaps(line) for line in grid):
+                found.append(f"struck: {text.get_text()}")
+    return found
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_no_text_is_cut_or_struck_through(study_folder: Path, tmp_path: Path, compact: bool) -> None:
+    shapes = write_shapes(tmp_path / "shapes")
+    for folder in (study_folder, shapes):
+        for section in sections_of(open_study(folder)):
+            for picture in section.pictures:
+                assert cut_or_struck(picture, compact) == [], (folder.name, picture.name)
+
+
+def test_a_title_of_wide_letters_is_wrapped_before_it_is_cut() -> None:
+    def draw(ax: Axes, compact: bool) -> Axes:
+        ax.set_ylim(0, 1)
+        return finish(ax, "WIDE MAMMOTHS " * 9, "x", "y", compact)
+
+    for count in (1, 2):
+        assert cut_or_struck(Picture("wide", "", (draw,) * count), compact=False) == []

@@ -17,6 +17,7 @@ from metascale.study import Study, run_study
 from metascale.study.design import Trial
 from tests.report.study_fixture import change
 from tests.report.test_report import Page
+from tests.study.folders import without_seconds
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 DIFF = "--- a/src/x.py\n+++ b/src/x.py\n@@ -1,2 +1,3 @@\n-old\n+new\n+newer\n same\n"
@@ -131,7 +132,7 @@ def test_the_line_for_a_study_of_ones_own_function_runs_it_again(tmp_path: Path,
     lines = reproduce(view, gather(view))
     monkeypatch.chdir(tmp_path)
     exec("\n".join(lines), {})
-    assert (tmp_path / "runs/again/results.csv").read_bytes() == (tmp_path / "study/results.csv").read_bytes()
+    assert without_seconds(tmp_path / "runs/again/results.csv") == without_seconds(tmp_path / "study/results.csv")
 
 
 def set_cells(study: Path, **cells: Any) -> None:

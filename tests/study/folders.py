@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from pathlib import Path
 from typing import Any
 
+from metascale.core.columns import RESULTS_CSV, WALL_S
 from metascale.study import Study
 from metascale.study.store.folder import NOT_COMPARED
 
@@ -21,10 +25,18 @@ def ranks_study(**base: Any) -> Study:
     return Study("ranks", f"{TRIALS}:ranks", {"n_steps": 4, **base}, {}, (0,))
 
 
+def without_seconds(path: Path) -> bytes:
+    """A file's bytes; of results.csv without the column of measured seconds."""
+    if path.name != RESULTS_CSV:
+        return path.read_bytes()
+    rows = [*csv.DictReader(io.StringIO(path.read_text()))]
+    return json.dumps([{key: cell for key, cell in row.items() if key != WALL_S} for row in rows]).encode()
+
+
 def final_files(folder: Path) -> dict[str, bytes]:
     """Every file by name, without the index, the locks and what tells of one execution alone."""
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
+        path.relative_to(folder).as_posix(): without_seconds(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in NOT_COMPARED and not path.name.startswith("index.sqlite3")
     }

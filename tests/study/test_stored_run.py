@@ -226,4 +226,7 @@ def test_a_torn_line_of_the_history_is_cut_before_the_next(folder):
     with open(folder / "history.jsonl", "a") as stream:
         stream.write('{"event": "sta')
     run.begin(device="cuda:0")
-    assert [row["device"] for row in read_json_lines(folder / "history.jsonl")] == ["cpu", "cuda:0"]
+    events = read_json_lines(folder / "history.jsonl")
+    assert [(row["event"], row.get("device")) for row in events] == [
+        ("started", "cpu"), ("lost", None), ("started", "cuda:0"),
+    ]  # fmt: skip

@@ -4,13 +4,15 @@ import csv
 import importlib.util
 import io
 import json
+import os
 
 import pytest
 
 from metascale.core.errors import CorruptFile, InputError, MissingDependency
+from metascale.core.run import Checkpoint
 from metascale.study import RunStore, Study, read_study, results_table, run_study, write_results
 from metascale.study.store.claims import new_owner
-from metascale.study.store.folder import run_folder
+from metascale.study.store.folder import lost_attempt, run_folder
 from metascale.study.store.run import StoredRun
 from tests.study.folders import TRIALS, final_files, tiny_study
 
@@ -37,16 +39,66 @@ def folder(tmp_path):
 def test_columns_are_what_varies_and_every_scalar_result(folder):
     table = results_table(folder)
     assert table.columns == (
-        "id", "label", "n", "lr", "seed", "kind", "status", "message",
+        "id", "label", "n", "lr", "seed", "kind", "status", "message", "wall_s",
         "loss", "result.n", "result.seed", "test.accuracy", "test.ok", "method",
     )  # fmt: skip
     assert table.column("n") == [2, 5, 9, None]
-    assert table.column("lr") == [None, None, None, 3]
+    assert table.column("lr") == [1, 1, 1, 3], "the base's, where a trial has none of its own"
     assert table.column("kind") == ["trial", "trial", "trial", "baseline"]
     assert table.column("status") == ["finished", "finished", "failed", "pending"]
     assert table.column("message") == [None, None, "ValueError: no", None]
     assert table.column("loss") == [0.30000000000000004, 1e-300, None, None]
     assert table.column("result.n") == [7, 8, None, None]
+
+
+def test_a_key_of_the_base_is_empty_only_beside_the_axes(tmp_path):
+    """The learner's method is in its rows; that a baseline has a number of tasks would be wrong."""
+    extra = [{"kind": "baseline", "method": "zero_shot"}]
+    run_study(Study("s", f"{TRIALS}:empty", {"method": "maml", "n": 7}, {"n": [2, 5]}, [0], extra=extra), tmp_path)
+    table = results_table(tmp_path)
+    assert table.column("method") == ["maml", "maml", "zero_shot"]
+    assert table.column("n") == [2, 5, None]
+
+
+def test_seconds_are_those_of_all_attempts_also_of_one_that_was_killed(tmp_path):
+    store = RunStore.create(tmp_path, tiny_study(n_tasks=(2,)))
+    (trial,) = store.trials
+    folder = run_folder(tmp_path, trial)
+
+    def attempt(start, **facts):
+        run = StoredRun(folder, store.claim(trial, new_owner()))
+        run.begin(**facts)
+        lines = (folder / "history.jsonl").read_text().splitlines()
+        lines[-1] = json.dumps({**json.loads(lines[-1]), "at": start})
+        (folder / "history.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        return run
+
+    attempt(1000.0).fail("no", wall_s=2.0)
+    store.index.settle(trial.id, None, 0, "failed")
+    store.reindex()
+    killed = attempt(2000.0)
+    killed.save(Checkpoint(3, {"state": b""}))
+    os.utime(folder / "checkpoints" / "step-00000003", (2005.0, 2005.0))
+    # Its process was killed: nothing was noted, and another runner takes the trial over.
+    (folder / "claim.json").unlink()
+    store.reindex()
+    assert read_study(tmp_path).runs[0].wall_s() == 2.0
+    attempt(3000.0).finish({"loss": 1.0}, wall_s=0.25)
+    events = [event["event"] for event in read_study(tmp_path).runs[0].history()]
+    assert events == ["started", "failed", "started", "lost", "started", "finished"]
+    assert results_table(tmp_path).column("wall_s") == [7.25]
+    assert store.index.row(trial.id).wall_s == 7.0, "of the attempts before the one that the runner settles"
+
+
+def test_an_attempt_without_a_sign_of_life_took_no_time_and_a_damaged_history_takes_the_seconds_alone(tmp_path):
+    run_study(tiny_study(n_tasks=(2,)), tmp_path)
+    (run,) = read_study(tmp_path).runs
+    assert results_table(tmp_path).column("wall_s")[0] > 0
+    (run.folder / "history.jsonl").write_text('{"event": "started", "at": 5.0, "attempt": 1}\n')
+    assert lost_attempt(run.folder) == {"attempt": 1, "wall_s": 0.0}
+    (run.folder / "history.jsonl").write_text("no JSON\n")
+    assert lost_attempt(run.folder) is None
+    assert results_table(tmp_path).column("wall_s") == [None]
 
 
 def test_only_finished_rows_are_data(folder):

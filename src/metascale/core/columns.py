@@ -7,6 +7,7 @@ TEST_LOSS, TEST_ACCURACY = "test_loss_nats", "test_accuracy"
 VALIDATION_LOSS = "validation_loss_nats"
 N_PARAMS_TOTAL, N_PARAMS_NON_EMBEDDING = "n_params_total", "n_params_non_embedding"
 TRAIN_FLOPS = "train_flops"
+WALL_S = "wall_s"
 
 # Kinds of trials (the column `kind`).
 META = "meta"

@@ -20,6 +20,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from metascale.report.words import number
@@ -267,11 +269,33 @@ def finish(ax: Axes, finding: str, x_label: str, y_label: str, compact: bool, pa
     per_row = place.get_gridspec().ncols if place else 1
     # What belongs together stays on one line: "α = 0.16", "[0.15, 0.17]".
     bound = re.sub(r" (?==)|(?<==) |(?<=\d,) (?=[\d−])|(?<=\d) (?=%)", "\u00a0", finding)
-    lines = textwrap.wrap(
-        bound, int(figure_size(ax)[0] * 9.0 / per_row), break_long_words=False, break_on_hyphens=False
-    )
-    ax.set_title("\n".join(lines), loc="left", fontsize=10 if compact else 12, weight="bold", pad=pad_pt)
+    title_size = 10 if compact else 12
+    room_in = (figure_size(ax)[0] - max(0.9, 0.4 + _names_in(ax, 8.5 if compact else 9.5))) / per_row
+    lines = _wrapped(bound, int(figure_size(ax)[0] * 9.0 / per_row), room_in, title_size)
+    ax.set_title("\n".join(lines), loc="left", fontsize=title_size, weight="bold", pad=pad_pt)
     return ax
+
+
+def _width_in(text: str, size: float, weight: str = "normal") -> float:
+    """The width in inches of one line of text."""
+    font = FontProperties(family=_RC["font.family"], weight=weight)
+    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
+
+
+def _names_in(ax: Axes, size: float) -> float:
+    """Inches that names beside the y axis take; 0 where it has numbers."""
+    names = ax.yaxis.get_major_formatter()
+    lines = [line for name in names.seq for line in name.split("\n")] if isinstance(names, FixedFormatter) else []
+    return max((_width_in(line, size) for line in lines), default=0.0)
+
+
+def _wrapped(text: str, n_characters: int, room_in: float, size: float) -> list[str]:
+    """Lines of at most so many characters, fewer where wide ones would make a bold line wider than the room."""
+    for count in range(n_characters, 11, -2):
+        lines = textwrap.wrap(text, count, break_long_words=False, break_on_hyphens=False)
+        if all(_width_in(line, size, "bold") <= room_in for line in lines):
+            break
+    return lines
 
 
 def nothing(ax: Axes, text: str) -> Axes:

@@ -445,10 +445,9 @@ def plot_baselines(found: Contest, ax: Axes, *, compact: bool = False) -> Axes:
         _end_label(ax, end, reach, place, text, compact)
     ax.set_xlim(0, reach * (1.42 if compact else 1.2))
     _name_bars(ax, [row.name.replace(", ", ",\n") if compact else row.name for row in rows], compact)
-    ax.grid(visible=True, axis="x")
     best, loss = rows[0], found.loss_label.split(" (")[0]
     style.finish(ax, f"Lowest {loss}: {best.name}, {decimals(best.loss)} {found.unit}", found.loss_label, "", compact)
-    ax.grid(visible=False, axis="y")
+    ax.grid(visible=False)  # every bar has its number, which a line would strike through
     return ax
 
 

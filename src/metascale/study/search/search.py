@@ -346,11 +346,16 @@ def _ruled(dimension: Dimension, sizes: Sequence[float], values: Sequence[Any], 
     """The value of one hyperparameter at ``size``, from those found at ``sizes`` (ascending)."""
     if isinstance(dimension, LogUniform):
         intercept, slope = _line(sizes, [math.log(value) for value in values])
-        return dimension.clip(math.exp(intercept) * size**slope)
+        return dimension.clip(_rounded(math.exp(intercept) * size**slope))
     if isinstance(dimension, Uniform):
         intercept, slope = _line(sizes, [float(value) for value in values])
-        return dimension.clip(intercept + slope * math.log(size))
+        return dimension.clip(_rounded(intercept + slope * math.log(size)))
     return values[-1]
+
+
+def _rounded(value: float) -> float:
+    """Twelve significant digits: a rule that gives back 0.003 is not shown as 0.002999999999999999."""
+    return float(f"{value:.12g}")
 
 
 def _line(sizes: Sequence[float], y: Sequence[float]) -> tuple[float, float]:

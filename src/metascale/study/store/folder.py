@@ -11,10 +11,11 @@ from typing import Any
 
 from metascale.core.canonical import canonical_json
 from metascale.core.columns import PROVENANCE_JSON, PROVENANCE_JSONL
+from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json, read_json_lines, sha256_of
 from metascale.study.definition import load_definition
 from metascale.study.design import Study, Trial
-from metascale.study.store.checkpoints import clean_leftovers, prune
+from metascale.study.store.checkpoints import clean_leftovers, list_checkpoints, prune
 from metascale.study.store.claims import CLAIM, LOCK
 from metascale.study.store.index import Status
 from metascale.study.store.records import read_rows
@@ -22,6 +23,9 @@ from metascale.study.store.records import read_rows
 CONFIG, RESULT, ERROR, STOP = "config.json", "result.json", "error.txt", "stop.json"
 HISTORY, TIMING, OUTPUT, PROGRESS = "history.jsonl", "timing.jsonl", "output.log", "progress.json"
 CHECKPOINTS, SEAL = "checkpoints", "sha256"
+STARTED, LOST = "started", "lost"
+ENDS = ("finished", "diverged", "failed", "stopped", LOST)
+"""Events of the history: an attempt starts, and ends in one of these ways."""
 MEMORY = "memory.json"
 """The micro-batches that fitted into memory: a trial writes it, and the machine decides what is in it."""
 
@@ -74,6 +78,23 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
     return progress if all(isinstance(progress.get(name), (int, float)) for name in _PROGRESS_NUMBERS) else None
 
 
+def lost_attempt(folder: Path) -> dict[str, Any] | None:
+    """The attempt whose process died before it noted an end: its number, and its seconds up to its last sign of life.
+
+    A sign of life is a checkpoint, or progress that the run told.
+    """
+    try:
+        known = [event for event in read_json_lines(folder / HISTORY) if event.get("event") in (STARTED, *ENDS)]
+    except CorruptFile:
+        return None  # a damaged history keeps no run from going on
+    if not known or known[-1]["event"] != STARTED:
+        return None
+    began, told = float(known[-1]["at"]), read_progress(folder) or {}
+    signs = [path.stat().st_mtime for path in list_checkpoints(folder / CHECKPOINTS)]
+    last = max([began, *signs, told.get("updated_at", began)])
+    return {"attempt": known[-1].get("attempt"), "wall_s": last - began}
+
+
 RUNS = "runs"
 
 
@@ -121,7 +142,7 @@ class RunView:
         return read_json_lines(self.folder / HISTORY)
 
     def wall_s(self) -> float:
-        """Seconds spent on the run, over all attempts that came to an end."""
+        """Seconds spent on the run, over all attempts; one whose process died counts up to its last sign of life."""
         return sum(float(event.get("wall_s", 0.0)) for event in self.history())
 
     def message(self) -> str:

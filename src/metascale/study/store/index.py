@@ -106,6 +106,11 @@ class Index:
         )
         return seen.attempt + 1 if changed else None
 
+    def add_seconds(self, trial_id: str, wall_s: float) -> None:
+        """Count ``wall_s`` more for a trial."""
+        if wall_s:
+            self._change("UPDATE trials SET wall_s = wall_s + ? WHERE id = ?", (wall_s, trial_id))
+
     def renew(self, owner: str, lease_s: float) -> int:
         """Renew every lease of ``owner``; how many there are."""
         query = "UPDATE trials SET lease_until = ? WHERE owner = ? AND status = 'running'"

@@ -31,12 +31,15 @@ from metascale.study.store.folder import (
     CHECKPOINTS,
     ERROR,
     HISTORY,
+    LOST,
     OWN,
     PROGRESS,
     RESULT,
     SEAL,
+    STARTED,
     TIMING,
     file_hashes,
+    lost_attempt,
     sealed_hash,
     tidy,
 )
@@ -180,7 +183,8 @@ class StoredRun:
     def begin(self, **facts: Any) -> None:
         """Note in the history that this attempt starts, with ``facts`` about where it runs."""
         with self._fenced():
-            self._note("started", attempt=self._claim.attempt, owner=self._claim.owner, **facts)
+            note_lost(self._folder)
+            self._note(STARTED, attempt=self._claim.attempt, owner=self._claim.owner, **facts)
 
     def finish(self, row: Mapping[str, Any], *, keep_checkpoints: bool = False, **facts: Any) -> None:
         """Make the records and the result durable; from here on the run is immutable."""
@@ -252,11 +256,28 @@ class StoredRun:
         self._note("warning", attempt=self._claim.attempt, message=message)
 
     def _note(self, event: str, **facts: Any) -> None:
-        heal_lines(self._folder / HISTORY)
-        with open(self._folder / HISTORY, "a", encoding="utf-8") as stream:
-            stream.write(canonical_json({"event": event, "at": time.time(), **facts}) + "\n")
+        _note(self._folder, event, **facts)
 
     @contextmanager
     def _fenced(self) -> Iterator[None]:
         with fenced(self._folder, self._claim):
             yield
+
+
+def note_lost(folder: Path, wall_s: float = 0.0) -> float:
+    """Note the end of an attempt whose process died before it could; its seconds, 0 where there is none.
+
+    Call it under the run's lock. ``wall_s`` is how long the attempt took where somebody measured it.
+    """
+    lost = lost_attempt(folder)
+    if lost is None:
+        return 0.0
+    lost["wall_s"] = wall_s or lost["wall_s"]
+    _note(folder, LOST, **lost)
+    return float(lost["wall_s"])
+
+
+def _note(folder: Path, event: str, **facts: Any) -> None:
+    heal_lines(folder / HISTORY)
+    with open(folder / HISTORY, "a", encoding="utf-8") as stream:
+        stream.write(canonical_json({"event": event, "at": time.time(), **facts}) + "\n")

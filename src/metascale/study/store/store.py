@@ -28,6 +28,7 @@ from metascale.study.store.folder import (
     PROGRESS,
     RESULT,
     RUNS,
+    STARTED,
     STOP,
     RunView,
     StudyView,
@@ -36,7 +37,7 @@ from metascale.study.store.folder import (
     tidy,
 )
 from metascale.study.store.index import Index, IndexRow, Status
-from metascale.study.store.run import StoredRun
+from metascale.study.store.run import StoredRun, note_lost
 
 INDEX = "index.sqlite3"
 LEASE_S = 60.0
@@ -138,6 +139,7 @@ class RunStore:
                 claim = Claim(trial.id, owner, attempt)
                 try:
                     put_claim(folder, claim)
+                    self.index.add_seconds(trial.id, note_lost(folder))
                     _prepare(folder, trial, restart=row.status == "diverged")
                 except OSError:
                     self.index.settle(trial.id, owner, attempt, "pending")
@@ -178,6 +180,7 @@ class RunStore:
             if (view.folder / RESULT).exists():
                 _tidy_dead(view)
             elif claim.same_attempt(read_claim(view.folder)):
+                wall_s = max(wall_s, note_lost(view.folder, wall_s))
                 (view.folder / PROGRESS).unlink(missing_ok=True)
                 (view.folder / CLAIM).unlink()
             self._record(view, claim, wall_s)
@@ -235,7 +238,7 @@ def rebuild_index(folder: Path | str) -> RunStore:
 
 
 def _starts(event: Mapping[str, Any], claim: Claim) -> bool:
-    return event.get("event") == "started" and event.get("attempt") == claim.attempt
+    return event.get("event") == STARTED and event.get("attempt") == claim.attempt
 
 
 def _tidy_dead(view: RunView) -> None:

@@ -1,7 +1,8 @@
-"""The table of a study: one row a trial, from the run folders; equal results give equal bytes."""
+"""The table of a study: one row a trial, from the run folders; equal results give equal bytes but for `WALL_S`."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Mapping
@@ -10,8 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metascale.core.canonical import canonical_json, plain
-from metascale.core.columns import ALL_RESULTS_JSON, MAIN_KINDS, NOT_BEST, RESULTS_CSV, SUPERSEDED, TUNING
-from metascale.core.errors import InputError
+from metascale.core.columns import (
+    ALL_RESULTS_JSON,
+    COMPARED_KINDS,
+    MAIN_KINDS,
+    NOT_BEST,
+    RESULTS_CSV,
+    SUPERSEDED,
+    TUNING,
+    WALL_S,
+)
+from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_atomic, write_json
 from metascale.core.optional import require
 from metascale.laws.selection import best_of
@@ -26,7 +36,7 @@ if TYPE_CHECKING:
 
 FINALS = "finals.json"
 """Ids of the trials of the axes with the values that the searches had found when they last ended."""
-FIRST_COLUMNS, LAST_COLUMNS = ("id", "label"), ("seed", "kind", "status", "message")
+FIRST_COLUMNS, LAST_COLUMNS = ("id", "label"), ("seed", "kind", "status", "message", WALL_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +44,11 @@ class ResultsTable:
     """Rows with the same columns; a value that a trial does not have is ``None``.
 
     Columns: id, label, the keys that trials vary (axes first), seed, kind, status, message (why a trial failed or
-    diverged), then every scalar of the results, nested ones by dotted key. The kind is ``"superseded"`` where a later
-    search found other values for the same point, and ``"not_best"`` where another value of a best-of axis was better. A
-    result named like an earlier column is called ``result.<name>``.
+    diverged), wall_s (seconds over all its attempts), then every scalar of the results, nested ones by dotted key. The
+    kind is ``"superseded"`` where a later search found other values for the same point, and ``"not_best"`` where another
+    value of a best-of axis was better. A result named like an earlier column is called ``result.<name>``. A varied key
+    that a trial takes from the study's base has the base's value; in the rows of baselines and controls, which much of
+    the base does not concern, it is empty.
     """
 
     columns: tuple[str, ...]
@@ -177,7 +189,10 @@ def _row(run: RunView, first: tuple[str, ...]) -> dict[str, Any]:
     status = run.status if ending is None else ending["status"]
     row = {"id": trial.id, "label": trial.label, "seed": trial.seed, "kind": trial.kind, "status": status}
     row["message"] = run.message() or None
-    row.update({key: value for key, value in trial.axes.items() if key in first and key not in row})
+    with contextlib.suppress(CorruptFile):  # a damaged history takes the seconds, not the results
+        row[WALL_S] = round(run.wall_s(), 3) or None
+    own = trial.axes if trial.kind in COMPARED_KINDS else {**flatten(trial.config), **trial.axes}
+    row.update({key: value for key, value in own.items() if key in first and key not in row})
     result = (ending or {}).get("result") or {}
     for key, value in flatten(result).items():
         if value is None or isinstance(value, (bool, int, float, str)):

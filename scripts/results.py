@@ -1,0 +1,424 @@
+"""Records of studies, and the parts of pages that are generated from them.
+
+    python scripts/results.py record FOLDER NAME   keep the small record of a finished study as NAME
+    python scripts/results.py pages                write every generated part of README and docs/results again
+    python scripts/results.py again [NAME...]      run the recorded commands (all) again, record them, write the pages
+
+A record is a folder docs/results/records/NAME: results.csv (the table of the study without columns that no page needs),
+law.json, with several laws also laws.json (curves thinned out), and record.json (command, commit, date, hardware,
+seconds, versions, and what the page compares).
+
+A page has generated parts between ``<!-- generated: NAME.PART -->`` and ``<!-- end -->``; PARTS lists them. Rows of
+docs/results/README.md that end in ``<!-- generated: NAME.row -->`` have generated cells. What is written by hand
+repeats no number of them. tests/test_results.py holds pages to records, and the laws of records to their tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from PIL import Image, PngImagePlugin
+from pydantic import TypeAdapter
+
+from metascale.cli.run import _parse_seeds, _parse_values
+from metascale.core.canonical import plain
+from metascale.core.columns import LAW_JSON, LAWS_JSON, MAIN_KINDS, RESULTS_CSV
+from metascale.core.files import read_json, sha256_of, write_json
+from metascale.core.units import format_seconds
+from metascale.laws import grouped
+from metascale.laws.record import Band, LawRecord, read_laws, write_laws
+from metascale.report.section import Block, Bullets, Code, Folded, Note, PageTable, Pairs, Picture, of, unfolded
+from metascale.report.sections import law as laws
+from metascale.report.sections.contest import (
+    Comparison,
+    Contest,
+    Contestant,
+    comparisons_table,
+    contest_data,
+    contest_table,
+)
+from metascale.report.sections.diagnosis import convergence
+from metascale.report.sections.provenance import gather
+from metascale.report.study import ReportStudy, RunRow, open_study
+from metascale.report.words import decimals, interval
+from metascale.report.write import finding_of, png
+from metascale.study.design import Study, Trial
+from metascale.study.store.folder import RunView, StudyView
+from metascale.study.store.records import parse_cell
+from metascale.study.store.table import ResultsTable, results_table
+from metascale.workflow.conclude import laws_of
+from metascale.workflow.launch import Plan, plan
+from metascale.workflow.recipe import law_columns
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
+RECORDS = RESULTS / "records"
+IMAGES = ROOT / "docs" / "images"
+RECORD_JSON = "record.json"
+NOT_KEPT = ("theta_sha256",)
+"""Columns of results.csv that no page needs; neither are columns without a value."""
+TEXTS = ("id", "label", "message", "method")
+"""Columns that hold no numbers, whatever their texts look like."""
+CURVE_POINTS = 41
+PART = re.compile(r"(<!-- generated: ([\w-]+)\.(\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+ROW = re.compile(r"^\|(.*)\|[^|]*<!-- generated: ([\w-]+)\.row --> \|$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A study's record: the study as the report reads it, and what record.json says."""
+
+    name: str
+    study: ReportStudy
+    told: Mapping[str, Any]
+
+    @property
+    def table(self) -> ResultsTable:
+        """results.csv with its types."""
+        return _table(self.study.folder)
+
+    @property
+    def contest(self) -> Contest:
+        """What the page compares; the losses of single tasks, which the paired tests took, are not in a record."""
+        found = self.told["contest"]
+        rows = TypeAdapter(tuple[Contestant, ...]).validate_python(found["rows"])
+        comparisons = TypeAdapter(tuple[Comparison, ...]).validate_python(found["comparisons"])
+        return replace(contest_data(self.study), rows=rows, comparisons=comparisons)
+
+    def refitted(self) -> dict[str, LawRecord]:
+        """The laws of the recorded table, fitted anew and thinned out as a record's are."""
+        found, _ = laws_of(self.study.view.study, self.table)
+        return {series: thinned(one.record()) for series, one in found.items()}
+
+    def plan(self) -> Plan:
+        """What the recorded command asks for today."""
+        return plan_of(self.told["command"])
+
+    @property
+    def digest(self) -> str:
+        """Of the files that a picture is drawn from."""
+        names = [name for name in (RESULTS_CSV, LAW_JSON, LAWS_JSON) if (self.study.folder / name).exists()]
+        return sha256_of(b"".join((self.study.folder / name).read_bytes() for name in names))
+
+
+def record(folder: Path, name: str) -> Path:
+    """Write the record of the finished study in ``folder``."""
+    study, place = open_study(folder), RECORDS / name
+    place.mkdir(parents=True, exist_ok=True)
+    table = results_table(folder)
+    kept = [key for key in table.columns if key not in NOT_KEPT and any(row[key] is not None for row in table.rows)]
+    (place / RESULTS_CSV).write_text(ResultsTable(tuple(kept), table.rows).to_csv(), encoding="utf-8")
+    write_laws(place, {series: thinned(law) for series, law in read_laws(folder).items()})
+    write_json(place / RECORD_JSON, {"name": name, **_told(study)})
+    return place
+
+
+def _told(study: ReportStudy) -> dict[str, Any]:
+    found, contest = gather(study), contest_data(study)
+    events = [event for run in study.runs for event in run.run.history() if "at" in event]
+    times = [float(event["at"]) for event in events]
+    design = study.view.study
+    rows = [asdict(replace(row, losses={})) for row in contest.rows]
+    told = {
+        "command": study.launched.get("command"),
+        "commit": found.sources[0].revision if found.sources else None,
+        "uncommitted": sorted({name for source in found.sources for name in source.changed_files}),
+        "date": time.strftime("%Y-%m-%d", time.gmtime(max(times))) if times else None,
+        "trial_s": round(sum(run.run.wall_s() for run in study.runs), 1),
+        "elapsed_s": round(max(times) - min(times), 1) if times else None,
+        "hardware": found.hardware,
+        "threads": found.threads,
+        "versions": {name: found.packages.get(name, ()) for name in ("metascale", "torch", "numpy", "scipy")},
+        "launched": study.launched,
+        "baselines": study.baselines,
+        "design": {
+            "name": design.name, "trial": design.trial, "base": design.base, "axes": design.axes,
+            "seeds": design.seeds, "extra": design.extra,
+        },
+        "contest": {"rows": rows, "comparisons": [asdict(one) for one in contest.comparisons]},
+    }  # fmt: skip
+    return plain(told)
+
+
+def thinned(law: LawRecord) -> LawRecord:
+    """A law with few points of its curve."""
+    if law.curve is None or len(law.curve.x) <= CURVE_POINTS:
+        return law
+    last = len(law.curve.x) - 1
+    places = [round(k * last / (CURVE_POINTS - 1)) for k in range(CURVE_POINTS)]
+    columns = (law.curve.x, law.curve.median, law.curve.low, law.curve.high)
+    return replace(law, curve=Band.of(*([column[k] for k in places] for column in columns)))
+
+
+def names() -> list[str]:
+    """The records that there are."""
+    return sorted(path.parent.name for path in RECORDS.glob(f"*/{RECORD_JSON}"))
+
+
+def open_record(name: str) -> Record:
+    """A record as the report reads a study, without the folders of runs."""
+    place = RECORDS / name
+    told = read_json(place / RECORD_JSON)
+    design = told["design"]
+    study = Study(
+        design["name"], design["trial"], design["base"], design["axes"], tuple(design["seeds"]), tuple(design["extra"])
+    )
+    table = _table(place)
+    short = {key: key.rsplit(".", 1)[-1] for key in study.axes if key in table.columns}
+    runs = []
+    for row in table.rows:
+        trial = Trial(row["id"], row["label"], row["kind"], row["seed"], {}, {})
+        cells = {**{word: row[key] for key, word in short.items()}, **row}
+        runs.append(RunRow(RunView(trial, place / "runs" / trial.folder_name), cells, str(cells.get("method") or "")))
+    opened = ReportStudy(
+        view=StudyView(place, study, tuple(run.run for run in runs)),
+        runs=tuple(runs),
+        columns=tuple(dict.fromkeys([*short.values(), *table.columns])),
+        launched=told["launched"],
+        laws=read_laws(place),
+        baselines=told["baselines"],
+    )
+    return Record(name, opened, told)
+
+
+def _table(place: Path) -> ResultsTable:
+    with open(place / RESULTS_CSV, encoding="utf-8", newline="") as stream:
+        rows = [
+            {key: cell or None if key in TEXTS else parse_cell(cell) for key, cell in row.items()}
+            for row in csv.DictReader(stream)
+        ]
+    return ResultsTable(tuple(rows[0]), tuple(rows))
+
+
+def plan_of(command: str) -> Plan:
+    """What a study's ``metascale run`` command asks for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("recipe")
+    parser.add_argument("--profile")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--seeds")
+    parser.add_argument("--no-baselines", action="store_true")
+    given = parser.parse_args(shlex.split(command)[2:])
+    values, seeds = _parse_values(given.set), _parse_seeds(given.seeds)
+    return plan(given.recipe, values, profile=given.profile, seeds=seeds, baselines=not given.no_baselines)
+
+
+# Parts of pages. ------------------------------------------------------------------------------------------------------
+
+
+def finding(one: Record) -> list[Block]:
+    """The answer, the law's verdict, and the numbers under it."""
+    found = finding_of(one.study)
+    return [f"**{found.answer}**", found.verdict, Bullets(tuple(f"{k}: {v}" for k, v in laws.facts(one.study, found)))]
+
+
+def scales(one: Record) -> list[Block]:
+    return [laws.scales_table(laws.law_data(one.study), laws.accuracy_data(one.study))]
+
+
+def law(one: Record) -> list[Block]:
+    """Parameters of the chosen laws, and all families."""
+    chosen = [block for block in laws.law(one.study).blocks if isinstance(block, PageTable)]
+    return [*chosen[:-1], *laws.families(one.study).blocks]
+
+
+def baselines(one: Record) -> list[Block]:
+    found = one.contest
+    return [contest_table(found), *([comparisons_table(found)] if found.comparisons else [])]
+
+
+def groups(one: Record) -> list[Block]:
+    """Whether the series of a study with one further axis have one exponent."""
+    columns = law_columns(one.study.view.study)
+    rows = [row for row in one.table.finished().rows if row["kind"] in MAIN_KINDS]
+    found = grouped(
+        [row[columns.scale] for row in rows],
+        [row[columns.loss] for row in rows],
+        [str(row[columns.series[0]]) for row in rows],
+        x_name=str(columns.scale),
+        loss_name=columns.loss,
+    )
+    return [Code(found.summary())]
+
+
+def run(one: Record) -> list[Block]:
+    """Where and when the study ran, and how long it took."""
+    told, n = one.told, len(one.study.runs)
+    versions = ", ".join(f"{name} {' and '.join(found)}" for name, found in told["versions"].items() if found)
+    took = f"{n} trials, {format_seconds(told['trial_s'])} in all"
+    took += f", {format_seconds(told['elapsed_s'])} from the first start to the last end" if told["elapsed_s"] else ""
+    commit = f"commit {told['commit'][:12]}" + (" with uncommitted changes" if told["uncommitted"] else "")
+    where = f"{'; '.join(told['hardware'])}; {versions}; {commit}, {told['date']}"
+    return [f"{took} ({where}). Record: [records/{one.name}](records/{one.name})."]
+
+
+def sentence(one: Record) -> list[Block]:
+    """What README says of the demo."""
+    found, best = finding_of(one.study), one.contest.shown
+    unit = one.contest.unit
+    order = ", ".join(f"{row.name} {decimals(row.loss)} {unit}".strip() for row in best[:4])
+    return [f"{found.answer} Lowest losses: {order}. It took {format_seconds(one.told['elapsed_s'])}."]
+
+
+PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
+    "finding": finding,
+    "scales": scales,
+    "law": law,
+    "extrapolation": lambda one: laws.extrapolation(one.study).blocks,
+    "baselines": baselines,
+    "convergence": lambda one: [block for block in convergence(one.study).blocks if isinstance(block, str)],
+    "groups": groups,
+    "caveats": lambda one: laws.caveats(one.study).blocks,
+    "run": run,
+    "sentence": sentence,
+}
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """Blocks of a report's page as Markdown, without pictures."""
+    parts = [_markdown(block) for block in unfolded(blocks) if not isinstance(block, (Picture, Folded))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    if isinstance(block, str):
+        return block
+    if isinstance(block, PageTable):
+        heads = [column.title for column in block.columns]
+        marks = ["---:" if column.numeric else "---" for column in block.columns]
+        rows = [[_cell(cell.text, row.mark == "chosen") for cell in row.cells] for row in block.rows]
+        lines = [f"| {' | '.join(line)} |" for line in (heads, marks, *rows)]
+        return "\n".join([*([block.caption, ""] if block.caption else []), *lines])
+    if isinstance(block, Bullets):
+        return "\n".join(f"- {item}" for item in block.items)
+    if isinstance(block, Pairs):
+        return "\n".join(f"- {key}: {value}" for key, value in block.rows)
+    if isinstance(block, Code):
+        return f"```\n{block.text}\n```"
+    assert isinstance(block, Note), type(block).__name__
+    return block.text
+
+
+def _cell(text: str, bold: bool) -> str:
+    escaped = text.replace("|", "\\|")
+    return f"**{escaped}**" if bold and escaped else escaped
+
+
+def row_cells(one: Record) -> dict[str, str]:
+    """The generated cells of a study's row in docs/results/README.md, by heading."""
+    fitted = [f"{of(series)}{_law_words(found)}" for series, found in one.study.laws_by_series.items()]
+    return {
+        "question": finding_of(one.study).question,
+        "answer": finding_of(one.study).answer,
+        "law with interval": "; ".join(fitted) or "none fitted",
+        "budget": f"{len(one.study.runs)} trials, {format_seconds(one.told['trial_s'])}",
+        "command": f"`{one.told['command']}`",
+    }
+
+
+def _law_words(found: LawRecord) -> str:
+    exponent = found.exponent
+    if exponent is None:
+        return f"`{found.law}`"
+    return f"`{found.law}`, α = {decimals(exponent.estimate)} {interval(exponent.low, exponent.high)}"
+
+
+def rendered(text: str) -> str:
+    """A page's text with its generated parts from the records."""
+
+    def part(found: re.Match[str]) -> str:
+        name, what = found[2], found[3]
+        blocks = PARTS[what](open_record(name))
+        return f"{found[1]}{markdown(blocks)}{found[5]}"
+
+    heads = next((line for line in text.splitlines() if line.startswith("| study |")), "")
+    places = [cell.strip() for cell in heads.strip("|").split("|")]
+
+    def row(found: re.Match[str]) -> str:
+        one = open_record(found[2])
+        new, cells = row_cells(one), [cell.strip() for cell in found[1].split("|")]
+        cells = [new.get(head, cell) for head, cell in zip(places, cells, strict=False)]
+        return f"| {' | '.join(cells)} | [{one.name}](records/{one.name}) <!-- generated: {one.name}.row --> |"
+
+    return ROW.sub(row, PART.sub(part, text))
+
+
+def page_paths() -> list[Path]:
+    """Pages that may have generated parts."""
+    return [ROOT / "README.md", *sorted(RESULTS.glob("*.md"))]
+
+
+def picture_paths() -> dict[str, Path]:
+    """The pictures of laws that pages show, by record."""
+    shown = "".join(path.read_text(encoding="utf-8") for path in page_paths())
+    return {name: IMAGES / f"{name}_law.png" for name in names() if f"{name}_law.png" in shown}
+
+
+def law_picture(name: str) -> bytes:
+    """The picture of a record's law as a PNG file that says which record and matplotlib made it."""
+    one = open_record(name)
+    (found,) = laws.law(one.study).pictures
+    image = Image.open(io.BytesIO(png(found)))
+    info = PngImagePlugin.PngInfo()
+    info.add_text("record", one.digest)
+    info.add_text("matplotlib", matplotlib.__version__)
+    out = io.BytesIO()
+    image.save(out, format="png", pnginfo=info, dpi=(150, 150))
+    return out.getvalue()
+
+
+def write_pages() -> list[Path]:
+    """Write what has changed; its paths."""
+    written = []
+    for path in page_paths():
+        old = path.read_text(encoding="utf-8")
+        if (new := rendered(old)) != old:
+            path.write_text(new, encoding="utf-8")
+            written.append(path)
+    for name, path in picture_paths().items():
+        if (data := law_picture(name)) != (path.read_bytes() if path.exists() else b""):
+            path.write_bytes(data)
+            written.append(path)
+    return written
+
+
+def again(name: str, *more: str) -> None:
+    """Run a record's command in a new folder, and record it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = [*shlex.split(open_record(name).told["command"])[1:], "--out", f"{scratch}/study", *more]
+        subprocess.run([sys.executable, "-m", "metascale.cli", *arguments], check=True)
+        record(Path(scratch) / "study", name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("record")
+    one.add_argument("folder", type=Path)
+    one.add_argument("name")
+    verbs.add_parser("pages")
+    verbs.add_parser("again").add_argument("names", nargs="*")
+    given = parser.parse_args()
+    if given.verb == "record":
+        sys.stdout.write(f"{record(given.folder, given.name)}\n")
+    for name in (given.names or names()) if given.verb == "again" else ():
+        again(name)
+    if given.verb != "record":
+        sys.stdout.write("".join(f"{path}\n" for path in write_pages()))
+
+
+if __name__ == "__main__":
+    main()
