@@ -5,8 +5,8 @@
     python scripts/results.py again [NAME...]      run the recorded commands (all) again, record them, write the pages
 
 A record is a folder docs/results/records/NAME: results.csv (the table of the study without columns that no page needs),
-law.json, with several laws also laws.json (curves thinned out), and record.json (command, commit, date, hardware,
-seconds, versions, and what the page compares).
+study.json (its definition), law.json, with several laws also laws.json (curves thinned out), and record.json (command,
+commit, date, hardware, seconds, versions, and what the page compares).
 
 A page has generated parts between ``<!-- generated: NAME.PART -->`` and ``<!-- end -->``; PARTS lists them. Rows of
 docs/results/README.md that end in ``<!-- generated: NAME.row -->`` have generated cells. What is written by hand
@@ -52,16 +52,16 @@ from metascale.report.sections.contest import (
 )
 from metascale.report.sections.diagnosis import convergence
 from metascale.report.sections.provenance import gather
-from metascale.report.study import ReportStudy, RunRow, open_study
+from metascale.report.study import ReportStudy, RunRow, _method, open_study
 from metascale.report.words import decimals, interval
 from metascale.report.write import finding_of, png
-from metascale.study.design import Study, Trial
-from metascale.study.store.folder import RunView, StudyView
+from metascale.study.definition import load_definition, save_definition
+from metascale.study.store.folder import RunView, StudyView, run_folder
 from metascale.study.store.records import parse_cell
 from metascale.study.store.table import ResultsTable, results_table
 from metascale.workflow.conclude import laws_of
 from metascale.workflow.launch import Plan, plan
-from metascale.workflow.recipe import law_columns
+from metascale.workflow.recipe import roles_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -121,6 +121,7 @@ def record(folder: Path, name: str) -> Path:
     table = results_table(folder)
     kept = [key for key in table.columns if key not in NOT_KEPT and any(row[key] is not None for row in table.rows)]
     (place / RESULTS_CSV).write_text(ResultsTable(tuple(kept), table.rows).to_csv(), encoding="utf-8")
+    save_definition(place, load_definition(folder))
     write_laws(place, {series: thinned(law) for series, law in read_laws(folder).items()})
     write_json(place / RECORD_JSON, {"name": name, **_told(study)})
     return place
@@ -130,7 +131,6 @@ def _told(study: ReportStudy) -> dict[str, Any]:
     found, contest = gather(study), contest_data(study)
     events = [event for run in study.runs for event in run.run.history() if "at" in event]
     times = [float(event["at"]) for event in events]
-    design = study.view.study
     rows = [asdict(replace(row, losses={})) for row in contest.rows]
     told = {
         "command": study.launched.get("command"),
@@ -144,12 +144,8 @@ def _told(study: ReportStudy) -> dict[str, Any]:
         "versions": {name: found.packages.get(name, ()) for name in ("metascale", "torch", "numpy", "scipy")},
         "launched": study.launched,
         "baselines": study.baselines,
-        "design": {
-            "name": design.name, "trial": design.trial, "base": design.base, "axes": design.axes,
-            "seeds": design.seeds, "extra": design.extra,
-        },
         "contest": {"rows": rows, "comparisons": [asdict(one) for one in contest.comparisons]},
-    }  # fmt: skip
+    }
     return plain(told)
 
 
@@ -171,18 +167,13 @@ def names() -> list[str]:
 def open_record(name: str) -> Record:
     """A record as the report reads a study, without the folders of runs."""
     place = RECORDS / name
-    told = read_json(place / RECORD_JSON)
-    design = told["design"]
-    study = Study(
-        design["name"], design["trial"], design["base"], design["axes"], tuple(design["seeds"]), tuple(design["extra"])
-    )
-    table = _table(place)
+    told, definition, table = read_json(place / RECORD_JSON), load_definition(place), _table(place)
+    study = definition.study
     short = {key: key.rsplit(".", 1)[-1] for key in study.axes if key in table.columns}
-    runs = []
-    for row in table.rows:
-        trial = Trial(row["id"], row["label"], row["kind"], row["seed"], {}, {})
-        cells = {**{word: row[key] for key, word in short.items()}, **row}
-        runs.append(RunRow(RunView(trial, place / "runs" / trial.folder_name), cells, str(cells.get("method") or "")))
+    rows, runs = {row["id"]: row for row in table.rows}, []
+    for trial in definition.trials:
+        cells = {**{word: rows[trial.id][key] for key, word in short.items()}, **rows[trial.id]}
+        runs.append(RunRow(RunView(trial, run_folder(place, trial)), cells, _method(cells, study.base)))
     opened = ReportStudy(
         view=StudyView(place, study, tuple(run.run for run in runs)),
         runs=tuple(runs),
@@ -242,14 +233,15 @@ def baselines(one: Record) -> list[Block]:
 
 def groups(one: Record) -> list[Block]:
     """Whether the series of a study with one further axis have one exponent."""
-    columns = law_columns(one.study.view.study)
+    roles = roles_of(one.study.view.study)
+    (scale,), (series,) = roles.scales, roles.series
     rows = [row for row in one.table.finished().rows if row["kind"] in MAIN_KINDS]
     found = grouped(
-        [row[columns.scale] for row in rows],
-        [row[columns.loss] for row in rows],
-        [str(row[columns.series[0]]) for row in rows],
-        x_name=str(columns.scale),
-        loss_name=columns.loss,
+        [row[scale] for row in rows],
+        [row[roles.loss] for row in rows],
+        [str(row[series]) for row in rows],
+        x_name=scale,
+        loss_name=roles.loss,
     )
     return [Code(found.summary())]
 

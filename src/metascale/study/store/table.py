@@ -45,10 +45,10 @@ class ResultsTable:
 
     Columns: id, label, the keys that trials vary (axes first), seed, kind, status, message (why a trial failed or
     diverged), wall_s (seconds over all its attempts), then every scalar of the results, nested ones by dotted key. The
-    kind is ``"superseded"`` where a later search found other values for the same point, and ``"not_best"`` where another
-    value of a best-of axis was better. A result named like an earlier column is called ``result.<name>``. A varied key
-    that a trial takes from the study's base has the base's value; in the rows of baselines and controls, which much of
-    the base does not concern, it is empty.
+    kind is ``"superseded"`` where a later search found other values for the same point, and ``"not_best"`` where
+    another value of a best-of axis was better. A result named like an earlier column is called ``result.<name>``. A
+    varied key that a trial takes from the study's base has the base's value; in the rows of baselines and controls,
+    which much of the base does not concern, it is empty.
     """
 
     columns: tuple[str, ...]
