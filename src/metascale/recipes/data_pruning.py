@@ -105,13 +105,7 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     seed = config["seed"]
     data = images(settings, seed)
     run.write("data.json", data.describe())
-    n_examples = len(data.labels["train"])
-    n_kept = round(settings.keep * n_examples)
-    if n_kept < settings.batch_size:
-        raise InputError(
-            f"keep={settings.keep:g} of {n_examples} examples leaves {n_kept}, fewer than a batch of "
-            f"{settings.batch_size}: keep more, or lower batch_size"
-        )
+    n_kept = count_kept(settings, data)
     model = Perceptron(data.image_size**2, data.n_classes, settings.width, settings.depth, task_axis=False)
     scoring = Scoring(settings, data, model, seed, device)
     scores = scoring.scores()
@@ -129,6 +123,27 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
         "kept_wrong_labels": float(wrong[kept].mean()),
         "kept_copies": float(copies[kept].mean()),
     }
+
+
+def check(settings: DataPruningConfig) -> None:
+    """Refuse more images than there are, and fewer kept than a batch."""
+    count_kept(settings, images(settings, 0))
+
+
+def count_kept(settings: DataPruningConfig, data: ImageSet) -> int:
+    """How many training examples are kept.
+
+    Raises:
+        InputError: fewer than a batch.
+    """
+    n_examples = len(data.labels["train"])
+    n_kept = round(settings.keep * n_examples)
+    if n_kept < settings.batch_size:
+        raise InputError(
+            f"keep={settings.keep:g} of {n_examples} examples leaves {n_kept}, fewer than a batch of "
+            f"{settings.batch_size}: keep more, or lower batch_size"
+        )
+    return n_kept
 
 
 def images(settings: DataPruningConfig, seed: int) -> ImageSet:

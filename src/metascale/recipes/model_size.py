@@ -254,6 +254,21 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     }
 
 
+def check(settings: ModelSizeConfig) -> None:
+    """Refuse more words or tokens than WikiText-2 has, too few for a window, and a model that cannot be built."""
+    n_tokens = settings.n_train_tokens or TRAIN_TOKENS
+    if settings.vocabulary > VOCABULARY:
+        raise InputError(f"vocabulary of WikiText-2 must be from 2 to {VOCABULARY}, not {settings.vocabulary}")
+    if n_tokens > TRAIN_TOKENS:
+        raise InputError(f"n_train_tokens of WikiText-2 must be from 1 to {TRAIN_TOKENS}, not {n_tokens}")
+    if n_tokens < 2 * settings.n_sequence:
+        raise InputError(
+            f"{n_tokens} training tokens, too few for one window of {settings.n_sequence} "
+            f"(it takes {2 * settings.n_sequence}): raise n_train_tokens or lower n_sequence"
+        )
+    language_model(settings)
+
+
 def text(settings: ModelSizeConfig, seed: int) -> TokenStream:
     """WikiText-2 in the vocabulary of a configuration."""
     from metascale.tasks.supervised.tokens import wikitext
@@ -365,8 +380,8 @@ def memory_of_step(process: SupervisedTraining, device: str) -> MemoryReport:
 
 # What the models take, counted from their shapes: nothing is allocated and no data is read.
 
-TRAIN_TOKENS = 2_088_628
-"""Of WikiText-2."""
+TRAIN_TOKENS, VOCABULARY = 2_088_628, 33_278
+"""Of WikiText-2: tokens of its training text, and different words in it."""
 COPIES = 4
 """Numbers a parameter while training: its value, its gradient, and AdamW's two moments."""
 

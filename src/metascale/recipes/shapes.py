@@ -201,17 +201,28 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     }
 
 
+def check(settings: ShapesConfig) -> None:
+    """Refuse more images than there are, a batch larger than the data, and a net too deep for its images."""
+    data, side = unshrunk(settings, 0), settings.shrink
+    net(settings, replace(data, images={split: pixels[:, ::side, ::side] for split, pixels in data.images.items()}))
+
+
 def images(settings: ShapesConfig, seed: int) -> ImageSet:
     """The data set, with evaluation batches that cut out ``n_validation`` images."""
-    from metascale.tasks.supervised.images import mnist, small_digits
-
-    fields: dict[str, Any] = {"n_train": settings.n_train, "n_batch": settings.batch_size, "seed": seed}
-    fields["n_evaluation_batch"] = min(EVALUATION_BATCH, settings.n_validation or EVALUATION_BATCH)
-    data = mnist(None, **fields) if settings.data == "mnist" else small_digits(**fields)
+    data = unshrunk(settings, seed)
     if settings.shrink == 1:
         return data
     smaller = {split: shrunk(pixels, settings.shrink) for split, pixels in data.images.items()}
     return replace(data, images=smaller, details={**(data.details or {}), "shrink": settings.shrink})
+
+
+def unshrunk(settings: ShapesConfig, seed: int) -> ImageSet:
+    """The images at their full size."""
+    from metascale.tasks.supervised.images import mnist, small_digits
+
+    fields: dict[str, Any] = {"n_train": settings.n_train, "n_batch": settings.batch_size, "seed": seed}
+    fields["n_evaluation_batch"] = min(EVALUATION_BATCH, settings.n_validation or EVALUATION_BATCH)
+    return mnist(None, **fields) if settings.data == "mnist" else small_digits(**fields)
 
 
 def shrunk(images: np.ndarray, side: int) -> np.ndarray:

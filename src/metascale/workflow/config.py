@@ -181,9 +181,9 @@ class FewShotConfig(TrialConfig):
         return False
 
     @property
-    def fused_attention(self) -> bool:
-        """Whether the model has attention without second derivatives."""
-        return False
+    def first_order_alone(self) -> tuple[str, str] | None:
+        """What of the model has no second derivatives, and the setting that has."""
+        return None
 
     def source_fields(self, seed: int) -> FewShotSettings:
         """The arguments that every few-shot source of classes takes."""
@@ -251,10 +251,11 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
                 "use diagonal_hutchinson"
             )
         identity = method == "imaml" and config.cg_steps == 0 and config.adapt == ("*",)
-        if config.fused_attention and curvature not in FIRST_ORDER and not identity:
+        if config.first_order_alone and curvature not in FIRST_ORDER and not identity:
+            lacking, remedy = config.first_order_alone
             raise InputError(
                 f"{where}: method={config.method} with curvature={curvature} needs second derivatives, which "
-                f"fused attention lacks; set attention=eager, or curvature to one of {', '.join(FIRST_ORDER)}"
+                f"{lacking} lacks; set {remedy}, or curvature to one of {', '.join(FIRST_ORDER)}"
             )
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 
-from metascale.core.errors import InputError
 from metascale.core.trees import n_elements, to
 from metascale.core.types import Batch, Episode, Model
 from metascale.core.units import format_bytes, format_count
@@ -104,8 +103,6 @@ def estimate_costs(recipe: Recipe[TrialConfig], study: Study, workers: int, devi
     if isinstance(config, TextConfig) and config.backbone and _frozen_size(config) > LARGE and device == "cpu":
         cost = _count_shapes(config)
     else:
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise InputError(f"a dry run measures a step on {device}, and this machine has no CUDA device")
         cost = _measure(config, recipe.make_parts(config, first.seed, device), first.seed, device)
     train_s = train_flops = records = 0.0
     for each in metas:

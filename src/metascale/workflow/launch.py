@@ -23,9 +23,9 @@ from metascale.study.executors.ray import RayExecutor
 from metascale.study.executors.slurm import SlurmExecutor
 from metascale.study.run.job import Executor
 from metascale.study.run.supervise import HANG_S
-from metascale.tasks.datasets import DATASETS, data_folder, locate
+from metascale.tasks.datasets import DATASETS, data_folder
+from metascale.workflow.preflight import data_sets, fetch_backbones, preflight
 from metascale.workflow.recipe import Recipe, load_recipe, recipe_of
-from metascale.workflow.text import backbone_path
 
 if TYPE_CHECKING:
     from metascale.study.run.session import Reporter, StudyOutcome
@@ -171,10 +171,11 @@ def plan(
     place: Place | None = None,
     baselines: bool = True,
 ) -> Plan:
-    """Validate everything that can be validated before torch is loaded or a file is written.
+    """Validate everything that can be known before a trial runs; nothing is written.
 
     Raises:
-        InputError: an unknown recipe, profile or key, a value out of range, missing data.
+        InputError: an unknown recipe, profile or key, a value out of range, or what `preflight` refuses.
+        MissingDependency: a package that the study needs is not installed.
     """
     chosen = load_recipe(recipe)
     study = chosen.study(values, profile, seeds, baselines)
@@ -211,44 +212,15 @@ def plan_from_folder(folder: Path | str, place: Place | None = None) -> Plan:
 
 
 def _planned(recipe: Recipe[Any], study: Study, place: Place | None, record: Mapping[str, object]) -> Plan:
-    for module in recipe.packages:
-        require_installed(module, "demo", f"recipe '{recipe.name}'")
-    if study.base.get("backbone"):
-        require_installed("transformers", "text", f"the language model of recipe '{recipe.name}'")
-    check_data(recipe, study)
     place = place or Place()
     executor, workers = place.build()
+    preflight(recipe, study, () if place.executor in ON_CLUSTERS else place.device_names)
     return Plan(recipe, study, executor, workers, place.device_names, record)
-
-
-def check_data(recipe: Recipe[Any], study: Study) -> None:
-    """Refuse a study whose data is not there; nothing is downloaded without being asked for.
-
-    Raises:
-        InputError: no data folder is named, or a data set, a model's folder or the study's own file is not there.
-    """
-    for name in _data_sets(recipe, study):
-        locate(name)
-    for backbone in dict.fromkeys(trial.config.get("backbone") for trial in study.trials()):
-        if backbone:
-            backbone_path(backbone)
-    own = study.base.get("path")
-    if own is not None and not Path(own).is_file():
-        raise InputError(
-            f"recipe '{recipe.name}' needs `path`=FILE with the columns text,label; '{own}' is no file",
-            field="path",
-            value=own,
-        )
-
-
-def _data_sets(recipe: Recipe[Any], study: Study) -> tuple[str, ...]:
-    """The data sets that the trials of a study read, each once."""
-    return tuple(dict.fromkeys(name for trial in study.trials() for name in recipe.data_sets_of(trial.config)))
 
 
 def _data_hashes(recipe: Recipe[Any], study: Study) -> dict[str, str]:
     """SHA-256 of every data file that the study may read and that is there now, by data set and file."""
-    files = [(name, file.path) for name in _data_sets(recipe, study) for file in DATASETS[name].files]
+    files = [(name, file.path) for name in data_sets(recipe, study) for file in DATASETS[name].files]
     paths = {f"{name}/{file}": data_folder(name) / file for name, file in files}
     own = study.base.get("path")
     if own is not None:
@@ -273,6 +245,7 @@ def launch(
     from metascale.workflow.conclude import conclude
 
     folder = Path(folder)
+    fetch_backbones(planned.recipe, planned.study)
     if search_of(planned.study) is None:
         # Before the first trial: a study that is killed and resumed still knows how it began. (A search makes its
         # trials itself, and is noted at the end.)

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -22,7 +22,7 @@ from metascale.core.run import Run
 from metascale.core.suggest import suggest
 from metascale.study.design import Study, merge
 from metascale.study.roles import Roles, assign
-from metascale.study.search.search import PRUNE_KEY, Search, searched_points
+from metascale.study.search.search import PRUNE_KEY, Search, search_of, searched_points
 from metascale.study.search.search import TUNE_KEY as TUNE
 from metascale.workflow.config import LEARNER_KEYS, Config, FewShotConfig, plural_keys, validate
 
@@ -84,6 +84,8 @@ class Recipe(Generic[Config]):
     - ``parts(config, seed, device)``: the task source and the model of a few-shot trial (`Parts`); or, for any other
       study, ``trial(config, run, device)``, which runs one trial and returns its row of results;
     - ``costs(study)``, if it has one: the title, headings and rows that a dry run prints;
+    - ``check(config)``, if it has one: refuses (`InputError`) what a trial of this configuration would only find when
+      it runs; by default the ``parts`` of a few-shot trial are built on the CPU, without a language model;
     - ``conclude(view, table)``, if it has one: writes what it concludes beyond the law, and returns the paths.
 
     Args:
@@ -176,10 +178,8 @@ class Recipe(Generic[Config]):
             extra=[{"seeds": seeds[:1], **place, **item} for item in beside for place in _places(axes, roles.crossed)],
             roles=roles,
         )
-        for trial in study.trials():
-            self.validate(trial.config)
-        if tune is not None:
-            self._refuse_search(study, tune)
+        for config in configs_of(study):
+            self.validate(config)
         return study
 
     def _take_axes(self, base: dict[str, Any], own: Mapping[str, Sequence[object]]) -> dict[str, Sequence[object]]:
@@ -213,13 +213,6 @@ class Recipe(Generic[Config]):
         if not self.search and "space" not in given:
             raise InputError(f"recipe '{self.name}' has no ranges of its own to tune; give tune a space")
         return Search.from_json({**self.search, **given})
-
-    def _refuse_search(self, study: Study, search: Search) -> None:
-        """Validate both ends of every range at every searched point."""
-        for point in searched_points(study, search):
-            for share in (0.0, 1.0):
-                values = {name: dimension.at(share) for name, dimension in search.space.items()}
-                self.validate(merge(study.base, {**point, **values}))
 
     def validate(self, config: Mapping[str, object]) -> Config:
         """The configuration of one trial; keys that are not given have the recipe's defaults."""
@@ -262,6 +255,15 @@ class Recipe(Generic[Config]):
         """What the study's trials take, where the recipe counts it itself."""
         return self._function("costs")(study) if hasattr(self.module, "costs") else None
 
+    @property
+    def checks(self) -> bool:
+        """Whether the recipe has a check of its own."""
+        return hasattr(self.module, "check")
+
+    def check(self, settings: Config) -> None:
+        """Refuse what a trial with this configuration would only find when it runs."""
+        self._function("check")(settings)
+
     def conclude(self, view: StudyView, table: ResultsTable) -> list[Path]:
         """Write what the recipe concludes beyond the law; the paths written."""
         return list(self._function("conclude")(view, table)) if hasattr(self.module, "conclude") else []
@@ -284,6 +286,16 @@ class Recipe(Generic[Config]):
         if not hasattr(self.module, "trial"):
             return FEW_SHOT
         return f"{__name__}:{own_trial.__name__}" if is_file(self.source) else f"{self.module.__name__}:trial"
+
+
+def configs_of(study: Study) -> Iterator[Mapping[str, Any]]:
+    """The configuration of every trial, and those at both ends of every searched range; the latter have no seed."""
+    yield from (trial.config for trial in study.trials())
+    if (search := search_of(study)) is None:
+        return
+    for point, share in itertools.product(searched_points(study, search), (0.0, 1.0)):
+        ends = {name: dimension.at(share) for name, dimension in search.space.items()}
+        yield merge(study.base, {**point, **ends})
 
 
 def own_trial(config: dict[str, Any], run: Run, device: str) -> Mapping[str, Any]:

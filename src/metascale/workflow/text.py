@@ -62,8 +62,15 @@ class TextConfig(FewShotConfig):
     width: Count = 64
 
     @property
-    def fused_attention(self) -> bool:
-        return bool(self.backbone) and self.attention == "sdpa"
+    def first_order_alone(self) -> tuple[str, str] | None:
+        if self.backbone and self.load_in_8bit:
+            return "an 8-bit backbone", "load_in_8bit=false"
+        return ("fused attention", "attention=eager") if self.backbone and self.attention == "sdpa" else None
+
+    def refuse(self, where: str) -> None:
+        if self.load_in_8bit and self.random_weights is not None:
+            raise InputError(f"{where}: load_in_8bit needs real weights; leave random_weights out")
+        super().refuse(where)
 
 
 LORA: Mapping[str, object] = {
