@@ -95,7 +95,7 @@ def our_model(run_folder: Path) -> tuple[Any, Any]:
     from metascale.workflow.evaluate import load_run
     from metascale.workflow.recipe import load_recipe
 
-    config, params = load_run(run_folder)
+    config, _, params = load_run(run_folder)
     recipe = load_recipe("csv")
     parts = recipe.make_parts(recipe.validate(config), 0, "cpu")
     return parts, stack_tasks({name: params[name] for name in parts.model.init(0)}, 1)
@@ -151,7 +151,8 @@ def test_the_card_says_what_the_run_measured_and_leaves_the_licence_open(run_fol
     for said in (
         "starting point",
         "at length 10",
-        "6 meta-test tasks of classes that training never saw, one fixed episode each, after 2 inner steps",
+        "6 meta-test tasks of classes that training never saw, one fixed episode each, after "
+        f"{result['test_inner_steps']} inner steps",
         "AutoModel.from_pretrained('me/tiny-llama')",
         "PeftModel.from_pretrained(base, 'adapters')",
         "| `rank` | 2 |",

@@ -16,12 +16,15 @@ from metascale.meta.baselines import (
     _LinearProbe,
     _logistic_regression,
     _Prototypes,
+    choose_adaptation,
     class_prior,
+    edges,
     fine_tuning,
     linear_probe,
     prototypes,
     zero_shot,
 )
+from metascale.meta.evaluate import adapted_predictor
 from metascale.meta.inner import InnerLoop
 from metascale.models.perceptron import Perceptron
 from metascale.tasks.digits import digits_tasks
@@ -99,8 +102,60 @@ def test_fine_tuning_skips_diverged_rates_and_says_so_when_all_do(arena: Arena) 
     result = fine_tuning(MODEL, params, arena, InnerLoop(), SGD, rates=(1e30, 0.5), steps=(5,))
     assert result.choice["inner_lr"] == 0.5
     assert result.table[0]["validation_loss_nats"] is None
-    with pytest.raises(InputError, match="every candidate of the fine-tuning baseline diverged"):
+    with pytest.raises(InputError, match=r"every candidate diverged .* below \[1e\+30\]"):
         fine_tuning(MODEL, params, arena, InnerLoop(), SGD, rates=(1e30,), steps=(5,))
+
+
+def test_a_rate_that_diverges_late_stands_for_the_steps_before(arena: Arena) -> None:
+    """Plain SGD at rate 1e4 overflows within 30 steps, but not in one."""
+    chosen = choose_adaptation(MODEL, MODEL.init(0), arena, InnerLoop(), SGD, rates=(1e4, 0.1), steps=(1, 30))
+    losses = {(row["inner_lr"], row["inner_steps"]): row["validation_loss_nats"] for row in chosen.table}
+    assert losses[1e4, 30] is None
+    assert losses[1e4, 1] is not None
+    assert (chosen.choice, chosen.inner.steps) == ({"inner_lr": 0.1, "inner_steps": 30}, 30)
+
+
+def test_a_choice_is_the_minimum_of_one_evaluation_a_candidate(arena: Arena) -> None:
+    """One adaptation to the most steps gives what an adaptation to each number of steps gives."""
+    params, rates, steps = MODEL.init(0), (0.03, 0.3), (0, 2, 7)
+    chosen = choose_adaptation(MODEL, params, arena, InnerLoop(), SGD, rates, steps)
+    alone = {}
+    for rate in rates:
+        for k in steps:
+            inner = InnerLoop(SGD(rate), steps=k)
+            alone[rate, k] = arena.run(adapted_predictor(MODEL, inner, params, [k]), "validation").at(k)["loss_nats"]
+    found = {(row["inner_lr"], row["inner_steps"]): row["validation_loss_nats"] for row in chosen.table}
+    assert found == pytest.approx(alone, rel=1e-6)
+    best = min(alone, key=lambda place: alone[place])
+    assert (chosen.choice["inner_lr"], chosen.choice["inner_steps"]) == best
+    assert (chosen.inner.optimizer, chosen.inner.steps) == (SGD(best[0]), best[1])
+    assert "test" not in arena.source.asked  # type: ignore[attr-defined]
+
+
+def test_learnt_rates_are_kept_and_the_steps_alone_chosen(arena: Arena) -> None:
+    inner = InnerLoop(SGD(0.2), learn_rates=True)
+    theta = inner.init(MODEL.init(0))
+    chosen = choose_adaptation(MODEL, theta, arena, inner, SGD, rates=(0.01, 0.1), steps=(0, 5, 20))
+    assert chosen.inner.optimizer == SGD(0.2)
+    assert chosen.inner.learn_rates
+    assert set(chosen.choice) == {"inner_steps"}
+    assert [row["inner_steps"] for row in chosen.table] == [0, 5, 20]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"inner_lr": 0.1, "inner_steps": 5}, ()),
+        ({"inner_lr": 1.0, "inner_steps": 5}, ("largest inner_lr",)),
+        ({"inner_lr": 0.01, "inner_steps": 100}, ("smallest inner_lr", "largest inner_steps")),
+        ({"inner_lr": 0.01, "inner_steps": 0}, ()),  # nothing lies below no steps, where the rate has no meaning
+    ],
+)
+def test_choices_at_an_end_of_their_range_are_named(choice: dict[str, float], expected: tuple[str, ...]) -> None:
+    table = tuple({"inner_lr": rate, "inner_steps": k} for rate in (0.01, 0.1, 1.0) for k in (0, 5, 100))
+    assert edges(choice, table) == expected
+    alone = ({"inner_lr": choice["inner_lr"], "inner_steps": choice["inner_steps"]},)
+    assert edges(choice, alone) == (), "an only candidate is no choice"
 
 
 def test_zero_shot_does_not_see_the_support_set(arena: Arena) -> None:

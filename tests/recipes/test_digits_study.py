@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -105,13 +106,49 @@ def test_a_changed_base_is_refused_naming_the_key(study: Path) -> None:
         launch(changed, study, reporter=Silent())
 
 
+def test_learner_and_fine_tuning_choose_their_adaptation_among_the_same(study: Path) -> None:
+    """TINY tunes steps 1 and 3 at rate 0.1; those of training (5 at 0.1) stand beside them."""
+    rows = results_table(study).rows
+    chosen = [row for row in rows if row["kind"] == "meta" or row["method"] == "fine_tuning"]
+    assert len(chosen) == 7
+    for row in chosen:
+        (run,) = (study / "runs").glob(f"*{row['id'][:8]}*")
+        tried = list(csv.DictReader((run / "tuning.csv").open()))
+        assert [(float(one["inner_lr"]), int(one["inner_steps"])) for one in tried] == [(0.1, 1), (0.1, 3), (0.1, 5)]
+        losses = [float(one["validation_loss_nats"]) for one in tried]
+        steps = int(tried[losses.index(min(losses))]["inner_steps"])
+        assert (row["test_inner_steps"], row["test_inner_lr"], row["test_choice"]) == (steps, 0.1, "validation")
+        assert row["test_choice_edge"] == {1: "smallest inner_steps", 3: None, 5: "largest inner_steps"}[steps]
+    baseline = json.loads((study / "baselines.json").read_text())["fine_tuning"]
+    assert baseline.get("edge") == chosen[-1]["test_choice_edge"]
+    assert "test_choice" not in baseline
+
+
+def test_eval_inner_steps_fixes_the_adaptation_to_the_test(tmp_path: Path) -> None:
+    values = {**TINY, "n_tasks": [2, 4], "eval_inner_steps": 2}
+    launch(plan("digits", values, seeds=[0], place=Place("serial"), baselines=False), tmp_path / "s", reporter=Silent())
+    for row in results_table(tmp_path / "s").rows:
+        assert (row["test_inner_steps"], row["test_inner_lr"], row["test_choice"]) == (2, 0.1, "fixed")
+        assert row["test_choice_edge"] is None
+
+
+def test_the_validation_loss_is_that_of_the_state_that_was_tested(study: Path) -> None:
+    """With equal steps for all, that is the last state, wherever the best one was."""
+    for run in (study / "runs").glob("n_tasks=*"):
+        result = json.loads((run / "result.json").read_text())["result"]
+        last = list(csv.DictReader((run / "eval_stats.csv").open()))[-1]
+        assert result["kept_step"] == int(last["step"]) == 12
+        assert result["validation_loss_nats"] == float(last["validation_loss_nats"])
+
+
 def test_evaluating_a_run_again_gives_its_recorded_loss(study: Path) -> None:
     run = next((study / "runs").glob("n_tasks=8-seed=0-*"))
     recorded = json.loads((run / "result.json").read_text())["result"]
-    result = evaluate_run(run, {})
-    assert result.at(5)["loss_nats"] == pytest.approx(recorded["test_loss_nats"], rel=1e-6)
+    result, steps = evaluate_run(run, {}), recorded["test_inner_steps"]
+    assert result.at(steps)["loss_nats"] == pytest.approx(recorded["test_loss_nats"], rel=1e-6)
     five_shot = evaluate_run(run, {"k_shot": 5})
-    assert five_shot.at(5)["loss_nats"] != pytest.approx(recorded["test_loss_nats"], rel=1e-3)
+    assert five_shot.at(steps)["loss_nats"] != pytest.approx(recorded["test_loss_nats"], rel=1e-3)
+    assert 2 in evaluate_run(run, {"eval_inner_steps": 2}).inner_steps
     with pytest.raises(InputError, match=r"parameter 'head.weight'.*trained otherwise|head"):
         evaluate_run(run, {"n_way": 3})
 

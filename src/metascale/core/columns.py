@@ -5,6 +5,15 @@ from __future__ import annotations
 # Columns of results.csv and of a trial's result.
 TEST_LOSS, TEST_ACCURACY = "test_loss_nats", "test_accuracy"
 VALIDATION_LOSS = "validation_loss_nats"
+"""Of the state that was tested."""
+KEPT_STEP, BEST_STEP = "kept_step", "best_step"
+"""The step of the state that was tested, and the one of the lowest validation loss."""
+TEST_INNER_STEPS, TEST_INNER_LR = "test_inner_steps", "test_inner_lr"
+"""How the model was adapted to the test tasks; no rate where the rates are learnt."""
+TEST_CHOICE, TEST_EDGE = "test_choice", "test_choice_edge"
+"""Whether meta-validation chose that (``"validation"``) or the configuration (``"fixed"``), and which chosen values lie
+at an end of what was tried."""
+ADAPTATION = (TEST_INNER_STEPS, TEST_INNER_LR, TEST_CHOICE, TEST_EDGE)
 N_PARAMS_TOTAL, N_PARAMS_NON_EMBEDDING = "n_params_total", "n_params_non_embedding"
 TRAIN_FLOPS = "train_flops"
 WALL_S = "wall_s"

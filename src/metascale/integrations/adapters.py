@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metascale.core.columns import BASELINES_JSON, COMMAND_JSON, PROVENANCE_JSON, TRAIN_POOL_JSON
+from metascale.core.columns import (
+    BASELINES_JSON,
+    COMMAND_JSON,
+    PROVENANCE_JSON,
+    TEST_INNER_LR,
+    TEST_INNER_STEPS,
+    TRAIN_POOL_JSON,
+)
 from metascale.core.errors import CorruptFile, InputError, MetascaleError
 from metascale.core.files import read_json, sha256_of, write_atomic
 from metascale.core.optional import require
@@ -51,8 +58,13 @@ class AdapterRun:
     @property
     def test_steps(self) -> int:
         """Inner steps that the test results were measured after."""
-        steps = self.config.get("eval_inner_steps")
-        return int(self.config["inner_steps"] if steps is None else steps)
+        return int(self.result[TEST_INNER_STEPS])
+
+    @property
+    def test_rate(self) -> float:
+        """The inner rate of those steps; learnt rates multiply it."""
+        rate = self.result[TEST_INNER_LR]
+        return float(self.config["inner_lr"] if rate is None else rate)
 
     @property
     def has_head(self) -> bool:

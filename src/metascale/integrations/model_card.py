@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from metascale.core.canonical import canonical_json
-from metascale.core.columns import TEST_LOSS
+from metascale.core.columns import BEST_STEP, KEPT_STEP, TEST_LOSS
 from metascale.laws.contrasts import bootstrap_mean
 from metascale.report.words import decimals, number, percent
 
@@ -53,7 +53,7 @@ def _what(run: AdapterRun, base: str) -> str:
     config = run.config
     said = [
         f"LoRA adapters of rank {config['rank']} for `{base}`, meta-learnt by {config['method']}: a **starting point** "
-        f"from which {run.test_steps} steps of {config['inner_optimizer']} at rate {config['inner_lr']:g}, on a few "
+        f"from which {run.test_steps} steps of {config['inner_optimizer']} at rate {run.test_rate:g}, on a few "
         "labelled examples of a new task, make a classifier. They are not a finished classifier."
     ]
     if run.has_head:
@@ -124,7 +124,7 @@ def _results(run: AdapterRun) -> str:
 
 def _training(run: AdapterRun) -> str:
     facts = [(key, run.config[key]) for key in _METHOD if run.config.get(key) not in (None, [], ())]
-    recorded = ("steps", "best_step", "training", "validation_loss_nats", "n_params_trainable", "train_flops")
+    recorded = ("steps", KEPT_STEP, BEST_STEP, "training", "validation_loss_nats", "n_params_trainable", "train_flops")
     facts += [(f"result: {key}", run.result[key]) for key in recorded if run.result.get(key) is not None]
     names = {"data": "data", "source": "source", "licence of the data": "licence", "citation": "citation"}
     data = [f"- **{words}**: {run.data[key]}" for words, key in names.items() if run.data.get(key)]

@@ -1,14 +1,15 @@
 """Baselines for every meta-learner: zero-shot, class prior, tuned fine-tuning, prototypes and a linear probe.
 
 Each is a `Predictor` for the one evaluator, so all see the same fixed episodes. Free numbers (a rate, a number of
-steps, a temperature) are tuned on the meta-validation tasks, never on the test tasks.
+steps, a temperature) are tuned on the meta-validation tasks, never on the test tasks; a meta-learner's inner rate and
+steps at test time by the same function as fine-tuning's (`choose_adaptation`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,6 +48,10 @@ class Arena:
         )
 
 
+Candidates: TypeAlias = tuple[Mapping[str, float | None], ...]
+"""Every candidate of a choice with its validation loss (nats); a diverged candidate has ``None``."""
+
+
 @dataclass(frozen=True)
 class Baseline:
     """A baseline tuned on meta-validation.
@@ -54,19 +59,100 @@ class Baseline:
     Args:
         choice: the chosen values, by name.
         inner_steps: the column of ``test`` that the choice names.
-        table: every candidate with its validation loss (nats); a diverged candidate has ``None``.
         test: the evaluation on the test tasks.
     """
 
     choice: Mapping[str, float]
     inner_steps: int
-    table: tuple[Mapping[str, float | None], ...]
+    table: Candidates
     test: Evaluation
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        return edges(self.choice, self.table)
 
 
 def zero_shot(model: Model, params: Params, arena: Arena) -> Baseline:
     """The unadapted model on the query set."""
     return Baseline({}, 0, (), arena.run(adapted_predictor(model, InnerLoop(steps=0), params, [0]), "test"))
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How to adapt to a test task, chosen on meta-validation.
+
+    Args:
+        inner: the inner loop of the chosen rate and number of steps.
+        choice: ``inner_steps``, and ``inner_lr`` unless the rates are learnt.
+    """
+
+    inner: InnerLoop
+    choice: Mapping[str, float]
+    table: Candidates
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        return edges(self.choice, self.table)
+
+
+def choose_adaptation(
+    model: Model,
+    params: Params,
+    arena: Arena,
+    inner: InnerLoop,
+    optimizer: Callable[[float], Optimizer],
+    rates: Sequence[float],
+    steps: Sequence[int],
+) -> Adaptation:
+    """The rate and number of inner steps of the lowest meta-validation loss, for parameters meta-learnt or not.
+
+    One adaptation a rate, to the most steps, measures every number of steps; where it diverges, fewer of them. Learnt
+    rates (Meta-SGD) stay as they are, and the steps alone are chosen.
+
+    Args:
+        optimizer: the inner optimiser of a given rate.
+
+    Raises:
+        InputError: every candidate diverges.
+    """
+    loops: dict[float | None, InnerLoop] = {rate: replace(inner, optimizer=optimizer(rate)) for rate in rates}
+    if inner.learn_rates:
+        loops = {None: inner}
+    table = tuple(row for rate, loop in loops.items() for row in _adaptations(model, params, arena, loop, rate, steps))
+    best = _best(table)
+    chosen = replace(loops[best.get("inner_lr")], steps=int(best["inner_steps"]))
+    return Adaptation(chosen, {name: best[name] for name in ("inner_lr", "inner_steps") if name in best}, table)
+
+
+def _adaptations(
+    model: Model, params: Params, arena: Arena, inner: InnerLoop, rate: float | None, steps: Sequence[int]
+) -> list[Mapping[str, float | None]]:
+    """The candidates of one rate."""
+    wanted = sorted(set(steps))
+    losses: dict[float, float] = {}
+    for count in range(len(wanted), 0, -1):
+        try:
+            curve = arena.run(adapted_predictor(model, inner, params, wanted[:count]), "validation").curve()
+        except Diverged:
+            continue
+        losses = {row["inner_steps"]: row["loss_nats"] for row in curve}
+        break
+    return [{"inner_lr": rate, "inner_steps": k, "validation_loss_nats": losses.get(k)} for k in wanted]
+
+
+def edges(choice: Mapping[str, float], table: Candidates) -> tuple[str, ...]:
+    """Which chosen values lie at an end of what was tried, so that others beyond might do better.
+
+    ``("largest inner_steps", "smallest inner_lr")``; an end at 0 is none, since nothing lies beyond it, and without
+    inner steps the rate has no meaning.
+    """
+    found = []
+    for name, value in choice.items():
+        tried = {row[name] for row in table if name in row} - {None}
+        if len(tried) > 1 and not (name == "inner_lr" and choice.get("inner_steps") == 0):
+            found += [f"largest {name}"] if value == max(tried) else []
+            found += [f"smallest {name}"] if value == min(tried) and value > 0 else []
+    return tuple(found)
 
 
 def fine_tuning(
@@ -78,33 +164,15 @@ def fine_tuning(
     rates: Sequence[float],
     steps: Sequence[int],
 ) -> Baseline:
-    """Adapt every task from ``params`` without any meta-learning; rate and number of steps tuned on meta-validation.
+    """Adapt every task from ``params`` without any meta-learning; rate and steps by `choose_adaptation`.
 
-    Args:
-        optimizer: the inner optimiser of a given rate.
-        rates: candidates.
-        steps: candidates, all measured in one adaptation to the largest; the test curve has every one of them.
-
-    Raises:
-        InputError: every candidate rate diverges.
+    The test curve has every candidate number of steps up to the chosen one.
     """
-    table: list[Mapping[str, float | None]] = []
-    for rate in rates:
-        candidate = replace(inner, optimizer=optimizer(rate), steps=max(steps), learn_rates=False)
-        try:
-            result = arena.run(adapted_predictor(model, candidate, params, steps), "validation")
-        except Diverged:
-            table += [{"inner_lr": rate, "inner_steps": k, "validation_loss_nats": None} for k in sorted(set(steps))]
-            continue
-        table += [
-            {"inner_lr": rate, "inner_steps": row["inner_steps"], "validation_loss_nats": row["loss_nats"]}
-            for row in result.curve()
-        ]
-    best = _best(table, "fine-tuning")
-    rate, k = best["inner_lr"], int(best["inner_steps"])
-    chosen = replace(inner, optimizer=optimizer(rate), steps=k, learn_rates=False)
-    test = arena.run(adapted_predictor(model, chosen, params, [each for each in steps if each <= k]), "test")
-    return Baseline({"inner_lr": rate, "inner_steps": k}, k, tuple(table), test)
+    inner = replace(inner, learn_rates=False)
+    chosen = choose_adaptation(model, params, arena, inner, optimizer, rates, steps)
+    k = chosen.inner.steps
+    test = arena.run(adapted_predictor(model, chosen.inner, params, [each for each in steps if each <= k]), "test")
+    return Baseline(chosen.choice, k, chosen.table, test)
 
 
 def prototypes(model: Model, params: Params, arena: Arena, scales: Sequence[float] = (1, 3, 10, 30, 100)) -> Baseline:
@@ -112,7 +180,7 @@ def prototypes(model: Model, params: Params, arena: Arena, scales: Sequence[floa
 
     Logits are −s·‖f − mean‖²; the scale s does not move the accuracy, only the loss, and is tuned on meta-validation.
     """
-    return _tuned(arena, "prototypes", "scale", scales, lambda scale: _Prototypes(model, params, scale))
+    return _tuned(arena, "scale", scales, lambda scale: _Prototypes(model, params, scale))
 
 
 @dataclass(frozen=True)
@@ -134,7 +202,7 @@ def linear_probe(
     model: Model, params: Params, arena: Arena, ridges: Sequence[float] = (0.001, 0.01, 0.1, 1.0), steps: int = 300
 ) -> Baseline:
     """Logistic regression on the frozen model's unit-length features; the ridge is tuned on meta-validation."""
-    return _tuned(arena, "linear probe", "ridge", ridges, lambda ridge: _LinearProbe(model, params, ridge, steps))
+    return _tuned(arena, "ridge", ridges, lambda ridge: _LinearProbe(model, params, ridge, steps))
 
 
 @dataclass(frozen=True)
@@ -201,27 +269,23 @@ def _normalised(counts: np.ndarray) -> np.ndarray:
     return normalised
 
 
-def _tuned(
-    arena: Arena, name: str, field: str, values: Sequence[float], predictor: Callable[[float], Predictor]
-) -> Baseline:
+def _tuned(arena: Arena, field: str, values: Sequence[float], predictor: Callable[[float], Predictor]) -> Baseline:
     """The baseline whose one free number is the candidate of the lowest meta-validation loss."""
 
     def loss(value: float) -> float:
         return arena.run(predictor(value), "validation").at(0)["loss_nats"]
 
     table = tuple({field: value, "validation_loss_nats": loss(value)} for value in values)
-    best = _best(table, name)[field]
+    best = _best(table)[field]
     return Baseline({field: best}, 0, table, arena.run(predictor(best), "test"))
 
 
-def _best(table: Sequence[Mapping[str, float | None]], name: str) -> dict[str, float]:
-    finite = [
-        {key: value for key, value in row.items() if value is not None}
-        for row in table
-        if row["validation_loss_nats"] is not None
-    ]
+def _best(table: Candidates) -> dict[str, float]:
+    known = [{name: value for name, value in row.items() if value is not None} for row in table]
+    finite = [row for row in known if "validation_loss_nats" in row]
     if not finite:
-        raise InputError(f"every candidate of the {name} baseline diverged; give it lower rates than {list(table)}")
+        rates = sorted({row["inner_lr"] for row in known if "inner_lr" in row})
+        raise InputError(f"every candidate diverged on the meta-validation tasks; give inner rates below {rates}")
     return min(finite, key=lambda row: row["validation_loss_nats"])
 
 

@@ -70,7 +70,11 @@ RECIPE = Recipe(
             {"n_tasks": None},
             axes={"n_train_classes": [5, 8, 12, 16, 20, 24]},
         ),
-        "smoke": Profile("seconds: to see that everything works", {"max_steps": 20}, axes={"n_tasks": [2, 5, 10, 20]}),
+        "smoke": Profile(
+            "seconds: to see that everything works",
+            {"max_steps": 20, "tune_steps": [0, 1, 3, 5, 10, 20]},
+            axes={"n_tasks": [2, 5, 10, 20]},
+        ),
     },
     packages=("torch", "safetensors", "sklearn"),
 )

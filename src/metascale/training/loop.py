@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
+from metascale.core.columns import BEST_STEP, KEPT_STEP, VALIDATION_LOSS
 from metascale.core.errors import CorruptFile, Diverged, InputError
 from metascale.core.run import Checkpoint, Run
 from metascale.core.types import Params
@@ -81,18 +82,26 @@ class Progress:
     validated_step: int = -1
     best_step: int = -1
     best_loss_nats: float = math.inf
+    last_loss_nats: float = math.inf
     stale: int = 0
     stopped: bool = False
 
 
 @dataclass(frozen=True)
 class TrainResult(Generic[State]):
-    """The selected state; ``status`` is ``"converged"`` when patience ran out, ``"max_steps"`` otherwise."""
+    """The selected state: that of ``kept_step``, with its validation loss.
+
+    Args:
+        steps: trained in all.
+        best_step: where the validation loss was lowest; ``kept_step`` unless the last state was to be kept.
+        status: ``"converged"`` when patience ran out, ``"max_steps"`` otherwise.
+    """
 
     state: State
     steps: int
+    kept_step: int
+    validation_loss_nats: float
     best_step: int
-    best_validation_loss_nats: float
     status: str
     pruned_at_step: int | None = None
 
@@ -100,8 +109,9 @@ class TrainResult(Generic[State]):
         """Columns of a trial's results."""
         pruned = {} if self.pruned_at_step is None else {"pruned_at_step": self.pruned_at_step}
         return {
-            "validation_loss_nats": self.best_validation_loss_nats,
-            "best_step": self.best_step,
+            VALIDATION_LOSS: self.validation_loss_nats,
+            KEPT_STEP: self.kept_step,
+            BEST_STEP: self.best_step,
             "steps": self.steps,
             "training": self.status,
             **pruned,
@@ -135,9 +145,12 @@ def train(process: Trainable[State], schedule: Schedule, run: Run) -> TrainResul
         if scheduled or run.stop_asked():
             _save(process, run, state, best, progress, scheduled)
         run.progress(progress.step, schedule.max_steps)
-    final = process.unpack(best, progress.best_step) if schedule.restore_best else state
+    final, kept, loss = state, progress.step, progress.last_loss_nats
+    if schedule.restore_best:
+        kept, loss = progress.best_step, progress.best_loss_nats
+        final = process.unpack(best, kept)
     status = "converged" if progress.stopped else "max_steps"
-    return TrainResult(final, progress.step, progress.best_step, progress.best_loss_nats, status)
+    return TrainResult(final, progress.step, kept, loss, progress.best_step, status)
 
 
 def train_or_prune(
@@ -169,7 +182,7 @@ def _validate(
         last = None if math.isinf(progress.best_loss_nats) else progress.best_loss_nats
         raise Diverged(f"validation loss is {loss} at step {progress.step}", step=progress.step, last_finite=last)
     run.append("eval_stats", {"step": progress.step, **row})
-    progress = replace(progress, validated_step=progress.step)
+    progress = replace(progress, validated_step=progress.step, last_loss_nats=loss)
     if loss < progress.best_loss_nats - schedule.min_delta:
         return process.pack(state), replace(progress, best_step=progress.step, best_loss_nats=loss, stale=0)
     stale = progress.stale + 1

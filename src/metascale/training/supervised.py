@@ -178,7 +178,5 @@ def train_and_test(process: SupervisedTraining, schedule: Schedule, run: Run) ->
     trained = train(process, schedule, run)
     validation = process.evaluate(trained.state.params, "validation")
     test = process.evaluate(trained.state.params, "test")
-    run.write(
-        "test.json", {"step": trained.best_step if schedule.restore_best else trained.steps, **validation, **test}
-    )
+    run.write("test.json", {"step": trained.kept_step, **validation, **test})
     return SupervisedResult(trained, validation, test)

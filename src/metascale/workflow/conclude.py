@@ -10,10 +10,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from metascale.core.columns import (
+    ADAPTATION,
     BASELINES_JSON,
     COMPARED_KINDS,
     MAIN_KINDS,
     META,
+    TEST_EDGE,
+    TEST_INNER_LR,
+    TEST_INNER_STEPS,
     TEST_POOL_JSON,
     TRAIN_POOL_JSON,
     TUNING_JSON,
@@ -93,6 +97,12 @@ def shared_pools(described: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in described.items() if key not in own}, "pools": pools}
 
 
+_CHOSEN = {
+    "inner_lr": TEST_INNER_LR, "scale": "scale", "ridge": "ridge", "inner_steps": TEST_INNER_STEPS, "edge": TEST_EDGE
+}  # fmt: skip
+"""What tuning chose for a baseline: names in baselines.json, and columns."""
+
+
 def baseline_results(table: ResultsTable, crossed: Sequence[str] = ()) -> dict[str, Any]:
     """Finished baselines and controls: test loss and accuracy (means over seeds), and what tuning chose.
 
@@ -110,11 +120,10 @@ def baseline_results(table: ResultsTable, crossed: Sequence[str] = ()) -> dict[s
     found: dict[str, Any] = {}
     for method, rows in by_method.items():
         last = rows[-1]
-        kept = {name: last[name] for name in ("inner_lr", "scale", "ridge") if last.get(name) is not None}
-        tests = {name: _mean([row[name] for row in rows]) for name in last if name.startswith("test_")}
+        kept = {name: last[column] for name, column in _CHOSEN.items() if last.get(column) is not None}
+        measured = [name for name in last if name.startswith("test_") and name not in ADAPTATION]
+        tests = {name: _mean([row[name] for row in rows]) for name in measured}
         kept |= {name: value for name, value in tests.items() if value is not None}
-        if last.get("tuned_inner_steps") is not None:
-            kept["inner_steps"] = last["tuned_inner_steps"]
         found[method] = {**kept, "kind": last["kind"]}
     return found
 

@@ -109,9 +109,11 @@ class FewShotConfig(TrialConfig):
         visits_per_task: visits of each training task under ``budget="visits"``.
         budget_flops: floating-point operations of meta-training under ``budget="compute"``.
         eval_every, patience, min_delta: validation and early stopping.
-        eval_inner_steps: inner steps at validation and test; none means ``inner_steps``.
+        eval_inner_steps: inner steps at validation and test, at the rate of training; none means that validation takes
+            ``inner_steps``, and the test what meta-validation chooses.
         adaptation_curve: numbers of inner steps K of the adaptation-step curve, on ``n_curve_tasks`` test tasks.
-        tune_rates, tune_steps: what the fine-tuning baseline chooses from on meta-validation.
+        tune_rates, tune_steps: inner rates and numbers of inner steps, beside those of training, among which the
+            meta-learner and the fine-tuning baseline choose on meta-validation how they adapt to the test tasks.
         train_threads: threads, or processes where the model says so, that share the tasks of a meta-batch inside one
             trial.
         memory_budget: bytes that an outer step's tensors may take (``"8GiB"``): lowers tasks in one call, workers, then
@@ -160,15 +162,25 @@ class FewShotConfig(TrialConfig):
     adaptation_curve: tuple[NonNegative, ...] = (0, 1, 3, 5, 10, 20)
     n_curve_tasks: Count = 50
     tune_rates: tuple[Rate, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    tune_steps: tuple[NonNegative, ...] = (1, 3, 5, 10, 20)
+    tune_steps: tuple[NonNegative, ...] = (0, 1, 3, 5, 10, 20, 50, 100)
     train_threads: Count = 1
     memory_budget: str | int | None = None
     measure_memory: bool = False
 
     @property
-    def test_steps(self) -> int:
-        """Inner steps at validation and test."""
+    def validation_steps(self) -> int:
+        """Inner steps at the validations during training."""
         return self.inner_steps if self.eval_inner_steps is None else self.eval_inner_steps
+
+    @property
+    def rate_choices(self) -> tuple[float, ...]:
+        """Inner rates that meta-validation chooses from for the test."""
+        return tuple(sorted({*self.tune_rates, self.inner_lr}))
+
+    @property
+    def step_choices(self) -> tuple[int, ...]:
+        """Numbers of inner steps that meta-validation chooses from for the test."""
+        return tuple(sorted({*self.tune_steps, self.inner_steps, self.validation_steps}))
 
     @property
     def estimator(self) -> tuple[str, Curvature]:

@@ -109,8 +109,11 @@ def estimate_costs(recipe: Recipe[TrialConfig], study: Study, workers: int, devi
         steps = _steps(each, cost)
         n_validations = VALIDATIONS if each.budget == "compute" else steps // each.eval_every
         n_evaluated = (1 + n_validations) * each.n_validation_tasks + each.n_test_tasks
-        n_curve = each.n_curve_tasks * max(each.adaptation_curve, default=0) / max(1, each.test_steps)
-        train_s += steps * (cost.step_s or 0.0) + (n_evaluated + n_curve) * cost.adapt_s
+        n_curve = each.n_curve_tasks * max(each.adaptation_curve, default=0)
+        n_rates = 1 if each.learn_rates else len(each.rate_choices)
+        n_chosen = n_rates * each.n_validation_tasks * max(each.step_choices) if each.eval_inner_steps is None else 0
+        train_s += steps * (cost.step_s or 0.0)
+        train_s += (n_evaluated + (n_curve + n_chosen) / max(1, each.validation_steps)) * cost.adapt_s
         train_flops += steps * cost.step_flops
         records += RECORD_BYTES * (each.outer_steps // each.eval_every * 11)
     # A search's trials are trained as long as the first one, on one seed, unless they are pruned.
@@ -190,7 +193,7 @@ def _measure(config: FewShotConfig, parts: Parts, seed: int, device: str) -> _Co
         step_flops = count_flops(lambda: learner.gradient(model, theta, one, None)) * config.meta_batch
         state = learner.init(model, seed, device)
         step_s = _seconds(lambda: learner.step(model, state, episode))
-        adapt_s = _seconds(lambda: learner.adapt(model, params, one.support, config.test_steps))
+        adapt_s = _seconds(lambda: learner.adapt(model, params, one.support, config.validation_steps))
         adapt_s *= _stacking_gain(parts, device)
     finally:
         torch.set_num_threads(outside)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from metascale.core.columns import TEST_INNER_LR, TEST_INNER_STEPS
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, sha256_of
 from metascale.core.types import Params
@@ -19,6 +20,9 @@ from metascale.workflow.recipe import stored_recipe
 def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: str = "cpu") -> Evaluation:
     """The meta-learnt parameters of a run on the test tasks, with some of its configuration replaced.
 
+    They adapt by the steps and the rate that the run was tested with, unless ``eval_inner_steps`` or ``inner_lr`` are
+    among the replacements.
+
     Args:
         folder: a run's folder inside a study (``STUDY/runs/NAME``).
         overrides: for instance ``{"k_shot": 5}``; what shaped the parameters (the ways of a learnt head) must stay.
@@ -28,9 +32,11 @@ def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: st
         CorruptFile: the weights are not those that the run recorded.
     """
     folder = Path(folder)
-    config, params = load_run(folder)
+    config, result, params = load_run(folder)
     recipe = stored_recipe(config["recipe"], f"the run in {folder}")
-    settings = few_shot(recipe, merge(config, overrides))
+    tested = {"eval_inner_steps": result[TEST_INNER_STEPS], "inner_lr": result[TEST_INNER_LR]}
+    as_tested = {key: value for key, value in tested.items() if value is not None}
+    settings = few_shot(recipe, merge(config, {**as_tested, **overrides}))
     parts = recipe.make_parts(settings, config["seed"], device)
     expected = make_inner(settings).init(parts.model.init(config["seed"]))
     for name, value in expected.items():
@@ -39,18 +45,18 @@ def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: st
                 f"{folder}: the parameter '{name}' of the run does not fit these values; it was trained otherwise"
             )
     theta = {name: params[name].to(device) for name in expected}
-    steps = sorted({0, settings.test_steps, *settings.adaptation_curve})
+    steps = sorted({0, settings.validation_steps, *settings.adaptation_curve})
     return evaluate_on_test(settings, parts, make_inner(settings), theta, steps, settings.n_test_tasks, device)
 
 
-def load_run(folder: Path) -> tuple[dict[str, Any], Params]:
-    """A finished run's configuration and meta-learnt parameters, checked against the digest in its result."""
+def load_run(folder: Path) -> tuple[dict[str, Any], Mapping[str, Any], Params]:
+    """A finished run's configuration, result and meta-learnt parameters; the result has their digest."""
     for name in ("config.json", "result.json", WEIGHTS):
         if not (folder / name).exists():
             raise InputError(f"{folder} has no {name}: it is not a finished, meta-trained run (STUDY/runs/NAME)")
     config, result = read_json(folder / "config.json"), read_json(folder / "result.json")
     data = (folder / WEIGHTS).read_bytes()
-    recorded = result.get("result", result).get("theta_sha256")
-    if recorded != sha256_of(data):
+    result = result.get("result", result)
+    if result.get("theta_sha256") != sha256_of(data):
         raise CorruptFile(f"{folder / WEIGHTS} is not what the run recorded (its SHA-256 differs)")
-    return config, from_bytes(data)
+    return config, result, from_bytes(data)

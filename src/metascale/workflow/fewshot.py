@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metascale.core.columns import TRAIN_POOL_JSON
+from metascale.core.columns import TEST_CHOICE, TEST_EDGE, TEST_INNER_LR, TEST_INNER_STEPS, TRAIN_POOL_JSON
 from metascale.core.errors import InputError
 from metascale.core.files import sha256_of
 from metascale.core.run import Run
@@ -18,9 +18,11 @@ from metascale.core.units import parse_bytes
 from metascale.hypergrad.curvature import Exact
 from metascale.hypergrad.linear import CG, Identity
 from metascale.meta.baselines import (
+    Adaptation,
     Arena,
     Baseline,
     ClassPlans,
+    choose_adaptation,
     class_prior,
     fine_tuning,
     linear_probe,
@@ -167,7 +169,7 @@ def _meta(settings: FewShotConfig, parts: Parts, config: Mapping[str, Any], run:
         meta_batch=settings.meta_batch,
         seed=seed,
         n_validation=settings.n_validation_tasks,
-        eval_steps=settings.test_steps,
+        eval_steps=settings.validation_steps,
         eval_batch=parts.eval_batch,
         device=device,
         execution=learner.execution,
@@ -183,18 +185,46 @@ def _meta(settings: FewShotConfig, parts: Parts, config: Mapping[str, Any], run:
     if parts.save_adapters is not None:
         parts.save_adapters(params, run)
     began = time.perf_counter()
-    inner = learner.gradient.inner
-    n_tasks = settings.n_test_tasks
-    test = evaluate_on_test(settings, parts, inner, params, [settings.test_steps], n_tasks, device)
+    adaptation = adaptation_at_test(settings, parts, learner.gradient.inner, params, device)
+    inner, n_tasks = adaptation.inner, settings.n_test_tasks
+    test = evaluate_on_test(settings, parts, inner, params, [inner.steps], n_tasks, device)
     n_curve = min(settings.n_curve_tasks, n_tasks)
     curve = evaluate_on_test(settings, parts, inner, params, settings.adaptation_curve, n_curve, device)
     run.measure({"step": result.steps, "test_wall_s": time.perf_counter() - began})
     return {
-        **_record_test(run, test, settings.test_steps, curve, result.steps),
+        **_record_test(run, adaptation, test, inner.steps, curve, result.steps),
         **trained,
         "n_params_trainable": n_elements(params),
         "theta_sha256": sha256_of(weights),
     }
+
+
+def adaptation_at_test(
+    settings: FewShotConfig, parts: Parts, inner: InnerLoop, params: Params, device: str
+) -> Adaptation:
+    """How meta-learnt parameters adapt to the test tasks.
+
+    Chosen on meta-validation as the fine-tuning baseline's adaptation is, among the same candidates, unless
+    ``eval_inner_steps`` fixes it. (Validations during training, which early stopping follows, take the inner steps and
+    the rate of training.)
+    """
+    if settings.eval_inner_steps is not None:
+        fixed = dataclasses.replace(inner, steps=settings.eval_inner_steps)
+        rate = {} if settings.learn_rates else {"inner_lr": settings.inner_lr}
+        return Adaptation(fixed, {**rate, "inner_steps": fixed.steps}, ())
+    arena = make_arena(settings, parts, device)
+    return choose_adaptation(parts.model, params, arena, inner, *_candidates(settings))
+
+
+def _candidates(settings: FewShotConfig) -> tuple[Callable[[float], Optimizer], Sequence[float], Sequence[int]]:
+    return lambda lr: inner_optimizer(settings, lr), settings.rate_choices, settings.step_choices
+
+
+def make_arena(settings: FewShotConfig, parts: Parts, device: str) -> Arena:
+    """Where adaptation and baselines are chosen and tested."""
+    execution = Execution.best_for(parts.model, device, settings.train_threads, parts.eval_batch)
+    n_tasks = (settings.n_validation_tasks, settings.n_test_tasks)
+    return Arena(parts.source, *n_tasks, parts.eval_batch, execution, device)
 
 
 def evaluate_on_test(
@@ -221,34 +251,19 @@ def evaluate_on_test(
 def _baseline(settings: FewShotConfig, parts: Parts, seed: int, run: Run, device: str) -> dict[str, Any]:
     model, source = parts.model, parts.source
     params = to(model.init(seed), device)
-    arena = Arena(
-        source,
-        settings.n_validation_tasks,
-        settings.n_test_tasks,
-        parts.eval_batch,
-        Execution.best_for(model, device, settings.train_threads, parts.eval_batch),
-        device,
-    )
-
-    def optimizer(lr: float) -> Optimizer:
-        return inner_optimizer(settings, lr)
-
+    arena = make_arena(settings, parts, device)
     methods: dict[str, Callable[[], Baseline]] = {
         "zero_shot": lambda: zero_shot(model, params, arena),
         "class_prior": lambda: class_prior(_with_classes(source), arena),
         "prototypes": lambda: prototypes(model, params, arena),
         "linear_probe": lambda: linear_probe(model, params, arena),
-        "fine_tuning": lambda: fine_tuning(
-            model, params, arena, make_inner(settings), optimizer, settings.tune_rates, settings.tune_steps
-        ),
+        "fine_tuning": lambda: fine_tuning(model, params, arena, make_inner(settings), *_candidates(settings)),
     }
     found = methods[settings.method]()
     curve = found.test if len(found.test.inner_steps) > 1 else None
-    row = _record_test(run, found.test, found.inner_steps, curve, 0)
-    for number, tried in enumerate(found.table):
-        run.append("tuning", {"step": number, **tried})
-    tuned = {name: value for name, value in found.choice.items() if name != "inner_steps"}
-    return {**row, "tuned_inner_steps": found.inner_steps, **tuned, "steps": 0}
+    row = _record_test(run, found, found.test, found.inner_steps, curve, 0)
+    tuned = {name: value for name, value in found.choice.items() if name not in ("inner_steps", "inner_lr")}
+    return {**row, **tuned, "steps": 0}
 
 
 def _with_classes(source: TaskSource) -> ClassPlans:
@@ -257,14 +272,24 @@ def _with_classes(source: TaskSource) -> ClassPlans:
     return source
 
 
-def _record_test(run: Run, test: Evaluation, inner_steps: int, curve: Evaluation | None, step: int) -> dict[str, float]:
-    """Keep the test and its adaptation curve task by task; the columns of the results that it gives."""
+def _record_test(
+    run: Run, chosen: Adaptation | Baseline, test: Evaluation, inner_steps: int, curve: Evaluation | None, step: int
+) -> dict[str, Any]:
+    """Keep the choice, the test and its adaptation curve; the columns of the results that they give."""
+    for candidate in chosen.table:
+        run.append("tuning", {"step": step, **candidate})
     for task in test.tasks(inner_steps):
         run.append("test_tasks", {"step": step, **task})
     if curve is not None:
         for point in curve.curve():
             run.append("adaptation", {"step": step, "n_tasks_tested": len(curve.task_ids), **point})
-    return {f"test_{name}": value for name, value in test.at(inner_steps).items()}
+    return {
+        **{f"test_{name}": value for name, value in test.at(inner_steps).items()},
+        TEST_INNER_STEPS: inner_steps,
+        TEST_INNER_LR: chosen.choice.get("inner_lr"),
+        TEST_CHOICE: "validation" if chosen.table else "fixed",
+        TEST_EDGE: ", ".join(chosen.edges) or None,
+    }
 
 
 def step_cost(

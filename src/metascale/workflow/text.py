@@ -80,6 +80,7 @@ LORA: Mapping[str, object] = {
     "inner_weight_decay": 0.01,
     "inner_clip": 1.0,
     "tune_rates": (3e-4, 1e-3, 3e-3, 1e-2),
+    "tune_steps": (0, 1, 3, 5, 10, 20),
 }
 """Defaults of the recipes that adapt a language model."""
 
