@@ -113,7 +113,7 @@ def test_learner_and_fine_tuning_choose_their_adaptation_among_the_same(study: P
     assert len(chosen) == 7
     for row in chosen:
         (run,) = (study / "runs").glob(f"*{row['id'][:8]}*")
-        tried = list(csv.DictReader((run / "tuning.csv").open()))
+        tried = list(csv.DictReader((run / "tuning.csv").read_text().splitlines()))
         assert [(float(one["inner_lr"]), int(one["inner_steps"])) for one in tried] == [(0.1, 1), (0.1, 3), (0.1, 5)]
         losses = [float(one["validation_loss_nats"]) for one in tried]
         steps = int(tried[losses.index(min(losses))]["inner_steps"])
@@ -136,7 +136,7 @@ def test_the_validation_loss_is_that_of_the_state_that_was_tested(study: Path) -
     """With equal steps for all, that is the last state, wherever the best one was."""
     for run in (study / "runs").glob("n_tasks=*"):
         result = json.loads((run / "result.json").read_text())["result"]
-        last = list(csv.DictReader((run / "eval_stats.csv").open()))[-1]
+        last = list(csv.DictReader((run / "eval_stats.csv").read_text().splitlines()))[-1]
         assert result["kept_step"] == int(last["step"]) == 12
         assert result["validation_loss_nats"] == float(last["validation_loss_nats"])
 

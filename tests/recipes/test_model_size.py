@@ -135,7 +135,7 @@ def test_training_ends_early_where_nothing_improves() -> None:
 def test_a_trial_of_a_search_never_sees_the_test_text() -> None:
     run = MemoryRun()
     row = run_trial(run, kind="tuning")
-    assert set(row) == {"validation_loss_nats", "best_step", "steps", "training"}
+    assert set(row) == {"validation_loss_nats", "kept_step", "best_step", "steps", "training"}
     assert "test.json" not in run.files
     ended = run_trial(MemoryRun(), kind="tuning", prune_above=[[3, 0.1]])
     assert ended["pruned_at_step"] == ended["steps"] == 3

@@ -112,7 +112,7 @@ def test_learning_curves_hold_every_run_and_its_kept_step(study_folder: Path) ->
     table = learning_curves_data(study_folder)
     finished = [curve for curve in table.curves if curve.finished]
     assert len(finished) == len(SCALES) * len(SEEDS)
-    assert all(curve.best_step in curve.steps for curve in finished)
+    assert all(curve.kept_step in curve.steps for curve in finished)
     (diverged,) = [curve for curve in table.curves if not curve.finished]
     assert diverged.values == (1.62, 1.745, 1.87)
 

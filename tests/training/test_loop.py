@@ -51,9 +51,11 @@ def test_restores_the_best_state_not_the_last() -> None:
     run = MemoryRun()
     result = train(walk, Schedule(max_steps=8, eval_every=2), run)
     assert (result.best_step, result.steps, result.status) == (4, 8, "max_steps")
+    assert (result.kept_step, result.validation_loss_nats) == (4, 1.0)
     assert float(result.state[1]) == run.rows("train_stats")[3]["value"]
     last = train(walk, Schedule(max_steps=8, eval_every=2, restore_best=False), MemoryRun())
     assert float(last.state[1]) == run.rows("train_stats")[-1]["value"]
+    assert (last.best_step, last.kept_step, last.validation_loss_nats) == (4, 8, 4.0)
 
 
 def test_patience_counts_validations_without_an_improvement_above_min_delta() -> None:

@@ -11,7 +11,9 @@ from typing import Any, TypeAlias
 from metascale.core.canonical import canonical_json
 from metascale.core.columns import (
     BASELINES_JSON,
+    BEST_STEP,
     COMMAND_JSON,
+    KEPT_STEP,
     MAIN_KINDS,
     TEST_LOSS,
     TEST_POOL_JSON,
@@ -84,6 +86,12 @@ class RunRow:
     def number(self, column: str) -> float | None:
         """The cell as a finite number, or ``None`` when it is empty, absent, no number or not finite."""
         return finite(self.cells.get(column))
+
+    @property
+    def kept_step(self) -> float | None:
+        """The step of the state that was tested: the best one, where the run does not say."""
+        kept = self.number(KEPT_STEP)
+        return self.number(BEST_STEP) if kept is None else kept
 
     def text(self, column: str) -> str:
         """The cell as results.csv shows it; empty where it has no value."""

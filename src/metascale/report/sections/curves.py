@@ -46,7 +46,7 @@ MOST_POINTS = 60
 
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """One run's loss along its outer steps; ``best_step`` is the one that was kept."""
+    """One run's loss along its outer steps; ``kept_step`` is the one that was tested."""
 
     series: str
     x: float | None
@@ -54,7 +54,7 @@ class LearningCurve:
     finished: bool
     steps: tuple[float, ...]
     values: tuple[float, ...]
-    best_step: float | None
+    kept_step: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +115,9 @@ def learning_curves_data(source: StudySource, which: str = "validation") -> Lear
         size = -(-len(known) // MOST_POINTS) if which == "train" else 1
         block = max(block, size)
         steps, values = _blocks(known, size)
-        best = run.number("best_step") if which == "validation" else None
+        kept = run.kept_step if which == "validation" else None
         curves.append(
-            LearningCurve(names[run.id], run.number(study.x_name), run.seed, run.finished, steps, values, best)
+            LearningCurve(names[run.id], run.number(study.x_name), run.seed, run.finished, steps, values, kept)
         )
     curves.sort(key=lambda curve: (curve.series, curve.x or 0.0, curve.seed))
     unit = unit_of(column)
@@ -212,13 +212,13 @@ def plot_learning_curves(table: LearningTable, ax: Axes, *, compact: bool = Fals
         tip(line, f"{curve.series}{scale}, {seed_words(curve.seed)}{ending}")
         if not curve.finished:
             ax.plot(curve.steps[-1], curve.values[-1], "x", color=colour, markersize=6, markeredgewidth=1.6)
-        if curve.best_step is not None and curve.best_step in curve.steps:
-            value = curve.values[curve.steps.index(curve.best_step)]
-            (dot,) = ax.plot(curve.best_step, value, "o", color=colour, markersize=4.5, markeredgecolor=style.PAPER)
+        if curve.kept_step is not None and curve.kept_step in curve.steps:
+            value = curve.values[curve.steps.index(curve.kept_step)]
+            (dot,) = ax.plot(curve.kept_step, value, "o", color=colour, markersize=4.5, markeredgecolor=style.PAPER)
             tip(
                 dot,
                 f"{curve.series}{scale}, {seed_words(curve.seed)}: "
-                f"kept step {number(curve.best_step)}, {decimals(value)}",
+                f"kept step {number(curve.kept_step)}, {decimals(value)}",
             )
     ax.set_yscale("log")
     style.pad_y(ax)

@@ -133,8 +133,8 @@ def _curve(trial: RunRow) -> tuple[RunCurve | None, str]:
         return None, "epoch"
     label = "epoch" if all(_has(row, "epoch") for row in rows) else "step"
     validation = tuple(float(row[VALIDATION]) for row in rows)
-    steps, best = [finite(row.get("step")) for row in rows], trial.number("best_step")
-    kept = steps.index(best) if best in steps else validation.index(min(validation))
+    steps = [finite(row.get("step")) for row in rows]
+    kept = steps.index(trial.kept_step) if trial.kept_step in steps else validation.index(min(validation))
     train = tuple(float(row[TRAIN]) for row in rows)
     return RunCurve(trial.seed, tuple(float(row[label]) for row in rows), train, validation, kept), label
 

@@ -146,7 +146,7 @@ def trials_table(study: ReportStudy) -> PageTable:
     loss, rows = study.loss_name, []
     for run in study.runs:
         losses = (fixed(run.number(loss), 4), fixed(run.number(sem_column(loss)), 4), share(run.number(TEST_ACCURACY)))
-        steps = (plain(run.number("best_step")), plain(run.number("steps")), fixed(run.run.wall_s() or None, 1))
+        steps = (plain(run.kept_step), plain(run.number("steps")), fixed(run.run.wall_s() or None, 1))
         setting = (Cell(method_label(run.method)), plain(run.number(study.x_name)), Cell(str(run.seed), run.seed))
         rows.append(_row(run, [*setting, *losses, *steps]))
     texts = ("trial", text_column("status"), text_column("method"))
