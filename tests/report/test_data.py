@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from metascale.core.errors import CorruptFile, InputError
-from metascale.report.sections.contest import contest_data, contest_finding, costs
+from metascale.report.section import Note
+from metascale.report.sections.contest import at_an_edge, beaten, contest, contest_data, contest_finding, costs
 from metascale.report.sections.curves import adaptation_data, extremes, learning_curves_data
 from metascale.report.sections.law import accuracy_data, families, law_data, law_finding
 from metascale.report.sections.overview import fixed_data, missing_data, trials
 from metascale.report.study import open_study
+from metascale.report.write import finding_of
 from tests.report.study_fixture import (
     BASELINES,
     N_TEST_TASKS,
@@ -221,6 +223,93 @@ def test_methods_without_a_scale_meet_the_exact_one_and_every_baseline(tmp_path:
         ["first-order MAML", "1.1000", "–", "11", "4.00"],
         ["MELoRA, exact", "1.2000", "–", "12", "6.00"],
     ]
+
+
+def test_a_baseline_that_beats_the_largest_scale_is_said_first(tmp_path: Path) -> None:
+    """Differences of the learner at N = 8 (1.0 on average) by hand: -0.5 (never above), +0.2 on every task, and 0.1 on
+    average but between -0.9 and 0.9, whose interval holds 0; the last baseline has other tasks and only means."""
+    builder = StudyBuilder(tmp_path, {"method": ["maml"], "n_tasks": [2, 8]})
+    learner = [0.5, 1.0, 1.5, 1.0]
+    others = {
+        "zero_shot": [1.0, 1.5, 2.0, 1.5],
+        "fine_tuning": [0.3, 0.8, 1.3, 0.8],
+        "prototypes": [1.4, 0.1, 0.6, 1.5],
+        "linear_probe": [0.9, 0.9, 0.9, 0.9],
+        "class_prior": [0.1, 0.1, 0.1, 0.1],
+    }
+    for n, shift in ((2, 0.0), (8, 0.0)):
+        losses = [value + shift for value in learner]
+        result = {"test_loss_nats": sum(losses) / 4}
+        run = builder.run(f"n={n}", {"method": "maml", "n_tasks": n}, kind="meta", result=result)
+        write_csv(run / "test_tasks.csv", [{"task_id": f"t{i}", "loss_nats": loss} for i, loss in enumerate(losses)])
+    for method, losses in others.items():
+        kind, name = ("control", "t") if method == "class_prior" else ("baseline", "t")
+        name = "other" if method == "linear_probe" else name
+        result = {"test_loss_nats": sum(losses) / 4}
+        run = builder.run(method, {"method": method, "n_tasks": None}, kind=kind, result=result)
+        rows = [{"task_id": f"{name}{i}", "loss_nats": loss} for i, loss in enumerate(losses)]
+        write_csv(run / "test_tasks.csv", rows)
+    study = open_study(builder.write())
+    (sentence,) = beaten(study)
+    assert sentence == (
+        "MAML, N\u00a0=\u00a08 (meta-test loss 1.000 nats) is beaten by fine-tuning (0.800; difference 0.200, "
+        "95\u00a0% [0.200, 0.200]), linear probe (0.900; not paired by task)."
+    )
+    finding = finding_of(study)
+    assert finding.answer.startswith(sentence)
+    assert finding.cautions == (sentence,)
+
+
+def test_the_largest_value_on_offer_is_flagged(tmp_path: Path) -> None:
+    builder = StudyBuilder(tmp_path, {"n_tasks": [2, 8]}, base={"method": "maml"}, seeds=(0, 1))
+    edges = {(2, 0): "largest inner_steps", (8, 0): "smallest inner_lr, largest inner_steps"}
+    for n, seed in ((2, 0), (2, 1), (8, 0), (8, 1)):
+        edge = edges.get((n, seed))
+        chosen = {"test_inner_steps": 100 if edge else 20, "test_inner_lr": 0.1, "test_choice": "validation"}
+        result = {"test_loss_nats": 1.0 / n, **chosen, "test_choice_edge": edge}
+        builder.run(f"{n}-{seed}", {"n_tasks": n}, seed, kind="meta", result=result)
+    study = open_study(builder.write())
+    better = "values beyond it might do better."
+    assert at_an_edge(study) == (
+        f"MAML: meta-validation chose the largest inner_steps on offer in 2 of 4 runs; {better}",
+        f"MAML: meta-validation chose the smallest inner_lr on offer in 1 of 4 runs; {better}",
+    )
+    section = contest(study)
+    assert [block.text for block in section.blocks if isinstance(block, Note)][:2] == list(at_an_edge(study))
+    (row,) = (row for row in contest_data(study).rows if row.x == 8)
+    assert row.settings == {"inner_lr": 0.1, "inner_steps": "20 to 100"}
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"training": "max_steps", "best_step": 20}, "4 of 4 runs ended at the step cap with validation still falling"),
+        ({"training": "max_steps", "best_step": 10}, ""),
+        ({"training": "converged", "best_step": 10}, ""),
+    ],
+)
+def test_runs_that_had_not_converged_are_in_the_headline(tmp_path: Path, result: dict, expected: str) -> None:
+    builder = StudyBuilder(tmp_path, {"n_tasks": [1, 2, 4, 8]})
+    for n in (1, 2, 4, 8):
+        cells = {"test_loss_nats": 1.0 / n, "steps": 20, **result}
+        builder.run(f"{n}", {"n_tasks": n}, kind="meta", result=cells)
+    finding = finding_of(open_study(builder.write()))
+    cautions = (f"{expected}: the losses also measure the budget.",) if expected else ()
+    assert finding.cautions == cautions
+    assert finding.answer.endswith(cautions[0]) if cautions else "step cap" not in finding.answer
+
+
+def test_runs_that_patience_did_not_end_are_in_the_headline(tmp_path: Path) -> None:
+    """One ended by patience, two at the cap some time after their best, one at the cap at its best."""
+    builder = StudyBuilder(tmp_path, {"n_tasks": [1, 2, 4, 8]})
+    endings = {1: ("converged", 10), 2: ("max_steps", 10), 4: ("max_steps", 15), 8: ("max_steps", 20)}
+    for n, (ending, best) in endings.items():
+        result = {"test_loss_nats": 1.0 / n, "steps": 20, "training": ending, "best_step": best}
+        builder.run(f"{n}", {"n_tasks": n}, kind="meta", result=result)
+    assert finding_of(open_study(builder.write())).cautions == (
+        "1 of 4 runs ended at the step cap with validation still falling, 2 of 4 runs ended at the step cap before "
+        "patience ran out: the losses also measure the budget.",
+    )
 
 
 def test_a_task_with_several_episodes_is_one_unit(own_study: Path) -> None:

@@ -179,6 +179,8 @@ def _finish(outcome: StudyOutcome, conclusion: Conclusion | None) -> None:
 
 
 def print_conclusion(conclusion: Conclusion) -> None:
+    for caution in conclusion.cautions:
+        out.print(Text(caution), style="bold yellow")
     for label, analysis in conclusion.analyses.items():
         if label:
             out.print(Text(label), style="bold")

@@ -161,6 +161,7 @@ class Finding:
         title: the answer as the title of a plot.
         exponent: α in L = A·x^-α, which some papers call β: above 0, L falls.
         level: of the exponent's interval.
+        cautions: what of the answer says that a baseline does better, or that runs had not converged.
     """
 
     question: str
@@ -170,6 +171,7 @@ class Finding:
     exponent: Interval | None = None
     level: float = 0.95
     verdict: str = ""
+    cautions: tuple[str, ...] = ()
 
 
 def unfolded(blocks: Sequence[Block]) -> Iterator[Block]:

@@ -21,9 +21,9 @@ from metascale.core.columns import PROVENANCE_JSON, REPORT_HTML, SUMMARY_JSON
 from metascale.core.files import write_atomic, write_json
 from metascale.report.section import Finding, Picture, Section
 from metascale.report.sections.checks import held_out, irregular
-from metascale.report.sections.contest import contest, contest_finding, costs, memory
+from metascale.report.sections.contest import beaten, contest, contest_finding, costs, memory
 from metascale.report.sections.curves import adaptation, learning
-from metascale.report.sections.diagnosis import convergence, fit_diagnosis
+from metascale.report.sections.diagnosis import convergence, fit_diagnosis, unconverged
 from metascale.report.sections.law import accuracy, caveats, extrapolation, facts, families, law, law_finding
 from metascale.report.sections.overview import held_fixed, missing, trials
 from metascale.report.sections.provenance import provenance, provenance_json
@@ -78,8 +78,13 @@ def sections_of(study: ReportStudy) -> tuple[Section, ...]:
 
 
 def finding_of(study: ReportStudy) -> Finding:
-    """The study's question and answer: from the law where a scale varies, else from the comparison of settings."""
-    return law_finding(study) if study.scaled or not study.columns else contest_finding(study)
+    """The study's question and answer: from the law where a scale varies, else from the comparison of settings.
+
+    A baseline that beats the learner comes first; runs that had not converged come after it.
+    """
+    found = law_finding(study) if study.scaled or not study.columns else contest_finding(study)
+    before, after = beaten(study), unconverged(study)
+    return replace(found, answer=" ".join([*before, found.answer, *after]), cautions=(*before, *after))
 
 
 def summarise(study: ReportStudy, sections: Sequence[Section]) -> dict[str, object]:
@@ -91,6 +96,7 @@ def summarise(study: ReportStudy, sections: Sequence[Section]) -> dict[str, obje
         "question": finding.question,
         "answer": finding.answer,
         "verdict": finding.verdict or None,
+        "cautions": finding.cautions,
         "trend": finding.direction,
         "level": finding.level,
         "exponent": finding.exponent,

@@ -15,6 +15,7 @@ from metascale.core.columns import (
     COMPARED_KINDS,
     MAIN_KINDS,
     META,
+    SUMMARY_JSON,
     TEST_EDGE,
     TEST_INNER_LR,
     TEST_INNER_STEPS,
@@ -44,11 +45,15 @@ Law: TypeAlias = Analysis | SurfaceAnalysis
 
 @dataclass(frozen=True)
 class Conclusion:
-    """The laws of a study: one analysis a series (usually one), or why there is none; and the files written."""
+    """The laws of a study: one analysis a series (usually one), or why there is none; and the files written.
+
+    ``cautions`` are what the page's headline says besides: baselines that do better, runs that had not converged.
+    """
 
     analyses: Mapping[str, Law]
     no_law: str
     written: tuple[Path, ...]
+    cautions: tuple[str, ...] = ()
 
 
 def conclude(folder: Path | str) -> Conclusion:
@@ -72,7 +77,8 @@ def conclude(folder: Path | str) -> Conclusion:
     analyses, reason = laws_of(view.study, table, roles)
     write_laws(folder, {series: found.record() for series, found in analyses.items()})
     written = [*_write_tuning(view), *write_own(view, table), *write_report(folder)]
-    return Conclusion(analyses, reason, tuple(written))
+    cautions = tuple(read_json(folder / SUMMARY_JSON)["cautions"])
+    return Conclusion(analyses, reason, tuple(written), cautions)
 
 
 def _write_tuning(view: StudyView) -> list[Path]:

@@ -11,7 +11,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 
-from metascale.core.columns import BASELINE, COMPARED_KINDS, MAIN_KINDS, TEST_ACCURACY
+from metascale.core.columns import (
+    BASELINE,
+    COMPARED_KINDS,
+    MAIN_KINDS,
+    TEST_ACCURACY,
+    TEST_CHOICE,
+    TEST_EDGE,
+    TEST_INNER_LR,
+    TEST_INNER_STEPS,
+)
 from metascale.core.errors import CorruptFile
 from metascale.laws.contrasts import PairedTest, holm, paired_test
 from metascale.laws.picture import tip
@@ -70,7 +79,7 @@ class Contestant:
         x: its scale; 0 where the study has none.
         task_sem: across test tasks, of the per-task losses averaged over seeds where those are on disk.
         seed_values: the runs' own means, one a seed; none for a baseline that the study's conclusion computed.
-        settings: what tuning chose for a baseline.
+        settings: what tuning chose: for a series, how its runs adapt to the test tasks.
         costs: means over its runs, by column of `COSTS`, where all recorded them.
         losses: one a seed, by task.
         unpaired: why it has no ``losses``.
@@ -190,7 +199,7 @@ def _contestant(study: ReportStudy, name: str, runs: Sequence[RunRow], series: s
         seed_values=values,
         accuracy=mean_of_known([run.number(TEST_ACCURACY) for run in runs]),
         accuracy_task_sem=mean_of_known([run.number(sem_column(TEST_ACCURACY)) for run in runs]),
-        settings={} if series else _settings(study.baselines.get(_concluded_name(study, runs[0]), {})),
+        settings=_adaptations(runs) if series else _settings(study.baselines.get(_concluded_name(study, runs[0]), {})),
         costs={name: value for name, value in costs.items() if value is not None},
         losses=per_task,
         unpaired=unpaired,
@@ -214,6 +223,16 @@ def _concluded(study: ReportStudy, method: str) -> Contestant | None:
     return Contestant(
         method_label(method), kind, "", method, 0.0, loss, sem, (), accuracy, accuracy_sem, _settings(entry), {}
     )
+
+
+def _adaptations(runs: Sequence[RunRow]) -> dict[str, Any]:
+    """How a series' runs adapted to the test tasks: a value, or the ends of several."""
+    found: dict[str, Any] = {}
+    for name, column in (("inner_lr", TEST_INNER_LR), ("inner_steps", TEST_INNER_STEPS)):
+        values = sorted({value for run in runs if (value := run.number(column)) is not None})
+        if values:
+            found[name] = values[0] if len(values) == 1 else f"{number(values[0])} to {number(values[-1])}"
+    return found
 
 
 def _settings(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,16 +275,20 @@ def _pairs(rows: Sequence[Contestant], reference: str) -> list[tuple[Contestant,
     for row in rows:
         if row.series:
             series.setdefault(row.series, {})[row.x] = row
-    baselines = [row for row in rows if not row.series and row.seed_values]
     pairs = []
     for scales in series.values():
         largest, smallest = scales[max(scales)], scales[min(scales)]
-        same = [other for other in baselines if other.crossed.items() <= largest.crossed.items()]
-        pairs += [(largest, other) for other in [*same, *([smallest] if len(scales) > 1 else [])]]
+        pairs += [(largest, other) for other in _beside(rows, largest) if other.seed_values]
+        pairs += [(largest, smallest)] if len(scales) > 1 else []
     for name, scales in series.items():
         if name != reference:
             pairs += [(scales[x], series[reference][x]) for x in sorted(scales) if x in series[reference]]
     return pairs
+
+
+def _beside(rows: Sequence[Contestant], learner: Contestant) -> list[Contestant]:
+    """The baselines and controls that a learner is compared with."""
+    return [row for row in rows if not row.series and row.crossed.items() <= learner.crossed.items()]
 
 
 def _compare(
@@ -309,6 +332,55 @@ def _comparison(first: Contestant, second: Contestant, level: float) -> Comparis
     known = [spread for spread in spreads if spread is not None]
     seed_sem = sum(spread**2 for spread in known) ** 0.5 if known else None
     return Comparison(first.name, second.name, test, test.p_value, seed_sem)
+
+
+def beaten(study: ReportStudy) -> tuple[str, ...]:
+    """A sentence for every series whose largest scale a baseline beats on the test set.
+
+    Where they are paired by task the interval of their difference must leave out 0, else the means alone decide.
+    """
+    found = contest_data(study)
+    sign = -1 if study.roles.better == "higher" else 1
+    tests = {(one.first, one.second): one.test for one in found.comparisons}
+    largest: dict[str, Contestant] = {}
+    for row in found.rows:
+        if row.series and (row.series not in largest or row.x > largest[row.series].x):
+            largest[row.series] = row
+    sentences = []
+    for learner in largest.values():
+        ahead = []
+        for other in sorted(_beside(found.rows, learner), key=lambda row: sign * row.loss):
+            test, words = tests.get((learner.name, other.name)), f"{other.name} ({decimals(other.loss)}"
+            if other.kind != BASELINE or sign * (learner.loss - other.loss) <= 0:
+                continue
+            if test is None:
+                ahead.append(f"{words}; not paired by task)")
+            elif test.difference.low > 0 or test.difference.high < 0:
+                ends = interval(test.difference.low, test.difference.high)
+                ahead.append(
+                    f"{words}; difference {decimals(test.difference.estimate)}, {100 * test.level:g}\u00a0% {ends})"
+                )
+        if ahead:
+            loss = f"{study.loss_words} {decimals(learner.loss)} {found.unit}".rstrip()
+            sentences.append(f"{learner.name} ({loss}) is beaten by {', '.join(ahead)}.")
+    return tuple(sentences)
+
+
+def at_an_edge(study: ReportStudy) -> tuple[str, ...]:
+    """A sentence for every method and chosen value that lies at an end of what meta-validation chose from."""
+    chosen: dict[str, int] = {}
+    at: dict[tuple[str, str], int] = {}
+    for run in (*study.main, *study.of_kind(*COMPARED_KINDS)):
+        if run.finished and run.text(TEST_CHOICE) == "validation":
+            name = study.series[run.id] if run.main else method_label(run.method)
+            chosen[name] = chosen.get(name, 0) + 1
+            for edge in filter(None, run.text(TEST_EDGE).split(", ")):
+                at[name, edge] = at.get((name, edge), 0) + 1
+    return tuple(
+        f"{name}: meta-validation chose the {edge} on offer in {count} of {chosen[name]} "
+        f"{'run' if chosen[name] == 1 else 'runs'}; values beyond it might do better."
+        for (name, edge), count in at.items()
+    )
 
 
 def contest_finding(study: ReportStudy) -> Finding:
@@ -361,7 +433,8 @@ def contest(study: ReportStudy) -> Section:
     tests: list[Block] = [comparisons_table(found)] if found.comparisons else []
     if len(found.comparisons) > _LONG:
         tests = [Folded(f"All {len(found.comparisons)} comparisons", tuple(tests))]
-    return Section("baselines", title, (picture, contest_table(found), *tests, *map(Note, found.notes)), data)
+    notes = map(Note, (*at_an_edge(study), *found.notes))
+    return Section("baselines", title, (picture, contest_table(found), *tests, *notes), data)
 
 
 def _for_programs(row: Contestant) -> dict[str, Any]:

@@ -274,6 +274,17 @@ def convergence_data(source: StudySource) -> Convergence:
     return Convergence(improving, by_budget, len(known), patient)
 
 
+def unconverged(study: ReportStudy) -> tuple[str, ...]:
+    """A sentence that says how many runs ended before they had converged; nothing where all had."""
+    found = convergence_data(study)
+    ended = {
+        "at the step cap with validation still falling": len(found.improving),
+        "at the step cap before patience ran out": len(found.by_budget),
+    }
+    words = [f"{count} of {found.n_known} runs ended {how}" for how, count in ended.items() if count]
+    return (f"{', '.join(words)}: the losses also measure the budget.",) if words else ()
+
+
 def convergence_sentences(found: Convergence) -> tuple[str, ...]:
     """How many runs had not converged; empty where the study records nothing of it."""
     if not found.n_known:
