@@ -72,7 +72,7 @@ NOT_KEPT = ("theta_sha256",)
 """Columns of results.csv that no page needs; neither are columns without a value."""
 TEXTS = ("id", "label", "message", "method")
 """Columns that hold no numbers, whatever their texts look like."""
-CURVE_POINTS = 41
+CURVE_POINTS = 25
 PART = re.compile(r"(<!-- generated: ([\w-]+)\.(\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 ROW = re.compile(r"^\|(.*)\|[^|]*<!-- generated: ([\w-]+)\.row --> \|$", re.MULTILINE)
 
@@ -131,7 +131,7 @@ def _told(study: ReportStudy) -> dict[str, Any]:
     found, contest = gather(study), contest_data(study)
     events = [event for run in study.runs for event in run.run.history() if "at" in event]
     times = [float(event["at"]) for event in events]
-    rows = [asdict(replace(row, losses={})) for row in contest.rows]
+    rows = [asdict(replace(row, losses={})) for row in contest.shown]
     told = {
         "command": study.launched.get("command"),
         "commit": found.sources[0].revision if found.sources else None,
@@ -150,13 +150,13 @@ def _told(study: ReportStudy) -> dict[str, Any]:
 
 
 def thinned(law: LawRecord) -> LawRecord:
-    """A law with few points of its curve."""
-    if law.curve is None or len(law.curve.x) <= CURVE_POINTS:
+    """A law with few points of its curve, each to seven digits."""
+    if law.curve is None:
         return law
     last = len(law.curve.x) - 1
-    places = [round(k * last / (CURVE_POINTS - 1)) for k in range(CURVE_POINTS)]
+    places = sorted({round(k * last / (CURVE_POINTS - 1)) for k in range(CURVE_POINTS)})
     columns = (law.curve.x, law.curve.median, law.curve.low, law.curve.high)
-    return replace(law, curve=Band.of(*([column[k] for k in places] for column in columns)))
+    return replace(law, curve=Band.of(*([float(f"{column[k]:.7g}") for k in places] for column in columns)))
 
 
 def names() -> list[str]:
