@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import typer
+
+from metascale.cli.table import open_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,11 +22,23 @@ if TYPE_CHECKING:
     from metascale.laws.picture import LawPicture
     from metascale.laws.table import ScaleColumns, Table
 
-TablePath = Annotated[Path, typer.Argument(help="CSV or Parquet table with one row a run", show_default=False)]
+TablePath = Annotated[
+    Path, typer.Argument(help="CSV or Parquet table with one row a run, or a study's folder", show_default=False)
+]
 XName = Annotated[str | None, typer.Option("--x", help="column of the scale; guessed when only one can be meant")]
 YName = Annotated[str | None, typer.Option("--y", help="column of the loss; guessed when only one can be meant")]
 Replicate = Annotated[str | None, typer.Option("--replicate", help="column that tells repeats apart (default: seed)")]
-Group = Annotated[str | None, typer.Option("--group", help="column of groups, each on its own (default: method)")]
+Group = Annotated[
+    str | None, typer.Option("--group", help="column of groups, each on its own and compared (default: method)")
+]
+Series = Annotated[
+    list[str] | None,
+    typer.Option("--series", help="column whose values have a law each; repeatable (a study: its own)"),
+]
+BestOf = Annotated[
+    list[str] | None,
+    typer.Option("--best-of", help="column of which each scale keeps its best value, by validation; repeatable"),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="folder for the results as JSON, CSV, PNG and HTML")]
 Seed = Annotated[int, typer.Option("--seed", help="seed of the bootstrap")]
 FRONTIER_POINTS = 25
@@ -38,6 +52,8 @@ def fit(
     x: XName = None,
     y: YName = None,
     group: Group = None,
+    series: Series = None,
+    best_of: BestOf = None,
     replicate: Replicate = None,
     law: Annotated[str, typer.Option("--law", help="family to fit, or auto")] = "auto",
     x2: Annotated[str | None, typer.Option("--x2", help="second scale: fits L(N, D) with --x the model size")] = None,
@@ -55,20 +71,27 @@ def fit(
 ) -> None:
     """Fit a scaling law to a table: parameters with intervals, error, backtest, verdict."""
     from metascale.laws.families import ONE_AXIS
-    from metascale.laws.table import SIZE_NAMES, ScaleColumns, guess_loss, guess_one
+    from metascale.laws.table import SIZE_NAMES, ScaleColumns, guess_loss, guess_one, split_table
 
     _require_scales(x2, x3, {"--group": group, "--replicate": replicate, "--weights": weights})
-    whole = _read(table)
+    opened = open_table(table, (x, x2, x3), y, group, series, best_of)
+    whole, y = opened.table, opened.loss
     options: dict[str, Any] = {
         "law": law, "level": level, "n_bootstrap": n_bootstrap, "seed": seed, "objective": _objective(objective),
     }  # fmt: skip
-    if x2 is not None:
-        size = x or guess_one(whole, SIZE_NAMES, "model size", "x")
-        _fit_surface(whole, size, x2, x3, y or guess_loss(whole), options, out)
+    scales = opened.scales
+    if x2 is not None or len(scales) > 1:
+        size = x or guess_one(whole, SIZE_NAMES, "model size", "x") if x2 is not None else scales[0]
+        _require_scales(scales[-1], None, {"--group": group, "--replicate": replicate, "--weights": weights})
+        for name, part in split_table(whole, opened.group if opened.used else None).items():
+            if name:
+                typer.echo(f"{name}:")
+            more = scales[1:] if x2 is None else tuple(filter(None, (x2, x3)))
+            _fit_surface(part, (size, *more), y or guess_loss(whole), opened.used, options, _folder(out, name or None))
         return
-    columns = ScaleColumns.of(whole, x, y, replicate)
-    named = _groups(whole, group)
-    if named != group:
+    columns = ScaleColumns.of(whole, scales[0] if scales else None, y, replicate)
+    named = opened.group
+    if named != group and opened.compared:
         typer.echo("several methods in the table: each gets its own law (as --group method)")
     families = [name for name in ONE_AXIS if name != "logistic"]
     found = {
@@ -77,8 +100,10 @@ def fit(
     }
     for name, analysis in found.items():
         _say((f"{name}: " if name else "") + analysis.summary() + "\n")
-    _say_table_notes(columns, named)
-    grouped = None if named is None or len(found) < 2 else _compare_groups(columns, named, options)
+    _say_table_notes(columns, opened.used)
+    grouped = (
+        None if named is None or len(found) < 2 or not opened.compared else _compare_groups(columns, named, options)
+    )
     if out is not None:
         _write_fit(found, grouped, out)
 
@@ -89,6 +114,8 @@ def forecast(
     x: XName = None,
     y: YName = None,
     group: Group = None,
+    series: Series = None,
+    best_of: BestOf = None,
     replicate: Replicate = None,
     level: Annotated[float, typer.Option("--level", help="level of the interval")] = 0.90,
     out: Out = None,
@@ -100,10 +127,11 @@ def forecast(
     from metascale.laws import forecast as predict
     from metascale.laws.table import ScaleColumns
 
-    columns = ScaleColumns.of(_read(table), x, y, replicate)
+    opened = open_table(table, (x,), y, group, series, best_of)
+    columns = ScaleColumns.of(opened.table, opened.one_scale("forecast"), opened.loss, replicate)
     if not (math.isfinite(to) and to > 0):
         raise InputError(f"--to {to:g} is not a scale; give a positive number of '{columns.scale}'")
-    named = _groups(columns.table, group)
+    named = opened.group
     for name, part in columns.split(named).items():
         data = part.data
         largest = float(max(data["x"])) if len(data["x"]) else to
@@ -119,7 +147,7 @@ def forecast(
                 {"forecast.csv": found.rows()},
                 {"forecast.png": found.plot()},
             )
-    _say_table_notes(columns, named)
+    _say_table_notes(columns, opened.used)
 
 
 def backtest(
@@ -127,6 +155,8 @@ def backtest(
     x: XName = None,
     y: YName = None,
     group: Group = None,
+    series: Series = None,
+    best_of: BestOf = None,
     replicate: Replicate = None,
     level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.90,
     out: Out = None,
@@ -135,8 +165,9 @@ def backtest(
     from metascale.laws import backtest as run_backtest
     from metascale.laws.table import ScaleColumns
 
-    columns = ScaleColumns.of(_read(table), x, y, replicate)
-    named = _groups(columns.table, group)
+    opened = open_table(table, (x,), y, group, series, best_of)
+    columns = ScaleColumns.of(opened.table, opened.one_scale("backtest"), opened.loss, replicate)
+    named = opened.group
     for name, part in columns.split(named).items():
         found = run_backtest(level=level, **part.data)
         typer.echo((f"{name}:\n" if name else "") + found.summary())
@@ -144,7 +175,7 @@ def backtest(
         if out is not None:
             folder = _folder(out, None if named is None else name)
             _write(folder, {"backtest.json": found.to_json()}, {}, {"backtest.png": found.plot()})
-    _say_table_notes(columns, named)
+    _say_table_notes(columns, opened.used)
 
 
 def optimum(
@@ -155,6 +186,8 @@ def optimum(
     n: Annotated[str | None, typer.Option("--n", help="column of the model size; guessed")] = None,
     d: Annotated[str | None, typer.Option("--d", help="column of the tokens; guessed, or compute / 6N")] = None,
     y: YName = None,
+    series: Series = None,
+    best_of: BestOf = None,
     law: Annotated[str, typer.Option("--law", help="chinchilla, kaplan or auto")] = "auto",
     objective: Annotated[str, typer.Option("--objective", help="huber or least-squares, of log residuals")] = "huber",
     level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.90,
@@ -167,33 +200,26 @@ def optimum(
 ) -> None:
     """The model size and the data that make the best of a budget, with intervals, by all three approaches."""
     from metascale.laws import cross_check
-    from metascale.laws.table import SIZE_NAMES, guess_loss, guess_one, sizes_and_tokens
+    from metascale.laws.table import SIZE_NAMES, guess_loss, guess_one, sizes_and_tokens, split_table
 
-    whole = _read(table)
-    loss, size = y or guess_loss(whole), n or guess_one(whole, SIZE_NAMES, "model size", "n")
-    sizes, tokens, data_name = sizes_and_tokens(whole, size, d)
-    losses = whole.numbers(loss)
+    opened = open_table(table, (n, d) if n and d else (), y, None, series, best_of)
+    whole, scales = opened.table, opened.scales
+    if len(scales) > 1 and not (n or d):
+        n, d = scales[:2]
+    loss, size = opened.loss or guess_loss(whole), n or guess_one(whole, SIZE_NAMES, "model size", "n")
     options = {"law": law, "seed": seed, "objective": _objective(objective)}
-    found = _surface((sizes, tokens), losses, (size, data_name), loss, options)
-    best = found.optimum(compute, level=level, flops_per_second=gpu_flops, utilisation=utilisation)
-    checked = cross_check(sizes, tokens, losses, best)
-    _say("\n".join([found.summary(), "", best.summary(), checked.summary()]))
-    _say_pooled(whole)
-    if out is not None:
-        record = {**best.to_json(), "other_approaches": checked.to_json()}
-        _write(out, {"fit.json": found.to_json(), "optimum.json": record}, {}, {"optimum.png": checked.plot()})
-
-
-def _read(path: Path) -> Table:
-    from metascale.laws.table import read_table, usable_rows
-
-    return usable_rows(read_table(path))
-
-
-def _groups(table: Table, group: str | None) -> str | None:
-    from metascale.laws.table import group_column
-
-    return group_column(table, group)
+    for name, part in split_table(whole, opened.group if opened.used else None).items():
+        sizes, tokens, data_name = sizes_and_tokens(part, size, d)
+        losses = part.numbers(loss)
+        found = _surface((sizes, tokens), losses, (size, data_name), loss, options)
+        best = found.optimum(compute, level=level, flops_per_second=gpu_flops, utilisation=utilisation)
+        checked = cross_check(sizes, tokens, losses, best)
+        _say("\n".join([*([f"{name}:"] if name else []), found.summary(), "", best.summary(), checked.summary()]))
+        _say_pooled(part, (size, data_name, d, loss, *opened.used), (size, d or data_name))
+        if out is not None:
+            record = {**best.to_json(), "other_approaches": checked.to_json()}
+            records = {"fit.json": found.to_json(), "optimum.json": record}
+            _write(_folder(out, name or None), records, {}, {"optimum.png": checked.plot()})
 
 
 def _objective(name: str) -> Objective:
@@ -217,14 +243,22 @@ def _require_scales(x2: str | None, x3: str | None, one_scale: dict[str, str | N
         raise InputError(f"{', '.join(given)} cannot go with --x2: a fit in two or three scales reads every row alike")
 
 
-def _folder(out: Path, group: str | None) -> Path:
+@overload
+def _folder(out: Path, group: str | None) -> Path: ...
+
+
+@overload
+def _folder(out: None, group: str | None) -> None: ...
+
+
+def _folder(out: Path | None, group: str | None) -> Path | None:
     """Where a group's files go: a folder of its own below ``out``, or ``out`` itself where nothing is grouped.
 
     A name that is no plain folder name is cleaned, and gets a hash that keeps it apart from the others.
     """
     from metascale.core.canonical import content_id
 
-    if group is None:
+    if group is None or out is None:
         return out
     clean = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in group)[:_LONGEST_NAME]
     if clean == group and clean.strip("."):
@@ -271,7 +305,7 @@ def _surface(
 
 
 def _fit_surface(
-    table: Table, size: str, data: str, unique: str | None, loss: str, options: dict[str, Any], out: Path | None
+    table: Table, scales: Sequence[str], loss: str, used: Sequence[str], options: dict[str, Any], out: Path | None
 ) -> None:
     """Fit a law in two or three scales; its frontier is written as forecast.csv, its misfit as fit.png."""
     import numpy as np
@@ -279,14 +313,12 @@ def _fit_surface(
     from metascale.laws import training_flops
     from metascale.laws.table import sizes_and_tokens
 
+    size, data, *unique = scales
     sizes, tokens, data_name = sizes_and_tokens(table, size, data)
-    scales: tuple[Array, ...] = (sizes, tokens)
-    names: tuple[str, ...] = (size, data_name)
-    if unique is not None:
-        scales, names = (*scales, table.numbers(unique)), (*names, unique)
-    found = _surface(scales, table.numbers(loss), names, loss, options)
+    columns: tuple[Array, ...] = (sizes, tokens, *(table.numbers(name) for name in unique))
+    found = _surface(columns, table.numbers(loss), (size, data_name, *unique), loss, options)
     _say(found.summary())
-    _say_pooled(table)
+    _say_pooled(table, (*scales, loss, *used), scales)
     if out is not None:
         compute = training_flops(sizes, tokens)
         best = found.optimum(np.geomspace(compute.min(), HORIZONS[-1] * compute.max(), FRONTIER_POINTS), level=0.90)
@@ -359,17 +391,19 @@ def _print_forecast(found: Forecast, name: str) -> None:
     Console().print(shown)
 
 
-def _say_table_notes(columns: ScaleColumns, group: str | None) -> None:
+def _say_table_notes(columns: ScaleColumns, used: Sequence[str]) -> None:
     """Conditions that are pooled and scales that are mixed."""
     from metascale.laws.table import pooled_notes
 
-    _say_notes((*pooled_notes(columns.table, (columns.seed, group)), *columns.mixed_notes()))
+    named = (columns.seed, columns.loss, *used)
+    _say_notes((*pooled_notes(columns.table, named, (columns.scale,)), *columns.mixed_notes()))
 
 
-def _say_pooled(table: Table) -> None:
-    from metascale.laws.table import pooled_notes
+def _say_pooled(table: Table, used: Sequence[str | None], scales: Sequence[str]) -> None:
+    from metascale.laws.table import SEED_NAMES, pooled_notes
 
-    _say_notes((*table.notes, *pooled_notes(table, ())))
+    known = [name for name in scales if name in table.names]
+    _say_notes((*table.notes, *pooled_notes(table, (*SEED_NAMES, *used), known)))
 
 
 def _say_notes(notes: Iterable[str]) -> None:

@@ -31,13 +31,40 @@ out = Console()
 @with_place
 def run(
     *,
-    recipe: Annotated[str, typer.Argument(help="A recipe of `metascale recipes`, or a Python file that defines one.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A recipe of `metascale recipes`, a Python file that defines one, or your own function as "
+            "PATH.py:FUNCTION or package.module:FUNCTION."
+        ),
+    ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            help='Instead of a recipe: your program, such as "python train.py --width {width}". It writes a JSON '
+            "object to the file that the variable METASCALE_RESULT names."
+        ),
+    ] = None,
     out_dir: Annotated[Path, typer.Option("--out", help="The study's folder; nothing is written outside it.")],
     values: Annotated[
         list[str] | None,
         typer.Option("--set", help="key=value over the recipe's configuration; a list makes an axis. Repeatable."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of keys and values, below --set.")] = None,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option("--scale", help="Axis (or measured column) that the law runs along. Twice: a law L(N, D)."),
+    ] = None,
+    series: Annotated[
+        list[str] | None, typer.Option("--series", help="Axis that is compared: a law for each value. Repeatable.")
+    ] = None,
+    best_of: Annotated[
+        list[str] | None,
+        typer.Option("--best-of", help="Axis of which the best value counts, by validation. Repeatable."),
+    ] = None,
+    loss: Annotated[str, typer.Option(help="Own function or program: the column of its results to fit.")] = "",
+    units: Annotated[str, typer.Option(help="Own function or program: the unit of the loss.")] = "",
+    better: Annotated[str, typer.Option(help="Own function or program: lower or higher.")] = "lower",
     profile: Annotated[str | None, typer.Option(help="A variant of the recipe.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The same as --profile quick.")] = False,
     seeds: Annotated[str | None, typer.Option(help="Training seeds, such as 0,1,2.")] = None,
@@ -51,7 +78,12 @@ def run(
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no new trial after one failed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and run nothing.")] = False,
 ) -> None:
-    """Run a recipe's study: trials, law and report. The same command again resumes; finished trials are kept."""
+    """Run a study of a recipe, or of your own function or program: trials, law and report.
+
+    The same command again resumes; finished trials are kept. Every axis is a scale, a series or best-of: by default the
+    recipe's own scale (else the first axis of numbers) is the scale, and every other axis a series.
+    """
+    from metascale.study.roles import Reading
     from metascale.workflow.launch import launch, plan
 
     use_data_dir(data_dir)
@@ -67,6 +99,8 @@ def run(
         seeds=_parse_seeds(seeds),
         place=place,
         baselines=baselines,
+        command=command,
+        reading=Reading(scale or (), series or (), best_of or (), loss, units, better),  # type: ignore[arg-type]
     )
     if dry_run:
         _print_costs(planned)
@@ -157,18 +191,31 @@ def _parse_seeds(text: str | None) -> list[int] | None:
 
 
 def _print_costs(planned: Plan) -> None:
-    from metascale.core.optional import require
-
-    require("torch", "torch", "estimating a study")
-    from metascale.workflow.estimate import cost_table
-
-    title, headings, rows = cost_table(planned.recipe, planned.study, planned.workers, planned.devices[0])
+    title, headings, rows = _costs(planned)
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False) if title else Table()
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if title and place else "left")
     for row in rows:
         table.add_row(*row)
     out.print(table)
+
+
+def _costs(planned: Plan) -> tuple[str, list[str], list[list[str]]]:
+    """A title, headings and rows; of an own function or program only the trials are known."""
+    from metascale.core.optional import require
+
+    if planned.recipe is None:
+        from metascale.study.search.run import n_search_trials
+
+        study = planned.study
+        count = len(study.trials()) + n_search_trials(study)
+        axes = "; ".join(f"{key} in {list(values)}" for key, values in study.axes.items())
+        rows = [["trials", str(count)], ["axes", f"{axes}; seeds {list(study.seeds)}"]]
+        return "", [f"{study.name} (dry run)", ""], rows
+    require("torch", "torch", "estimating a study")
+    from metascale.workflow.estimate import cost_table
+
+    return cost_table(planned.recipe, planned.study, planned.workers, planned.devices[0])
 
 
 def _finish(outcome: StudyOutcome, conclusion: Conclusion | None) -> None:

@@ -19,6 +19,7 @@ from metascale.core.errors import InputError
 from metascale.core.optional import require
 from metascale.core.suggest import suggest
 from metascale.laws.observations import FLOPS_PER_PARAMETER_AND_TOKEN, Array, Mask
+from metascale.laws.selection import best_of
 
 # In order of preference: the names that scale axes and losses usually have.
 X_NAMES = (
@@ -232,11 +233,7 @@ class ScaleColumns:
 
     def split(self, group: str | None) -> dict[str, ScaleColumns]:
         """The rows of every group by its name, in order of appearance; everything under "" without groups."""
-        if group is None:
-            return {"": self}
-        labels = np.array([str(cell) for cell in self.table.column(group)])
-        names = dict.fromkeys(labels.tolist())
-        return {name: replace(self, table=self.table.rows(labels == name)) for name in names}
+        return {name: replace(self, table=part) for name, part in split_table(self.table, group).items()}
 
     def mixed_notes(self) -> tuple[str, ...]:
         """Other known scales that vary among the rows of one scale: a law in this one mixes them."""
@@ -257,6 +254,14 @@ class ScaleColumns:
         return tuple(notes)
 
 
+def split_table(table: Table, group: str | None) -> dict[str, Table]:
+    """The rows of every group by its name, in order of appearance; everything under "" without groups."""
+    if group is None:
+        return {"": table}
+    labels = np.array([str(cell) for cell in table.column(group)])
+    return {name: table.rows(labels == name) for name in dict.fromkeys(labels.tolist())}
+
+
 def group_column(table: Table, group: str | None) -> str | None:
     """The column of groups: the one named, or "method" where it has several values, since methods are never pooled."""
     if group is None and "method" in table.names and len({str(cell) for cell in table.column("method")}) > 1:
@@ -264,15 +269,55 @@ def group_column(table: Table, group: str | None) -> str | None:
     return group
 
 
-def pooled_notes(table: Table, used: Collection[str | None]) -> tuple[str, ...]:
-    """Columns that are not used and yet vary in a few words: conditions that are pooled."""
+def pooled_notes(table: Table, used: Collection[str | None], scales: Sequence[str] = ()) -> tuple[str, ...]:
+    """Columns that are not used and yet vary among rows of one scale: conditions that are pooled.
+
+    Words count as a condition, and numbers where few values return again and again, as those of a sweep do; known
+    scales are left to `ScaleColumns.mixed_notes`. In a study's table only its design can be one.
+    """
+    names = [name for name in table.names if name not in used and name not in scales]
     if _is_of_a_study(table):
-        return ()
-    mixed = [name for name in table.names if name not in used and _is_condition(table, name)]
+        names = [name for name in names if name in design_columns(table)]
+    mixed = [name for name in names if _is_condition(table, name) and _varies_inside(table, name, scales)]
     if not mixed:
         return ()
-    names = ", ".join(f"'{name}' ({len(set(table.column(name)))} values)" for name in mixed)
-    return (f"rows that differ in {names} are pooled; keep one condition, or name a column of groups",)
+    told = ", ".join(f"'{name}' ({len(set(map(str, table.column(name))))} values)" for name in mixed)
+    return (
+        f"rows that differ in {told} are pooled, as if they were repeats; keep one value, or make the column a series "
+        "(a law for each value) or best-of (the best value at each scale)",
+    )
+
+
+def design_columns(table: Table) -> tuple[str, ...]:
+    """What the trials of a study vary: the columns of its results table between the label and the seed."""
+    names = list(table.names)
+    start = names.index("label") + 1 if "label" in names else 0
+    end = names.index("seed") if "seed" in names else 0
+    return tuple(names[start:end])
+
+
+def keep_best(table: Table, columns: Sequence[str], point: Sequence[str], loss: str) -> Table:
+    """At every point the rows of the best value of ``columns`` alone, with notes that say how it was chosen.
+
+    Raises:
+        InputError: a column is missing, or a row has no number to choose by.
+    """
+    for name in (*columns, *point, loss):
+        table.column(name)
+    rows = [{name: table.columns[name][k] for name in table.names} for k in range(table.n_rows)]
+    found = best_of(rows, columns, point, loss)
+    kept = table.rows(np.array([k in found.kept for k in range(table.n_rows)]))
+    return replace(kept, notes=(*table.notes, *found.notes))
+
+
+def with_series(table: Table, columns: Sequence[str]) -> tuple[Table, str]:
+    """The table with a column that names the series of each row, ``width=8, data=web``, and that column's name."""
+    cells = [table.column(name) for name in columns]
+    labels = [
+        ", ".join(f"{name}={cell}" for name, cell in zip(columns, row, strict=True)) for row in zip(*cells, strict=True)
+    ]
+    name = f"series: {', '.join(columns)}"
+    return replace(table, columns={**table.columns, name: labels}), name
 
 
 def _is_of_a_study(table: Table) -> bool:
@@ -281,17 +326,17 @@ def _is_of_a_study(table: Table) -> bool:
 
 
 def _is_condition(table: Table, name: str) -> bool:
-    """Whether a column holds a few words: not numbers, not one label a row."""
+    """Whether a few values return in a column: not one label or measurement a row, and no scale."""
+    known = {each.lower() for each in (*SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES)}
     cells = [str(cell).strip() for cell in table.column(name)]
-    return 1 < len(set(cells)) <= len(cells) / 3 and not all(_is_number(cell) for cell in cells)
+    return 1 < len(set(cells)) <= len(cells) / 3 and name.lower() not in known
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell or "nan")
-    except ValueError:
-        return False
-    return True
+def _varies_inside(table: Table, name: str, scales: Sequence[str]) -> bool:
+    """Whether rows of one scale differ in a column."""
+    places = list(zip(*(map(str, table.column(scale)) for scale in scales), strict=True)) or [()] * table.n_rows
+    seen = dict(zip(places, map(str, table.column(name)), strict=True))
+    return any(seen[place] != str(cell) for place, cell in zip(places, table.column(name), strict=True))
 
 
 def sizes_and_tokens(table: Table, size: str, data: str | None) -> tuple[Array, Array, str]:

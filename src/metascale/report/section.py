@@ -183,7 +183,10 @@ def unfolded(blocks: Sequence[Block]) -> Iterator[Block]:
 
 
 def table(caption: str, columns: Sequence[Column | str], rows: Sequence[Sequence[Cell | str] | Row]) -> PageTable:
-    """A table from plain parts: a heading given as text is one of numbers, except for the first."""
+    """A table from plain parts: a heading given as text is one of numbers, except for the first.
+
+    A column of numbers in which no row has one is left out.
+    """
     heads = [
         column if isinstance(column, Column) else Column(column, numeric=place > 0)
         for place, column in enumerate(columns)
@@ -192,6 +195,14 @@ def table(caption: str, columns: Sequence[Column | str], rows: Sequence[Sequence
         row if isinstance(row, Row) else Row(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in row))
         for row in rows
     ]
+    idle = {
+        k
+        for k, head in enumerate(heads)
+        if k and head.numeric and body and all(row.cells[k].text in (DASH, "") for row in body)
+    }
+    if idle:
+        heads = [head for k, head in enumerate(heads) if k not in idle]
+        body = [Row(tuple(cell for k, cell in enumerate(row.cells) if k not in idle), row.mark) for row in body]
     return PageTable(caption, tuple(heads), tuple(body))
 
 

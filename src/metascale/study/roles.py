@@ -49,10 +49,30 @@ class Roles:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Roles:
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+        several = {key: tuple(stored[key]) for key in ("scales", "series", "best_of", "crossed")}
+        return cls(**several, loss=stored["loss"], units=stored["units"], better=stored["better"])
 
     def to_json(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a study's results are read: what its axes are and, for an own function or program, what its loss is.
+
+    Args:
+        scale: what the law runs along, up to three: axes, or columns of the results that stand for axes.
+        series: axes whose values are compared, each with its own law.
+        best_of: axes of which the best value counts.
+        loss, units, better: the column of the loss, its unit, and whether lower or higher is better.
+    """
+
+    scale: Sequence[str] = ()
+    series: Sequence[str] = ()
+    best_of: Sequence[str] = ()
+    loss: str = ""
+    units: str = ""
+    better: Better = "lower"
 
 
 def assign(
@@ -78,11 +98,11 @@ def assign(
     Raises:
         InputError: a name that is no axis or is named twice, or a scale whose values are no numbers.
     """
-    named = {"scale": _names(scale), "series": _names(series), "best_of": _names(best_of)}
-    for role, names in named.items():
-        for name in names:
+    named = {"scale": names(scale), "series": names(series), "best_of": names(best_of)}
+    for role, given in named.items():
+        for name in given:
             _require_axis(role, name, axes)
-    everything = [name for names in named.values() for name in names]
+    everything = [name for given in named.values() for name in given]
     for name in everything:
         if everything.count(name) > 1:
             raise InputError(f"'{name}' is named twice: an axis is a scale, a series or best-of", value=name)
@@ -130,7 +150,8 @@ def loss_of(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     return candidates[0] if len(candidates) == 1 else ""
 
 
-def _names(given: Sequence[str] | str) -> tuple[str, ...]:
+def names(given: Sequence[str] | str) -> tuple[str, ...]:
+    """One name or several as a tuple."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 

@@ -106,7 +106,8 @@ def study_status(folder: Path | str | StudyView) -> StudyStatus:
     view = folder if isinstance(folder, StudyView) else read_study(folder)
     rows = read_index(view.folder / INDEX)
     alive = {owner: is_alive(owner) for owner in {row.owner for row in rows.values()} if owner is not None}
-    trials = tuple(_trial_status(run, rows.get(run.trial.id), alive) for run in view.runs)
+    wanted = "" if view.study.roles is None else view.study.roles.loss
+    trials = tuple(_trial_status(run, rows.get(run.trial.id), alive, wanted) for run in view.runs)
     counts = {status: sum(trial.status == status for trial in trials) for status in STATUSES}
     return StudyStatus(view.study.name, view.folder, trials, counts, estimate_left_s(trials))
 
@@ -154,7 +155,7 @@ def render_status(status: StudyStatus, *, max_rows: int = 40, width: int = 120) 
     return Group(*parts, ProgressBar(total=max(1, len(status.trials)), completed=ended, width=60), line)
 
 
-def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool | None]) -> TrialStatus:
+def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool | None], wanted: str) -> TrialStatus:
     trial = run.trial
     # The folder is asked where the index is missing or behind it.
     behind = row is None or _is_behind(row, run)
@@ -163,7 +164,7 @@ def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool |
     wall_s = run.wall_s() if row is None else row.wall_s
     if row is not None and status == "running" and row.started_at:
         wall_s += time.time() - row.started_at
-    loss_name, loss = last_loss(run, status) or ("", None)
+    loss_name, loss = last_loss(run, status, wanted) or ("", None)
     steps_per_s, left_s = _pace(progress)
     updated_at = max(row.updated_at if row else 0.0, progress["updated_at"] if progress else 0.0)
     return TrialStatus(
@@ -255,13 +256,17 @@ def disk_of(folder: Path) -> Disk:
     return Disk(n_bytes, n_files, shutil.disk_usage(folder).free)
 
 
-def last_loss(run: RunView, status: str) -> tuple[str, float] | None:
-    """The name and value of a trial's loss: of its result once finished, else of the newest row of its records."""
+def last_loss(run: RunView, status: str, wanted: str = "") -> tuple[str, float] | None:
+    """The name and value of a trial's loss: of its result once finished, else of the newest row of its records.
+
+    Args:
+        wanted: the study's loss, where it names one.
+    """
     if status == "pending":
         return None
     # The run's folder may go while we read (it was deleted, or a diverged run starts again).
     with contextlib.suppress(FileNotFoundError):
-        return _final_loss(run.folder) if status == "finished" else _newest_loss(run.folder)
+        return _final_loss(run.folder, wanted) if status == "finished" else _newest_loss(run.folder)
     return None
 
 
@@ -276,12 +281,12 @@ def _newest_loss(folder: Path) -> tuple[str, float] | None:
 
 
 @functools.lru_cache(maxsize=100_000)
-def _final_loss(folder: Path) -> tuple[str, float] | None:
+def _final_loss(folder: Path, wanted: str) -> tuple[str, float] | None:
     """A finished run is immutable, so its result is read once."""
     scalars = flatten(read_json(folder / RESULT).get("result") or {})
-    for wanted in (TEST_LOSS, "loss"):
-        if isinstance(scalars.get(wanted), float):
-            return wanted, scalars[wanted]
+    for name in (wanted, TEST_LOSS, "loss"):
+        if isinstance(scalars.get(name), float):
+            return name, scalars[name]
     return next(((name, value) for name, value in scalars.items() if "loss" in name and isinstance(value, float)), None)
 
 

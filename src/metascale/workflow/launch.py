@@ -17,14 +17,16 @@ from metascale.core.files import read_json, sha256_of, write_json
 from metascale.core.optional import require_installed
 from metascale.core.suggest import suggest
 from metascale.study.definition import load_definition
-from metascale.study.design import Study
+from metascale.study.design import Study, load_function
 from metascale.study.executors.local import ProcessExecutor, SerialExecutor
 from metascale.study.executors.ray import RayExecutor
 from metascale.study.executors.slurm import SlurmExecutor
+from metascale.study.roles import Better, Reading, names
 from metascale.study.run.job import Executor
 from metascale.study.run.supervise import HANG_S
 from metascale.tasks.datasets import DATASETS, data_folder
-from metascale.workflow.preflight import data_sets, fetch_backbones, preflight
+from metascale.workflow.own import check_own, is_function, is_own, own_study, source_hashes
+from metascale.workflow.preflight import check_devices, data_sets, fetch_backbones, preflight
 from metascale.workflow.recipe import Recipe, load_recipe, recipe_of
 
 if TYPE_CHECKING:
@@ -106,8 +108,11 @@ class Place:
         """The devices, one by one."""
         return tuple(self.devices.split(",")) if isinstance(self.devices, str) else tuple(self.devices)
 
-    def build(self) -> tuple[Executor, int]:
+    def build(self, preload: Sequence[str] = PRELOAD) -> tuple[Executor, int]:
         """The executor, and how many trials it runs at a time.
+
+        Args:
+            preload: modules that a process has loaded before it starts a trial.
 
         Raises:
             MissingDependency: the executor's package is not installed.
@@ -145,7 +150,7 @@ class Place:
         on_cpu = names == ("cpu",)
         workers = self.workers or max(1, (cores if on_cpu else len(names)) // together)
         threads = 1 if on_cpu else max(1, cores // (workers * together))
-        processes = ProcessExecutor(workers, names, threads, PRELOAD, processes_per_trial=together, hang_s=self.hang_s)
+        processes = ProcessExecutor(workers, names, threads, preload, processes_per_trial=together, hang_s=self.hang_s)
         return processes, workers
 
 
@@ -153,45 +158,75 @@ class Place:
 class Plan:
     """A study that is ready to run, and where."""
 
-    recipe: Recipe[Any]
+    recipe: Recipe[Any] | None
+    """``None``: a function or program of the user's own."""
     study: Study
     executor: Executor
     workers: int
     devices: tuple[str, ...]
     record: Mapping[str, object]
-    """What command.json holds: the command line, the question, and which columns the laws use."""
+    """What command.json holds: the command line and the question."""
 
 
 def plan(
-    recipe: str,
+    recipe: str | None,
     values: Mapping[str, object] | None = None,
     *,
+    command: str | None = None,
     profile: str | None = None,
     seeds: Sequence[int] | None = None,
     place: Place | None = None,
     baselines: bool = True,
+    reading: Reading | None = None,
 ) -> Plan:
     """Validate everything that can be known before a trial runs; nothing is written.
+
+    Args:
+        recipe: a recipe, or a function as ``PATH.py:FUNCTION`` or ``package.module:function``.
+        command: a program in the place of a recipe, with ``{key}`` where a value of the configuration belongs.
+        reading: the roles of the axes, and the loss of a function or program.
 
     Raises:
         InputError: an unknown recipe, profile or key, a value out of range, or what `preflight` refuses.
         MissingDependency: a package that the study needs is not installed.
     """
+    reading = reading or Reading()
+    line = _command(recipe, command, values or {}, profile, seeds, baselines, reading)
+    if (recipe is None) == (command is None):
+        raise InputError("give a recipe, a function as PATH.py:FUNCTION, or a program with `command`: one of them")
+    if recipe is None or is_function(recipe):
+        if profile is not None:
+            raise InputError("a `profile` is a recipe's: an own function or program has none", field="profile")
+        study = own_study(recipe, command, values, seeds, reading)
+        return _planned(None, study, place, {"command": line})
+    for name in ("loss", "units", "better"):
+        if getattr(reading, name) != getattr(Reading, name):
+            raise InputError(f"`{name}` is for own functions and programs: recipe '{recipe}' has its own", field=name)
     chosen = load_recipe(recipe)
-    study = chosen.study(values, profile, seeds, baselines)
-    command = _command(recipe, values or {}, profile, seeds, baselines)
-    return _planned(chosen, study, place, {"command": command, **chosen.presentation(study, profile)})
+    study = chosen.study(values, profile, seeds, baselines, reading)
+    return _planned(chosen, study, place, {"command": line, **chosen.presentation(profile)})
 
 
 def _command(
-    recipe: str, values: Mapping[str, object], profile: str | None, seeds: Sequence[int] | None, baselines: bool
+    recipe: str | None,
+    command: str | None,
+    values: Mapping[str, object],
+    profile: str | None,
+    seeds: Sequence[int] | None,
+    baselines: bool,
+    reading: Reading,
 ) -> str:
     """The command line that asks for the same study, without what does not change its numbers (folders, workers)."""
-    parts = ["metascale", "run", recipe]
+    parts = ["metascale", "run", *([recipe] if recipe else []), *(["--command", command] if command else [])]
     if profile is not None:
         parts += ["--profile", profile]
     for key, value in values.items():
         parts += ["--set", f"{key}={canonical_json(value)}"]
+    for flag, keys in (("--scale", reading.scale), ("--series", reading.series), ("--best-of", reading.best_of)):
+        parts += [part for key in keys for part in (flag, key)]
+    for name in ("loss", "units", "better"):
+        if getattr(reading, name) != getattr(Reading, name):
+            parts += [f"--{name}", getattr(reading, name)]
     if seeds is not None:
         parts += ["--seeds", ",".join(map(str, seeds))]
     return shlex.join(parts if baselines else [*parts, "--no-baselines"])
@@ -201,25 +236,38 @@ def plan_from_folder(folder: Path | str, place: Place | None = None) -> Plan:
     """The plan that resumes the study in a folder.
 
     Raises:
-        InputError: no study of a recipe is there.
+        InputError: no study is there, or what it runs cannot be found any more.
     """
     study = load_definition(Path(folder)).study
     recipe = recipe_of(study)
-    if recipe is None:
-        raise InputError(f"{folder} holds a study of your own trial function; resume it with the code that started it")
+    if recipe is None and not is_own(study):
+        try:
+            load_function(study.trial)
+        except (ImportError, InputError) as error:
+            raise InputError(
+                f"{folder} holds a study of the function '{study.trial}', which cannot be imported from here: {error}"
+            ) from error
     known = Path(folder) / COMMAND_JSON
     return _planned(recipe, study, place, read_json(known) if known.exists() else {})
 
 
-def _planned(recipe: Recipe[Any], study: Study, place: Place | None, record: Mapping[str, object]) -> Plan:
+def _planned(recipe: Recipe[Any] | None, study: Study, place: Place | None, record: Mapping[str, object]) -> Plan:
     place = place or Place()
-    executor, workers = place.build()
-    preflight(recipe, study, () if place.executor in ON_CLUSTERS else place.device_names)
+    executor, workers = place.build(PRELOAD if recipe is not None else ())
+    devices = () if place.executor in ON_CLUSTERS else place.device_names
+    if recipe is not None:
+        preflight(recipe, study, devices)
+    else:
+        check_devices(devices)
+        if is_own(study):
+            check_own(study)
     return Plan(recipe, study, executor, workers, place.device_names, record)
 
 
-def _data_hashes(recipe: Recipe[Any], study: Study) -> dict[str, str]:
-    """SHA-256 of every data file that the study may read and that is there now, by data set and file."""
+def _hashes(recipe: Recipe[Any] | None, study: Study) -> dict[str, str]:
+    """SHA-256 of every data file that the study may read and that is there now; of the user's own function's file."""
+    if recipe is None:
+        return source_hashes(study) if is_own(study) else {}
     files = [(name, file.path) for name in data_sets(recipe, study) for file in DATASETS[name].files]
     paths = {f"{name}/{file}": data_folder(name) / file for name, file in files}
     own = study.base.get("path")
@@ -245,7 +293,8 @@ def launch(
     from metascale.workflow.conclude import conclude
 
     folder = Path(folder)
-    fetch_backbones(planned.recipe, planned.study)
+    if planned.recipe is not None:
+        fetch_backbones(planned.recipe, planned.study)
     if search_of(planned.study) is None:
         # Before the first trial: a study that is killed and resumed still knows how it began. (A search makes its
         # trials itself, and is noted at the end.)
@@ -260,7 +309,7 @@ def launch(
         reporter=reporter or default_reporter(),
         facts={
             "command": planned.record.get("command", ""),
-            "data_sha256": _data_hashes(planned.recipe, planned.study),
+            "data_sha256": _hashes(planned.recipe, planned.study),
         },
     )
     _note_command(planned, folder)
@@ -268,23 +317,39 @@ def launch(
 
 
 def run(
-    recipe: str,
+    recipe: str | None,
     folder: Path | str,
     values: Mapping[str, object] | None = None,
     *,
+    command: str | None = None,
     profile: str | None = None,
     seeds: Sequence[int] | None = None,
     place: Place | None = None,
     baselines: bool = True,
     fail_fast: bool = False,
     reporter: Reporter | None = None,
+    scale: str | Sequence[str] = (),
+    series: str | Sequence[str] = (),
+    best_of: str | Sequence[str] = (),
+    loss: str = "",
+    units: str = "",
+    better: Better = "lower",
 ) -> tuple[StudyOutcome, Conclusion | None]:
-    """Plan, run and conclude the study of a recipe in ``folder``. The same call resumes.
+    """Plan, run and conclude a study in ``folder``. The same call resumes.
+
+    Args:
+        recipe: a recipe, or a function of yours as ``PATH.py:FUNCTION`` or ``package.module:function``.
+        values: of the configuration; a list makes an axis.
+        command: a program of yours, with ``recipe=None`` (docs/extending.md).
+        scale, series, best_of, loss, units, better: see `Reading`.
 
     Example:
         ``outcome, conclusion = run("digits", "runs/tiny", {"n_tasks": [2, 5, 10]}, seeds=[0])``
     """
-    planned = plan(recipe, values, profile=profile, seeds=seeds, place=place, baselines=baselines)
+    reading = Reading(names(scale), names(series), names(best_of), loss, units, better)
+    planned = plan(
+        recipe, values, command=command, profile=profile, seeds=seeds, place=place, baselines=baselines, reading=reading
+    )
     return launch(planned, folder, fail_fast=fail_fast, reporter=reporter)
 
 

@@ -21,7 +21,7 @@ from metascale.core.errors import InputError
 from metascale.core.run import Run
 from metascale.core.suggest import suggest
 from metascale.study.design import Study, merge
-from metascale.study.roles import Roles, assign
+from metascale.study.roles import Reading, Roles, assign
 from metascale.study.search.search import PRUNE_KEY, Search, search_of, searched_points
 from metascale.study.search.search import TUNE_KEY as TUNE
 from metascale.workflow.config import LEARNER_KEYS, Config, FewShotConfig, plural_keys, validate
@@ -133,17 +133,14 @@ class Recipe(Generic[Config]):
         profile: str | None = None,
         seeds: Sequence[int] | None = None,
         baselines: bool = True,
-        *,
-        scale: Sequence[str] = (),
-        series: Sequence[str] = (),
-        best_of: Sequence[str] = (),
+        reading: Reading | None = None,
     ) -> Study:
         """The study with ``values`` over the profile's over the defaults; a list for a single-valued key is an axis.
 
         Every trial is validated here, before anything runs or is written.
 
         Args:
-            scale, series, best_of: the axes with these roles (`metascale.study.roles.assign`).
+            reading: the roles of the axes; a recipe has its own loss.
 
         Raises:
             InputError: an unknown profile or key, or a value that is not allowed.
@@ -156,11 +153,12 @@ class Recipe(Generic[Config]):
             base["n_tasks"] = None  # of the baselines, which have no training tasks
         beside = (self.baselines if chosen.baselines is None else chosen.baselines) if baselines else ()
         seeds = list(seeds or chosen.seeds or self.seeds)
+        reading = reading or Reading()
         roles = assign(
             axes,
-            scale=scale,
-            series=series,
-            best_of=best_of,
+            scale=reading.scale,
+            series=reading.series,
+            best_of=reading.best_of,
             stands_for=self.scale_columns,
             crossed=self._crossed(axes) if beside else (),
             loss=self.loss,
@@ -225,7 +223,7 @@ class Recipe(Generic[Config]):
         """The data sets that a trial with this configuration reads."""
         return self.data_sets(self.validate(config)) if callable(self.data_sets) else self.data_sets
 
-    def presentation(self, study: Study, profile: str | None = None) -> dict[str, object]:
+    def presentation(self, profile: str | None = None) -> dict[str, object]:
         """What the report needs to know beside the study itself."""
         return {"question": self.profile(profile).question or self.question}
 
@@ -353,7 +351,7 @@ def load_recipe(name: str) -> Recipe[Any]:
     """
     if is_file(name):
         path = Path(name).expanduser().resolve()
-        return _recipe_of(_module_of_file(path), str(path), f"the recipe file {path}")
+        return _recipe_of(module_of_file(path), str(path), f"the recipe file {path}")
     name = _plain(name)
     module, owner = _registered(name)
     recipe = _recipe_of(module, name, f"recipe '{name}' of {owner}")
@@ -402,16 +400,16 @@ def _registered(name: str) -> tuple[ModuleType, str]:
 
 
 @lru_cache
-def _module_of_file(path: Path) -> ModuleType:
-    """The module that a recipe's file makes, known by its path, so that it hides no other module.
+def module_of_file(path: Path, what: str = "recipe file") -> ModuleType:
+    """The module that a user's file makes, known by its path, so that it hides no other module.
 
     Modules beside it can be imported; installed ones of the same name come first.
     """
     if not path.is_file():
-        raise InputError(f"there is no recipe file {path}", field="recipe", value=str(path))
+        raise InputError(f"there is no {what} {path}", field="recipe", value=str(path))
     spec = importlib.util.spec_from_file_location(str(path), path)
     if spec is None or spec.loader is None:
-        raise InputError(f"the recipe file {path} is not a Python file (.py)")
+        raise InputError(f"the {what} {path} is not a Python file (.py)")
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     module = importlib.util.module_from_spec(spec)
@@ -420,5 +418,5 @@ def _module_of_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (ImportError, SyntaxError) as error:
         del sys.modules[spec.name]
-        raise InputError(f"the recipe file {path} cannot be imported: {error}") from error
+        raise InputError(f"the {what} {path} cannot be imported: {error}") from error
     return module

@@ -424,9 +424,11 @@ def contest(study: ReportStudy) -> Section:
     }
     if not found.rows:
         return Section("baselines", title, data=data)
+    across_tasks = any(row.task_sem is not None for row in found.rows)
     picture = Picture(
         "baselines",
-        "Bars: ± 1 standard error across test tasks (not across seeds). Dots: single seeds.",
+        ("Bars: ± 1 standard error across test tasks (not across seeds). " if across_tasks else "")
+        + "Dots: single seeds.",
         (lambda ax, compact: plot_baselines(found, ax, compact=compact),),
         height_in=1.5 + 0.42 * len(found.shown),
     )

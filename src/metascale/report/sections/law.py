@@ -403,11 +403,13 @@ def scales_table(found: LawTable, accuracy: ScaleTable) -> PageTable:
         *(("series",) if several else ()), scales.x_label, "seeds", scales.y_label, "SE across seeds",
         "SE across tasks", "accuracy", "its SE across seeds",
     )  # fmt: skip
-    caption = (
-        "Means over seeds. SE across seeds: standard error from training again; SE across tasks: the mean of the runs' "
-        "own standard errors across test tasks, each with its one fixed episode. The two are never added."
-    )
-    return table(caption, heads, rows)
+    caption = "Means over seeds. SE across seeds: standard error from training again"
+    if any(mean.task_sem is not None for mean in scales.means):
+        caption += (
+            "; SE across tasks: the mean of the runs' own standard errors across test tasks, each with its one fixed "
+            "episode. The two are never added"
+        )
+    return table(f"{caption}.", heads, rows)
 
 
 def families(study: ReportStudy) -> Section:
