@@ -2,6 +2,7 @@
 
     python scripts/results.py record FOLDER NAME   keep the small record of a finished study as NAME
     python scripts/results.py pages                write every generated part of README and docs/results again
+    python scripts/results.py refit                fit the laws of the recorded tables again, then write the pages
     python scripts/results.py again [NAME...]      run the recorded commands (all) again, record them, write the pages
 
 A record is a folder docs/results/records/NAME: results.csv (the table of the study without columns that no page needs),
@@ -387,6 +388,12 @@ def write_pages() -> list[Path]:
     return written
 
 
+def refit(name: str) -> None:
+    """Write the laws of a record as today's law room fits them to its table."""
+    one = open_record(name)
+    write_laws(one.study.folder, one.refitted())
+
+
 def again(name: str, *more: str) -> None:
     """Run a record's command in a new folder, and record it."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -402,12 +409,15 @@ def main() -> None:
     one.add_argument("folder", type=Path)
     one.add_argument("name")
     verbs.add_parser("pages")
+    verbs.add_parser("refit")
     verbs.add_parser("again").add_argument("names", nargs="*")
     given = parser.parse_args()
     if given.verb == "record":
         sys.stdout.write(f"{record(given.folder, given.name)}\n")
     for name in (given.names or names()) if given.verb == "again" else ():
         again(name)
+    for name in names() if given.verb == "refit" else ():
+        refit(name)
     if given.verb != "record":
         sys.stdout.write("".join(f"{path}\n" for path in write_pages()))
 
