@@ -1,6 +1,7 @@
 """A resumable scaling study of any function of yours, with the law and its interval at the end.
 
 python examples/own_trial_study.py runs/monte_carlo      a few seconds; run it again and nothing is computed twice
+metascale report runs/monte_carlo                        its page; `status`, `fit` and `export` take the folder as well
 
 The function here estimates an integral from n random points. Its error falls as n to the power -1/2, so the fitted
 exponent has a known answer.
@@ -15,7 +16,7 @@ import numpy as np
 
 from metascale.core import Run, generator
 from metascale.laws import Analysis, analyse
-from metascale.study import Study, results_table, run_study
+from metascale.study import Roles, Study, results_table, run_study
 
 
 def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def main(folder: str, n_repeats: int = 400) -> Analysis:
         base={"n_repeats": n_repeats},
         axes={"n_points": [10, 30, 100, 300, 1000]},
         seeds=(0, 1, 2),
+        roles=Roles(scales=("n_points",), loss="error"),
     )
     run_study(study, folder)
     table = results_table(folder).finished()

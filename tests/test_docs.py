@@ -27,6 +27,9 @@ import pytest
 import torch
 import yaml
 
+from metascale.study.status import study_status
+from metascale.workflow.conclude import conclude
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "metascale"
 FENCE = re.compile(r"^(?P<indent>[ \t]*)```+(?P<language>[^`\s]*)[^`]*$")
@@ -187,6 +190,12 @@ def test_the_study_example_finds_the_known_exponent(example: Callable[[str], Mod
     again = module.main(str(empty_folder / "study"))
     assert again.parameters == result.parameters
     assert (empty_folder / "study" / "results.csv").read_bytes() == before
+    concluded = conclude(empty_folder / "study")
+    assert concluded.analyses[""].parameters["alpha"] == alpha
+    assert {trial.loss_name for trial in study_status(empty_folder / "study").trials} == {"error"}
+    page = (empty_folder / "study" / "report.html").read_text()
+    assert "Does error follow a power law in n points?" in page
+    assert not [word for word in ("meta-test", "nats", "test_loss") if word in page]
 
 
 def test_the_reptile_example_is_as_short_as_promised() -> None:

@@ -60,6 +60,17 @@ def test_what_is_no_axis_is_refused(given: dict[str, Any], message: str) -> None
     assert message in str(caught.value)
 
 
+def test_an_axis_that_a_study_forgets_is_a_series_and_never_pooled() -> None:
+    def roles(**given: Any) -> Roles | None:
+        axes = {"width": [8, 16], "vocabulary": [100, 200]}
+        return Study("own", "a.module:f", {}, axes, (0,), roles=Roles(**given)).roles
+
+    assert roles(scales=("width",)) == Roles(("width",), ("vocabulary",))
+    assert roles(scales=("n_params",)) == Roles(("n_params",)), "both stand for it"
+    with pytest.raises(InputError, match="there is no axis 'lr'"):
+        roles(best_of=("lr",))
+
+
 # Best-of.
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from metascale.study.executors.local import ProcessExecutor, SerialExecutor
     from metascale.study.executors.ray import RayExecutor
     from metascale.study.executors.slurm import SlurmExecutor
+    from metascale.study.roles import Roles
     from metascale.study.run.session import StudyOutcome
     from metascale.study.runner import run_study
     from metascale.study.search.run import run_any_study, run_tuned_study
@@ -23,6 +24,7 @@ __all__ = [
     "ProcessExecutor",
     "RayExecutor",
     "ResultsTable",
+    "Roles",
     "RunStore",
     "RunView",
     "Search",

@@ -85,6 +85,8 @@ class Study:
             if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
                 raise InputError(f"axis '{key}' of study '{self.name}' needs a list of at least one value")
         _check_seeds(self.seeds, f"study '{self.name}'")
+        if self.roles is not None:
+            object.__setattr__(self, "roles", self.roles.completed(self.axes))
         self.trials()
 
     def trials(self) -> tuple[Trial, ...]:

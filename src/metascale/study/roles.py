@@ -7,7 +7,7 @@ baselines), and of a *best-of* axis every point keeps its best value. No axis is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from metascale.core.columns import TEST_LOSS
@@ -23,6 +23,8 @@ Axes: TypeAlias = Mapping[str, Sequence[Any]]
 @dataclass(frozen=True, slots=True)
 class Roles:
     """The roles of a study's axes and the meaning of its loss, as study.json holds them.
+
+    An axis without a role is a series; where a scale is a measured column, such axes are what it stands for.
 
     Args:
         scales: up to three columns that the law runs along: axes, or columns of the results that stand for axes (a
@@ -46,6 +48,20 @@ class Roles:
     def __post_init__(self) -> None:
         if self.better not in ("lower", "higher"):
             raise InputError(f"`better` is lower or higher, not '{self.better}'", field="better", value=self.better)
+
+    def completed(self, axes: Axes) -> Roles:
+        """With the axes that have no role among the series, unless a measured scale stands for them.
+
+        Raises:
+            InputError: a series or best-of axis that is none.
+        """
+        for role, given in (("series", self.series), ("best_of", self.best_of)):
+            for name in given:
+                _require_axis(role, name, axes)
+        if not self.scales or any(name not in axes for name in self.scales):
+            return self
+        left = [name for name in axes if name not in (*self.scales, *self.series, *self.best_of)]
+        return replace(self, series=(*self.series, *left)) if left else self
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Roles:
