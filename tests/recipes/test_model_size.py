@@ -218,11 +218,21 @@ def test_a_missing_text_is_refused_before_the_study_starts(tmp_path: Path, monke
         plan("model-size", profile="quick")
 
 
-def test_the_command_counts_a_quick_study_and_refuses_two_profiles(tmp_path: Path) -> None:
+def test_the_command_counts_a_quick_study_and_refuses_two_profiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metascale.workflow.estimate._seconds", lambda call: 0.5)
     command = ["run", "model-size", "--quick", "--out", str(tmp_path / "study")]
     shown = CliRunner().invoke(app, [*command, "--dry-run"], env={"COLUMNS": "100"})
     assert shown.exit_code == 0
     assert "16 trainings" in shown.output
+    # 5 epochs of 509.9 batches of 4,096 tokens; each validation, and both at the end, a third of a step a batch.
+    # 16 · (2,550 + (6 · 245,569 + 2 · 245,569) / (3 · 4,096)) · 0.5 s = 21,679 s.
+    assert "500 ms a step" in shown.output
+    assert "about 6 h 01 min of" in shown.output
+    assert "143.63 MiB of checkpoints" in shown.output
+    searched = CliRunner().invoke(app, [*command[:2], "--profile", "laptop", *command[3:], "--dry-run"])
+    assert "16 trainings after at most 10 of a search" in " ".join(searched.output.split())
     assert "resnet_bk 128×8      4,706,368       2,119,984" in shown.output
     assert not (tmp_path / "study").exists()
     both = CliRunner().invoke(app, [*command, "--profile", "smoke", "--dry-run"])

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -37,10 +38,12 @@ from metascale.core.columns import (
 from metascale.core.errors import InputError
 from metascale.core.files import write_json
 from metascale.core.run import Run
+from metascale.core.streams import generator
 from metascale.core.types import Split
 from metascale.laws import analyse, grouped
 from metascale.laws.effects import PowerLine, WidthAndDepth, power_line, undominated, width_and_depth
 from metascale.study.design import Study
+from metascale.study.search.run import n_search_trials
 from metascale.study.search.search import PRUNE_KEY
 from metascale.study.store.folder import StudyView
 from metascale.study.store.table import ResultsTable
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from metascale.training.memory import LiveBytes, MemoryReport
     from metascale.training.schedules import RateSchedule
     from metascale.training.supervised import SupervisedTraining
+    from metascale.workflow.estimate import Trainings
 
 
 @dataclass(frozen=True)
@@ -382,6 +386,8 @@ def memory_of_step(process: SupervisedTraining, device: str) -> MemoryReport:
 
 TRAIN_TOKENS, VOCABULARY = 2_088_628, 33_278
 """Of WikiText-2: tokens of its training text, and different words in it."""
+EVALUATION_TOKENS = 245_569
+"""Of its test text; validation has 217,646."""
 COPIES = 4
 """Numbers a parameter while training: its value, its gradient, and AdamW's two moments."""
 
@@ -410,11 +416,16 @@ class ModelCost(NamedTuple):
 def model_cost(settings: ModelSizeConfig) -> ModelCost:
     """The cost of one configuration; ``training_flops`` of all its steps at most."""
     model = language_model(settings)
-    windows = (settings.n_train_tokens or TRAIN_TOKENS) // settings.n_sequence - 1
-    steps = n_steps(settings, -(-windows // settings.batch_size))
+    steps = n_steps(settings, steps_per_epoch(settings))
     step, whole = flops(model, settings, 1).exact, flops(model, settings, steps).exact
     n_total = model.n_params()
     return ModelCost(settings, n_total, model.n_non_embedding(), step, whole, COPIES * BYTES_A_NUMBER * n_total)
+
+
+def steps_per_epoch(settings: ModelSizeConfig) -> int:
+    """Training batches that cover the training text."""
+    windows = (settings.n_train_tokens or TRAIN_TOKENS) // settings.n_sequence - 1
+    return -(-windows // settings.batch_size)
 
 
 def model_costs(study: Study) -> list[ModelCost]:
@@ -426,6 +437,7 @@ def model_costs(study: Study) -> list[ModelCost]:
 def costs(study: Study) -> tuple[str, list[str], list[list[str]]]:
     """A title, headings and rows for a dry run."""
     from metascale.core.units import format_bytes, format_count
+    from metascale.workflow.estimate import time_and_disk
 
     rows = [
         [
@@ -438,12 +450,48 @@ def costs(study: Study) -> tuple[str, list[str], list[list[str]]]:
         ]
         for one in model_costs(study)
     ]
-    n_trials = len(study.trials())
+    n_trials, n_searched = len(study.trials()), n_search_trials(study)
+    searches = f" after at most {n_searched} of a search" if n_searched else ""
+    time, disk = time_and_disk(trainings(study))
     title = (
-        f"{study.name}: models of width × layers, {n_trials} {'training' if n_trials == 1 else 'trainings'}; step and "
-        "training in FLOPs, forward and backward; state: weights, gradients and AdamW's moments"
+        f"{study.name}: models of width × layers, {n_trials} {'training' if n_trials == 1 else 'trainings'}{searches}; "
+        "step and training in FLOPs, forward and backward; state: weights, gradients and AdamW's moments\n"
+        f"time: {time}\ndisk: {disk}"
     )
     return title, ["model", "parameters", "non-embedding", "step", "training", "state"], rows
+
+
+def trainings(study: Study) -> list[Trainings]:
+    """What the trials of a study compute at most, by configuration; steps are tried on tokens drawn at random."""
+    from metascale.workflow.estimate import Trainings
+
+    def prepare(settings: ModelSizeConfig) -> Callable[[], object]:
+        process = training(settings, drawn(settings), 0, "cpu")
+        state = process.init()
+        return lambda: process.step(state, 0)
+
+    found = []
+    for settings, count in load_recipe(study.base["recipe"]).counts(study).items():
+        cost, batch = model_cost(settings), settings.batch_size * settings.n_sequence
+        steps, validation = cost.training_flops / cost.step_flops, settings.evaluation_tokens or EVALUATION_TOKENS
+        seen = min(validation, (settings.n_validation_batches or validation) * batch)
+        n_validations = steps // (settings.eval_every or steps_per_epoch(settings)) + 1
+        # An evaluation is a forward pass, a third of a step's operations; the kept model's is of both splits.
+        evaluated = n_validations * seen + 2 * validation
+        steps += evaluated / (3 * batch)
+        kind, prepared = settings.architecture, partial(prepare, settings)
+        found.append(Trainings(kind, count, steps, cost.step_flops, cost.n_total, prepared))
+    return found
+
+
+def drawn(settings: ModelSizeConfig) -> TokenStream:
+    """Random tokens of the configuration's vocabulary, enough for one step."""
+    from metascale.tasks.supervised.tokens import TokenStream
+
+    n, batch = settings.vocabulary, settings.batch_size * settings.n_sequence
+    tokens = generator(0, "dry-run").integers(n, size=batch + 2 * settings.n_sequence, dtype=np.int32)
+    words = tuple(map(str, range(n)))
+    return TokenStream("drawn", words, {"train": tokens}, 0, settings.n_sequence, settings.batch_size)
 
 
 # What the study concludes: size.json holds it for the report. Where there are too few models for a question, its place

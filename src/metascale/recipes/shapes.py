@@ -15,8 +15,9 @@ The seven steps of such a study, with results, are in docs/recipe.md.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from metascale.training.loop import Schedule
     from metascale.training.state import TrainState
     from metascale.training.supervised import SupervisedTraining
+    from metascale.workflow.estimate import Trainings
 
 Ratio = Annotated[float, Field(gt=0, le=64)]
 RESNET_RATIO = 4.0
@@ -203,8 +205,7 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
 
 def check(settings: ShapesConfig) -> None:
     """Refuse more images than there are, a batch larger than the data, and a net too deep for its images."""
-    data, side = unshrunk(settings, 0), settings.shrink
-    net(settings, replace(data, images={split: pixels[:, ::side, ::side] for split, pixels in data.images.items()}))
+    net(settings, thinned(settings))
 
 
 def images(settings: ShapesConfig, seed: int) -> ImageSet:
@@ -214,6 +215,12 @@ def images(settings: ShapesConfig, seed: int) -> ImageSet:
         return data
     smaller = {split: shrunk(pixels, settings.shrink) for split, pixels in data.images.items()}
     return replace(data, images=smaller, details={**(data.details or {}), "shrink": settings.shrink})
+
+
+def thinned(settings: ShapesConfig) -> ImageSet:
+    """The data set at its size after shrinking, with some of the pixels instead of means: for its numbers alone."""
+    data, side = unshrunk(settings, 0), settings.shrink
+    return replace(data, images={split: pixels[:, ::side, ::side] for split, pixels in data.images.items()})
 
 
 def unshrunk(settings: ShapesConfig, seed: int) -> ImageSet:
@@ -306,7 +313,9 @@ def n_params(config: Mapping[str, Any]) -> int:
 
 
 def costs(study: Study) -> tuple[str, list[str], list[list[str]]]:
-    """What a study of shapes will run, for a dry run: trials of the grid and of the searches, and sizes."""
+    """What a study of shapes will run, for a dry run: trials of the grid and of the searches, sizes, time and disk."""
+    from metascale.workflow.estimate import time_and_disk
+
     points = axis_points(study)
     sizes = sorted(n_params(merge(study.base, point)) for point in points)
     search = search_of(study)
@@ -318,4 +327,39 @@ def costs(study: Study) -> tuple[str, list[str], list[list[str]]]:
     if search is not None:
         n_points = len(searched_points(study, search))
         rows.append(["trials of the searches", f"{search.trials * n_points}, {search.trials} at {n_points} shapes"])
-    return "shapes (dry run)", ["", ""], rows
+    time, disk = time_and_disk(trainings(study))
+    return "shapes (dry run)", ["", ""], [*rows, ["time", time], ["disk", disk]]
+
+
+def trainings(study: Study) -> list[Trainings]:
+    """What the trials of a study compute at most, by configuration."""
+    from metascale.models.resnet import ResNet
+    from metascale.training.flops import training_flops
+    from metascale.workflow.estimate import Trainings
+
+    def prepare(settings: ShapesConfig) -> Callable[[], object]:
+        process = training(settings, images(settings, 0), 0, "cpu")
+        state = process.init()
+        return lambda: process.step(state, 0)
+
+    found = []
+    for settings, count in load_recipe(study.base["recipe"]).counts(study).items():
+        data = thinned(settings)
+        model = net(settings, data)
+        forward = model.flops(data.image_size) if isinstance(model, ResNet) else model.flops()
+        batch, epochs = settings.batch_size, settings.max_epochs
+        n_validation = settings.n_validation or data.n_examples("validation")
+        evaluated = (n_validation + settings.n_train_evaluated) * (epochs // settings.eval_epochs + 1)
+        evaluated += data.n_examples("validation") + data.n_examples("test")
+        found.append(
+            Trainings(
+                kind=settings.architecture,
+                n_trials=count,
+                # An evaluation is a forward pass, a third of a step's operations.
+                n_steps=epochs * data.steps_per_epoch + evaluated / (3 * batch),
+                step_flops=training_flops(forward, batch, model.n_params(), batch).exact,
+                n_params=model.n_params(),
+                prepare=partial(prepare, settings),
+            )
+        )
+    return found

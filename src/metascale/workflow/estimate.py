@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from metascale.core.trees import n_elements, to
 from metascale.core.types import Batch, Episode, Model
-from metascale.core.units import format_bytes, format_count
+from metascale.core.units import format_bytes, format_count, format_seconds
 from metascale.parallel.execution import Execution
 from metascale.study.design import Study
 from metascale.study.search.run import n_search_trials
+from metascale.study.store.checkpoints import KEPT
 from metascale.training.flops import count_flops
 from metascale.workflow.config import FewShotConfig, TrialConfig
 from metascale.workflow.fewshot import VALIDATIONS, Parts, few_shot, make_inner, make_learner
@@ -28,13 +29,22 @@ RECORD_BYTES = 200
 LARGE = 200_000_000
 """Frozen parameters above which a CPU only counts, and measures nothing."""
 
+MEASURED_FLOPS = 5e10
+"""Of a supervised training step that a dry run takes, at most."""
+
+FILES_BYTES = 48 * 1024
+"""Of the dozen small files of a trial, in blocks of 4 KiB."""
+
+NOT_MEASURED = "not measured: too large to try on this CPU; divide the FLOPs by what your device reaches"
+
 
 @dataclass(frozen=True)
 class Estimate:
     """The cost of a study.
 
     Args:
-        n_trials: all of them; ``n_meta`` are meta-trained.
+        n_trials: those of the axes and beside them, of which ``n_meta`` are meta-trained.
+        n_searched: those of searches, before them.
         n_params_trainable, n_params_total: of the model.
         step_flops: FLOPs of one outer step (all tasks of a meta-batch).
         train_flops: FLOPs of all meta-training, at most.
@@ -45,6 +55,7 @@ class Estimate:
     """
 
     n_trials: int
+    n_searched: int
     n_meta: int
     n_params_trainable: int
     n_params_total: int
@@ -58,12 +69,13 @@ class Estimate:
         """Names and values, for people."""
         step, whole = format_count(self.step_flops, "FLOP"), format_count(self.train_flops, "FLOP")
         trainable, total = format_count(self.n_params_trainable), format_count(self.n_params_total)
-        time = "not measured: too large to try on this CPU; divide the FLOPs by what your device reaches"
+        searches = f", after at most {self.n_searched} of searches" if self.n_searched else ""
+        time = NOT_MEASURED
         if self.step_s is not None and self.total_s is not None:
             time = f"{self.step_s * 1e3:.0f} ms an outer step on one thread (measured)"
             time += f"; about {self.total_s / 60:.1f} min at most"
         return [
-            ["trials", f"{self.n_trials} ({self.n_meta} meta-trained)"],
+            ["trials", f"{self.n_trials} ({self.n_meta} meta-trained)" + searches],
             ["parameters", f"{trainable} trainable of {total}"],
             ["FLOPs", f"{step} an outer step, {whole} in all at most"],
             ["time", time],
@@ -121,7 +133,8 @@ def estimate_costs(recipe: Recipe[TrialConfig], study: Study, workers: int, devi
     if metas and n_searched:
         train_s, train_flops = (total * (1 + n_searched / len(metas)) for total in (train_s, train_flops))
     return Estimate(
-        n_trials=len(trials) + n_searched,
+        n_trials=len(trials),
+        n_searched=n_searched,
         n_meta=len(metas),
         n_params_trainable=cost.trainable,
         n_params_total=cost.trainable + cost.frozen,
@@ -219,3 +232,67 @@ def _seconds(call: Callable[[], object], repeats: int = 3) -> float:
 def _n_frozen(model: Model) -> int:
     backbone = getattr(model, "backbone", None)
     return 0 if backbone is None else sum(parameter.numel() for parameter in backbone.parameters())
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Supervised trainings of one configuration.
+
+    Args:
+        kind: trainings of one kind have one line of seconds in FLOPs: an architecture.
+        n_trials: how many there are, those of searches among them.
+        n_steps: steps of one at most; evaluations count as the steps of as many operations.
+        step_flops, n_params: of the model.
+        prepare: makes a call that takes one training step.
+    """
+
+    kind: str
+    n_trials: int
+    n_steps: float
+    step_flops: float
+    n_params: int
+    prepare: Callable[[], Callable[[], object]]
+
+
+def time_and_disk(trainings: Sequence[Trainings]) -> tuple[str, str]:
+    """What a supervised study takes, in words: time by steps measured here on one thread, and disk.
+
+    Of every kind a step of the cheapest model and one of the dearest that is not too large are measured; the others lie
+    on the line through both.
+    """
+    total_s, measured = 0.0, []
+    for kind in dict.fromkeys(one.kind for one in trainings):
+        own = sorted((one for one in trainings if one.kind == kind), key=lambda one: one.step_flops)
+        tried = [one for one in own if one.step_flops <= MEASURED_FLOPS]
+        if not tried:
+            return NOT_MEASURED, _disk_of(trainings)
+        ends = [tried[0], tried[-1]] if tried[-1].step_flops > tried[0].step_flops else tried[:1]
+        seconds = _on_one_thread([one.prepare for one in ends])
+        measured += seconds
+        flops = [one.step_flops for one in ends] if len(ends) == 2 else [0.0, ends[0].step_flops]
+        low, high = seconds if len(ends) == 2 else (0.0, seconds[0])
+        slope = max(0.0, high - low) / (flops[1] - flops[0])
+        total_s += sum(one.n_trials * one.n_steps * max(low, low + slope * (one.step_flops - flops[0])) for one in own)
+    ends = dict.fromkeys(_short(value) for value in (min(measured), max(measured)))
+    time = f"{' to '.join(ends)} a step on one thread (measured); about {format_seconds(total_s)} of one thread for "
+    return time + "training and evaluation, if none stops early", _disk_of(trainings)
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else format_seconds(seconds)
+
+
+def _on_one_thread(prepared: Sequence[Callable[[], Callable[[], object]]]) -> list[float]:
+    outside = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [_seconds(prepare()) for prepare in prepared]
+    finally:
+        torch.set_num_threads(outside)
+
+
+def _disk_of(trainings: Sequence[Trainings]) -> str:
+    records = sum(one.n_trials * (FILES_BYTES + RECORD_BYTES * one.n_steps / 10) for one in trainings)
+    # A checkpoint holds the weights, both moments of Adam and the best weights; the newest two are kept.
+    checkpoints = KEPT * 4 * 4 * max(one.n_params for one in trainings)
+    return f"{format_bytes(records)}, and up to {format_bytes(checkpoints)} of checkpoints for each trial that runs"

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -252,6 +253,14 @@ class Recipe(Generic[Config]):
     def count_costs(self, study: Study) -> CostTable | None:
         """What the study's trials take, where the recipe counts it itself."""
         return self._function("costs")(study) if hasattr(self.module, "costs") else None
+
+    def counts(self, study: Study) -> dict[Config, int]:
+        """How many trials have each configuration, whatever their seeds; those of searches at the base's values."""
+        counted: Counter[Config] = Counter(self.validate(trial.config) for trial in study.trials())
+        if (search := search_of(study)) is not None:
+            for point in searched_points(study, search):
+                counted[self.validate(merge(study.base, point))] += search.trials
+        return dict(counted)
 
     @property
     def checks(self) -> bool:
