@@ -191,19 +191,20 @@ def plan(
         MissingDependency: a package that the study needs is not installed.
     """
     reading = reading or Reading()
-    line = _command(recipe, command, values or {}, profile, seeds, baselines, reading)
     if (recipe is None) == (command is None):
         raise InputError("give a recipe, a function as PATH.py:FUNCTION, or a program with `command`: one of them")
     if recipe is None or is_function(recipe):
         if profile is not None:
             raise InputError("a `profile` is a recipe's: an own function or program has none", field="profile")
         study = own_study(recipe, command, values, seeds, reading)
+        line = _command(recipe, command, values or {}, profile, seeds, baselines, reading)
         return _planned(None, study, place, {"command": line})
     for name in ("loss", "units", "better"):
         if getattr(reading, name) != getattr(Reading, name):
             raise InputError(f"`{name}` is for own functions and programs: recipe '{recipe}' has its own", field=name)
     chosen = load_recipe(recipe)
     study = chosen.study(values, profile, seeds, baselines, reading)
+    line = _command(recipe, command, values or {}, profile, seeds, baselines, reading)
     return _planned(chosen, study, place, {"command": line, **chosen.presentation(profile)})
 
 
