@@ -86,7 +86,9 @@ def test_a_damaged_run_whose_folder_is_deleted_is_run_again(folder):
     outcome = run_study(power_study(), folder)
     assert (outcome.exit_status, outcome.ran) == (0, 1)
     conclude(folder)
-    assert final_files(folder) == before
+    # The page shows how long trials took.
+    after = final_files(folder)
+    assert {name for name in before if after.get(name) != before[name]} <= {"report.html", "summary.json"}
     assert verify_study(folder).ok
 
 
