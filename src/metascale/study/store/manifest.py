@@ -48,6 +48,8 @@ def seal_study(view: StudyView, written: Iterable[Path]) -> None:
     """
     folder = view.folder
     with locked(folder):
+        for leftover in folder.glob(f".{SEALS}.*.tmp"):
+            leftover.unlink()
         seals = _read_or_none(folder)
         files = dict(seals.get(_FILES, {}))
         for path in sorted(path for path in (*written, folder / COMMAND_JSON) if path.is_file()):

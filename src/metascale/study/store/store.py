@@ -93,7 +93,9 @@ class RunStore:
             InputError: the folder holds no study.
         """
         folder = Path(folder)
-        store = cls(folder, load_definition(folder))
+        definition = load_definition(folder)
+        with locked(folder):
+            store = cls(folder, definition)
         store.refresh()
         return store
 
