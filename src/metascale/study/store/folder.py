@@ -13,7 +13,7 @@ from typing import Any
 
 from metascale.core.columns import PROVENANCE_JSON, PROVENANCE_JSONL
 from metascale.core.errors import CorruptFile
-from metascale.core.files import read_json, read_json_lines, sha256_of
+from metascale.core.files import read_json_lines, sha256_of
 from metascale.study.definition import load_definition
 from metascale.study.design import Study, Trial
 from metascale.study.store.checkpoints import clean_leftovers, list_checkpoints, prune
@@ -73,10 +73,6 @@ def _damage(folder: Path, signs: tuple[tuple[str, int, int, int, int], ...]) -> 
                     return f"{path} is missing"
                 if sha256_of(path.read_bytes()) != expected:
                     return f"{path} is not what was written: its SHA-256 is not the one that was recorded"
-        for name in (HISTORY, TIMING):
-            read_json_lines(folder / name)
-        if (folder / PROVENANCE_JSON).exists():
-            read_json(folder / PROVENANCE_JSON)
     except CorruptFile as error:
         return str(error)
     return ""
@@ -177,11 +173,11 @@ class RunView:
 
     def measurements(self) -> list[dict[str, Any]]:
         """What the trial measured (seconds, bytes), over all attempts."""
-        return [] if self.damage() else read_json_lines(self.folder / TIMING)
+        return read_json_lines(self.folder / TIMING)
 
     def history(self) -> list[dict[str, Any]]:
         """Attempts, where they ran, warnings and how they ended."""
-        return [] if self.damage() else read_json_lines(self.folder / HISTORY)
+        return read_json_lines(self.folder / HISTORY)
 
     def wall_s(self) -> float:
         """Seconds spent on the run, over all attempts; one whose process died counts up to its last sign of life."""
