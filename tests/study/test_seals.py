@@ -122,7 +122,7 @@ def test_a_fit_leaves_out_what_was_edited_after_the_table_was_written(folder):
     edit_result(folder, 5)
     done = CliRunner().invoke(app, ["fit", str(folder / "results.csv"), "--bootstrap", "20"])
     assert done.exit_code == 1
-    assert "1 damaged runs left out" in done.output
+    assert "1 rows left out: their status is not 'finished'" in done.output
 
 
 def test_an_edited_table_is_no_table_to_fit(folder):
