@@ -16,10 +16,12 @@ import pytest
 import yaml
 
 from metascale.core.errors import CorruptFile, InputError, MetascaleError
+from metascale.core.files import sha256_of, write_json
 from metascale.integrations.adapters import export_adapter, push_adapter
 from metascale.laws.contrasts import bootstrap_mean
 from metascale.study.runner import run_study
 from metascale.study.store.folder import read_study
+from metascale.study.store.seals import sealed
 from metascale.workflow.launch import Place, plan
 
 WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "bird", "sun", "moon", "star"]
@@ -185,11 +187,12 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(
         shutil.copytree(run_folder, copy)
     (unfinished / "result.json").unlink()
     ending = json.loads((run_folder / "result.json").read_text())
-    (diverged / "result.json").write_text(json.dumps({"status": "diverged", "message": "loss is nan", "files": {}}))
+    write_json(diverged / "result.json", sealed({"status": "diverged", "message": "loss is nan", "files": {}}))
     kept = {name: value for name, value in ending["files"].items() if not name.startswith("adapter/")}
-    (perceptron / "result.json").write_text(json.dumps({**ending, "files": kept}))
-    config = json.loads((run_folder / "config.json").read_text())
-    (perceptron / "config.json").write_text(json.dumps({**config, "backbone": ""}))
+    config = json.dumps({**json.loads((run_folder / "config.json").read_text()), "backbone": ""})
+    (perceptron / "config.json").write_text(config)
+    kept["config.json"] = sha256_of(config.encode())
+    write_json(perceptron / "result.json", sealed({**ending, "files": kept}))
     (broken / "adapter/adapter_model.safetensors").write_bytes(b"torn")
     for folder, target, error, message in (
         (study, out, InputError, "is not a run's folder"),

@@ -17,6 +17,7 @@ from metascale.study.roles import Roles
 from metascale.study.store.claims import CLAIM
 from metascale.study.store.folder import RunView, read_study, run_folder
 from metascale.study.store.records import format_cell, format_row
+from metascale.study.store.seals import sealed
 from metascale.study.store.table import write_results
 
 SCALES = (2, 5, 10, 20, 50, 100, 200)
@@ -77,7 +78,9 @@ class StudyBuilder:
         place.mkdir(parents=True)
         ending = {"status": status, "message": message, "result": dict(result or {})}
         if status in ("finished", "diverged"):
-            write_json(place / "result.json", {key: value for key, value in ending.items() if value})
+            write_json(
+                place / "result.json", sealed({**{key: value for key, value in ending.items() if value}, "files": {}})
+            )
         elif status == "failed":
             (place / "error.txt").write_text(f"Traceback\n  ...\n{message}\n")
         elif status == "running":
@@ -111,7 +114,7 @@ def change(folder: Path, edit: Callable[[Trial, dict[str, Any]], Mapping[str, An
         ending = run.ending()
         result = edit(run.trial, dict(ending["result"])) if ending and ending["status"] == "finished" else None
         if ending is not None and result is not None:
-            write_json(run.folder / "result.json", {**ending, "result": dict(result)})
+            write_json(run.folder / "result.json", sealed({**ending, "result": dict(result)}))
     write_results(folder)
 
 

@@ -28,7 +28,8 @@ def test_a_torn_line_of_the_provenance_is_cut_before_the_next(tmp_path):
     assert run_study(tiny_study(n_tasks=(2, 5)), tmp_path, facts={"command": "second"}).finished == 2
     assert run_study(tiny_study(n_tasks=(2, 5, 7)), tmp_path, facts={"command": "third"}).finished == 3
     assert [line["command"] for line in read_json_lines(path)] == ["second", "third"]
-    assert verify_study(tmp_path).ok
+    (damage,) = verify_study(tmp_path).damages
+    assert damage.path == path, "what the first call had written is gone"
 
 
 @pytest.mark.parametrize("content", [b"", b'{"done": 3, "to', b"\xff", b"[]", b'{"done": 3}'])
@@ -85,7 +86,8 @@ def test_where_the_index_cannot_be_opened_the_folders_are_read(tmp_path):
     (tmp_path / "index.sqlite3").unlink()
     (tmp_path / "index.sqlite3").mkdir()
     assert study_status(tmp_path).counts["finished"] == 2
-    assert verify_study(tmp_path).ok
+    (damage,) = verify_study(tmp_path).damages
+    assert damage.path == tmp_path / "index.sqlite3"
 
 
 def test_a_failure_whose_trace_is_no_text_is_recorded(tmp_path):

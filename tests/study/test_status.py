@@ -44,7 +44,7 @@ def test_status_tells_how_each_trial_stands(tmp_path):
     StoredRun(run_folder(tmp_path, store.trials[1]), claim).progress(3, 12, "warm-up")
     status = study_status(tmp_path)
     assert [trial.status for trial in status.trials] == ["failed", "running", "pending", "pending"]
-    assert status.counts == {"pending": 2, "running": 1, "finished": 0, "failed": 1, "diverged": 0}
+    assert status.counts == {"pending": 2, "running": 1, "finished": 0, "failed": 1, "diverged": 0, "damaged": 0}
     running = status.trials[1]
     assert (running.device, running.done, running.total, running.note) == ("cuda:3", 3, 12, "warm-up")
     assert (running.owner, running.owner_alive, running.shown_status) == (owner, True, "running")

@@ -19,6 +19,7 @@ from metascale.study.store import claims as owner_module
 from metascale.study.store.claims import is_alive, new_owner
 from metascale.study.store.folder import run_folder
 from metascale.study.store.run import StoredRun
+from metascale.study.store.seals import sealed
 from metascale.study.store.store import rebuild_index
 from tests.study.folders import final_files, tiny_study
 
@@ -92,7 +93,8 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path):
 def test_a_newer_format_and_a_changed_file_are_named(tmp_path):
     RunStore.create(tmp_path, tiny_study())
     stored = json.loads((tmp_path / "study.json").read_text())
-    (tmp_path / "study.json").write_text(json.dumps({**stored, "format": 99, "package_version": "9.9"}))
+    newer = sealed({**stored, "format": 99, "package_version": "9.9"})
+    (tmp_path / "study.json").write_text(json.dumps(newer))
     with pytest.raises(InputError, match=r"format 99, written by metascale 9\.9"):
         read_study(tmp_path)
     (tmp_path / "study.json").write_text(json.dumps({**stored, "base": {"n_tasks": 3, "lr": 1}}))

@@ -25,7 +25,8 @@ from metascale.cli import study as cli_study
 from metascale.cli.data import DataDir
 from metascale.cli.flags import flags_of, keys_of, sentence
 from metascale.cli.run import print_conclusion, use_data_dir
-from metascale.cli.study import Folder
+from metascale.cli.study import Folder, leave_if_damaged
+from metascale.cli.table import study_of
 from metascale.core.errors import InputError, MetascaleError, MissingDependency
 from metascale.core.files import sync_folder
 
@@ -59,6 +60,18 @@ def into_folder(command: Callable[..., None]) -> Callable[..., None]:
         folder = given.get("out_dir", given.get("out"))
         with out_folder(None if given.get("dry_run") else folder):
             command(**given)
+
+    return checked
+
+
+def of_trusted_runs(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` on a table; where that is a study's, damaged runs are named at the end, with exit status 1."""
+
+    @functools.wraps(command)
+    def checked(**given: Any) -> None:
+        command(**given)
+        if (folder := study_of(given["table"])) is not None:
+            leave_if_damaged(folder)
 
     return checked
 
@@ -120,7 +133,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app, name="data")
 for command in (cli_laws.fit, cli_laws.forecast, cli_laws.backtest, cli_laws.optimum):
-    app.command()(into_folder(command))
+    app.command()(into_folder(of_trusted_runs(command)))
 for study_command in (
     into_folder(cli_run.run),
     cli_run.resume,
@@ -195,6 +208,7 @@ def report(folder: Folder) -> None:
     if folder.is_dir():
         require_writable(folder, "the study's folder")
     print_conclusion(conclude(folder))
+    leave_if_damaged(folder)
 
 
 @app.command()

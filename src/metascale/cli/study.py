@@ -19,6 +19,7 @@ from metascale.core.errors import InputError
 from metascale.core.units import format_bytes
 
 console = Console()
+err = Console(stderr=True)
 Folder = Annotated[Path, typer.Argument(help="A study's folder (what --out named).")]
 _DISK_EVERY_S = 30.0
 _FORMATS = ("csv", "json", "parquet", "mlflow", "tensorboard", "wandb")
@@ -34,8 +35,9 @@ def status(
     shown = _Standing(folder, with_law)
     if as_json:
         console.print_json(json.dumps(shown.to_json()))
-        return
-    console.print(shown.render(rows))
+    else:
+        console.print(shown.render(rows))
+    leave_if_damaged(folder)
 
 
 def watch(
@@ -50,9 +52,21 @@ def watch(
         while True:
             live.update(standing.render(max(5, console.size.height - 12)), refresh=True)
             if until_done and standing.is_done:
-                return
+                break
             time.sleep(every_s)
             standing.refresh()
+    leave_if_damaged(folder)
+
+
+def leave_if_damaged(folder: Path) -> None:
+    """Name the runs that are damaged, which every command leaves out, and leave with exit status 1 if there are any."""
+    from metascale.study.store.folder import damaged_runs, read_study
+
+    found = damaged_runs(read_study(folder))
+    for damage in found:
+        err.print(Text(f"metascale: left out: {damage}"), style="red", soft_wrap=True)
+    if found:
+        raise typer.Exit(1)
 
 
 def verify(folder: Folder) -> None:
@@ -118,6 +132,7 @@ def export(
     except (NotADirectoryError, PermissionError, FileExistsError) as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
     console.print(f"{count} trials written to {out}", soft_wrap=True)
+    leave_if_damaged(folder)
 
 
 def push(

@@ -94,17 +94,27 @@ def _read(path: Path) -> tuple[Table, Roles | None]:
     """The table, and the roles of its axes where it is a study's."""
     from metascale.laws.table import Table, read_table
 
-    if not path.is_dir() and not (path.name == RESULTS_CSV and (path.parent / STUDY_JSON).is_file()):
+    folder = study_of(path)
+    if folder is None:
         return read_table(path), None
     from metascale.study.roles import assign
     from metascale.study.store.folder import read_study
+    from metascale.study.store.manifest import check_table
     from metascale.study.store.table import results_table
 
-    folder = path if path.is_dir() else path.parent
+    if path.is_file():
+        check_table(path)
     view = read_study(folder)
     found = results_table(view)
     columns = {name: found.column(name) for name in found.columns}
     return Table(columns, str(folder), found.notes), view.study.roles or assign(view.study.axes, loss="")
+
+
+def study_of(path: Path) -> Path | None:
+    """The folder of the study that a table argument names: itself, or the table beside its runs."""
+    if path.is_dir():
+        return path
+    return path.parent if path.name == RESULTS_CSV and (path.parent / STUDY_JSON).is_file() else None
 
 
 def _varies(table: Table, name: str) -> bool:

@@ -24,7 +24,7 @@ from metascale.core.errors import CorruptFile, InputError, MetascaleError
 from metascale.core.files import read_json, sha256_of, write_atomic
 from metascale.core.optional import require
 from metascale.integrations.model_card import model_card
-from metascale.study.store.folder import CONFIG, RESULT
+from metascale.study.store.folder import CONFIG, RESULT, damage_of
 from metascale.study.store.records import read_rows
 
 ADAPTER = "adapter"
@@ -83,6 +83,8 @@ def read_adapter_run(folder: Path) -> AdapterRun:
     config = read_json(folder / CONFIG)
     if not (folder / RESULT).is_file():
         raise InputError(f"the run in {folder} has not finished; resume its study before exporting it")
+    if damage := damage_of(folder):
+        raise CorruptFile(damage)
     ending = read_json(folder / RESULT)
     if ending["status"] != "finished":
         raise InputError(f"the run in {folder} {ending['status']}: {ending.get('message', 'it has no result')}")

@@ -18,8 +18,10 @@ from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_json
 from metascale.study.design import Study, Trial, build_trial, differing_keys
 from metascale.study.roles import Roles
+from metascale.study.store.seals import SEAL, read_sealed, sealed
 
-FORMAT = 1
+FORMAT = 2
+"""2: the file holds its own SHA-256. 1 did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +63,21 @@ def save_definition(folder: Path, definition: Definition) -> None:
     study = definition.study
     write_json(
         folder / STUDY_JSON,
-        {
-            "format": FORMAT,
-            "package_version": definition.package_version,
-            "name": study.name,
-            "trial": study.trial,
-            "base": study.base,
-            # Pairs: JSON objects are written with sorted keys, and the order of axes is the order of trials.
-            "axes": [[key, list(values)] for key, values in study.axes.items()],
-            "seeds": list(study.seeds),
-            "extra": [[[key, value] for key, value in extra.items()] for extra in study.extra],
-            "trials": [_trial_to_json(trial) for trial in definition.trials],
-            **({} if study.roles is None else {"roles": study.roles.to_json()}),
-        },
+        sealed(
+            {
+                "format": FORMAT,
+                "package_version": definition.package_version,
+                "name": study.name,
+                "trial": study.trial,
+                "base": study.base,
+                # Pairs: JSON objects are written with sorted keys, and the order of axes is the order of trials.
+                "axes": [[key, list(values)] for key, values in study.axes.items()],
+                "seeds": list(study.seeds),
+                "extra": [[[key, value] for key, value in extra.items()] for extra in study.extra],
+                "trials": [_trial_to_json(trial) for trial in definition.trials],
+                **({} if study.roles is None else {"roles": study.roles.to_json()}),
+            }
+        ),
     )
 
 
@@ -82,12 +86,14 @@ def load_definition(folder: Path) -> Definition:
 
     Raises:
         InputError: there is none, or a newer version of the package wrote it.
-        CorruptFile: it is not what was written.
+        CorruptFile: it is not what was written, by its own hash (which format 1 did not have).
     """
     path = folder / STUDY_JSON
     if not path.is_file():
         raise InputError(f"{folder} is not a study folder: it has no {STUDY_JSON}")
     stored = read_json(path)
+    if isinstance(stored, dict) and (SEAL in stored or stored.get("format") != 1):
+        read_sealed(path)
     if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
         raise CorruptFile(f"{path} is not what was written: it has no format number")
     if stored["format"] > FORMAT:
@@ -108,6 +114,8 @@ def load_definition(folder: Path) -> Definition:
         trials = tuple(_trial_from_json(study, item, path) for item in stored["trials"])
     except KeyError as error:
         raise CorruptFile(f"{path} is not what was written: it has no {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CorruptFile(f"{path} is not what was written: {error}") from error
     return Definition(study, trials, stored["package_version"])
 
 

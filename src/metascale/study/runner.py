@@ -14,9 +14,10 @@ from metascale.study.executors.local import SerialExecutor
 from metascale.study.run.job import Executor
 from metascale.study.run.session import Reporter, Session, StudyOutcome
 from metascale.study.run.stopping import stopping_on_signals
+from metascale.study.store.manifest import TABLES, seal_study
 from metascale.study.store.provenance import record_study
 from metascale.study.store.store import LEASE_S, RunStore
-from metascale.study.store.table import write_results
+from metascale.study.store.table import FINALS, write_results
 
 
 def run_study(
@@ -59,7 +60,8 @@ def run_study(
         store = RunStore.create(folder, study)
     try:
         session = Session(store, study.trials(), reporter, keep_checkpoints, lease_s, facts or {}, stop_seen)
-        session.plan(retry_failed, retry_diverged)
+        with explain_disk_full(folder, "opening the study"):
+            session.plan(retry_failed, retry_diverged)
         return _run(session, study, executor or SerialExecutor(), fail_fast, reporter, facts or {})
     finally:
         store.close()
@@ -85,7 +87,10 @@ def _run(
             session.run(executor, fail_fast, take_signals)
         with explain_disk_full(folder, "writing the table"):
             write_results(folder)
-        outcome = session.outcome(time.monotonic() - start)
+            outcome = session.outcome(time.monotonic() - start)
+            # The index is at rest, and has a hash, once it is closed.
+            session.store.close()
+            seal_study(session.store.view(), [folder / name for name in (*TABLES, FINALS)])
     finally:
         if reporter is not None:
             reporter.end(outcome)

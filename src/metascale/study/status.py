@@ -28,12 +28,12 @@ from metascale.core.units import format_seconds
 from metascale.study.design import flatten
 from metascale.study.run.session import Event, Reporter, StudyOutcome
 from metascale.study.store.claims import is_alive
-from metascale.study.store.folder import RESULT, RunView, StudyView, read_progress, read_study
+from metascale.study.store.folder import INDEX, RESULT, RunView, StudyView, read_progress, read_study
 from metascale.study.store.index import STATUSES, IndexRow, Status, read_index
 from metascale.study.store.records import parse_cell
-from metascale.study.store.store import INDEX
 
-_STYLES = {"finished": "green", "running": "cyan", "failed": "red", "diverged": "yellow", "pending": "dim"}
+_STYLES = {"finished": "green", "running": "cyan", "diverged": "yellow", "pending": "dim"}
+_STYLES |= {"failed": "red", "damaged": "red"}
 _COLUMNS = ("trial", "status", "device", "steps", "", "loss", "steps/s", "left", "note")
 _WIDE = 130
 _TAIL_BYTES = 8192
@@ -118,7 +118,7 @@ def estimate_left_s(trials: Sequence[TrialStatus]) -> float | None:
     A trial that waits is taken to last as long as the mean of these; trials run as many at a time as do now.
     """
     running = [trial for trial in trials if trial.shown_status == "running"]
-    lengths = [trial.wall_s for trial in trials if trial.status in ("finished", "diverged")]
+    lengths = [trial.wall_s for trial in trials if trial.status in ("finished", "diverged", "damaged")]
     lengths += [trial.wall_s + trial.left_s for trial in running if trial.left_s is not None]
     waiting = sum(trial.shown_status in ("pending", "interrupted") for trial in trials)
     if not running:
@@ -146,7 +146,7 @@ def render_status(status: StudyStatus, *, max_rows: int = 40, width: int = 120) 
         cells = _cells(trial)
         table.add_row(*(cells[name] for name in names))
     n_hidden = len(status.trials) - len(shown)
-    ended = sum(status.counts[name] for name in ("finished", "failed", "diverged"))
+    ended = sum(status.counts[name] for name in ("finished", "failed", "diverged", "damaged"))
     counts = ", ".join(f"{n} {name}" for name, n in status.counts.items() if n)
     line = Text(f"{ended}/{len(status.trials)} trials ended ({counts}), about {format_seconds(status.eta_s)} left")
     parts: list[RenderableType] = [table]
@@ -192,7 +192,9 @@ def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool |
 
 
 def _is_behind(row: IndexRow, run: RunView) -> bool:
-    """Whether the index misses a result that is there, or has one that is gone with its folder."""
+    """Whether the index misses a result that is there, or has one that is gone with its folder or is damaged."""
+    if (row.status == "damaged") != bool(run.damage()):
+        return True
     if row.status in ("pending", "failed"):
         return False
     return (run.folder / RESULT).exists() == (row.status == "running")
@@ -208,7 +210,7 @@ def _pace(progress: Mapping[str, Any] | None) -> tuple[float | None, float | Non
 
 def _most_relevant(trials: Sequence[TrialStatus], max_rows: int) -> list[TrialStatus]:
     """At most ``max_rows`` trials in the study's order: running, failed and diverged ones before the others."""
-    order = ("running", "interrupted", "failed", "diverged", "pending", "finished")
+    order = ("running", "interrupted", "failed", "diverged", "damaged", "pending", "finished")
     ranked = sorted(range(len(trials)), key=lambda k: (order.index(trials[k].shown_status), k))
     return [trials[k] for k in sorted(ranked[:max_rows])]
 
@@ -320,6 +322,9 @@ def summary(outcome: StudyOutcome) -> str:
     if outcome.pending:
         parts.append(f"{outcome.pending} not run yet")
     line = f"{', '.join(parts)} ({outcome.ran} run now in {format_seconds(outcome.wall_s)}): {outcome.folder}"
+    if outcome.damaged:
+        damages = "; ".join(outcome.damaged)
+        line += f"; left out as damaged: {damages} (a run whose folder is deleted is run again)"
     if outcome.stopped:
         line += "; stopped as requested: the same command resumes"
     if outcome.failed:

@@ -13,6 +13,8 @@ from metascale.core.columns import (
     ADAPTATION,
     BASELINES_JSON,
     COMPARED_KINDS,
+    LAW_JSON,
+    LAWS_JSON,
     MAIN_KINDS,
     META,
     SUMMARY_JSON,
@@ -35,9 +37,11 @@ from metascale.report.write import write_report
 from metascale.study.design import Study
 from metascale.study.roles import Roles, loss_of
 from metascale.study.search.search import tuned_points
+from metascale.study.store.claims import locked
 from metascale.study.store.folder import StudyView, read_study
+from metascale.study.store.manifest import TABLES, seal_study, unseal
 from metascale.study.store.records import format_cell
-from metascale.study.store.table import ResultsTable, write_results
+from metascale.study.store.table import FINALS, ResultsTable, write_results
 from metascale.workflow.recipe import recipe_of, roles_of
 
 Law: TypeAlias = Analysis | SurfaceAnalysis
@@ -64,6 +68,8 @@ def conclude(folder: Path | str) -> Conclusion:
     """
     folder = Path(folder)
     view = read_study(folder)
+    with locked(folder):
+        unseal(folder, files=None)
     table = write_results(folder)
     roles = roles_of(view.study)
     baselines = baseline_results(table, roles.crossed)
@@ -71,13 +77,15 @@ def conclude(folder: Path | str) -> Conclusion:
         write_json(folder / BASELINES_JSON, baselines)
     for run in view.runs:
         pool = run.folder / TRAIN_POOL_JSON
-        if run.trial.kind == META and pool.exists():
+        if run.trial.kind == META and pool.exists() and not run.damage():
             write_json(folder / TEST_POOL_JSON, shared_pools(read_json(pool)))
             break
     analyses, reason = laws_of(view.study, table, roles)
     write_laws(folder, {series: found.record() for series, found in analyses.items()})
     written = [*_write_tuning(view), *write_own(view, table), *write_report(folder)]
     cautions = tuple(read_json(folder / SUMMARY_JSON)["cautions"])
+    own = [folder / name for name in (*TABLES, FINALS, BASELINES_JSON, TEST_POOL_JSON, LAW_JSON, LAWS_JSON)]
+    seal_study(view, [*own, *written])
     return Conclusion(analyses, reason, tuple(written), cautions)
 
 

@@ -12,6 +12,7 @@ from metascale.core.files import read_json, sha256_of
 from metascale.core.types import Params
 from metascale.meta.evaluate import Evaluation
 from metascale.study.design import merge
+from metascale.study.store.folder import damage_of
 from metascale.training.state import from_bytes
 from metascale.workflow.fewshot import WEIGHTS, evaluate_on_test, few_shot, make_inner
 from metascale.workflow.recipe import stored_recipe
@@ -54,6 +55,8 @@ def load_run(folder: Path) -> tuple[dict[str, Any], Mapping[str, Any], Params]:
     for name in ("config.json", "result.json", WEIGHTS):
         if not (folder / name).exists():
             raise InputError(f"{folder} has no {name}: it is not a finished, meta-trained run (STUDY/runs/NAME)")
+    if damage := damage_of(folder):
+        raise CorruptFile(damage)
     config, result = read_json(folder / "config.json"), read_json(folder / "result.json")
     data = (folder / WEIGHTS).read_bytes()
     result = result.get("result", result)

@@ -14,10 +14,12 @@ from metascale.study.design import Trial
 from metascale.study.errors import disk_full, explain_disk_full
 from metascale.study.run.job import Ended, Executor, ExitCode, Job, Pool, describe_exit
 from metascale.study.run.stopping import Mode, StopWatch, ask_run_to_stop, is_signalled
-from metascale.study.store.claims import Claim, new_owner, renewed, retire
-from metascale.study.store.folder import read_progress, run_folder
+from metascale.study.store.claims import Claim, locked, new_owner, renewed, retire
+from metascale.study.store.folder import INDEX, damaged_runs, read_progress, run_folder
 from metascale.study.store.index import IndexRow
-from metascale.study.store.store import INDEX, RunStore
+from metascale.study.store.manifest import TABLES, unseal
+from metascale.study.store.store import RunStore
+from metascale.study.store.table import FINALS
 
 HANGS_RETRIED = 1
 LOSSES_RETRIED = 20
@@ -62,10 +64,12 @@ class StudyOutcome:
     """How the trials that the command asked for stand at its end.
 
     Args:
-        total: trials asked for; finished + failed + diverged + pending of them.
+        total: trials asked for; finished + failed + diverged + pending of them, and the damaged ones.
         ran: attempts that this call ran itself.
         skipped: trials that had ended before this call.
         stopped: whether it ended early because somebody asked (`metascale.study.run.stopping`).
+        damaged: every run of the folder that has ended and is not what was written, named with what is wrong: it is
+            left out of tables and laws, and not run again.
     """
 
     folder: Path
@@ -78,11 +82,12 @@ class StudyOutcome:
     skipped: int
     wall_s: float
     stopped: bool = False
+    damaged: tuple[str, ...] = ()
 
     @property
     def exit_status(self) -> int:
         """0 when every trial finished or diverged, else 1. A diverged trial is a result, shown and never fitted."""
-        return 1 if self.failed or self.pending else 0
+        return 1 if self.failed or self.pending or self.damaged else 0
 
 
 class Session:
@@ -127,16 +132,21 @@ class Session:
         return not (self._queue or self._held or self._claims)
 
     def plan(self, retry_failed: bool, retry_diverged: bool) -> None:
-        """Queue what has not ended, in the study's order, and remember which ended trials are to be tried again."""
+        """Queue what has not ended, in the study's order, and remember which ended trials are to be tried again.
+
+        The hashes of what is about to change are taken out first.
+        """
         rows = self.store.index.rows()
         for trial in self.trials:
             row = rows[trial.id]
             if (row.status == "failed" and retry_failed) or (row.status == "diverged" and retry_diverged):
                 self._again[trial.id] = row
-            elif row.status in ("finished", "failed", "diverged"):
+            elif row.status in ("finished", "failed", "diverged", "damaged"):
                 self.n_skipped += 1
                 continue
             self._queue.append(trial)
+        with locked(self.store.folder):
+            unseal(self.store.folder, files=(*TABLES, FINALS), runs=[trial.id for trial in self._queue])
 
     def run(self, executor: Executor, fail_fast: bool, opened: Callable[[], None]) -> None:
         """Claim and run until every trial asked for has ended, here or in another runner.
@@ -195,7 +205,7 @@ class Session:
 
     def _claim(self, trial: Trial, device: str) -> Claim | None:
         row = self.store.index.row(trial.id)
-        if row is None or row.status == "finished":
+        if row is None or row.status in ("finished", "damaged"):
             return None
         if row.status in ("failed", "diverged"):
             # It ended since this call began, or another runner tried it again already: once is enough.
@@ -304,11 +314,12 @@ class Session:
             finished=finished,
             failed=failed,
             diverged=diverged,
-            pending=total - finished - failed - diverged,
+            pending=total - finished - failed - diverged - counts["damaged"],
             ran=self._n_ran,
             skipped=self.n_skipped,
             wall_s=wall_s,
             stopped=self._stopping is not None,
+            damaged=damaged_runs(self.store.view()),
         )
 
 

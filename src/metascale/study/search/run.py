@@ -41,7 +41,9 @@ from metascale.study.search.search import (
 )
 from metascale.study.search.space import Dimension
 from metascale.study.store.claims import locked
-from metascale.study.store.folder import read_study
+from metascale.study.store.folder import damaged_runs, read_study
+from metascale.study.store.manifest import unseal
+from metascale.study.store.seals import sealed
 from metascale.study.store.store import RunStore
 from metascale.study.store.table import FINALS
 
@@ -96,13 +98,14 @@ def run_tuned_study(
     # One watch for all rounds: a request that comes between two of them ends the next.
     options.setdefault("stop_seen", StopWatch.start(folder).seen)
     searched = _search(study, search, folder, executor, retry_failed, reporter, options)
-    if searched.pending or searched.stopped or (searched.failed and options.get("fail_fast")):
+    if searched.pending or searched.stopped or searched.damaged or (searched.failed and options.get("fail_fast")):
         if reporter is not None:
             reporter.end(searched)
         return searched
     finals = _finals(study, search, folder)
     with locked(folder):
-        write_json(folder / FINALS, {"ids": [trial.id for trial in finals]})
+        unseal(folder, files=[FINALS])
+        write_json(folder / FINALS, sealed({"ids": [trial.id for trial in finals]}))
     final = _with_extras(study, finals)
     return _joined(
         searched, run_study(final, folder, executor, retry_failed=retry_failed, reporter=reporter, **options)
@@ -129,6 +132,11 @@ def _search(
     RunStore.create(folder, _listed(study, _stored(folder, study, search))).close()
     outcome = None
     while True:
+        tuning = [run for run in read_study(folder).runs if run.trial.kind == TUNING]
+        if any(run.status == "damaged" for run in tuning):
+            # What it had found is not known, and neither is what the search would have tried next.
+            standing = _standing(folder, [run.status for run in tuning])
+            return replace(standing, damaged=damaged_runs(read_study(folder)))
         grew = _suggest_round(folder, study, search)
         trials = _stored(folder, study, search)
         ids = {trial.id for trial in trials}

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metascale.core.canonical import canonical_json
 from metascale.core.columns import PROVENANCE_JSON, PROVENANCE_JSONL
 from metascale.core.errors import CorruptFile
-from metascale.core.files import read_json, read_json_lines, sha256_of
+from metascale.core.files import read_json_lines, sha256_of
 from metascale.study.definition import load_definition
 from metascale.study.design import Study, Trial
 from metascale.study.store.checkpoints import clean_leftovers, list_checkpoints, prune
 from metascale.study.store.claims import CLAIM, LOCK
 from metascale.study.store.index import Status
 from metascale.study.store.records import read_rows
+from metascale.study.store.seals import read_sealed
 
 CONFIG, RESULT, ERROR, STOP = "config.json", "result.json", "error.txt", "stop.json"
 HISTORY, TIMING, OUTPUT, PROGRESS = "history.jsonl", "timing.jsonl", "output.log", "progress.json"
-CHECKPOINTS, SEAL = "checkpoints", "sha256"
+CHECKPOINTS, INDEX, SEALS = "checkpoints", "index.sqlite3", "seals.json"
 STARTED, LOST = "started", "lost"
 ENDS = ("finished", "diverged", "failed", "stopped", LOST)
 """Events of the history: an attempt starts, and ends in one of these ways."""
 MEMORY = "memory.json"
 """The micro-batches that fitted into memory: a trial writes it, and the machine decides what is in it."""
 
-_OF_ONE_EXECUTION = (HISTORY, TIMING, OUTPUT, PROGRESS, PROVENANCE_JSON, PROVENANCE_JSONL, STOP, CLAIM, LOCK)
+_OF_ONE_EXECUTION = (HISTORY, TIMING, OUTPUT, PROGRESS, PROVENANCE_JSON, PROVENANCE_JSONL, SEALS, STOP, CLAIM, LOCK)
 OWN = (CONFIG, RESULT, ERROR, CHECKPOINTS, *_OF_ONE_EXECUTION)
 """What the engine itself writes; a trial's files have other names."""
 NOT_COMPARED = (*_OF_ONE_EXECUTION, MEMORY)
@@ -44,9 +46,36 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {name: sha256_of((folder / name).read_bytes()) for name in kept}
 
 
-def sealed_hash(ending: Mapping[str, Any]) -> str:
-    """The SHA-256 that ``result.json`` holds of all else in it, so that a changed result shows."""
-    return sha256_of(canonical_json({key: value for key, value in ending.items() if key != SEAL}).encode())
+def damage_of(folder: Path) -> str:
+    """What is wrong with a run that has ended, in a sentence; empty where its files are what was written.
+
+    Checked are the result by its own hash, and by the hashes in it the configuration, the records and all else that
+    readers of a study read. Weights are checked by whoever loads them, and by `verify`.
+    """
+    signs = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            state = entry.stat()
+            signs.append((entry.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
+    return _damage(folder, tuple(sorted(signs)))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _damage(folder: Path, signs: tuple[tuple[str, int, int, int, int], ...]) -> str:
+    try:
+        ending = read_sealed(folder / RESULT)
+        if ending.get("status") not in ("finished", "diverged") or not isinstance(ending.get("files"), dict):
+            return f"{folder / RESULT} is not what was written: it is no ending of a run"
+        for name, expected in ending["files"].items():
+            path = folder / name
+            if "/" not in name and path.suffix in (".csv", ".json", ".jsonl"):
+                if not path.is_file():
+                    return f"{path} is missing"
+                if sha256_of(path.read_bytes()) != expected:
+                    return f"{path} is not what was written: its SHA-256 is not the one that was recorded"
+    except CorruptFile as error:
+        return str(error)
+    return ""
 
 
 def tidy(folder: Path, keep_checkpoints: bool) -> None:
@@ -108,17 +137,26 @@ class RunView:
     @property
     def status(self) -> Status:
         """How far the run is. ``running`` means claimed: its runner may have died since."""
-        ending = self.ending()
-        if ending is not None:
-            status: Status = ending["status"]
+        if (self.folder / RESULT).exists():
+            ending = self.ending()
+            status: Status = "damaged" if ending is None else ending["status"]
             return status
         if (self.folder / CLAIM).exists():
             return "running"
         return "failed" if (self.folder / ERROR).exists() else "pending"
 
+    def damage(self) -> str:
+        """Why an ended run cannot be trusted (`damage_of`); empty otherwise. Readers leave such a run out."""
+        return damage_of(self.folder) if (self.folder / RESULT).exists() else ""
+
     def ending(self) -> dict[str, Any] | None:
-        """The whole of ``result.json``: status, result or divergence, and the hashes of the run's files."""
-        return read_json(self.folder / RESULT) if (self.folder / RESULT).exists() else None
+        """The whole of ``result.json``: status, result or divergence, and the hashes of the run's files.
+
+        ``None`` before the run has ended, and where a file of it is not what was written.
+        """
+        if not (self.folder / RESULT).exists() or self.damage():
+            return None
+        return read_sealed(self.folder / RESULT)
 
     def result(self) -> dict[str, Any] | None:
         """The row that the trial returned, once finished."""
@@ -127,11 +165,11 @@ class RunView:
 
     def record_names(self) -> tuple[str, ...]:
         """The records that the run has, sorted."""
-        return tuple(sorted(path.stem for path in self.folder.glob("*.csv")))
+        return () if self.damage() else tuple(sorted(path.stem for path in self.folder.glob("*.csv")))
 
     def rows(self, record: str) -> list[dict[str, Any]]:
         """The rows of a record as they were appended; none when there is no such record."""
-        return read_rows(self.folder / f"{record}.csv")
+        return [] if self.damage() else read_rows(self.folder / f"{record}.csv")
 
     def measurements(self) -> list[dict[str, Any]]:
         """What the trial measured (seconds, bytes), over all attempts."""
@@ -146,7 +184,9 @@ class RunView:
         return sum(float(event.get("wall_s", 0.0)) for event in self.history())
 
     def message(self) -> str:
-        """Why it failed or diverged, in a line; empty otherwise."""
+        """Why it failed or diverged, or what is damaged, in a line; empty otherwise."""
+        if damage := self.damage():
+            return damage
         ending = self.ending()
         if ending is not None:
             return str(ending.get("message", ""))
@@ -179,6 +219,12 @@ def read_study(folder: Path | str) -> StudyView:
     definition = load_definition(folder)
     runs = tuple(RunView(trial, run_folder(folder, trial)) for trial in definition.trials)
     return StudyView(folder, definition.study, runs)
+
+
+def damaged_runs(view: StudyView) -> tuple[str, ...]:
+    """Label and damage of every run that readers leave out."""
+    found = ((run.trial.label, run.damage()) for run in view.runs)
+    return tuple(f"{label}: {damage}" for label, damage in found if damage)
 
 
 def run_folder(folder: Path, trial: Trial) -> Path:

@@ -18,8 +18,8 @@ from typing import Literal, TypeAlias
 
 from metascale.core.errors import CorruptFile
 
-Status: TypeAlias = Literal["pending", "running", "finished", "failed", "diverged"]
-STATUSES: tuple[Status, ...] = ("pending", "running", "finished", "failed", "diverged")
+Status: TypeAlias = Literal["pending", "running", "finished", "failed", "diverged", "damaged"]
+STATUSES: tuple[Status, ...] = ("pending", "running", "finished", "failed", "diverged", "damaged")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS trials (

@@ -35,15 +35,14 @@ from metascale.study.store.folder import (
     OWN,
     PROGRESS,
     RESULT,
-    SEAL,
     STARTED,
     TIMING,
     file_hashes,
     lost_attempt,
-    sealed_hash,
     tidy,
 )
 from metascale.study.store.records import RecordFile
+from metascale.study.store.seals import sealed
 
 _PROGRESS_EVERY_S = 0.5
 _LOOK_EVERY_S = 0.25
@@ -212,8 +211,7 @@ class StoredRun:
             (self._folder / CLAIM).unlink()
 
     def _seal(self, ending: dict[str, Any], keep_checkpoints: bool, facts: Mapping[str, Any]) -> None:
-        whole = {**ending, "files": file_hashes(self._folder)}
-        write_json(self._folder / RESULT, {**whole, SEAL: sealed_hash(whole)})
+        write_json(self._folder / RESULT, sealed({**ending, "files": file_hashes(self._folder)}))
         self._note(ending["status"], attempt=self._claim.attempt, **facts)
         tidy(self._folder, keep_checkpoints)
 

@@ -24,6 +24,7 @@ from metascale.study.store.claims import CLAIM, Claim, is_alive, locked, put_cla
 from metascale.study.store.folder import (
     CONFIG,
     ERROR,
+    INDEX,
     NOT_COMPARED,
     PROGRESS,
     RESULT,
@@ -37,9 +38,9 @@ from metascale.study.store.folder import (
     tidy,
 )
 from metascale.study.store.index import Index, IndexRow, Status
+from metascale.study.store.manifest import unseal
 from metascale.study.store.run import StoredRun, note_lost
 
-INDEX = "index.sqlite3"
 LEASE_S = 60.0
 _LOCK_S = 2.0
 
@@ -50,6 +51,7 @@ class RunStore:
     def __init__(self, folder: Path, definition: Definition) -> None:
         self.folder = folder
         self.definition = definition
+        unseal(folder)
         self.index = Index(folder / INDEX)
 
     @classmethod
@@ -91,7 +93,9 @@ class RunStore:
             InputError: the folder holds no study.
         """
         folder = Path(folder)
-        store = cls(folder, load_definition(folder))
+        definition = load_definition(folder)
+        with locked(folder):
+            store = cls(folder, definition)
         store.refresh()
         return store
 
@@ -153,7 +157,7 @@ class RunStore:
     def is_free(row: IndexRow) -> bool:
         """Whether a trial with this row may be claimed."""
         if row.status != "running":
-            return row.status != "finished"
+            return row.status not in ("finished", "damaged")
         return row.owner is None or row.lease_until < time.time() or is_alive(row.owner) is False
 
     def settle(self, trial: Trial, claim: Claim, wall_s: float, death: str = "") -> Status | None:
@@ -196,8 +200,8 @@ class RunStore:
             view = self.run_view(trial)
             has_result = (view.folder / RESULT).exists()
             _end_tidying(view)
-            if has_result != (row.status in ("finished", "diverged")):
-                status = view.status if has_result else "pending"
+            status = view.status if has_result else "pending"
+            if status != row.status and (has_result or row.status not in ("pending", "failed")):
                 self.index.settle(trial.id, row.owner, row.attempt, status, 0.0, view.message())
 
     def reindex(self) -> None:
@@ -243,6 +247,9 @@ def _starts(event: Mapping[str, Any], claim: Claim) -> bool:
 
 def _tidy_dead(view: RunView) -> None:
     """End the tidying of a run whose process may have died right after its result. Call it under the run's lock."""
+    if view.damage():
+        # Its checkpoints may be needed yet.
+        return
     keep = [event["keep_checkpoints"] for event in view.history() if "keep_checkpoints" in event]
     remove_leftovers(view.folder)
     tidy(view.folder, keep_checkpoints=bool(keep and keep[-1]))

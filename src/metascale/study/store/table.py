@@ -22,14 +22,15 @@ from metascale.core.columns import (
     WALL_S,
 )
 from metascale.core.errors import CorruptFile, InputError
-from metascale.core.files import read_json, write_atomic, write_json
+from metascale.core.files import write_atomic, write_json
 from metascale.core.optional import require
 from metascale.laws.selection import best_of
 from metascale.study.design import Trial, flatten
 from metascale.study.roles import Roles, loss_of
 from metascale.study.store.claims import locked
-from metascale.study.store.folder import SEAL, RunView, StudyView, read_study
+from metascale.study.store.folder import RunView, StudyView, read_study
 from metascale.study.store.records import format_cell
+from metascale.study.store.seals import SEAL, read_sealed
 
 if TYPE_CHECKING:
     import pandas
@@ -173,7 +174,7 @@ def _superseded(view: StudyView) -> frozenset[str]:
     path = view.folder / FINALS
     if not path.exists():
         return frozenset()
-    ids = frozenset(read_json(path)["ids"])
+    ids = frozenset(read_sealed(path)["ids"])
 
     def place(trial: Trial) -> tuple[str, int]:
         return canonical_json({name: trial.axes.get(name) for name in view.study.axes}), trial.seed

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from metascale.core.canonical import canonical_json, content_id
-from metascale.core.columns import ALL_RESULTS_JSON, PROVENANCE_JSON, PROVENANCE_JSONL, RESULTS_CSV
+from metascale.core.columns import ALL_RESULTS_JSON, PROVENANCE_JSON, PROVENANCE_JSONL, RESULTS_CSV, STUDY_JSON
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json, read_json_lines, sha256_of
 from metascale.study.store.checkpoints import list_checkpoints, read_checkpoint
 from metascale.study.store.folder import (
     CHECKPOINTS,
     CONFIG,
+    ERROR,
     HISTORY,
+    INDEX,
     RESULT,
-    SEAL,
+    SEALS,
     TIMING,
     RunView,
     StudyView,
     read_study,
-    sealed_hash,
 )
 from metascale.study.store.index import opened_to_read, read_index
-from metascale.study.store.store import INDEX
+from metascale.study.store.manifest import broken_seals, read_seals
+from metascale.study.store.seals import read_sealed
 from metascale.study.store.table import complete_results, results_table
 
 
@@ -64,6 +67,9 @@ def verify_study(folder: Path | str) -> Verification:
         damages += found
     damages += _unreadable(view.folder / PROVENANCE_JSONL, read_json_lines)
     damages += _verify_index(view)
+    count, found = _verify_seals(view, {damage.path for damage in damages})
+    n_files += count
+    damages += found
     if not damages and all(run.status in ("finished", "failed", "diverged") for run in view.runs):
         # Before all trials ended the table may rightly lag behind the folders.
         n_files += 2
@@ -106,10 +112,10 @@ def _sealed_files(folder: Path) -> tuple[dict[str, str], str]:
         return {}, str(error)
     if not isinstance(ending, dict) or not isinstance(ending.get("files"), dict):
         return {}, "it holds no hashes of the run's files"
-    if SEAL in ending and ending[SEAL] != sealed_hash(ending):
-        return ending["files"], "its content is not that of its own SHA-256"
-    if SEAL not in ending:
-        return ending["files"], f"it has no '{SEAL}' of its own"
+    try:
+        read_sealed(folder / RESULT)
+    except CorruptFile as error:
+        return ending["files"], str(error)
     return ending["files"], ""
 
 
@@ -160,6 +166,33 @@ def _verify_index(view: StudyView) -> Iterator[Damage]:
         row = rows.get(run.trial.id)
         if row is not None and row.status != "pending" and not run.folder.is_dir():
             yield Damage(run.folder, f"missing, although the index has its trial as {row.status}")
+        elif row is not None and row.status in ("finished", "diverged") and not (run.folder / RESULT).exists():
+            yield Damage(run.folder / RESULT, f"missing, although the index has its trial as {row.status}")
+        elif row is not None and row.status == "failed" and run.status == "pending":
+            yield Damage(run.folder / ERROR, f"missing, although the index has its trial as {row.status}")
+
+
+def _verify_seals(view: StudyView, known: set[Path]) -> tuple[int, list[Damage]]:
+    """How many files ``seals.json`` speaks of, and those that are not what it says and not ``known`` already."""
+    path = view.folder / SEALS
+    if not path.exists():
+        # Since format 2 a store has the file before it has any result.
+        expected = read_json(view.folder / STUDY_JSON)["format"] > 1 and (view.folder / INDEX).exists()
+        return 0, [Damage(path, "missing, so nothing can be said of the files that it speaks of")] if expected else []
+    try:
+        seals = read_seals(view.folder)
+        broken = list(broken_seals(view, _in_progress(view)))
+    except CorruptFile as error:
+        return 1, [Damage(path, str(error))]
+    found = [Damage(place, problem) for place, problem in broken if not known & {place, place.parent}]
+    return 1 + len(seals["files"]) + sum(len(files) for files in seals["runs"].values()), found
+
+
+def _in_progress(view: StudyView) -> list[str]:
+    """Ids of the trials that the index has with a runner."""
+    with contextlib.suppress(CorruptFile):
+        return [row.id for row in read_index(view.folder / INDEX).values() if row.status == "running"]
+    return []
 
 
 def _verify_table(view: StudyView) -> Iterator[Damage]:

@@ -1,0 +1,33 @@
+"""A JSON file that holds the SHA-256 of its own content, so that a changed byte shows to whoever reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metascale.core.canonical import canonical_json
+from metascale.core.errors import CorruptFile
+from metascale.core.files import read_json, sha256_of
+
+SEAL = "sha256"
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` with the SHA-256 of all of it."""
+    whole = {key: value for key, value in content.items() if key != SEAL}
+    return {**whole, SEAL: sha256_of(canonical_json(whole).encode())}
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `sealed` made.
+
+    Raises:
+        CorruptFile: it is not what was written; the message names it.
+    """
+    stored = read_json(path)
+    if not isinstance(stored, dict) or SEAL not in stored:
+        raise CorruptFile(f"{path} is not what was written: it has no '{SEAL}' of its own")
+    if stored[SEAL] != sealed(stored)[SEAL]:
+        raise CorruptFile(f"{path} is not what was written: its content is not that of its own SHA-256")
+    return stored
