@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from metascale.core.files import read_json, write_json
 from metascale.laws.families import ONE_AXIS
 from metascale.laws.observations import as_json
 
-Trend = Literal["falls", "rises", "none", "unknown"]
+Trend: TypeAlias = Literal["falls", "rises", "not monotone", "none", "undecided", "unknown"]
+"""The answers; "unknown" is that of a file which states none."""
 EXPONENTS = ("alpha", "beta")
 
 
@@ -31,6 +32,22 @@ class Interval:
     estimate: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrendResult:
+    """How the loss moves along one scale.
+
+    Attributes:
+        exponent: mean of -d ln loss / d ln x over the table, with the interval that decided; of a curve that is not
+            monotone, over the stretch that goes against the others. None where the table cannot say.
+        turns: where a curve that is not monotone turns: one scale, or both ends of the stretch.
+    """
+
+    answer: Trend
+    exponent: Interval | None
+    level: float
+    turns: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
