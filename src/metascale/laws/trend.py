@@ -19,7 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import isotonic_regression
-from scipy.special import fdtrc, fdtri, stdtr, stdtrit
+from scipy.special import fdtrc, stdtr, stdtrit
 
 from metascale.laws.observations import Array, Integers
 from metascale.laws.record import Interval, Trend, TrendResult
@@ -29,6 +29,7 @@ MATTERS = 0.05  # a drop of the loss per factor of 10 of the scale that a reader
 BENDS = np.array([0.0, 1.5, 3.0, 6.0, -3.0])  # (e^-bu - 1) / (1 - e^-b) over the range u = 0 ... 1; 0 is the line
 WEIGHTS = np.array([0.47, 0.24, 0.14, 0.08, 0.07])  # shares of the level, chosen for power on 4 scales
 DRAWS = 10_000
+BEND_SHARE = 0.8  # of 1 - level: how often a straight line may be given a floor
 TURN_SHARE = 0.4  # of 1 - level: how sure a rise and a fall must be before a curve is not monotone
 MOST_GROUPS = 24  # neighbouring scales are averaged to so many before turns are looked for
 ROUNDING = 1e-12  # a spread of ln loss, relative to its size, that is only rounding
@@ -40,34 +41,66 @@ def trend_test(t: Array, y: Array, cell: Integers, level: float, nuisance: Array
     Args:
         cell: [n] which distinct point a row is at: rows of one cell are runs that differ by chance alone.
     """
-    basis = np.linalg.svd(np.ones((len(y), 1)) if nuisance is None else nuisance, full_matrices=False)
-    q = basis[0][:, basis[1] > 1e-9 * basis[1][0]]
-    n_cells, span = int(cell.max()) + 1, float(np.ptp(t))
-    n_free, within_freedom = n_cells - q.shape[1], len(y) - n_cells
-    shapes = _shapes((t - t.min()) / span) if span > 0 else np.zeros((len(BENDS), len(y)))
+    held = np.ones((len(y), 1)) if nuisance is None else nuisance
+    if np.ptp(y) <= rounding(y):
+        return TrendResult("none", Interval(0.0, 0.0, 0.0), level)
+    found = _contrast(t, y, cell, held, BENDS, WEIGHTS)
+    if found is None:
+        return TrendResult("undecided", None, level)
+    t_values, freedom, units, smallest = found
+    best = int(np.argmin(2 * stdtr(freedom, -np.abs(t_values)) / WEIGHTS))
+    threshold = float(np.quantile(smallest, 1 - level)) * WEIGHTS[best]
+    unit = float(units[best]) / float(np.ptp(t))
+    estimate, reach = float(t_values[best]) * unit, float(stdtrit(freedom[best], 1 - threshold / 2)) * unit
+    exponent = Interval(estimate, estimate - reach, estimate + reach)
+    return TrendResult(answer(exponent), exponent, level)
+
+
+def bends_upward(t: Array, y: Array, cell: Integers, level: float) -> bool:
+    """Whether ln loss bends towards a floor: a one-sided test against a straight line in ln x."""
+    bends = BENDS[1:]
+    found = _contrast(t, y, cell, np.column_stack([np.ones_like(t), t - t.mean()]), bends, np.ones(len(bends)))
+    if found is None or np.ptp(y) <= rounding(y):
+        return False
+    t_values, freedom, _, smallest = found
+    t_values = t_values * np.sign(bends)
+    best = int(np.argmax(np.abs(t_values)))
+    p_value = 2 * float(stdtr(freedom[best], -abs(t_values[best])))
+    return bool(t_values[best] > 0 and p_value < np.quantile(smallest, 2 * BEND_SHARE * (1 - level)))
+
+
+def rounding(y: Array) -> float:
+    """A spread of ln loss that is nothing but rounding."""
+    return ROUNDING * max(1.0, float(np.abs(y).max()))
+
+
+def _contrast(
+    t: Array, y: Array, cell: Integers, held: Array, bends: Array, weights: Array
+) -> tuple[Array, Array, Array, Array] | None:
+    """Student's t of each shape, its degrees of freedom, the size of one t in falls of ln loss, and the null draws.
+
+    None where what is held fixed leaves nothing to test.
+    """
+    basis, values, _ = np.linalg.svd(held, full_matrices=False)
+    q = basis[:, values > 1e-9 * values[0]]
+    span, n_free, within_freedom = float(np.ptp(t)), int(cell.max()) + 1 - q.shape[1], len(y) - int(cell.max()) - 1
+    if n_free < 2 or span <= 0:
+        return None
+    shapes = _shapes((t - t.min()) / span, bends)
     shapes = shapes - (shapes @ q) @ q.T
     size = np.linalg.norm(shapes, axis=1)
-    left = y - q @ (q.T @ y)
-    total = float(left @ left)
-    if n_free < 2 or total <= len(y) * (ROUNDING * max(1.0, float(np.abs(y).max()))) ** 2 or (size < 1e-9).any():
-        flat = n_free >= 2 and bool((size >= 1e-9).all())
-        return TrendResult("none" if flat else "undecided", Interval(0.0, 0.0, 0.0) if flat else None, level)
+    if (size < 1e-9).any():
+        return None
     shapes = shapes / size[:, None]
+    left = y - q @ (q.T @ y)
     means = np.bincount(cell, y) / np.bincount(cell)
     within = float(np.sum((y - means[cell]) ** 2))
     z = shapes @ left
-    between = np.maximum(total - within - z * z, 1e-28 * total)
+    between = np.maximum(float(left @ left) - within - z * z, len(y) * rounding(y) ** 2)
     variance, freedom = _noise(between, n_free - 1, np.asarray(within), within_freedom)
-    t_values = z / np.sqrt(variance)
-    p_values = 2 * stdtr(freedom, -np.abs(t_values))
-    best = int(np.argmin(p_values / WEIGHTS))
-    smallest = _smallest_of_noise(_key(shapes @ shapes.T), n_free, within_freedom)
-    threshold = float(np.quantile(smallest, 1 - level))
-    reach = float(stdtrit(freedom[best], 1 - threshold * WEIGHTS[best] / 2))
-    unit = float(np.sqrt(variance[best])) / (size[best] * span)
-    estimate = float(t_values[best]) * unit
-    exponent = Interval(estimate, estimate - reach * unit, estimate + reach * unit)
-    return TrendResult(answer(exponent), exponent, level)
+    correlations = tuple(map(tuple, np.round(shapes @ shapes.T, 6).tolist()))
+    smallest = _smallest_of_noise(correlations, n_free, within_freedom, tuple(weights.tolist()))
+    return z / np.sqrt(variance), freedom, np.sqrt(variance) / size, smallest
 
 
 def answer(exponent: Interval) -> Trend:
@@ -84,10 +117,9 @@ def drop(exponent: float, factor: float = 10.0) -> float:
     return float(1 - factor ** -max(exponent, 0.0))
 
 
-def _shapes(u: Array) -> Array:
+def _shapes(u: Array, bends: Array) -> Array:
     """[shapes, n] falling from 0 to -1 over u = 0 ... 1."""
-    bends = BENDS[1:, None]
-    return np.vstack([-u[None], np.expm1(-bends * u) / -np.expm1(-bends)])
+    return np.array([-u if bend == 0 else np.expm1(-bend * u) / -np.expm1(-bend) for bend in bends])
 
 
 def _noise(between: Array, freedom: int, within: Array, within_freedom: int) -> tuple[Array, Array]:
@@ -100,12 +132,10 @@ def _noise(between: Array, freedom: int, within: Array, within_freedom: int) -> 
     return np.where(apart, between / freedom, pooled), np.where(apart, float(freedom), total)
 
 
-def _key(correlations: Array) -> tuple[tuple[float, ...], ...]:
-    return tuple(map(tuple, np.round(correlations, 6).tolist()))
-
-
 @lru_cache(maxsize=256)
-def _smallest_of_noise(correlations: tuple[tuple[float, ...], ...], n_free: int, within_freedom: int) -> Array:
+def _smallest_of_noise(
+    correlations: tuple[tuple[float, ...], ...], n_free: int, within_freedom: int, weights: tuple[float, ...]
+) -> Array:
     """[draws] the smallest weighted p-value of the shapes in tables of pure noise of this design."""
     values, vectors = np.linalg.eigh(np.array(correlations))
     kept = np.argsort(-values)[: min(n_free, int(np.sum(values > 1e-5)))]
@@ -118,7 +148,7 @@ def _smallest_of_noise(correlations: tuple[tuple[float, ...], ...], n_free: int,
         within = rng.chisquare(within_freedom, DRAWS)
     between = np.maximum(total[:, None] - z * z, 1e-12)
     variance, freedom = _noise(between, n_free - 1, within[:, None], within_freedom)
-    return np.asarray((2 * stdtr(freedom, -np.abs(z) / np.sqrt(variance)) / WEIGHTS).min(1))
+    return np.asarray((2 * stdtr(freedom, -np.abs(z) / np.sqrt(variance)) / np.array(weights)).min(1))
 
 
 def turn_test(t: Array, y: Array, level: float) -> TrendResult | None:
@@ -126,8 +156,7 @@ def turn_test(t: Array, y: Array, level: float) -> TrendResult | None:
     levels, cell = np.unique(t, return_inverse=True)
     counts = np.bincount(cell).astype(float)
     means = np.bincount(cell, y) / counts
-    size = max(1.0, float(np.abs(y).max()))
-    if len(levels) < 4 or np.ptp(means) <= ROUNDING * size:
+    if len(levels) < 4 or np.ptp(means) <= rounding(y):
         return None
     within, freedom = float(np.sum((y - means[cell]) ** 2)), len(y) - len(levels)
     share = TURN_SHARE * (1 - level)
@@ -141,8 +170,8 @@ def _parabola(t: Array, y: Array, counts: Array, within: float, freedom: int, sh
     inverse = np.linalg.inv(design.T @ (design * counts[:, None]))
     constant, slope, bend = inverse @ design.T @ (counts * y)
     squares = float(counts @ (y - constant - slope * u - bend * u * u) ** 2)
-    floor = float(counts.sum()) * (ROUNDING * max(1.0, float(np.abs(y).max()))) ** 2
-    variances, freedoms = _noise(np.asarray(max(squares, floor)), len(u) - 3, np.asarray(within), freedom)
+    least = float(counts.sum()) * rounding(y) ** 2
+    variances, freedoms = _noise(np.asarray(max(squares, least)), len(u) - 3, np.asarray(within), freedom)
     variance, reach = float(variances), float(stdtrit(float(freedoms), 1 - share / 2))
     ends = []
     for at in (0.0, 1.0):
@@ -175,7 +204,7 @@ def _stretches(t: Array, y: Array, counts: Array, share: float) -> TrendResult |
     u = (t - t[0]) / np.ptp(t)
     windows, steps = _contrasts(tuple(u.tolist()), tuple(counts.tolist()))
     limit = _steepest_of_noise(tuple(np.round(u, 6).tolist()), tuple(counts.tolist()), share)
-    noise = max(float(np.sqrt(np.mean((steps @ y) ** 2))), ROUNDING * max(1.0, float(np.abs(y).max())))
+    noise = max(float(np.sqrt(np.mean((steps @ y) ** 2))), rounding(y))
     found = windows @ y
     rise, fall = int(np.argmax(found)), int(np.argmin(found))
     if min(found[rise], -found[fall]) <= limit * noise:
@@ -186,8 +215,12 @@ def _stretches(t: Array, y: Array, counts: Array, share: float) -> TrendResult |
     inside = slice(first, last + 1)
     unit = 1 / float(windows[against, inside] @ t[inside])
     slope, reach = -float(found[against]) * unit, limit * noise * unit
-    return TrendResult("not monotone", Interval(slope, slope - reach, slope + reach), 1 - share,
-                       (float(np.exp(t[first])), float(np.exp(t[last]))))
+    return TrendResult(
+        "not monotone",
+        Interval(slope, slope - reach, slope + reach),
+        1 - share,
+        (float(np.exp(t[first])), float(np.exp(t[last]))),
+    )
 
 
 FEWEST_FOR_STRETCHES = 7
