@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from metascale.core.errors import InputError
 from metascale.laws.backtesting import FamilyResult, compare_families
 from metascale.laws.families import ALIASES, ONE_AXIS, require_law
-from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law, require_level
+from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law, require_level, require_scales
 from metascale.laws.forecasting import last_value, tail_line
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Observations, observe, table_warnings
@@ -253,13 +253,7 @@ def _require_usable(wanted: str, observations: Observations) -> None:
             f"'{observations.loss_name}' reaches {observations.loss.max():g}; the law 'logistic' is for shares between "
             "0 and 1, such as accuracies (divide per cent by 100)"
         )
-    needed = 3 if wanted == "auto" else ONE_AXIS[wanted].n_parameters + 1
-    if observations.n_scales < needed:
-        what = "the simplest law with a trend, 'power'," if wanted == "auto" else f"the law '{wanted}'"
-        raise InputError(
-            f"the table has {observations.n_scales} distinct values of '{observations.x_names[0]}' in {observations.n} "
-            f"rows; {what} needs at least {needed}"
-        )
+    require_scales(observations, "power" if wanted == "auto" else wanted)
 
 
 def fit(

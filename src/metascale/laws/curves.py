@@ -240,7 +240,8 @@ def broken(theta: Array, t: Array) -> tuple[Array, Array]:
 def m4(theta: Array, t: Array) -> tuple[Array, Array]:
     """(L - E) / L0 = A x^-α (1 - L/L0)^κ, solved for L; θ = (ln E, ln L0, ln κ, ln A, α).
 
-    A is free of the unit of the loss, unlike in the paper's (L - E) / (L0 - L)^κ = A x^-α. With L = E + (L0 - E) σ(v) the equation is monotone in v: ln σ(v) - κ ln σ(-v) = q, solved by Newton's method, and
+    A is free of the unit of the loss, unlike in the paper's (L - E) / (L0 - L)^κ = A x^-α.
+    With L = E + (L0 - E) σ(v) the equation is monotone in v: ln σ(v) - κ ln σ(-v) = q, solved by Newton's method, and
     the derivatives follow from it implicitly.
     """
     x = t[:, 0]

@@ -138,8 +138,8 @@ def grouped(
     statistic, p_value, shared = _test(fits, n_bootstrap, seed, level)
     trends = {name: trend_of(table, level) for name, table in tables.items()}
     return Grouped(
-        law, reference, fits, trends, exponents, shared, _differences(samples, fits, reference, level), statistic, p_value,
-        level,
+        law, reference, fits, trends, exponents, shared, _differences(samples, fits, reference, level),
+        statistic, p_value, level,
         (f"least squares on ln loss; null distribution from {n_bootstrap} tables drawn about the shared fit",),
     )  # fmt: skip
 

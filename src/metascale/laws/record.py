@@ -144,7 +144,7 @@ class LawRecord:
 
     @property
     def exponent(self) -> Interval | None:
-        """The exponent that goes with the trend: at the end of the table, of the chosen law, or the mean that decided."""
+        """What goes with the trend: the exponent at the end of the table, of the law, or the mean that decided."""
         if self.end_exponent is not None:
             return self.end_exponent
         decided = self.trends[self.x_name].exponent if self.x_name in self.trends else None

@@ -29,7 +29,7 @@ MATTERS = 0.05  # a drop of the loss per factor of 10 of the scale that a reader
 BENDS = np.array([0.0, 1.5, 3.0, 6.0, -3.0])  # (e^-bu - 1) / (1 - e^-b) over the range u = 0 ... 1; 0 is the line
 WEIGHTS = np.array([0.47, 0.24, 0.14, 0.08, 0.07])  # shares of the level, chosen for power on 4 scales
 DRAWS = 10_000
-BEND_SHARE = 0.8  # of 1 - level: how often a straight line may be given a floor
+BEND_SHARE = 0.7  # of 1 - level: how often a straight line may be given a floor
 TURN_SHARE = 0.4  # of 1 - level: how sure a rise and a fall must be before a curve is not monotone
 MOST_GROUPS = 24  # neighbouring scales are averaged to so many before turns are looked for
 ROUNDING = 1e-12  # a spread of ln loss, relative to its size, that is only rounding
@@ -246,7 +246,7 @@ def _contrasts(u: tuple[float, ...], counts: tuple[float, ...]) -> tuple[Array, 
 
 @lru_cache(maxsize=64)
 def _steepest_of_noise(u: tuple[float, ...], counts: tuple[float, ...], share: float) -> float:
-    """What the steepest stretch of a constant, in units of its noise by second differences, passes in half ``share``."""
+    """What the steepest stretch of pure noise, in units of that noise, passes in half of ``share`` of all tables."""
     windows, steps = _contrasts(u, counts)
     draws = np.random.default_rng(20240).standard_normal((DRAWS, len(u))) / np.sqrt(counts)
     noise = np.sqrt(np.mean((draws @ steps.T) ** 2, 1))

@@ -15,11 +15,11 @@ from metascale.laws.fitting import Intervals, LawFit, log_scales, solve_law
 from metascale.laws.observations import Array, Observations, bounded_exp
 from metascale.laws.picture import BLUE, axis_or_new, finish
 from metascale.laws.record import Interval
+from metascale.laws.trend import POOLING_LEVEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-POOLING_LEVEL = 0.1  # seed noise and misfit are pooled unless an F test separates them at this level
 SMALL_POOL = 20  # below this many residuals a robust fit leaves mostly zeros in the pool; normal noise is drawn instead
 ROWS_FOR_PAIRS = 40  # with this many runs, resampling runs keeps their uneven noise; below, resamples lose scales
 

@@ -21,6 +21,9 @@ from metascale.laws.uncertainty import Bootstrap, Noise
 
 INTERVALS = ("none", "power", "power_irreducible")  # the families that always get bootstrap intervals
 WITH_A_TAIL = ("power_shifted", "broken")  # their exponent is that of the end of the table
+FEWEST_FOR_A_FLOOR = 5  # distinct scales from which on an irreducible loss can be told from a slope
+FEWEST_SPARE = 3  # distinct scales beyond a law's parameters, before its residuals say anything
+FEWEST_CUTS = 2  # of the backtest, before it decides anything
 WORSE = 2.0  # a law whose backtest error is so many times another's is not the headline
 MISFIT_LEVEL = 0.01  # of the test of residuals
 MISFIT_EVIDENT = 3.0  # so many times the spread between seeds: a misfit of the law
@@ -91,30 +94,38 @@ def choose(families: Mapping[str, FamilyResult], trend: TrendResult) -> str:
         "power",
         *(name for name in ("power_irreducible", *WITH_A_TAIL) if name in fits and not _stuck(fits[name])),
     ]
-    if "power_irreducible" in usable and bends_upward(table.log_x[:, 0], table.log_loss, table.scale, trend.level):
+    enough = "power_irreducible" in usable and table.n_scales >= FEWEST_FOR_A_FLOOR
+    if enough and bends_upward(table.log_x[:, 0], table.log_loss, table.scale, trend.level):
         chosen = "power_irreducible"
     if not describes(fits[chosen]):
-        chosen = next((name for name in WITH_A_TAIL if name in usable and describes(fits[name])), chosen)
+        better = (name for name in usable if _spare(fits[name]) >= FEWEST_SPARE and describes(fits[name]))
+        chosen = next(better, chosen)
     for name in usable:
         errors = shared_errors(families[name], families[chosen])
-        if errors and errors[1] > WORSE * errors[0] and errors[1] - errors[0] > fits[chosen].rmse_log:
+        if not errors or errors[2] < FEWEST_CUTS or not fits[name].aicc < fits[chosen].aicc:
+            continue
+        if errors[1] > WORSE * errors[0] and errors[1] - errors[0] > fits[chosen].rmse_log:
             chosen = name
     return chosen
 
 
+def _spare(fit: LawFit) -> int:
+    return fit.observations.n_scales - fit.law.n_parameters
+
+
 def _stuck(fit: LawFit) -> bool:
-    """Whether its parameters mean nothing; of a law that is reported by its slope at the end only the exponent counts."""
+    """Whether its parameters mean nothing; of a law that is reported by its slope at the end, the exponent."""
     if fit.law.name in WITH_A_TAIL:
         return "alpha" in fit.at_bound
     return bool(fit.at_bound) or not fit.converged
 
 
-def shared_errors(one: FamilyResult, other: FamilyResult) -> tuple[float, float] | None:
-    """Mean backtest errors of two families over the cuts that both could be fitted to."""
+def shared_errors(one: FamilyResult, other: FamilyResult) -> tuple[float, float, int] | None:
+    """Mean backtest errors of two families over the cuts that both could be fitted to, and how many these are."""
     both = [(a, b) for a, b in zip(one.cut_errors, other.cut_errors, strict=False) if a is not None and b is not None]
     if not both:
         return None
-    return float(np.mean([a for a, _ in both])), float(np.mean([b for _, b in both]))
+    return float(np.mean([a for a, _ in both])), float(np.mean([b for _, b in both])), len(both)
 
 
 def describes(fit: LawFit) -> bool:
@@ -131,7 +142,7 @@ def describes(fit: LawFit) -> bool:
     left = table.scale_means(fit.residuals) * counts
     left = left - basis @ (basis.T @ left)
     n = len(left)
-    if n - basis.shape[1] < 3 or float(np.sqrt(np.mean((left / counts) ** 2))) < MISFIT_MATTERS:
+    if n - basis.shape[1] < FEWEST_SPARE or float(np.sqrt(np.mean((left / counts) ** 2))) < MISFIT_MATTERS:
         return True
     statistic = float(left[1:] @ left[:-1] / (left @ left))
     if n > MANY_SCALES:
@@ -177,9 +188,11 @@ def exponent_words(trend: TrendResult, higher: bool = False, share: bool = False
     """The mean exponent with the interval that decided; of what is better when higher, how fast it grows."""
     assert trend.exponent is not None
     part, percent = trend.exponent, f"{100 * trend.level:g} %"
-    what = "mean exponent of its odds" if share else "mean exponent"
+    what = (
+        "its odds growing with mean exponent" if share else "growing with mean exponent" if higher else "mean exponent"
+    )
     if higher:
-        what, part = f"{what} of growth", Interval(-part.estimate, -part.high, -part.low)
+        part = Interval(-part.estimate, -part.high, -part.low)
     return f"{what} {part.estimate:.4g}, {percent} interval {part.low:.4g} to {part.high:.4g}"
 
 
@@ -274,7 +287,7 @@ def caveats(families: Mapping[str, FamilyResult], chosen: str, fit: LawFit, nois
             "one run per scale: the spread between seeds is unknown, and the intervals reflect only the scatter about "
             "the law; with more seeds a small exponent can be distinguished from chance"
         )
-    if n_scales < 5:
+    if n_scales < FEWEST_FOR_A_FLOOR:
         notes.append(f"only {n_scales} distinct scales: too few to separate an irreducible loss from a slope")
     return notes
 
