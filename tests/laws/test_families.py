@@ -47,7 +47,7 @@ def test_plain_formulas():
     hinge = (1 + (x / 100) ** (1 / 0.3)) ** (-0.5 * 0.3)
     np.testing.assert_allclose(planted(LAWS["broken"], x[:, None]), 0.2 + 2.5 * x**-0.1 * hinge)
     loss = planted(LAWS["m4"], x[:, None])
-    np.testing.assert_allclose((loss - 0.3) / (2.5 - loss) ** 0.8, 4 * x**-0.6)
+    np.testing.assert_allclose((loss - 0.3) / 2.5, 4 * x**-0.6 * (1 - loss / 2.5) ** 0.8)
     n, d = scales(LAWS["kaplan"]).T
     np.testing.assert_allclose(planted(LAWS["kaplan"], np.column_stack([n, d])), ((6e13 / n) ** 0.8 + 1e13 / d) ** 0.1)
 

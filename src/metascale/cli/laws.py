@@ -70,7 +70,6 @@ def fit(
     out: Out = None,
 ) -> None:
     """Fit a scaling law to a table: parameters with intervals, error, backtest, verdict."""
-    from metascale.laws.families import ONE_AXIS
     from metascale.laws.table import SIZE_NAMES, ScaleColumns, guess_loss, guess_one, split_table
 
     _require_scales(x2, x3, {"--group": group, "--replicate": replicate, "--weights": weights})
@@ -93,11 +92,7 @@ def fit(
     named = opened.group
     if named != group and opened.compared:
         typer.echo("several methods in the table: each gets its own law (as --group method)")
-    families = [name for name in ONE_AXIS if name != "logistic"]
-    found = {
-        name: _analysis(part, {**options, "weights": weights, "families": families})
-        for name, part in columns.split(named).items()
-    }
+    found = {name: _analysis(part, {**options, "weights": weights}) for name, part in columns.split(named).items()}
     for name, analysis in found.items():
         _say((f"{name}: " if name else "") + analysis.summary() + "\n")
     _say_table_notes(columns, opened.used)

@@ -13,15 +13,27 @@ from numpy.typing import ArrayLike
 from metascale.core.errors import InputError
 from metascale.laws.backtesting import FamilyResult, compare_families
 from metascale.laws.families import ALIASES, ONE_AXIS, require_law
-from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law, require_level
+from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law, require_level, require_scales
 from metascale.laws.forecasting import last_value, tail_line
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Observations, observe, table_warnings
 from metascale.laws.picture import LawPicture, plot_law
-from metascale.laws.record import Band, FamilyRecord, HiddenScale, LawRecord, Trend
+from metascale.laws.record import Band, FamilyRecord, HiddenScale, Interval, LawRecord, Trend, TrendResult
 from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
+from metascale.laws.trend import answer
 from metascale.laws.uncertainty import Bootstrap, bootstrap, delta_intervals, replicate_weights
-from metascale.laws.verdict import CANDIDATES, caveats, choose, verdict_sentence
+from metascale.laws.verdict import (
+    INTERVALS,
+    WITH_A_TAIL,
+    caveats,
+    choose,
+    describes,
+    end_exponent,
+    is_score,
+    sentence,
+    shape_words,
+    trend_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +48,8 @@ class Analysis:
 
     Attributes:
         families: every fitted family; ``family_intervals`` holds their parameters.
+        trend_test: what the loss does along the scale, and the interval that decided.
+        end_exponent: of a shifted or broken law, the exponent at the largest scale.
         extrapolation: the largest scale predicted without it; else ``extrapolation_reason`` says why there is none.
     """
 
@@ -44,11 +58,16 @@ class Analysis:
     families: dict[str, FamilyResult]
     family_intervals: dict[str, Intervals]
     level: float
-    trend: Trend
+    trend_test: TrendResult
+    end_exponent: Interval | None
     verdict: str
     extrapolation: HiddenScale | None
     extrapolation_reason: str | None
     notes: tuple[str, ...]
+
+    @property
+    def trend(self) -> Trend:
+        return self.trend_test.answer
 
     @property
     def parameters(self) -> Intervals:
@@ -69,6 +88,8 @@ class Analysis:
         return replace(
             self.fit.record(self.level, self.parameters, self.notes),
             trend=self.trend,
+            trends={self.fit.observations.x_names[0]: self.trend_test},
+            end_exponent=self.end_exponent,
             verdict=self.verdict,
             families={name: self._family(name, found.fit) for name, found in self.families.items() if found.fit},
             extrapolation=self.extrapolation,
@@ -167,9 +188,9 @@ def analyse(
     law: str = "auto",
     x_name: str = "x",
     loss_name: str = "loss",
-    families: Sequence[str] = (),
     objective: Objective | None = None,
     weights: str | None = None,
+    higher_is_better: bool | None = None,
     notes: Sequence[str] = (),
 ) -> Analysis:
     """Fit a law in one scale and say how far it can be trusted.
@@ -177,10 +198,10 @@ def analyse(
     Args:
         x: [n] scales; loss: [n] losses; replicate: [n] seed labels, whose rows are independent runs.
         hold_out: "largest" tests the law on the largest scale, fitted without it; None skips the test.
-        law: a family, or "auto": the simplest that the table supports of constant, power law and power law with E.
-        families: more families to fit and report beside it.
+        law: a family, or "auto": what `metascale.laws.verdict` chooses; all families are fitted either way.
         objective: Huber's function of log residuals by default; or `LeastSquares`.
         weights: "replicate" weighs every row by the inverse variance between the runs at its scale.
+        higher_is_better: by default told from the name of the column; shares below 1 then get the logistic law.
 
     Raises:
         InputError: the table cannot be fitted (see `observe`), or an unknown law.
@@ -191,19 +212,30 @@ def analyse(
     observations = observe(x, loss, replicate=replicate, run=run, x_name=x_name, loss_name=loss_name)
     wanted = ALIASES.get(law, law)
     _require_usable(wanted, observations)
-    names = _family_names(wanted, families)
+    higher = is_score(loss_name) or wanted == "logistic" if higher_is_better is None else higher_is_better
+    share = wanted == "logistic" or (wanted == "auto" and higher and float(observations.loss.max()) < 1)
+    names = tuple(name for name in ONE_AXIS if share or name != "logistic")
     found = compare_families(observations, objective or LogHuber(), names, _row_weights(weights, observations))
-    intervals, samples = _family_intervals(found, wanted, level, n_bootstrap, seed)
-    trend, simplest = choose(found, intervals)
-    chosen = simplest if wanted == "auto" else wanted
+    trend = trend_of(observations, level, share)
+    chosen = choose(found, trend) if wanted == "auto" else wanted
     fit = found[chosen].fit
     assert fit is not None
-    verdict = verdict_sentence(found, intervals, trend, chosen, level, samples[chosen].noise)
-    all_notes = (*notes, *observations.notes, *table_warnings(observations), samples[chosen].how)
-    all_notes += tuple(caveats(found, chosen, fit, samples[chosen].noise))
-    tested = _extrapolate(fit, level, n_bootstrap, seed) if hold_out else "not asked for"
+    intervals, samples = _family_intervals(found, chosen, trend, (level, n_bootstrap, seed))
+    sample = samples[chosen]
+    end = end_exponent(sample, level) if chosen in WITH_A_TAIL else None
+    others = [name for name, one in found.items() if name not in ("none", chosen) and one.fit and describes(one.fit)]
+    described = trend.answer in ("none", "undecided") or describes(fit)
+    shape = shape_words(chosen, intervals, end, described, others)
+    verdict = sentence(observations, trend, shape, higher=higher, share=share, noise=sample.noise)
+    all_notes = (*notes, *observations.notes, *table_warnings(observations), sample.how)
+    all_notes += tuple(caveats(found, chosen, fit, sample.noise))
+    tested: HiddenScale | str = "not asked for"
+    if hold_out:
+        tested = _extrapolate(fit, level, n_bootstrap, seed)
+    if trend.answer == "not monotone":
+        tested = "the curve turns, and no law of what comes next follows from it"
     hidden, reason = (None, tested) if isinstance(tested, str) else (tested, None)
-    return Analysis(fit, samples[chosen], found, intervals, level, trend, verdict, hidden, reason, all_notes)
+    return Analysis(fit, sample, found, intervals, level, trend, end, verdict, hidden, reason, all_notes)
 
 
 def _row_weights(weights: str | None, observations: Observations) -> Array | None:
@@ -221,13 +253,7 @@ def _require_usable(wanted: str, observations: Observations) -> None:
             f"'{observations.loss_name}' reaches {observations.loss.max():g}; the law 'logistic' is for shares between "
             "0 and 1, such as accuracies (divide per cent by 100)"
         )
-    needed = 3 if wanted == "auto" else ONE_AXIS[wanted].n_parameters + 1
-    if observations.n_scales < needed:
-        what = "the simplest law with a trend, 'power'," if wanted == "auto" else f"the law '{wanted}'"
-        raise InputError(
-            f"the table has {observations.n_scales} distinct values of '{observations.x_names[0]}' in {observations.n} "
-            f"rows; {what} needs at least {needed}"
-        )
+    require_scales(observations, "power" if wanted == "auto" else wanted)
 
 
 def fit(
@@ -242,7 +268,6 @@ def fit(
     seed: int = 0,
     x_name: str | Sequence[str] | None = None,
     loss_name: str = "loss",
-    families: Sequence[str] = (),
     objective: Objective | None = None,
     weights: str | None = None,
 ) -> Analysis | SurfaceAnalysis:
@@ -266,31 +291,32 @@ def fit(
         np.reshape(x, -1) if len(shape) == 2 else x, loss, replicate=replicate, run=run, level=level,
         n_bootstrap=n_bootstrap, seed=seed, law=law,
         x_name="x" if x_name is None else x_name if isinstance(x_name, str) else x_name[0], loss_name=loss_name,
-        families=families, objective=objective, weights=weights,
+        objective=objective, weights=weights,
     )  # fmt: skip
 
 
-def _family_names(wanted: str, more: Sequence[str]) -> tuple[str, ...]:
-    """The families to fit: the constant, the power laws and those asked for."""
-    extra = [ALIASES.get(name, name) for name in more]
-    for name in extra:
-        require_law(name)
-    return tuple(dict.fromkeys([*CANDIDATES, *extra, *([] if wanted == "auto" else [wanted])]))
-
-
 def _family_intervals(
-    families: dict[str, FamilyResult], wanted: str, level: float, n_bootstrap: int, seed: int
+    families: dict[str, FamilyResult], chosen: str, trend: TrendResult, options: tuple[float, int, int]
 ) -> tuple[dict[str, Intervals], dict[str, Bootstrap]]:
-    """Bootstrap intervals for the families that may be chosen, delta-method intervals for the others."""
+    """Bootstrap intervals for the constant, the power laws and the chosen law, delta-method ones for the others.
+
+    Where the interval of the plain exponent and that of the trend disagree about 0, the latter stands: it allows for
+    other shapes than the straight line, and it decided.
+    """
+    level, n_bootstrap, seed = options
     intervals, samples = {}, {}
     for name, result in families.items():
         if result.fit is None:
             continue
-        if name in CANDIDATES or name == wanted:
+        if name in (*INTERVALS, chosen):
             samples[name] = bootstrap(result.fit, n_bootstrap, seed=seed)
             intervals[name] = samples[name].intervals(level)
         else:
             intervals[name] = delta_intervals(result.fit, level)
+    own, decided = intervals["power"]["alpha"], trend.exponent
+    if decided and trend.answer != "not monotone" and answer(Interval(**own)) != trend.answer:
+        low, high = min(decided.low, own["estimate"]), max(decided.high, own["estimate"])
+        intervals["power"]["alpha"] = {"estimate": own["estimate"], "low": low, "high": high}
     return intervals, samples
 
 

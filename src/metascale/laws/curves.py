@@ -238,8 +238,9 @@ def broken(theta: Array, t: Array) -> tuple[Array, Array]:
 
 
 def m4(theta: Array, t: Array) -> tuple[Array, Array]:
-    """(L - E) / (L0 - L)^κ = A x^-α, solved for L; θ = (ln E, ln L0, ln κ, ln A, α).
+    """(L - E) / L0 = A x^-α (1 - L/L0)^κ, solved for L; θ = (ln E, ln L0, ln κ, ln A, α).
 
+    A is free of the unit of the loss, unlike in the paper's (L - E) / (L0 - L)^κ = A x^-α.
     With L = E + (L0 - E) σ(v) the equation is monotone in v: ln σ(v) - κ ln σ(-v) = q, solved by Newton's method, and
     the derivatives follow from it implicitly.
     """
@@ -248,8 +249,9 @@ def m4(theta: Array, t: Array) -> tuple[Array, Array]:
     kappa = np.exp(log_kappa)
     # E stays below L0 however the optimiser moves: the gap has a floor.
     log_e = np.minimum(log_e, log_top - 1e-3)
-    log_range = log_top + np.log(-np.expm1(log_e - log_top))
-    right = log_a - alpha * x + (kappa - 1) * log_range
+    log_share = np.log(-np.expm1(log_e - log_top))
+    log_range = log_top + log_share
+    right = log_a - alpha * x + (kappa - 1) * log_share
     v = np.where(right < 0, right, right / kappa)
     for _ in range(60):
         value = kappa * np.logaddexp(0.0, v) - np.logaddexp(0.0, -v) - right
@@ -273,8 +275,8 @@ def m4(theta: Array, t: Array) -> tuple[Array, Array]:
     return value, np.stack(
         [
             (1 - share) + by_range * range_e,
-            by_range * range_top,
-            through * kappa * (log_range - np.logaddexp(0.0, v)),
+            by_range * range_top - through * (kappa - 1),
+            through * kappa * (log_share - np.logaddexp(0.0, v)),
             through + 0.0 * x,
             -through * x,
         ],

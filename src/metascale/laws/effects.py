@@ -17,15 +17,15 @@ from numpy.typing import ArrayLike
 from scipy.special import fdtrc, stdtrit
 
 from metascale.core.errors import InputError
-from metascale.laws.analysis import analyse
 from metascale.laws.families import ONE_AXIS
-from metascale.laws.fitting import fit_law
+from metascale.laws.fitting import fit_law, require_scales
 from metascale.laws.held_out import Replicates, table_of
-from metascale.laws.objective import LeastSquares, LogHuber
-from metascale.laws.record import Interval
+from metascale.laws.objective import LogHuber
+from metascale.laws.observations import bounded_exp, observe
+from metascale.laws.record import Interval, Trend
+from metascale.laws.trend import POOLING_LEVEL, trend_test
+from metascale.laws.verdict import trend_of
 
-POOLING_LEVEL = 0.1
-"""Seeds and misfit are pooled unless an F test separates them at this level."""
 CONTRASTS: Mapping[str, tuple[float, float]] = {
     "width": (1.0, 0.0),
     "depth": (0.0, 1.0),
@@ -141,54 +141,53 @@ def off_law(points: Sequence[Replicates]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class PowerLine:
-    """y = a · x^b by least squares on logarithms, over runs.
+class PerplexityLine:
+    """perplexity = a · x^b by least squares on logarithms, over runs; ln perplexity is the loss.
 
     Attributes:
-        b_low, b_high: interval of b.
-        r2: of ln y over all runs.
+        b_low, b_high: the interval that decides the trend of the loss, times the mean loss: the two cannot disagree.
+        trend: of the loss.
+        r2: of ln perplexity over all runs.
     """
 
     a: float
     b: float
     b_low: float
     b_high: float
+    trend: Trend
     r2: float
     n_runs: int
     n_sizes: int
 
-    def predict(self, x: float) -> float:
-        return float(self.a * np.power(x, self.b))
-
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def power_line(
-    x: ArrayLike, y: ArrayLike, *, replicate: Sequence[Any] | None = None, level: float = 0.95, x_name: str = "x",
-    y_name: str = "y",
-) -> PowerLine:  # fmt: skip
-    """Fit y = a · x^b to runs [n].
+def perplexity_line(
+    x: ArrayLike, perplexity: ArrayLike, *, replicate: Sequence[Any] | None = None, level: float = 0.95,
+    x_name: str = "x", y_name: str = "perplexity",
+) -> PerplexityLine:  # fmt: skip
+    """Fit perplexity = a · x^b to runs [n].
 
     Raises:
-        InputError: fewer than three sizes.
+        InputError: fewer than three sizes, or a perplexity of 1 or less.
     """
-    found = analyse(
-        x, y, replicate=replicate, law="power", objective=LeastSquares(), hold_out=None, level=level, x_name=x_name,
-        loss_name=y_name,
-    )  # fmt: skip
-    exponent = found.parameters["alpha"]
-    observed = np.log(np.asarray(y, float))
-    left = observed - found.fit.log_predict(x)
-    spread = float(np.sum((observed - observed.mean()) ** 2))
-    return PowerLine(
-        a=found.parameters["A"]["estimate"],
-        b=-exponent["estimate"],
-        b_low=-exponent["high"],
-        b_high=-exponent["low"],
+    table = observe(x, np.log(np.asarray(perplexity, float)), replicate=replicate, x_name=x_name, loss_name=y_name)
+    require_scales(table, "power")
+    t, loss = table.log_x[:, 0], table.loss
+    b, constant = np.polyfit(t, loss, 1)
+    decided = trend_test(t, table.log_loss, table.scale, level).exponent
+    ends = (decided.low, decided.high) if decided else (0.0, 0.0)
+    left, spread = loss - constant - b * t, float(np.sum((loss - loss.mean()) ** 2))
+    return PerplexityLine(
+        a=float(bounded_exp(constant)),
+        b=float(b),
+        b_low=min(float(b), -float(loss.mean()) * ends[1]),
+        b_high=max(float(b), -float(loss.mean()) * ends[0]),
+        trend=trend_of(table, level).answer,
         r2=1 - float(left @ left) / spread if spread > 0 else 0.0,
-        n_runs=len(observed),
-        n_sizes=len(np.unique(x)),
+        n_runs=table.n,
+        n_sizes=table.n_scales,
     )
 
 

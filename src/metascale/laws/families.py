@@ -53,9 +53,9 @@ def projected(nonlinear: Array, parts: list[Array], y: Array, w: Array, count: i
     Args:
         nonlinear: [S, k] the values of the nonlinear parameters at which the parts were computed.
     """
-    columns = np.stack([np.ones_like(parts[0]), *parts], -1)
-    coefficients, error = nonnegative_coefficients(columns, np.exp(y), w)
-    logs = np.log(np.maximum(coefficients, np.exp(float(y.min()) + LOG_ZERO)))
+    columns, centre = np.stack([np.ones_like(parts[0]), *parts], -1), float(y.mean())
+    coefficients, error = nonnegative_coefficients(columns, np.exp(y - centre), w)
+    logs = centre + np.log(np.maximum(coefficients, np.exp(float(y.min()) - centre + LOG_ZERO)))
     return distinct_best(np.column_stack([logs, nonlinear]), error, count)
 
 
@@ -156,14 +156,15 @@ def _m3_starts(t: Array, y: Array, w: Array) -> Array:
 
 
 def _m4_starts(t: Array, y: Array, w: Array) -> Array:
-    top, bottom, x = float(y.max()), float(y.min()), t[:, 0]
-    loss = np.exp(y)
+    top = float(y.max())
+    bottom, x, loss = float(y.min()) - top, t[:, 0], np.exp(y - top)
     rows, errors = [], []
     for floor, head, alpha in grid([0.0, 0.5, 0.8, 0.95], [0.02, 0.3, 1.5], [0.3, 1.0, 3.0]):
-        e, start = floor * np.exp(bottom), np.exp(top + head)
-        left = np.log(loss - e) - alpha * np.log(start - loss)
+        e, start = floor * np.exp(bottom), np.exp(head)
+        left = np.log(loss - e) - head - alpha * np.log(1 - loss / start)
         slope, constant = np.polyfit(x, left, 1, w=np.sqrt(w))
-        rows.append([max(np.log(max(e, 1e-300)), bottom + LOG_ZERO), np.log(start), np.log(alpha), constant, -slope])
+        log_e = max(np.log(max(e, 1e-300)), bottom + LOG_ZERO)
+        rows.append([top + log_e, top + head, np.log(alpha), constant, -slope])
         errors.append(float(w @ (left - constant - slope * x) ** 2))
     # The residuals of the rewritten equation are not log losses and do not rank the starts well: run many of them.
     return distinct_best(np.array(rows), np.array(errors), 12)
@@ -172,15 +173,16 @@ def _m4_starts(t: Array, y: Array, w: Array) -> Array:
 def _broken_starts(t: Array, y: Array, w: Array) -> Array:
     x, span = t[:, 0], max(float(np.ptp(t)), 1e-3)
     rows, errors = [], []
-    loss = np.exp(y)
+    top = float(y.max())
+    loss = np.exp(y - top)
     breaks = float(x.min()) + span * np.array([0.25, 0.5, 0.75])
     for floor, place, width in grid([0.0, 0.6, 0.9], breaks, [0.1, 0.4]):
         e = floor * loss.min()
         hinge = width * np.logaddexp(0.0, (x - place) / width)
         design = np.column_stack([np.ones_like(x), x, hinge]) * np.sqrt(w)[:, None]
         solution = np.linalg.lstsq(design, np.log(loss - e) * np.sqrt(w), rcond=None)[0]
-        log_e = max(np.log(max(e, 1e-300)), float(y.min()) + LOG_ZERO)
-        rows.append([log_e, solution[0], -solution[1], -solution[2], place, np.log(width)])
+        log_e = max(np.log(max(e, 1e-300)), float(y.min()) - top + LOG_ZERO)
+        rows.append([top + log_e, top + solution[0], -solution[1], -solution[2], place, np.log(width)])
         errors.append(float(np.sum((design @ solution - np.log(loss - e) * np.sqrt(w)) ** 2)))
     return distinct_best(np.array(rows), np.array(errors), 8)
 
@@ -262,10 +264,10 @@ M3 = Law(
     Smooth(3, m3), _m3_starts, units((0, 1, 0, 1.0), (2, None, 0, -1.0)), box(AMPLITUDE, EXPONENT, ("1/x", -10, 4)),
 )  # fmt: skip
 M4 = Law(
-    "m4", "(L - E) / (L0 - L)^kappa = A x^-alpha", "M4 of " + ALABDULMOHSIN, 1,
+    "m4", "(L - E) / L0 = A x^-alpha (1 - L / L0)^kappa", "M4 of " + ALABDULMOHSIN, 1,
     ("E", "L0", "kappa", "A", "alpha"), (True, True, True, True, False),
     Smooth(5, m4), _m4_starts, units((3, 4, 0, 1.0)),
-    box(FLOOR, ("y", 0.0, 8.0), ("", -4.0, 4.0), ("y", -500.0, 500.0), EXPONENT),
+    box(FLOOR, ("y", 0.0, 8.0), ("", -4.0, 4.0), ("", -500.0, 500.0), EXPONENT),
 )  # fmt: skip
 BROKEN = Law(
     "broken", "L = E + A x^-alpha (1 + (x/b)^(1/f))^(-beta f)",

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
 from metascale.laws.curves import LogSumExp
-from metascale.laws.families import Law
+from metascale.laws.families import LAWS, Law
 from metascale.laws.newton import Local, Minimum, minimise
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Integers, Observations, bounded_exp
@@ -274,6 +274,16 @@ def reference(observations: Observations, law: Law) -> Array:
 def require_level(level: float) -> None:
     if not 0 < level < 1:
         raise InputError(f"level is {level}; it must lie between 0 and 1", field="level", value=level)
+
+
+def require_scales(observations: Observations, law: str) -> None:
+    """Refuse a table in one scale with fewer distinct values of it than parameters + 1."""
+    needed = LAWS[law].n_parameters + 1
+    if observations.n_scales < needed:
+        raise InputError(
+            f"the table has {observations.n_scales} distinct values of '{observations.x_names[0]}' in {observations.n} "
+            f"rows; the law '{law}' needs at least {needed}"
+        )
 
 
 def require_identified(law: Law, observations: Observations) -> None:

@@ -18,14 +18,17 @@ from metascale.laws.families import ONE_AXIS
 from metascale.laws.fitting import LawFit, fit_law
 from metascale.laws.likelihood import solve_held
 from metascale.laws.objective import LeastSquares
-from metascale.laws.observations import Array, Observations, observe
+from metascale.laws.observations import Array, Observations, as_json, observe
 from metascale.laws.picture import GREY, axis_or_new, finish
+from metascale.laws.record import TrendResult
 from metascale.laws.uncertainty import Bootstrap, bootstrap, delta_covariance, residual_noise, unit_matrix
+from metascale.laws.verdict import trend_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GRID_POINTS = 81
+_TREND_WORDS = {"none": "shows no trend", "undecided": "is undecided", "not monotone": "is not monotone"}
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,14 @@ class Grouped:
         shared: the exponent that serves all groups best, with its interval.
         differences: group to its exponent minus the first group's, with interval.
         statistic: n ln(RSS shared / RSS separate); p_value: share of null tables with a larger one.
+        trends: what the loss of each group does along the scale (`metascale.laws.verdict`).
         better_shared: whether a shared exponent is not rejected at 1 - level.
     """
 
     law: str
     reference: str
     fits: dict[str, LawFit]
+    trends: dict[str, TrendResult]
     exponents: dict[str, dict[str, float]]
     shared: dict[str, float]
     differences: dict[str, dict[str, float]]
@@ -57,17 +62,29 @@ class Grouped:
 
     @property
     def verdict(self) -> str:
+        if all(trend.answer in ("none", "undecided") for trend in self.trends.values()):
+            return f"no group shows a trend: their exponents (p = {self.p_value:.3g} for a shared one) describe noise"
         if self.better_shared:
-            return (
+            told = (
                 f"one exponent {self.shared['estimate']:.4g} serves all {len(self.fits)} groups "
                 f"(p = {self.p_value:.3g}): no evidence that one scales better"
             )
-        steepest = max(self.exponents, key=lambda name: self.exponents[name]["estimate"])
-        return f"the exponents differ (p = {self.p_value:.3g}); '{steepest}' falls fastest with scale"
+        else:
+            steepest = max(self.exponents, key=lambda name: self.exponents[name]["estimate"])
+            falls = self.trends[steepest].answer == "falls"
+            verb = "falls fastest with scale" if falls else "has the largest exponent"
+            told = f"the exponents differ (p = {self.p_value:.3g}); '{steepest}' {verb}"
+        others = [f"'{name}' {_TREND_WORDS.get(trend.answer, trend.answer)}"
+                  for name, trend in self.trends.items() if trend.answer != "falls"]  # fmt: skip
+        return told + (f" ({', '.join(others)})" if others else "")
 
     def to_json(self) -> dict[str, Any]:
         names = ("law", "reference", "exponents", "shared", "differences", "statistic", "p_value", "level", "verdict")
-        return {**{name: getattr(self, name) for name in names}, "notes": list(self.notes)}
+        return {
+            **{name: getattr(self, name) for name in names},
+            "trends": as_json(self.trends),
+            "notes": list(self.notes),
+        }
 
     def summary(self) -> str:
         percent = f"{100 * self.level:g} %"
@@ -119,9 +136,10 @@ def grouped(
     exponents = {name: sample.intervals(level)["alpha"] for name, sample in samples.items()}
     reference = next(iter(fits))
     statistic, p_value, shared = _test(fits, n_bootstrap, seed, level)
+    trends = {name: trend_of(table, level) for name, table in tables.items()}
     return Grouped(
-        law, reference, fits, exponents, shared, _differences(samples, fits, reference, level), statistic, p_value,
-        level,
+        law, reference, fits, trends, exponents, shared, _differences(samples, fits, reference, level),
+        statistic, p_value, level,
         (f"least squares on ln loss; null distribution from {n_bootstrap} tables drawn about the shared fit",),
     )  # fmt: skip
 

@@ -15,11 +15,11 @@ Array: TypeAlias = "NDArray[np.float64]"
 Integers: TypeAlias = "NDArray[np.intp]"
 Mask: TypeAlias = "NDArray[np.bool_]"
 FLOPS_PER_PARAMETER_AND_TOKEN = 6.0  # of training: two for the forward and four for the backward pass
-LARGEST_LOG = 690.0  # e^690 is 1e299: practically infinite, and still a number in JSON
+LARGEST_LOG = 709.0  # e^709 is 8e307: practically infinite, and still a number in JSON
 
 
 def bounded_exp(logs: ArrayLike) -> Array:
-    """e^logs, kept between 1e-299 and 1e299: what a table does not identify stays finite."""
+    """e^logs, kept between 1e-308 and 1e308: what a table does not identify stays finite."""
     return np.asarray(np.exp(np.clip(logs, -LARGEST_LOG, LARGEST_LOG)))
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from metascale.core.files import read_json, write_json
 from metascale.laws.families import ONE_AXIS
 from metascale.laws.observations import as_json
 
-Trend = Literal["falls", "rises", "none", "unknown"]
+Trend: TypeAlias = Literal["falls", "rises", "not monotone", "none", "undecided", "unknown"]
+"""The answers; "unknown" is that of a file which states none."""
 EXPONENTS = ("alpha", "beta")
 
 
@@ -31,6 +32,22 @@ class Interval:
     estimate: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrendResult:
+    """How the loss moves along one scale.
+
+    Attributes:
+        exponent: mean of -d ln loss / d ln x over the table, with the interval that decided; of a curve that is not
+            monotone, over the stretch that goes against the others. None where the table cannot say.
+        turns: where a curve that is not monotone turns: one scale, or both ends of the stretch.
+    """
+
+    answer: Trend
+    exponent: Interval | None
+    level: float
+    turns: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +105,8 @@ class LawRecord:
 
     Attributes:
         law: the chosen family; families: every fitted one, the chosen one included.
-        trend: "falls", "rises" or "none"; "unknown" where the file does not say.
+        trends: by scale; trend: their one answer, "unknown" where the file does not say or the scales differ.
+        end_exponent: the exponent at the largest scale, of a law that has no single one.
         x_names: all scales; the first one is the x axis.
         within_scale_log, misfit_log: standard deviations of ln loss between runs of one scale, and of the scales about
             the law.
@@ -103,6 +121,8 @@ class LawRecord:
     level: float = 0.95
     parameters: Mapping[str, Interval] = field(default_factory=dict)
     trend: Trend = "unknown"
+    trends: Mapping[str, TrendResult] = field(default_factory=dict)
+    end_exponent: Interval | None = None
     verdict: str = ""
     families: Mapping[str, FamilyRecord] = field(default_factory=dict)
     extrapolation: HiddenScale | None = None
@@ -124,13 +144,16 @@ class LawRecord:
 
     @property
     def exponent(self) -> Interval | None:
-        """The exponent of the chosen law; of the plain power law where the chosen one has none."""
+        """What goes with the trend: the exponent at the end of the table, of the law, or the mean that decided."""
+        if self.end_exponent is not None:
+            return self.end_exponent
+        decided = self.trends[self.x_name].exponent if self.x_name in self.trends else None
         power = self.families.get("power")
-        for parameters in (self.parameters, power.parameters if power else {}):
-            for name in EXPONENTS:
-                if name in parameters:
-                    return parameters[name]
-        return None
+        own = [parameters[name] for parameters in (self.parameters, power.parameters if power else {})
+               for name in EXPONENTS if name in parameters][:1]  # fmt: skip
+        if decided is not None and (not own or self.trend not in ("falls", "rises") or own[0].low <= 0 <= own[0].high):
+            return decided
+        return own[0] if own else None
 
     @property
     def direction(self) -> Trend:
@@ -176,7 +199,9 @@ class LawRecord:
             x_names=tuple(str(name) for name in names),
             level=_number(stored.get("level")) or 0.95,
             parameters=_intervals(stored.get("parameters")),
-            trend=trend if trend in ("falls", "rises", "none") else "unknown",
+            trend=trend if trend in get_args(Trend) else "unknown",
+            trends={str(name): _trend(entry) for name, entry in (stored.get("trends") or {}).items()},
+            end_exponent=_interval(stored.get("end_exponent")),
             families={str(name): _family(entry) for name, entry in (stored.get("families") or {}).items()},
             extrapolation=_hidden(stored.get("extrapolation") or {}),
             extrapolation_reason=None if reason is None else str(reason),
@@ -243,12 +268,19 @@ def _number(value: Any) -> float | None:
 
 def _intervals(stored: Mapping[str, Any] | None) -> dict[str, Interval]:
     """The parameters whose estimate and ends are all known."""
-    found = {}
-    for name, part in (stored or {}).items():
-        estimate, low, high = (_number(part.get(end)) for end in ("estimate", "low", "high"))
-        if estimate is not None and low is not None and high is not None:
-            found[str(name)] = Interval(estimate, low, high)
-    return found
+    found = {str(name): _interval(part) for name, part in (stored or {}).items()}
+    return {name: part for name, part in found.items() if part is not None}
+
+
+def _interval(part: Mapping[str, Any] | None) -> Interval | None:
+    estimate, low, high = (_number((part or {}).get(end)) for end in ("estimate", "low", "high"))
+    return None if estimate is None or low is None or high is None else Interval(estimate, low, high)
+
+
+def _trend(stored: Mapping[str, Any]) -> TrendResult:
+    answer, turns = stored.get("answer"), tuple(float(x) for x in stored.get("turns") or ())
+    found = answer if answer in get_args(Trend) else "unknown"
+    return TrendResult(found, _interval(stored.get("exponent")), _number(stored.get("level")) or 0.95, turns)
 
 
 def _family(stored: Mapping[str, Any]) -> FamilyRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from metascale.laws.likelihood import influence
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Observations, observe, table_warnings
 from metascale.laws.picture import LawPicture
-from metascale.laws.record import Band, FamilyRecord, LawRecord
+from metascale.laws.record import Band, FamilyRecord, LawRecord, TrendResult
 from metascale.laws.uncertainty import Bootstrap, bootstrap, delta_intervals
-from metascale.laws.verdict import misfit_notes
+from metascale.laws.verdict import axis_trends, axis_words, is_score, misfit_notes, overall
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,17 +45,27 @@ class SurfaceAnalysis:
         """``{"estimate", "low", "high"}`` of every parameter of the chosen law."""
         return self.bootstrap.intervals(self.level)
 
+    @cached_property
+    def trends(self) -> dict[str, TrendResult]:
+        """What the loss does along every scale, the others held fixed."""
+        return axis_trends(self.fit.observations, self.level)
+
     @property
     def verdict(self) -> str:
-        observations = self.fit.observations
-        parts = self.parameters
-        exponents = [name for name in self.fit.law.parameters if name.startswith(("alpha", "beta"))]
+        """The trends; the law's exponents only where the loss has a trend in every scale."""
+        observations, parts = self.fit.observations, self.parameters
+        name, higher = observations.loss_name, is_score(observations.loss_name)
+        words = [axis_words(axis, trend, higher) for axis, trend in self.trends.items()]
+        answers = {trend.answer for trend in self.trends.values()}
+        if answers != {"falls"}:
+            law = "" if answers & {"falls", "rises"} else f"; the parameters of {self.fit.law.name} describe noise"
+            return f"{name} {'; '.join(words)}{law}."
+        exponents = [axis for axis in self.fit.law.parameters if axis.startswith(("alpha", "beta"))]
         values = ", ".join(
-            f"{name} {parts[name]['estimate']:.4g} ({parts[name]['low']:.4g} to {parts[name]['high']:.4g})"
-            for name in exponents
+            f"{axis} {parts[axis]['estimate']:.4g} ({parts[axis]['low']:.4g} to {parts[axis]['high']:.4g})"
+            for axis in exponents
         )
-        axes = " and ".join(observations.x_names)
-        return f"{observations.loss_name} falls with {axes} as {self.fit.law.formula}: {values}."
+        return f"{name} {'; '.join(words)}; as {self.fit.law.formula}: {values}."
 
     def optimum(self, compute: ArrayLike, **options: Any) -> Optimum:
         """Compute-optimal allocation at budgets in FLOPs; see `metascale.laws.optimum`."""
@@ -71,7 +82,8 @@ class SurfaceAnalysis:
         intervals[fit.law.name] = self.parameters
         return replace(
             fit.record(self.level, self.parameters, self.notes),
-            trend="falls",
+            trend=overall(self.trends),
+            trends=self.trends,
             verdict=self.verdict,
             families={name: _family(other, intervals[name]) for name, other in self.families.items()},
             extrapolation_reason="the held-out test is for tables with one scale",

@@ -15,11 +15,11 @@ from metascale.laws.fitting import Intervals, LawFit, log_scales, solve_law
 from metascale.laws.observations import Array, Observations, bounded_exp
 from metascale.laws.picture import BLUE, axis_or_new, finish
 from metascale.laws.record import Interval
+from metascale.laws.trend import POOLING_LEVEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-POOLING_LEVEL = 0.1  # seed noise and misfit are pooled unless an F test separates them at this level
 SMALL_POOL = 20  # below this many residuals a robust fit leaves mostly zeros in the pool; normal noise is drawn instead
 ROWS_FOR_PAIRS = 40  # with this many runs, resampling runs keeps their uneven noise; below, resamples lose scales
 
@@ -305,10 +305,13 @@ def delta_covariance(fit: LawFit) -> Array:
 def delta_intervals(fit: LawFit, level: float = 0.95) -> Intervals:
     """``{"estimate", "low", "high"}`` by the delta method, symmetric in the coded (log) parameter."""
     units = unit_matrix(fit)
-    errors = np.sqrt(np.maximum(np.diag(units @ delta_covariance(fit) @ units.T), 0.0))
+    size = np.abs(units).max(1)  # taken out of the square: the unit of a rate may be 1e200
+    relative = units / size[:, None]
+    errors = size * np.sqrt(np.maximum(np.diag(relative @ delta_covariance(fit) @ relative.T), 0.0))
     reach = stdtrit(residual_noise(fit).freedom, (1 + level) / 2) * errors
+    reach = np.where(fit.law.positive, np.minimum(reach, 300), reach)
     coded = fit.law.units(fit.theta, fit.t_ref)
-    low, high = fit.law.decode(coded - np.minimum(reach, 300)), fit.law.decode(coded + np.minimum(reach, 300))
+    low, high = fit.law.decode(coded - reach), fit.law.decode(coded + reach)
     return {
         name: {"estimate": estimate, "low": float(low[k]) + 0.0, "high": float(high[k])}
         for k, (name, estimate) in enumerate(fit.parameters.items())

@@ -41,7 +41,8 @@ from metascale.core.run import Run
 from metascale.core.streams import generator
 from metascale.core.types import Split
 from metascale.laws import analyse, grouped
-from metascale.laws.effects import PowerLine, WidthAndDepth, power_line, undominated, width_and_depth
+from metascale.laws.effects import PerplexityLine, WidthAndDepth, perplexity_line, undominated, width_and_depth
+from metascale.laws.verdict import FEWEST_FOR_A_FLOOR
 from metascale.study.design import Study
 from metascale.study.search.run import n_search_trials
 from metascale.study.search.search import PRUNE_KEY
@@ -505,11 +506,8 @@ GROUPED = (
     (TEST_LOSS, "power", N_PARAMS_TOTAL),
     (TEST_LOSS, "power", TRAIN_FLOPS),
     (TEST_LOSS, "power_irreducible", N_PARAMS_NON_EMBEDDING),
-    (PERPLEXITY, "power", N_PARAMS_TOTAL),
 )
 """Tests of equal exponents: y, law, x. The first is the study's answer."""
-FLOOR_SIZES = 6
-"""Sizes from which on an irreducible loss is asked for: three parameters and as many sizes to test them by."""
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -549,7 +547,7 @@ def analyse_sizes(rows: Rows) -> dict[str, Any]:
 
 
 def or_reason(
-    answer: Callable[..., PowerLine | WidthAndDepth | Mapping[str, Any]], *arguments: Any
+    answer: Callable[..., PerplexityLine | WidthAndDepth | Mapping[str, Any]], *arguments: Any
 ) -> Mapping[str, Any]:
     """The answer, or why there is none."""
     try:
@@ -569,7 +567,7 @@ def columns(rows: Rows, *names: str) -> tuple[np.ndarray, ...]:
     return tuple(np.array([float(row[name]) for row in rows]) for name in names)
 
 
-def perplexity_law(rows: Rows, x: str) -> PowerLine:
+def perplexity_law(rows: Rows, x: str) -> PerplexityLine:
     """perplexity = a · x^b, the form in which the source of this study states its law.
 
     Raises:
@@ -577,7 +575,7 @@ def perplexity_law(rows: Rows, x: str) -> PowerLine:
     """
     sizes, perplexities = columns(rows, x, PERPLEXITY)
     seeds = [row["seed"] for row in rows]
-    return power_line(sizes, perplexities, replicate=seeds, level=LEVEL, x_name=x, y_name=PERPLEXITY)
+    return perplexity_line(sizes, perplexities, replicate=seeds, level=LEVEL, x_name=x, y_name=PERPLEXITY)
 
 
 def loss_law(rows: Rows, x: str) -> dict[str, Any]:
@@ -595,9 +593,10 @@ def loss_law(rows: Rows, x: str) -> dict[str, Any]:
         for name in ("power", "power_irreducible")
         if name in found.family_intervals
     }
-    if n_sizes < FLOOR_SIZES:
+    if n_sizes < FEWEST_FOR_A_FLOOR:
         laws["power_irreducible"] = {"parameters": {}, "note": too_few_for_a_floor(n_sizes)}
-    return {"chosen": found.fit.law.name, "verdict": found.verdict, "n_sizes": n_sizes, "laws": laws}
+    trend = {"trend": found.trend, "verdict": found.verdict}
+    return {"chosen": found.fit.law.name, **trend, "n_sizes": n_sizes, "laws": laws}
 
 
 def same_exponent(rows: Rows, y: str, law: str, x: str) -> dict[str, Any]:
@@ -607,7 +606,7 @@ def same_exponent(rows: Rows, y: str, law: str, x: str) -> dict[str, Any]:
         InputError: one architecture, or too few sizes of one.
     """
     fewest = min((len({row[x] for row in own}) for own in by_architecture(rows).values()), default=0)
-    if law == "power_irreducible" and fewest < FLOOR_SIZES:
+    if law == "power_irreducible" and fewest < FEWEST_FOR_A_FLOOR:
         raise InputError(too_few_for_a_floor(fewest))
     names, seeds = [row["architecture"] for row in rows], [row["seed"] for row in rows]
     sizes, values = columns(rows, x, y)
@@ -616,7 +615,7 @@ def same_exponent(rows: Rows, y: str, law: str, x: str) -> dict[str, Any]:
 
 
 def too_few_for_a_floor(n_sizes: int) -> str:
-    return f"{n_sizes} sizes cannot tell an irreducible loss from a slope; it is fitted from {FLOOR_SIZES} on"
+    return f"{n_sizes} sizes cannot tell an irreducible loss from a slope; it is fitted from {FEWEST_FOR_A_FLOOR} on"
 
 
 def frontier(rows: Rows) -> list[list[float]]:

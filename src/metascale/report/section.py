@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, TypeAlias
 
 from matplotlib.axes import Axes
 
-from metascale.laws.record import Interval
+from metascale.laws.record import Interval, Trend
 from metascale.report.words import decimals, number, percent
 
 DASH = "–"
-Direction: TypeAlias = Literal["falls", "rises", "none", "unknown"]
 Draw: TypeAlias = Callable[[Axes, bool], Axes]
 """Draws on axes; the flag asks for the variant for narrow screens."""
 
@@ -167,7 +166,7 @@ class Finding:
     question: str
     answer: str
     title: str
-    direction: Direction = "unknown"
+    direction: Trend = "unknown"
     exponent: Interval | None = None
     level: float = 0.95
     verdict: str = ""

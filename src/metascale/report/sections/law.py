@@ -36,6 +36,7 @@ from metascale.report.section import (
     share,
     table,
     text_column,
+    upper_first,
 )
 from metascale.report.study import (
     ReportStudy,
@@ -218,8 +219,20 @@ def law_finding(study: ReportStudy) -> Finding:
     if len(laws) > 1:
         return _several(question, laws, loss)
     (law,) = laws.values()
-    exponent, direction = law.exponent, law.direction
-    if direction == "none":
+    exponent, direction, level = law.exponent, law.direction, law.level
+    if len(law.x_names) > 1:
+        title = f"{loss.capitalize()} in {' and '.join(law.x_names)}"
+        return Finding(question, upper_first(law.verdict), title, direction, level=level, verdict=law.verdict)
+    if direction == "not monotone":
+        found = law.trends.get(law.x_name)
+        level = found.level if found else level
+        where = " and ".join(number(x) for x in found.turns) if found else ""
+        answer = f"No: {loss} is not monotone in {many}" + (f"; it turns near {where}" if where else "")
+        title = f"{loss.capitalize()} is not monotone in {axis}"
+    elif direction == "undecided":
+        answer = f"Undecided: {loss} may or may not fall with {many}"
+        title = f"{loss.capitalize()} in {axis}: undecided"
+    elif direction == "none":
         answer = f"No: {loss} does not change with {many} beyond its noise"
         if (law.misfit_log or 0.0) > (law.within_scale_log or 0.0):
             answer = f"No: {loss} goes up and down with {many} by more than seeds explain"
@@ -232,9 +245,9 @@ def law_finding(study: ReportStudy) -> Finding:
         answer = f"{loss.capitalize()} {direction} as {many} {verb}"
         title = f"{loss.capitalize()} {direction} with more {axis}"
     if exponent:
-        answer += f"; exponent α = {_shown(exponent)} ({100 * law.level:g}\u00a0% interval)"
+        answer += f"; exponent α = {_shown(exponent)} ({100 * level:g}\u00a0% interval)"
         title += f": α = {_shown(exponent)}"
-    return Finding(question, f"{answer}.", title, direction, exponent, law.level, law.verdict)
+    return Finding(question, f"{answer}.", title, direction, exponent, level, law.verdict)
 
 
 def _several(question: str, laws: Mapping[str, LawRecord], loss: str) -> Finding:

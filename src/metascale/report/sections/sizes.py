@@ -31,7 +31,12 @@ EFFECTS: Mapping[str, str] = {
     "width_minus_depth_per_parameter": "a/2 − b (for equal parameters)",
 }
 QUANTITIES = {TEST_LOSS: "test loss", PERPLEXITY: "test perplexity"}
-SUPPORTED = {"none": "no trend", "power": "a power law", "power_irreducible": "a power law above a floor"}
+FLAT = {"none": "no trend", "undecided": "undecided", "not monotone": "not monotone"}
+SUPPORTED = {
+    "none": "no trend",
+    "power": "a power law", "power_irreducible": "a power law above a floor", "power_shifted": "no single exponent",
+    "broken": "no single exponent",
+}  # fmt: skip
 LAWS = {"power": "power law", "power_irreducible": "power law with irreducible loss"}
 FAR = 2.0
 """A floor that is so many times away from every model would only squeeze the figure."""
@@ -385,10 +390,15 @@ def lines_table(found: SizeTable) -> PageTable:
         cells = [Cell(DASH)] * 4 + [Cell(str(one.get("reason", "")))]
         if "b" in one:
             b = _shown({"estimate": one["b"], "low": one["b_low"], "high": one["b_high"]})
-            cells = [b, Cell(f"{one['a']:.4g}", one["a"]), fixed(one.get("r2")), plain(one.get("n_sizes", 0)), Cell("")]
+            trend = str(one.get("trend", ""))
+            note = Cell(FLAT.get(trend, trend))
+            cells = [b, Cell(f"{one['a']:.4g}", one["a"]), fixed(one.get("r2")), plain(one.get("n_sizes", 0)), note]
         rows.append([*_where(one), *cells])
     heads = (f"b, {100 * found.stored['level']:g} %", "a", "R²", "sizes", text_column("note"))
-    caption = "perplexity = a · x^b, least squares on logarithms over all runs; R² is of ln perplexity."
+    caption = (
+        "perplexity = a · x^b, least squares on logarithms over all runs; R² is of ln perplexity, which is the loss: "
+        "the interval of b is that of the loss's trend."
+    )
     return table(caption, ("architecture", text_column("x"), *heads), rows)
 
 
@@ -398,9 +408,9 @@ def laws_table(found: SizeTable) -> PageTable:
     for one in found.stored["loss_laws"]:
         power, floored = (one.get("laws", {}).get(name, {}) for name in ("power", "power_irreducible"))
         above = floored.get("parameters", {})
-        chosen = str(one.get("chosen", ""))
+        chosen, trend = str(one.get("chosen", "")), str(one.get("trend", ""))
         note = one.get("reason") or "; ".join(
-            filter(None, (f"supported: {SUPPORTED.get(chosen, chosen)}", floored.get("note")))
+            filter(None, (f"supported: {FLAT.get(trend) or SUPPORTED.get(chosen, chosen)}", floored.get("note")))
         )
         exponents = (_shown(power.get("parameters", {}).get("alpha")), _shown(above.get("alpha")))
         rows.append([*_where(one), *exponents, _shown(above.get("E"), 2), Cell(note)])
