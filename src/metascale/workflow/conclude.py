@@ -36,8 +36,7 @@ from metascale.study.design import Study
 from metascale.study.roles import Roles, loss_of
 from metascale.study.search.search import tuned_points
 from metascale.study.store.folder import StudyView, read_study
-from metascale.study.store.records import format_cell
-from metascale.study.store.table import ResultsTable, write_results
+from metascale.study.store.table import ResultsTable, as_written, write_results
 from metascale.workflow.recipe import recipe_of, roles_of
 
 Law: TypeAlias = Analysis | SurfaceAnalysis
@@ -170,11 +169,6 @@ def laws_of(study: Study, table: ResultsTable, roles: Roles | None = None) -> tu
         except InputError as error:
             reasons.append(f"{label}: {error}" if label else str(error))
     return analyses, "; ".join(reasons)
-
-
-def as_written(value: Any) -> str:
-    """A value as results.csv shows it, by which the report finds the series again."""
-    return value if isinstance(value, str) else format_cell(value)
 
 
 def _analyse(rows: Sequence[Mapping[str, Any]], scales: Sequence[str], loss: str, notes: Sequence[str]) -> Law:
