@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from scipy.stats import t as student
 
 from metascale.core.errors import InputError
 from metascale.laws.effects import width_and_depth
-from metascale.recipes.model_size import analyse_sizes, frontier, loss_law, perplexity_law, same_exponent
+from metascale.recipes.model_size import analyse_sizes, conclude, frontier, loss_law, perplexity_law, same_exponent
+from metascale.study import ResultsTable, Roles, Study, StudyView
 
 WIDTHS, DEPTHS = (64, 128, 256, 512), (4, 8, 12, 16)
 
@@ -189,3 +192,26 @@ def test_too_few_models_get_a_reason_instead_of_a_law() -> None:
     assert "there is 1 group" in found["grouped"][0]["reason"]
     assert "effect of depth" in found["width_and_depth"]["transformer"]["reason"]
     assert found["floors"] == {"unigram_test": 448.0, "bigram_test": 151.0}
+
+
+def test_vocabularies_have_laws_and_floors_of_their_own(tmp_path: Path) -> None:
+    """Once they were pooled as seeds, and the floor of the first stood for all."""
+    rows = []
+    for vocabulary, exponent, floor in ((500, 0.1, 60.0), (5000, 0.2, 300.0)):
+        for one in table({"transformer": exponent}):
+            own = {"vocabulary": vocabulary, "n_vocab": vocabulary, "bigram_test_perplexity": floor}
+            rows.append({**one, **own, "kind": "trial", "status": "finished"})
+    axes = {"architecture": ["transformer"], "d_model": WIDTHS, "n_layers": DEPTHS, "vocabulary": [500, 5000]}
+    roles = Roles(("n_params_non_embedding",), ("architecture", "vocabulary"), loss="test_loss_nats")
+    study = Study("model_size", "a.module:f", {}, axes, (42, 43), roles=roles)
+    conclude(StudyView(tmp_path, study, ()), ResultsTable(tuple(rows[0]), tuple(rows)))
+    found = json.loads((tmp_path / "size.json").read_text())
+    laws = {one["architecture"]: one for one in found["loss_laws"] if one["x"] == "n_params_non_embedding"}
+    alphas = {name: one["laws"]["power"]["parameters"]["alpha"]["estimate"] for name, one in laws.items()}
+    expected = {"transformer, vocabulary 500": 0.1, "transformer, vocabulary 5000": 0.2}
+    assert alphas == pytest.approx(expected, abs=0.01)
+    assert "bigram_test" not in found["floors"], "no floor is shared"
+    assert found["n_vocab"] is None
+    baselines = json.loads((tmp_path / "baselines.json").read_text())
+    losses = {name: one["test_loss_nats"] for name, one in baselines.items()}
+    assert losses == pytest.approx({"bigram, vocabulary 500": math.log(60), "bigram, vocabulary 5000": math.log(300)})

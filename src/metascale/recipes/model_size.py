@@ -47,9 +47,9 @@ from metascale.study.design import Study
 from metascale.study.search.run import n_search_trials
 from metascale.study.search.search import PRUNE_KEY
 from metascale.study.store.folder import StudyView
-from metascale.study.store.table import ResultsTable
+from metascale.study.store.table import ResultsTable, as_written
 from metascale.workflow.config import Count, NonNegative, Rate, Share, TrialConfig, Weight
-from metascale.workflow.recipe import Profile, Recipe, is_search, load_recipe
+from metascale.workflow.recipe import Profile, Recipe, is_search, load_recipe, roles_of
 
 if TYPE_CHECKING:
     from metascale.models.resnet_bk import ResNetBK
@@ -500,6 +500,7 @@ def drawn(settings: ModelSizeConfig) -> TokenStream:
 
 LEVEL = 0.95
 PERPLEXITY = "test_perplexity"
+NAMED = "architecture"
 SCALES = (N_PARAMS_TOTAL, N_PARAMS_NON_EMBEDDING, TRAIN_FLOPS)
 GROUPED = (
     (TEST_LOSS, "power", N_PARAMS_NON_EMBEDDING),
@@ -512,17 +513,35 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def conclude(view: StudyView, table: ResultsTable) -> list[Path]:
-    """Write size.json from a study's finished trials, and the bigram model as its baseline; nothing without trials."""
+    """Write size.json from a study's finished trials, and the bigram models as baselines; nothing without trials."""
     rows = [row for row in table.finished(TRIAL).rows if row.get(TEST_LOSS) is not None]
+    rows = named_apart(rows, roles_of(view.study).series)
     path = view.folder / SIZE_JSON
     if not rows:
         path.unlink(missing_ok=True)
         return []
     write_json(path, analyse_sizes(rows))
-    bigram = floors_of(rows).get("bigram_test")
-    if bigram is not None:
-        write_json(view.folder / BASELINES_JSON, {"bigram": {"kind": BASELINE, TEST_LOSS: math.log(bigram)}})
+    groups = {"bigram": rows} if "bigram_test" in floors_of(rows) else by_architecture(rows)
+    floors = {
+        "".join(("bigram", *name.partition(", ")[1:])): floors_of(own).get("bigram_test")
+        for name, own in groups.items()
+    }
+    baselines = {
+        name: {"kind": BASELINE, TEST_LOSS: math.log(value)} for name, value in floors.items() if value is not None
+    }
+    if baselines:
+        write_json(view.folder / BASELINES_JSON, baselines)
     return [path]
+
+
+def named_apart(rows: Rows, series: Sequence[str]) -> Rows:
+    """Rows whose architecture also names what else is compared: each vocabulary has its own laws and floors."""
+    apart = [key for key in series if key != NAMED and len({str(row.get(key)) for row in rows}) > 1]
+
+    def name(row: Mapping[str, Any]) -> str:
+        return ", ".join([str(row[NAMED]), *(f"{key} {as_written(row[key])}" for key in apart)])
+
+    return [{**row, NAMED: name(row)} for row in rows]
 
 
 def analyse_sizes(rows: Rows) -> dict[str, Any]:
@@ -531,7 +550,7 @@ def analyse_sizes(rows: Rows) -> dict[str, Any]:
     scales = [(name, own, x) for name, own in groups.items() for x in SCALES]
     return {
         "level": LEVEL,
-        "n_vocab": rows[0].get("n_vocab"),
+        "n_vocab": _shared(rows, "n_vocab"),
         "floors": floors_of(rows),
         "perplexity_laws": [
             {"architecture": name, "x": x, **or_reason(perplexity_law, own, x)} for name, own, x in scales
@@ -624,10 +643,16 @@ def frontier(rows: Rows) -> list[list[float]]:
 
 
 def floors_of(rows: Rows) -> dict[str, float]:
-    """Perplexities of the counting models, which all trials of one vocabulary share."""
+    """Perplexities of the counting models where all rows share them; those of several vocabularies do not."""
     return {
-        f"{order}_{split}": float(rows[0][f"{order}_{split}_perplexity"])
+        f"{order}_{split}": float(value)
         for order in FLOORS
         for split in EVALUATED
-        if rows[0].get(f"{order}_{split}_perplexity") is not None
+        if (value := _shared(rows, f"{order}_{split}_perplexity")) is not None
     }
+
+
+def _shared(rows: Rows, column: str) -> Any:
+    """The one value of a column; ``None`` where rows differ."""
+    values = {row.get(column) for row in rows}
+    return values.pop() if len(values) == 1 else None

@@ -40,8 +40,7 @@ from metascale.study.search.search import tuned_points
 from metascale.study.store.claims import locked
 from metascale.study.store.folder import StudyView, read_study
 from metascale.study.store.manifest import TABLES, seal_study, unseal
-from metascale.study.store.records import format_cell
-from metascale.study.store.table import FINALS, ResultsTable, write_results
+from metascale.study.store.table import FINALS, ResultsTable, as_written, write_results
 from metascale.workflow.recipe import recipe_of, roles_of
 
 Law: TypeAlias = Analysis | SurfaceAnalysis
@@ -178,11 +177,6 @@ def laws_of(study: Study, table: ResultsTable, roles: Roles | None = None) -> tu
         except InputError as error:
             reasons.append(f"{label}: {error}" if label else str(error))
     return analyses, "; ".join(reasons)
-
-
-def as_written(value: Any) -> str:
-    """A value as results.csv shows it, by which the report finds the series again."""
-    return value if isinstance(value, str) else format_cell(value)
 
 
 def _analyse(rows: Sequence[Mapping[str, Any]], scales: Sequence[str], loss: str, notes: Sequence[str]) -> Law:

@@ -112,11 +112,11 @@ def size_data(source: StudySource) -> SizeTable | None:
     runs = [run for run in study.main if run.finished and run.number(TEST_LOSS) is not None]
     groups: dict[tuple[str, int, int], list[RunRow]] = {}
     for run in runs:
-        key = (run.text("architecture"), int(run.number("d_model") or 0), int(run.number("n_layers") or 0))
+        key = (_name_of(study, run), int(run.number("d_model") or 0), int(run.number("n_layers") or 0))
         groups.setdefault(key, []).append(run)
     sizes = [Size(*key, _means(members)) for key, members in groups.items()]
     sizes.sort(key=lambda size: (size.means[N_PARAMS_TOTAL], size.architecture))
-    curves = [curve for run in runs if (curve := _curve(run)) is not None]
+    curves = [curve for run in runs if (curve := _curve(run, _name_of(study, run))) is not None]
     return SizeTable(tuple(sizes), tuple(curves), read_json(path))
 
 
@@ -135,12 +135,11 @@ def _means(runs: Sequence[RunRow]) -> dict[str, float]:
     return means | {name: value for name, value in more.items() if value is not None}
 
 
-def _curve(run: RunRow) -> ComputeCurve | None:
+def _curve(run: RunRow, architecture: str) -> ComputeCurve | None:
     step, flops, loss = (run.number(name) for name in ("step_flops", TRAIN_FLOPS, TEST_LOSS))
     rows = [row for row in run.run.rows("eval_stats") if row["step"] > 0]
     if step is None or flops is None or loss is None or not rows:
         return None
-    architecture = run.text("architecture")
     label = f"{architecture_name(architecture)} {run.text('d_model')}×{run.text('n_layers')}, seed {run.seed}"
     spent = tuple(float(step * row["step"]) for row in rows)
     return ComputeCurve(
@@ -148,8 +147,16 @@ def _curve(run: RunRow) -> ComputeCurve | None:
     )
 
 
+def _name_of(study: ReportStudy, run: RunRow) -> str:
+    """The architecture and what else is compared, as size.json names them: ``transformer, vocabulary 500``."""
+    keys = [key for key in study.roles.series if key != "architecture"]
+    apart = [key for key in keys if len({each.text(key) for each in study.main if each.finished}) > 1]
+    return ", ".join([run.text("architecture"), *(f"{key} {run.text(key)}" for key in apart)])
+
+
 def architecture_name(architecture: str) -> str:
-    return NAMES.get(architecture, architecture.replace("_", " "))
+    name, *rest = architecture.split(", ")
+    return ", ".join([NAMES.get(name, name), *rest]).replace("_", " ")
 
 
 def plot_perplexity(found: SizeTable, ax: Axes, *, compact: bool = False) -> Axes:

@@ -149,6 +149,11 @@ def write_results(folder: Path | str) -> ResultsTable:
     return table
 
 
+def as_written(value: Any) -> str:
+    """A value as results.csv shows it, by which the report finds the series again."""
+    return value if isinstance(value, str) else format_cell(value)
+
+
 def complete_results(view: StudyView) -> list[dict[str, Any]]:
     """Every trial with its whole configuration and result, as ``all_results.json`` holds them."""
     return [
