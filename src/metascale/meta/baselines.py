@@ -148,7 +148,7 @@ def edges(choice: Mapping[str, float], table: Candidates) -> tuple[str, ...]:
     """
     found = []
     for name, value in choice.items():
-        tried = {row[name] for row in table if name in row} - {None}
+        tried = {other for row in table if (other := row.get(name)) is not None}
         if len(tried) > 1 and not (name == "inner_lr" and choice.get("inner_steps") == 0):
             found += [f"largest {name}"] if value == max(tried) else []
             found += [f"smallest {name}"] if value == min(tried) and value > 0 else []

@@ -35,7 +35,7 @@ def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: st
     folder = Path(folder)
     config, result, params = load_run(folder)
     recipe = stored_recipe(config["recipe"], f"the run in {folder}")
-    tested = {"eval_inner_steps": result[TEST_INNER_STEPS], "inner_lr": result[TEST_INNER_LR]}
+    tested = {"eval_inner_steps": result.get(TEST_INNER_STEPS), "inner_lr": result.get(TEST_INNER_LR)}
     as_tested = {key: value for key, value in tested.items() if value is not None}
     settings = few_shot(recipe, merge(config, {**as_tested, **overrides}))
     parts = recipe.make_parts(settings, config["seed"], device)
