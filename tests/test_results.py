@@ -33,6 +33,8 @@ import results  # noqa: E402
 NAMES = results.names()
 DEMO = "digits"
 NOT_KEPT = "record: not kept; numbers as measured at 308621c"
+OF_AN_OLDER_RECIPE = {"digits-converged", "digits-methods"}
+"""Records made before test adaptation was chosen on meta-validation; their page says so until they are made again."""
 PRINTED = 0.00051
 """Half a unit of the third decimal, which is the last that pages print of an exponent or a loss."""
 
@@ -77,7 +79,8 @@ def numbers(law: LawRecord) -> dict[str, float]:
 def test_a_recorded_command_asks_for_the_recorded_trials(name: str) -> None:
     """Their ids hash every value of their configurations: a changed default of a recipe shows here."""
     record = results.open_record(name)
-    assert {trial.id for trial in record.plan().study.trials()} == set(record.table.column("id"))
+    today = {trial.id for trial in record.plan().study.trials()}
+    assert (today == set(record.table.column("id"))) == (name not in OF_AN_OLDER_RECIPE)
     assert set(record.table.column("status")) == {"finished"}
 
 
@@ -127,7 +130,7 @@ def test_trials_of_the_demo_give_the_recorded_losses(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OF_AN_OLDER_RECIPE])
 def test_every_recorded_trial_gives_the_recorded_loss(name: str, tmp_path: Path) -> None:
     record = results.open_record(name)
     run_study(record.plan().study, tmp_path, SerialExecutor())

@@ -199,7 +199,7 @@ class LawRecord:
             x_names=tuple(str(name) for name in names),
             level=_number(stored.get("level")) or 0.95,
             parameters=_intervals(stored.get("parameters")),
-            trend=trend if trend in get_args(Trend) else "unknown",
+            trend=_answer(trend),
             trends={str(name): _trend(entry) for name, entry in (stored.get("trends") or {}).items()},
             end_exponent=_interval(stored.get("end_exponent")),
             families={str(name): _family(entry) for name, entry in (stored.get("families") or {}).items()},
@@ -277,10 +277,16 @@ def _interval(part: Mapping[str, Any] | None) -> Interval | None:
     return None if estimate is None or low is None or high is None else Interval(estimate, low, high)
 
 
+def _answer(stored: object) -> Trend:
+    answers: tuple[Trend, ...] = get_args(Trend)
+    return next((answer for answer in answers if answer == stored), "unknown")
+
+
 def _trend(stored: Mapping[str, Any]) -> TrendResult:
-    answer, turns = stored.get("answer"), tuple(float(x) for x in stored.get("turns") or ())
-    found = answer if answer in get_args(Trend) else "unknown"
-    return TrendResult(found, _interval(stored.get("exponent")), _number(stored.get("level")) or 0.95, turns)
+    turns = tuple(float(x) for x in stored.get("turns") or ())
+    return TrendResult(
+        _answer(stored.get("answer")), _interval(stored.get("exponent")), _number(stored.get("level")) or 0.95, turns
+    )
 
 
 def _family(stored: Mapping[str, Any]) -> FamilyRecord:

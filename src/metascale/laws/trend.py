@@ -197,7 +197,7 @@ def _stretches(t: Array, y: Array, counts: Array, share: float) -> TrendResult |
     """The stretch that goes most evidently against the rest of the curve."""
     if len(t) > MOST_GROUPS:
         group = np.arange(len(t)) * MOST_GROUPS // len(t)
-        total = np.bincount(group, counts)
+        total: Array = np.bincount(group, counts).astype(float)
         t, y, counts = np.bincount(group, counts * t) / total, np.bincount(group, counts * y) / total, total
     if len(t) < FEWEST_FOR_STRETCHES:
         return None

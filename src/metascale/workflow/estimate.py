@@ -273,8 +273,8 @@ def time_and_disk(trainings: Sequence[Trainings]) -> tuple[str, str]:
         low, high = seconds if len(ends) == 2 else (0.0, seconds[0])
         slope = max(0.0, high - low) / (flops[1] - flops[0])
         total_s += sum(one.n_trials * one.n_steps * max(low, low + slope * (one.step_flops - flops[0])) for one in own)
-    ends = dict.fromkeys(_short(value) for value in (min(measured), max(measured)))
-    time = f"{' to '.join(ends)} a step on one thread (measured); about {format_seconds(total_s)} of one thread for "
+    span = dict.fromkeys(_short(value) for value in (min(measured), max(measured)))
+    time = f"{' to '.join(span)} a step on one thread (measured); about {format_seconds(total_s)} of one thread for "
     return time + "training and evaluation, if none stops early", _disk_of(trainings)
 
 
