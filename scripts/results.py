@@ -391,7 +391,7 @@ def write_pages() -> list[Path]:
 def refit(name: str) -> None:
     """Write the laws of a record as today's law room fits them to its table."""
     one = open_record(name)
-    write_laws(one.study.folder, one.refitted())
+    write_laws(one.study.folder, {series: thinned(law) for series, law in one.refitted().items()})
 
 
 def again(name: str, *more: str) -> None:
