@@ -250,3 +250,13 @@ def test_training_flops_in_both_conventions() -> None:
         counted = count_flops(lambda: torch.autograd.grad(model.objective(leaves, batch)[0], list(leaves.values())))
     pairs = 3 * 2 * 2 * 2 * 32 * 16 * 16
     assert counted == 3 * (sum(model.flops(16).values()) - model.flops(16)["attention_pairs"]) + pairs
+
+
+def test_an_encoder_layer_in_eval_mode_is_counted() -> None:
+    """torch 2.13's own counter gives 0 without gradients: findings/torch_flop_counter_zero.sh."""
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    x = torch.zeros(1, 3, 8)
+    with torch.no_grad():
+        counted = count_flops(lambda: layer(x))
+    assert counted == count_flops(lambda: layer(x)) > 0
+    assert torch.backends.mha.get_fastpath_enabled()

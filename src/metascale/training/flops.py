@@ -22,13 +22,19 @@ FlopConvention = Literal["exact", "6ND"]
 def count_flops(call: Callable[[], object]) -> float:
     """Floating-point operations (a multiply-add is two) of the matrix products and convolutions in ``call``.
 
-    Element-wise work is not counted, nor are fused attention kernels on a CPU, which hide their products. Backward
-    passes that run inside ``call`` are counted; those of grouped convolutions too high, as if ungrouped: count the
-    convolutional network with one task.
+    Element-wise work is not counted, nor are fused attention kernels and `torch.nn.LSTM` on a CPU, which hide their
+    products (torch 2.13). Backward passes that run inside ``call`` are counted; those of grouped convolutions too high,
+    as if ungrouped: count the convolutional network with one task.
     """
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _product_added})
-    with counter:
-        call()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    # In eval mode without gradients it runs a whole encoder layer as one operation, which torch 2.13 counts as zero.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with counter:
+            call()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
     return float(counter.get_total_flops())
 
 
