@@ -50,7 +50,7 @@ def test_known_names_count_in_any_case_and_pixels_are_not_preferred():
 def test_a_column_that_cannot_be_used_is_still_the_one_meant():
     assert guess_scale(Table({"tokens": ["7", "7"], "loss": ["2", "1"]}, "t.csv"), "loss") == "tokens"
     assert guess_scale(Table({"tokens": ["1,000", "2,000"], "loss": ["2", "1"]}, "t.csv"), "loss") == "tokens"
-    with pytest.raises(InputError, match="use `y`=accuracy and `law`=logistic"):
+    with pytest.raises(InputError, match="use `y`=accuracy"):
         guess_loss(Table({"tokens": ["1"], "accuracy": [".5"]}, "t.csv"))
 
 
@@ -105,3 +105,50 @@ def test_missing_files_and_words_among_numbers(tmp_path):
 
 def test_mappings_are_tables():
     assert read_table({"x": [1, 2], "loss": [3, 4]}).n_rows == 2
+
+
+def test_sizes_are_read_as_people_write_them():
+    table = Table({"params": ["125M", "1.3B", "7k", "1,000,000", " 6e20 ", ""]}, "t.csv")
+    np.testing.assert_array_equal(table.numbers("params")[:5], [125e6, 1.3e9, 7e3, 1e6, 6e20])
+    assert np.isnan(table.numbers("params")[5])
+    for cell in ("12 apples", "1,00", "M", "-"):
+        with pytest.raises(InputError, match="not a number"):
+            Table({"params": [cell]}, "t.csv").numbers("params")
+
+
+@pytest.mark.parametrize(
+    ("column", "good", "bad"),
+    [("State", "finished", "crashed"), ("STATUS", "COMPLETE", "FAILED"), ("state", "success", "")],
+)
+def test_unfinished_runs_of_any_tracker_are_left_out(column, good, bad):
+    table = usable_rows(Table({"x": [1, 2, 3], column: [good, bad, good.upper()]}, "t.csv"))
+    assert table.columns["x"] == [1, 3]
+    assert table.notes == (f"1 rows left out: their {column} is not 'finished'",)
+
+
+def test_a_column_named_kind_means_something_only_in_a_study():
+    arms = {"kind": ["control", "treated"], "x": [1, 2]}
+    assert usable_rows(Table(arms, "t.csv")).n_rows == 2
+    assert usable_rows(Table({**arms, "status": ["finished"] * 2}, "t.csv")).n_rows == 1
+
+
+def test_rows_without_a_number_are_left_out_and_said():
+    columns = ScaleColumns.of(Table({"tokens": ["1e6", "1e7", "1e8"], "loss": ["3", "", "nan"]}, "t.csv"))
+    assert columns.table.notes == ("2 rows left out: no number in tokens or loss",)
+    np.testing.assert_array_equal(columns.data["loss"], [3.0])
+
+
+def test_of_checkpoints_the_ends_of_runs_are_kept():
+    rows = {"run": ["a", "a", "b", "b", "b"], "step": [1, 2, 1, 3, 2], "x": [1, 2, 3, 4, 5], "loss": [5, 4, 3, 2, 1]}
+    table = usable_rows(Table(rows, "t.csv"))
+    assert table.columns["x"] == [2, 4]
+    assert "5 rows are checkpoints of 2 runs" in table.notes[0]
+    single = {**rows, "run": ["a", "b", "c", "d", "e"]}
+    assert usable_rows(Table(single, "t.csv")).n_rows == 5
+
+
+def test_a_perplexity_is_read_as_the_loss_that_it_is():
+    table = {"params": [1e6, 1e7, 1e8], "val_ppl": [20.0, 10.0, 5.0]}
+    data = ScaleColumns.of(Table(table, "t.csv"), y="val_ppl").data
+    np.testing.assert_allclose(data["loss"], np.log([20.0, 10.0, 5.0]))
+    assert data["loss_name"] == "ln val_ppl"

@@ -195,7 +195,7 @@ def optimum(
 ) -> None:
     """The model size and the data that make the best of a budget, with intervals, by all three approaches."""
     from metascale.laws import cross_check
-    from metascale.laws.table import SIZE_NAMES, guess_loss, guess_one, sizes_and_tokens, split_table
+    from metascale.laws.table import SIZE_NAMES, guess_loss, guess_one, losses, sizes_and_tokens, split_table
 
     opened = open_table(table, (n, d) if n and d else (), y, None, series, best_of)
     whole, scales = opened.table, opened.scales
@@ -205,10 +205,10 @@ def optimum(
     options = {"law": law, "seed": seed, "objective": _objective(objective)}
     for name, part in split_table(whole, opened.group if opened.used else None).items():
         sizes, tokens, data_name = sizes_and_tokens(part, size, d)
-        losses = part.numbers(loss)
-        found = _surface((sizes, tokens), losses, (size, data_name), loss, options)
+        values, loss_name = losses(part, loss)
+        found = _surface((sizes, tokens), values, loss_name, (size, data_name), options)
         best = found.optimum(compute, level=level, flops_per_second=gpu_flops, utilisation=utilisation)
-        checked = cross_check(sizes, tokens, losses, best)
+        checked = cross_check(sizes, tokens, values, best)
         _say("\n".join([*([f"{name}:"] if name else []), found.summary(), "", best.summary(), checked.summary()]))
         _say_pooled(part, (size, data_name, d, loss, *opened.used), (size, d or data_name))
         if out is not None:
@@ -290,7 +290,7 @@ def _compare_groups(columns: ScaleColumns, group: str, options: dict[str, Any]) 
 
 
 def _surface(
-    scales: tuple[Array, ...], losses: Array, names: tuple[str, ...], loss: str, options: dict[str, Any]
+    scales: tuple[Array, ...], losses: Array, loss: str, names: tuple[str, ...], options: dict[str, Any]
 ) -> SurfaceAnalysis:
     import numpy as np
 
@@ -306,12 +306,13 @@ def _fit_surface(
     import numpy as np
 
     from metascale.laws import training_flops
-    from metascale.laws.table import sizes_and_tokens
+    from metascale.laws.table import losses, sizes_and_tokens, without_blanks
 
     size, data, *unique = scales
+    table = without_blanks(table, (size, *unique, loss))
     sizes, tokens, data_name = sizes_and_tokens(table, size, data)
     columns: tuple[Array, ...] = (sizes, tokens, *(table.numbers(name) for name in unique))
-    found = _surface(columns, table.numbers(loss), (size, data_name, *unique), loss, options)
+    found = _surface(columns, *losses(table, loss), (size, data_name, *unique), options)
     _say(found.summary())
     _say_pooled(table, (*scales, loss, *used), scales)
     if out is not None:

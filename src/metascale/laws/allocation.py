@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+FARTHEST = 1e6  # a budget so many times the table's largest compute is one in other units
+
+
 def training_flops(
     n_params: ArrayLike, tokens: ArrayLike, *, n_layers: int = 0, d_model: int = 0, sequence: int = 0
 ) -> Array:
@@ -112,7 +115,8 @@ def optimum(
         flops_per_second: peak of one GPU, for GPU-hours at ``utilisation``.
 
     Raises:
-        InputError: a law without (N, D), a budget that is not positive, or a level outside (0, 1).
+        InputError: a law without (N, D), a level outside (0, 1), or a budget that is not positive or so far beyond the
+            table that its columns must be in other units.
     """
     budgets = np.atleast_1d(np.asarray(compute, float))
     if not (np.isfinite(budgets).all() and (budgets > 0).all()):
@@ -122,6 +126,13 @@ def optimum(
     whole = sample.fit
     if whole.law.n_axes < 2:
         raise InputError(f"the law '{whole.law.name}' has one axis; an optimum needs a law in model size and data")
+    largest = float(training_flops(whole.observations.x[:, 0], whole.observations.x[:, 1]).max())
+    if budgets.max() > FARTHEST * largest:
+        raise InputError(
+            f"the largest 6*N*D of the table is {largest:.2g}, and the budget {budgets.max():.2g} is more than "
+            f"{FARTHEST:.0e} times that: give N and D as plain counts, not in millions or billions",
+            field="compute", value=float(budgets.max()),
+        )  # fmt: skip
     thetas = np.concatenate([whole.theta[None], sample.theta])
     log_n, log_loss, exponent = _best_sizes(whole, thetas, np.log(budgets), unique_tokens)
     log_d = np.log(budgets / FLOPS_PER_PARAMETER_AND_TOKEN) - log_n

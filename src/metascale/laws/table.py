@@ -18,6 +18,7 @@ from metascale.core.columns import NOT_IN_A_LAW, TEST_LOSS
 from metascale.core.errors import InputError
 from metascale.core.optional import require
 from metascale.core.suggest import suggest
+from metascale.core.units import parse_count
 from metascale.laws.observations import FLOPS_PER_PARAMETER_AND_TOKEN, Array, Mask
 from metascale.laws.selection import best_of
 
@@ -32,6 +33,9 @@ SEED_NAMES = ("seed", "replicate", "rep")
 SIZE_NAMES = ("params", "n_params", "n_params_trainable", "N", "model size", "parameters")
 DATA_NAMES = ("tokens", "n_tokens", "D", "examples", "n_examples", "training tokens")
 COMPUTE_NAMES = ("compute_flops", "compute", "flops", "C", "training flop", "training flops")
+STATE_NAMES = ("status", "state")
+FINISHED = ("finished", "complete", "completed", "success", "succeeded", "done", "ok")
+RUN_NAMES, STEP_NAMES = ("run", "run_id", "run_name"), ("step", "_step", "global_step")
 UNIQUE_NAMES = ("unique_tokens", "U", "unique")
 VARIES = 2.0  # a second scale that changes by more than this factor among rows of one scale is noted
 
@@ -63,7 +67,7 @@ class Table:
         raise InputError(f"{self.source} has no column '{name}'; {suggest(name, self.names, 'columns')}", value=name)
 
     def numbers(self, name: str) -> Array:
-        """One column as floats; an empty cell is NaN.
+        """One column as floats, 125M and 1,000 among them; an empty cell is NaN.
 
         Raises:
             InputError: a cell is not a number; row and text are named.
@@ -71,10 +75,10 @@ class Table:
         out = []
         for row, cell in enumerate(self.column(name), start=1):
             text = cell.strip() if isinstance(cell, str) else cell
-            try:
-                out.append(float("nan") if text in ("", None) else float(text))
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{self.source}, row {row}: '{name}' is '{cell}', not a number") from error
+            value = float("nan") if text in ("", None) else parse_count(str(text))
+            if value is None:
+                raise InputError(f"{self.source}, row {row}: '{name}' is '{cell}', not a number")
+            out.append(value)
         return np.array(out)
 
     def rows(self, keep: Mask, note: str = "") -> Table:
@@ -126,18 +130,55 @@ def _read_csv(path: Path) -> Table:
 
 
 def usable_rows(table: Table) -> Table:
-    """Without the unfinished rows, the baselines and the searches of a study's results table."""
-    if "status" in table.names:
-        finished = np.array([str(cell).strip() == "finished" for cell in table.column("status")])
+    """The ends of finished runs; of a study's results table without the baselines and the searches."""
+    state = next((name for name in table.names if name.lower() in STATE_NAMES), None)
+    if state is not None:
+        finished = np.array([str(cell).strip().lower() in FINISHED for cell in table.column(state)])
         if not finished.all():
-            table = table.rows(finished, f"{int((~finished).sum())} rows left out: their status is not 'finished'")
-    if "kind" in table.names:
+            table = table.rows(finished, f"{int((~finished).sum())} rows left out: their {state} is not 'finished'")
+    if _is_of_a_study(table):
         learner = np.array([str(cell).strip() not in NOT_IN_A_LAW for cell in table.column("kind")])
         if not learner.all():
             table = table.rows(learner, f"{int((~learner).sum())} rows left out: baselines and searches")
     if table.n_rows == 0:
         raise InputError(f"{table.source} has no finished row that is not a baseline")
-    return table
+    return _ends_of_runs(table)
+
+
+def _ends_of_runs(table: Table) -> Table:
+    """The last row of every run, where the table has a run and a step and holds several steps of a run."""
+    names = [next((own for own in table.names if own.lower() in known), None) for known in (RUN_NAMES, STEP_NAMES)]
+    if None in names or not varies(table, str(names[1])):
+        return table
+    runs, steps = [str(cell) for cell in table.column(str(names[0]))], table.numbers(str(names[1]))
+    last: dict[str, int] = {}
+    for row, run in enumerate(runs):
+        if run not in last or not steps[row] <= steps[last[run]]:
+            last[run] = row
+    if len(last) == len(runs):
+        return table
+    note = (
+        f"{len(runs)} rows are checkpoints of {len(last)} runs: the end of each run is kept, since a checkpoint whose "
+        "learning rate still decays is not a scaling point"
+    )
+    return table.rows(np.isin(np.arange(len(runs)), list(last.values())), note)
+
+
+def without_blanks(table: Table, names: Sequence[str]) -> Table:
+    """The rows that have a number in every one of these columns; how many have none is noted."""
+    known = np.all([np.isfinite(table.numbers(name)) for name in names], axis=0)
+    if known.all() or not known.any():
+        return table
+    return table.rows(known, f"{int((~known).sum())} rows left out: no number in {' or '.join(names)}")
+
+
+def losses(table: Table, name: str) -> tuple[Array, str]:
+    """A column of losses, and its name; a perplexity is exp(loss), so that its logarithm is read."""
+    values, words = table.numbers(name), name.lower().replace("/", "_").split("_")
+    if "perplexity" not in words and "ppl" not in words:
+        return values, name
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(values), f"ln {name}"
 
 
 def guess_loss(table: Table) -> str:
@@ -153,8 +194,7 @@ def guess_loss(table: Table) -> str:
     accuracy = [name for name in table.names if "acc" in name.lower()]
     if not found and accuracy:
         raise InputError(
-            f"{table.source} has no loss; for shares between 0 and 1 as in '{accuracy[0]}' use `y`={accuracy[0]} and "
-            "`law`=logistic"
+            f"{table.source} has no loss; for shares between 0 and 1 as in '{accuracy[0]}' use `y`={accuracy[0]}"
         )
     return _only(found, table, "loss", "y")
 
@@ -218,17 +258,19 @@ class ScaleColumns:
         """The named columns, or the guessed ones where only one can be meant."""
         loss = y or guess_loss(table)
         seed = replicate or next((name for name in SEED_NAMES if name in table.names), None)
-        return cls(table, x or guess_scale(table, loss), loss, seed)
+        scale = x or guess_scale(table, loss)
+        return cls(without_blanks(table, (scale, loss)), scale, loss, seed)
 
     @property
     def data(self) -> dict[str, Any]:
         """Arguments that `analyse`, `forecast`, `backtest` and `grouped` share."""
+        loss, name = losses(self.table, self.loss)
         return {
             "x": self.table.numbers(self.scale),
-            "loss": self.table.numbers(self.loss),
+            "loss": loss,
             "replicate": None if self.seed is None else self.table.column(self.seed),
             "x_name": self.scale,
-            "loss_name": self.loss,
+            "loss_name": name,
         }
 
     def split(self, group: str | None) -> dict[str, ScaleColumns]:
@@ -321,8 +363,8 @@ def with_series(table: Table, columns: Sequence[str]) -> tuple[Table, str]:
 
 
 def _is_of_a_study(table: Table) -> bool:
-    """What varies in the results of a study is its design."""
-    return bool({"status", "kind"} & set(table.names))
+    """Whether the table is the results of a study, in which what varies is its design."""
+    return {"status", "kind"} <= set(table.names)
 
 
 def _is_condition(table: Table, name: str) -> bool:
