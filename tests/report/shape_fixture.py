@@ -38,7 +38,7 @@ def write_shapes(folder: Path, faults: dict[tuple[int, int, float], dict[str, An
         name="shapes",
         seeds=SEEDS,
         launched={"command": "c", "question": "q?"},
-        roles=Roles(("n_params_total",), ("architecture",), loss="test_loss_nats"),
+        roles=Roles(("n_params_total",), loss="test_loss_nats"),
     )
     results, tuning = [], []
     for width in WIDTHS:

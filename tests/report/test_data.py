@@ -216,12 +216,12 @@ def test_methods_without_a_scale_meet_the_exact_one_and_every_baseline(tmp_path:
     assert "0.250 below MELoRA, exact" in contest_finding(study).answer
     (table,) = costs(study).tables
     assert [column.title for column in table.columns] == [
-        "method", "loss (nats)", "SE across seeds", "outer steps", "GFLOP an outer step",
+        "method", "loss (nats)", "outer steps", "GFLOP an outer step",
     ]  # fmt: skip
     assert [[cell.text for cell in row.cells] for row in table.rows] == [
-        ["Reptile", "1.0000", "–", "10", "2.00"],
-        ["first-order MAML", "1.1000", "–", "11", "4.00"],
-        ["MELoRA, exact", "1.2000", "–", "12", "6.00"],
+        ["Reptile", "1.0000", "10", "2.00"],
+        ["first-order MAML", "1.1000", "11", "4.00"],
+        ["MELoRA, exact", "1.2000", "12", "6.00"],
     ]
 
 
@@ -355,7 +355,7 @@ def test_families_are_ordered_by_backtest(study_folder: Path) -> None:
     (table,) = families(open_study(study_folder)).tables
     assert [row.cells[0].text for row in table.rows] == ["power (chosen)", "power_irreducible", "none"]
     assert [row.mark for row in table.rows] == ["chosen", "", ""]
-    assert "alpha 0.16" in table.rows[0].cells[5].text
+    assert any("alpha 0.16" in cell.text for cell in table.rows[0].cells)
 
 
 def test_fixed_settings_put_the_budget_first_and_leave_out_the_axis(study_folder: Path) -> None:

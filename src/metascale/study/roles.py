@@ -174,8 +174,6 @@ def names(given: Sequence[str] | str) -> tuple[str, ...]:
 def _require_axis(role: str, name: str, axes: Axes) -> None:
     """Refuse a name that is no axis; a scale may be a column of the results, unless it is nearly an axis."""
     hint = suggest(name, tuple(axes), "the axes are")
-    if role == "series" and name not in axes:
-        return  # a column of the results that a recipe names, such as one of a study that keeps it fixed
     if name not in axes and (role != "scale" or hint.startswith("did you")):
         raise InputError(f"there is no axis '{name}'; {hint}", field=role, value=name)
     if role == "scale" and name in axes and None in map(finite, axes[name]):
