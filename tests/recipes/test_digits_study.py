@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from metascale.core.errors import CorruptFile, InputError
+from metascale.laws.contrasts import holm
+from metascale.report.sections.contest import contest_data
 from metascale.study.store.folder import NOT_COMPARED
 from metascale.study.store.table import results_table
 from metascale.workflow.conclude import conclude
@@ -30,7 +32,7 @@ TINY = {
     "n_test_tasks": 8,
     "n_curve_tasks": 4,
     "adaptation_curve": [0, 1, 3],
-    "tune_rates": [0.1],
+    "tune_rates": [0.3],
     "tune_steps": [1, 3],
     "width": 16,
     "meta_batch": 2,
@@ -84,7 +86,7 @@ def test_every_trial_met_the_same_test_episodes(study: Path) -> None:
 def test_controls_score_chance_and_baselines_are_tuned(study: Path) -> None:
     baselines = json.loads((study / "baselines.json").read_text())
     assert baselines["class_prior"]["test_accuracy"] == pytest.approx(0.2, abs=1e-9)
-    assert baselines["fine_tuning"]["inner_lr"] == 0.1
+    assert baselines["fine_tuning"]["inner_lr"] in (0.1, 0.3)
     assert set(baselines) == {"zero_shot", "fine_tuning", "prototypes", "linear_probe", "class_prior"}
 
 
@@ -107,21 +109,40 @@ def test_a_changed_base_is_refused_naming_the_key(study: Path) -> None:
 
 
 def test_learner_and_fine_tuning_choose_their_adaptation_among_the_same(study: Path) -> None:
-    """TINY tunes steps 1 and 3 at rate 0.1; those of training (5 at 0.1) stand beside them."""
+    """TINY offers steps 1 and 3 at rate 0.3; those of training (5 at 0.1) stand beside them."""
     rows = results_table(study).rows
     chosen = [row for row in rows if row["kind"] == "meta" or row["method"] == "fine_tuning"]
     assert len(chosen) == 7
     for row in chosen:
         (run,) = (study / "runs").glob(f"*{row['id'][:8]}*")
         tried = list(csv.DictReader((run / "tuning.csv").read_text().splitlines()))
-        assert [(float(one["inner_lr"]), int(one["inner_steps"])) for one in tried] == [(0.1, 1), (0.1, 3), (0.1, 5)]
+        candidates = [(float(one["inner_lr"]), int(one["inner_steps"])) for one in tried]
+        assert candidates == [(rate, steps) for rate in (0.1, 0.3) for steps in (1, 3, 5)]
         losses = [float(one["validation_loss_nats"]) for one in tried]
-        steps = int(tried[losses.index(min(losses))]["inner_steps"])
-        assert (row["test_inner_steps"], row["test_inner_lr"], row["test_choice"]) == (steps, 0.1, "validation")
-        assert row["test_choice_edge"] == {1: "smallest inner_steps", 3: None, 5: "largest inner_steps"}[steps]
+        rate, steps = candidates[losses.index(min(losses))]
+        assert (row["test_inner_steps"], row["test_inner_lr"], row["test_choice"]) == (steps, rate, "validation")
+        edges = [f"{'smallest' if rate == 0.1 else 'largest'} inner_lr"]
+        edges += {1: ["smallest inner_steps"], 3: [], 5: ["largest inner_steps"]}[steps]
+        assert row["test_choice_edge"] == ", ".join(edges)
     baseline = json.loads((study / "baselines.json").read_text())["fine_tuning"]
     assert baseline.get("edge") == chosen[-1]["test_choice_edge"]
     assert "test_choice" not in baseline
+
+
+def test_two_methods_beside_baselines_are_compared_once_in_one_family(tmp_path: Path) -> None:
+    """Every contrast stands once, whichever way round, and Holm counts all of them, once on the page."""
+    values = {**TINY, "n_tasks": [2, 8], "method": ["maml", "reptile"]}
+    folder = tmp_path / "study"
+    launch(plan("digits", values, seeds=[0], place=Place("serial")), folder, reporter=Silent())
+    found = contest_data(folder).comparisons
+    # Each method at N = 8 meets five baselines and itself at N = 2, and they meet at both scales.
+    assert len(found) == 2 * (5 + 1) + 2
+    assert len({frozenset((one.first, one.second)) for one in found}) == len(found)
+    assert [one.p_holm for one in found] == pytest.approx(holm([one.test.p_value for one in found]))
+    page = (folder / "report.html").read_text()
+    assert page.count("corrected by Holm") == page.count(f"corrected by Holm for {len(found)} comparisons") == 1
+    summary = json.loads((folder / "summary.json").read_text())
+    assert len(summary["comparisons"]) == len(found)
 
 
 def test_eval_inner_steps_fixes_the_adaptation_to_the_test(tmp_path: Path) -> None:
@@ -145,7 +166,10 @@ def test_evaluating_a_run_again_gives_its_recorded_loss(study: Path) -> None:
     run = next((study / "runs").glob("n_tasks=8-seed=0-*"))
     recorded = json.loads((run / "result.json").read_text())["result"]
     result, steps = evaluate_run(run, {}), recorded["test_inner_steps"]
+    assert recorded["test_inner_lr"] == 0.3, "not the rate of training, which gives another loss"
     assert result.at(steps)["loss_nats"] == pytest.approx(recorded["test_loss_nats"], rel=1e-6)
+    as_trained = evaluate_run(run, {"inner_lr": 0.1}).at(steps)["loss_nats"]
+    assert as_trained != pytest.approx(recorded["test_loss_nats"], rel=1e-3)
     five_shot = evaluate_run(run, {"k_shot": 5})
     assert five_shot.at(steps)["loss_nats"] != pytest.approx(recorded["test_loss_nats"], rel=1e-3)
     assert 2 in evaluate_run(run, {"eval_inner_steps": 2}).inner_steps
