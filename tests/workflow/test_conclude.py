@@ -32,3 +32,15 @@ def test_a_baseline_of_several_seeds_is_their_mean() -> None:
         for seed, loss in enumerate((1.0, 2.0, 6.0))
     ]
     assert baseline_results(ResultsTable(COLUMNS, tuple(rows)))["ft"]["test_loss_nats"] == pytest.approx(3.0)
+
+
+def test_a_quantity_of_which_more_is_better_rises_without_alarm() -> None:
+    rows = [
+        dict(zip(COLUMNS, (str(x), x, None, 0, "trial", "finished", "m", 2.0 * x**0.3), strict=True))
+        for x in (1, 2, 4, 8, 16)
+    ]
+    study = Study("s", "tests.study.trials:quick", {}, {"x": (1, 2, 4, 8, 16)}, (0,))
+    for better, words in (("higher", "rises with x (growing with mean exponent"), ("lower", "RISES with x")):
+        roles = Roles(("x",), loss="test_loss_nats", better=better)  # type: ignore[arg-type]
+        analyses, _ = laws_of(study, ResultsTable(COLUMNS, tuple(rows)), roles)
+        assert words in analyses[""].verdict

@@ -173,14 +173,15 @@ def laws_of(study: Study, table: ResultsTable, roles: Roles | None = None) -> tu
     reasons = []
     for label, members in series.items():
         try:
-            analyses[label] = _analyse(members, roles.scales, loss, notes)
+            analyses[label] = _analyse(members, roles, loss, notes)
         except InputError as error:
             reasons.append(f"{label}: {error}" if label else str(error))
     return analyses, "; ".join(reasons)
 
 
-def _analyse(rows: Sequence[Mapping[str, Any]], scales: Sequence[str], loss: str, notes: Sequence[str]) -> Law:
+def _analyse(rows: Sequence[Mapping[str, Any]], roles: Roles, loss: str, notes: Sequence[str]) -> Law:
     """The law of one series: along one scale with the seeds as repeats, or in two or three scales."""
+    scales, higher = roles.scales, True if roles.better == "higher" else None
     whole = [row for row in rows if None not in (finite(row.get(name)) for name in (*scales, loss))]
     if len(whole) < len(rows):
         notes = [*notes, f"{len(rows) - len(whole)} trial(s) have no number in {' or '.join((*scales, loss))}"]
@@ -189,4 +190,6 @@ def _analyse(rows: Sequence[Mapping[str, Any]], scales: Sequence[str], loss: str
     if len(scales) > 1:
         return analyse_surface(x, losses, x_name=tuple(scales), loss_name=loss, notes=notes)
     seeds = [row["seed"] for row in whole]
-    return analyse(x[:, 0], losses, replicate=seeds, x_name=scales[0], loss_name=loss, notes=notes)
+    return analyse(
+        x[:, 0], losses, replicate=seeds, x_name=scales[0], loss_name=loss, higher_is_better=higher, notes=notes
+    )
