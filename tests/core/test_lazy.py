@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import metascale as ms
+from metascale.core.errors import MissingDependency
 
 FACE = """
 from typing import TYPE_CHECKING
@@ -63,3 +64,13 @@ def test_an_unknown_name_is_refused_as_python_does() -> None:
 def test_rooms_are_reached_by_name() -> None:
     code = "import metascale as ms; assert ms.laws.fit is ms.fit; assert 'bilevel' in dir(ms)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_needs_torch_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> ModuleType:
+        raise ModuleNotFoundError(f"No module named {name!r}", name="torch")
+
+    monkeypatch.delitem(vars(ms), "MAML", raising=False)
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(MissingDependency, match=r"metascale.MAML needs .*pip install 'metascale\[torch\]'"):
+        ms.MAML  # noqa: B018

@@ -359,7 +359,7 @@ def test_two_runners_share_one_search_and_never_overshoot(tmp_path: Path) -> Non
         ({"space": {"rate": [1, 2]}}, "the range of 'rate' is one of"),
         ({"space": {"rate": {"choice": [1]}}}, "at least two different options"),
         ({"space": {"rate": {"integer": [1, 2.5]}}}, "from one whole number to a larger"),
-        ({"trials": 0}, "'trials' of a search is a whole number of at least 1, not 0"),
+        ({"trials": 0}, "trials of a search must be a whole number of at least 1, not 0"),
         ({"trails": 3}, "'tune' has no key 'trails'; did you mean 'trials'?"),
         ({"prune": {"rung": 3}}, "'tune.prune' has no key 'rung'; did you mean 'rungs'?"),
         ({"strategy": "most"}, "'each', 'smallest' or 'rule', not 'most'"),

@@ -114,3 +114,28 @@ def test_the_command_line_refuses_with_status_2_and_writes_nothing(
     assert isinstance(result.exception, InputError)
     assert said in str(result.exception)
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("key", ["k_shot", "n_tasks", "outer_lr", "inner_clip", "inner_momentum", "cg_steps"])
+def test_a_boolean_is_no_number(key: str) -> None:
+    with pytest.raises(InputError, match=f"the value True of '{key}' is not allowed: input should be a number"):
+        load_recipe("digits").study({key: True})
+
+
+@pytest.mark.parametrize("key", ["width", "meta_batch", "n_test_tasks", "max_steps", "inner_steps"])
+def test_a_count_has_an_upper_end(key: str) -> None:
+    with pytest.raises(InputError, match=f"'{key}' is not allowed: input should be less than or equal to 10{8 * '0'}"):
+        load_recipe("digits").study({key: 10**20})
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_is_refused_on_an_axis_by_its_key(bad: float) -> None:
+    with pytest.raises(InputError, match=rf"'outer_lr': .* cannot hold the number {bad}") as error:
+        load_recipe("digits").study({"outer_lr": [0.1, bad]})
+    assert error.value.field == "outer_lr"
+
+
+@pytest.mark.parametrize("key", ["adapt", "tune_rates", "tune_steps"])
+def test_choices_without_a_member_are_refused(key: str) -> None:
+    with pytest.raises(InputError, match=f"'{key}' needs at least one value"):
+        load_recipe("digits").study({key: []})

@@ -21,7 +21,7 @@ def plain(value: object) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        found = {str(key): plain(item) for key, item in value.items()}
+        found = {str(key): _plain_at(str(key), item) for key, item in value.items()}
         if len(found) != len(value):
             raise InputError("a configuration or record has two keys with the same text; keys must differ as texts")
         return found
@@ -38,12 +38,23 @@ def plain(value: object) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise InputError(
-                f"a configuration or record cannot hold the number {value}; only finite numbers are allowed"
+                f"a configuration or record cannot hold the number {value}; only finite numbers are allowed",
+                value=value,
             )
         return value
     if hasattr(value, "__fspath__"):
         return str(value)
     raise InputError(f"a configuration or record cannot hold a {type(value).__name__}; only JSON types are allowed")
+
+
+def _plain_at(key: str, value: object) -> Any:
+    """``plain(value)``; an error names the key nearest to what is wrong."""
+    try:
+        return plain(value)
+    except InputError as error:
+        if error.field is not None:
+            raise
+        raise InputError(f"'{key}': {error}", field=key, value=error.value) from error
 
 
 def canonical_json(value: object) -> str:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 
+from metascale.core.optional import missing
+
 
 def lazy(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of ``package``, which offers what its ``__init__.py`` imports for type checkers.
@@ -33,7 +35,13 @@ def lazy(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]]
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
         if home == package:
             return importlib.import_module(f"{package}.{name}")
-        value = getattr(importlib.import_module(home), name)
+        try:
+            module = importlib.import_module(home)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise missing("torch", "torch", f"{package}.{name}") from error
+        value = getattr(module, name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -20,7 +20,7 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
             raise
-        raise _missing(str(error.name), extra, purpose) from error
+        raise missing(str(error.name), extra, purpose) from error
 
 
 def require_installed(module: str, extra: str, purpose: str) -> None:
@@ -30,10 +30,11 @@ def require_installed(module: str, extra: str, purpose: str) -> None:
         MissingDependency: the module is not installed; the message holds the install line.
     """
     if importlib.util.find_spec(module) is None:
-        raise _missing(module, extra, purpose)
+        raise missing(module, extra, purpose)
 
 
-def _missing(package: str, extra: str, purpose: str) -> MissingDependency:
+def missing(package: str, extra: str, purpose: str) -> MissingDependency:
+    """The error of an absent ``package``, with the line that installs it."""
     return MissingDependency(
         f"{purpose} needs the package '{package}'; install it with: pip install 'metascale[{extra}]'"
     )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from metascale.core.errors import InputError
 from metascale.core.suggest import suggest
@@ -17,11 +18,19 @@ from metascale.core.units import parse_bytes
 if TYPE_CHECKING:
     from metascale.tasks.fewshot import FewShotSettings
 
-Count = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0, lt=1e6)]
-Weight = Annotated[float, Field(ge=0, lt=1e6)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+
+def _not_a_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "input should be a number")
+    return value
+
+
+_Number = BeforeValidator(_not_a_boolean)
+Count = Annotated[int, Field(ge=1, le=10**9), _Number]
+NonNegative = Annotated[int, Field(ge=0, le=10**9), _Number]
+Rate = Annotated[float, Field(gt=0, lt=1e6), _Number]
+Weight = Annotated[float, Field(ge=0, lt=1e6), _Number]
+Share = Annotated[float, Field(ge=0, lt=1), _Number]
 
 Method = Literal[
     "reptile",
@@ -224,6 +233,9 @@ class FewShotConfig(TrialConfig):
         return max(1, round(self.visits_per_task * self.n_tasks / self.meta_batch))
 
     def refuse(self, where: str) -> None:
+        for key in ("adapt", "tune_rates", "tune_steps"):
+            if not getattr(self, key):
+                raise InputError(f"{where}: '{key}' needs at least one value", field=key, value=())
         refuse_combination(self, where)
         if self.kind == "meta" and self.budget == "visits":
             _ = self.outer_steps

@@ -120,7 +120,8 @@ class Search:
         for name, least in (("trials", 1), ("startup", 1), ("together", 1), ("rule_points", 2), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"'{name}' of a search is a whole number of at least {least}, not {value!r}")
+                message = f"{name} of a search must be a whole number of at least {least}, not {value!r}"
+                raise InputError(message, field=name, value=value)
         if self.strategy not in ("each", "smallest", "rule"):
             raise InputError(f"the strategy of a search is 'each', 'smallest' or 'rule', not {self.strategy!r}")
         if isinstance(self.along, str) or not isinstance(self.along, Sequence):
