@@ -10,7 +10,7 @@ import pytest
 
 from metascale.report.sections.contest import MEMORY_KINDS, contest_data, contest_finding, memory_data
 from metascale.report.sections.curves import learning_curves_data
-from metascale.report.sections.law import law_data, law_finding
+from metascale.report.sections.law import accuracy_data, law_data, law_finding, scales_table
 from metascale.report.sections.overview import missing_data
 from metascale.report.study import SUPERVISED_TERMS, open_study
 from metascale.report.write import finding_of, write_report
@@ -59,6 +59,15 @@ def test_nothing_is_called_meta(width_study: Path) -> None:
     page = next(path for path in write_report(width_study) if path.name == "report.html").read_text()
     assert "meta-test" not in page.lower()
     assert "meta-learn" not in page.lower()
+
+
+def test_the_law_table_has_no_column_that_is_empty(width_study: Path) -> None:
+    study = open_study(width_study)
+    means = scales_table(law_data(study), accuracy_data(study))
+    assert [column.title for column in means.columns] == [
+        *("series", "non-embedding parameters", "seeds", "test loss (nats)", "SE across seeds")
+    ]
+    assert "task" not in means.caption
 
 
 @pytest.fixture

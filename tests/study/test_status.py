@@ -98,6 +98,16 @@ def test_the_rendered_table_shows_what_matters(tmp_path):
     assert "and 2 more trials" in short
 
 
+def test_a_narrow_terminal_cuts_neither_reasons_nor_counts(tmp_path):
+    study = tiny_study("sometimes_fails", n_tasks=(2, 5, 7), fail_at=5, cured="nowhere")
+    run_study(study, tmp_path)
+    console = Console(width=80, file=io.StringIO())
+    console.print(render_status(study_status(tmp_path), width=80))
+    lines = console.file.getvalue().splitlines()
+    assert any("RuntimeError:" in line for line in lines)
+    assert "3/3 trials ended (2 finished, 1 failed), about 0.0 s left" in lines
+
+
 def test_plain_lines_where_there_is_no_terminal(tmp_path):
     console = Console(file=io.StringIO(), width=400)
     reporter = default_reporter(console)

@@ -94,7 +94,7 @@ def scale_words(x_name: str, x: float) -> str:
 
 def scale_symbol(x_name: str) -> str:
     """What stands for the axis in short: N for the number of tasks, else its name."""
-    return "N" if x_name == "n_tasks" else x_name.replace("_", " ")
+    return "N" if x_name == "n_tasks" else axis_label(x_name)
 
 
 def seed_words(seed: int | None) -> str:

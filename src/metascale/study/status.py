@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -115,7 +116,7 @@ def study_status(folder: Path | str | StudyView) -> StudyStatus:
 def estimate_left_s(trials: Sequence[TrialStatus]) -> float | None:
     """Seconds until all trials have ended, from the wall time of those that did and the rate of those that run.
 
-    A trial that waits is taken to last as long as the mean of these; trials run as many at a time as do now.
+    The mean of these is the estimate for a waiting trial; trials run as many at a time as do now.
     """
     running = [trial for trial in trials if trial.shown_status == "running"]
     lengths = [trial.wall_s for trial in trials if trial.status in ("finished", "diverged", "damaged")]
@@ -133,17 +134,23 @@ def estimate_left_s(trials: Sequence[TrialStatus]) -> float | None:
 def render_status(status: StudyStatus, *, max_rows: int = 40, width: int = 120) -> RenderableType:
     """A table of the trials (all, or those that matter most now) above a bar for the study as a whole.
 
-    On a terminal narrower than 130 columns it goes without bars and rates.
+    On a terminal narrower than 130 columns it goes without bars, rates, devices and columns that are empty.
     """
     table = Table(title=escape(f"{status.name} · {status.folder}"), title_justify="left", expand=False)
     # On a narrow terminal the long labels give way, never the states.
     widths = {"status": 8, "steps": 9, "": 10, "loss": 6, "left": 11}
-    names = [name for name in _COLUMNS if width >= _WIDE or name not in ("", "steps/s")]
-    for name in names:
-        table.add_column(name, no_wrap=name != "note", overflow="ellipsis", min_width=widths.get(name))
     shown = _most_relevant(status.trials, max_rows)
-    for trial in shown:
-        cells = _cells(trial)
+    rows = [_cells(trial) for trial in shown]
+    names = list(_COLUMNS)
+    if width < _WIDE:
+        filled = [name for name in names if any(cells[name] for cells in rows)]
+        names = [name for name in filled if name not in ("device", "", "steps/s")]
+        widths["note"] = 16
+    room = width - sum(widths.get(name, 0) + 3 for name in names) - 1
+    for name in names:
+        most = max(12, room) if name == "trial" and width < _WIDE else None
+        table.add_column(name, no_wrap=name != "note", overflow="ellipsis", min_width=widths.get(name), max_width=most)
+    for cells in rows:
         table.add_row(*(cells[name] for name in names))
     n_hidden = len(status.trials) - len(shown)
     ended = sum(status.counts[name] for name in ("finished", "failed", "diverged", "damaged"))
@@ -152,7 +159,9 @@ def render_status(status: StudyStatus, *, max_rows: int = 40, width: int = 120) 
     parts: list[RenderableType] = [table]
     if n_hidden:
         parts.append(Text(f"... and {n_hidden} more trials", style="dim"))
-    return Group(*parts, ProgressBar(total=max(1, len(status.trials)), completed=ended, width=60), line)
+    # A bar alone ends without a line break, and the counts would be cut where the line is full.
+    bar = Padding(ProgressBar(total=max(1, len(status.trials)), completed=ended, width=60), 0)
+    return Group(*parts, bar, line)
 
 
 def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool | None], wanted: str) -> TrialStatus:

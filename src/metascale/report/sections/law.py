@@ -88,7 +88,7 @@ class ScaleMean:
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class BaselineLine:
     """A baseline or control, which does not depend on the axis: a horizontal line."""
 
     method: str
@@ -108,7 +108,7 @@ class ScaleTable:
     series: tuple[str, ...]
     points: tuple[RunValue, ...]
     means: tuple[ScaleMean, ...]
-    levels: tuple[Level, ...]
+    levels: tuple[BaselineLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def _mean(runs: list[RunValue]) -> ScaleMean:
     return ScaleMean(first.series, first.x, len(runs), statistics.fmean(values), standard_error(values), task_sem)
 
 
-def _levels(study: ReportStudy, column: str) -> tuple[Level, ...]:
+def _levels(study: ReportStudy, column: str) -> tuple[BaselineLine, ...]:
     """Baselines and controls, the lowest first: means over finished runs, else what the conclusion computed.
 
     One that changes along the axis is no horizontal line, and is left to the table of comparisons.
@@ -170,12 +170,12 @@ def _levels(study: ReportStudy, column: str) -> tuple[Level, ...]:
     for (method, kind), runs in groups.items():
         values = [value for run in runs if (value := run.number(column)) is not None]
         sem = mean_of_known([run.number(sem_column(column)) for run in runs])
-        levels.append(Level(method, kind, statistics.fmean(values), sem))
+        levels.append(BaselineLine(method, kind, statistics.fmean(values), sem))
     for method, entry in study.baselines.items():
         concluded = finite(entry.get(column))
         if concluded is not None and not study.roles.crossed and method not in {level.method for level in levels}:
             levels.append(
-                Level(method, str(entry.get("kind", BASELINE)), concluded, finite(entry.get(sem_column(column))))
+                BaselineLine(method, str(entry.get("kind", BASELINE)), concluded, finite(entry.get(sem_column(column))))
             )
     return tuple(sorted(levels, key=lambda level: (level.value, level.method)))
 
@@ -194,7 +194,7 @@ def accuracy_data(source: StudySource) -> ScaleTable:
     chance = _chance(study)
     if chance is None or not scales.points:
         return scales
-    levels = (*scales.levels, Level("chance", "chance", chance, None))
+    levels = (*scales.levels, BaselineLine("chance", "chance", chance, None))
     return replace(scales, levels=tuple(sorted(levels, key=lambda level: (level.value, level.method))))
 
 
@@ -401,28 +401,31 @@ def parameters_table(series: str, one: LawRecord) -> PageTable:
 
 
 def scales_table(found: LawTable, accuracy: ScaleTable) -> PageTable:
-    """Means by scale, the spread across seeds and across tasks in columns of their own."""
+    """Means by scale, the spread across seeds and across tasks in columns of their own, where there are such."""
     scales = found.scales
-    several = len(scales.series) > 1
     accuracies = {(mean.series, mean.x): mean for mean in accuracy.means}
-    rows = []
-    for mean in scales.means:
-        other = accuracies.get((mean.series, mean.x))
-        losses = (fixed(mean.mean, 4), fixed(mean.seed_sem, 4), fixed(mean.task_sem, 4))
-        shares = (share(other.mean if other else None), share(other.seed_sem if other else None))
-        named = (Cell(mean.series),) if several else ()
-        rows.append([*named, plain(mean.x), plain(mean.n_seeds), *losses, *shares])
-    heads = (
-        *(("series",) if several else ()), scales.x_label, "seeds", scales.y_label, "SE across seeds",
-        "SE across tasks", "accuracy", "its SE across seeds",
-    )  # fmt: skip
+    others = [accuracies.get((mean.series, mean.x)) for mean in scales.means]
+    by_task = any(mean.task_sem is not None for mean in scales.means)
+    columns: list[tuple[str, list[Cell]]] = [
+        (scales.x_label, [plain(mean.x) for mean in scales.means]),
+        ("seeds", [plain(mean.n_seeds) for mean in scales.means]),
+        (scales.y_label, [fixed(mean.mean, 4) for mean in scales.means]),
+        ("SE across seeds", [fixed(mean.seed_sem, 4) for mean in scales.means]),
+    ]
+    if len(scales.series) > 1:
+        columns.insert(0, ("series", [Cell(mean.series) for mean in scales.means]))
     caption = "Means over seeds. SE across seeds: standard error from training again"
-    if any(mean.task_sem is not None for mean in scales.means):
+    if by_task:
+        columns.append(("SE across tasks", [fixed(mean.task_sem, 4) for mean in scales.means]))
         caption += (
             "; SE across tasks: the mean of the runs' own standard errors across test tasks, each with its one fixed "
             "episode. The two are never added"
         )
-    return table(f"{caption}.", heads, rows)
+    if any(others):
+        columns.append(("accuracy", [share(other.mean if other else None) for other in others]))
+        columns.append(("its SE across seeds", [share(other.seed_sem if other else None) for other in others]))
+    heads = tuple(head for head, _ in columns)
+    return table(f"{caption}.", heads, list(map(list, zip(*(cells for _, cells in columns), strict=True))))
 
 
 def families(study: ReportStudy) -> Section:
