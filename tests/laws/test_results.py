@@ -37,7 +37,7 @@ def one_axis_results():
         "Analysis": found,
         "LawFit": found.fit,
         "Bootstrap": found.bootstrap,
-        "Profile": laws.profile(found.fit, "alpha"),
+        "LikelihoodProfile": laws.profile(found.fit, "alpha"),
         "Backtest": laws.backtest(X, losses(0.5, 0), families=["power"]),
         "Forecast": laws.forecast(X, losses(0.5, 0), [5e3, 1e4]),
         "Crossover": laws.crossover(bootstrapped(0.5, 0), bootstrapped(0.3, 1)),

@@ -22,7 +22,7 @@ from metascale.core.types import Params
 from metascale.hypergrad.sama import SAMA
 from metascale.hypergrad.unrolled import Unrolled
 from metascale.models.perceptron import Perceptron
-from metascale.recipes.data_pruning import Part, Scoring, entropy, images
+from metascale.recipes.data_pruning import KeptExamples, Scoring, entropy, images
 from metascale.recipes.hypergradient_bias import BiasConfig, Quadratic
 from metascale.training.optimizers import SGD
 from metascale.workflow.recipe import SHIPPED, load_recipe
@@ -336,7 +336,7 @@ def test_an_interrupted_pruning_trial_ends_as_a_whole_one() -> None:
 def test_kept_examples_are_all_seen_before_one_comes_again() -> None:
     data = images(replace(load_recipe("data_pruning").validate({}), n_train=200), 0)
     kept = np.arange(0, 200, 4)
-    part = Part(data, kept, 25, 0)
+    part = KeptExamples(data, kept, 25, 0)
     first = torch.cat([part.batch(step).inputs["index"] for step in range(2)])
     assert sorted(first.tolist()) == kept.tolist()
     assert part.batch(2).inputs["index"].tolist() != part.batch(0).inputs["index"].tolist()

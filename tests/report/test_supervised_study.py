@@ -65,7 +65,7 @@ def test_the_law_table_has_no_column_that_is_empty(width_study: Path) -> None:
     study = open_study(width_study)
     means = scales_table(law_data(study), accuracy_data(study))
     assert [column.title for column in means.columns] == [
-        *("series", "non-embedding parameters", "seeds", "test loss (nats)", "SE across seeds")
+        *("series", "non-embedding parameters", "seeds", "test loss (nats)")
     ]
     assert "task" not in means.caption
 

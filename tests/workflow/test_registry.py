@@ -154,7 +154,7 @@ def test_a_users_few_shot_recipe_works_like_a_shipped_one(kind: str, tmp_path: P
     stored = json.loads((tmp_path / "study" / "study.json").read_text())
     assert stored["base"]["recipe"] == ("waves" if kind == "entry point" else str(metascale.source))
     assert stored["base"]["width"] == 4
-    assert "law as it stands: " in metascale("status", "study")
+    assert "law so far: " in metascale("status", "study")
     page = tmp_path / "study" / "report.html"
     page.unlink()
     metascale("report", "study")

@@ -20,7 +20,7 @@ DataDir = Annotated[
 
 @app.command("list")
 def data_list() -> None:
-    """The data sets that recipes can use."""
+    """List the data sets that recipes can use."""
     from metascale.tasks.datasets import DATASETS
 
     table = Table("name", "licence", "home", "citation")
@@ -33,7 +33,7 @@ def data_list() -> None:
 def data_check(
     name: Annotated[str, typer.Argument(help="A data set; `metascale data list` names them.")], data_dir: DataDir = None
 ) -> None:
-    """Check a data set's files in the data folder; exit status 1 when they are not all right."""
+    """Check a data set's files in the data folder; exit status 1 when one is missing or damaged."""
     from metascale.tasks.datasets import check
 
     found = check(name, data_dir)

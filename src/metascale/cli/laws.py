@@ -27,7 +27,7 @@ TablePath = Annotated[
 ]
 XName = Annotated[str | None, typer.Option("--x", help="column of the scale; guessed when only one can be meant")]
 YName = Annotated[str | None, typer.Option("--y", help="column of the loss; guessed when only one can be meant")]
-Replicate = Annotated[str | None, typer.Option("--replicate", help="column that tells repeats apart (default: seed)")]
+Replicate = Annotated[str | None, typer.Option("--replicate", help="column that distinguishes repeats (default: seed)")]
 Group = Annotated[
     str | None, typer.Option("--group", help="column of groups, each on its own and compared (default: method)")
 ]
@@ -156,7 +156,7 @@ def backtest(
     level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.90,
     out: Out = None,
 ) -> None:
-    """Hide the largest scales and show how every family, the forecast and the baselines would have done."""
+    """Hide the largest scales and compare how well every family, the forecast and the baselines predict them."""
     from metascale.laws import backtest as run_backtest
     from metascale.laws.table import ScaleColumns
 
@@ -193,7 +193,7 @@ def optimum(
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """The model size and the data that make the best of a budget, with intervals, by all three approaches."""
+    """Estimate the compute-optimal model size and tokens of a budget, with intervals, by three approaches."""
     from metascale.laws import cross_check
     from metascale.laws.table import SIZE_NAMES, guess_loss, guess_one, losses, sizes_and_tokens, split_table
 

@@ -24,7 +24,7 @@ def coordinate_check(
     depth: Annotated[int, typer.Option(help="Layers, or blocks a stage of a resnet.")] = 2,
     seeds: Annotated[str, typer.Option(help="Seeds of the initialisation, whose means are taken.")] = "0",
 ) -> None:
-    """Do activations change alike in training, however wide the model? Standard parameterisation beside μP."""
+    """Check whether activations change equally in training at every width: standard parameterisation beside μP."""
     from metascale.core.optional import require
 
     wanted, chosen = _whole_numbers("--widths", widths), _whole_numbers("--seeds", seeds)

@@ -68,7 +68,7 @@ def run(
     profile: Annotated[str | None, typer.Option(help="A variant of the recipe.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The same as --profile quick.")] = False,
     seeds: Annotated[str | None, typer.Option(help="Training seeds, such as 0,1,2.")] = None,
-    tune: Annotated[int | None, typer.Option(help="Search the recipe's own ranges with so many trials first.")] = None,
+    tune: Annotated[int | None, typer.Option(help="First search the recipe's own ranges in this many trials.")] = None,
     memory_budget: Annotated[
         str | None, typer.Option(help="Such as 8GiB: chooses checkpointing and micro-batches to fit.")
     ] = None,
@@ -76,7 +76,7 @@ def run(
     data_dir: DataDir = None,
     baselines: Annotated[bool, typer.Option(help="Run the baselines beside the meta-learner.")] = True,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no new trial after one failed.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and run nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate the cost and run nothing.")] = False,
 ) -> None:
     """Run a study of a recipe, or of your own function or program: trials, law and report.
 
@@ -117,7 +117,7 @@ def resume(
     data_dir: DataDir = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no new trial after one failed.")] = False,
 ) -> None:
-    """Go on with the study in a folder, as its `run` command would."""
+    """Resume the study in a folder with the settings of its `run` command."""
     from metascale.workflow.launch import launch, plan_from_folder
 
     use_data_dir(data_dir)

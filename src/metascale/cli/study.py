@@ -31,7 +31,7 @@ def status(
     with_law: Annotated[bool, typer.Option("--law/--no-law", help="Fit the law to what has finished.")] = True,
     rows: Annotated[int, typer.Option(min=1, help="Trials to show at most.")] = 40,
 ) -> None:
-    """How the trials of a study stand, the law as it stands, and the room on the disk."""
+    """Show the state of a study's trials, its law so far, and disk space."""
     shown = _Standing(folder, with_law)
     if as_json:
         console.print_json(json.dumps(shown.to_json()))
@@ -44,7 +44,7 @@ def watch(
     folder: Folder,
     every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between refreshes.")] = 2.0,
     with_law: Annotated[bool, typer.Option("--law/--no-law", help="Fit the law to what has finished.")] = True,
-    until_done: Annotated[bool, typer.Option(help="Leave when every trial has ended.")] = True,
+    until_done: Annotated[bool, typer.Option(help="Exit when every trial has ended.")] = True,
 ) -> None:
     """Follow a study from another shell until every trial has ended; Ctrl-C leaves it running."""
     standing = _Standing(folder, with_law)
@@ -70,7 +70,7 @@ def leave_if_damaged(folder: Path) -> None:
 
 
 def verify(folder: Folder) -> None:
-    """Check every hash of a study; names what is damaged, with exit status 1."""
+    """Check every hash of a study; exit status 1 and the names of damaged files where one differs."""
     from metascale.study.store.verify import verify_study
 
     found = verify_study(folder)
@@ -79,22 +79,22 @@ def verify(folder: Folder) -> None:
     if not found.ok:
         console.print(f"{len(found.damages)} of {found.n_files} files are damaged")
         raise typer.Exit(1)
-    console.print(f"{found.n_files} files of {found.n_runs} trials are what was written")
+    console.print(f"every hash matches: {found.n_files} files of {found.n_runs} trials")
 
 
 def reindex(folder: Folder) -> None:
-    """Build a study's index anew from its run folders."""
+    """Rebuild a study's index from its run folders."""
     from metascale.study.store.store import rebuild_index
 
     rebuild_index(folder).close()
-    console.print(f"index of {folder} built from its run folders")
+    console.print(f"rebuilt the index of {folder} from its run folders")
 
 
 def stop(
     folder: Folder,
-    now: Annotated[bool, typer.Option("--now", help="Save running trials after their step, and end them.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Save and stop running trials after their step.")] = False,
 ) -> None:
-    """Have a study's runners start no new trial; running ones go on, or with --now are saved and end."""
+    """Tell a study's runners to start no new trial; running trials finish, or with --now are saved and stopped."""
     from metascale.study.run.stopping import ask_to_stop
     from metascale.study.status import study_status
 
@@ -140,7 +140,7 @@ def push(
     repo: Annotated[str, typer.Option(help="OWNER/NAME on the Hugging Face hub.")],
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
 ) -> None:
-    """Upload exported adapters and their card to the hub, with the token that `hf auth login` or HF_TOKEN gave."""
+    """Upload exported adapters and their card to the hub, with the token from `hf auth login` or HF_TOKEN."""
     from metascale.integrations.adapters import push_adapter
 
     console.print(Text(push_adapter(folder, repo, public=public)), soft_wrap=True)
@@ -237,7 +237,7 @@ def _law_lines(label: str, analysis: Any) -> list[str]:
         f"{name} = {value['estimate']:.4g} [{value['low']:.4g}, {value['high']:.4g}]"
         for name, value in law["parameters"].items()
     ]
-    name = f"law ({label})" if label else "law as it stands"
+    name = f"law ({label})" if label else "law so far"
     return [
         f"{name}: {law['formula']}, {', '.join(parts)} ({100 * law['level']:g} % intervals, "
         f"{law['n_observations']} trials)",

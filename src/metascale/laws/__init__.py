@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from metascale.laws.groups import Crossover, Grouped, crossover, grouped
     from metascale.laws.held_out import HeldOut, Replicates, hold_out
     from metascale.laws.irregular import leave_one_out
-    from metascale.laws.likelihood import Profile, influence, profile
+    from metascale.laws.likelihood import LikelihoodProfile, influence, profile
     from metascale.laws.objective import LeastSquares, LogHuber
     from metascale.laws.observations import Observations, observe
     from metascale.laws.record import Interval, LawRecord, read_laws, write_laws
@@ -55,11 +55,11 @@ __all__ = [
     "LawFit",
     "LawRecord",
     "LeastSquares",
+    "LikelihoodProfile",
     "LogHuber",
     "Observations",
     "Optimum",
     "PairedTest",
-    "Profile",
     "Replicates",
     "Smooth",
     "SurfaceAnalysis",

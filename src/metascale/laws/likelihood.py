@@ -53,7 +53,7 @@ def solve_held(
 
 
 @dataclass(frozen=True)
-class Profile:
+class LikelihoodProfile:
     """The best objective for each value of one parameter, and the other parameters there.
 
     Attributes:
@@ -96,7 +96,7 @@ class Profile:
         return ax
 
 
-def profile(fit: LawFit, name: str, level: float = 0.95, n_points: int = 41, reach: float = 4.0) -> Profile:
+def profile(fit: LawFit, name: str, level: float = 0.95, n_points: int = 41, reach: float = 4.0) -> LikelihoodProfile:
     """Profile likelihood of one parameter, over ``reach`` standard errors either side of the estimate.
 
     Raises:
@@ -129,7 +129,7 @@ def profile(fit: LawFit, name: str, level: float = 0.95, n_points: int = 41, rea
     natural = fit.law.decode(fit.law.units(theta, fit.t_ref))
     decode = np.exp if fit.law.positive[k] else (lambda value: value)
     low, high = _crossings(values, rise, centre, threshold)
-    return Profile(
+    return LikelihoodProfile(
         name, natural[:, k], np.maximum(rise, 0.0),
         {other: natural[:, j] for j, other in enumerate(fit.law.parameters) if j != k}, level, threshold,
         float(decode(low + offset)) if np.isfinite(low) else -np.inf,

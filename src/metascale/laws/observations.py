@@ -1,4 +1,4 @@
-"""The table that a law is fitted to, checked once: what cannot be fitted is refused here."""
+"""The table that a law is fitted to, checked once: invalid rows are refused here."""
 
 from __future__ import annotations
 

@@ -285,7 +285,7 @@ def _watched(optimizer: Optimizer, meter: LiveBytes) -> Optimizer:
     """An optimiser of the same kind and fields whose ``update`` labels gradients, parameters and state."""
     kind = type(optimizer)
 
-    class Watched(kind):  # type: ignore[misc, valid-type]
+    class WatchedOptimizer(kind):  # type: ignore[misc, valid-type]
         def update(
             self, params: Params, grads: Params, state: OptimizerState, rates: float | Params = 1.0
         ) -> tuple[Params, OptimizerState]:
@@ -296,5 +296,5 @@ def _watched(optimizer: Optimizer, meter: LiveBytes) -> Optimizer:
             return new, slots
 
     twin = copy.copy(optimizer)
-    object.__setattr__(twin, "__class__", Watched)
+    object.__setattr__(twin, "__class__", WatchedOptimizer)
     return twin

@@ -112,7 +112,7 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     # Ties (forgetting events are small integers) are broken at random, not by the order of the file.
     order = np.lexsort((generator(seed, "ties").random(len(scores)), -scores))
     kept = np.sort(order[:n_kept])
-    process = scoring.training(Part(data, kept, settings.batch_size, seed), seed)
+    process = scoring.training(KeptExamples(data, kept, settings.batch_size, seed), seed)
     schedule = Schedule(settings.max_steps, eval_every=settings.eval_every, patience=settings.patience)
     result = train_and_test(process, schedule, run)
     wrong = data.labels["train"] != data.true_labels
@@ -157,7 +157,7 @@ def images(settings: DataPruningConfig, seed: int) -> ImageSet:
 
 
 @dataclass(frozen=True)
-class Part:
+class KeptExamples:
     """Some of the training examples, shuffled anew every epoch; validation and test as they are."""
 
     data: ImageSet

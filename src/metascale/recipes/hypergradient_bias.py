@@ -145,7 +145,7 @@ class Quadratic:
         return value(lam["lam"]) - value(best)
 
 
-class Watched:
+class ComparedSolver:
     """A solver whose every answer is compared with the exact one; ``last`` is (cosine, relative error)."""
 
     def __init__(self, solver: HypergradientSolver, problem: Quadratic) -> None:
@@ -173,7 +173,7 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
 
     settings: BiasConfig = load_recipe(config["recipe"]).validate(config)
     problem = Quadratic.draw(settings, config["seed"])
-    watched = Watched(hypergradient(settings), problem)
+    watched = ComparedSolver(hypergradient(settings), problem)
     process = BilevelTraining(
         from_functions(
             {"w": torch.zeros(problem.shape, dtype=torch.float64)},

@@ -133,7 +133,7 @@ MNIST = {
 
 RECIPE = Recipe(
     name="shapes",
-    title="Networks of many shapes on digits or MNIST: width, depth and ratio, tuned, and the law held to larger ones",
+    title="Networks of many shapes on digits or MNIST: width, depth and ratio, tuned; the law checked on larger ones",
     question="Does the loss of tuned networks follow a law in their parameters, whatever their shape?",
     config=ShapesConfig,
     axes={"architecture": ["mlp", "convnet"], "width": [4, 8, 16, 32], "depth": [2, 3], "ratio": [0.5, 1.0, 2.0]},

@@ -37,7 +37,7 @@ def recomputed(fn: Callable[..., Any], inputs: Sequence[Any], tensors: Sequence[
     leaves, structure = tree_flatten(inputs)
     places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
     arguments = (*(leaves[index] for index in places), *tensors)
-    shape = _Shape()
+    shape = _Structure()
 
     def pure(*values: torch.Tensor) -> Tensors:
         filled = list(leaves)
@@ -49,7 +49,7 @@ def recomputed(fn: Callable[..., Any], inputs: Sequence[Any], tensors: Sequence[
     return shape.around(made, arguments)
 
 
-class _Shape:
+class _Structure:
     """How the tensors that a function makes lie in what it returns; known after its first call."""
 
     def __init__(self) -> None:

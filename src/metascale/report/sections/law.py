@@ -401,31 +401,28 @@ def parameters_table(series: str, one: LawRecord) -> PageTable:
 
 
 def scales_table(found: LawTable, accuracy: ScaleTable) -> PageTable:
-    """Means by scale, the spread across seeds and across tasks in columns of their own, where there are such."""
+    """Means by scale, the spread across seeds and across tasks in columns of their own."""
     scales = found.scales
+    several = len(scales.series) > 1
     accuracies = {(mean.series, mean.x): mean for mean in accuracy.means}
-    others = [accuracies.get((mean.series, mean.x)) for mean in scales.means]
-    by_task = any(mean.task_sem is not None for mean in scales.means)
-    columns: list[tuple[str, list[Cell]]] = [
-        (scales.x_label, [plain(mean.x) for mean in scales.means]),
-        ("seeds", [plain(mean.n_seeds) for mean in scales.means]),
-        (scales.y_label, [fixed(mean.mean, 4) for mean in scales.means]),
-        ("SE across seeds", [fixed(mean.seed_sem, 4) for mean in scales.means]),
-    ]
-    if len(scales.series) > 1:
-        columns.insert(0, ("series", [Cell(mean.series) for mean in scales.means]))
+    rows = []
+    for mean in scales.means:
+        other = accuracies.get((mean.series, mean.x))
+        losses = (fixed(mean.mean, 4), fixed(mean.seed_sem, 4), fixed(mean.task_sem, 4))
+        shares = (share(other.mean if other else None), share(other.seed_sem if other else None))
+        named = (Cell(mean.series),) if several else ()
+        rows.append([*named, plain(mean.x), plain(mean.n_seeds), *losses, *shares])
+    heads = (
+        *(("series",) if several else ()), scales.x_label, "seeds", scales.y_label, "SE across seeds",
+        "SE across tasks", "accuracy", "its SE across seeds",
+    )  # fmt: skip
     caption = "Means over seeds. SE across seeds: standard error from training again"
-    if by_task:
-        columns.append(("SE across tasks", [fixed(mean.task_sem, 4) for mean in scales.means]))
+    if any(mean.task_sem is not None for mean in scales.means):
         caption += (
             "; SE across tasks: the mean of the runs' own standard errors across test tasks, each with its one fixed "
             "episode. The two are never added"
         )
-    if any(others):
-        columns.append(("accuracy", [share(other.mean if other else None) for other in others]))
-        columns.append(("its SE across seeds", [share(other.seed_sem if other else None) for other in others]))
-    heads = tuple(head for head, _ in columns)
-    return table(f"{caption}.", heads, list(map(list, zip(*(cells for _, cells in columns), strict=True))))
+    return table(f"{caption}.", heads, rows)
 
 
 def families(study: ReportStudy) -> Section:

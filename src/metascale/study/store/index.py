@@ -65,7 +65,7 @@ class Index:
             # The write-ahead log needs memory that its readers share, which a network file system does not give.
             mode = "TRUNCATE" if is_remote(path.parent) else "WAL"
             self._connection.execute(f"PRAGMA journal_mode={mode}")
-            # A lost last commit after a power cut costs nothing: the folders are the truth.
+            # A lost last commit after a power cut costs nothing: the folders are authoritative.
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute(_SCHEMA)
 

@@ -3,7 +3,7 @@
     study.json       the design and every trial          index.sqlite3    who runs what; rebuilt by `reindex`
     runs/<label>-<id>/ one folder a run (`run`)   results.csv, all_results.json   the table
 
-The folders are the truth: a run is finished when its ``result.json`` is there, whatever the index says.
+The folders are authoritative: a run is finished when its ``result.json`` is there, whatever the index says.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def _verify_index(view: StudyView) -> Iterator[Damage]:
             answers = [row[0] for row in connection.execute("PRAGMA integrity_check")]
         rows = read_index(path)
     except sqlite3.OperationalError:
-        # Locked, or not to be opened in a folder for reading alone: the run folders are the truth.
+        # Locked, or not to be opened in a folder for reading alone: the run folders are authoritative.
         return
     except (sqlite3.DatabaseError, CorruptFile) as error:
         yield Damage(path, f"{error}; `metascale reindex` builds it anew")
