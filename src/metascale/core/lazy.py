@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from metascale.core.optional import missing
-
 
 def lazy(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of ``package``, which offers what its ``__init__.py`` imports for type checkers.
@@ -40,6 +38,8 @@ def lazy(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]]
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
+            from metascale.core.optional import missing
+
             raise missing("torch", "torch", f"{package}.{name}") from error
         value = getattr(module, name)
         setattr(sys.modules[package], name, value)
