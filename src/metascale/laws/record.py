@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from types import UnionType
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,38 +177,13 @@ class LawRecord:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> LawRecord:
         """The record that `to_json` wrote."""
-        trend, reason, noise = stored.get("trend"), stored.get("extrapolation_reason"), stored.get("noise") or {}
         names = stored.get("x_names") or ([stored["x_name"]] if stored.get("x_name") else [])
-        n_observations, n_scales = (_number(stored.get(name)) for name in ("n_observations", "n_scales"))
-
-        def text(name: str) -> str:
-            return str(stored.get(name) or "")
-
-        return cls(
-            law=text("law"),
-            formula=text("formula"),
-            loss_name=text("loss_name"),
-            verdict=text("verdict"),
-            objective_name=text("objective_name"),
-            objective=_number(stored.get("objective")),
-            r2_log=_number(stored.get("r2_log")),
-            condition=_number(stored.get("condition")),
-            within_scale_log=_number(noise.get("within_scale_log")),
-            misfit_log=_number(noise.get("misfit_log")),
-            n_observations=None if n_observations is None else int(n_observations),
-            n_scales=None if n_scales is None else int(n_scales),
-            x_names=tuple(str(name) for name in names),
-            level=_number(stored.get("level")) or 0.95,
-            parameters=_intervals(stored.get("parameters")),
-            trend=_answer(trend),
-            trends={str(name): _trend(entry) for name, entry in (stored.get("trends") or {}).items()},
-            end_exponent=_interval(stored.get("end_exponent")),
-            families={str(name): _family(entry) for name, entry in (stored.get("families") or {}).items()},
-            extrapolation=_hidden(stored.get("extrapolation") or {}),
-            extrapolation_reason=None if reason is None else str(reason),
-            curve=_band(stored.get("curve")),
-            notes=tuple(str(note) for note in stored.get("notes") or ()),
-        )
+        hidden = stored.get("extrapolation") or {}
+        flat = {**stored, **(stored.get("noise") or {}), "x_names": names}
+        found = _read_as(cls, {**flat, "extrapolation": {**hidden, "x": hidden.get("held_out_x")}})
+        if not isinstance(found, cls):
+            raise ValueError("it is no record of a law")
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """The contract of ``fit.json`` and ``law.json``; a law in one scale has "noise", one in several "x_names"."""
@@ -259,67 +235,39 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _number(value: Any) -> float | None:
-    """``value`` as a finite float, or ``None``."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    return float(value) if math.isfinite(value) else None
+def _read_as(kind: Any, stored: Any) -> Any:
+    """A stored value as a field's type; ``None`` where it is unknown, as an object is that lacks a required number."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return _read_as(parts[0], stored)
+    if origin is Literal:
+        return stored if stored in parts else "unknown"
+    if origin is tuple:
+        return tuple(_read_as(parts[0], part) for part in stored or ())
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        found = {str(name): _read_as(parts[1], part) for name, part in (stored or {}).items()}
+        return {name: part for name, part in found.items() if part is not None}
+    if is_dataclass(kind) and isinstance(kind, type):
+        return _read_object(kind, stored)
+    if kind in (float, int):
+        known = isinstance(stored, (int, float)) and not isinstance(stored, bool) and math.isfinite(stored)
+        return kind(stored) if known else None
+    return None if stored is None else kind(stored)
 
 
-def _intervals(stored: Mapping[str, Any] | None) -> dict[str, Interval]:
-    """The parameters whose estimate and ends are all known."""
-    found = {str(name): _interval(part) for name, part in (stored or {}).items()}
-    return {name: part for name, part in found.items() if part is not None}
-
-
-def _interval(part: Mapping[str, Any] | None) -> Interval | None:
-    estimate, low, high = (_number((part or {}).get(end)) for end in ("estimate", "low", "high"))
-    return None if estimate is None or low is None or high is None else Interval(estimate, low, high)
-
-
-def _answer(stored: object) -> Trend:
-    answers: tuple[Trend, ...] = get_args(Trend)
-    return next((answer for answer in answers if answer == stored), "unknown")
-
-
-def _trend(stored: Mapping[str, Any]) -> TrendResult:
-    turns = tuple(float(x) for x in stored.get("turns") or ())
-    return TrendResult(
-        _answer(stored.get("answer")), _interval(stored.get("exponent")), _number(stored.get("level")) or 0.95, turns
-    )
-
-
-def _family(stored: Mapping[str, Any]) -> FamilyRecord:
-    numbers = ("objective", "rmse_log", "aicc", "backtest_rmse_log", "backtest_coverage")
-    return FamilyRecord(
-        parameters=_intervals(stored.get("parameters")),
-        **{name: _number(stored.get(name)) for name in numbers},
-        converged=bool(stored.get("converged", True)),
-        note=str(stored.get("note") or ""),
-    )
-
-
-def _hidden(stored: Mapping[str, Any]) -> HiddenScale | None:
-    x, observed, predicted = (_number(stored.get(name)) for name in ("held_out_x", "observed", "predicted"))
-    if x is None or observed is None or predicted is None:
-        return None
-    baselines = {str(name): _number(value) for name, value in (stored.get("baselines") or {}).items()}
-    return HiddenScale(
-        x=x,
-        law=str(stored.get("law") or ""),
-        observed=observed,
-        predicted=predicted,
-        low=_number(stored.get("low")),
-        high=_number(stored.get("high")),
-        log_error=_number(stored.get("log_error")),
-        baselines={name: value for name, value in baselines.items() if value is not None},
-    )
-
-
-def _band(stored: Mapping[str, Any] | None) -> Band | None:
+def _read_object(kind: type[Any], stored: Any) -> Any:
     if not stored:
         return None
-    return Band.of(*(stored[name] for name in ("x", "median", "low", "high")))
+    hints, values = get_type_hints(kind), {}
+    for part in fields(kind):
+        value = _read_as(hints[part.name], stored.get(part.name, "" if hints[part.name] is str else None))
+        if value is not None:
+            values[part.name] = value
+        elif part.default is MISSING and part.default_factory is MISSING:
+            if get_origin(hints[part.name]) is not UnionType:
+                return None
+            values[part.name] = None
+    return kind(**values)
 
 
 def _losses(name: str, parameters: Mapping[str, Interval], x: tuple[float, ...]) -> tuple[float, ...] | None:
