@@ -514,8 +514,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 def conclude(view: StudyView, table: ResultsTable) -> list[Path]:
     """Write size.json from a study's finished trials, and the bigram models as baselines; nothing without trials."""
-    rows = [row for row in table.finished(TRIAL).rows if row.get(TEST_LOSS) is not None]
-    rows = list(named_apart(rows, roles_of(view.study).series))
+    tested = [row for row in table.finished(TRIAL).rows if row.get(TEST_LOSS) is not None]
+    rows = list(named_apart(tested, roles_of(view.study).series))
     path = view.folder / SIZE_JSON
     if not rows:
         path.unlink(missing_ok=True)

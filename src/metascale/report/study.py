@@ -244,7 +244,11 @@ class ReportStudy:
         ]
 
         def name(run: RunRow) -> str:
-            parts = [f"{column.replace('_', ' ')} {run.text(column)}" for column in extra if run.text(column)]
+            parts = [
+                f"{column.replace('_', ' ')} {run.text(column).removesuffix('.0')}"
+                for column in extra
+                if run.text(column)
+            ]
             return ", ".join([method_label(run.method), *parts])
 
         return {run.id: name(run) for run in self.runs}
