@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,26 @@ def test_the_law_table_has_no_column_that_is_empty(width_study: Path) -> None:
         *("series", "non-embedding parameters", "seeds", "test loss (nats)")
     ]
     assert "task" not in means.caption
+
+
+FEW_SHOT = re.compile(r"\b(meta|few-shot|tasks?|episodes?|outer|inner|adapt\w*|shots?)\b", re.IGNORECASE)
+
+
+def few_shot_words(folder: Path) -> list[str]:
+    """What a page says of few-shot learning, apart from where the study comes from."""
+    page = next(path for path in write_report(folder) if path.name == "report.html").read_text()
+    shown = re.sub(r"<(script|style)[\s\S]*?</\1>", "", page)
+    text = html.unescape(re.sub(r"<[^>]+>", " ", shown)).split("Where this comes from")[0]
+    return [text[max(0, found.start() - 50) : found.end() + 30] for found in FEW_SHOT.finditer(text)]
+
+
+@pytest.mark.parametrize(("name", "bigram"), [("width_study", "3.0"), ("settings_study", "0.5")])
+def test_a_page_without_meta_learning_says_nothing_of_tasks_and_episodes(
+    name: str, bigram: str, request: pytest.FixtureRequest
+) -> None:
+    study: Path = request.getfixturevalue(name)
+    (study / "baselines.json").write_text(f'{{"bigram": {{"kind": "baseline", "test_loss_nats": {bigram}}}}}')
+    assert few_shot_words(study) == []
 
 
 @pytest.fixture

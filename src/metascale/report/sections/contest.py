@@ -118,7 +118,7 @@ class Comparison:
 class Contest:
     """All contestants (series by scale, the largest first, then baselines), and the comparisons that Holm covers.
 
-    ``notes`` say what could not be compared and why.
+    ``notes`` say what could not be compared and why; ``items`` are what a test loss is a mean over.
     """
 
     rows: tuple[Contestant, ...]
@@ -127,6 +127,7 @@ class Contest:
     loss_label: str
     unit: str
     better: Better = "lower"
+    items: str = "tasks"
 
     @property
     def shown(self) -> tuple[Contestant, ...]:
@@ -149,7 +150,7 @@ def contest_data(source: StudySource, *, level: float = 0.95) -> Contest:
     """Everyone on the same test set, and the paired tests that the study's design asks for."""
     study = open_study(source)
     rows = _contestants(study)
-    found = Contest(tuple(rows), (), (), study.loss_label, study.unit, study.roles.better)
+    found = Contest(tuple(rows), (), (), study.loss_label, study.unit, study.roles.better, study.terms.unit)
     comparisons, notes = _compare(rows, _pairs(rows, found.reference), level)
     return replace(found, comparisons=comparisons, notes=notes)
 
@@ -354,7 +355,7 @@ def beaten(study: ReportStudy) -> tuple[str, ...]:
             if other.kind != BASELINE or sign * (learner.loss - other.loss) <= 0:
                 continue
             if test is None:
-                ahead.append(f"{words}; not paired by task)")
+                ahead.append(f"{words}; not paired by {study.terms.unit[:-1]})")
             elif test.difference.low > 0 or test.difference.high < 0:
                 ends = interval(test.difference.low, test.difference.high)
                 ahead.append(
@@ -416,7 +417,11 @@ def contest(study: ReportStudy) -> Section:
     """Losses side by side, and the paired tests."""
     found = contest_data(study)
     beside = any(row.kind not in MAIN_KINDS for row in found.rows)
-    title = "Against baselines, on the same tasks" if beside else "Side by side, on the same tests"
+    title = (
+        f"Against baselines, on the same {'tasks' if study.meta else 'tests'}"
+        if beside
+        else "Side by side, on the same tests"
+    )
     data = {
         "methods": [_for_programs(row) for row in found.shown],
         "comparisons": found.comparisons,
@@ -427,7 +432,7 @@ def contest(study: ReportStudy) -> Section:
     across_tasks = any(row.task_sem is not None for row in found.rows)
     picture = Picture(
         "baselines",
-        ("Bars: ± 1 standard error across test tasks (not across seeds). " if across_tasks else "")
+        (f"Bars: ± 1 standard error across test {found.items} (not across seeds). " if across_tasks else "")
         + "Dots: single seeds.",
         (lambda ax, compact: plot_baselines(found, ax, compact=compact),),
         height_in=1.5 + 0.42 * len(found.shown),
@@ -451,7 +456,14 @@ def contest_table(found: Contest) -> PageTable:
         settings = ", ".join(f"{key.replace('_', ' ')} {_setting(value)}" for key, value in row.settings.items())
         losses = (fixed(row.loss, 4), fixed(row.task_sem, 4), share(row.accuracy), share(row.accuracy_task_sem))
         rows.append([Cell(row.name), Cell(row.kind), *losses, Cell(settings)])
-    heads = ("method", text_column("kind"), found.loss_label, "SE across tasks", "accuracy", "its SE across tasks")
+    heads = (
+        "method",
+        text_column("kind"),
+        found.loss_label,
+        f"SE across {found.items}",
+        "accuracy",
+        f"its SE across {found.items}",
+    )
     caption = "All on the same test set, best loss first; a series with scales at its smallest, largest and best one."
     return table(caption, (*heads, text_column("tuned settings")), rows)
 
@@ -479,14 +491,15 @@ def comparisons_table(found: Contest) -> PageTable:
             ]
         )
     level = 100 * found.comparisons[0].test.level
+    by = "task (a task's episodes are averaged first)" if found.items == "tasks" else found.items[:-1]
     first = f"{next(iter(firsts))} minus" if len(firsts) == 1 else "difference"
     heads = (
-        first, found.unit or "loss", f"{level:g} % across tasks", "SE across seeds", "p (Holm)", "Cohen's d",
-        "rank-biserial", "tasks",
+        first, found.unit or "loss", f"{level:g} % across {found.items}", "SE across seeds", "p (Holm)",
+        "Cohen's d", "rank-biserial", found.items,
     )  # fmt: skip
     caption = (
-        "Paired by test task (a task's episodes are averaged first); below zero the first loses less. Interval: "
-        "bootstrap over tasks of the losses averaged over seeds, so for these seeds; SE across seeds is separate; "
+        f"Paired by test {by}; below zero the first loses less. Interval: bootstrap over {found.items} of the losses "
+        "averaged over seeds, so for these seeds; SE across seeds is separate; "
         f"p: Wilcoxon signed-rank, corrected by Holm for {len(found.comparisons)} comparisons."
     )
     return table(caption, heads, rows)

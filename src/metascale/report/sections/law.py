@@ -99,7 +99,7 @@ class BaselineLine:
 
 @dataclass(frozen=True, slots=True)
 class ScaleTable:
-    """Test values along the axis of the study."""
+    """Test values along the axis of the study, each a mean over ``items``."""
 
     x_name: str
     x_label: str
@@ -109,6 +109,7 @@ class ScaleTable:
     points: tuple[RunValue, ...]
     means: tuple[ScaleMean, ...]
     levels: tuple[BaselineLine, ...]
+    items: str = "tasks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ def scale_data(source: StudySource, column: str, y_label: str) -> ScaleTable:
         points=tuple(points),
         means=tuple(_mean([point for point in points if (point.series, point.x) == place]) for place in places),
         levels=_levels(study, column),
+        items=study.terms.unit,
     )
 
 
@@ -321,7 +323,11 @@ def _formula(law: LawRecord, x_name: str) -> str:
     return f"L = {number(floor)} + {power}" if floor is not None else f"L = {power}"
 
 
-_LEVELS = " Grey lines: baselines, band ± 1 standard error across test tasks."
+def _levels_words(scales: ScaleTable) -> str:
+    if not scales.levels:
+        return ""
+    known = any(level.task_sem is not None for level in scales.levels)
+    return f" Grey lines: baselines{f', band ± 1 standard error across test {scales.items}' if known else ''}."
 
 
 def law(study: ReportStudy) -> Section:
@@ -384,7 +390,7 @@ def _caption(found: LawTable) -> str:
         words += f" Band: {100 * found.level:g} % interval of the law."
     if any(one.extrapolation for one in found.laws.values()):
         words += " Diamond: prediction of the largest scale from the smaller ones alone, with its interval."
-    return words + (_LEVELS if found.scales.levels else "")
+    return words + _levels_words(found.scales)
 
 
 def parameters_table(series: str, one: LawRecord) -> PageTable:
@@ -414,13 +420,13 @@ def scales_table(found: LawTable, accuracy: ScaleTable) -> PageTable:
         rows.append([*named, plain(mean.x), plain(mean.n_seeds), *losses, *shares])
     heads = (
         *(("series",) if several else ()), scales.x_label, "seeds", scales.y_label, "SE across seeds",
-        "SE across tasks", "accuracy", "its SE across seeds",
+        f"SE across {scales.items}", "accuracy", "its SE across seeds",
     )  # fmt: skip
     caption = "Means over seeds. SE across seeds: standard error from training again"
     if any(mean.task_sem is not None for mean in scales.means):
         caption += (
-            "; SE across tasks: the mean of the runs' own standard errors across test tasks, each with its one fixed "
-            "episode. The two are never added"
+            f"; SE across {scales.items}: the mean of the runs' own standard errors across test {scales.items}"
+            f"{', each with its one fixed episode' if scales.items == 'tasks' else ''}. The two are never added"
         )
     return table(f"{caption}.", heads, rows)
 
@@ -498,7 +504,7 @@ def accuracy(study: ReportStudy) -> Section:
     found = accuracy_data(study)
     if not found.points:
         return Section("accuracy", "Accuracy")
-    caption = _runs_caption(found) + (_LEVELS if found.levels else "")
+    caption = _runs_caption(found) + _levels_words(found)
     draw: Draw = lambda ax, compact: plot_accuracy(found, ax, compact=compact)
     return Section("accuracy", "Accuracy", (Picture("accuracy", caption, (draw,)),))
 
@@ -601,7 +607,7 @@ def _draw_runs(table: ScaleTable, ax: Axes, write: Write) -> list[style.Label]:
         colour = style.SERIES[place % len(style.SERIES)]
         for point in (point for point in table.points if point.series == series):
             (dot,) = ax.plot(point.x, point.value, "o", color=colour, markersize=3.6, alpha=0.55, markeredgewidth=0)
-            across = f" (± {write(point.task_sem)} across tasks)" if point.task_sem is not None else ""
+            across = f" (± {write(point.task_sem)} across {table.items})" if point.task_sem is not None else ""
             tip(
                 dot,
                 f"{series}, {scale_words(table.x_name, point.x)}, {seed_words(point.seed)}: "
@@ -639,7 +645,7 @@ def _draw_levels(table: ScaleTable, ax: Axes, short: Write, write: Write) -> lis
             ax.axhspan(
                 level.value - level.task_sem, level.value + level.task_sem, color=style.SOFT, alpha=0.12, linewidth=0
             )
-        across = f" ± {write(level.task_sem)} across tasks" if level.task_sem is not None else ""
+        across = f" ± {write(level.task_sem)} across {table.items}" if level.task_sem is not None else ""
         tip(line, f"{method_label(level.method)}: {write(level.value)}{across}")
         labels.append((level.value, f"{method_label(level.method)} {short(level.value)}", style.SOFT))
     return labels

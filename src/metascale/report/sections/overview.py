@@ -150,7 +150,7 @@ def trials_table(study: ReportStudy) -> PageTable:
         setting = (Cell(method_label(run.method)), plain(run.number(study.x_name)), Cell(str(run.seed), run.seed))
         rows.append(_row(run, [*setting, *losses, *steps]))
     texts = ("trial", text_column("status"), text_column("method"))
-    numbers = ("seed", "loss", "SE across tasks", "accuracy", "kept step", "steps", "wall s")
+    numbers = ("seed", "loss", f"SE across {study.terms.unit}", "accuracy", "kept step", "steps", "wall s")
     return table("Every trial of results.csv.", (*texts, scale_symbol(study.x_name), *numbers), rows)
 
 
