@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from metascale.core.errors import InputError
 from metascale.core.types import Batch, Episode
 from metascale.meta.gradients import Reptile
 from metascale.meta.inner import InnerLoop
@@ -83,3 +84,15 @@ def test_disk_by_hand() -> None:
     _, disk = time_and_disk([trainings("a", 2, 1e12, 1.0, 1 << 20), trainings("a", 1, 1e12, 1.0, 1 << 10)])
     # Three trials of 48 KiB and of ten recorded rows of 200 bytes; two checkpoints of four numbers a parameter.
     assert disk == "149.86 KiB, and up to 32.00 MiB of checkpoints for each trial that runs"
+
+
+def test_a_step_beyond_the_memory_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*shape: int, **options: object) -> torch.Tensor:
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 25600000000"
+        )
+
+    monkeypatch.setattr(torch, "randn", too_large)
+    recipe = load_recipe("digits")
+    with pytest.raises(InputError, match="recipe 'digits': an outer step of the first trial does not fit into"):
+        estimate_costs(recipe, recipe.study({"n_tasks": [2, 5]}), workers=1)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
+from metascale.core.errors import InputError
 from metascale.core.trees import n_elements, to
 from metascale.core.types import Batch, Episode, Model
 from metascale.core.units import format_bytes, format_count, format_seconds
 from metascale.parallel.execution import Execution
+from metascale.parallel.out_of_memory import is_out_of_memory
 from metascale.study.design import Study
 from metascale.study.search.run import n_search_trials
 from metascale.study.store.checkpoints import KEPT
@@ -104,7 +106,7 @@ def estimate_costs(recipe: Recipe[TrialConfig], study: Study, workers: int, devi
     Studies without meta-learning have no outer step to measure: ``None``.
 
     Raises:
-        InputError: the model or the data cannot be loaded.
+        InputError: the model or the data cannot be loaded, or an outer step does not fit into memory.
     """
     if not issubclass(recipe.config, FewShotConfig):
         return None
@@ -112,10 +114,7 @@ def estimate_costs(recipe: Recipe[TrialConfig], study: Study, workers: int, devi
     metas = [few_shot(recipe, trial.config) for trial in trials if trial.config["kind"] == "meta"]
     first = next((trial for trial in trials if trial.config["kind"] == "meta"), trials[0])
     config = few_shot(recipe, first.config)
-    if isinstance(config, TextConfig) and config.backbone and _frozen_size(config) > LARGE and device == "cpu":
-        cost = _count_shapes(config)
-    else:
-        cost = _measure(config, recipe.make_parts(config, first.seed, device), first.seed, device)
+    cost = _cost_of(recipe, config, first.seed, device)
     train_s = train_flops = records = 0.0
     for each in metas:
         steps = _steps(each, cost)
@@ -188,6 +187,20 @@ def _count_shapes(config: TextConfig) -> _Cost:
         episode = Episode(("shape",), batch(config.k_shot), batch(config.n_query))
         flops = count_flops(lambda: gradient(model, theta, episode, None)) * config.meta_batch
         return _Cost(flops, None, 0.0, n_elements(theta), _n_frozen(model))
+
+
+def _cost_of(recipe: Recipe[TrialConfig], config: FewShotConfig, seed: int, device: str) -> _Cost:
+    if isinstance(config, TextConfig) and config.backbone and _frozen_size(config) > LARGE and device == "cpu":
+        return _count_shapes(config)
+    try:
+        return _measure(config, recipe.make_parts(config, seed, device), seed, device)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"recipe '{recipe.name}': an outer step of the first trial does not fit into the memory of this machine; "
+            "choose a smaller model, meta_batch, n_way, k_shot or n_query"
+        ) from error
 
 
 def _measure(config: FewShotConfig, parts: Parts, seed: int, device: str) -> _Cost:
