@@ -412,3 +412,17 @@ def test_refusals_name_the_file(tmp_path: Path, own_study: Path) -> None:
         (own_study / "law.json").write_text(broken)
         with pytest.raises(CorruptFile, match=r"law\.json"):
             open_study(own_study)
+
+
+def test_a_study_without_losses_of_single_tests_says_so_once(own_study: Path) -> None:
+    for path in (own_study / "runs").glob("*/test_tasks.csv"):
+        path.unlink()
+    found = contest_data(own_study)
+    assert not found.comparisons
+    assert found.notes == ("No paired tests: no run of this study wrote test_tasks.csv, the losses of single tests.",)
+
+
+def test_a_sentence_of_the_laws_uses_the_words_of_the_page(study_folder: Path) -> None:
+    study = open_study(study_folder)
+    text = "test_loss_nats falls with n_tasks (per factor of 10 of n_tasks); my_n_tasks, n_tasks.x and n_tasks."
+    assert study.in_words(text) == "meta-test loss falls with N (per factor of 10 of N); my_n_tasks, n_tasks.x and N."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from metascale.core.files import read_json
 from metascale.core.units import finite as finite
 from metascale.laws.held_out import Replicates
 from metascale.laws.record import LawRecord, read_laws
-from metascale.report.words import axis_label, method_label, number
+from metascale.report.words import axis_label, method_label, number, scale_symbol
 from metascale.study.roles import Roles, assign, loss_of
 from metascale.study.store.folder import RunView, StudyView, read_study
 from metascale.study.store.records import format_cell
@@ -228,6 +229,13 @@ class ReportStudy:
     def loss_label(self) -> str:
         """The loss with its unit, as an axis title."""
         return self.loss_words + (f" ({self.unit})" if self.unit else "")
+
+    def in_words(self, text: str) -> str:
+        """A sentence of the laws with the loss and its scales as the page calls them, not as columns."""
+        words = {name: scale_symbol(name) for law in self.laws.values() for name in law.x_names}
+        words[self.loss_name] = self.loss_words
+        columns = "|".join(re.escape(name) for name in sorted(words, key=len, reverse=True))
+        return re.sub(rf"(?<![\w.])(?:{columns})(?!\w|\.\w)", lambda found: words[found[0]], text)
 
     @property
     def series(self) -> dict[str, str]:

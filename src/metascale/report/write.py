@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from metascale.core.canonical import plain
 from metascale.core.columns import PROVENANCE_JSON, REPORT_HTML, SUMMARY_JSON
 from metascale.core.files import write_atomic, write_json
-from metascale.report.section import Finding, Picture, Section
+from metascale.report.section import Finding, Picture, Section, upper_first
 from metascale.report.sections.checks import held_out, irregular
 from metascale.report.sections.contest import beaten, contest, contest_finding, costs, memory
 from metascale.report.sections.curves import adaptation, learning
@@ -84,7 +84,9 @@ def finding_of(study: ReportStudy) -> Finding:
     """
     found = law_finding(study) if study.scaled or not study.columns else contest_finding(study)
     before, after = beaten(study), unconverged(study)
-    return replace(found, answer=" ".join([*before, found.answer, *after]), cautions=(*before, *after))
+    answer = " ".join([*before, upper_first(study.in_words(found.answer)), *after])
+    verdict = upper_first(study.in_words(found.verdict))
+    return replace(found, answer=answer, verdict="" if verdict in answer else verdict, cautions=(*before, *after))
 
 
 def summarise(study: ReportStudy, sections: Sequence[Section]) -> dict[str, object]:

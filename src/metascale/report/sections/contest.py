@@ -65,6 +65,7 @@ COSTS = {
 """Columns of results that say what training costs: title, unit and decimals."""
 _LONG = 20
 """A table of more comparisons is folded."""
+_NO_FILE = "has no test_tasks.csv."
 _NOT_SETTINGS = frozenset(
     {"kind", "method", "id", "label", "status", "message", "note", "notes", "n_tasks", "seed", "seeds"}
     | {"steps", "best_step", "training"}
@@ -248,7 +249,7 @@ def _task_losses(name: str, runs: Sequence[RunRow], column: str) -> tuple[dict[s
     for place, run in enumerate(runs):
         rows = run.run.rows("test_tasks")
         if not rows:
-            return {}, f"{name} is not compared: run {run.label} has no test_tasks.csv."
+            return {}, f"{name} is not compared: run {run.label} {_NO_FILE}"
         if "task_id" not in rows[0] or column not in rows[0]:
             raise CorruptFile(
                 f"{run.run.folder}/test_tasks.csv must have the columns task_id and {column}; it has {list(rows[0])}"
@@ -300,7 +301,10 @@ def _compare(
     Losses of several seeds are averaged task by task first, so that the unit is the task.
     """
     asked = {id(row) for pair in pairs for row in pair}
-    notes = [row.unpaired for row in rows if row.unpaired and id(row) in asked]
+    met = [row for row in rows if id(row) in asked]
+    notes = [row.unpaired for row in met if row.unpaired]
+    if met and all(row.unpaired.endswith(_NO_FILE) for row in met):
+        notes = ["No paired tests: no run of this study wrote test_tasks.csv, the losses of single tests."]
     tests = []
     for first, second in pairs:
         if first.unpaired or second.unpaired:
