@@ -213,7 +213,7 @@ def plan_of(command: str) -> Plan:
 
 def finding(one: Record) -> list[Block]:
     """The answer, the law's verdict, and the numbers under it."""
-    found = finding_of(one.study)
+    found = finding_of(one.study, one.contest)
     return [f"**{found.answer}**", found.verdict, Bullets(tuple(f"{k}: {v}" for k, v in laws.facts(one.study, found)))]
 
 
@@ -260,7 +260,7 @@ def run(one: Record) -> list[Block]:
 
 def sentence(one: Record) -> list[Block]:
     """What README says of the demo."""
-    found, best = finding_of(one.study), one.contest.shown
+    found, best = finding_of(one.study, one.contest), one.contest.shown
     unit = one.contest.unit
     order = ", ".join(f"{row.name} {decimals(row.loss)} {unit}".strip() for row in best[:4])
     return [f"{found.answer} Lowest losses: {order}. It took {format_seconds(one.told['elapsed_s'])}."]
@@ -314,8 +314,8 @@ def row_cells(one: Record) -> dict[str, str]:
     """The generated cells of a study's row in docs/results/README.md, by heading."""
     fitted = [f"{of(series)}{_law_words(found)}" for series, found in one.study.laws_by_series.items()]
     return {
-        "question": finding_of(one.study).question,
-        "answer": finding_of(one.study).answer,
+        "question": finding_of(one.study, one.contest).question,
+        "answer": finding_of(one.study, one.contest).answer,
         "law with interval": "; ".join(fitted) or "none fitted",
         "budget": f"{len(one.study.runs)} trials, {format_seconds(one.told['trial_s'])}",
         "command": f"`{one.told['command']}`",

@@ -8,7 +8,7 @@ import pytest
 
 from metascale.core.errors import CorruptFile, InputError
 from metascale.report.section import Note
-from metascale.report.sections.contest import at_an_edge, beaten, contest, contest_data, contest_finding, costs
+from metascale.report.sections.contest import at_an_edge, contest, contest_data, contest_finding, costs, standing
 from metascale.report.sections.curves import adaptation_data, extremes, learning_curves_data
 from metascale.report.sections.law import accuracy_data, families, law_data, law_finding
 from metascale.report.sections.overview import fixed_data, missing_data, trials
@@ -250,7 +250,8 @@ def test_a_baseline_that_beats_the_largest_scale_is_said_first(tmp_path: Path) -
         rows = [{"task_id": f"{name}{i}", "loss_nats": loss} for i, loss in enumerate(losses)]
         write_csv(run / "test_tasks.csv", rows)
     study = open_study(builder.write())
-    (sentence,) = beaten(study)
+    (sentence,), others = standing(study).beaten, standing(study).others
+    assert not others
     assert sentence == (
         "MAML, N\u00a0=\u00a08 (meta-test loss 1.000 nats) is beaten by fine-tuning (0.800; difference 0.200, "
         "95\u00a0% [0.200, 0.200]), linear probe (0.900; not paired by task)."
@@ -258,6 +259,33 @@ def test_a_baseline_that_beats_the_largest_scale_is_said_first(tmp_path: Path) -
     finding = finding_of(study)
     assert finding.answer.startswith(sentence)
     assert finding.cautions == (sentence,)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "words"),
+    [
+        ([0.9, 1.4, 1.9, 1.4], "beats fine-tuning (1.400; difference −0.400, 95\u00a0% [−0.400, −0.400])."),
+        ([0.1, 1.9, 0.9, 1.9], "cannot be told apart from fine-tuning (1.200; difference −0.200, 95\u00a0% ["),
+    ],
+)
+def test_how_the_largest_scale_stands_beside_the_best_baseline(
+    tmp_path: Path, baseline: list[float], words: str
+) -> None:
+    """The learner has 1.0 on average; by hand -0.4 on every task, and -0.2 on average between -0.9 and 0.6."""
+    builder = StudyBuilder(tmp_path, {"method": ["maml"], "n_tasks": [2, 8]})
+    trials = {("maml", 2): [0.5, 1.0, 1.5, 1.0], ("maml", 8): [0.5, 1.0, 1.5, 1.0]}
+    trials |= {("fine_tuning", None): baseline, ("prototypes", None): [3.0, 3.0, 3.0, 3.0]}
+    for (method, n), losses in trials.items():
+        kind, result = "meta" if n else "baseline", {"test_loss_nats": sum(losses) / 4}
+        run = builder.run(f"{method}{n}", {"method": method, "n_tasks": n}, kind=kind, result=result)
+        write_csv(run / "test_tasks.csv", [{"task_id": f"t{i}", "loss_nats": loss} for i, loss in enumerate(losses)])
+    study = open_study(builder.write())
+    (sentence,), beaten = standing(study).others, standing(study).beaten
+    assert not beaten
+    assert sentence.startswith(f"MAML, N\u00a0=\u00a08 (meta-test loss 1.000 nats) {words}")
+    finding = finding_of(study)
+    assert sentence in finding.answer
+    assert not finding.cautions
 
 
 def test_the_largest_value_on_offer_is_flagged(tmp_path: Path) -> None:

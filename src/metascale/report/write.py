@@ -21,7 +21,7 @@ from metascale.core.columns import PROVENANCE_JSON, REPORT_HTML, SUMMARY_JSON
 from metascale.core.files import write_atomic, write_json
 from metascale.report.section import Finding, Picture, Section, upper_first
 from metascale.report.sections.checks import held_out, irregular
-from metascale.report.sections.contest import beaten, contest, contest_finding, costs, memory
+from metascale.report.sections.contest import Contest, contest, contest_finding, costs, memory, standing
 from metascale.report.sections.curves import adaptation, learning
 from metascale.report.sections.diagnosis import convergence, fit_diagnosis, unconverged
 from metascale.report.sections.law import accuracy, caveats, extrapolation, facts, families, law, law_finding
@@ -77,16 +77,20 @@ def sections_of(study: ReportStudy) -> tuple[Section, ...]:
     return tuple(build(study) for build in SECTIONS)
 
 
-def finding_of(study: ReportStudy) -> Finding:
+def finding_of(study: ReportStudy, compared: Contest | None = None) -> Finding:
     """The study's question and answer: from the law where a scale varies, else from the comparison of settings.
 
-    A baseline that beats the learner comes first; runs that had not converged come after it.
+    A baseline that beats the learner comes first; how the others stand and runs that had not converged come after it.
+
+    Args:
+        compared: the comparison of methods (default: made from the study's losses of single tests).
     """
     found = law_finding(study) if study.scaled or not study.columns else contest_finding(study)
-    before, after = beaten(study), unconverged(study)
-    answer = " ".join([*before, upper_first(study.in_words(found.answer)), *after])
+    against, loose = standing(study, compared), unconverged(study)
+    answer = " ".join([*against.beaten, upper_first(study.in_words(found.answer)), *against.others, *loose])
     verdict = upper_first(study.in_words(found.verdict))
-    return replace(found, answer=answer, verdict="" if verdict in answer else verdict, cautions=(*before, *after))
+    cautions = (*against.beaten, *loose)
+    return replace(found, answer=answer, verdict="" if verdict in answer else verdict, cautions=cautions)
 
 
 def summarise(study: ReportStudy, sections: Sequence[Section]) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -339,36 +339,63 @@ def _comparison(first: Contestant, second: Contestant, level: float) -> Comparis
     return Comparison(first.name, second.name, test, test.p_value, seed_sem)
 
 
-def beaten(study: ReportStudy) -> tuple[str, ...]:
-    """A sentence for every series whose largest scale a baseline beats on the test set.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the series stand against the baselines on the test set, in sentences: those beaten, and the others."""
 
-    Where they are paired by task the interval of their difference must leave out 0, else the means alone decide.
+    beaten: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+def standing(study: ReportStudy, contest: Contest | None = None) -> Standing:
+    """Every series' largest scale against the baselines (of ``contest``; default: the study's own).
+
+    A baseline is ahead, or behind, where the interval of the difference paired by task leaves out 0; where they are not
+    paired, only that a baseline has the better mean is said. A series that none is ahead of meets the best baseline.
     """
-    found = contest_data(study)
+    found = contest or contest_data(study)
     sign = -1 if study.roles.better == "higher" else 1
     tests = {(one.first, one.second): one.test for one in found.comparisons}
     largest: dict[str, Contestant] = {}
     for row in found.rows:
         if row.series and (row.series not in largest or row.x > largest[row.series].x):
             largest[row.series] = row
-    sentences = []
+    beaten, others = [], []
     for learner in largest.values():
-        ahead = []
-        for other in sorted(_beside(found.rows, learner), key=lambda row: sign * row.loss):
-            test, words = tests.get((learner.name, other.name)), f"{other.name} ({decimals(other.loss)}"
-            if other.kind != BASELINE or sign * (learner.loss - other.loss) <= 0:
-                continue
-            if test is None:
-                ahead.append(f"{words}; not paired by {study.terms.unit[:-1]})")
-            elif test.difference.low > 0 or test.difference.high < 0:
-                ends = interval(test.difference.low, test.difference.high)
-                ahead.append(
-                    f"{words}; difference {decimals(test.difference.estimate)}, {100 * test.level:g}\u00a0% {ends})"
-                )
+        name = f"{learner.name} ({f'{study.loss_words} {decimals(learner.loss)} {found.unit}'.rstrip()})"
+        met = [row for row in _beside(found.rows, learner) if row.kind == BASELINE]
+        met = sorted(met, key=lambda row: sign * row.loss)
+        answers = [_against(learner, other, tests.get((learner.name, other.name)), sign) for other in met]
+        words = [
+            f"{other.name} ({decimals(other.loss)}; {_difference(tests.get((learner.name, other.name)), study)})"
+            for other in met
+        ]
+        ahead = [told for told, answer in zip(words, answers, strict=True) if answer == "ahead"]
         if ahead:
-            loss = f"{study.loss_words} {decimals(learner.loss)} {found.unit}".rstrip()
-            sentences.append(f"{learner.name} ({loss}) is beaten by {', '.join(ahead)}.")
-    return tuple(sentences)
+            beaten.append(f"{name} is beaten by {', '.join(ahead)}.")
+        elif met and answers[0] != "unknown":
+            verb = "beats" if answers[0] == "behind" else "cannot be told apart from"
+            others.append(f"{name} {verb} {words[0]}.")
+    return Standing(tuple(beaten), tuple(others))
+
+
+def _against(
+    learner: Contestant, other: Contestant, test: PairedTest | None, sign: int
+) -> Literal["ahead", "behind", "level", "unknown"]:
+    """Where a baseline stands beside a learner."""
+    better = sign * (learner.loss - other.loss) > 0
+    if test is None:
+        return "ahead" if better else "unknown"
+    if test.difference.low <= 0 <= test.difference.high:
+        return "level"
+    return "ahead" if better else "behind"
+
+
+def _difference(test: PairedTest | None, study: ReportStudy) -> str:
+    if test is None:
+        return f"not paired by {study.terms.unit[:-1]}"
+    ends = interval(test.difference.low, test.difference.high)
+    return f"difference {decimals(test.difference.estimate)}, {100 * test.level:g}\u00a0% {ends}"
 
 
 def at_an_edge(study: ReportStudy) -> tuple[str, ...]:
