@@ -42,6 +42,10 @@ print("width", width)
 if width == 13 and how != "well":
     if how == "raise": raise ValueError("unlucky width")
     if how == "kill": os.kill(os.getpid(), 9)
+    if how == "crash": os.kill(os.getpid(), 11)
+    if how == "shout":
+        for _ in range(20): print("x" * 2 ** 20)
+        raise ValueError("after 20 MiB")
     if how == "list": json.dump([1], open(os.environ["METASCALE_RESULT"], "w"))
     if how == "text": open(os.environ["METASCALE_RESULT"], "w").write("{")
     sys.exit(0)
@@ -140,7 +144,9 @@ def test_a_program_is_a_study(program: str, tmp_path: Path) -> None:
     ("how", "message"),
     [
         ("raise", "the program ended with exit status 1: ValueError: unlucky width"),
-        ("kill", "the program ended with signal SIGKILL"),
+        ("crash", "the program ended with signal SIGSEGV"),
+        ("kill", "the trial's process was killed from outside 4 times"),
+        ("shout", "the program ended with exit status 1: ValueError: after 20 MiB"),
         ("nothing", "wrote no result: it must write a JSON object to the file that METASCALE_RESULT names"),
         ("list", "wrote a JSON list to METASCALE_RESULT, not an object"),
         ("text", "what the program wrote to METASCALE_RESULT is not JSON"),
@@ -152,6 +158,7 @@ def test_a_program_that_fails_says_how_and_is_tried_again(program: str, tmp_path
     assert outcome.failed == 1
     view = read_study(out).runs[0]
     assert message in view.message()
+    assert (view.folder / "output.log").stat().st_size <= 16 * 2**20 + 100
     (tmp_path / "train.py").write_text(PROGRAM.replace("width == 13", "width == 14"))
     assert launch(plan_from_folder(out, SERIAL), out)[0].finished == 1
 

@@ -18,6 +18,7 @@ NAMES = {
     "loss": "y",
     "n_test_tasks": "n_tasks",
     "scale": "x",
+    "trial_timeout_s": "trial_timeout",
     "trials": "tune",
 }
 

@@ -28,6 +28,9 @@ def place_of(
     gpus_per_trial: Annotated[int, typer.Option(min=0, help="Ray, SLURM: GPUs set aside for a trial.")] = 0,
     memory_gb: Annotated[float | None, typer.Option(min=0.1, help="SLURM: memory of a trial.")] = None,
     time_limit_min: Annotated[int, typer.Option(min=1, help="SLURM: minutes until a trial is requeued.")] = 240,
+    trial_timeout: Annotated[
+        float | None, typer.Option(min=1, help="Kill an attempt at a trial after this many seconds: it has failed.")
+    ] = None,
 ) -> Place:
     """The place that these options name."""
     from metascale.workflow.launch import Place
@@ -44,6 +47,7 @@ def place_of(
         gpus_per_trial,
         memory_gb,
         time_limit_min,
+        trial_timeout,
     )
 
 

@@ -24,6 +24,10 @@ class Stopped(BaseException):
     """The run was asked to stop and has just saved: it ends here, to be resumed. No trial may take it for an error."""
 
 
+class Killed(MetascaleError):
+    """What the trial runs was ended by a signal from outside: it is resumed, and has not failed."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked this process to stop; what ran is saved, or was given up at a second signal."""
 

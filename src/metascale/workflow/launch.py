@@ -42,6 +42,7 @@ _USED_BY: Mapping[str, tuple[tuple[str, ...], str]] = {
     "gpus_per_trial": (ON_CLUSTERS, "; name `devices` instead"),
     "cpus_per_trial": (ON_CLUSTERS, ""),
     "hang_s": (("processes", *ON_CLUSTERS), ""),
+    "trial_timeout_s": (("processes", *ON_CLUSTERS), ""),
     "address": (("ray",), ""),
     "partition": (("slurm",), ""),
     "memory_gb": (("slurm",), ""),
@@ -60,6 +61,7 @@ class Place:
         devices: in turn, on this machine.
         processes_per_trial: processes that run one trial together.
         hang_s: a trial that wrote nothing for so long is killed.
+        trial_timeout_s: an attempt at a trial that lasts longer is killed and has failed; ``None``: it may last.
         address: of a Ray cluster.
         partition: of a SLURM cluster.
         cpus_per_trial, gpus_per_trial, memory_gb, time_limit_min: what a cluster sets aside for each trial.
@@ -79,6 +81,7 @@ class Place:
     gpus_per_trial: int = 0
     memory_gb: float | None = None
     time_limit_min: int = 240
+    trial_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         chosen = self.executor
@@ -130,6 +133,7 @@ class Place:
                 gpus_per_trial=self.gpus_per_trial,
                 processes_per_trial=together,
                 hang_s=self.hang_s,
+                trial_timeout_s=self.trial_timeout_s,
             )
             return ray, in_flight
         if self.executor == "slurm":
@@ -144,13 +148,22 @@ class Place:
                 timeout_min=self.time_limit_min,
                 processes_per_trial=together,
                 hang_s=self.hang_s,
+                trial_timeout_s=self.trial_timeout_s,
             )
             return slurm, in_flight
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         on_cpu = names == ("cpu",)
         workers = self.workers or max(1, (cores if on_cpu else len(names)) // together)
         threads = 1 if on_cpu else max(1, cores // (workers * together))
-        processes = ProcessExecutor(workers, names, threads, preload, processes_per_trial=together, hang_s=self.hang_s)
+        processes = ProcessExecutor(
+            workers,
+            names,
+            threads,
+            preload,
+            processes_per_trial=together,
+            hang_s=self.hang_s,
+            trial_timeout_s=self.trial_timeout_s,
+        )
         return processes, workers
 
 

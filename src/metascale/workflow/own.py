@@ -6,6 +6,7 @@ configuration belongs; it writes a JSON object to the file that the environment 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -27,8 +28,10 @@ from metascale.core.files import sha256_of
 from metascale.core.run import Run
 from metascale.core.suggest import suggest
 from metascale.study.design import Study, Trial, TrialFunction, flatten
-from metascale.study.errors import Stopped
+from metascale.study.errors import Killed, Stopped
 from metascale.study.roles import Reading, assign
+from metascale.study.run.job import was_killed
+from metascale.study.run.output import KEPT, bound_output
 from metascale.study.run.stopping import die_with
 from metascale.study.search.search import TUNE_KEY, Search, searched_points
 from metascale.study.store.folder import OUTPUT
@@ -40,6 +43,8 @@ RESULT_VARIABLE, FILES_VARIABLE = "METASCALE_RESULT", "METASCALE_FILES"
 FILES = "files"
 LAST_LINES = 20
 GRACE_S = 20.0
+_SHELL_KILLED = 128 + 9
+"""The exit status of a shell whose command was killed."""
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
@@ -160,9 +165,7 @@ def function_trial(config: dict[str, Any], run: Run, device: str) -> Mapping[str
     """One trial of a user's function; the configuration that it gets is the user's keys and the seed."""
     own = {key: value for key, value in config.items() if key not in (FUNCTION, TUNE_KEY, "trial")}
     row = load_own(config[FUNCTION])(own, run, device)
-    if not isinstance(row, Mapping):
-        raise InputError(f"'{config[FUNCTION]}' returned a {type(row).__name__}: a trial returns a mapping of results")
-    return _checked(row, "the function returned")
+    return _checked(row, "the function returned") if isinstance(row, Mapping) else row
 
 
 def command_trial(config: dict[str, Any], run: Run, device: str) -> Mapping[str, Any]:
@@ -262,6 +265,8 @@ def _run_program(arguments: Sequence[str], folder: str, variables: Mapping[str, 
     log = run.folder / OUTPUT
     with open(log, "ab") as output:
         begin = output.tell()
+        # A group of its own, which ends with it; Ctrl-C in a terminal reaches the runner alone.
+        alone = sys.platform == "linux"
         try:
             process = subprocess.Popen(
                 arguments,
@@ -271,20 +276,33 @@ def _run_program(arguments: Sequence[str], folder: str, variables: Mapping[str, 
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 preexec_fn=partial(die_with, os.getpid()),
+                start_new_session=alone,
             )
         except OSError as error:
             raise MetascaleError(f"the program '{arguments[0]}' cannot be started: {error.strerror}") from error
-    while True:
-        try:
-            code = process.wait(0.1)
-            break
-        except subprocess.TimeoutExpired:
-            if run.stop_asked():
-                _end(process)
+    try:
+        code = _wait(process, log, run)
+    finally:
+        if alone:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        bound_output(log)
     if code != 0 and run.stop_asked():
         raise Stopped("asked to stop; the program starts again when the trial is resumed")
+    if code == _SHELL_KILLED or was_killed(code):
+        raise Killed("the program was killed from outside; it starts again when the trial is resumed")
     if code != 0:
         _fail(log, begin, code)
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, run: Run) -> int:
+    while True:
+        try:
+            return process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            bound_output(log)
+            if run.stop_asked():
+                _end(process)
 
 
 def _end(process: subprocess.Popen[bytes]) -> NoReturn:
@@ -300,7 +318,8 @@ def _end(process: subprocess.Popen[bytes]) -> NoReturn:
 def _fail(log: Path, begin: int, code: int) -> NoReturn:
     """Fail with the last lines that the program wrote."""
     with open(log, "rb") as stream:
-        stream.seek(begin)
+        # A log that was cut is shorter than it was.
+        stream.seek(min(begin, max(0, log.stat().st_size - KEPT)))
         lines = stream.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
     how = f"exit status {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
     last = f": {lines[-1].strip()}" if lines else ", and wrote nothing"

@@ -20,6 +20,7 @@ class ClusterExecutor:
         processes_per_trial: processes that run one trial together on its node, by torchrun.
         threads_per_process: threads of the numerical libraries in each process.
         hang_s: a trial that wrote nothing for this many seconds is killed; ``None``: never.
+        trial_timeout_s: an attempt at a trial that lasts longer is killed and has failed; ``None``: it may last.
 
     Raises:
         InputError: a number that is out of range, or GPUs that the processes of a trial cannot share.
@@ -29,9 +30,10 @@ class ClusterExecutor:
     processes_per_trial: int = 1
     threads_per_process: int = 1
     hang_s: float | None = HANG_S
+    trial_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
-        check_positive(self, "processes_per_trial", "threads_per_process", "hang_s")
+        check_positive(self, "processes_per_trial", "threads_per_process", "hang_s", "trial_timeout_s")
         gpus, processes = self.gpus_per_trial, self.processes_per_trial
         if gpus < 0:
             raise InputError(f"gpus_per_trial of an executor is 0 or more, not {gpus}", field="gpus_per_trial")
@@ -50,6 +52,7 @@ class ClusterExecutor:
             processes=self.processes_per_trial,
             threads=self.threads_per_process,
             hang_s=self.hang_s,
+            trial_timeout_s=self.trial_timeout_s,
             import_paths=_own_import_paths(),
         )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +20,9 @@ from metascale.core.errors import InputError, MetascaleError
 from metascale.study.errors import require_posix
 from metascale.study.executors import check_positive
 from metascale.study.run.job import Ended, ExitCode, Job, Pool
-from metascale.study.run.supervise import HANG_S, Pulse, execute
+from metascale.study.run.output import bound_output
+from metascale.study.run.supervise import HANG_S, Pulse, execute, overdue
+from metascale.study.store.folder import OUTPUT
 from metascale.study.store.provenance import THREAD_VARIABLES
 
 
@@ -79,6 +83,7 @@ class ProcessExecutor:
         pin_cores: give worker k ``threads_per_worker`` cores of its own.
         processes_per_trial: processes that run one trial together, by torchrun, each with a device of its own.
         hang_s: a trial that wrote nothing (progress, records, output) for so long is killed; ``None`` never.
+        trial_timeout_s: an attempt at a trial that lasts longer is killed and has failed; ``None``: it may last.
     """
 
     workers: int
@@ -88,10 +93,11 @@ class ProcessExecutor:
     pin_cores: bool = False
     processes_per_trial: int = 1
     hang_s: float | None = HANG_S
+    trial_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         check_devices(self.devices)
-        check_positive(self, "workers", "threads_per_worker", "processes_per_trial", "hang_s")
+        check_positive(self, "workers", "threads_per_worker", "processes_per_trial", "hang_s", "trial_timeout_s")
 
     @contextmanager
     def open(self) -> Iterator[Pool]:
@@ -124,7 +130,9 @@ class _ProcessPool:
         self._connection = connection
         self._received = b""
         self._running: dict[int, tuple[Job, float, Pulse]] = {}
-        self._hung: set[int] = set()
+        # The processes of running trials, by slot, and why we killed one.
+        self._pids: dict[int, int] = {}
+        self._killed: dict[int, ExitCode] = {}
 
     def free_device(self) -> str | None:
         slot = self._free_slot()
@@ -136,50 +144,69 @@ class _ProcessPool:
         slot = self._free_slot()
         if slot is None:
             raise MetascaleError("a job was submitted while every worker was busy")
-        job = replace(job, processes=self._executor.processes_per_trial, hang_s=self._executor.hang_s)
+        executor = self._executor
+        job = replace(
+            job,
+            processes=executor.processes_per_trial,
+            hang_s=executor.hang_s,
+            trial_timeout_s=executor.trial_timeout_s,
+        )
         self._running[slot] = (job, time.monotonic(), Pulse(Path(job.folder)))
         self.send({"slot": slot, "cores": self._cores(slot), "job": asdict(job)})
 
     def wait(self, timeout_s: float) -> list[Ended]:
-        self._kill_hung()
+        for slot, watched in self._running.items():
+            self._watch(slot, *watched)
         select.select([self._connection], [], [], timeout_s)
         ended = []
         for message in self._receive():
-            slot, code = message["slot"], message["code"]
+            slot = message["slot"]
+            if "pid" in message:
+                self._pids[slot] = message["pid"]
+                continue
             job, start, _ = self._running.pop(slot)
-            if slot in self._hung:
-                self._hung.remove(slot)
-                code = ExitCode.HUNG
+            self._pids.pop(slot, None)
+            bound_output(Path(job.folder) / OUTPUT)
+            code = self._killed.pop(slot, message["code"])
             ended.append(Ended(job, code, time.monotonic() - start))
         return ended
 
-    def _kill_hung(self) -> None:
-        """Kill trials whose pulse stopped. One on several processes is watched by its own supervisor."""
-        limit_s = self._executor.hang_s
-        if limit_s is None or self._executor.processes_per_trial > 1:
+    def _watch(self, slot: int, job: Job, start: float, pulse: Pulse) -> None:
+        """Bound a trial's output, and kill it where it is overdue. One on several processes has its own supervisor."""
+        if job.processes > 1:
             return
-        for slot, (_, _, pulse) in self._running.items():
-            if slot not in self._hung and pulse.silent_s() > limit_s:
-                self._hung.add(slot)
-                self.send({"kill": slot})
+        bound_output(Path(job.folder) / OUTPUT)
+        code = overdue(job, start, pulse)
+        if code is not None and slot not in self._killed:
+            self._killed[slot] = code
+            self.send({"kill": slot})
 
     def send(self, message: Mapping[str, object]) -> None:
         try:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise _server_died() from error
+            raise self._server_died() from error
 
     def _receive(self) -> list[dict[str, int]]:
         while select.select([self._connection], [], [], 0)[0]:
             try:
                 data = self._connection.recv(65536)
             except ConnectionResetError as error:
-                raise _server_died() from error
+                raise self._server_died() from error
             if not data:
-                raise _server_died()
+                raise self._server_died()
             self._received += data
         *lines, self._received = self._received.split(b"\n")
         return [json.loads(line) for line in lines]
+
+    def _server_died(self) -> MetascaleError:
+        # Its trials die with it; what they started is in their groups.
+        for pid in self._pids.values():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        return MetascaleError(
+            "the process that starts the trials ended unexpectedly (its message is above); run the same command again"
+        )
 
     def _free_slot(self) -> int | None:
         return next((slot for slot in range(self._executor.workers) if slot not in self._running), None)
@@ -189,12 +216,6 @@ class _ProcessPool:
             return []
         cores, share = sorted(os.sched_getaffinity(0)), self._executor.threads_per_worker
         return [cores[(slot * share + k) % len(cores)] for k in range(share)]
-
-
-def _server_died() -> MetascaleError:
-    return MetascaleError(
-        "the process that starts the trials ended unexpectedly (its message is above); run the same command again"
-    )
 
 
 def device_of(devices: Sequence[str], slot: int, processes: int) -> str:

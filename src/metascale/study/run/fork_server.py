@@ -15,45 +15,73 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
+
 from metascale.study.design import load_function
-from metascale.study.run.job import Job
-from metascale.study.run.stopping import die_with, stop_on_signal
+from metascale.study.run.job import Job, own_status
+from metascale.study.run.stopping import adopt_orphans, die_with, stop_on_signal
 from metascale.study.run.supervise import execute
 from metascale.study.store.folder import OUTPUT
 from metascale.study.store.provenance import machine, sources
+
+_POLL_S = 0.05
+_ALARM_S = 30
+_GRACE_S = 2.0
+"""How long what a trial left behind has to end after SIGTERM, before it is killed."""
 
 
 def main(arguments: list[str]) -> None:
     """Serve jobs from the socket until it closes."""
     descriptor, parent = map(int, arguments)
-    die_with(parent)
     # A signal that a handler exists for wakes `select` through this pipe.
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    _Server(socket.socket(fileno=descriptor), wake_read).serve()
+    # Not SIGKILL: the server first ends its trials and all that they started. An alarm ends it where it cannot.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_ALARM_S if os.getppid() != parent else 0))
+    die_with(parent, signal.SIGTERM)
+    adopt_orphans()
+    _Server(socket.socket(fileno=descriptor), wake_read, parent).serve()
+
+
+@dataclass(slots=True)
+class _Trial:
+    """A trial's process: its slot, where it tells its exit code, and its end while its children's is waited for."""
+
+    slot: int
+    told: int
+    code: int | None = None
+    until: float = 0.0
 
 
 class _Server:
-    def __init__(self, connection: socket.socket, wake: int) -> None:
+    def __init__(self, connection: socket.socket, wake: int, parent: int) -> None:
         self._connection = connection
         self._wake = wake
+        self._parent = parent
         self._received = b""
-        self._slots: dict[int, int] = {}
+        self._trials: dict[int, _Trial] = {}
         self._loaded: set[str] = set()
 
     def serve(self) -> None:
         while True:
-            ready, _, _ = select.select([self._connection.fileno(), self._wake], [], [])
+            ending = any(trial.code is not None for trial in self._trials.values())
+            ready, _, _ = select.select([self._connection.fileno(), self._wake], [], [], _POLL_S if ending else None)
+            if os.getppid() != self._parent:
+                self._end_all()
+                return
             if self._wake in ready:
                 os.read(self._wake, 4096)
-                self._reap()
+            self._reap()
+            self._see_off()
             if self._connection.fileno() in ready:
                 data = self._connection.recv(1 << 20)
                 if not data:
@@ -69,8 +97,8 @@ class _Server:
             self._fork(message["slot"], message["cores"], Job(**message["job"]))
             return
         if "kill" in message:
-            for pid, slot in self._slots.items():
-                if slot == message["kill"]:
+            for pid, trial in self._trials.items():
+                if trial.slot == message["kill"]:
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(pid, signal.SIGKILL)
             return
@@ -94,38 +122,96 @@ class _Server:
 
     def _fork(self, slot: int, cores: list[int], job: Job) -> None:
         server = os.getpid()
+        told, tell = os.pipe()
+        os.set_blocking(told, False)
         pid = os.fork()
         if pid == 0:
             self._connection.close()
-            run_trial(server, cores, job)
+            run_trial(server, cores, job, tell)
+        os.close(tell)
         # The child does it too; whoever comes first, its group exists before anyone signals it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.setpgid(pid, pid)
-        self._slots[pid] = slot
+        self._trials[pid] = _Trial(slot, told)
+        self._send({"slot": slot, "pid": pid})
 
     def _reap(self) -> None:
-        while self._slots:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            if pid in self._slots:
-                report = {"slot": self._slots.pop(pid), "code": os.waitstatus_to_exitcode(status)}
-                self._connection.sendall(json.dumps(report).encode() + b"\n")
+        """Note which trials ended, and ask what they left behind to end."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                trial = self._trials.get(pid)
+                if trial is None:
+                    continue  # what a trial had left behind
+                told = False
+                with contextlib.suppress(BlockingIOError):
+                    told = bool(os.read(trial.told, 16))
+                trial.code = own_status(os.waitstatus_to_exitcode(status), told)
+                trial.until = time.monotonic() + _GRACE_S
+                self._signal_left(pid, signal.SIGTERM)
+
+    def _see_off(self) -> None:
+        """Report trials that ended once nothing that they started lives any more."""
+        for pid, trial in list(self._trials.items()):
+            if trial.code is None:
+                continue
+            if self._signal_left(pid, signal.SIGKILL if time.monotonic() > trial.until else None):
+                continue
+            del self._trials[pid]
+            os.close(trial.told)
+            self._send({"slot": trial.slot, "code": trial.code})
+
+    def _signal_left(self, group: int, number: signal.Signals | None) -> bool:
+        """Signal what is left of an ended trial: its process group, and what left that and became our child."""
+        left = False
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number or 0)
+            left = True
+        for orphan in _children():
+            # A process may be in the group of a trial that runs only if that trial, which adopts its own, started it.
+            if orphan.pid not in self._trials:
+                left = True
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    orphan.send_signal(number or 0)
+        return left
+
+    def _send(self, message: dict[str, int]) -> None:
+        # The runner is gone: the next look at the connection ends everything.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
 
     def _end_all(self) -> None:
-        for pid in self._slots:
-            with contextlib.suppress(ProcessLookupError):
+        """Kill every trial and all that they started."""
+        for pid in self._trials:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
-        for pid in self._slots:
-            os.waitpid(pid, 0)
+        until = time.monotonic() + _GRACE_S
+        while time.monotonic() < until:
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    continue
+            except ChildProcessError:
+                return
+            # What a killed trial had started is ours by now.
+            for child in _children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            time.sleep(_POLL_S / 10)
 
 
-def run_trial(server: int, cores: list[int], job: Job) -> NoReturn:
+def _children() -> list[psutil.Process]:
+    return psutil.Process().children()
+
+
+def run_trial(server: int, cores: list[int], job: Job, tell: int) -> NoReturn:
     """The forked process: a clean slate, the trial, and out without the server's exit handlers."""
     code = 1
     try:
         os.setpgid(0, 0)
         die_with(server)
+        adopt_orphans()
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
@@ -137,6 +223,7 @@ def run_trial(server: int, cores: list[int], job: Job) -> NoReturn:
         if cores:
             os.sched_setaffinity(0, cores)
         code = execute(job)
+        os.write(tell, str(int(code)).encode())
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:  # noqa: BLE001

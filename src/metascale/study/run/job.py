@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ from typing import Any, Protocol
 
 import metascale
 from metascale.core.errors import Diverged
-from metascale.study.design import load_function
-from metascale.study.errors import LeaseLost, Stopped, is_disk_full
+from metascale.study.errors import Killed, LeaseLost, Stopped, is_disk_full
+from metascale.study.run.border import call_trial, checked_row, trace_of
 from metascale.study.run.stopping import StopWatch
 from metascale.study.store.claims import Claim, read_claim, take_over
 from metascale.study.store.provenance import THREAD_VARIABLES, provenance_of
@@ -37,6 +36,7 @@ class Job:
         processes: processes that run the trial together.
         threads: threads of the numerical libraries in each process (0: as the environment says).
         hang_s: a trial that writes nothing for this many seconds is killed; ``None``: never.
+        trial_timeout_s: an attempt that lasts longer is killed and has failed; ``None``: it may last.
         stop_seen: the request to stop that was there before the runner started.
         import_paths: where a process on another machine finds the user's own modules.
         facts: what the run's provenance keeps besides the place: the command, the hashes of the data.
@@ -53,6 +53,7 @@ class Job:
     processes: int = 1
     threads: int = 0
     hang_s: float | None = None
+    trial_timeout_s: float | None = None
     stop_seen: str = ""
     import_paths: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -105,6 +106,18 @@ class ExitCode(enum.IntEnum):
     HUNG = 76
     STOPPED = 77
     WORKER_LOST = 78
+    TIMED_OUT = 79
+    KILLED = 80
+
+
+OWN_STATUS = 1000
+"""Added to an exit status that the trial's process did not mean as an `ExitCode`: ``os._exit(77)`` asks for no stop."""
+_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+
+
+def was_killed(code: int) -> bool:
+    """Whether a trial's process was ended from outside (by a person, or by a system without memory), not by itself."""
+    return code == ExitCode.KILLED or any(code == -getattr(signal, name, 0) for name in _FROM_OUTSIDE if code)
 
 
 def execute_again(job: Job, stop: StopWatch) -> int:
@@ -128,17 +141,22 @@ def execute_here(job: Job, claim: Claim, stop: StopWatch) -> int:
         run.describe({**provenance_of(job.config["trial"]), **_identity(job), **job.facts})
         run.begin(device=job.device, keep_checkpoints=job.keep_checkpoints, **_place())
         try:
-            row = load_function(job.config["trial"])(dict(job.config), run, job.device)
+            row = checked_row(call_trial(job.config, run, job.device))
             run.finish(row, keep_checkpoints=job.keep_checkpoints, **cost())
         except Diverged as error:
             run.diverge(error, keep_checkpoints=job.keep_checkpoints, **cost())
         except Stopped:
             run.pause(**cost())
             return ExitCode.STOPPED
-        except (Exception, SystemExit) as error:
+        except Killed:
+            run.pause(**cost())
+            return ExitCode.KILLED
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if isinstance(error, LeaseLost) or is_disk_full(error):
                 raise
-            run.fail(traceback.format_exc(), **cost())
+            run.fail(trace_of(error), **cost())
     except LeaseLost:
         return ExitCode.LEASE_LOST
     except OSError as error:
@@ -146,6 +164,11 @@ def execute_here(job: Job, claim: Claim, stop: StopWatch) -> int:
             raise
         return ExitCode.DISK_FULL
     return ExitCode.RECORDED
+
+
+def own_status(code: int, told: bool) -> int:
+    """The exit code of a trial's process, which means an `ExitCode` only where the process ``told`` so."""
+    return code + OWN_STATUS if code > 0 and not told else code
 
 
 def record_death(job: Job, message: str, wall_s: float = 0.0) -> None:
@@ -158,6 +181,7 @@ def record_death(job: Job, message: str, wall_s: float = 0.0) -> None:
 def describe_exit(code: int) -> str:
     """What the exit code of a trial's process says where the trial itself recorded nothing."""
     if code >= 0:
+        code = code - OWN_STATUS if code >= OWN_STATUS else code
         return f"the trial's process ended with exit status {code} and recorded no result"
     try:
         name = signal.Signals(-code).name

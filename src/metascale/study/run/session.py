@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from metascale.study.design import Trial
 from metascale.study.errors import disk_full, explain_disk_full
-from metascale.study.run.job import Ended, Executor, ExitCode, Job, Pool, describe_exit
+from metascale.study.run.job import Ended, Executor, ExitCode, Job, Pool, describe_exit, was_killed
 from metascale.study.run.stopping import Mode, StopWatch, ask_run_to_stop, is_signalled
 from metascale.study.store.claims import Claim, locked, new_owner, renewed, retire
 from metascale.study.store.folder import INDEX, damaged_runs, read_progress, run_folder
@@ -24,6 +25,8 @@ from metascale.study.store.table import FINALS
 HANGS_RETRIED = 1
 LOSSES_RETRIED = 20
 """A trial resumes elsewhere when its node is lost; one that loses node after node is itself the cause."""
+KILLS_RETRIED = 3
+"""A trial that is killed from outside resumes at once; one that is killed each time waits for the next call."""
 _POLL_S = 0.25
 _RECENT = 16
 _RESUMABLE = "stopped; the same command resumes from the last checkpoints"
@@ -122,6 +125,7 @@ class Session:
         self._claims: dict[str, tuple[Trial, Claim]] = {}
         self._hangs: Counter[str] = Counter()
         self._losses: Counter[str] = Counter()
+        self._kills: Counter[str] = Counter()
         self._wall_s: deque[float] = deque(maxlen=_RECENT)
         self._n_ran, self._n_slots = 0, 1
         self._failed = self._waiting = False
@@ -237,7 +241,8 @@ class Session:
         doing = f"running trial '{trial.label}'"
         if ended.code == ExitCode.DISK_FULL:
             raise disk_full(self.store.folder, doing)
-        if ended.code in (ExitCode.STOPPED, ExitCode.WORKER_LOST) or self._is_stale(ended, claim):
+        resumable = ended.code in (ExitCode.STOPPED, ExitCode.WORKER_LOST) or was_killed(ended.code)
+        if resumable or self._is_stale(ended, claim):
             self._give_back(trial, claim, ended)
             return
         status = None
@@ -272,20 +277,33 @@ class Session:
         """Let the trial resume from its last checkpoint: in a later call (stopped), or here and now (worker lost)."""
         # A trial that was stopped although nobody asked us to stop was preempted.
         lost = ended.code != ExitCode.STOPPED or not self._asked_to_stop()
-        self._losses[trial.id] += lost
-        again = not lost or self._losses[trial.id] <= LOSSES_RETRIED
+        killed = was_killed(ended.code)
+        counted, most = (self._kills, KILLS_RETRIED) if killed else (self._losses, LOSSES_RETRIED)
+        counted[trial.id] += lost
+        again = not lost or counted[trial.id] <= most
         with explain_disk_full(self.store.folder, f"giving back trial '{trial.label}'"):
             if again:
                 self.store.release(trial, claim, ended.wall_s)
             else:
-                self.store.settle(trial, claim, ended.wall_s, _describe_death(ended))
+                self.store.settle(trial, claim, ended.wall_s, _describe_death(ended), killed=True)
                 self._failed = True
         del self._claims[trial.id]
         self._n_ran += 1
         if lost and again and self._stopping is None:
             self._queue.append(trial)
-        kind: EventKind = "lost" if lost else "interrupted"
-        self._tell(kind, trial.label, "worker lost or preempted" if lost else "stopped at a checkpoint", ended.wall_s)
+        self._tell_given_back(trial, ended, lost, again)
+
+    def _tell_given_back(self, trial: Trial, ended: Ended, lost: bool, again: bool) -> None:
+        row = self.store.index.row(trial.id)
+        if row is not None and row.status in ("finished", "diverged"):
+            self._tell("finished" if row.status == "finished" else "diverged", trial.label, row.message, ended.wall_s)
+        elif not again:
+            self._tell("failed", trial.label, "" if row is None else row.message, ended.wall_s)
+        elif not lost:
+            self._tell("interrupted", trial.label, "stopped at a checkpoint", ended.wall_s)
+        else:
+            why = _describe_kill(ended.code) if was_killed(ended.code) else "worker lost or preempted"
+            self._tell("lost", trial.label, f"{why}; it goes on from its last checkpoint", ended.wall_s)
 
     def _release_all(self) -> None:
         for trial, claim in self._claims.values():
@@ -327,8 +345,24 @@ def _describe_death(ended: Ended) -> str:
     """What to record for an attempt that recorded nothing itself."""
     if ended.code == ExitCode.WORKER_LOST:
         return f"the worker that ran the trial was lost {LOSSES_RETRIED + 1} times"
+    if was_killed(ended.code):
+        return (
+            f"{_describe_kill(ended.code)} {KILLS_RETRIED + 1} times, which a system does that runs out of memory; "
+            "the same command goes on from the last checkpoint"
+        )
+    if ended.code == ExitCode.TIMED_OUT:
+        limit = f"{ended.job.trial_timeout_s:g} s" if ended.job.trial_timeout_s is not None else "its limit"
+        return f"the trial took longer than {limit} and was killed{_last_step(ended)}"
     if ended.code != ExitCode.HUNG:
         return describe_exit(ended.code)
+    return f"the trial hung: it wrote nothing for {ended.job.hang_s:g} s and was killed{_last_step(ended)}"
+
+
+def _describe_kill(code: int) -> str:
+    by = "" if code == ExitCode.KILLED else f" by {signal.Signals(-code).name} (signal {-code})"
+    return f"the trial's process was killed from outside{by}"
+
+
+def _last_step(ended: Ended) -> str:
     progress = read_progress(Path(ended.job.folder))
-    where = f"; its last step was {progress['done']} of {progress['total']}" if progress else ""
-    return f"the trial hung: it wrote nothing for {ended.job.hang_s:g} s and was killed{where}"
+    return f"; its last step was {progress['done']} of {progress['total']}" if progress else ""

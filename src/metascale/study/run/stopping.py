@@ -28,6 +28,7 @@ Mode: TypeAlias = Literal["finish", "checkpoint"]
 """Running trials run to their end, or are saved after the step in progress and end there."""
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _signalled = threading.Event()
 """Whether a signal asked this process to stop: one note a process, as a signal reaches all of it."""
 
@@ -146,9 +147,15 @@ def stopping_on_signals(*signals: signal.Signals) -> Iterator[Callable[[], None]
             _signalled.clear()
 
 
-def die_with(parent: int) -> None:
-    """Have the system kill this process when its parent ends (Linux; elsewhere the closed socket does it)."""
+def die_with(parent: int, number: int = 9) -> None:
+    """Have the system signal this process when its parent ends (Linux; elsewhere the closed socket does it)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every process below this one whose own parent ends (Linux): none is lost sight of."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)

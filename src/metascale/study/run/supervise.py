@@ -30,10 +30,19 @@ from metascale.core.errors import InputError
 from metascale.core.files import write_atomic
 from metascale.core.optional import require_installed
 from metascale.core.run import Checkpoint, SharedRun
-from metascale.study.design import load_function
 from metascale.study.errors import LeaseLost, is_disk_full, require_posix
-from metascale.study.run.job import ExitCode, Job, describe_exit, execute_again, execute_here, record_death
-from metascale.study.run.stopping import die_with, is_signalled, stop_on_signal
+from metascale.study.run.border import call_trial
+from metascale.study.run.job import (
+    ExitCode,
+    Job,
+    describe_exit,
+    execute_again,
+    execute_here,
+    own_status,
+    record_death,
+)
+from metascale.study.run.output import bound_output
+from metascale.study.run.stopping import adopt_orphans, die_with, is_signalled, stop_on_signal
 from metascale.study.store.checkpoints import list_checkpoints, read_checkpoint, step_of
 from metascale.study.store.claims import take_over
 from metascale.study.store.folder import CHECKPOINTS, ERROR, OUTPUT, RESULT
@@ -46,6 +55,9 @@ HANG_S = 3600.0
 GRACE_S = 20.0
 """How long a trial that was asked to stop has to save itself before it is killed."""
 _POLL_S = 0.2
+_ERRORS = "METASCALE_RANK_ERRORS"
+"""The variable that names the folder where the processes of a trial tell how they ended: an exit code, and traces."""
+_CODE = "code"
 _COMMAND = (sys.executable, "-m", "metascale.study.run.supervise")
 
 
@@ -102,13 +114,15 @@ class Supervisor:
         try:
             start = time.monotonic()
             self._start()
-            code = self._watch(grace_s)
+            code = self._watch(grace_s, start)
         except LeaseLost:
             return ExitCode.LEASE_LOST
         except OSError as error:
             if not is_disk_full(error):
                 raise
             return ExitCode.DISK_FULL
+        finally:
+            bound_output(self._folder / OUTPUT)
         if self.job.processes > 1:
             code = self._end_of_ranks(code, time.monotonic() - start)
         return ExitCode.WORKER_LOST if self._preempted(code) else code
@@ -121,7 +135,7 @@ class Supervisor:
     def _start(self) -> None:
         job = self.job
         paths = dict.fromkeys([*job.import_paths, *(os.path.abspath(path) for path in sys.path)])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), _ERRORS: str(self._errors)}
         if job.threads:
             environment.update(dict.fromkeys(THREAD_VARIABLES, str(job.threads)))
         command = ["trial", str(os.getpid())]
@@ -130,7 +144,6 @@ class Supervisor:
             # The records are cut back once, here; then every process starts from the same checkpoint.
             checkpoint = StoredRun(self._folder, claim).latest()
             environment.update(
-                METASCALE_RANK_ERRORS=str(self._errors),
                 METASCALE_RESUME_STEP="" if checkpoint is None else str(checkpoint.step),
                 TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
             )
@@ -145,25 +158,26 @@ class Supervisor:
                 start_new_session=True,
             )
 
-    def _watch(self, grace_s: float) -> int:
+    def _watch(self, grace_s: float, start: float) -> int:
         assert self._process is not None
         pulse = Pulse(self._folder)
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return self._process.wait(_POLL_S)
+                return own_status(self._process.wait(_POLL_S), (self._errors / _CODE).exists())
+            bound_output(self._folder / OUTPUT)
             if is_signalled() and self._asked_at is None:
                 self.ask_to_stop()
-            if self.job.hang_s is not None and pulse.silent_s() > self.job.hang_s:
+            if (late := overdue(self.job, start, pulse)) is not None:
                 self._kill()
-                return ExitCode.HUNG
+                return late
             if self._asked_at is not None and time.monotonic() - self._asked_at > grace_s:
                 self._kill()
                 return ExitCode.STOPPED
 
     def _end_of_ranks(self, code: int, wall_s: float) -> int:
-        if code == 0 or code in (ExitCode.HUNG, ExitCode.STOPPED):
+        if code == 0 or code in (ExitCode.HUNG, ExitCode.TIMED_OUT, ExitCode.STOPPED):
             return code
-        of_first = self._errors / "code"
+        of_first = self._errors / _CODE
         traces = sorted(self._errors.glob("rank-*.txt"), key=lambda path: path.stat().st_mtime_ns)
         if of_first.exists():
             # Rank 0 recorded how it ended; torchrun reports the others it took down as a failure.
@@ -182,6 +196,15 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def overdue(job: Job, start: float, pulse: Pulse) -> ExitCode | None:
+    """Why a trial that began at ``start`` (of the monotonic clock) is to be killed now; ``None`` where it may go on."""
+    if job.trial_timeout_s is not None and time.monotonic() - start > job.trial_timeout_s:
+        return ExitCode.TIMED_OUT
+    if job.hang_s is not None and pulse.silent_s() > job.hang_s:
+        return ExitCode.HUNG
+    return None
 
 
 class Pulse:
@@ -218,7 +241,10 @@ def _trial(parent: str, job_json: str) -> int:
     faulthandler.enable()
     job = Job(**json.loads(job_json))
     stop_on_signal(signal.SIGUSR1, signal.SIGTERM)
-    return execute_again(job, job.watch())
+    adopt_orphans()
+    code = execute_again(job, job.watch())
+    (Path(os.environ[_ERRORS]) / _CODE).write_text(str(int(code)))
+    return code
 
 
 def _launch(parent: str, processes: str, worker: str, job_json: str) -> int:
@@ -241,19 +267,19 @@ def _rank(worker: str, job_json: str) -> int:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     devices = job.device.split(",")
     device = devices[int(os.environ["LOCAL_RANK"])] if len(devices) == size else devices[0]
-    errors = Path(os.environ["METASCALE_RANK_ERRORS"])
+    errors = Path(os.environ[_ERRORS])
     step = os.environ["METASCALE_RESUME_STEP"]
     if rank == 0:
         # SIGTERM is torchrun's: another rank died, and this one would wait for it for ever.
         stop_on_signal(signal.SIGUSR1)
         code = execute_here(replace(job, device=device), replace(job.claim, worker=worker), job.watch())
-        (errors / "code").write_text(str(int(code)))
+        (errors / _CODE).write_text(str(int(code)))
         # Without a result the others have nothing to wait for: a status that torchrun takes for a failure ends them.
         return code if (Path(job.folder) / RESULT).exists() else code or 1
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     run = _follower(Path(job.folder), int(step) if step else None)
     try:
-        load_function(job.config["trial"])(dict(job.config), run, device)
+        call_trial(job.config, run, device)
     except (Exception, SystemExit):  # noqa: BLE001
         # Rank 0 waits for this one for ever, or fails because of it: the supervisor records this trace.
         trace = f"rank {rank} of {size}:\n{traceback.format_exc()}"

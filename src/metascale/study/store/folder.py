@@ -66,6 +66,8 @@ def _damage(folder: Path, signs: tuple[tuple[str, int, int, int, int], ...]) -> 
         ending = read_sealed(folder / RESULT)
         if ending.get("status") not in ("finished", "diverged") or not isinstance(ending.get("files"), dict):
             return f"{folder / RESULT} is not what was written: it is no ending of a run"
+        if ending["status"] == "finished" and not isinstance(ending.get("result"), dict):
+            return f"{folder / RESULT} cannot be read: it holds no mapping of results"
         for name, expected in ending["files"].items():
             path = folder / name
             if "/" not in name and path.suffix in (".csv", ".json", ".jsonl"):

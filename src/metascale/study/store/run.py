@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 
 from metascale.core.canonical import canonical_json, plain
 from metascale.core.columns import PROVENANCE_JSON
-from metascale.core.errors import CorruptFile, Diverged, InputError
+from metascale.core.errors import CorruptFile, Diverged, InputError, MetascaleError
 from metascale.core.files import append_lines, heal_lines, replace_text, write_atomic, write_json
 from metascale.core.run import Checkpoint
 from metascale.study.errors import Stopped
@@ -71,6 +72,7 @@ class StoredRun:
     def __init__(self, folder: Path, claim: Claim, stop: StopRequests | None = None) -> None:
         self._folder = folder
         self._claim = claim
+        self._pid = os.getpid()
         self._stop = stop
         self._records: dict[str, RecordFile] = {}
         self._measurements: list[str] = []
@@ -160,6 +162,7 @@ class StoredRun:
         if now < self._next_progress and done < total:
             return
         self._next_progress = now + _PROGRESS_EVERY_S
+        self._refuse_forks()
         check_claim(self._folder, self._claim)
         state = {"done": done, "total": total, "note": note, "updated_at": time.time()}
         # The first call of an attempt is where its rate counts from: a resumed run starts in the middle.
@@ -195,14 +198,21 @@ class StoredRun:
     def diverge(self, error: Diverged, *, keep_checkpoints: bool = False, **facts: Any) -> None:
         """Record that the run ended in a number that is not finite."""
         self._start_afresh_unless_asked()
-        found = {"step": error.step, "task_ids": list(error.task_ids), "last_finite": error.last_finite}
+        found = {
+            "step": _plain_or_none(error.step),
+            "task_ids": _plain_or_none(list(error.task_ids)) or [],
+            "last_finite": _plain_or_none(error.last_finite),
+        }
         with self._fenced():
             self._flush()
             message = str(error).encode(errors="backslashreplace").decode()
             self._seal({"status": "diverged", "message": message, **found}, keep_checkpoints, facts)
 
     def fail(self, trace: str, **facts: Any) -> None:
-        """Keep the traceback of a failed attempt; the checkpoints stay for the next one."""
+        """Keep the traceback of a failed attempt; the checkpoints stay for the next one.
+
+        The fact ``killed`` says that it was ended from outside again and again, which a search never counts.
+        """
         with self._fenced():
             # A trace may quote a file name that is no text; it is kept escaped.
             write_atomic(self._folder / ERROR, trace.encode(errors="backslashreplace"))
@@ -256,10 +266,23 @@ class StoredRun:
     def _note(self, event: str, **facts: Any) -> None:
         _note(self._folder, event, **facts)
 
+    def _refuse_forks(self) -> None:
+        if os.getpid() != self._pid:
+            raise MetascaleError("a process that the trial forked cannot write its run: one process writes a run")
+
     @contextmanager
     def _fenced(self) -> Iterator[None]:
+        self._refuse_forks()
         with fenced(self._folder, self._claim):
             yield
+
+
+def _plain_or_none(value: object) -> Any:
+    """``value`` as JSON types; ``None`` where it cannot be (a last finite value that is none)."""
+    try:
+        return plain(value)
+    except InputError:
+        return None
 
 
 def note_lost(folder: Path, wall_s: float = 0.0) -> float:

@@ -160,10 +160,13 @@ class RunStore:
             return row.status not in ("finished", "damaged")
         return row.owner is None or row.lease_until < time.time() or is_alive(row.owner) is False
 
-    def settle(self, trial: Trial, claim: Claim, wall_s: float, death: str = "") -> Status | None:
+    def settle(
+        self, trial: Trial, claim: Claim, wall_s: float, death: str = "", *, killed: bool = False
+    ) -> Status | None:
         """Record in the index how a claim ended, as the run's folder says; ``None`` when the claim was lost.
 
-        ``death`` says how the trial's process died where it recorded nothing itself; the run then counts as failed.
+        ``death`` says how the trial's process died where it recorded nothing itself; the run then counts as failed,
+        ``killed`` where that was no failure of its own (a search does not count it).
 
         Raises:
             LeaseLost: the run is another runner's by now.
@@ -174,7 +177,8 @@ class RunStore:
                 _tidy_dead(view)
         elif claim.same_attempt(held := read_claim(view.folder)):
             # The execution that died may have been one that a scheduler had started again.
-            StoredRun(view.folder, held or claim).fail(f"{death}\n", wall_s=wall_s)
+            facts = {"killed": True} if killed else {}
+            StoredRun(view.folder, held or claim).fail(f"{death}\n", wall_s=wall_s, **facts)
         return view.status if self._record(view, claim, wall_s) else None
 
     def release(self, trial: Trial, claim: Claim, wall_s: float = 0.0) -> None:
