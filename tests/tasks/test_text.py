@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from metascale.core.errors import CorruptFile, InputError
 from metascale.tasks.intents import intent_tasks, read_banking77, read_clinc150
 from metascale.tasks.texts import LabelledText, csv_tasks, read_csv, text_table, without_duplicates
-from metascale.tasks.words import WordEncoder
+from metascale.tasks.words import WordEncoder, words_of
 
 
 class Letters:
@@ -159,7 +160,7 @@ def test_damaged_intent_files_are_named(small_banking: Path, small_clinc: Path) 
     encoder = WordEncoder(("question",))
     banking = small_banking / "banking77"
     write_csv(banking / "test.csv", ("text", "label"), invented_rows(77, 2))
-    with pytest.raises(CorruptFile, match=r"test\.csv has the columns .*not text and category"):
+    with pytest.raises(CorruptFile, match=r"test\.csv has no column 'category'"):
         intent_tasks("banking77", small_banking, encoder, download=False)
     write_csv(banking / "test.csv", ("text", "category"), invented_rows(76, 2))
     with pytest.raises(CorruptFile, match="76 intents; banking77 has 77"):
@@ -229,7 +230,7 @@ def test_other_column_names_and_a_byte_order_mark(tmp_path: Path) -> None:
         (b"text,category\na,b\n", "no column 'label'; its columns are text, category"),
         (b"", "no column 'text'; its columns are none"),
         (b"text,label\nhello,x\n,x\n", "line 3: the text is empty"),
-        (b"text,label\nhello\n", "line 2: the label is empty"),
+        (b"text,label\nhello\n", "line 2, has 1 cell where the header has 2"),
         (b"text,label\n\xff\xfe,x\n", "cannot read"),
         (b"text,label\n", "no texts"),
     ],
@@ -244,3 +245,108 @@ def test_unusable_csv_files_are_refused(content: bytes, message: str, tmp_path: 
 def test_a_missing_csv_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.csv"):
         csv_tasks(tmp_path / "absent.csv", Letters())
+
+
+ROWS = [f"question {number} on topic {topic},topic_{topic}" for topic in range(8) for number in range(8)]
+
+
+def refusal(path: Path, lines: Sequence[str], data: bytes = b"") -> str:
+    path.write_bytes(data or ("text,label\n" + "\n".join(lines) + "\n").encode())
+    with pytest.raises(InputError) as refused:
+        read_csv(path)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({7: "where, please,topic_0"}, "line 9, has 3 cells where the header has 2"),
+        ({7: "where"}, "line 9, has 1 cell where the header has 2"),
+        ({7: '"where,topic_0'}, "line 9: the quote that opens a cell of this row is never closed"),
+        ({7: '"where,topic_0', 20: '"there,topic_1'}, "line 9: .* ends in the middle of a cell in line 22"),
+        ({7: '"where,topic_0', 20: 'there",topic_1'}, r"line 9: a quote opens .* to line 22 .*\(line 10\)"),
+        ({7: "where,"}, "line 9: the label is empty"),
+        ({7: f"{'long ' * 30_000},topic_0"}, "line 9, has a cell of more than 131,072 characters"),
+        ({7: "wh\0ere,topic_0"}, "line 9 holds a NUL"),
+    ],
+)
+def test_a_malformed_row_is_refused_by_its_line(tmp_path: Path, changed: dict[int, str], said: str) -> None:
+    message = refusal(tmp_path / "t.csv", [changed.get(place, row) for place, row in enumerate(ROWS)])
+    assert re.search(said, message)
+    assert "\n" not in message
+
+
+def test_bytes_that_are_no_utf8_are_refused_by_their_line(tmp_path: Path) -> None:
+    said = refusal(tmp_path / "t.csv", (), b"text,label\none,a\ncaf\xe9,b\n")
+    assert re.search("line 3 holds the byte 0xe9; save it as UTF-8", said)
+
+
+def test_quotes_line_breaks_blank_lines_and_delimiters_are_read_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b'\xef\xbb\xbflabel;n;text\n\na;1;"one\ntwo; ""three"""\r\nb;2;say "x" twice\n')
+    assert read_csv(path) == [LabelledText('one\ntwo; "three"', "a"), LabelledText('say "x" twice', "b")]
+    path.write_text("text\tlabel\none, two\ta\n")
+    assert read_csv(path) == [LabelledText("one, two", "a")]
+
+
+def test_what_was_read_and_left_out_is_said_with_counts(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    doubled = ["Question 0 on topic 0,topic_0", *(f"question {number} on topic 5,topic_4" for number in range(8))]
+    path.write_text("text,label\n" + "\n".join([*ROWS, *doubled]) + "\n")
+    source = csv_tasks(path, WordEncoder(("question",)), n_way=2, k_shot=1, n_query=2)
+    assert source.describe()["details"]["read"] == (
+        "t: 73 rows read (UTF-8, comma), 56 kept as texts of 7 classes; 1 left out as duplicates of others; "
+        "16 left out because their text has more than one label; 1 class left without a row: topic_5"
+    )
+
+
+def test_one_text_in_two_unicode_forms_is_one(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9 \uff21", "cafe\u0301 A"
+    assert words_of(composed) == words_of(apart) == ["caf\u00e9", "a"]
+    path = tmp_path / "t.csv"
+    path.write_text(f"text,label\n{composed},r\u00e9\n{apart},re\u0301\n")
+    rows = read_csv(path)
+    assert rows[0] == rows[1] == LabelledText("caf\u00e9 A", "r\u00e9")
+    assert without_duplicates(rows, [""])[1:] == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Where's my CARD, Straße №5?", ["where", "'", "s", "my", "card", ",", "strasse", "no5", "?"]),
+        ("привет мир 안녕 세계", ["привет", "мир", "안녕", "세계"]),
+        ("我的卡ABC在哪。", ["我的", "的卡", "abc", "在哪", "。"]),
+        ("カードを", ["カー", "ード", "ドを"]),
+        ("好", ["好"]),
+        ("บัตรของ", ["บัต", "ัตร", "ตรข", "รขอ", "ของ"]),
+    ],
+)
+def test_words_of_scripts_with_and_without_spaces(text: str, words: list[str]) -> None:
+    assert words_of(text) == words
+
+
+def test_texts_without_spaces_are_told_apart_almost_as_well_as_with_spaces() -> None:
+    draw = np.random.default_rng(0)
+    letters = [chr(0x4E00 + number) for number in range(400)]
+    words = ["".join(draw.choice(letters, draw.integers(1, 4))) for _ in range(300)]
+
+    def text(topic: int, between: str) -> str:
+        own, common = draw.choice(words[topic * 20 : topic * 20 + 20], 4), draw.choice(words[200:], 4)
+        return between.join(draw.permutation([*own, *common]))
+
+    def accuracy(between: str) -> float:
+        made = [(text(topic, between), topic) for topic in range(10) for _ in range(40)]
+        encoder = WordEncoder.from_texts([one for one, _ in made])
+        counts = np.zeros((len(made), encoder.n_tokens))
+        for row, tokens in zip(counts, encoder([one for one, _ in made]), strict=True):
+            np.add.at(row, tokens, 1 / len(tokens))
+        topics = np.array([topic for _, topic in made])
+        train = np.arange(len(made)) % 40 < 5
+        means = np.stack([counts[train & (topics == topic)].mean(0) for topic in range(10)])
+        nearest = ((counts[~train][:, None] - means) ** 2).sum(2).argmin(1)
+        return float((nearest == topics[~train]).mean())
+
+    with_spaces, without = accuracy(" "), accuracy("")
+    # A whole text as one word leaves chance, 0.1.
+    print(with_spaces, without)
+    assert without > 0.9 * with_spaces > 0.6

@@ -112,7 +112,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         "csv",
         {"path": "FILE30", "k_shot": 1, "n_query": 2, "backbone": ["./nowhere", ""]},
         {},
-        "there is no folder nowhere, which backbone './nowhere' names",
+        "there is no folder .*/nowhere, which backbone .* names",
     ),
     "an empty folder of a model": (
         "csv",

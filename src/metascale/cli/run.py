@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from metascale.cli.data import DataDir
 from metascale.cli.place import with_place
 from metascale.cli.study import Folder
 from metascale.core.errors import InputError
+from metascale.core.suggest import suggest
 
 if TYPE_CHECKING:
     from metascale.study.run.session import StudyOutcome
@@ -89,7 +91,8 @@ def run(
     use_data_dir(data_dir)
     if quick and profile not in (None, "quick"):
         raise InputError(f"--quick is --profile quick: it cannot go with --profile {profile}")
-    chosen = {**_read_config(config), **_parse_values(values or [])}
+    texts = _text_keys(recipe)
+    chosen = {**_read_config(config, texts), **_parse_values(values or [], texts)}
     flags = {"tune": tune, "memory_budget": memory_budget}
     chosen |= {key: value for key, value in flags.items() if value is not None}
     planned = plan(
@@ -102,6 +105,7 @@ def run(
         command=command,
         reading=Reading(scale or (), series or (), best_of or (), loss, units, better),  # type: ignore[arg-type]
     )
+    _print_read(planned)
     if dry_run:
         _print_costs(planned)
         return
@@ -122,7 +126,8 @@ def resume(
 
     use_data_dir(data_dir)
     with _exit_status_of_signals():
-        _finish(*launch(plan_from_folder(folder, place=place), folder, fail_fast=fail_fast))
+        _print_read(planned := plan_from_folder(folder, place=place))
+        _finish(*launch(planned, folder, fail_fast=fail_fast))
 
 
 @contextlib.contextmanager
@@ -144,17 +149,62 @@ def use_data_dir(data_dir: Path | None) -> None:
         os.environ["METASCALE_DATA"] = str(data_dir.resolve())
 
 
-def _parse_values(items: list[str]) -> dict[str, Any]:
+def _text_keys(recipe: str | None) -> frozenset[str]:
+    """Keys of the recipe whose values are texts whatever they look like: a file may be called 123."""
+    from metascale.workflow.config import text_keys
+    from metascale.workflow.own import is_function
+    from metascale.workflow.recipe import load_recipe
+
+    return frozenset() if recipe is None or is_function(recipe) else text_keys(load_recipe(recipe).config)
+
+
+def _parse_values(items: list[str], texts: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The values of ``--set``.
+
+    Args:
+        texts: keys whose values stay texts.
+
+    Raises:
+        InputError: no key and value, a value that is not YAML, or a key that is given twice.
+    """
     values: dict[str, Any] = {}
     for item in items:
         key, sign, text = item.partition("=")
+        key = key.strip()
         if not sign or not key:
             raise InputError(f"--set needs key=value, not '{item}'")
-        try:
-            values[key.strip()] = _number(yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {key}: '{text}' is not a YAML value") from error
+        if key in values:
+            raise InputError(
+                f"--set {key}= is given twice; for an axis give a list: --set {key}=[...]", field=key, value=text
+            )
+        values[key] = _as_meant(key, text, texts)
     return values
+
+
+def _as_meant(key: str, text: str, texts: frozenset[str]) -> Any:
+    where = f"--set {key}: '{text[:200]}'"
+    value = _number(_yaml(text, yaml.SafeLoader, where))
+    if key not in texts or (value is None and text.strip()):
+        return value
+    # The same reader without guesses: 123, 0.. and 1e3 are texts, a list is one of texts.
+    written = _yaml(text, yaml.BaseLoader, where)
+    return "" if written is None else written
+
+
+def _yaml(text: str, loader: type[yaml.SafeLoader | yaml.BaseLoader], where: str) -> Any:
+    """
+    Raises:
+        InputError: the text is not YAML.
+    """
+    try:
+        value = yaml.load(text, loader)
+        json.dumps(value, default=str, skipkeys=True)  # an alias may make a list hold itself
+        return value
+    except RecursionError as error:
+        raise InputError(f"{where} cannot be read as YAML: it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # PyYAML lets the errors of its converters through: a date of month 13, a number of thousands of digits.
+        raise InputError(f"{where} cannot be read as YAML: {' '.join(str(error).split())}") from error
 
 
 def _number(value: Any) -> Any:
@@ -169,16 +219,51 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _read_config(path: Path | None) -> dict[str, Any]:
+def _read_config(path: Path | None, texts: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The keys and values of a YAML file.
+
+    Args:
+        texts: keys whose values stay texts.
+
+    Raises:
+        InputError: the file is not there, cannot be read, is not YAML, or holds no keys and values.
+    """
     if path is None:
         return {}
+    path = path.expanduser()
+    if not path.exists():
+        raise InputError(f"--config {path} does not exist{_nearest_file(path)}")
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--config {path} cannot be read as YAML: {error}") from error
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 ({error.reason})"
+        raise InputError(f"--config {path} cannot be read: {reason}") from error
+    values = _yaml(content, _WholeKeys, f"--config {path}")
+    written = _yaml(content, yaml.BaseLoader, f"--config {path}") if texts else {}
     if not isinstance(values, dict):
         raise InputError(f"--config {path} must hold keys and values, not a {type(values).__name__}")
-    return {str(key): _number(value) for key, value in values.items()}
+    chosen = {str(key): _number(value) for key, value in values.items()}
+    return {key: written[key] if key in texts and value is not None else value for key, value in chosen.items()}
+
+
+class _WholeKeys(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which YAML's reader would keep the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen if isinstance(key.value, str) else False:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' twice", key.start_mark)
+            seen.update([key.value] if isinstance(key.value, str) else [])
+        return super().construct_mapping(node, deep)
+
+
+def _nearest_file(path: Path) -> str:
+    """A hint at the file of the same folder whose name is nearest."""
+    if not path.parent.is_dir():
+        return f": there is no folder {path.parent}"
+    hint = suggest(path.name, sorted(one.name for one in path.parent.iterdir() if one.is_file()))
+    return f"; {hint}" if hint.startswith("did you mean") else ""
 
 
 def _parse_seeds(text: str | None) -> list[int] | None:
@@ -216,6 +301,11 @@ def _costs(planned: Plan) -> tuple[str, list[str], list[list[str]]]:
     from metascale.workflow.estimate import cost_table
 
     return cost_table(planned.recipe, planned.study, planned.workers, planned.devices[0])
+
+
+def _print_read(planned: Plan) -> None:
+    for line in planned.read:
+        out.print(Text(line), soft_wrap=True)
 
 
 def _finish(outcome: StudyOutcome, conclusion: Conclusion | None) -> None:

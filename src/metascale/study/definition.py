@@ -7,6 +7,7 @@ the folder holds runs those and leaves the rest alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from metascale.core.canonical import plain
 from metascale.core.columns import STUDY_JSON
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_json
+from metascale.study.content import CONTENT, base_identity, merged_content, refuse_other_content
 from metascale.study.design import Study, Trial, build_trial, differing_keys
 from metascale.study.roles import Roles
 from metascale.study.store.seals import SEAL, read_sealed, sealed
@@ -36,26 +38,38 @@ class Definition:
         """The definition after the command ``study``: the same object when it asks for nothing new.
 
         Raises:
-            InputError: another name, trial function or base; the message names what differs.
+            InputError: another name, trial function or base, or other data; the message names what differs.
         """
         ours = self.study
-        differing = [f"base.{key}" for key in differing_keys(ours.base, study.base)]
+        one, other = base_identity(ours.base), base_identity(study.base)
+        differing = [f"base.{key}" for key in differing_keys(one, other)]
         differing += [field for field in ("name", "trial") if getattr(ours, field) != getattr(study, field)]
         if differing:
             raise InputError(
                 f"the folder holds the study '{ours.name}' with another {', '.join(differing)}; "
                 "a study may only grow in axis values, seeds and extras: use a new folder, or the same base"
             )
-        roles = study.roles or ours.roles
+        refuse_other_content(ours.base, study.base, study.axes)
+        roles, content = study.roles or ours.roles, merged_content(ours.base, study.base, study.axes)
+        base = {**study.base, **({CONTENT: content} if content else {})}
         known = {trial.id: trial for trial in self.trials}
         asked = study.trials()
-        if all(trial.id in known for trial in asked):
-            return self if roles == ours.roles else replace(self, study=replace(ours, roles=roles))
+        moved = bool(differing_keys(ours.base, base))
+        if all(trial.id in known for trial in asked) and not (moved and content.keys() & study.axes.keys()):
+            if not moved:
+                return self if roles == ours.roles else replace(self, study=replace(ours, roles=roles))
+            trials = tuple(_at(trial, ours.trial, base) for trial in self.trials)
+            return replace(self, study=replace(ours, base=base, roles=roles), trials=trials)
         ids = {trial.id for trial in asked}
         # A trial keeps the label it was stored with: its folder bears it.
         kept = tuple(replace(trial, label=known[trial.id].label) if trial.id in known else trial for trial in asked)
-        rest = tuple(trial for trial in self.trials if trial.id not in ids)
-        return Definition(replace(study, roles=roles), kept + rest, self.package_version)
+        rest = tuple(_at(trial, ours.trial, base) if moved else trial for trial in self.trials if trial.id not in ids)
+        return Definition(replace(study, base=base, roles=roles), kept + rest, self.package_version)
+
+
+def _at(trial: Trial, function: str, base: Mapping[str, Any]) -> Trial:
+    """A stored trial where the files of ``base`` lie now."""
+    return build_trial(function, base, trial.axes, trial.seed, trial.kind, label=trial.label)
 
 
 def save_definition(folder: Path, definition: Definition) -> None:

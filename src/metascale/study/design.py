@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from metascale.core.canonical import canonical_json, content_id, plain
 from metascale.core.errors import InputError
 from metascale.core.run import Run
+from metascale.study.content import content_in, identity, of_trial
 from metascale.study.roles import Roles
 
 TrialFunction: TypeAlias = Callable[[dict[str, Any], Run, str], Mapping[str, Any]]
@@ -27,7 +28,7 @@ class Trial:
     """One run of a study.
 
     Args:
-        id: the content id of ``config``.
+        id: the content id of ``config``, where a file counts by what it holds (`metascale.study.content`).
         label: a readable name made of what this trial varies.
         kind: ``config["kind"]`` where it is a string, else ``"trial"`` (on the axes) or ``"extra"``.
         seed: ``config["seed"]``.
@@ -117,11 +118,12 @@ def build_trial(
 ) -> Trial:
     """The trial that ``overrides`` and ``seed`` make of ``base``."""
     overrides = plain(overrides)
-    config = {**merge(base, overrides), "seed": seed, "trial": function}
-    named = config.get("kind")
+    config = of_trial({**merge(base, overrides), "seed": seed, "trial": function})
+    named, files = config.get("kind"), content_in(config)
+    shown = {key: files[key]["name"] if key in files else value for key, value in overrides.items()}
     return Trial(
-        id=content_id(config),
-        label=label or _label(overrides, seed),
+        id=content_id(identity(config)),
+        label=label or _label(shown, seed),
         kind=named if isinstance(named, str) else kind,
         seed=seed,
         axes=overrides,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json
 from metascale.core.types import SPLITS, Encoder, Split
+from metascale.tasks.csv_rows import LabelledText, normal, parse_csv
 from metascale.tasks.datasets import DATASETS, locate
 from metascale.tasks.fewshot import ClassSplit, ClassTable, FewShotSettings, FewShotTasks
-from metascale.tasks.texts import LabelledText, text_table
+from metascale.tasks.texts import text_table
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,11 +38,10 @@ def read_banking77(folder: Path) -> list[LabelledText]:
     rows = []
     for origin in ("train", "test"):
         path = folder / f"{origin}.csv"
-        with open(path, encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream)
-            if not {"text", "category"} <= set(reader.fieldnames or ()):
-                raise CorruptFile(f"{path} has the columns {reader.fieldnames}, not text and category")
-            part = [LabelledText(row["text"].strip(), row["category"], origin) for row in reader]
+        try:
+            part = parse_csv(path, path.read_bytes(), "text", "category", origin).rows
+        except InputError as error:
+            raise CorruptFile(str(error)) from error
         _check_classes("banking77", part, path)
         rows += part
     return rows
@@ -56,11 +55,16 @@ def read_clinc150(folder: Path, size: Literal["full", "small"] = "full") -> list
     """
     path = folder / f"data_{size}.json"
     parts = read_json(path)
+    if not isinstance(parts, dict):
+        raise CorruptFile(f"{path} holds a JSON {type(parts).__name__}, not its parts by name")
     rows = []
     for origin, key in (("train", "train"), ("validation", "val"), ("test", "test")):
         if key not in parts:
             raise CorruptFile(f"{path} has no part '{key}'")
-        part = [LabelledText(text.strip(), label, origin) for text, label in parts[key]]
+        try:
+            part = [LabelledText(normal(text), normal(label), origin) for text, label in parts[key]]
+        except (TypeError, ValueError) as error:
+            raise CorruptFile(f"{path}: part '{key}' does not hold pairs of text and intent: {error}") from error
         _check_classes("clinc150", part, path)
         rows += part
     return rows

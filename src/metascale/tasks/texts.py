@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,19 +13,12 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.files import sha256_of
 from metascale.core.types import Encoder, Split
+from metascale.tasks.csv_rows import CsvTexts, LabelledText, parse_csv
 from metascale.tasks.fewshot import ClassSplit, ClassTable, FewShotSettings, FewShotTasks, split_sizes
 from metascale.tasks.words import words_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-
-class LabelledText(NamedTuple):
-    """One row of a data set; ``origin`` names the file or part that it comes from."""
-
-    text: str
-    label: str
-    origin: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +89,7 @@ def text_table(
 
     Args:
         origin_of_split: which origin each split's examples come from when splits share classes.
-        details: JSON for the run's record; the numbers of rows removed are added.
+        details: JSON for the run's record; the numbers of rows removed are added, and in words as ``read``.
     """
     if not rows:
         raise InputError(f"{name}: there are no texts")
@@ -117,31 +109,49 @@ def text_table(
             for split, origin in origin_of_split.items()
         }
     counts = {"n_texts": len(kept), "n_duplicates_removed": n_duplicates, "n_ambiguous_removed": n_ambiguous}
-    return ClassTable(name, classes, examples, fetch, by_split, {**(details or {}), **counts})
+    lost = sorted({row.label for row in rows} - {*classes})
+    read = what_was_read(name, len(rows), len(classes), n_duplicates, n_ambiguous, lost, (details or {}).get("form"))
+    return ClassTable(name, classes, examples, fetch, by_split, {**(details or {}), **counts, "read": read})
+
+
+def what_was_read(
+    name: str, n_rows: int, n_classes: int, n_duplicates: int, n_ambiguous: int, lost: Sequence[str], form: str | None
+) -> str:
+    """Rows, classes, and what was left out by reason, in a line: of every study of texts.
+
+    Args:
+        lost: classes of which every row was left out.
+        form: encoding and delimiter of a file.
+    """
+    kept = n_rows - n_duplicates - n_ambiguous
+    how = f" ({form})" if form else ""
+    parts = [f"{name}: {n_rows:,} rows read{how}, {kept:,} kept as texts of {n_classes:,} classes"]
+    if n_duplicates:
+        parts.append(f"{n_duplicates:,} left out as duplicates of others")
+    if n_ambiguous:
+        parts.append(f"{n_ambiguous:,} left out because their text has more than one label")
+    if lost:
+        shown = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+        parts.append(f"{len(lost)} class{'es' * (len(lost) != 1)} left without a row: {shown}")
+    return "; ".join(parts)
 
 
 def read_csv(path: Path | str, text_column: str = "text", label_column: str = "label") -> list[LabelledText]:
-    """The rows of a UTF-8 CSV file whose first line names the columns.
+    """The rows of a UTF-8 CSV file whose first line names the columns (`metascale.tasks.csv_rows`).
 
     Raises:
-        InputError: the file cannot be read, a column is missing, or a row lacks its text or label.
+        InputError: the file cannot be read, a column is missing, or a row is malformed: it is named by its line.
     """
+    return _read(path, text_column, label_column)[0].rows
+
+
+def _read(path: Path | str, text_column: str, label_column: str) -> tuple[CsvTexts, bytes]:
+    place = Path(path).expanduser()
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = list(reader.fieldnames or ())
-            for column in (text_column, label_column):
-                if column not in columns:
-                    raise InputError(f"{path} has no column '{column}'; its columns are {', '.join(columns) or 'none'}")
-            rows = []
-            for row in reader:
-                text, label = (row[text_column] or "").strip(), (row[label_column] or "").strip()
-                if not text or not label:
-                    raise InputError(f"{path}, line {reader.line_num}: the {'label' if text else 'text'} is empty")
-                rows.append(LabelledText(text, label))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read {path} as a UTF-8 CSV file: {error}") from error
-    return rows
+        data = place.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path} as a UTF-8 CSV file: {error.strerror or error}") from error
+    return parse_csv(place, data, text_column, label_column), data
 
 
 def csv_tasks(
@@ -162,9 +172,9 @@ def csv_tasks(
         settings: fields of `FewShotTasks` (by default 5-way 5-shot).
     """
     path = Path(path)
-    rows = read_csv(path, text_column, label_column)
-    details = {"source": path.name, "sha256": sha256_of(path.read_bytes())}
-    table = text_table(path.stem, rows, encoder, details=details)
+    found, data = _read(path, text_column, label_column)
+    details = {"source": path.name, "sha256": sha256_of(data), "form": found.form}
+    table = text_table(path.stem, found.rows, encoder, details=details)
     sizes = split_sizes(table.name, len(table.classes), split_fractions)
     split = ClassSplit.draw(table.name, table.classes, sizes, split_seed)
     chosen: FewShotSettings = {"k_shot": 5, **settings}

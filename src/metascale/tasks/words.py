@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,30 @@ from metascale.core.errors import InputError
 from metascale.core.types import Batch, Episode, Split
 from metascale.tasks.fewshot import EpisodePlan, FewShotTasks
 
-_TOKEN = re.compile(r"\w+|[^\w\s]")
+# Scripts that put no space between words: Han, kana, bopomofo; Thai, Lao, Myanmar, Khmer and Tai.
+_HAN = (
+    "\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3041-\u3096\u309d-\u30fa\u30fc-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+)
+_ABUGIDAS = "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ecf\u0edc-\u0edf\u1000-\u109f\u1780-\u17d3\u1950-\u19df"
+_TOKEN = re.compile(rf"([{_HAN}]+)|([{_ABUGIDAS}]+)|(?:(?![{_HAN}{_ABUGIDAS}])\w)+|[^\w\s]")
 _PAD, _UNKNOWN, _FIRST_WORD = 0, 1, 2
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words and punctuation marks."""
-    return _TOKEN.findall(text.casefold())
+    """Lower-case words and punctuation marks of the text in Unicode's form NFKC.
+
+    Words of scripts that put no spaces between them have no borders that could be seen: of Han and kana every pair of
+    neighbouring characters is a word, and of Thai, Lao, Myanmar and Khmer, whose letters say less, every three.
+    """
+    if text.isascii():
+        return [found[0] for found in _TOKEN.finditer(text.lower())]
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    words: list[str] = []
+    for found in _TOKEN.finditer(folded):
+        size = 2 if found[1] else 3 if found[2] else len(found[0])
+        words += [found[0][start : start + size] for start in range(max(1, len(found[0]) - size + 1))]
+    return words
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
@@ -294,6 +295,22 @@ LEARNER_KEYS = frozenset(
 
 Config = TypeVar("Config", bound=TrialConfig)
 
+FILE_KEYS = ("path",)
+"""Keys that name a file which trials read."""
+
+
+def absolute_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a configuration with files and models' folders by absolute paths, ``~`` expanded."""
+    return {key: _absolute(key, value) for key, value in values.items()}
+
+
+def _absolute(key: str, value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_absolute(key, item) for item in value]
+    a_file = key in FILE_KEYS and isinstance(value, str) and value
+    a_folder = key == "backbone" and isinstance(value, str) and value.startswith(("~", "."))
+    return os.path.abspath(os.path.expanduser(value)) if a_file or a_folder else value
+
 
 _ADAPTERS: dict[type[TrialConfig], TypeAdapter[Any]] = {}
 """Built once a class: it takes longer than all else that a study's validation does."""
@@ -307,6 +324,12 @@ def plural_keys(kind: type[TrialConfig]) -> frozenset[str]:
         return any(get_origin(part) is tuple for part in parts)
 
     return frozenset(key for key, hint in get_type_hints(kind).items() if plural(hint))
+
+
+def text_keys(kind: type[TrialConfig]) -> frozenset[str]:
+    """Keys whose value is a text, or a text or nothing."""
+    texts = (str, str | None)
+    return frozenset(key for key, hint in get_type_hints(kind).items() if hint in texts)
 
 
 def _refuse_redeclared(kind: type[TrialConfig]) -> None:

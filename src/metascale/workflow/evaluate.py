@@ -14,6 +14,7 @@ from metascale.meta.evaluate import Evaluation
 from metascale.study.design import merge
 from metascale.study.store.folder import damage_of
 from metascale.training.state import from_bytes
+from metascale.workflow.content import located_run
 from metascale.workflow.fewshot import WEIGHTS, evaluate_on_test, few_shot, make_inner
 from metascale.workflow.recipe import stored_recipe
 
@@ -29,12 +30,13 @@ def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: st
         overrides: for instance ``{"k_shot": 5}``; what shaped the parameters (the ways of a learnt head) must stay.
 
     Raises:
-        InputError: not a meta-trained, finished run, or a value that is not allowed.
+        InputError: not a meta-trained, finished run, a value that is not allowed, or other data than the run read.
         CorruptFile: the weights are not those that the run recorded.
     """
     folder = Path(folder)
     config, result, params = load_run(folder)
     recipe = stored_recipe(config["recipe"], f"the run in {folder}")
+    config = located_run(recipe, config, folder)
     tested = {"eval_inner_steps": result.get(TEST_INNER_STEPS), "inner_lr": result.get(TEST_INNER_LR)}
     as_tested = {key: value for key, value in tested.items() if value is not None}
     settings = few_shot(recipe, merge(config, {**as_tested, **overrides}))

@@ -6,14 +6,14 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from metascale.core.canonical import canonical_json
 from metascale.core.columns import COMMAND_JSON
 from metascale.core.errors import InputError
-from metascale.core.files import read_json, sha256_of, write_json
+from metascale.core.files import read_json, write_json
 from metascale.core.optional import require_installed
 from metascale.core.suggest import suggest
 from metascale.study.definition import load_definition
@@ -24,9 +24,9 @@ from metascale.study.executors.slurm import SlurmExecutor
 from metascale.study.roles import Better, Reading, names
 from metascale.study.run.job import Executor
 from metascale.study.run.supervise import HANG_S
-from metascale.tasks.datasets import DATASETS, data_folder
+from metascale.workflow.content import hashes_of, known_by_content, located
 from metascale.workflow.own import check_own, is_function, is_own, own_study, source_hashes
-from metascale.workflow.preflight import check_devices, data_sets, fetch_backbones, preflight
+from metascale.workflow.preflight import check_devices, fetch_backbones, preflight
 from metascale.workflow.recipe import Recipe, load_recipe, recipe_of
 
 if TYPE_CHECKING:
@@ -179,6 +179,8 @@ class Plan:
     devices: tuple[str, ...]
     record: Mapping[str, object]
     """What command.json holds: the command line and the question."""
+    read: tuple[str, ...] = ()
+    """What was read of texts, a line each: rows, classes, and what was left out."""
 
 
 def plan(
@@ -250,9 +252,9 @@ def plan_from_folder(folder: Path | str, place: Place | None = None) -> Plan:
     """The plan that resumes the study in a folder.
 
     Raises:
-        InputError: no study is there, or what it runs cannot be found any more.
+        InputError: no study is there, or what it runs or reads cannot be found any more.
     """
-    study = load_definition(Path(folder)).study
+    study = located(load_definition(Path(folder)).study, Path(folder))
     recipe = recipe_of(study)
     if recipe is None and not is_own(study):
         try:
@@ -268,26 +270,21 @@ def plan_from_folder(folder: Path | str, place: Place | None = None) -> Plan:
 def _planned(recipe: Recipe[Any] | None, study: Study, place: Place | None, record: Mapping[str, object]) -> Plan:
     place = place or Place()
     executor, workers = place.build(PRELOAD if recipe is not None else ())
-    devices = () if place.executor in ON_CLUSTERS else place.device_names
+    devices, read = () if place.executor in ON_CLUSTERS else place.device_names, ()
     if recipe is not None:
-        preflight(recipe, study, devices)
+        read = preflight(recipe, study, devices)
     else:
         check_devices(devices)
         if is_own(study):
             check_own(study)
-    return Plan(recipe, study, executor, workers, place.device_names, record)
+    return Plan(recipe, study, executor, workers, place.device_names, record, read)
 
 
 def _hashes(recipe: Recipe[Any] | None, study: Study) -> dict[str, str]:
     """SHA-256 of every data file that the study may read and that is there now; of the user's own function's file."""
     if recipe is None:
         return source_hashes(study) if is_own(study) else {}
-    files = [(name, file.path) for name in data_sets(recipe, study) for file in DATASETS[name].files]
-    paths = {f"{name}/{file}": data_folder(name) / file for name, file in files}
-    own = study.base.get("path")
-    if own is not None:
-        paths[Path(own).name] = Path(own)
-    return {name: sha256_of(path.read_bytes()) for name, path in paths.items() if path.is_file()}
+    return hashes_of(recipe, study)
 
 
 def launch(
@@ -309,6 +306,7 @@ def launch(
     folder = Path(folder)
     if planned.recipe is not None:
         fetch_backbones(planned.recipe, planned.study)
+    planned = replace(planned, study=known_by_content(planned.recipe, planned.study, folder))
     if search_of(planned.study) is None:
         # Before the first trial: a study that is killed and resumed still knows how it began. (A search makes its
         # trials itself, and is noted at the end.)
@@ -324,6 +322,7 @@ def launch(
         facts={
             "command": planned.record.get("command", ""),
             "data_sha256": _hashes(planned.recipe, planned.study),
+            **({"data_read": list(planned.read)} if planned.read else {}),
         },
     )
     _note_command(planned, folder)

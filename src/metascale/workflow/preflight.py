@@ -25,11 +25,14 @@ OF_EPISODES = frozenset(
 """Keys of `FewShotConfig`, besides ``n_tasks``, on which it depends whether a data set has the episodes asked for."""
 
 
-def preflight(recipe: Recipe[Any], study: Study, devices: Sequence[str] = ()) -> None:
+def preflight(recipe: Recipe[Any], study: Study, devices: Sequence[str] = ()) -> tuple[str, ...]:
     """Check packages, data, models' folders, devices, and that the data has the tasks that every trial asks for.
 
     Args:
         devices: of this machine, on which trials run; none where a cluster chooses them.
+
+    Returns:
+        What was read of texts, a line each: rows, classes, and what was left out.
 
     Raises:
         InputError: what is missing or does not fit.
@@ -41,8 +44,7 @@ def preflight(recipe: Recipe[Any], study: Study, devices: Sequence[str] = ()) ->
     check_devices(devices)
     chosen = distinct_settings(recipe, study)
     check_backbones([settings for settings, _ in chosen], recipe.name)
-    for settings, seed in chosen:
-        check_trial(recipe, settings, seed)
+    return tuple(dict.fromkeys(line for settings, seed in chosen for line in check_trial(recipe, settings, seed)))
 
 
 def check_data(recipe: Recipe[Any], study: Study) -> None:
@@ -134,6 +136,13 @@ def _backbones(settings: Sequence[TrialConfig]) -> Iterator[tuple[str, int]]:
             yield backbone, getattr(one, "max_length", 64)
 
 
+def model_folders(recipe: Recipe[Any], study: Study) -> list[tuple[str, Path]]:
+    """The models of a study that are folders of this machine, each once: name and folder."""
+    named = dict.fromkeys(name for name, _ in _backbones([one for one, _ in distinct_settings(recipe, study)]))
+    folders = [(name, Path(backbone_path(name))) for name in named]
+    return [(name, folder) for name, folder in folders if folder.is_dir()]
+
+
 def open_backbone(path: str, max_length: int) -> None:
     """Read a model's configuration and tokenizer; a hub name is fetched unless it is offline.
 
@@ -159,8 +168,11 @@ def fetch_backbones(recipe: Recipe[Any], study: Study) -> None:
             open_backbone(path, max_length)
 
 
-def check_trial(recipe: Recipe[Any], settings: TrialConfig, seed: int) -> None:
+def check_trial(recipe: Recipe[Any], settings: TrialConfig, seed: int) -> tuple[str, ...]:
     """The recipe's own check, or the parts of a few-shot trial built once, without a language model.
+
+    Returns:
+        What a source of texts read, in a line.
 
     Raises:
         InputError: the data has not what the settings ask for, or the model cannot have this shape.
@@ -171,4 +183,8 @@ def check_trial(recipe: Recipe[Any], settings: TrialConfig, seed: int) -> None:
         if isinstance(settings, TextConfig):
             # Which tasks a data set has does not depend on the encoder of its texts.
             settings = dataclasses.replace(settings, backbone="")
-        recipe.make_parts(settings, seed, "cpu")
+        source = recipe.make_parts(settings, seed, "cpu").source
+        table = getattr(getattr(source, "source", source), "table", None)
+        read = getattr(table, "details", {}).get("read")
+        return (read,) if read else ()
+    return ()

@@ -21,11 +21,12 @@ from metascale.core.columns import TEST_LOSS, TUNING
 from metascale.core.errors import InputError
 from metascale.core.run import Run
 from metascale.core.suggest import suggest
+from metascale.study.content import CONTENT
 from metascale.study.design import Study, merge
 from metascale.study.roles import Reading, Roles, assign
 from metascale.study.search.search import PRUNE_KEY, Search, search_of, searched_points
 from metascale.study.search.search import TUNE_KEY as TUNE
-from metascale.workflow.config import LEARNER_KEYS, Config, FewShotConfig, plural_keys, validate
+from metascale.workflow.config import LEARNER_KEYS, Config, FewShotConfig, absolute_places, plural_keys, validate
 
 if TYPE_CHECKING:
     from metascale.study.store.folder import StudyView
@@ -54,7 +55,7 @@ ENTRY_POINTS = "metascale.recipes"
 """Entry-point group by which an installed package adds recipes: ``NAME = "package.module"``."""
 
 FEW_SHOT = "metascale.workflow.fewshot:trial"
-NOT_CONFIGURED = ("recipe", "trial", "seed", TUNE, PRUNE_KEY)
+NOT_CONFIGURED = ("recipe", "trial", "seed", TUNE, PRUNE_KEY, CONTENT)
 """Keys of a trial's configuration that are the study's, not the recipe's."""
 
 CostTable = tuple[str, list[str], list[list[str]]]
@@ -149,7 +150,7 @@ class Recipe(Generic[Config]):
         chosen = self.profile(profile)
         base = {**chosen.values, **(values or {})}
         tune = self._tune(base.pop(TUNE, self.tuned), chosen.values.get(TUNE))
-        axes = self._take_axes(base, self.axes if chosen.axes is None else chosen.axes)
+        axes = absolute_places(self._take_axes(base, self.axes if chosen.axes is None else chosen.axes))
         if "n_tasks" in axes:
             base["n_tasks"] = None  # of the baselines, which have no training tasks
         beside = (self.baselines if chosen.baselines is None else chosen.baselines) if baselines else ()
@@ -169,7 +170,7 @@ class Recipe(Generic[Config]):
             trial=self._trial_path(),
             base={
                 "recipe": self.source or self.name,
-                **plain(self.validate(base)),
+                **absolute_places(plain(self.validate(base))),
                 **({} if tune is None else {TUNE: tune.to_json()}),
             },
             axes=axes,

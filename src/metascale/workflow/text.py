@@ -165,7 +165,7 @@ def backbone_path(name: str) -> str:
         InputError: a folder is named and is not there, or no data folder is named.
     """
     name = ALIASES.get(name, name)
-    path = Path(name)
+    path = Path(name).expanduser()
     if name.startswith("data:"):
         root = os.environ.get("METASCALE_DATA")
         if not root:

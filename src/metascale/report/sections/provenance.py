@@ -157,6 +157,7 @@ def provenance_pairs(study: ReportStudy, found: Provenance) -> tuple[tuple[str, 
         ("devices", ", ".join(found.devices)),
         ("data", pool.get("data")),
         ("data source", pool.get("details.source")),
+        ("what was read", pool.get("details.read")),
         ("data licence", pool.get("details.licence") or pool.get("licence")),
     )
     return tuple((words, value_words(value) if value else NOT_RECORDED) for words, value in values)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import metascale
 from metascale.core.errors import Diverged
+from metascale.study.content import check_content
 from metascale.study.errors import Killed, LeaseLost, Stopped, is_disk_full
 from metascale.study.run.border import call_trial, checked_row, trace_of
 from metascale.study.run.stopping import StopWatch
@@ -141,6 +142,7 @@ def execute_here(job: Job, claim: Claim, stop: StopWatch) -> int:
         run.describe({**provenance_of(job.config["trial"]), **_identity(job), **job.facts})
         run.begin(device=job.device, keep_checkpoints=job.keep_checkpoints, **_place())
         try:
+            check_content(job.config)
             row = checked_row(call_trial(job.config, run, job.device))
             run.finish(row, keep_checkpoints=job.keep_checkpoints, **cost())
         except Diverged as error:

@@ -21,6 +21,7 @@ from metascale.core.errors import InputError
 from metascale.core.files import write_json
 from metascale.core.optional import require
 from metascale.core.streams import address, generator
+from metascale.study.content import base_identity
 from metascale.study.definition import load_definition, save_definition
 from metascale.study.design import LABEL_LENGTH, Study, Trial, build_trial, flatten, merge
 from metascale.study.run.job import Executor
@@ -244,7 +245,7 @@ def _round(study: Study, search: Search, point: Point, ended: list[Tried]) -> li
     default = merge(study.base, point)
     default.update(flatten(default))  # the space names nested hyperparameters by dotted keys
     # The address of everything random in this search, with its seed and a trial's number.
-    purpose = content_id([study.trial, study.base, point])
+    purpose = content_id([study.trial, base_identity(study.base), point])
     while len(tried) < min(search.trials, len(ended) + search.together):
         values = _suggest(search, tried, purpose, default)
         if values is None:

@@ -12,6 +12,7 @@ from metascale.core.canonical import canonical_json, content_id
 from metascale.core.columns import ALL_RESULTS_JSON, PROVENANCE_JSON, PROVENANCE_JSONL, RESULTS_CSV, STUDY_JSON
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json, read_json_lines, sha256_of
+from metascale.study.content import identity
 from metascale.study.store.checkpoints import list_checkpoints, read_checkpoint
 from metascale.study.store.folder import (
     CHECKPOINTS,
@@ -133,7 +134,7 @@ def _verify_config(run: RunView) -> Iterator[Damage]:
     except CorruptFile as error:
         yield Damage(path, str(error))
         return
-    if content_id(config) != run.trial.id:
+    if not isinstance(config, dict) or content_id(identity(config)) != run.trial.id:
         yield Damage(path, f"it is not the configuration of trial {run.trial.id}")
 
 

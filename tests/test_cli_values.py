@@ -1,0 +1,65 @@
+"""Values as they are typed: texts stay texts, a key is given once, and no configuration file is a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metascale.cli.run import _parse_values, _read_config, _text_keys
+from metascale.core.errors import InputError
+
+
+def test_what_a_recipe_declares_as_a_text_stays_as_it_was_typed(tmp_path: Path) -> None:
+    texts = _text_keys("csv")
+    assert texts == {"backbone", "label_column", "path", "text_column"}
+    typed = ["path=123", "label_column=0..", "text_column=1e3", "backbone=", "k_shot=[1,2]", "pooling=null"]
+    assert _parse_values(typed, texts) == {
+        "path": "123", "label_column": "0..", "text_column": "1e3", "backbone": "", "k_shot": [1, 2], "pooling": None
+    }  # fmt: skip
+    assert _parse_values(["path=[1, '02']"], texts) == {"path": ["1", "02"]}
+    assert _parse_values(["path=123"]) == {"path": 123}
+    (tmp_path / "c.yaml").write_text("path: 123\nlabel_column: yes\nk_shot: 1e1\n")
+    assert _read_config(tmp_path / "c.yaml", texts) == {"path": "123", "label_column": "yes", "k_shot": 10.0}
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--set n_tasks= is given twice; .* --set n_tasks=\[\.\.\.\]"):
+        _parse_values(["n_tasks=2", "k_shot=1", " n_tasks =3"])
+    (tmp_path / "c.yaml").write_text("a: 1\nb: {c: 1, c: 2}\n")
+    with pytest.raises(InputError, match="the key 'c' twice"):
+        _read_config(tmp_path / "c.yaml")
+
+
+def test_a_configuration_file_that_is_not_there_is_said_with_the_nearest_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("a: 1\n")
+    with pytest.raises(InputError, match=r"mine\.yml does not exist; did you mean 'mine\.yaml'\?$"):
+        _read_config(tmp_path / "mine.yml")
+    with pytest.raises(InputError, match=r"zzz does not exist$"):
+        _read_config(tmp_path / "zzz")
+    with pytest.raises(InputError, match="does not exist: there is no folder"):
+        _read_config(tmp_path / "no" / "mine.yaml")
+    with pytest.raises(InputError, match=r"cannot be read: Is a directory$"):
+        _read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"x: " + b"[" * 3000, "nested too deeply"),
+        (b"d: 2020-13-45", "month must be"),
+        (b"n: " + b"9" * 5000, "4300 digits"),
+        (b"a: &b [*b]", "Circular"),
+        (b"a: \xff", "not UTF-8"),
+        (b"a: \x00", "special characters"),
+        (b"- 1", "must hold keys and values, not a list"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_sentence(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=said) as refused:
+        _read_config(tmp_path / "c.yaml")
+    assert "\n" not in str(refused.value)
+    if b"\xff" not in content and not content.startswith(b"-"):
+        with pytest.raises(InputError, match=said):
+            _parse_values([f"key={content.decode().partition(': ')[2] or content.decode()}"])
