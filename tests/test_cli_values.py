@@ -37,7 +37,7 @@ def test_a_configuration_file_that_is_not_there_is_said_with_the_nearest_name(tm
         _read_config(tmp_path / "mine.yml")
     with pytest.raises(InputError, match=r"zzz does not exist$"):
         _read_config(tmp_path / "zzz")
-    with pytest.raises(InputError, match="does not exist: there is no folder"):
+    with pytest.raises(InputError, match=r"does not exist: there is no folder"):
         _read_config(tmp_path / "no" / "mine.yaml")
     with pytest.raises(InputError, match=r"cannot be read: Is a directory$"):
         _read_config(tmp_path)

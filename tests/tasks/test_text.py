@@ -247,7 +247,7 @@ def test_a_missing_csv_file_is_refused(tmp_path: Path) -> None:
         csv_tasks(tmp_path / "absent.csv", Letters())
 
 
-ROWS = [f"question {number} on topic {topic},topic_{topic}" for topic in range(8) for number in range(8)]
+ROWS = [f"question {number} on topic {topic},topic_{topic}" for topic in range(13) for number in range(8)]
 
 
 def refusal(path: Path, lines: Sequence[str], data: bytes = b"") -> str:
@@ -293,9 +293,9 @@ def test_what_was_read_and_left_out_is_said_with_counts(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     doubled = ["Question 0 on topic 0,topic_0", *(f"question {number} on topic 5,topic_4" for number in range(8))]
     path.write_text("text,label\n" + "\n".join([*ROWS, *doubled]) + "\n")
-    source = csv_tasks(path, WordEncoder(("question",)), n_way=2, k_shot=1, n_query=2)
+    source = csv_tasks(path, WordEncoder(("question",)), n_way=2, k_shot=1, n_query=2, n_train_tasks=5)
     assert source.describe()["details"]["read"] == (
-        "t: 73 rows read (UTF-8, comma), 56 kept as texts of 7 classes; 1 left out as duplicates of others; "
+        "t: 113 rows read (UTF-8, comma), 96 kept as texts of 12 classes; 1 left out as duplicates of others; "
         "16 left out because their text has more than one label; 1 class left without a row: topic_5"
     )
 
@@ -348,5 +348,4 @@ def test_texts_without_spaces_are_told_apart_almost_as_well_as_with_spaces() -> 
 
     with_spaces, without = accuracy(" "), accuracy("")
     # A whole text as one word leaves chance, 0.1.
-    print(with_spaces, without)
     assert without > 0.9 * with_spaces > 0.6

@@ -249,3 +249,13 @@ def test_the_provenance_and_the_run_hold_the_hash(finished: Path) -> None:
     (folder,) = (finished / "runs" / "one" / "runs").iterdir()
     assert json.loads((folder / "config.json").read_text())[CONTENT]["path"]["sha256"] == digest
     assert json.loads((folder / "provenance.json").read_text())["data_sha256"] == {"mine.csv": digest}
+
+
+def test_what_was_read_is_a_line_of_the_plan_the_provenance_and_the_page(finished: Path) -> None:
+    study = finished / "runs" / "one"
+    said = "mine: 60 rows read (UTF-8, comma), 60 kept as texts of 15 classes"
+    assert plan_from_folder(study, SERIAL).read == (said,)
+    assert json.loads((study / "provenance.jsonl").read_text().splitlines()[-1])["data_read"] == [said]
+    page = (study / "report.html").read_text()
+    assert "what was read" in page
+    assert said in page
