@@ -130,6 +130,21 @@ def test_non_finite_validation_loss_diverges_with_the_last_finite_value() -> Non
     assert (caught.value.step, caught.value.last_finite) == (2, 0.5)
 
 
+def test_a_logged_statistic_that_overflows_is_a_divergence() -> None:
+    """A gradient norm can overflow while the loss is still finite: the trial diverged, it did not fail."""
+
+    class Exploding(Walk):
+        def step(self, state: tuple[int, torch.Tensor], k: int) -> tuple[tuple[int, torch.Tensor], Mapping[str, float]]:
+            state, row = super().step(state, k)
+            return state, {**row, "grad_norm": float("inf") if k == 3 else 1.0}
+
+    run = MemoryRun()
+    with pytest.raises(Diverged, match="grad norm is inf at step 4") as caught:
+        train(Exploding({0: 1.0, 2: 0.5, 4: 0.2}), Schedule(max_steps=5, eval_every=2), run)
+    assert (caught.value.step, caught.value.last_finite) == (4, 0.5)
+    assert len(run.rows("train_stats")) == 3
+
+
 def test_schedule_refuses_nonsense() -> None:
     with pytest.raises(InputError, match="eval_every of the schedule must be at least 1, not 0"):
         Schedule(max_steps=3, eval_every=0)

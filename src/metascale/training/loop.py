@@ -140,7 +140,7 @@ def train(process: Trainable[State], schedule: Schedule, run: Run) -> TrainResul
         state, row = process.step(state, progress.step)
         progress = replace(progress, step=progress.step + 1)
         if progress.step % schedule.log_every == 0:
-            run.append("train_stats", {"step": progress.step, **row})
+            run.append("train_stats", {"step": progress.step, **_finite(row, progress)})
         scheduled = progress.step % schedule.checkpoint_every == 0 and progress.step % schedule.eval_every > 0
         if scheduled or run.stop_asked():
             _save(process, run, state, best, progress, scheduled)
@@ -177,10 +177,8 @@ def _validate(
     process: Trainable[State], schedule: Schedule, run: Run, state: State, best: Params, progress: Progress
 ) -> tuple[Params, Progress]:
     row = process.validate(state)
+    _finite(row, progress)
     loss = float(row["validation_loss_nats"])
-    if not math.isfinite(loss):
-        last = None if math.isinf(progress.best_loss_nats) else progress.best_loss_nats
-        raise Diverged(f"validation loss is {loss} at step {progress.step}", step=progress.step, last_finite=last)
     run.append("eval_stats", {"step": progress.step, **row})
     progress = replace(progress, validated_step=progress.step, last_loss_nats=loss)
     if loss < progress.best_loss_nats - schedule.min_delta:
@@ -188,6 +186,16 @@ def _validate(
     stale = progress.stale + 1
     stopped = schedule.patience is not None and stale >= schedule.patience
     return best, replace(progress, stale=stale, stopped=stopped)
+
+
+def _finite(row: Mapping[str, float | None], progress: Progress) -> Mapping[str, float | None]:
+    """The row itself; a run whose losses or other statistics (norms of gradients) overflow has diverged."""
+    for name, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            last = None if math.isinf(progress.best_loss_nats) else progress.best_loss_nats
+            words = name.replace("_nats", "").replace("_", " ")
+            raise Diverged(f"{words} is {value} at step {progress.step}", step=progress.step, last_finite=last)
+    return row
 
 
 def _save(
