@@ -153,9 +153,14 @@ def linear_shapes(backbone: nn.Module) -> dict[str, tuple[int, int]]:
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Linear):
             shapes[name] = (module.in_features, module.out_features)
-        elif type(module).__name__ == "Conv1D":
+        elif is_transposed(module):
             shapes[name] = (int(module.nx), int(module.nf))
     return shapes
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a layer is GPT-2's ``Conv1D``, which holds its weight as [d_in, d_out]."""
+    return type(module).__name__ == "Conv1D"
 
 
 def init_adapters(shapes: Mapping[str, tuple[int, int]], rank: int, seed: int, dtype: torch.dtype) -> Params:
