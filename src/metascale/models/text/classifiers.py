@@ -42,6 +42,7 @@ from metascale.models.text.lora import (
     init_adapters,
     linear_shapes,
 )
+from metascale.models.text.probe import require_live
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -160,7 +161,8 @@ class AdapterClassifier(EpisodeClassifier):
         task_execution: how a meta-batch runs on a CPU.
 
     Raises:
-        InputError: no layer matches, or the architecture is unknown and targets or pooling are not given.
+        InputError: no layer matches, the architecture is unknown and targets or pooling are not given, or an adapter
+            would change nothing because the backbone's code does not call its layer (`probe.require_live`).
     """
 
     backbone: PreTrainedModel = field(repr=False)
@@ -186,6 +188,7 @@ class AdapterClassifier(EpisodeClassifier):
         self._check()
         self.backbone.requires_grad_(False).eval()
         attach(self.backbone, self.shapes)
+        require_live(self.backbone, self.shapes)
 
     @cached_property
     def target_names(self) -> tuple[str, ...]:

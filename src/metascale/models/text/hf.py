@@ -177,7 +177,12 @@ def random_backbone(
     attn_implementation: str = "sdpa",
     device: str = "cpu",
 ) -> PreTrainedModel:
-    """A frozen backbone of a transformers configuration with random weights, the same on every device."""
+    """A frozen backbone of a transformers configuration with random weights, the same on every device.
+
+    Raises:
+        InputError: the dtype does not exist, or the architecture lacks the attention kernel.
+    """
+    _check_kernel(config, attn_implementation)
     with _NamedDraws(torch_generator(seed, "random-backbone")):
         backbone = _model_class(config)(config, dtype=_dtype(dtype), attn_implementation=attn_implementation)
     return _frozen(backbone if device == "cpu" else backbone.to(device))
@@ -230,6 +235,36 @@ def _model_class(config: PretrainedConfig) -> Callable[..., PreTrainedModel]:
     return lambda config, **options: model_class._from_config(config, **options)
 
 
+_KERNEL_FLAGS = {
+    "sdpa": "_supports_sdpa",
+    "flash_attention_2": "_supports_flash_attn",
+    "flash_attention_3": "_supports_flash_attn",
+    "flex_attention": "_supports_flex_attn",
+}
+
+
+def _check_kernel(config: PretrainedConfig, asked: str) -> None:
+    """Refuse an attention kernel that transformers has not written for the architecture, before weights are read."""
+    flag = _KERNEL_FLAGS.get(asked)
+    if flag is None:  # eager, which every architecture has, or a name that transformers itself checks
+        return
+    architecture = ARCHITECTURES.get(config.model_type, _UNKNOWN)
+    model_class = getattr(_transformers(), architecture.model_class)
+    if architecture.model_class == "AutoModel":
+        model_class = _transformers().MODEL_MAPPING.get(type(config), None)
+        model_class = model_class[0] if isinstance(model_class, tuple) else model_class
+    if model_class is None or getattr(model_class, flag, False):
+        return
+    has = ["eager", *(name for name, own in _KERNEL_FLAGS.items() if getattr(model_class, own, False))]
+    raise InputError(
+        f"the architecture '{config.model_type}' has no attention kernel '{asked}'; it has "
+        f"{', '.join(map(repr, has))}: give attn_implementation={has[0]!r}",
+        field="attn_implementation",
+        value=asked,
+        allowed=", ".join(has),
+    )
+
+
 def _dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         message = f"there is no dtype '{name}' for a backbone; allowed are {', '.join(map(repr, DTYPES))}"
@@ -245,6 +280,7 @@ def _pretrained_backbone(name_or_path: str | Path, options: dict[str, Any]) -> P
     transformers = _transformers()
     name = _source(name_or_path)
     config = load_config(name)
+    _check_kernel(config, options["attn_implementation"])
     architecture = ARCHITECTURES.get(config.model_type, _UNKNOWN)
     try:
         with _quiet(transformers):

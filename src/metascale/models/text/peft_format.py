@@ -217,7 +217,7 @@ def _check_scale(config: Mapping[str, Any], model: AdapterClassifier, folder: Pa
             f"the model rank {model.rank} and alpha {model.alpha:g}; make the model with the former",
             field="rank",
             value=model.rank,
-            allowed=rank,
+            allowed=str(rank),
         )
 
 
