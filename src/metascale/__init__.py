@@ -28,11 +28,11 @@ if TYPE_CHECKING:
         training,
         workflow,
     )
-    from metascale.core import Diverged, InputError, MetascaleError
+    from metascale.core import Batch, Diverged, Episode, InputError, MetascaleError, episode
     from metascale.core.version import __version__
     from metascale.laws import backtest, fit, forecast, optimum, read_table
     from metascale.meta import FOMAML, MAML, InnerLoop, MetaLearner, Reptile, evaluate
-    from metascale.models import Perceptron
+    from metascale.models import Module, Perceptron
     from metascale.study import Study
     from metascale.tasks import digits_tasks
     from metascale.training import SGD, Adam
@@ -43,11 +43,14 @@ __all__ = [
     "MAML",
     "SGD",
     "Adam",
+    "Batch",
     "Diverged",
+    "Episode",
     "InnerLoop",
     "InputError",
     "MetaLearner",
     "MetascaleError",
+    "Module",
     "Perceptron",
     "Place",
     "Reptile",
@@ -55,6 +58,7 @@ __all__ = [
     "__version__",
     "backtest",
     "digits_tasks",
+    "episode",
     "evaluate",
     "fit",
     "forecast",

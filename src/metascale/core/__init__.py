@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from metascale.core.canonical import canonical_json, content_id
     from metascale.core.dropout import DropoutMasks
     from metascale.core.errors import CorruptFile, Diverged, InputError, MetascaleError, MissingDependency
+    from metascale.core.nested import Nested, episode
     from metascale.core.optional import require
     from metascale.core.run import Checkpoint, MemoryRun, Run
     from metascale.core.streams import address, generator, torch_generator
@@ -30,6 +31,7 @@ __all__ = [
     "MetascaleError",
     "MissingDependency",
     "Model",
+    "Nested",
     "OutputModel",
     "Params",
     "Run",
@@ -40,6 +42,7 @@ __all__ = [
     "canonical_json",
     "content_id",
     "dot",
+    "episode",
     "generator",
     "mean_tasks",
     "norm",

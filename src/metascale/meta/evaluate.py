@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -13,13 +13,17 @@ import torch.nn.functional as F
 
 from metascale.core.errors import Diverged, InputError
 from metascale.core.trees import stack_tasks
-from metascale.core.types import Batch, Episode, Model, Params, Split, TaskSource, require_same_shape
-from metascale.meta.inner import InnerLoop
+from metascale.core.types import Batch, Episode, Model, OutputModel, Params, Split, TaskSource, require_same_shape
+from metascale.meta.inner import InnerLoop, after
 from metascale.parallel.execution import Execution
 
 Predictor: TypeAlias = Callable[[Episode], Mapping[int, torch.Tensor]]
 """Predictions for the query sets [T, B, ...], by the number of inner steps taken (0 for methods without). In processes
 it must be an object that another process can load, not a closure."""
+
+
+OutputLosses: TypeAlias = Callable[[torch.Tensor, Batch], torch.Tensor]
+"""Predictions [T, B, ...] and their batch to losses [T]."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,14 @@ class _Adapted:
         found = {}
         for state in self.inner.iterate(self.model, stacked, episode.support, steps=self.wanted[-1]):
             if state.step in self.wanted:
-                found[state.step] = predict_in_parts(self.model, state.params, episode.query, self.inner.micro_batch)
+                model = after(self.model, state.step)
+                found[state.step] = predict_in_parts(model, state.params, episode.query, self.inner.micro_batch)
         return found
+
+    @property
+    def losses(self) -> OutputLosses | None:
+        """The model's own loss of predictions, where it says that it has one."""
+        return cast(OutputModel, self.model).output_losses if getattr(self.model, "own_loss", False) else None
 
 
 def predict_in_parts(model: Model, params: Params, batch: Batch, micro_batch: int | None) -> torch.Tensor:
@@ -111,8 +121,20 @@ def predict_in_parts(model: Model, params: Params, batch: Batch, micro_batch: in
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def score(predictions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[T] mean loss and [T] accuracy of predictions [T, B, ...]; accuracy is NaN for real-valued targets."""
+def score(
+    predictions: torch.Tensor, targets: torch.Tensor, own: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[T] mean loss and [T] accuracy of predictions [T, B, ...].
+
+    The loss is ``own`` where a model measures its own, else squared error for real-valued targets and cross-entropy for
+    classes. Accuracy is NaN for real-valued targets, and where the last axis of the predictions are not classes.
+    """
+    if own is not None:
+        if targets.is_floating_point() or predictions.shape[:-1] != targets.shape:
+            return own, torch.full_like(own, float("nan"))
+        counts = targets >= 0
+        hits = ((predictions.argmax(-1) == targets) & counts).flatten(1).sum(1)
+        return own, hits / counts.flatten(1).sum(1)
     if targets.is_floating_point():
         require_same_shape(predictions, targets)
         losses = (predictions - targets).square().flatten(1).mean(1)
@@ -171,4 +193,8 @@ class _Score:
 
     def __call__(self, part: Episode, start: int) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
         predictions = self.predictor(part)
-        return {steps: score(values, part.query.targets) for steps, values in predictions.items()}
+        losses: OutputLosses | None = getattr(self.predictor, "losses", None)
+        return {
+            steps: score(values, part.query.targets, None if losses is None else losses(values, part.query))
+            for steps, values in predictions.items()
+        }

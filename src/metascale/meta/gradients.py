@@ -17,7 +17,7 @@ from metascale.core.errors import InputError
 from metascale.core.trees import mean_tasks, require_grad, stack_tasks, subtract
 from metascale.core.types import Batch, Episode, Model, Params
 from metascale.hypergrad.curvature import Exact, Zero, loss_and_gradient, losses_of
-from metascale.meta.inner import RATE_PREFIX, InnerLoop, InnerState, loss_parts
+from metascale.meta.inner import RATE_PREFIX, InnerLoop, InnerState, after, loss_parts
 from metascale.meta.reverse import FullGraph, Sweep, Through, back_through_begin, begin, follow, unrolled_adjoint
 from metascale.parallel.budget import profile
 from metascale.training.memory import MemoryReport
@@ -139,7 +139,8 @@ class Reptile:
         _, last, support_losses = ends(self.inner.iterate(model, stacked, batch, key=key))
         query_loss = None
         if self.report_query:
-            query_loss = losses_of(loss_parts(model, episode.query, self.inner.micro_batch, None), last.params)
+            final = after(model, last.step)
+            query_loss = losses_of(loss_parts(final, episode.query, self.inner.micro_batch, None), last.params)
         adapted = {name: last.params.get(name, value) for name, value in stacked.items()}
         return mean_tasks(subtract(stacked, adapted)), episode_report(episode, support_losses, query_loss)
 
@@ -158,7 +159,8 @@ class FOMAML:
         stacked = stack_tasks(theta, episode.n_tasks)
         start = begin(self.inner, model, stacked, episode.support)
         first, last, support = ends(self.inner.iterate(model, stacked, episode.support, key=key, start=start.state))
-        losses, grads = query_gradient(model, last.params, episode.query, key, self.inner.micro_batch)
+        final = after(model, last.step)
+        losses, grads = query_gradient(final, last.params, episode.query, key, self.inner.micro_batch)
         meta = back_through_begin(model, stacked, episode.support, start, grads)
         for name in set(stacked) - set(meta):
             own, value = name.removeprefix(RATE_PREFIX), stacked[name]
@@ -194,12 +196,14 @@ class MAML:
             with torch.enable_grad():
                 trajectory = self.inner.iterate(model, leaves, episode.support, key=key, create_graph=True)
                 _, last, support_losses = ends(trajectory)
-            losses, adjoint = query_gradient(model, last.params, episode.query, key, self.inner.micro_batch)
+            final = after(model, last.step)
+            losses, adjoint = query_gradient(final, last.params, episode.query, key, self.inner.micro_batch)
             meta = unrolled_adjoint(leaves, last, adjoint)
             return mean_tasks(meta), episode_report(episode, support_losses, losses)
         start = begin(self.inner, model, stacked, episode.support)
         path = follow(self.inner, model, stacked, episode.support, key, start.state)
-        losses, adjoint = query_gradient(model, path.last.params, episode.query, key, self.inner.micro_batch)
+        final = after(model, path.last.step)
+        losses, adjoint = query_gradient(final, path.last.params, episode.query, key, self.inner.micro_batch)
         adjoint, on_rates = Sweep(self.inner, model, stacked, episode, key, self.through)(path, adjoint)
         meta = back_through_begin(model, stacked, episode.support, start, adjoint) | on_rates
         found = {name: meta[name] if name in meta else torch.zeros_like(value) for name, value in stacked.items()}

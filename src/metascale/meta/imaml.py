@@ -13,7 +13,7 @@ from metascale.core.types import Episode, Model, Params
 from metascale.hypergrad.curvature import Curvature, Exact, LossPoint, Zero, loss_and_gradient, norm_per_task
 from metascale.hypergrad.linear import CG, Identity, LinearSolver, SolveFailed
 from metascale.meta.gradients import EpisodeReport, ends, episode_report, query_gradient
-from metascale.meta.inner import InnerLoop, InnerState, loss_parts
+from metascale.meta.inner import InnerLoop, InnerState, after, loss_parts
 from metascale.meta.reverse import back_through_begin, begin
 
 
@@ -58,7 +58,8 @@ class ImplicitMAML:
         stacked = stack_tasks(theta, episode.n_tasks)
         start = begin(self.inner, model, stacked, episode.support)
         _, last, support = ends(self.inner.iterate(model, stacked, episode.support, key=key, start=start.state))
-        losses, grads = query_gradient(model, last.params, episode.query, key, self.inner.micro_batch)
+        final = after(model, last.step)
+        losses, grads = query_gradient(final, last.params, episode.query, key, self.inner.micro_batch)
         diagnostics: dict[str, torch.Tensor] = {}
         if self.inner.steps:
             grads, diagnostics = self._solve(model, last, episode, key, grads)
@@ -77,7 +78,7 @@ class ImplicitMAML:
         seed = 0 if key is None else key
         streams = tuple(address(seed, "curvature", task_id) for task_id in episode.task_ids)
         # One Hessian for the whole solve: all of the support set, no masks, the same probes in every product.
-        parts = loss_parts(model, episode.support, self.inner.micro_batch, None)
+        parts = loss_parts(after(model, last.step), episode.support, self.inner.micro_batch, None)
         point = LossPoint(last.params, parts, streams)
         names, strength = tuple(last.anchor), self.inner.proximal
 

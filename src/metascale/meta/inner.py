@@ -75,6 +75,17 @@ def _part(model: Model, batch: Batch, weight: float, dropout: int | None) -> Los
     )
 
 
+def at_step(model: Model, step: int) -> Model:
+    """The model as inner step ``step`` (from 0) sees it: one with parameters for each step offers ``at_step(step)``."""
+    found: Model = model.at_step(step) if hasattr(model, "at_step") else model
+    return found
+
+
+def after(model: Model, steps: int) -> Model:
+    """The model as its predictions after ``steps`` inner steps see it: like the last of them (as MAML++ has it)."""
+    return at_step(model, max(steps - 1, 0))
+
+
 RATE_PREFIX = "rate/"
 """Meta-parameters under this prefix are learnt inner rates (Meta-SGD), not parameters of the model."""
 
@@ -180,7 +191,7 @@ class InnerLoop:
     def objective(self, model: Model, support: Batch, step: int, key: int | None) -> tuple[LossPart, ...]:
         """The loss of inner step ``step`` in micro-batches."""
         dropout = None if key is None else dropout_key(key, "inner-dropout", step)
-        return loss_parts(model, self._minibatch(support, step), self.micro_batch, dropout)
+        return loss_parts(at_step(model, step), self._minibatch(support, step), self.micro_batch, dropout)
 
     def update(self, theta: Params, state: InnerState, losses: torch.Tensor, grads: Params) -> InnerState:
         """One step along ``grads``: proximal term, clipping, optimiser. Differentiable in all its inputs.

@@ -9,6 +9,7 @@ from metascale.core.lazy import lazy
 if TYPE_CHECKING:
     from metascale.models.convnet import ConvNet
     from metascale.models.language import LanguageModel
+    from metascale.models.module import Module
     from metascale.models.mup import MuP, at_width, roles, width_of
     from metascale.models.network import Network, OneTask, cross_entropy_per_task, squared_error_per_task
     from metascale.models.perceptron import Perceptron
@@ -21,6 +22,7 @@ __all__ = [
     "ConvNet",
     "DecodingState",
     "LanguageModel",
+    "Module",
     "MuP",
     "Network",
     "OneTask",
