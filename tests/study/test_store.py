@@ -166,6 +166,60 @@ def test_a_renewed_lease_holds(tmp_path):
     assert store.claim(trial, new_owner()) is None
 
 
+def test_an_owner_of_an_earlier_boot_of_this_machine_is_dead(monkeypatch, tmp_path):
+    monkeypatch.setattr("metascale.study.store.claims._machine", lambda: "here/boot-one/4026531836")
+    owner = new_owner()
+    assert is_alive(owner) is True
+    store = RunStore.create(tmp_path, tiny_study())
+    assert store.claim(store.trials[0], owner, lease_s=3600.0) is not None
+    monkeypatch.setattr("metascale.study.store.claims._machine", lambda: "here/boot-one/container")
+    assert is_alive(owner) is None
+    monkeypatch.setattr("metascale.study.store.claims._machine", lambda: "there/boot-two/4026531836")
+    assert is_alive(owner) is None
+    assert store.claim(store.trials[0], new_owner()) is None
+    monkeypatch.setattr("metascale.study.store.claims._machine", lambda: "here/boot-two/4026531836")
+    assert is_alive(owner) is False
+    assert store.claim(store.trials[0], new_owner()) is not None
+
+
+class Clock:
+    """The wall clock and the one that never goes back, both moved by hand."""
+
+    def __init__(self) -> None:
+        self.wall, self.steady = 1_000_000.0, 50.0
+
+    def time(self) -> float:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.steady
+
+    def pass_by(self, seconds: float) -> None:
+        self.wall, self.steady = self.wall + seconds, self.steady + seconds
+
+
+def test_a_clock_set_back_makes_nobody_wait_longer_than_a_lease(monkeypatch, tmp_path):
+    clock = Clock()
+    for module in ("store", "index"):
+        monkeypatch.setattr(f"metascale.study.store.{module}.time", clock)
+    store, elsewhere = RunStore.create(tmp_path, tiny_study()), "there/boot/1:7:8:abc"
+    trial = store.trials[0]
+    assert store.claim(trial, elsewhere, lease_s=60.0) is not None
+    clock.wall -= 3 * 86_400
+    assert store.claim(trial, new_owner()) is None
+    # Its runner lives, and renews the lease by a clock of its own.
+    for _ in range(8):
+        clock.pass_by(15.0)
+        monkeypatch.setattr(clock, "wall", clock.wall + 3 * 86_400)
+        assert store.index.renew(elsewhere, 60.0) == 1
+        monkeypatch.setattr(clock, "wall", clock.wall - 3 * 86_400)
+        assert store.claim(trial, new_owner()) is None
+    clock.pass_by(59.0)
+    assert store.claim(trial, new_owner()) is None
+    clock.pass_by(2.0)
+    assert store.claim(trial, new_owner()) is not None
+
+
 def test_owners_are_told_apart():
     assert new_owner() != new_owner()
     assert is_alive(new_owner()) is True

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from metascale.cli.main import app
 from metascale.core.errors import InputError, MissingDependency
-from metascale.study import Study, read_study, results_table
+from metascale.core.files import write_json
+from metascale.study import ProcessExecutor, Study, read_study, results_table, verify_study
 from metascale.study.run.session import Event, StudyOutcome
 from metascale.study.run.stopping import ask_to_stop
 from metascale.study.search.run import n_search_trials, run_any_study, run_tuned_study, search_trial
@@ -269,6 +272,77 @@ def test_a_failure_is_retried_by_the_next_call_and_what_was_suggested_stands(tmp
     second = run_tuned_study(tuning, tmp_path / "study")
     assert (second.failed, second.ran >= first.failed) == (0, True)
     assert [run.trial.id for run in read_study(tmp_path / "study").runs if run.trial.kind == "tuning"] == before
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_trial_killed_from_outside_is_resumed_and_never_scored(tmp_path: Path, always: bool) -> None:
+    """Half of the rates are killed at their checkpoint: once, or until the cause is gone."""
+    cured = tmp_path / "cured"
+    tuning = study({"trials": 8, "together": 3}, function="killed_above", always=always, cured=str(cured))
+    outcome = run_tuned_study(tuning, tmp_path / "study", ProcessExecutor(workers=2))
+    assert len(list(tmp_path.glob("killed-*"))) >= 1
+    if always:
+        assert (outcome.failed >= 1, outcome.exit_status) == (True, 1)
+        runs = read_study(tmp_path / "study").runs
+        assert {run.trial.kind for run in runs} == {"tuning"}, "the search waits"
+        killed = [run for run in runs if run.was_killed()]
+        assert len(killed) == outcome.failed
+        assert "killed from outside by SIGKILL" in killed[0].message()
+        cured.touch()
+        outcome = run_tuned_study(tuning, tmp_path / "study", ProcessExecutor(workers=2))
+    assert (outcome.failed, outcome.exit_status) == (0, 0)
+    cured.touch()
+    run_tuned_study(tuning, tmp_path / "whole")
+    assert final_files(tmp_path / "study") == final_files(tmp_path / "whole")
+
+
+def test_a_search_is_extended_by_more_trials_and_keeps_what_is_done(tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    first = run_any_study(study({"trials": 4}, calls=str(calls)), tmp_path / "study")
+    before = {run.trial.id: run.result() for run in read_study(tmp_path / "study").runs}
+    second = run_any_study(study({"trials": 6}, calls=str(calls)), tmp_path / "study")
+    (tuned,) = found(tmp_path / "study")
+    assert len(tuned.tried) == 6
+    after = {run.trial.id: run.result() for run in read_study(tmp_path / "study").runs}
+    assert before.items() <= after.items()
+    # The two of the search, and the trials of the axes where it found other values.
+    better = tuned.loss < min(result["validation_loss_nats"] for result in before.values())
+    assert (first.ran, second.ran) == (4 + 2, 2 + 2 * better)
+    assert len(calls.read_text().splitlines()) == first.ran + second.ran
+    assert verify_study(tmp_path / "study").ok
+    # The folder knows how many there are now; fewer are asked for in vain, and other ranges are refused.
+    stored = read_study(tmp_path / "study").study
+    assert search_of(stored).trials == 6
+    assert run_any_study(stored, tmp_path / "study").ran == 0
+    assert run_any_study(study({"trials": 4}, calls=str(calls)), tmp_path / "study").ran == 0
+    assert search_of(read_study(tmp_path / "study").study).trials == 6
+    with pytest.raises(InputError, match=r"another base\.tune\.space\.rate\.log"):
+        run_any_study(
+            study({"trials": 8, "space": {"rate": {"log": [1e-3, 1.0]}}}, calls=str(calls)), tmp_path / "study"
+        )
+
+
+def test_the_finals_of_an_earlier_version_are_read_and_said_and_sealed_by_the_same_command(tmp_path: Path) -> None:
+    tuning, folder = study({"trials": 3}), tmp_path / "study"
+    run_any_study(tuning, folder)
+    before = final_files(folder)
+    # As 308621c wrote them: no hashes in study.json and finals.json, and no seals.json.
+    for name, changes in (("study.json", {"format": 1}), ("finals.json", {})):
+        stored = {**json.loads((folder / name).read_text()), **changes}
+        stored.pop("sha256")
+        write_json(folder / name, stored)
+    (folder / "seals.json").unlink()
+    kinds = {row["kind"] for row in results_table(folder).rows}
+    assert kinds == {"tuning", "trial"}
+    (damage,) = verify_study(folder).damages
+    assert "written by an earlier version of metascale" in damage.problem
+    for command in ("status", "report"):
+        done = CliRunner().invoke(app, [command, str(folder)])
+        assert done.exit_code == 0, done.output
+        assert "the same run command (or `metascale resume`) writes it anew" in " ".join(done.stderr.split())
+    assert run_any_study(tuning, folder).ran == 0
+    assert (folder / "finals.json").read_bytes() == before["finals.json"]
+    assert verify_study(folder).ok
 
 
 def test_more_axis_values_extend_a_tuned_study(tmp_path: Path) -> None:

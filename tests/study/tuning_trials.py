@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,3 +71,27 @@ def epochs(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
 def nested(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     """`bowl` with its rate inside of a mapping."""
     return bowl({**config, "rate": config["opt"]["lr"]}, run, device)
+
+
+def killed_above(config: dict[str, Any], run: Run, device: str) -> Mapping[str, Any]:
+    """Its process is killed for rates above 0.1, once where ``always`` is not set, until the file ``cured`` is there.
+
+    ``bowl`` has saved its fourth step by then.
+    """
+    if config["rate"] > 0.1 and not Path(config["cured"]).exists():
+        mark = Path(config["cured"]).with_name(f"killed-{config['rate']!r}")
+        if config["always"] or not mark.exists():
+            mark.touch()
+            if config["always"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            class Deadly:
+                def __getattr__(self, name: str) -> Any:
+                    return getattr(run, name)
+
+                def save(self, checkpoint: Checkpoint) -> None:
+                    run.save(checkpoint)
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            return bowl(config, Deadly(), device)
+    return bowl(config, run, device)

@@ -18,7 +18,7 @@ from metascale.core.columns import STUDY_JSON
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_json
 from metascale.study.content import CONTENT, base_identity, merged_content, refuse_other_content
-from metascale.study.design import Study, Trial, build_trial, differing_keys
+from metascale.study.design import TUNE_KEY, Study, Trial, build_trial, differing_keys
 from metascale.study.roles import Roles
 from metascale.study.store.seals import SEAL, read_sealed, sealed
 
@@ -34,32 +34,47 @@ class Definition:
     trials: tuple[Trial, ...]
     package_version: str = metascale.__version__
 
+    def rebased(self, study: Study) -> Study:
+        """``study`` with the number of search trials that this folder began with, where it asks for another one.
+
+        That number is in the base, and so in every id; a search that continues keeps the ids that it has.
+        """
+        asked, first = _search_trials(study.base), _search_trials(self.study.base)
+        if asked is None or first is None or asked == first:
+            return study
+        tune = {**study.base[TUNE_KEY], "trials": first}
+        return replace(study, base={**study.base, TUNE_KEY: tune}, search_trials=asked)
+
     def extended(self, study: Study) -> Definition:
         """The definition after the command ``study``: the same object when it asks for nothing new.
 
         Raises:
             InputError: another name, trial function or base, or other data; the message names what differs.
         """
-        ours = self.study
+        ours, study = self.study, self.rebased(study)
         one, other = base_identity(ours.base), base_identity(study.base)
         differing = [f"base.{key}" for key in differing_keys(one, other)]
         differing += [field for field in ("name", "trial") if getattr(ours, field) != getattr(study, field)]
         if differing:
             raise InputError(
                 f"the folder holds the study '{ours.name}' with another {', '.join(differing)}; "
-                "a study may only grow in axis values, seeds and extras: use a new folder, or the same base"
+                "a study may only grow in axis values, seeds, extras and trials of a search: "
+                "use a new folder, or the same base"
             )
         refuse_other_content(ours.base, study.base, study.axes)
         roles, content = study.roles or ours.roles, merged_content(ours.base, study.base, study.axes)
         base = {**study.base, **({CONTENT: content} if content else {})}
+        more = max(study.search_trials or 0, ours.search_trials or 0) or None
+        study = replace(study, search_trials=more)
         known = {trial.id: trial for trial in self.trials}
         asked = study.trials()
         moved = bool(differing_keys(ours.base, base))
         if all(trial.id in known for trial in asked) and not (moved and content.keys() & study.axes.keys()):
             if not moved:
-                return self if roles == ours.roles else replace(self, study=replace(ours, roles=roles))
+                same = (roles, more) == (ours.roles, ours.search_trials)
+                return self if same else replace(self, study=replace(ours, roles=roles, search_trials=more))
             trials = tuple(_at(trial, ours.trial, base) for trial in self.trials)
-            return replace(self, study=replace(ours, base=base, roles=roles), trials=trials)
+            return replace(self, study=replace(ours, base=base, roles=roles, search_trials=more), trials=trials)
         ids = {trial.id for trial in asked}
         # A trial keeps the label it was stored with: its folder bears it.
         kept = tuple(replace(trial, label=known[trial.id].label) if trial.id in known else trial for trial in asked)
@@ -70,6 +85,13 @@ class Definition:
 def _at(trial: Trial, function: str, base: Mapping[str, Any]) -> Trial:
     """A stored trial where the files of ``base`` lie now."""
     return build_trial(function, base, trial.axes, trial.seed, trial.kind, label=trial.label)
+
+
+def _search_trials(base: Mapping[str, Any]) -> int | None:
+    """The number of search trials in a study's base."""
+    tune = base.get(TUNE_KEY)
+    found = tune.get("trials") if isinstance(tune, Mapping) else None
+    return found if isinstance(found, int) else None
 
 
 def save_definition(folder: Path, definition: Definition) -> None:
@@ -90,9 +112,15 @@ def save_definition(folder: Path, definition: Definition) -> None:
                 "extra": [[[key, value] for key, value in extra.items()] for extra in study.extra],
                 "trials": [_trial_to_json(trial) for trial in definition.trials],
                 **({} if study.roles is None else {"roles": study.roles.to_json()}),
+                **({} if study.search_trials is None else {"search_trials": study.search_trials}),
             }
         ),
     )
+
+
+def of_earlier_version(folder: Path) -> bool:
+    """Whether a version wrote the study in ``folder`` that gave its files no hashes of their own."""
+    return bool(read_json(folder / STUDY_JSON)["format"] < 2)
 
 
 def load_definition(folder: Path) -> Definition:
@@ -124,6 +152,7 @@ def load_definition(folder: Path) -> Definition:
             seeds=tuple(stored["seeds"]),
             extra=tuple(dict(extra) for extra in stored["extra"]),
             roles=Roles.from_json(stored["roles"]) if "roles" in stored else None,
+            search_trials=stored.get("search_trials"),
         )
         trials = tuple(_trial_from_json(study, item, path) for item in stored["trials"])
     except KeyError as error:

@@ -18,6 +18,8 @@ from metascale.study.roles import Roles
 TrialFunction: TypeAlias = Callable[[dict[str, Any], Run, str], Mapping[str, Any]]
 """``fn(config, run, device) -> result row``. The row holds JSON values; its scalars become columns of the table."""
 
+TUNE_KEY = "tune"
+"""The key of a study's base that holds a search."""
 RESERVED = ("seed", "trial")
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 LABEL_LENGTH = 80
@@ -62,6 +64,8 @@ class Study:
             study's seeds for that one. A nested mapping is merged, anything else replaces.
         roles: what the axes are and what is read off the results; no part of a trial's identity. Default: the first
             axis of numbers is the scale and every other axis a series.
+        search_trials: the trials of a search that was asked for more than its base says, since it began. The base, and
+            with it every id, stays as it was. Default: what the base says.
 
     Raises:
         InputError: a malformed path, an empty axis, a reserved or conflicting key, or two equal trials.
@@ -74,6 +78,7 @@ class Study:
     seeds: Sequence[int]
     extra: Sequence[Mapping[str, Any]] = ()
     roles: Roles | None = None
+    search_trials: int | None = None
 
     def __post_init__(self) -> None:
         if not _PATH.fullmatch(self.trial):
@@ -89,6 +94,13 @@ class Study:
         if self.roles is not None:
             object.__setattr__(self, "roles", self.roles.completed(self.axes))
         self.trials()
+
+    @property
+    def asked_base(self) -> Mapping[str, Any]:
+        """The base with the number of search trials that is asked for now."""
+        if self.search_trials is None or TUNE_KEY not in self.base:
+            return self.base
+        return {**self.base, TUNE_KEY: {**self.base[TUNE_KEY], "trials": self.search_trials}}
 
     def trials(self) -> tuple[Trial, ...]:
         """Every trial, in the order given: axes (first slowest), then seeds, then the extras."""

@@ -135,7 +135,7 @@ def reproduce(study: ReportStudy, found: Provenance) -> tuple[str, ...]:
         lines += [f"export {threads}" for threads in found.threads if len(found.threads) == 1]
         return (*lines, f"{found.commands[0]} --out {AGAIN}")
     design = study.view.study
-    fields = (design.name, design.trial, dict(design.base), dict(design.axes), tuple(design.seeds))
+    fields = (design.name, design.trial, dict(design.asked_base), dict(design.axes), tuple(design.seeds))
     call = f"Study({', '.join(map(repr, [*fields, tuple(map(dict, design.extra))]))})"
     return ("from metascale.study import Study, run_study", f"run_study({call}, {AGAIN!r})")
 

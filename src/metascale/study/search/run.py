@@ -11,18 +11,18 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from metascale.core.canonical import canonical_json, content_id
 from metascale.core.columns import STUDY_JSON, TUNING
 from metascale.core.errors import InputError
-from metascale.core.files import write_json
+from metascale.core.files import read_json, write_json
 from metascale.core.optional import require
 from metascale.core.streams import address, generator
 from metascale.study.content import base_identity
-from metascale.study.definition import load_definition, save_definition
+from metascale.study.definition import load_definition, of_earlier_version, save_definition
 from metascale.study.design import LABEL_LENGTH, Study, Trial, build_trial, flatten, merge
 from metascale.study.run.job import Executor
 from metascale.study.run.session import Event, Reporter, StudyOutcome
@@ -44,7 +44,7 @@ from metascale.study.search.space import Dimension
 from metascale.study.store.claims import locked
 from metascale.study.store.folder import damaged_runs, read_study
 from metascale.study.store.manifest import unseal
-from metascale.study.store.seals import sealed
+from metascale.study.store.seals import is_unsealed, sealed
 from metascale.study.store.store import RunStore
 from metascale.study.store.table import FINALS
 
@@ -80,7 +80,8 @@ def run_tuned_study(
     """Search at the points that the strategy names, then run axes × seeds and extras with the values found.
 
     The same call resumes: suggestions that are in ``study.json`` stand, and later ones are computed from ended trials
-    alone. A trial that failed counts as the worst loss, and is tried again once by the next call.
+    alone. A trial that failed counts as the worst loss, and is tried again once by the next call; one that was killed
+    from outside counts as nothing, and the search waits for it. More ``tune.trials`` than before continue the search.
 
     Args:
         options: of `run_study`.
@@ -90,16 +91,20 @@ def run_tuned_study(
             diverged; whatever `run_study` raises.
         MissingDependency: Optuna is not installed; nothing is written.
     """
+    folder = Path(folder)
+    if (folder / STUDY_JSON).exists():
+        study = load_definition(folder).rebased(study)
     search = search_of(study)
     if search is None:
         raise InputError(f"study '{study.name}' has no search: its base needs the key 'tune'")
-    folder = Path(folder)
     searched_points(study, search)  # validate before writing anything
     require("optuna", "tune", "a search for hyperparameters")
     # One watch for all rounds: a request that comes between two of them ends the next.
     options.setdefault("stop_seen", StopWatch.start(folder).seen)
+    _seal_finals(folder)
     searched = _search(study, search, folder, executor, retry_failed, reporter, options)
-    if searched.pending or searched.stopped or searched.damaged or (searched.failed and options.get("fail_fast")):
+    unfinished = searched.pending or searched.stopped or searched.damaged or _any_killed(folder, study, search)
+    if unfinished or (searched.failed and options.get("fail_fast")):
         if reporter is not None:
             reporter.end(searched)
         return searched
@@ -111,6 +116,21 @@ def run_tuned_study(
     return _joined(
         searched, run_study(final, folder, executor, retry_failed=retry_failed, reporter=reporter, **options)
     )
+
+
+def _seal_finals(folder: Path) -> None:
+    """Give the finals of a search that an earlier version ran the hash that readers ask for."""
+    path = folder / FINALS
+    if path.exists() and of_earlier_version(folder):
+        with locked(folder):
+            if is_unsealed(stored := read_json(path)):
+                write_json(path, sealed(stored))
+
+
+def _any_killed(folder: Path, study: Study, search: Search) -> bool:
+    """Whether a trial of the searches waits to be resumed because it was killed again and again."""
+    ids = {trial.id for trial in _stored(folder, study, search)}
+    return any(run.was_killed() for run in read_study(folder).runs if run.trial.id in ids)
 
 
 def n_search_trials(study: Study) -> int:
@@ -200,7 +220,8 @@ def _with_extras(study: Study, finals: Sequence[Trial]) -> ListedStudy:
 
 
 def _listed(study: Study, trials: tuple[Trial, ...]) -> ListedStudy:
-    return ListedStudy(study.name, study.trial, study.base, study.axes, study.seeds, study.extra, study.roles, trials)
+    known = {one.name: getattr(study, one.name) for one in fields(Study)}
+    return ListedStudy(**known, listed=trials)
 
 
 def _stored(folder: Path, study: Study, search: Search) -> tuple[Trial, ...]:

@@ -18,12 +18,10 @@ from metascale.core.canonical import canonical_json, plain
 from metascale.core.columns import TUNING, VALIDATION_LOSS
 from metascale.core.errors import InputError
 from metascale.core.suggest import suggest
-from metascale.study.design import Study, load_function, merge
+from metascale.study.design import TUNE_KEY, Study, load_function, merge
 from metascale.study.search.space import Dimension, Edge, LogUniform, Uniform, dimension_from_json
 from metascale.study.store.folder import RunView, StudyView
 
-TUNE_KEY = "tune"
-"""The key of a study's base that holds a search."""
 PRUNE_KEY = "prune_above"
 """The key of a search trial's configuration: ``[[step, loss], ...]``, end where the best loss so far is above."""
 PRUNED = "pruned_at_step"
@@ -224,7 +222,7 @@ class SearchResult:
 
 def search_of(study: Study) -> Search | None:
     """The search in a study's base."""
-    stored = study.base.get(TUNE_KEY)
+    stored = study.asked_base.get(TUNE_KEY)
     return None if stored is None else Search.from_json(stored)
 
 
@@ -385,7 +383,8 @@ def tried_at(view: StudyView, search: Search, point: Point) -> list[Tried]:
 def _tried(run: RunView, search: Search) -> Tried:
     values = {name: run.trial.axes[name] for name in search.space}
     status = run.status
-    if status in ("pending", "running"):
+    # A trial that was killed from outside has not shown what its values are worth: it is resumed.
+    if status in ("pending", "running") or run.was_killed():
         return Tried(values, None, "running")
     if status != "finished":
         return Tried(values, None, "diverged" if status == "diverged" else "failed")

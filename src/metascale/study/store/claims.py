@@ -177,12 +177,18 @@ def retire(owner: str) -> None:
 
 
 def is_alive(owner: str) -> bool | None:
-    """Whether the runner named ``owner`` lives; ``None`` when that cannot be seen from here (another machine)."""
+    """Whether the runner named ``owner`` lives; ``None`` when that cannot be seen from here (another machine).
+
+    One of an earlier boot of this machine is dead.
+    """
     if owner in _retired:
         return False
     machine, pid, started, _ = owner.rsplit(":", 3)
-    if machine != _machine():
-        return None
+    ours = _machine()
+    if machine != ours:
+        theirs, here = machine.split("/"), ours.split("/")
+        # No process outlives a boot of its machine. In another pid namespace of this boot it cannot be seen.
+        return False if theirs[0] == here[0] and len(theirs) > 1 < len(here) and theirs[1] != here[1] else None
     now = _started(int(pid))
     return now is not None and str(now) == started
 

@@ -195,6 +195,13 @@ class RunView:
         lines = self.error().strip().splitlines()
         return lines[-1] if lines else ""
 
+    def was_killed(self) -> bool:
+        """Whether it failed because it was killed from outside again and again: no failure of its own."""
+        if self.status != "failed":
+            return False
+        ends = [event for event in self.history() if event.get("event") in ENDS]
+        return bool(ends and ends[-1].get("killed"))
+
     def error(self) -> str:
         """The traceback of the last failed attempt, or nothing."""
         path = self.folder / ERROR

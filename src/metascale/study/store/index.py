@@ -41,7 +41,10 @@ _MARKS = ", ".join("?" * 10)
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """A trial as the index knows it. Times are seconds since the epoch; ``wall_s`` sums all attempts."""
+    """A trial as the index knows it. Times are seconds since the epoch; ``wall_s`` sums all attempts.
+
+    While it runs, ``updated_at`` is when its lease was last renewed.
+    """
 
     id: str
     status: Status
@@ -113,8 +116,9 @@ class Index:
 
     def renew(self, owner: str, lease_s: float) -> int:
         """Renew every lease of ``owner``; how many there are."""
-        query = "UPDATE trials SET lease_until = ? WHERE owner = ? AND status = 'running'"
-        return self._change(query, (time.time() + lease_s, owner))
+        query = "UPDATE trials SET lease_until = ?, updated_at = ? WHERE owner = ? AND status = 'running'"
+        now = time.time()
+        return self._change(query, (now + lease_s, now, owner))
 
     def settle(
         self, trial_id: str, owner: str | None, attempt: int, status: Status, wall_s: float = 0.0, message: str = ""

@@ -19,6 +19,11 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**whole, SEAL: sha256_of(canonical_json(whole).encode())}
 
 
+def is_unsealed(stored: object) -> bool:
+    """Whether what was read from a file of a study has no hash at all, as earlier versions wrote them."""
+    return isinstance(stored, dict) and SEAL not in stored
+
+
 def read_sealed(path: Path) -> dict[str, Any]:
     """What `sealed` made.
 

@@ -51,6 +51,8 @@ class RunStore:
     def __init__(self, folder: Path, definition: Definition) -> None:
         self.folder = folder
         self.definition = definition
+        # Leases of other runners as first seen here: (until, seconds of our own clock that never goes back).
+        self._leases: dict[str, tuple[float, float]] = {}
         unseal(folder)
         self.index = Index(folder / INDEX)
 
@@ -153,12 +155,22 @@ class RunStore:
             # A stopped process in the middle of a write: its write ends first.
             return None
 
-    @staticmethod
-    def is_free(row: IndexRow) -> bool:
-        """Whether a trial with this row may be claimed."""
+    def is_free(self, row: IndexRow) -> bool:
+        """Whether a trial with this row may be claimed.
+
+        A lease is over at its time, or when it was not renewed while we watched it for as long as it lasts: the clock
+        that it was written by may have been ahead, or have been set back since.
+        """
         if row.status != "running":
             return row.status not in ("finished", "damaged")
-        return row.owner is None or row.lease_until < time.time() or is_alive(row.owner) is False
+        if row.owner is None or row.lease_until < time.time() or is_alive(row.owner) is False:
+            return True
+        now = time.monotonic()
+        until, since = self._leases.get(row.id, (0.0, now))
+        if until != row.lease_until:
+            self._leases[row.id] = (row.lease_until, now)
+            return False
+        return now - since > row.lease_until - row.updated_at
 
     def settle(
         self, trial: Trial, claim: Claim, wall_s: float, death: str = "", *, killed: bool = False
@@ -225,7 +237,10 @@ class RunStore:
         starts = [event["at"] for event in view.history() if _starts(event, claim)]
         started_at = starts[-1] if starts else 0.0
         until = time.time() + LEASE_S
-        return IndexRow(trial.id, status, claim.owner, claim.attempt, until, "", started_at, 0.0, view.wall_s(), "")
+        renewed_at = until - LEASE_S
+        return IndexRow(
+            trial.id, status, claim.owner, claim.attempt, until, "", started_at, renewed_at, view.wall_s(), ""
+        )
 
     def _record(self, view: RunView, of: Claim | IndexRow, wall_s: float = 0.0) -> bool:
         return self.index.settle(view.trial.id, of.owner, of.attempt, view.status, wall_s, view.message())

@@ -22,15 +22,16 @@ from metascale.core.columns import (
     WALL_S,
 )
 from metascale.core.errors import CorruptFile, InputError
-from metascale.core.files import write_atomic, write_json
+from metascale.core.files import read_json, write_atomic, write_json
 from metascale.core.optional import require
 from metascale.laws.selection import best_of
+from metascale.study.definition import of_earlier_version
 from metascale.study.design import Trial, flatten
 from metascale.study.roles import Roles, loss_of
 from metascale.study.store.claims import locked
 from metascale.study.store.folder import RunView, StudyView, read_study
 from metascale.study.store.records import format_cell
-from metascale.study.store.seals import SEAL, read_sealed
+from metascale.study.store.seals import SEAL, is_unsealed, read_sealed
 
 if TYPE_CHECKING:
     import pandas
@@ -136,6 +137,18 @@ def _keep_best(table: ResultsTable, roles: Roles) -> ResultsTable:
     return ResultsTable(table.columns, rows, found.notes)
 
 
+def unsealed_finals(folder: Path) -> str:
+    """What to know of a search that an earlier version ran, in a sentence; empty for any other study."""
+    path = folder / FINALS
+    with contextlib.suppress(CorruptFile):
+        if path.exists() and of_earlier_version(folder) and is_unsealed(read_json(path)):
+            return (
+                f"{path} was written by an earlier version of metascale, without a hash of its own: it is read as it "
+                "is, and the same run command (or `metascale resume`) writes it anew and repeats nothing"
+            )
+    return ""
+
+
 def write_results(folder: Path | str) -> ResultsTable:
     """Write ``results.csv`` and ``all_results.json`` of the study in ``folder``, each atomically."""
     view = read_study(folder)
@@ -179,7 +192,9 @@ def _superseded(view: StudyView) -> frozenset[str]:
     path = view.folder / FINALS
     if not path.exists():
         return frozenset()
-    ids = frozenset(read_sealed(path)["ids"])
+    earlier = of_earlier_version(view.folder) and is_unsealed(read_json(path))
+    stored = read_json(path) if earlier else read_sealed(path)
+    ids = frozenset(map(str, stored.get("ids", ())))
 
     def place(trial: Trial) -> tuple[str, int]:
         return canonical_json({name: trial.axes.get(name) for name in view.study.axes}), trial.seed

@@ -30,7 +30,7 @@ from metascale.study.store.folder import (
 from metascale.study.store.index import opened_to_read, read_index
 from metascale.study.store.manifest import broken_seals, read_seals
 from metascale.study.store.seals import read_sealed
-from metascale.study.store.table import complete_results, results_table
+from metascale.study.store.table import FINALS, complete_results, results_table, unsealed_finals
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,8 @@ def verify_study(folder: Path | str) -> Verification:
         damages += found
     damages += _unreadable(view.folder / PROVENANCE_JSONL, read_json_lines)
     damages += _verify_index(view)
+    if note := unsealed_finals(view.folder):
+        damages.append(Damage(view.folder / FINALS, note.removeprefix(f"{view.folder / FINALS} was ")))
     count, found = _verify_seals(view, {damage.path for damage in damages})
     n_files += count
     damages += found
