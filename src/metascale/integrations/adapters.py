@@ -24,6 +24,7 @@ from metascale.core.errors import CorruptFile, InputError, MetascaleError
 from metascale.core.files import read_json, sha256_of, write_atomic
 from metascale.core.optional import require
 from metascale.integrations.model_card import model_card
+from metascale.study.store.borders import refuse_exits
 from metascale.study.store.folder import CONFIG, RESULT, damage_of
 from metascale.study.store.records import read_rows
 
@@ -78,6 +79,7 @@ def read_adapter_run(folder: Path) -> AdapterRun:
         InputError: it is no run, has not finished, or trained no adapters.
         CorruptFile: a file is not what the run recorded.
     """
+    refuse_exits(folder)
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is not a run's folder (STUDY/runs/NAME): it has no {CONFIG}")
     config = read_json(folder / CONFIG)

@@ -20,6 +20,7 @@ from metascale.core.files import read_json, write_json
 from metascale.study.content import CONTENT, base_identity, merged_content, refuse_other_content
 from metascale.study.design import TUNE_KEY, Study, Trial, build_trial, differing_keys
 from metascale.study.roles import Roles
+from metascale.study.store.borders import check_label, refuse_exits
 from metascale.study.store.seals import SEAL, read_sealed, sealed
 
 FORMAT = 2
@@ -127,10 +128,11 @@ def load_definition(folder: Path) -> Definition:
     """Read ``study.json``.
 
     Raises:
-        InputError: there is none, or a newer version of the package wrote it.
+        InputError: there is none, or a newer version of the package wrote it; or a link in the folder leads out of it.
         CorruptFile: it is not what was written, by its own hash (which format 1 did not have).
     """
     path = folder / STUDY_JSON
+    refuse_exits(folder)
     if not path.is_file():
         raise InputError(f"{folder} is not a study folder: it has no {STUDY_JSON}")
     stored = read_json(path)
@@ -168,6 +170,7 @@ def _trial_to_json(trial: Trial) -> dict[str, Any]:
 
 
 def _trial_from_json(study: Study, stored: dict[str, Any], path: Path) -> Trial:
+    check_label(stored["label"], path)
     trial = build_trial(
         study.trial, study.base, dict(stored["axes"]), stored["seed"], stored["kind"], label=stored["label"]
     )

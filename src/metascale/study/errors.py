@@ -49,11 +49,30 @@ def is_disk_full(error: BaseException) -> bool:
 
 def disk_full(folder: Path, doing: str) -> DiskFull:
     """The error to raise when ``doing`` met a full disk."""
-    free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+    place = _nearest(folder)
+    free, n_files = shutil.disk_usage(place).free, _files_left(place)
+    room = f"{free / 2**20:.1f} MiB free" if n_files is None else f"{free / 2**20:.1f} MiB and {n_files} files free"
     return DiskFull(
-        f"no space left on the device of {folder} ({free / 2**20:.1f} MiB free) while {doing}; "
+        f"no space left on the device of {folder} ({room}) while {doing}; "
         "everything recorded before is whole: free some space and run the same command again"
     )
+
+
+def _nearest(folder: Path) -> Path:
+    """``folder``, or the nearest one above it that exists."""
+    return next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
+
+
+def _files_left(place: Path) -> int | None:
+    """How many more files the device takes (inodes); ``None`` where it has no such limit."""
+    state = os.statvfs(place) if POSIX else None
+    return state.f_favail if state is not None and state.f_files else None
+
+
+def _has_no_file_left(error: BaseException, folder: Path) -> bool:
+    """Whether SQLite could not make a file beside the index because the device takes no more files."""
+    opening = isinstance(error, sqlite3.OperationalError) and "unable to open database file" in str(error)
+    return opening and _files_left(_nearest(folder)) == 0
 
 
 @contextmanager
@@ -62,7 +81,7 @@ def explain_disk_full(folder: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
-        if not is_disk_full(error):
+        if not is_disk_full(error) and not _has_no_file_left(error, folder):
             raise
         raise disk_full(folder, doing) from error
 

@@ -12,6 +12,7 @@ from metascale.core.files import read_json, sha256_of
 from metascale.core.types import Params
 from metascale.meta.evaluate import Evaluation
 from metascale.study.design import merge
+from metascale.study.store.borders import refuse_exits
 from metascale.study.store.folder import damage_of
 from metascale.training.state import from_bytes
 from metascale.workflow.content import located_run
@@ -54,6 +55,7 @@ def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: st
 
 def load_run(folder: Path) -> tuple[dict[str, Any], Mapping[str, Any], Params]:
     """A finished run's configuration, result and meta-learnt parameters; the result has their digest."""
+    refuse_exits(folder)
     for name in ("config.json", "result.json", WEIGHTS):
         if not (folder / name).exists():
             raise InputError(f"{folder} has no {name}: it is not a finished, meta-trained run (STUDY/runs/NAME)")

@@ -24,6 +24,7 @@ from metascale.core.streams import address, generator
 from metascale.study.content import base_identity
 from metascale.study.definition import load_definition, of_earlier_version, save_definition
 from metascale.study.design import LABEL_LENGTH, Study, Trial, build_trial, flatten, merge
+from metascale.study.errors import explain_disk_full
 from metascale.study.run.job import Executor
 from metascale.study.run.session import Event, Reporter, StudyOutcome
 from metascale.study.run.stopping import StopWatch
@@ -150,7 +151,8 @@ def _search(
 ) -> StudyOutcome:
     """Rounds of suggestions until every search is over, or a trial is left pending."""
     quiet = None if reporter is None else _Rounds(reporter)
-    RunStore.create(folder, _listed(study, _stored(folder, study, search))).close()
+    with explain_disk_full(folder, "opening the study"):
+        RunStore.create(folder, _listed(study, _stored(folder, study, search))).close()
     outcome = None
     while True:
         tuning = [run for run in read_study(folder).runs if run.trial.kind == TUNING]

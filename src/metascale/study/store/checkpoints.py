@@ -90,6 +90,9 @@ def read_checkpoint(path: Path) -> tuple[Checkpoint, Marks]:
     content = manifest.get("content") if isinstance(manifest, dict) else None
     if content is None or manifest.get("sha256") != sha256_of(canonical_json(content).encode()):
         raise CorruptFile(f"{path / _MANIFEST} is not what was written")
+    for name in (*content["blobs"], *content["records"]):
+        if not _BLOB.fullmatch(name):
+            raise CorruptFile(f"{path / _MANIFEST} is not what was written: {name!r:.80} names no part or record")
     blobs = {}
     for name, expected in content["blobs"].items():
         part = path / f"{name}.bin"

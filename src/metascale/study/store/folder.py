@@ -41,7 +41,9 @@ _PROGRESS_NUMBERS = ("done", "total", "updated_at", "first_done", "first_at")
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file that belongs to the run's result, by name, checkpoints and measurements left out."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
+    )
     kept = [name for name in names if name.split("/")[0] not in (*NOT_COMPARED, CHECKPOINTS, RESULT, ERROR)]
     return {name: sha256_of((folder / name).read_bytes()) for name in kept}
 

@@ -64,6 +64,14 @@ class Index:
     def __init__(self, path: Path, *, timeout_s: float = 60.0) -> None:
         self.path = path
         self._connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        path = self.path
         with self._named():
             # The write-ahead log needs memory that its readers share, which a network file system does not give.
             mode = "TRUNCATE" if is_remote(path.parent) else "WAL"

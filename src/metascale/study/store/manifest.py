@@ -13,6 +13,7 @@ from typing import Any
 from metascale.core.columns import ALL_RESULTS_JSON, COMMAND_JSON, PROVENANCE_JSON, PROVENANCE_JSONL, RESULTS_CSV
 from metascale.core.errors import CorruptFile
 from metascale.core.files import sha256_of, write_json
+from metascale.study.store.borders import place_of
 from metascale.study.store.claims import CLAIM, locked
 from metascale.study.store.folder import HISTORY, INDEX, OUTPUT, RESULT, SEALS, TIMING, StudyView
 from metascale.study.store.seals import read_sealed, sealed
@@ -92,7 +93,7 @@ def broken_seals(view: StudyView, running: Iterable[str]) -> Iterator[tuple[Path
     folder, busy = view.folder, {*running}
     seals = read_seals(folder)
     for name, expected in seals.get(_FILES, {}).items():
-        yield from _broken(folder / name, expected, "; `metascale report` writes it anew")
+        yield from _broken(place_of(folder, name, folder / SEALS), expected, "; `metascale report` writes it anew")
     folders = {run.trial.id: run.folder for run in view.runs}
     for trial, files in seals.get(_RUNS, {}).items():
         place = folders.get(trial)
@@ -102,7 +103,7 @@ def broken_seals(view: StudyView, running: Iterable[str]) -> Iterator[tuple[Path
             yield place, "missing, although its trial had ended"
             continue
         for name, expected in files.items():
-            yield from _broken(place / name, expected, "")
+            yield from _broken(place_of(place, name, folder / SEALS), expected, "")
     if seals.get(_INDEX) is not None and not busy:
         yield from _broken(folder / INDEX, seals[_INDEX], "; `metascale reindex` builds it anew")
     if not _begins_as(folder, seals.get(_PROVENANCE)):

@@ -20,6 +20,7 @@ from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import write_json
 from metascale.study.definition import Definition, load_definition, save_definition
 from metascale.study.design import Study, Trial
+from metascale.study.store.borders import refuse_long_path
 from metascale.study.store.claims import CLAIM, Claim, is_alive, locked, put_claim, read_claim
 from metascale.study.store.folder import (
     CONFIG,
@@ -61,9 +62,11 @@ class RunStore:
         """The store for ``study``: made, opened again, or extended by new axis values, seeds and extras.
 
         Raises:
-            InputError: the folder holds a study with another name, trial function or base; nothing is touched.
+            InputError: the folder holds a study with another name, trial function or base, or its path is too long;
+                nothing is touched.
         """
         folder = Path(folder)
+        refuse_long_path(folder)
         if (folder / STUDY_JSON).exists():
             load_definition(folder).extended(study)
         elif (folder / RUNS).exists():
@@ -84,7 +87,7 @@ class RunStore:
                 definition = Definition(study, study.trials())
                 save_definition(folder, definition)
             store = cls(folder, definition)
-            store.refresh()
+            store._refresh_or_close()
         return store
 
     @classmethod
@@ -98,8 +101,15 @@ class RunStore:
         definition = load_definition(folder)
         with locked(folder):
             store = cls(folder, definition)
-        store.refresh()
+        store._refresh_or_close()
         return store
+
+    def _refresh_or_close(self) -> None:
+        try:
+            self.refresh()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self.index.close()

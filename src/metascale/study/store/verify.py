@@ -13,6 +13,7 @@ from metascale.core.columns import ALL_RESULTS_JSON, PROVENANCE_JSON, PROVENANCE
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json, read_json_lines, sha256_of
 from metascale.study.content import identity
+from metascale.study.store.borders import place_of
 from metascale.study.store.checkpoints import list_checkpoints, read_checkpoint
 from metascale.study.store.folder import (
     CHECKPOINTS,
@@ -90,8 +91,11 @@ def _verify_run(run: RunView) -> tuple[int, list[Damage]]:
         n_files += 1 + len(hashes)
         if problem:
             damages.append(Damage(folder / RESULT, problem))
-        for name, expected in hashes.items():
-            damages += _verify_hash(folder / name, expected)
+        try:
+            for name, expected in hashes.items():
+                damages += _verify_hash(place_of(folder, name, folder / RESULT), expected)
+        except CorruptFile as error:
+            damages.append(Damage(folder / RESULT, str(error)))
     elif (folder / CONFIG).exists():
         n_files += 1
         damages += _verify_config(run)
@@ -123,7 +127,9 @@ def _sealed_files(folder: Path) -> tuple[dict[str, str], str]:
 
 
 def _verify_hash(path: Path, expected: str) -> Iterator[Damage]:
-    if not path.is_file():
+    if path.is_symlink():
+        yield Damage(path, "a link, in the place of the file that was written")
+    elif not path.is_file():
         yield Damage(path, "missing")
     elif sha256_of(path.read_bytes()) != expected:
         yield Damage(path, "its SHA-256 is not the one that was recorded")
