@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from metascale.core import Batch, Diverged, Episode, InputError, MetascaleError, episode
     from metascale.core.version import __version__
     from metascale.laws import backtest, fit, forecast, optimum, read_table
-    from metascale.meta import FOMAML, MAML, InnerLoop, MetaLearner, Reptile, evaluate
+    from metascale.meta import FOMAML, MAML, InnerLoop, MetaLearner, Reptile, benchmark, evaluate
     from metascale.models import Module, Perceptron
     from metascale.study import Study
-    from metascale.tasks import digits_tasks
+    from metascale.tasks import digits_tasks, few_shot
     from metascale.training import SGD, Adam
     from metascale.workflow import Place, run
 
@@ -57,9 +57,11 @@ __all__ = [
     "Study",
     "__version__",
     "backtest",
+    "benchmark",
     "digits_tasks",
     "episode",
     "evaluate",
+    "few_shot",
     "fit",
     "forecast",
     "optimum",

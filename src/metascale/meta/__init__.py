@@ -1,7 +1,7 @@
 """Meta-learning: one inner loop, estimators of the meta-gradient, the learner, one evaluator, baselines."""
 
 from metascale.meta.baselines import Arena, class_prior, fine_tuning, linear_probe, prototypes, zero_shot
-from metascale.meta.evaluate import Evaluation, Predictor, adapted_predictor, evaluate
+from metascale.meta.evaluate import Benchmark, Evaluation, Predictor, adapted_predictor, benchmark, evaluate
 from metascale.meta.gradients import (
     FOMAML,
     MAML,
@@ -21,6 +21,7 @@ __all__ = [
     "FOMAML",
     "MAML",
     "Arena",
+    "Benchmark",
     "EpisodeReport",
     "Evaluation",
     "FullGraph",
@@ -34,6 +35,7 @@ __all__ = [
     "Reptile",
     "StepReport",
     "adapted_predictor",
+    "benchmark",
     "class_prior",
     "evaluate",
     "fine_tuning",

@@ -10,6 +10,7 @@ from typing import TypeAlias, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import t
 
 from metascale.core.errors import Diverged, InputError
 from metascale.core.trees import stack_tasks
@@ -185,6 +186,73 @@ def evaluate(
             f"the {split} loss of {len(ids)} task(s) is not finite, the first is {ids[0]}", step=-1, task_ids=ids
         )
     return Evaluation(tuple(names), inner_steps, loss_table, accuracy_table)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Means over episodes with their 95 % intervals, as papers report them.
+
+    The half width is Student's t quantile times the standard error across episodes (1.96 standard errors for many).
+
+    Args:
+        evaluation: the results of every episode.
+        inner_steps: after how many inner steps.
+    """
+
+    evaluation: Evaluation
+    inner_steps: int
+
+    @property
+    def n_episodes(self) -> int:
+        return len(self.evaluation.task_ids)
+
+    @property
+    def accuracy(self) -> tuple[float, float]:
+        """Mean and half width; NaN for regression."""
+        return self._interval(self.evaluation.accuracy)
+
+    @property
+    def loss_nats(self) -> tuple[float, float]:
+        """Mean and half width of the query loss."""
+        return self._interval(self.evaluation.loss_nats)
+
+    def _interval(self, values: np.ndarray) -> tuple[float, float]:
+        own = values[:, self.evaluation.inner_steps.index(self.inner_steps)]
+        return float(own.mean()), float(t.ppf(0.975, len(own) - 1) * own.std(ddof=1) / math.sqrt(len(own)))
+
+    def __str__(self) -> str:
+        loss = f"loss {self.loss_nats[0]:.4f} ± {self.loss_nats[1]:.4f}"
+        accuracy = "" if math.isnan(self.accuracy[0]) else f"accuracy {self.accuracy[0]:.2%} ± {self.accuracy[1]:.2%}, "
+        return f"{accuracy}{loss} (95 % interval, {self.n_episodes} episodes, {self.inner_steps} inner steps)"
+
+
+def benchmark(
+    predictor: Predictor,
+    source: TaskSource,
+    split: Split = "test",
+    n_episodes: int = 600,
+    *,
+    batch: int = 8,
+    execution: Execution | None = None,
+    device: str = "cpu",
+) -> Benchmark:
+    """`evaluate` on many episodes, after the largest number of inner steps that the predictor takes.
+
+    Raises:
+        Diverged: a loss is not finite.
+        InputError: the split has fewer episodes (a source's ``n_test_tasks``), or fewer than 2 are asked for.
+    """
+    if n_episodes < 2:
+        raise InputError(f"an interval needs at least 2 episodes, not {n_episodes}", field="n_episodes")
+    available = source.n_tasks(split)
+    if available is not None and available < n_episodes:
+        raise InputError(
+            f"{n_episodes} episodes were asked for but the {split} split has {available}: make the source with "
+            f"n_{split}_tasks={n_episodes}",
+            field="n_episodes",
+        )
+    found = evaluate(predictor, source, split, n_episodes, batch=batch, execution=execution, device=device)
+    return Benchmark(found, found.inner_steps[-1])
 
 
 @dataclass(frozen=True)

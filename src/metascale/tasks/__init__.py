@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from metascale.tasks.intents import intent_tasks, read_banking77, read_clinc150
     from metascale.tasks.omniglot import omniglot_tasks
+    from metascale.tasks.own import few_shot
     from metascale.tasks.regression import QuadraticTasks, RegressionTasks, SinusoidTasks
     from metascale.tasks.synthetic_text import SyntheticLanguage, synthetic_text_tasks, word_encoder
     from metascale.tasks.texts import LabelledText, TokenLists, csv_tasks, read_csv, text_table, token_lists
@@ -47,6 +48,7 @@ __all__ = [
     "csv_tasks",
     "data_folder",
     "digits_tasks",
+    "few_shot",
     "get",
     "intent_tasks",
     "locate",

@@ -1,0 +1,342 @@
+"""Labelled data in whatever form people have it, read into one: arrays, texts or image files, and a label each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from metascale.core.errors import InputError
+from metascale.core.nested import flatten
+from metascale.core.optional import require
+from metascale.core.types import SPLITS, Split
+from metascale.tasks.words import words_of
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+PARTS: Mapping[str, Split] = {
+    **{split: split for split in SPLITS},
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+}
+_SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
+_LABELS, _INPUTS = ("label", "labels", "target", "class", "intent"), ("text", "sentence", "image", "img", "x")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Image files, decoded when first asked for; ids [...] give ``{"x": [..., channels, height, width]}`` in [0, 1].
+
+    Args:
+        paths: one file an id.
+        size: height and width after resizing.
+        channels: 1 or 3.
+    """
+
+    paths: tuple[Path, ...]
+    size: tuple[int, int]
+    channels: int
+    _decoded: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __call__(self, ids: np.ndarray) -> dict[str, torch.Tensor]:
+        images = np.stack([self._image(number) for number in ids.ravel().tolist()])
+        return {"x": torch.from_numpy(images).float().div_(255).view(*ids.shape, self.channels, *self.size)}
+
+    def _image(self, number: int) -> np.ndarray:
+        if number not in self._decoded:
+            image = require("PIL.Image", "images", "reading images")
+            with image.open(self.paths[number]) as opened:
+                plain = opened.convert("L" if self.channels == 1 else "RGB").resize(self.size[::-1], image.BILINEAR)
+            self._decoded[number] = np.asarray(plain).reshape(*self.size, self.channels).transpose(2, 0, 1).copy()
+        return self._decoded[number]
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Named arrays in memory; ids [...] give tensors [..., *shape]."""
+
+    values: Mapping[str, np.ndarray]
+
+    def __call__(self, ids: np.ndarray) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(array[ids]) for name, array in self.values.items()}
+
+
+Inputs: TypeAlias = "Arrays | ImageFiles | tuple[str, ...]"
+"""What the examples are; a tuple of texts still has to be made into numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """n examples and their labels.
+
+    Args:
+        inputs: the examples.
+        labels: [n] names of classes.
+        parts: [n] the part of the data set (``train``, ``validation``, ``test``) that each comes from, or empty.
+    """
+
+    inputs: Inputs
+    labels: tuple[str, ...]
+    parts: tuple[Split, ...] = ()
+
+    def keys(self) -> list[bytes]:
+        """A number for the content of each example: equal ones for equal examples (texts: the same words)."""
+        inputs = self.inputs
+        if isinstance(inputs, tuple):
+            return [_digest(" ".join(words_of(text)).encode()) for text in inputs]
+        if isinstance(inputs, ImageFiles):
+            return [_digest(path.read_bytes()) for path in inputs.paths]
+        rows = (np.ascontiguousarray(array).reshape(len(array), -1) for array in inputs.values.values())
+        return [_digest(b"".join(row.tobytes() for row in each)) for each in zip(*rows, strict=True)]
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def read_labelled(
+    data: object,
+    *,
+    label: str | None = None,
+    inputs: Sequence[str] | str | None = None,
+    image_size: int | None = None,
+) -> Labelled:
+    """The examples of ``data`` (see `tasks.few_shot`, which explains the arguments).
+
+    Raises:
+        InputError: data of another kind, without labels, or with labels that are not classes.
+        MissingDependency: a package that reads this kind of data is absent.
+    """
+    if isinstance(data, str | Path):
+        return _from_path(Path(data), label, inputs, image_size)
+    if hasattr(data, "columns") and hasattr(data, "iloc"):
+        frame: Any = data
+        return _from_columns({str(name): frame[name].tolist() for name in frame.columns}, label, inputs)
+    if hasattr(data, "column_names"):
+        return _from_hugging_face(data, label, inputs)
+    if isinstance(data, Mapping):
+        return _from_columns(data, label, inputs)
+    if isinstance(data, tuple) and len(data) == 2:
+        return _from_pairs(*data)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        indexed: Any = data
+        return _from_items(indexed[index] for index in range(len(indexed)))
+    if isinstance(data, Iterable):
+        return _from_items(data)
+    raise InputError(
+        f"few-shot tasks are made from arrays, a torch data set, a data frame, a Hugging Face data set or a path, not "
+        f"from {type(data).__name__}",
+        field="data",
+    )
+
+
+def _from_items(items: Iterable[Any]) -> Labelled:
+    pairs = list(items)
+    for number, item in enumerate(pairs):
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise InputError(
+                f"the items of a data set must be pairs (inputs, label); item {number} is {type(item).__name__}",
+                field="data",
+            )
+    if not pairs:
+        raise InputError("the data set has no examples", field="data")
+    return Labelled(_together([inputs for inputs, _ in pairs]), _names([label for _, label in pairs]))
+
+
+def _from_pairs(inputs: Any, labels: Any) -> Labelled:
+    names = _names(labels)
+    found = _texts(inputs) or Arrays({name: _plain(value) for name, value in flatten(_tensors(inputs)).items()})
+    counts = {"": len(found)} if isinstance(found, tuple) else {name: len(v) for name, v in found.values.items()}
+    for name, count in counts.items():
+        if count != len(names):
+            raise InputError(f"there are {len(names)} labels but {count} examples{f' of {name}' if name else ''}")
+    return Labelled(found, names)
+
+
+def _from_columns(
+    table: Mapping[str, Any], label: str | None, inputs: Sequence[str] | str | None, classes: Sequence[str] = ()
+) -> Labelled:
+    columns = list(table)
+    label = label or _chosen("label", [name for name in _LABELS if name in columns][:1], columns)
+    others = [name for name in columns if name != label]
+    numeric = [name for name in others if len(table[name]) and isinstance(_scalar(table[name][0]), int | float)]
+    if inputs is None:
+        known = [name for name in _INPUTS if name in others]
+        inputs = others if others == numeric else _chosen("inputs", known[:1] or others, columns)
+    wanted = [inputs] if isinstance(inputs, str) else list(inputs)
+    absent = [name for name in (label, *wanted) if name not in columns]
+    if absent:
+        raise InputError(f"there is no column '{absent[0]}'; there are {', '.join(columns)}", field="inputs")
+    names = _names([classes[int(value)] for value in table[label]] if classes else table[label])
+    if all(name in numeric for name in wanted):
+        x = np.array([table[name] for name in wanted], np.float32).T
+        if np.isnan(x).any():
+            raise InputError(f"{int(np.isnan(x).any(1).sum())} rows lack a number in {', '.join(wanted)}", field="data")
+        return Labelled(Arrays({"x": np.ascontiguousarray(x)}), names)
+    if len(wanted) == 1:
+        return Labelled(_together(list(table[wanted[0]])), names)
+    rows = [dict(zip(wanted, values, strict=True)) for values in zip(*(table[name] for name in wanted), strict=True)]
+    return Labelled(_together(rows), names)
+
+
+def _chosen(what: str, found: Sequence[str], columns: Sequence[str]) -> str:
+    if len(found) != 1:
+        raise InputError(f"say with {what}= which column holds the {what}; there are {', '.join(columns)}", field=what)
+    return found[0]
+
+
+def _from_hugging_face(data: Any, label: str | None, inputs: Sequence[str] | str | None) -> Labelled:
+    if not isinstance(data.column_names, Mapping):
+        found = label or _chosen("label", [n for n in _LABELS if n in data.column_names][:1], data.column_names)
+        classes = getattr(getattr(data, "features", {}).get(found), "names", None) or ()
+        return _from_columns({name: data[name][:] for name in data.column_names}, found, inputs, classes)
+    return joined({name: _from_hugging_face(data[name], label, inputs) for name in data.column_names})
+
+
+def joined(parts: Mapping[str, Labelled]) -> Labelled:
+    """The parts of a data set as one; where they are called train, validation and test, each example says its own."""
+    unknown = [name for name in parts if name not in PARTS]
+    splits: list[Split] = []
+    for name, part in parts.items():
+        splits += [] if unknown else [PARTS[name]] * len(part.labels)
+    values = [part.inputs for part in parts.values()]
+    labels = tuple(label for part in parts.values() for label in part.labels)
+    first = values[0]
+    if isinstance(first, tuple):
+        return Labelled(tuple(text for each in values for text in each), labels, tuple(splits))  # type: ignore[union-attr]
+    assert isinstance(first, Arrays)
+    arrays = {name: np.concatenate([each.values[name] for each in values]) for name in first.values}  # type: ignore[union-attr]
+    return Labelled(Arrays(arrays), labels, tuple(splits))
+
+
+def _from_path(path: Path, label: str | None, inputs: Sequence[str] | str | None, image_size: int | None) -> Labelled:
+    if path.is_file() and path.suffix == ".csv":
+        from metascale.tasks.texts import read_csv
+
+        rows = read_csv(path, inputs if isinstance(inputs, str) else "text", label or "label")
+        return Labelled(tuple(row.text for row in rows), tuple(row.label for row in rows))
+    if not path.is_dir():
+        raise InputError(f"{path} is neither a folder nor a .csv file", field="data", value=str(path))
+    if any((path / name).is_file() for name in _SAVED):
+        reader = require("datasets", "data", "a folder of a Hugging Face data set")
+        return _from_hugging_face(reader.load_from_disk(str(path)), label, inputs)
+    if not any(each.is_dir() for each in path.iterdir()) and any(path.glob("*.parquet")):
+        reader = require("datasets", "data", "a folder of a Hugging Face data set")
+        return _from_hugging_face(reader.load_dataset(str(path)), label, inputs)
+    return _image_folder(path, image_size)
+
+
+def _image_folder(path: Path, image_size: int | None) -> Labelled:
+    """One folder a class, directly or inside folders called train, validation and test."""
+    tops = sorted(each for each in path.iterdir() if each.is_dir())
+    divided = bool(tops) and all(each.name in PARTS for each in tops)
+    folders = [(part.name, each) for part in tops for each in sorted(part.iterdir()) if each.is_dir()]
+    classes = folders if divided else [("", each) for each in tops]
+    files = [
+        (part, folder.name, file)
+        for part, folder in classes
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in SUFFIXES
+    ]
+    if not files:
+        raise InputError(f"{path} holds no images in a folder for each class", field="data", value=str(path))
+    image = require("PIL.Image", "images", "reading images")
+    sizes: dict[tuple[int, int], Path] = {}
+    modes = set()
+    for _, _, file in files:
+        try:
+            with image.open(file) as opened:
+                sizes.setdefault(opened.size[::-1], file)
+                modes.add(opened.mode)
+        except OSError as error:
+            raise InputError(f"cannot read the image {file}: {error}", field="data", value=str(file)) from error
+    if len(sizes) > 1 and image_size is None:
+        (one, first), (two, second) = list(sizes.items())[:2]
+        raise InputError(
+            f"images have different sizes ({first.name} {one[0]}x{one[1]}, {second.name} {two[0]}x{two[1]}): give "
+            "image_size, to which all are resized",
+            field="image_size",
+        )
+    size = next(iter(sizes)) if image_size is None else (image_size, image_size)
+    reader = ImageFiles(tuple(file for *_, file in files), size, 1 if modes <= {"L", "1", "I;16"} else 3)
+    parts = tuple(PARTS[part] for part, *_ in files) if divided else ()
+    return Labelled(reader, tuple(name for _, name, _ in files), parts)
+
+
+def _texts(values: Any) -> tuple[str, ...] | None:
+    """The values, if they are texts."""
+    if isinstance(values, str) or not hasattr(values, "__len__") or isinstance(values, Mapping | torch.Tensor):
+        return None
+    found = tuple(values.tolist() if isinstance(values, np.ndarray) and values.dtype.kind in "UO" else values)
+    return tuple(map(str, found)) if found and all(isinstance(value, str) for value in found) else None
+
+
+def _together(examples: list[Any]) -> Arrays | tuple[str, ...]:
+    """The examples one by one as arrays, or as texts."""
+    texts = _texts(examples)
+    if texts is not None:
+        return texts
+    flat = [flatten(_tensors(example)) for example in examples]
+    for number, example in enumerate(flat):
+        for name, value in example.items():
+            if example.keys() != flat[0].keys() or value.shape != flat[0][name].shape:
+                raise InputError(
+                    f"examples must have one shape; example {number} has '{name}' {list(value.shape)}, example 0 "
+                    + ", ".join(f"'{name}' {list(value.shape)}" for name, value in flat[0].items()),
+                    field="data",
+                )
+    return Arrays({name: _plain(torch.stack([example[name] for example in flat])) for name in flat[0]})
+
+
+def _tensors(value: Any) -> Any:
+    """The same nesting with tensors for arrays, images and numbers."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {name: _tensors(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_tensors(each) for each in value)
+    if value is None or isinstance(value, str | bytes):
+        raise InputError(f"an example is {value!r}, where numbers, images or texts are allowed", field="data")
+    return torch.from_numpy(np.array(value))
+
+
+def _plain(values: torch.Tensor) -> np.ndarray:
+    """[n, ...], float32 where real; images of bytes [n, height, width(, channels)] as [n, channels, ...] in [0, 1]."""
+    if values.dtype == torch.uint8 and values.ndim in (3, 4):
+        values = values.unsqueeze(-1) if values.ndim == 3 else values
+        values = values.movedim(-1, 1) if values.shape[-1] in (1, 3, 4) else values
+        values = values.float() / 255
+    if values.is_floating_point():
+        values = values.float()
+        if not bool(torch.isfinite(values).all()):
+            bad = int((~torch.isfinite(values.flatten(1))).any(1).sum())
+            raise InputError(f"{bad} examples hold numbers that are not finite", field="data")
+    return np.ascontiguousarray(values.numpy())
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+
+
+def _names(labels: Any) -> tuple[str, ...]:
+    """Labels as names of classes.
+
+    Raises:
+        InputError: a label is missing, or a real number.
+    """
+    values = labels.tolist() if hasattr(labels, "tolist") else [_scalar(label) for label in labels]
+    for number, value in enumerate(values):
+        if value is None or value != value or (isinstance(value, str) and not value.strip()):
+            raise InputError(f"example {number} has no label", field="labels")
+        if not isinstance(value, str | int) and not (isinstance(value, float) and value.is_integer()):
+            raise InputError(
+                f"labels must name classes (texts or whole numbers); that of example {number} is {value!r}",
+                field="labels",
+            )
+    return tuple(value.strip() if isinstance(value, str) else str(int(value)) for value in values)

@@ -1,0 +1,190 @@
+"""Few-shot tasks from any labelled data."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from metascale.core.errors import InputError
+from metascale.core.types import SPLITS, Encoder, Split
+from metascale.tasks.csv_rows import LabelledText
+from metascale.tasks.fewshot import ClassSplit, ClassTable, FewShotTasks, split_sizes
+from metascale.tasks.labelled import PARTS, Inputs, Labelled, read_labelled
+from metascale.tasks.texts import token_lists
+from metascale.tasks.words import BagOfWords, WordEncoder
+
+_log = logging.getLogger("metascale.tasks")
+
+
+def few_shot(
+    data: object,
+    n_way: int = 5,
+    k_shot: int = 1,
+    n_query: int = 15,
+    *,
+    label: str | None = None,
+    inputs: Sequence[str] | str | None = None,
+    encoder: Encoder | Literal["words"] = "words",
+    image_size: int | None = None,
+    split: Mapping[str, Sequence[object]] | tuple[float, float, float] | None = None,
+    split_seed: int = 0,
+    name: str | None = None,
+    n_train_tasks: int | None = None,
+    n_validation_tasks: int = 100,
+    n_test_tasks: int = 600,
+    n_train_classes: int | None = None,
+    seed: int = 0,
+    eval_seed: int = 0,
+) -> FewShotTasks | BagOfWords:
+    """``n_way``-way ``k_shot``-shot tasks from labelled data: one task source, with classes held out for test tasks.
+
+    Data may be a pair ``(inputs, labels)`` of arrays (NumPy or torch; inputs of any nesting), a torch data set or list
+    of ``(inputs, label)``, a pandas data frame or mapping of columns, a Hugging Face data set, the path of a folder
+    that one was saved to, of a folder with one folder of images for each class (below ``train``, ``val`` and ``test``
+    or not), or of a CSV file. It is read into memory once (image files when first asked for). Images of bytes become
+    [channels, height, width] in [0, 1]; other arrays stay as they are, in float32 where they are real.
+
+    Classes with fewer than ``k_shot + n_query`` examples are left out; equal examples are kept once, and those with
+    several labels not at all. What was left out is logged, and in ``describe()["details"]``.
+
+    Args:
+        data: see above.
+        label, inputs: the columns of a table; by default the one called ``label`` (or ``labels``, ``target``,
+            ``class``, ``intent``), and the one called ``text``, ``sentence``, ``image``, ``img`` or ``x``, the only
+            other one, or all numeric ones together.
+        encoder: of texts: the one of a language model (inputs ``input_ids`` and ``attention_mask``), or ``"words"``:
+            the share of each word of the training classes, inputs ``x`` [T, B, ``n_tokens``].
+        image_size: height and width to which image files are resized.
+        split: classes by name for ``train``, ``validation`` and ``test``, or shares of the classes. Default: the parts
+            that the data come in where no class is in two of them, else 60, 20 and 20 % of the classes, but at least
+            ``n_way``.
+        split_seed: which classes are drawn for which split.
+        name: of the data set, in records; part of every random address.
+        n_train_tasks: distinct training tasks; ``None``: any combination of classes, without end.
+        n_validation_tasks, n_test_tasks, n_train_classes, seed, eval_seed: as in `FewShotTasks`.
+
+    Raises:
+        InputError: data that cannot be read as labelled examples; too few classes or examples, with the counts.
+        MissingDependency: a package that reads this kind of data is absent.
+    """
+    title = name or (Path(data).stem if isinstance(data, str | Path) else "data")
+    found = read_labelled(data, label=label, inputs=inputs, image_size=image_size)
+    kept, left_out = _kept(found, k_shot + n_query)
+    names = _sorted({found.labels[row] for row in kept})
+    if left_out:
+        _log.warning("%s: left out %s", title, "; ".join(f"{number} {what}" for what, number in left_out.items()))
+    members, how = _members(
+        title,
+        names,
+        [(found.labels[row], found.parts[row]) for row in kept] if found.parts else [],
+        split,
+        split_seed,
+        n_way,
+        left_out,
+    )
+    examples = tuple(np.array([row for row in kept if found.labels[row] == each], np.int64) for each in names)
+    texts = found.inputs if isinstance(found.inputs, tuple) else ()
+    if texts and encoder == "words":
+        own = {names[place] for place in members.train}
+        encoder = WordEncoder.from_texts(texts[row] for row in kept if found.labels[row] in own)
+    details = {"source": type(data).__name__, "n_examples": len(kept), "left_out": left_out, "split": how}
+    table = ClassTable(title, names, examples, _fetch(title, found.inputs, encoder), details=details)
+    counts = (n_way, k_shot, n_query, n_train_tasks, n_validation_tasks, n_test_tasks)
+    tasks = FewShotTasks(table, members, *counts, seed=seed, eval_seed=eval_seed, n_train_classes=n_train_classes)
+    return BagOfWords(tasks, encoder.n_tokens) if texts and isinstance(encoder, WordEncoder) else tasks
+
+
+def _fetch(title: str, inputs: Inputs, encoder: Encoder | str) -> Callable[[np.ndarray], dict[str, torch.Tensor]]:
+    if not isinstance(inputs, tuple):
+        return inputs
+    assert not isinstance(encoder, str)
+    return token_lists(title, [LabelledText(text, "") for text in inputs], encoder)
+
+
+def _kept(found: Labelled, needed: int) -> tuple[list[int], dict[str, int]]:
+    """The rows that stay, and how many of what were left out."""
+    keys = found.keys()
+    labels_of: dict[bytes, set[str]] = {}
+    for key, label in zip(keys, found.labels, strict=True):
+        labels_of.setdefault(key, set()).add(label)
+    seen: set[bytes] = set()
+    rows, repeated, ambiguous = [], 0, 0
+    for row, key in enumerate(keys):
+        if len(labels_of[key]) > 1:
+            ambiguous += 1
+        elif key in seen:
+            repeated += 1
+        else:
+            seen.add(key)
+            rows.append(row)
+    counts = Counter(found.labels[row] for row in rows)
+    rare = {label for label in set(found.labels) if counts[label] < needed}
+    said = {
+        f"repeated example{'s' * (repeated != 1)}": repeated,
+        f"example{'s' * (ambiguous != 1)} with several labels": ambiguous,
+        f"class{'es' * (len(rare) != 1)} with fewer than {needed} examples (k_shot + n_query)": len(rare),
+    }
+    return [row for row in rows if found.labels[row] not in rare], {what: n for what, n in said.items() if n}
+
+
+def _sorted(names: set[str]) -> tuple[str, ...]:
+    """Numbers by their value, then texts by the alphabet."""
+    numbers = {name for name in names if name.removeprefix("-").isdecimal()}
+    return (*sorted(numbers, key=int), *sorted(names - numbers))
+
+
+def _members(
+    title: str,
+    names: tuple[str, ...],
+    parts: list[tuple[str, Split]],
+    split: Mapping[str, Sequence[object]] | tuple[float, float, float] | None,
+    seed: int,
+    n_way: int,
+    left_out: Mapping[str, int],
+) -> tuple[ClassSplit, str]:
+    """The class split, and where it comes from."""
+    if isinstance(split, Mapping):
+        return _named(title, names, split, left_out), "as given"
+    by_part = {part: tuple(place for place, name in enumerate(names) if (name, part) in set(parts)) for part in SPLITS}
+    disjoint = sum(map(len, by_part.values())) == len(names)
+    if split is None and parts and disjoint and all(by_part.values()):
+        return ClassSplit(by_part["train"], by_part["validation"], by_part["test"]), "the parts of the data"
+    if split is not None:
+        return ClassSplit.draw(title, names, split_sizes(title, len(names), split), seed), f"drawn with seed {seed}"
+    if len(names) < 3 * n_way:
+        lost = "".join(f"; {number} {what} left out" for what, number in left_out.items())
+        raise InputError(
+            f"{title}: {n_way}-way tasks for training, validation and test need at least {3 * n_way} classes, and "
+            f"there are {len(names)}{lost}; lower n_way, k_shot or n_query, or give split",
+            field="n_way",
+            value=n_way,
+        )
+    fifth = max(n_way, round(len(names) / 5))
+    sizes: dict[Split, int] = {"train": len(names) - 2 * fifth, "validation": fifth, "test": fifth}
+    return ClassSplit.draw(title, names, sizes, seed), f"drawn with seed {seed}"
+
+
+def _named(
+    title: str, names: tuple[str, ...], split: Mapping[str, Sequence[object]], left_out: Mapping[str, int]
+) -> ClassSplit:
+    places = {name: place for place, name in enumerate(names)}
+    members: dict[Split, tuple[int, ...]] = {}
+    for part, classes in split.items():
+        if part not in PARTS:
+            raise InputError(f"split names train, validation and test, not '{part}'", field="split", value=part)
+        absent = [str(each) for each in classes if str(each) not in places]
+        if absent:
+            lost = "".join(f"; {number} {what} left out" for what, number in left_out.items())
+            raise InputError(
+                f"{title}: there is no class '{absent[0]}' for {part}{lost}", field="split", value=absent[0]
+            )
+        members[PARTS[part]] = tuple(places[str(each)] for each in classes)
+    if set(members) != set(SPLITS):
+        raise InputError("split must name the classes of train, validation and test", field="split")
+    return ClassSplit(members["train"], members["validation"], members["test"])
