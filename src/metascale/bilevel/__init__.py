@@ -2,7 +2,7 @@
 
 from metascale.bilevel.api import Data, train
 from metascale.bilevel.applications import DataScorer, LabelCorrector, TaskWeights, WeightNet
-from metascale.bilevel.batches import Shuffled
+from metascale.bilevel.batches import Loaded, Shuffled
 from metascale.bilevel.distributed import DataParallel, initialise, shared
 from metascale.bilevel.levels import BoundModule, Levels, Pass, from_functions, from_modules, hold, trainable
 from metascale.bilevel.training import BilevelState, BilevelTraining, check
@@ -27,6 +27,7 @@ __all__ = [
     "Implicit",
     "LabelCorrector",
     "Levels",
+    "Loaded",
     "Neumann",
     "Pass",
     "Shuffled",

@@ -28,6 +28,7 @@ class LastStep:
         grads: the gradient that the optimiser was given (clipped).
         after: the optimiser's state after the step.
         params, before: θ and the state before the step, for optimisers that are not element-wise.
+        rate: what multiplied the step.
         norm, max_norm: the gradient's norm before clipping, and the bound; ``None`` without clipping.
         total: sums a number over the processes that hold parts of θ.
     """
@@ -39,6 +40,7 @@ class LastStep:
     norm: float | None = None
     max_norm: float | None = None
     total: Total = alone
+    rate: float = 1.0
 
 
 def closed_form(optimizer: Optimizer) -> bool:
@@ -66,6 +68,8 @@ def adaptation(optimizer: Optimizer, last: LastStep) -> Callable[[Params], Param
 
     def apply(w: Params) -> Params:
         product = _product(optimizer, last, w)
+        if last.rate != 1.0:
+            product = scale(product, last.rate)
         if last.norm is None or last.max_norm is None:
             return product
         return clip_vjp(last.grads, last.norm, last.max_norm, product, last.total)

@@ -52,6 +52,10 @@ class Processes:
         """One set of buffers for all processes."""
         return buffers
 
+    def unused(self, found: set[str], among: Params) -> set[str]:
+        """Those of ``found`` that every process found."""
+        return found
+
     def reducer(self, upper: Params) -> Callable[[], Reducer] | None:
         """Makes what reduces the upper gradient; ``None`` in a single process."""
         return None
@@ -115,6 +119,12 @@ class DataParallel(Processes):
         for value in shared.values():
             dist.broadcast(value, 0)
         return shared
+
+    def unused(self, found: set[str], among: Params) -> set[str]:
+        like = next(iter(among.values()))
+        flags = torch.tensor([name in found for name in among], dtype=torch.int32, device=like.device)
+        dist.all_reduce(flags, dist.ReduceOp.MIN)
+        return {name for name, flag in zip(among, flags.tolist(), strict=True) if flag}
 
     def reducer(self, upper: Params) -> Callable[[], Reducer] | None:
         return lambda: BucketReducer(upper, self.bucket_bytes, eager=self.overlap)

@@ -5,6 +5,8 @@ Torch modules, Hugging Face models included, become levels through `from_modules
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -165,14 +167,71 @@ def from_functions(lower: Params, upper: Params, lower_loss: BilevelLoss, upper_
 
 
 class BoundModule:
-    """A torch module called with given tensors in place of its own, which stay as they are."""
+    """A torch module with given tensors in place of its own, which stay as they are.
+
+    It is called like the module. Attributes are the module's: a part (``model.encoder``, ``model[0]``) is bound as
+    well, parameters and buffers are the given ones, other methods of the module's class run on the given tensors.
+    """
+
+    module: nn.Module
+    _tensors: Params
 
     def __init__(self, module: nn.Module, tensors: Params) -> None:
-        self.module = module
-        self._tensors = tensors
+        self.__dict__.update(module=module, _tensors=tensors)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return torch.func.functional_call(self.module, self._tensors, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.module, name)
+        if isinstance(value, nn.Module):
+            return self._part(name, value)
+        if isinstance(value, torch.Tensor):
+            return self._tensors.get(name, value)
+        if not inspect.ismethod(value) or value.__self__ is not self.module:
+            return value
+        if hasattr(nn.Module, name) and name != "forward":
+            raise InputError(
+                f"'{name}' of a module cannot be used in a loss of bilevel training, where other tensors stand for its "
+                "own; call the module, its parts or its own methods, or use parameters() and named_parameters()"
+            )
+        return functools.partial(self._method, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise InputError(f"a loss of bilevel training cannot set '{name}': the modules must not change in a pass")
+
+    def __getitem__(self, index: Any) -> Any:
+        part = self.module[index]  # type: ignore[index]
+        return self._part(next(name for name, child in self.module.named_children() if child is part), part)
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The given tensors by name, and the module's own (frozen ones) where none is given."""
+        return ((name, self._tensors.get(name, value)) for name, value in self.module.named_parameters())
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        """As `named_parameters`."""
+        return (value for _, value in self.named_parameters())
+
+    def _part(self, name: str, part: nn.Module) -> BoundModule:
+        prefix = name + "."
+        own = {key.removeprefix(prefix): v for key, v in self._tensors.items() if key.startswith(prefix)}
+        return BoundModule(part, own)
+
+    def _method(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        held = {f"held.{key}": value for key, value in self._tensors.items()}
+        return torch.func.functional_call(_Method(self.module), held, (name, *args), kwargs)
+
+
+class _Method(nn.Module):
+    """A module whose forward pass is a method of another."""
+
+    def __init__(self, held: nn.Module) -> None:
+        super().__init__()
+        self.training = held.training
+        self.held = held
+
+    def forward(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.held, name)(*args, **kwargs)
 
 
 def trainable(module: nn.Module) -> Params:
@@ -180,28 +239,50 @@ def trainable(module: nn.Module) -> Params:
     return {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
 
 
+UPPER = "upper:"
+"""Before the name of an upper module's buffer, among the buffers of both levels."""
+
+
+def split_buffers(buffers: Params) -> tuple[Params, Params]:
+    """The lower and the upper module's buffers, by their own names."""
+    lower = {name: value for name, value in buffers.items() if not name.startswith(UPPER)}
+    upper = {name.removeprefix(UPPER): value for name, value in buffers.items() if name.startswith(UPPER)}
+    return lower, upper
+
+
+def joined_buffers(lower: Mapping[str, torch.Tensor], upper: Mapping[str, torch.Tensor]) -> Params:
+    """Both modules' buffers in one dictionary."""
+    return {**lower, **{UPPER + name: value for name, value in upper.items()}}
+
+
 def from_modules(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upper_loss: ModuleLoss) -> Levels:
     """Levels of two torch modules: θ are the model's parameters that require gradients, λ those of ``upper``.
 
     The losses receive both modules bound to the tensors of the pass. In a pass that names its dropout masks they are in
-    training mode, otherwise in evaluation mode. Buffers are cloned for each pass: only training steps update batch
-    statistics. Training starts from the modules' weights, and the modules always hold the tensors of the current state
-    (without a copy), so afterwards they hold what was learnt.
+    training mode, otherwise in evaluation mode; batch normalisation that is in evaluation mode inside a module in
+    training mode when the levels are made stays in it. Buffers are cloned for each pass: only lower training
+    steps update batch statistics, of both modules. Training starts from the modules' weights, and the modules always
+    hold the tensors of the current state (without a copy), so afterwards they hold what was learnt.
 
     Raises:
         InputError: a level has no parameters, or parameters in half precision.
     """
-    kept = persistent_buffers(model)
+    kept, kept_upper = persistent_buffers(model), persistent_buffers(upper)
+    still = frozen_parts(model, upper)
 
     def start() -> Start:
-        return Start(trainable(model), trainable(upper), {name: value.detach().clone() for name, value in kept.items()})
+        buffers = {name: value.detach().clone() for name, value in joined_buffers(kept, kept_upper).items()}
+        return Start(trainable(model), trainable(upper), buffers)
 
     def bind(loss: ModuleLoss) -> BilevelLoss:
         def call(theta: Params, lam: Params, batch: Any, context: Pass) -> torch.Tensor:
             copies = {name: value.clone() for name, value in context.buffers.items()}
-            spare = {name: value.clone() for name, value in upper.named_buffers()}
-            with current(context), keyed_mode((model, upper), context.dropout, theta):
-                value = loss(BoundModule(model, theta | copies), BoundModule(upper, lam | spare), batch)
+            lower_copies, upper_copies = split_buffers(copies)
+            spare = {name: value.clone() for name, value in upper.named_buffers() if name not in kept_upper}
+            with current(context), keyed_mode((model, upper), context.dropout, theta, still):
+                value = loss(
+                    BoundModule(model, theta | lower_copies), BoundModule(upper, lam | upper_copies | spare), batch
+                )
             if context.dropout is not None:
                 context.updated = copies
             return value
@@ -210,7 +291,7 @@ def from_modules(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upp
 
     own: dict[str, dict[str, torch.Tensor]] = {
         "lower": {**dict(model.named_parameters()), **kept},
-        "upper": {**dict(upper.named_parameters())},
+        "upper": {**dict(upper.named_parameters()), **kept_upper},
     }
 
     def mirror(level: str, tensors: Params) -> None:
@@ -221,6 +302,20 @@ def from_modules(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upp
     return Levels(start, bind(lower_loss), bind(upper_loss), mirror, lambda tensors: BoundModule(model, tensors))
 
 
+def frozen_parts(*modules: nn.Module) -> frozenset[nn.Module]:
+    """Layers with running statistics that are in evaluation mode inside a module in training mode: frozen on purpose.
+
+    Other parts are trained whatever their mode: a pretrained backbone comes in evaluation mode as a whole.
+    """
+    return frozenset(
+        part
+        for module in modules
+        if module.training
+        for part in module.modules()
+        if not part.training and getattr(part, "running_mean", None) is not None
+    )
+
+
 def persistent_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
     """Buffers in a module's state dictionary; the others are constants, such as position numbers."""
     saved = module.state_dict(keep_vars=True)
@@ -228,16 +323,24 @@ def persistent_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def keyed_mode(modules: tuple[nn.Module, ...], dropout: int | None, tensors: Params) -> Iterator[None]:
-    """Training mode with the global generators seeded by ``dropout`` and restored afterwards, or evaluation mode.
+def keyed_mode(
+    modules: tuple[nn.Module, ...],
+    dropout: int | None,
+    tensors: Params,
+    still: frozenset[nn.Module] = frozenset(),
+) -> Iterator[None]:
+    """Training mode, except for the parts in ``still``, or evaluation mode.
 
-    Dropout layers draw from the global generators only. A module's mode may differ from that of its parts (a pretrained
-    backbone comes in evaluation mode), so each part is checked.
+    In training mode the global generators are seeded by ``dropout`` and restored afterwards: dropout layers draw from
+    them only. A module's mode may differ from that of its parts (a pretrained backbone comes in evaluation mode), so
+    each part is set.
     """
     training = dropout is not None
     for module in modules:
-        if any(part.training != training for part in module.modules()):
-            module.train(training)
+        for part in module.modules():
+            wanted = training and part not in still
+            if part.training != wanted:
+                part.training = wanted
     devices = sorted({value.device.index or 0 for value in tensors.values() if value.device.type == "cuda"})
     with torch.random.fork_rng(devices, enabled=training):
         if dropout is not None and all(value.device.type == "cpu" for value in tensors.values()):

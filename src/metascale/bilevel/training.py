@@ -12,7 +12,7 @@ import torch
 
 from metascale.bilevel.adaptation import LastStep, adaptation, check_adaptable, closed_form
 from metascale.bilevel.distributed import Processes, check_wrapped
-from metascale.bilevel.levels import Levels, Pass
+from metascale.bilevel.levels import Levels, Pass, split_buffers
 from metascale.bilevel.updates import clipped, differentiable_step, update_in_turn
 from metascale.core.dropout import dropout_key
 from metascale.core.errors import Diverged, InputError
@@ -32,12 +32,16 @@ from metascale.hypergrad.sama import SAMA
 from metascale.hypergrad.second import SecondDerivatives
 from metascale.hypergrad.unrolled import Unrolled
 from metascale.training.optimizers import Adam, Optimizer, OptimizerState, refuse_overwriting
+from metascale.training.schedules import RateSchedule
 from metascale.training.state import pack, unpack_optimizer, unpack_params
 
 
 @dataclass(frozen=True)
 class BilevelState:
-    """After ``step`` upper steps: both levels and their optimisers. A training step empties its dictionaries."""
+    """After ``step`` upper steps: both levels and their optimisers. A training step empties its dictionaries.
+
+    ``buffers`` are those of the lower module by their names, and those of the upper one after ``upper:``.
+    """
 
     step: int
     lower: Params
@@ -103,6 +107,9 @@ class BilevelTraining:
         lower_accumulation, upper_accumulation: micro-batches whose mean is one loss.
         lower_max_norm, upper_max_norm: clip gradients to this norm.
         roll_back: after the upper step θ returns to the start of the lower steps, which are repeated with the new λ.
+        lower_schedule, upper_schedule: factors of the learning rates, by the number of the lower or upper step.
+        accumulate_by: the weight of a micro-batch, such as its tokens or examples: a step's loss is then the weighted
+            mean of its micro-batches' losses, the mean over all tokens where each loss is one over its own.
         learn_upper: apply the hypergradient; otherwise λ stays and only what a method does to θ remains.
         warmup: first steps of lower training alone.
         autocast: run lower steps and the upper pass under autocast in this type. The perturbed passes of finite
@@ -126,6 +133,9 @@ class BilevelTraining:
     upper_accumulation: int = 1
     lower_max_norm: float | None = None
     upper_max_norm: float | None = None
+    lower_schedule: RateSchedule | None = None
+    upper_schedule: RateSchedule | None = None
+    accumulate_by: Callable[[Any], float | torch.Tensor] | None = None
     roll_back: bool = False
     learn_upper: bool = True
     warmup: int = 0
@@ -138,6 +148,13 @@ class BilevelTraining:
         for name in ("unroll_steps", "lower_accumulation", "upper_accumulation"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}", field=name)
+        for name in ("lower_batches", "upper_batches"):
+            if not callable(getattr(self, name)):
+                raise InputError(
+                    f"{name} must be a function from a batch's number to the batch, such as Shuffled(...) or "
+                    f"Loaded(DataLoader(...)), not a {type(getattr(self, name)).__name__}",
+                    field=name,
+                )
         if self.autocast is torch.float16:
             raise InputError(
                 "autocast in float16 needs loss scaling, which would scale the hypergradient: use bfloat16",
@@ -194,7 +211,8 @@ class BilevelTraining:
             state = replace(start, upper=state.upper, upper_optimizer=state.upper_optimizer)
         if self.learn_upper:
             value, _ = clipped(found.value, self.upper_max_norm)
-            upper, optimizer = self.upper_optimizer.update(state.upper, value, state.upper_optimizer)
+            rate = 1.0 if self.upper_schedule is None else self.upper_schedule(k)
+            upper, optimizer = self.upper_optimizer.update(state.upper, value, state.upper_optimizer, rate)
             state = replace(state, upper=upper, upper_optimizer=optimizer)
         if start is not None:
             state, _, again = self._lower_steps(state, k, learns)
@@ -203,8 +221,9 @@ class BilevelTraining:
         return replace(state, step=k + 1), row
 
     def _mirror(self, state: BilevelState) -> None:
-        self.levels.mirror("lower", state.lower | state.buffers)
-        self.levels.mirror("upper", state.upper)
+        lower, upper = split_buffers(state.buffers)
+        self.levels.mirror("lower", state.lower | lower)
+        self.levels.mirror("upper", state.upper | upper)
 
     def _lower_steps(
         self, state: BilevelState, k: int, learns: bool
@@ -226,12 +245,15 @@ class BilevelTraining:
         batches = self.processes.share(self.lower_batches, n, self.lower_accumulation)
         statistics = _Statistics(state.buffers)
         losses = self._bind("lower", batches, statistics, moving=True)
-        loss, grads, _ = gradients(losses, state.lower, state.upper, of_upper=False)
+        unused: set[str] = set()
+        loss, grads, _ = gradients(losses, state.lower, state.upper, of_upper=False, unused=unused)
+        unused = self.processes.unused(unused, grads)
+        rate = 1.0 if self.lower_schedule is None else self.lower_schedule(n)
         grads = grads if self.levels.reduced else self.processes.average(grads)
         grads, size = clipped(grads, self.lower_max_norm, self.levels.total)
         if learns and self.method.remembers:
             frozen = self._bind("lower", batches, _Statistics(state.buffers))
-            advance = differentiable_step(self.lower_optimizer, frozen, self.lower_max_norm)
+            advance = differentiable_step(self.lower_optimizer, frozen, self.lower_max_norm, rate)
             kept = self.unroll_steps if self.method.remembers < 0 else self.method.remembers
             history = (*window.history, LowerStep(dict(state.lower), _copied(state.lower_optimizer), advance))[-kept:]
             window = replace(window, history=history)
@@ -245,6 +267,7 @@ class BilevelTraining:
             size,
             self.lower_max_norm,
             self.levels.total,
+            rate,
         )
         lower, optimizer = update_in_turn(
             self.lower_optimizer,
@@ -252,6 +275,8 @@ class BilevelTraining:
             grads,
             state.lower_optimizer,
             lambda tensors: self.levels.mirror("lower", tensors),
+            rate,
+            unused,
         )
         window = replace(window, last=replace(given, after=optimizer), batches=batches, held=statistics.held)
         buffers = self.processes.agree(statistics.buffers)
@@ -286,8 +311,9 @@ class BilevelTraining:
         """
         loss = self.levels.lower_loss if level == "lower" else self.levels.upper_loss
         masks = level == "lower" or self.upper_dropout
+        shares = self._shares(batches)
 
-        def bound(number: int, batch: Any) -> Loss:
+        def bound(number: int, batch: Any, share: float) -> Loss:
             key = dropout_key(self.seed, f"{level}-dropout", number) if masks else None
 
             def call(theta: Params, lam: Params) -> torch.Tensor:
@@ -297,11 +323,24 @@ class BilevelTraining:
                 if moving:
                     statistics.buffers = context.updated or statistics.buffers
                     statistics.held[number] = context.held
-                return value
+                return value if share == 1.0 else value * share
 
             return call
 
-        return tuple(bound(number, batch) for number, batch in batches)
+        return tuple(bound(number, batch, share) for (number, batch), share in zip(batches, shares, strict=True))
+
+    def _shares(self, batches: list[tuple[int, Any]]) -> list[float]:
+        """What each micro-batch's loss counts in the mean over all of them: 1 where they weigh the same."""
+        if self.accumulate_by is None:
+            return [1.0] * len(batches)
+        weights = [float(self.accumulate_by(batch)) for _, batch in batches]
+        total = float(self.processes.mean_loss(torch.tensor(sum(weights), dtype=torch.float64)))
+        if not (math.isfinite(total) and total > 0 and min(weights) >= 0):
+            raise InputError(
+                f"accumulate_by must give weights of at least 0 that do not all vanish, not {weights}",
+                field="accumulate_by",
+            )
+        return [len(weights) * weight / total for weight in weights]
 
     def _precision(self, theta: Params, autocast: bool) -> Any:
         if self.autocast is None or not autocast:

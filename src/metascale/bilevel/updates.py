@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 
@@ -19,12 +19,15 @@ def update_in_turn(
     grads: Params,
     state: OptimizerState,
     placed: Callable[[Params], None] = lambda tensors: None,
+    rate: float = 1.0,
+    unused: Collection[str] = (),
 ) -> tuple[Params, OptimizerState]:
     """The optimiser's update, tensor by tensor, emptying the given dictionaries.
 
     An old tensor is freed as its successor appears, unless someone else holds it: memory peaks one tensor above the
     parameters, where updating all at once would hold everything twice. ``placed`` is called with each new tensor. No
-    optimiser here mixes tensors, so the numbers are the same.
+    optimiser here mixes tensors, so the numbers are the same. ``rate`` multiplies the step. Parameters named in
+    ``unused``, which no loss depends on, stay as they are with their state, as in torch: no decay, no momentum.
     """
     new: Params = {}
     after: OptimizerState = {slot: {} for slot in state}
@@ -32,9 +35,14 @@ def update_in_turn(
     for name in list(params):
         moving = {slot: values for slot, values in state.items() if slot != "count"}
         own = {slot: {name: values.pop(name)} if name in values else {} for slot, values in moving.items()}
+        if name in unused:
+            new[name] = params.pop(name)
+            for slot, values in own.items():
+                after[slot] |= values
+            continue
         if count is not None:
             own["count"] = dict(count)
-        one, one_state = _update(optimizer, {name: params.pop(name)}, {name: grads.pop(name)}, own)
+        one, one_state = _update(optimizer, {name: params.pop(name)}, {name: grads.pop(name)}, own, rate)
         new |= one
         placed(one)
         for slot, values in one_state.items():
@@ -43,11 +51,11 @@ def update_in_turn(
 
 
 def _update(
-    optimizer: Optimizer, params: Params, grads: Params, state: OptimizerState
+    optimizer: Optimizer, params: Params, grads: Params, state: OptimizerState, rate: float
 ) -> tuple[Params, OptimizerState]:
     """The optimiser's update; Adam's, which is not differentiated here, in torch's fused kernel on fresh copies."""
     if type(optimizer) is not Adam:
-        return optimizer.update(params, grads, state)
+        return optimizer.update(params, grads, state, rate)
     new = tree_map(torch.clone, params)
     m, v = tree_map(torch.clone, state["m"]), tree_map(torch.clone, state["v"])
     count = state["count"]["count"]
@@ -58,7 +66,7 @@ def _update(
         *moments,
         count,
         optimizer,
-        lr=optimizer.lr,
+        lr=optimizer.lr * rate,
         weight_decay=optimizer.weight_decay,
     )
     return new, {"m": m, "v": v, "count": {"count": count + 1}}
@@ -75,8 +83,10 @@ def clipped(grads: Params, max_norm: float | None, total: Total = alone) -> tupl
     return (tree_map(lambda g: g * (max_norm / norm), grads) if norm > max_norm else grads), float(norm)
 
 
-def differentiable_step(optimizer: Optimizer, losses: tuple[Loss, ...], max_norm: float | None) -> Advance:
-    """The lower step as a differentiable function of θ, the optimiser's state and λ."""
+def differentiable_step(
+    optimizer: Optimizer, losses: tuple[Loss, ...], max_norm: float | None, rate: float = 1.0
+) -> Advance:
+    """The lower step as a differentiable function of θ, the optimiser's state and λ; ``rate`` multiplies it."""
 
     def advance(params: Params, state: OptimizerState, upper: Params) -> tuple[Params, OptimizerState]:
         theta = tree_map(lambda a: a if a.requires_grad else a.detach().requires_grad_(True), params)
@@ -88,6 +98,6 @@ def differentiable_step(optimizer: Optimizer, losses: tuple[Loss, ...], max_norm
             total = grads if total is None else add(total, grads)
         assert total is not None
         mean = tree_map(lambda g: g / len(losses), total) if len(losses) > 1 else total
-        return optimizer.update(theta, mean if max_norm is None else clip_norm(mean, max_norm), state)
+        return optimizer.update(theta, mean if max_norm is None else clip_norm(mean, max_norm), state, rate)
 
     return advance

@@ -29,8 +29,11 @@ from metascale.bilevel.levels import (
     Start,
     current,
     from_modules,
+    frozen_parts,
+    joined_buffers,
     keyed_mode,
     persistent_buffers,
+    split_buffers,
     trainable,
 )
 from metascale.core.errors import InputError
@@ -67,11 +70,12 @@ def from_wrapped(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upp
 def _sharded(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upper_loss: ModuleLoss) -> Levels:
     shards = FSDPShards({name: p for name, p in model.named_parameters() if p.requires_grad})
     own = _Own(model, dict(shards.params), persistent_buffers(model))
-    mine = dict(upper.named_parameters())
+    mine = {**dict(upper.named_parameters()), **persistent_buffers(upper)}
 
     def start() -> Start:
         local = {name: _local(p).clone() for name, p in shards.params.items()}
-        return Start(local, trainable(upper), {name: value.clone() for name, value in own.buffers.items()})
+        both = joined_buffers(own.buffers, persistent_buffers(upper))
+        return Start(local, trainable(upper), {name: value.detach().clone() for name, value in both.items()})
 
     def mirror(level: str, tensors: Params) -> None:
         if level == "lower":
@@ -177,14 +181,16 @@ class _Own:
 
     def bind(self, upper: nn.Module, loss: ModuleLoss) -> BilevelLoss:
         """The loss as a function of (θ, λ, batch, pass)."""
+        still = frozen_parts(self.model, upper)
 
         def call(theta: Params, lam: Params, batch: Any, context: Pass) -> torch.Tensor:
-            self.put(theta | context.buffers)
-            spare = {name: value.clone() for name, value in upper.named_buffers()}
+            lower_buffers, kept = split_buffers(context.buffers)
+            self.put(theta | lower_buffers)
+            spare = {name: kept.get(name, value).clone() for name, value in upper.named_buffers()}
             differentiated = _wanted(theta)
 
             def run(given: Params) -> torch.Tensor:
-                with current(context), keyed_mode((self.model, upper), context.dropout, theta):
+                with current(context), keyed_mode((self.model, upper), context.dropout, theta, still):
                     model = _AsItIs(self.model, differentiated)
                     return loss(model, BoundModule(upper, given | spare), batch)
 
@@ -194,7 +200,8 @@ class _Own:
             else:
                 value = run(lam)
             if context.dropout is not None:
-                context.updated = {name: value.clone() for name, value in self.buffers.items()}
+                after = joined_buffers(self.buffers, {name: spare[name] for name in kept})
+                context.updated = {name: value.clone() for name, value in after.items()}
             return value
 
         return call
@@ -205,11 +212,20 @@ class _AsItIs(BoundModule):
 
     def __init__(self, module: nn.Module, differentiated: bool) -> None:
         super().__init__(module, {})
-        self._context: Callable[[], Any] = nullcontext if differentiated else torch.no_grad
+        self.__dict__["_context"] = nullcontext if differentiated else torch.no_grad
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._context():
             return self.module(*args, **kwargs)
+
+    def _part(self, name: str, part: nn.Module) -> BoundModule:
+        raise InputError(
+            f"a loss cannot use '{name}' of a model in DistributedDataParallel or fully_shard alone: its wrapper works "
+            "in the whole model's forward pass; call the model"
+        )
+
+    def _method(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._part(name, self.module)
 
 
 class _Through(torch.autograd.Function):

@@ -128,9 +128,17 @@ class HypergradientSolver(Protocol):
 
 
 def gradients(
-    losses: Sequence[Loss], lower: Params, upper: Params, *, of_lower: bool = True, of_upper: bool = True
+    losses: Sequence[Loss],
+    lower: Params,
+    upper: Params,
+    *,
+    of_lower: bool = True,
+    of_upper: bool = True,
+    unused: set[str] | None = None,
 ) -> tuple[torch.Tensor, Params, Params]:
     """The mean loss, and its gradients with respect to θ and λ (empty where not requested; zero where unused).
+
+    ``unused``, where given, is filled with the names of θ that no loss depends on.
 
     Only what is requested is differentiated: a λ that merely weights per-example losses needs no backward pass through
     the lower model.
@@ -151,6 +159,8 @@ def gradients(
                 sums[name] = gradient if name not in sums else sums[name] + gradient
         total = value.detach() if total is None else total + value.detach()
     assert total is not None
+    if unused is not None:
+        unused.update(name for name in lower if f"lower/{name}" not in sums)
     n = len(losses)
 
     def collect(prefix: str, like: Params) -> Params:

@@ -84,7 +84,7 @@ _HIDES_PRODUCTS = re.compile(
 
 def _product(left: Any, right: Any, *args: Any, out_shape: Any = None, **settings: Any) -> int:
     """left [.., m, k] times right [k, n] or [k]."""
-    return 2 * math.prod(left) * math.prod(right[1:])
+    return 2 * int(math.prod(left)) * int(math.prod(right[1:]))
 
 
 def _product_added(added: Any, left: Any, right: Any, *args: Any, out_shape: Any = None, **settings: Any) -> int:
@@ -94,7 +94,7 @@ def _product_added(added: Any, left: Any, right: Any, *args: Any, out_shape: Any
 
 def _products_added(added: Any, left: Any, right: Any, *args: Any, out_shape: Any = None, **settings: Any) -> int:
     """``added`` and b products [b, m, k] times [b, k, n], summed or not."""
-    return 2 * math.prod(left) * int(right[2])
+    return 2 * int(math.prod(left)) * int(right[2])
 
 
 def _grouped_product(left: Any, right: Any, *args: Any, out_shape: Any = None, **settings: Any) -> int:
@@ -103,7 +103,7 @@ def _grouped_product(left: Any, right: Any, *args: Any, out_shape: Any = None, *
     Each row, column or matrix meets one group; stacked operands on both sides are an ordinary batch.
     """
     rows = left if len(left) == 2 or len(right) == 3 else left[1:]
-    return 2 * math.prod(rows) * int(right[-1])
+    return 2 * int(math.prod(rows)) * int(right[-1])
 
 
 def _trilinear(
@@ -125,17 +125,17 @@ def _trilinear(
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **settings: Any) -> int:
     """Q Kᵀ and the weights times V, all pairs; [batch, heads, length, width] each."""
-    return 2 * math.prod(query[:3]) * int(key[2]) * (int(query[3]) + int(value[3]))
+    return 2 * int(math.prod(query[:3])) * int(key[2]) * (int(query[3]) + int(value[3]))
 
 
 def _attention_backward(upstream: Any, query: Any, key: Any, value: Any, *args: Any, **settings: Any) -> int:
     """Q Kᵀ again, the gradients of Q and K from its own, and those of the weights and V."""
-    return 2 * math.prod(query[:3]) * int(key[2]) * (3 * int(query[3]) + 2 * int(value[3]))
+    return 2 * int(math.prod(query[:3])) * int(key[2]) * (3 * int(query[3]) + 2 * int(value[3]))
 
 
 def _recurrent(x: Any, w_input: Any, w_hidden: Any, *args: Any, out_shape: Any = None, **settings: Any) -> int:
     """One direction of one layer: every step's input and hidden state times their weights [gates · hidden, in]."""
-    return 2 * math.prod(x[:-1]) * (math.prod(w_input) + math.prod(w_hidden))
+    return 2 * int(math.prod(x[:-1])) * int(math.prod(w_input) + math.prod(w_hidden))
 
 
 def _recurrent_backward(x: Any, w_input: Any, w_hidden: Any, *args: Any, **settings: Any) -> int:
