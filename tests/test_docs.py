@@ -141,6 +141,16 @@ def test_every_python_block_of_a_page_runs(page: Page, empty_folder: Path) -> No
     run_page(page, empty_folder)
 
 
+def test_what_other_libraries_show_takes_no_more_lines_here() -> None:
+    """``<!-- theirs: N lines -->`` counts the lines of code of the original that the next block rewrites."""
+    text = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
+    found = re.findall(r"<!-- theirs: (\d+) lines -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert len(found) == 5
+    for theirs, block in found:
+        own = [line for line in block.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        assert len(own) <= int(theirs), block
+
+
 DOCTESTED = [
     path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")
     for path in sorted(PACKAGE.rglob("*.py"))
