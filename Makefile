@@ -33,7 +33,7 @@ test: setup      ## the default tests (under 10 minutes on 2 cores)
 test-long: setup ## statistical and study tests that take minutes
 	$(BIN)/python -m pytest -n auto -m "long and not gpu and not soak"
 
-soak: setup      ## ten minutes of a study under random kills (METASCALE_SOAK_S sets other seconds)
+soak: setup      ## studies under random kills and other faults, 25 minutes (METASCALE_SOAK_S sets other seconds)
 	$(BIN)/python -m pytest -m soak -s tests/study/test_soak.py
 
 # TESTS chooses what these two run; EXTRAS= (empty) leaves torch out, for the rooms that never load it.

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from metascale.study import ProcessExecutor, Study, run_study
+from metascale.study import ProcessExecutor, Study, run_any_study
 from metascale.study.errors import Interrupted
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def main(text: str) -> int:
     task = json.loads(text)
     executor = ProcessExecutor(task["workers"]) if task["workers"] else None
     try:
-        outcome = run_study(Study(**task["study"]), task["folder"], executor, **task["options"])
+        outcome = run_any_study(Study(**task["study"]), task["folder"], executor, **task["options"])
     except Interrupted as error:
         return error.exit_status
     print(json.dumps({"ran": outcome.ran, "finished": outcome.finished}))

@@ -89,8 +89,11 @@ class Soak:
             self.n_started += 1
 
     def strike(self) -> None:
+        self.blow(self.chance.choices(BLOWS, [0.6, 0.15, 0.15, 0.1])[0])
+
+    def blow(self, kind: str) -> None:
+        """Strike one of the runners."""
         victim = self.chance.choice(self.runners)
-        kind = self.chance.choices(BLOWS, [0.6, 0.15, 0.15, 0.1])[0]
         try:
             if kind == "runner killed":
                 os.killpg(victim.pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,17 @@ def killed_above(config: dict[str, Any], run: Run, device: str) -> Mapping[str, 
 
             return bowl(config, Deadly(), device)
     return bowl(config, run, device)
+
+
+def paced_bowl(config: dict[str, Any], run: Run, device: str) -> Mapping[str, Any]:
+    """`bowl` at a pace that the environment sets, which its configuration does not know."""
+
+    class Paced:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(run, name)
+
+        def append(self, record: str, row: Mapping[str, Any]) -> None:
+            time.sleep(float(os.environ.get("METASCALE_SOAK_PAUSE_S", "0")))
+            run.append(record, row)
+
+    return bowl(config, Paced(), device)
