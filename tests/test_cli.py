@@ -132,6 +132,10 @@ BAD = {
         ("run", "digits", "--out", "X", "--executor", "serial", "--hang-after", "9"),
         "--hang-after goes with --executor processes or ray or slurm, not serial",
     ),
+    "serial time": (
+        ("run", "digits", "--out", "X", "--executor", "serial", "--trial-timeout", "9"),
+        "--trial-timeout goes with --executor processes or ray or slurm, not serial",
+    ),
     "cpus": (("run", "digits", "--out", "X", "--cpus-per-trial", "2"), "--cpus-per-trial goes with --executor ray"),
     "time limit": (("run", "digits", "--out", "X", "--time-limit-min", "9"), "goes with --executor slurm"),
     "resumed elsewhere": (("resume", "nowhere", "--cpus-per-trial", "2"), "goes with --executor ray or slurm"),

@@ -145,6 +145,20 @@ def test_a_trial_longer_than_its_limit_has_failed_and_the_study_goes_on(tmp_path
     assert message == "the trial took longer than 1 s and was killed; its last step was 3 of 9"
 
 
+def test_the_limit_of_a_trial_is_an_option_of_the_command(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import time\n"
+        "def train(config, run, device):\n"
+        "    time.sleep(30 * (config['n'] == 2))\n"
+        "    return {'loss': 1.0}\n"
+    )
+    command = ["run", f"{tmp_path}/mine.py:train", "--set", "n=[1,2,3]", "--out", str(tmp_path / "study")]
+    done = CliRunner().invoke(app, [*command, "--trial-timeout", "1", "--workers", "2"])
+    assert done.exit_code == 1, done.output
+    said = {run.trial.axes["n"]: run.message() for run in read_study(tmp_path / "study").runs}
+    assert said == {1: "", 2: "the trial took longer than 1 s and was killed", 3: ""}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux")
 def test_children_do_not_outlive_their_trial(tmp_path):
     study = ends_study(tmp_path, "leaves children")

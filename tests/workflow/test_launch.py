@@ -11,7 +11,11 @@ UNUSED = {
     "slurm devices": ({"executor": "slurm", "devices": "cuda:0"}, "not slurm; name `gpus_per_trial` instead"),
     "ray devices": ({"executor": "ray", "devices": ["cuda:0", "cuda:1"]}, "not ray; name `gpus_per_trial` instead"),
     "serial workers": ({"executor": "serial", "workers": 2}, "cannot go with `workers` 2"),
-    "serial hang": (
+    "serial time": (
+        {"executor": "serial", "trial_timeout_s": 5.0},
+        "`trial_timeout_s` goes with `executor` processes",
+    ),
+    "serial pulse": (
         {"executor": "serial", "hang_s": 5.0},
         "`hang_s` goes with `executor` processes",
     ),
@@ -38,7 +42,7 @@ def test_a_name_that_is_no_device_is_refused(name: str) -> None:
     "given",
     [
         {},
-        {"workers": 3, "hang_s": 60.0},
+        {"workers": 3, "hang_s": 60.0, "trial_timeout_s": 5.0},
         {"devices": "cuda:0,cuda:11", "processes_per_trial": 2},
         {"devices": ["mps"]},
         {"executor": "serial", "workers": 1, "devices": ("cuda",)},

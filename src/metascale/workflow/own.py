@@ -27,13 +27,13 @@ from metascale.core.errors import Diverged, InputError, MetascaleError
 from metascale.core.files import sha256_of
 from metascale.core.run import Run
 from metascale.core.suggest import suggest
-from metascale.study.design import Study, Trial, TrialFunction, flatten
+from metascale.study.design import TUNE_KEY, Study, Trial, TrialFunction, flatten
 from metascale.study.errors import Killed, Stopped
 from metascale.study.roles import Reading, assign
 from metascale.study.run.job import was_killed
 from metascale.study.run.output import KEPT, bound_output
 from metascale.study.run.stopping import die_with
-from metascale.study.search.search import TUNE_KEY, Search, searched_points
+from metascale.study.search.search import Search, searched_points
 from metascale.study.store.folder import OUTPUT
 from metascale.workflow.recipe import module_of_file
 

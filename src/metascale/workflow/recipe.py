@@ -22,10 +22,10 @@ from metascale.core.errors import InputError
 from metascale.core.run import Run
 from metascale.core.suggest import suggest
 from metascale.study.content import CONTENT
+from metascale.study.design import TUNE_KEY as TUNE
 from metascale.study.design import Study, merge
 from metascale.study.roles import Reading, Roles, assign
 from metascale.study.search.search import PRUNE_KEY, Search, search_of, searched_points
-from metascale.study.search.search import TUNE_KEY as TUNE
 from metascale.workflow.config import LEARNER_KEYS, Config, FewShotConfig, absolute_places, plural_keys, validate
 
 if TYPE_CHECKING:
