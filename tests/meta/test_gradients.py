@@ -21,6 +21,10 @@ from metascale.training.optimizers import SGD, Adam
 from tests.meta.episodes import class_episode, quadratic_episode
 
 RATE, STEPS = 0.3, 4
+HEADS = {
+    head: Perceptron(n_inputs=5, n_outputs=3, width=7, depth=2, activation="tanh", head=head)
+    for head in ("shared", "zero", "prototype")
+}
 MLP_MODEL = Perceptron(n_inputs=5, n_outputs=3, width=7, depth=2, activation="tanh")
 INNERS = {
     "sgd": InnerLoop(SGD(0.3), steps=3),
@@ -36,6 +40,13 @@ INNERS = {
     "meta_sgd": InnerLoop(SGD(0.3), steps=3, learn_rates=True),
     "no_steps": InnerLoop(SGD(0.3), steps=0),
 }
+
+
+def every_class(episode: Episode) -> Episode:
+    """The episode with support labels 0, 1, 2, 0, 1, 2, ..."""
+    labels = torch.arange(episode.support.n_examples) % 3
+    support = replace(episode.support, targets=labels.expand(episode.n_tasks, -1).clone())
+    return replace(episode, support=support)
 
 
 def theta_of(model: Model, inner: InnerLoop) -> Params:
@@ -69,14 +80,26 @@ def test_closed_form_on_quadratics(estimator: MetaGradient, factor: float) -> No
 @pytest.mark.parametrize("name", INNERS)
 @pytest.mark.parametrize("through", [FullGraph(), Exact()], ids=["unrolled", "exact"])
 def test_maml_equals_finite_differences(name: str, through: Through) -> None:
-    inner, episode = INNERS[name], class_episode(3, (5,))
-    theta = theta_of(MLP_MODEL, inner)
-    found, _ = MAML(inner, through)(MLP_MODEL, theta, episode, key=0)
+    check_directional(MLP_MODEL, INNERS[name], through)
+
+
+@pytest.mark.parametrize("name", ["momentum", "meta_sgd", "head_only"])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("through", [FullGraph(), Exact()], ids=["unrolled", "exact"])
+def test_maml_equals_finite_differences_whatever_the_head_starts_from(name: str, head: str, through: Through) -> None:
+    check_directional(HEADS[head], INNERS[name], through)
+
+
+def check_directional(model: Model, inner: InnerLoop, through: Through) -> None:
+    """The meta-gradient along a random direction is the slope of the adapted query loss."""
+    episode = every_class(class_episode(3, (5,)))
+    theta = theta_of(model, inner)
+    found, _ = MAML(inner, through)(model, theta, episode, key=0)
     generator = torch.Generator().manual_seed(3)
     direction = {n: torch.randn(v.shape, generator=generator, dtype=v.dtype) for n, v in theta.items()}
     step = 1e-6
-    high = query_loss(MLP_MODEL, inner, {n: v + step * direction[n] for n, v in theta.items()}, episode)
-    low = query_loss(MLP_MODEL, inner, {n: v - step * direction[n] for n, v in theta.items()}, episode)
+    high = query_loss(model, inner, {n: v + step * direction[n] for n, v in theta.items()}, episode)
+    low = query_loss(model, inner, {n: v - step * direction[n] for n, v in theta.items()}, episode)
     assert float(dot(found, direction)) == pytest.approx((high - low) / (2 * step), rel=2e-6, abs=1e-9)
 
 

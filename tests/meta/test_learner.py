@@ -22,6 +22,7 @@ from metascale.models.perceptron import Perceptron
 from metascale.parallel.execution import Execution
 from metascale.testing.subjects import QuadraticModel, SmoothClassifier
 from metascale.training.optimizers import LAMB, SGD, Adam, InPlaceAdamW, Lion, Muon, Optimizer
+from metascale.training.schedules import named_schedule
 from tests.meta.episodes import class_episode, quadratic_episode
 
 MODEL = Perceptron(n_inputs=5, n_outputs=3, width=7, depth=1)
@@ -54,6 +55,19 @@ def test_reptile_with_outer_sgd_averages_then_interpolates() -> None:
     for name, value in state.params.items():
         mean = torch.stack([phi[name][0] for phi in adapted]).mean(0)
         torch.testing.assert_close(after.params[name], value + 0.1 * (mean - value), rtol=1e-12, atol=1e-14)
+
+
+def test_the_outer_rate_follows_its_schedule() -> None:
+    """Without inner steps the meta-gradient is θ − c, so an outer step of rate ε f(k) leaves (1 − ε f(k)) (θ − c)."""
+    model, episode = QuadraticModel(3), quadratic_episode(1, 3)
+    learner = MetaLearner(FOMAML(InnerLoop(SGD(0.1), 0)), SGD(0.4), rate=named_schedule("linear", 4))
+    start = state = learner.init(model, 0)
+    for _ in range(4):
+        state, _ = learner.step(model, state, episode)
+    centre = episode.query.targets[0, 0]
+    left = (1 - 0.4) * (1 - 0.3) * (1 - 0.2) * (1 - 0.1)
+    expected = centre + left * (start.params["theta"] - centre)
+    torch.testing.assert_close(state.params["theta"], expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", [Reptile, FOMAML, MAML])

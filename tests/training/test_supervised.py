@@ -20,7 +20,7 @@ from metascale.models.transformer import Transformer
 from metascale.training.flops import count_flops, training_flops
 from metascale.training.loop import Schedule, train
 from metascale.training.optimizers import SGD, Adam, InPlaceAdamW, Optimizer
-from metascale.training.schedules import Constant, Cosine, WarmupStableDecay
+from metascale.training.schedules import Constant, Cosine, WarmupStableDecay, named_schedule
 from metascale.training.supervised import SupervisedTraining, train_and_test
 
 
@@ -232,6 +232,19 @@ def test_schedules_by_hand() -> None:
     ):
         with pytest.raises(InputError, match="of the rate schedule"):
             build()
+
+
+def test_schedules_by_name() -> None:
+    """Reptile's authors take ε (1 − k / n) at step k of n; the others are the classes of the test above."""
+    linear = named_schedule("linear", 10)
+    assert [linear(k) for k in (0, 1, 5, 9, 10)] == pytest.approx([1.0, 0.9, 0.5, 0.1, 0.0])
+    slow = named_schedule("linear", 10, warmup=2, floor=0.5)
+    assert [slow(k) for k in (0, 1, 2, 6, 10)] == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5])
+    assert named_schedule("constant", 10, warmup=4) == Constant(4)
+    assert named_schedule("cosine", 10, warmup=4, floor=0.2) == Cosine(10, 4, 0.2)
+    assert named_schedule("wsd", 20, warmup=10, decay_share=0.4) == WarmupStableDecay(20, 10, 4)
+    with pytest.raises(InputError, match="warmup of the rate schedule must be at least 0 and below the total of 5"):
+        named_schedule("constant", 5, warmup=5)
 
 
 def test_training_flops_in_both_conventions() -> None:

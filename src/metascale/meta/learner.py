@@ -15,6 +15,7 @@ from metascale.meta.evaluate import Predictor, adapted_predictor
 from metascale.meta.gradients import EpisodeReport, MetaGradient, ends, with_inner
 from metascale.parallel.execution import Execution
 from metascale.training.optimizers import SGD, Optimizer, clip_norm, refuse_overwriting
+from metascale.training.schedules import Constant, RateSchedule
 from metascale.training.state import TrainState
 
 
@@ -35,6 +36,7 @@ class MetaLearner:
         clip: largest norm of the meta-gradient, or ``None``.
         execution: chunks, threads and processes.
         seed: names the dropout masks of training.
+        rate: factor of the outer rate at every outer step.
 
     Raises:
         InputError: a clip that is not positive, or an outer optimiser that overwrites what it is given.
@@ -45,6 +47,7 @@ class MetaLearner:
     clip: float | None = None
     execution: Execution = field(default_factory=Execution)
     seed: int = 0
+    rate: RateSchedule = field(default_factory=Constant)
 
     def __post_init__(self) -> None:
         refuse_overwriting(self.outer, "an outer loop")
@@ -85,7 +88,7 @@ class MetaLearner:
         _refuse_non_finite(total, report, state.step)
         if self.clip is not None:
             total = clip_norm(total, self.clip)
-        params, optimizer = self.outer.update(state.params, total, state.optimizer)
+        params, optimizer = self.outer.update(state.params, total, state.optimizer, self.rate(state.step))
         return TrainState(state.step + 1, params, optimizer), report
 
     def meta_gradient(

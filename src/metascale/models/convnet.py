@@ -16,7 +16,7 @@ from metascale.core.streams import torch_generator
 from metascale.core.types import Batch, Params, TaskExecution
 from metascale.models.kernels.convolution import convolve
 from metascale.models.kernels.pooling import EPSILON, normalised_pooling, patch_moments, pooled_patches
-from metascale.models.network import Network, check_rates, check_sizes, normal
+from metascale.models.network import HeadStart, Network, check_rates, check_sizes, normal, refuse_head
 from metascale.models.widths import layer_widths
 
 
@@ -45,6 +45,7 @@ class ConvNet(Network):
         dropout_inner: rate after the pooling in the middle (``"group"`` only).
         dropout: rate before the head (``"group"`` only).
         ratio: channels of the last block over those of the first; those between lie evenly on a logarithmic scale.
+        head: what the head of a task starts from (``"batch"`` only; see `models.network.HeadStart`).
         channels_last: keep activations in channels-last layout, the faster one on CPUs.
     """
 
@@ -57,6 +58,7 @@ class ConvNet(Network):
     dropout_inner: float = 0.0
     dropout: float = 0.0
     ratio: float = 1.0
+    head: HeadStart = "learned"
     channels_last: bool = True
 
     def __post_init__(self) -> None:
@@ -70,7 +72,12 @@ class ConvNet(Network):
                 f"{int(math.log2(self.image_size))} blocks of 2x2 pooling, not {len(self._pooled)}",
                 field="depth",
             )
+        refuse_head(self.head, self.task_axis)
         _ = self.widths
+
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        return self.n_features, self.n_classes
 
     @property
     def batch_statistics(self) -> bool:

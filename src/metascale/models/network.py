@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,17 @@ from metascale.core.errors import InputError
 from metascale.core.streams import torch_generator
 from metascale.core.trees import n_elements, stack_tasks
 from metascale.core.types import Batch, Model, Params, TaskExecution, require_same_shape
+
+
+HeadStart: TypeAlias = Literal["learned", "shared", "zero", "prototype"]
+"""What the head of a task starts from before its first inner step.
+
+``"learned"``: a meta-parameter. ``"shared"``: one learnt vector for all classes, so that before adaptation every class
+is equally likely whatever the labels are called (UNICORN-MAML, Ye and Chao 2022, arXiv 2106.16245, section 5).
+``"zero"``: zeros. ``"prototype"``: the class means p_c of the support set's features, w_c = 2 p_c and b_c = -|p_c|^2,
+with the meta-gradient through them (Proto-MAML, Triantafillou et al. 2020, arXiv 1903.03096, section 2.3).
+"""
+SHARED = "shared.weight"
 
 
 class Network(ABC):
@@ -42,6 +54,15 @@ class Network(ABC):
         return ("head.weight",)
 
     @property
+    def head(self) -> HeadStart:
+        return "learned"
+
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        """Features and outputs of the head; only of networks whose head may be made afresh."""
+        raise NotImplementedError
+
+    @property
     def task_execution(self) -> TaskExecution:
         return "stacked"
 
@@ -49,8 +70,23 @@ class Network(ABC):
         return None
 
     def begin(self, params: Params, support: Batch) -> Params:
-        """The head is meta-learnt: nothing is made afresh."""
-        return params
+        """``params`` with the head that every task starts from (see `HeadStart`).
+
+        Raises:
+            InputError: a class has no example in a support set, whose mean a prototype head needs.
+        """
+        if self.head == "learned":
+            return params
+        n_features, n_outputs = self.head_shape
+        like = next(iter(params.values()))
+        bias = like.new_zeros(support.n_tasks, n_outputs)
+        if self.head == "prototype":
+            weight, bias = prototype_head(self.features(params, support), support.targets, n_outputs)
+        elif self.head == "shared":
+            weight = params[SHARED].expand(-1, -1, n_outputs)
+        else:
+            weight = like.new_zeros(support.n_tasks, n_features, n_outputs)
+        return {**params, "head.weight": weight, "head.bias": bias}
 
     def losses(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
         """[T] mean losses; without a task axis every example's [B], without history."""
@@ -87,6 +123,10 @@ class Network(ABC):
         return {f"{name}.weight": normal(seed, name, *shape, std=std), f"{name}.bias": torch.zeros(n_out)}
 
     def _init_head(self, seed: int, n_features: int, n_outputs: int) -> Params:
+        if self.head == "shared":
+            return {SHARED: normal(seed, SHARED, n_features, 1, std=1 / math.sqrt(n_features))}
+        if self.head != "learned":
+            return {}
         return self._init_linear(seed, "head", n_features, n_outputs, 1 / math.sqrt(n_features))
 
     def _linear(self, params: Params, name: str, values: torch.Tensor) -> torch.Tensor:
@@ -101,6 +141,36 @@ class Network(ABC):
         return values * masks(values.flatten(0, 1), name).view(values.shape)
 
 
+def prototype_head(features: torch.Tensor, targets: torch.Tensor, n_outputs: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight [T, d, C] and bias [T, C] whose logits are -|f - p_c|^2 but for a number that all classes share.
+
+    Args:
+        features: [T, B, d] of the support set.
+        targets: [T, B] their classes.
+
+    Raises:
+        InputError: a class has no example in a support set.
+    """
+    means = class_means(features, targets, n_outputs)
+    return 2 * means.transpose(1, 2), -means.square().sum(-1)
+
+
+def class_means(features: torch.Tensor, targets: torch.Tensor, n_outputs: int) -> torch.Tensor:
+    """[T, C, d] mean features of each class.
+
+    Raises:
+        InputError: a class has no example in a support set.
+    """
+    members = F.one_hot(targets, n_outputs).to(features.dtype)
+    counts = members.sum(1)
+    if bool((counts == 0).any()):
+        task, label = (int(index) for index in (counts == 0).nonzero()[0])
+        raise InputError(
+            f"the support set of task {task} has no example of class {label}; prototypes need at least one of every class"
+        )
+    return torch.bmm(members.transpose(1, 2), features) / counts.unsqueeze(-1)
+
+
 def normal(seed: int, name: str, *shape: int, std: float) -> torch.Tensor:
     """Normal numbers of the stream that the parameter's name addresses; none are drawn on the ``meta`` device."""
     if torch.get_default_device().type == "meta":
@@ -113,6 +183,15 @@ def check_sizes(network: str, **sizes: int) -> None:
     for name, value in sizes.items():
         if value < 1:
             raise InputError(f"{name} of the {network} must be at least 1, not {value}", field=name, value=value)
+
+
+def refuse_head(head: HeadStart, classifies_tasks: bool) -> None:
+    """Refuse an unknown head, and one made afresh where there are no tasks of classes."""
+    if head not in get_args(HeadStart):
+        allowed = ", ".join(map(repr, get_args(HeadStart)))
+        raise InputError(f"there is no head '{head}'; allowed are {allowed}", field="head", value=head, allowed=allowed)
+    if head != "learned" and not classifies_tasks:
+        raise InputError(f"head='{head}' is of tasks of classes; elsewhere the head is 'learned'", field="head", value=head)
 
 
 def check_rates(network: str, **rates: float) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from metascale.core.types import Batch, Params
-from metascale.models.network import Network, check_rates, check_sizes, squared_error_per_task
+from metascale.models.network import HeadStart, Network, check_rates, check_sizes, refuse_head, squared_error_per_task
 from metascale.models.widths import layer_widths
 
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "gelu": F.gelu}
@@ -32,6 +32,7 @@ class Perceptron(Network):
         loss: ``"cross_entropy"`` (nats) or ``"squared_error"``.
         dropout: rate after every hidden layer.
         ratio: units of the last hidden layer over those of the first; those between lie evenly on a logarithmic scale.
+        head: what the output layer of a task starts from (see `models.network.HeadStart`).
         task_axis: T tasks at once, each with its own parameters; ``False``: one supervised task (see `Network`).
     """
 
@@ -43,12 +44,18 @@ class Perceptron(Network):
     loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
     dropout: float = 0.0
     ratio: float = 1.0
+    head: HeadStart = "learned"
     task_axis: bool = True
 
     def __post_init__(self) -> None:
         check_sizes("perceptron", width=self.width, depth=self.depth)
         check_rates("the perceptron", dropout=self.dropout)
+        refuse_head(self.head, self.task_axis and self.loss == "cross_entropy")
         _ = self.widths
+
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        return self.widths[-1], self.n_outputs
 
     @property
     def widths(self) -> tuple[int, ...]:

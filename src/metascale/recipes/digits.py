@@ -30,12 +30,14 @@ class DigitsConfig(FewShotConfig):
     Args:
         model: ``"mlp"`` or ``"conv"``.
         width: units of a hidden layer, or filters of a convolution.
+        head: what the classifier of a task starts from: ``"learned"``, ``"shared"``, ``"zero"`` or ``"prototype"``.
         depth: hidden layers, or convolutional blocks (at most 3).
     """
 
     model: Literal["mlp", "conv"] = "mlp"
     width: Count = 64
     depth: Annotated[int, Field(ge=1, le=8)] = 2
+    head: Literal["learned", "shared", "zero", "prototype"] = "learned"
 
     @property
     def batch_statistics(self) -> bool:
@@ -89,5 +91,5 @@ def parts(config: DigitsConfig, seed: int, device: str) -> Parts:
 
     source = digits_tasks(**config.source_fields(seed))
     if config.model == "mlp":
-        return Parts(source, Perceptron(64, config.n_way, config.width, config.depth), eval_batch=50)
-    return Parts(source, ConvNet(config.n_way, 8, width=config.width, depth=config.depth), eval_batch=16)
+        return Parts(source, Perceptron(64, config.n_way, config.width, config.depth, head=config.head), eval_batch=50)
+    return Parts(source, ConvNet(config.n_way, 8, width=config.width, depth=config.depth, head=config.head), eval_batch=16)

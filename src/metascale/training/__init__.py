@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from metascale.training.loop import Schedule, Trainable, TrainResult, train
     from metascale.training.memory import LiveBytes, MemoryReport, measure_memory
     from metascale.training.optimizers import LAMB, SGD, Adagrad, Adam, InPlaceAdamW, Lion, Muon, Optimizer, RMSprop
-    from metascale.training.schedules import Constant, Cosine, RateSchedule, WarmupStableDecay
+    from metascale.training.schedules import Constant, Cosine, RateSchedule, WarmupStableDecay, named_schedule
     from metascale.training.state import TrainState, from_bytes, to_bytes
     from metascale.training.supervised import SupervisedTraining, train_and_test
     from metascale.training.torch_optimizers import from_torch
@@ -44,6 +44,7 @@ __all__ = [
     "from_torch",
     "measure_coordinates",
     "measure_memory",
+    "named_schedule",
     "to_bytes",
     "train",
     "train_and_test",

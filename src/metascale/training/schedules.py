@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from metascale.core.errors import InputError
 
@@ -76,6 +76,32 @@ class WarmupStableDecay:
         if step < self.warmup or left >= self.decay:
             return _warm(step, self.warmup)
         return self.floor + (1 - self.floor) * max(0, left) / self.decay
+
+
+ScheduleName: TypeAlias = Literal["constant", "linear", "cosine", "wsd"]
+
+
+def named_schedule(
+    name: ScheduleName, total: int, *, warmup: int = 0, floor: float = 0.0, decay_share: float = 0.2
+) -> RateSchedule:
+    """The schedule called ``name`` over ``total`` steps, after a linear warm-up.
+
+    Args:
+        name: ``"constant"``; ``"linear"`` from 1 at the first step to ``floor`` at step ``total``, as Reptile's authors
+            anneal their outer rate (Nichol et al. 2018); ``"cosine"``; or ``"wsd"`` (see `WarmupStableDecay`).
+        floor: the factor at the end, of all but ``"constant"``.
+        decay_share: the share of the steps after warm-up over which ``"wsd"`` decays.
+
+    Raises:
+        InputError: a warm-up that is not shorter than ``total``, or a floor outside 0 to 1.
+    """
+    _check(warmup, total, floor)
+    if name == "constant":
+        return Constant(warmup)
+    if name == "cosine":
+        return Cosine(total, warmup, floor)
+    share = 1.0 if name == "linear" else decay_share
+    return WarmupStableDecay(total, warmup, max(1, round(share * (total - warmup))), floor)
 
 
 def _check(warmup: int, total: int | None, floor: float = 0.0) -> None:

@@ -32,6 +32,7 @@ NonNegative = Annotated[int, Field(ge=0, le=10**9), _Number]
 Rate = Annotated[float, Field(gt=0, lt=1e6), _Number]
 Weight = Annotated[float, Field(ge=0, lt=1e6), _Number]
 Share = Annotated[float, Field(ge=0, lt=1), _Number]
+Part = Annotated[float, Field(gt=0, le=1), _Number]
 
 Method = Literal[
     "reptile",
@@ -110,7 +111,14 @@ class FewShotConfig(TrialConfig):
         curvature_probes: random probes of ``"diagonal_hutchinson"``.
         proximal, cg_steps: implicit MAML's proximal strength λ, and iterations of its conjugate gradients; 0 takes the
             identity for the inverse curvature, as SAMA does.
-        outer_optimizer, outer_lr, outer_clip: the outer loop; Reptile's interpolation rate is ``sgd``'s ``outer_lr``.
+        inner_beta1, inner_beta2: of an inner ``"adam"`` or ``"adamw"``.
+        outer_optimizer, outer_lr, outer_clip, outer_momentum, outer_beta1, outer_beta2, outer_weight_decay: the outer
+            loop; Reptile's interpolation rate is ``sgd``'s ``outer_lr``. Momentum is of ``"sgd"``, betas are of the
+            other two, and decay (decoupled) is of ``"sgd"`` and ``"adamw"``.
+        outer_schedule, outer_warmup, outer_final_rate, outer_decay_share: how the outer rate moves over the outer steps:
+            ``"constant"``, ``"linear"``, ``"cosine"`` or ``"wsd"`` (a plateau, then a linear decay over the last
+            ``outer_decay_share`` of the steps), each after a linear warm-up over ``outer_warmup`` steps, and down to
+            the share ``outer_final_rate`` of ``outer_lr``.
         budget: ``"converged"`` stops early on meta-validation and restores the best; ``"steps"`` gives every N the same
             ``max_steps``; ``"visits"`` gives every task ``visits_per_task`` visits. Both end with the last state.
             ``"compute"`` gives every method the outer steps that ``budget_flops`` pay for, as its own step is counted,
@@ -146,6 +154,8 @@ class FewShotConfig(TrialConfig):
     inner_optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     inner_lr: Rate = 0.1
     inner_momentum: Share = 0.0
+    inner_beta1: Share = 0.9
+    inner_beta2: Share = 0.999
     inner_steps: NonNegative = 5
     inner_clip: Rate | None = None
     inner_weight_decay: Weight = 0.0
@@ -158,9 +168,17 @@ class FewShotConfig(TrialConfig):
     curvature_probes: Count = 4
     proximal: Rate = 2.0
     cg_steps: NonNegative = 5
-    outer_optimizer: Literal["sgd", "adam"] = "sgd"
+    outer_optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     outer_lr: Rate = 0.1
     outer_clip: Rate | None = None
+    outer_momentum: Share = 0.0
+    outer_beta1: Share = 0.9
+    outer_beta2: Share = 0.999
+    outer_weight_decay: Weight = 0.0
+    outer_schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
+    outer_warmup: NonNegative = 0
+    outer_final_rate: Share = 0.0
+    outer_decay_share: Part = 0.2
     budget: Budget = "converged"
     max_steps: Count = 1000
     visits_per_task: Count = 20
@@ -258,8 +276,7 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
         )
     if (config.budget == "compute") != (config.budget_flops is not None):
         raise InputError(f"{where}: budget=compute and budget_flops go together; give both or neither")
-    if config.inner_momentum and config.inner_optimizer != "sgd":
-        raise InputError(f"{where}: inner_momentum goes with inner_optimizer=sgd, not {config.inner_optimizer}")
+    _refuse_idle_optimizer_keys(config, where)
     if config.memory_budget is not None:
         parse_bytes(config.memory_budget, f"{where}: memory_budget")
     if config.learn_rates and method in ("reptile", "imaml"):
@@ -284,10 +301,37 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
             )
 
 
+def _refuse_idle_optimizer_keys(config: FewShotConfig, where: str) -> None:
+    """
+    Raises:
+        InputError: a setting of another optimiser, or a warm-up as long as the training.
+    """
+    for loop, kind in (("inner", config.inner_optimizer), ("outer", config.outer_optimizer)):
+        needs = {"momentum": ("sgd",), "beta1": ("adam", "adamw"), "beta2": ("adam", "adamw")}
+        needs |= {"weight_decay": ("sgd", "adamw")} if loop == "outer" else {}
+        for part, kinds in needs.items():
+            key = f"{loop}_{part}"
+            value = getattr(config, key)
+            if value != getattr(type(config), key) and kind not in kinds:
+                allowed = " or ".join(kinds)
+                raise InputError(
+                    f"{where}: {key} goes with {loop}_optimizer={allowed}, not {kind}", field=key, value=value
+                )
+    known = config.kind == "meta" and config.budget != "compute" and (config.budget != "visits" or config.n_tasks)
+    if known and config.outer_warmup >= config.outer_steps:
+        raise InputError(
+            f"{where}: outer_warmup must be below the {config.outer_steps} outer steps, not {config.outer_warmup}",
+            field="outer_warmup",
+            value=config.outer_warmup,
+        )
+
+
 LEARNER_KEYS = frozenset(
     {"kind", "method", "n_tasks", "n_train_classes", "meta_batch", "inner_lr", "inner_steps"}
     | {"learn_rates", "reptile_data", "curvature", "curvature_probes", "proximal", "cg_steps"}
-    | {"outer_optimizer", "outer_lr", "outer_clip", "budget", "max_steps", "visits_per_task", "budget_flops"}
+    | {"outer_optimizer", "outer_lr", "outer_clip", "outer_momentum", "outer_beta1", "outer_beta2", "outer_weight_decay"}
+    | {"outer_schedule", "outer_warmup", "outer_final_rate", "outer_decay_share"}
+    | {"budget", "max_steps", "visits_per_task", "budget_flops"}
     | {"eval_every", "patience", "min_delta", "train_threads", "memory_budget", "measure_memory"}
     | {"n_curve_tasks", "adaptation_curve", "eval_inner_steps", "micro_batch", "checkpointing", "task_execution"}
 )

@@ -44,6 +44,7 @@ from metascale.training.flops import count_flops
 from metascale.training.loop import Schedule, train_or_prune
 from metascale.training.memory import KINDS
 from metascale.training.optimizers import SGD, Adam, Optimizer
+from metascale.training.schedules import RateSchedule, named_schedule
 from metascale.training.state import TrainState, to_bytes
 from metascale.workflow.config import FewShotConfig
 from metascale.workflow.recipe import Recipe, is_search, load_recipe
@@ -88,16 +89,37 @@ def few_shot(recipe: Recipe[Any], config: Mapping[str, object]) -> FewShotConfig
     return settings
 
 
-def make_optimizer(kind: str, lr: float, weight_decay: float = 0.0, momentum: float = 0.0) -> Optimizer:
+def make_optimizer(
+    kind: str, lr: float, weight_decay: float = 0.0, momentum: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
+) -> Optimizer:
     """``"sgd"`` (with momentum where given), ``"adam"`` or ``"adamw"`` (Adam with decoupled decay) of that rate."""
     if kind == "sgd":
         return SGD(lr, momentum, weight_decay=weight_decay)
-    return Adam(lr, weight_decay=weight_decay if kind == "adamw" else 0.0)
+    return Adam(lr, *betas, weight_decay=weight_decay if kind == "adamw" else 0.0)
 
 
 def inner_optimizer(settings: FewShotConfig, lr: float) -> Optimizer:
     """The inner optimiser of a configuration, at rate ``lr``."""
-    return make_optimizer(settings.inner_optimizer, lr, settings.inner_weight_decay, settings.inner_momentum)
+    betas = (settings.inner_beta1, settings.inner_beta2)
+    return make_optimizer(settings.inner_optimizer, lr, settings.inner_weight_decay, settings.inner_momentum, betas)
+
+
+def outer_optimizer(settings: FewShotConfig) -> Optimizer:
+    """The outer optimiser of a configuration."""
+    betas = (settings.outer_beta1, settings.outer_beta2)
+    decay, momentum = settings.outer_weight_decay, settings.outer_momentum
+    return make_optimizer(settings.outer_optimizer, settings.outer_lr, decay, momentum, betas)
+
+
+def outer_rate(settings: FewShotConfig) -> RateSchedule:
+    """The factor of the outer rate over the outer steps of a configuration."""
+    return named_schedule(
+        settings.outer_schedule,
+        settings.outer_steps,
+        warmup=settings.outer_warmup,
+        floor=settings.outer_final_rate,
+        decay_share=settings.outer_decay_share,
+    )
 
 
 def make_inner(settings: FewShotConfig) -> InnerLoop:
@@ -136,7 +158,7 @@ def make_learner(settings: FewShotConfig, model: Model, seed: int, device: str) 
     """The meta-learner of a configuration."""
     return MetaLearner(
         gradient=make_gradient(settings),
-        outer=make_optimizer(settings.outer_optimizer, settings.outer_lr),
+        outer=outer_optimizer(settings),
         clip=settings.outer_clip,
         execution=Execution.best_for(model, device, settings.train_threads, settings.meta_batch),
         seed=seed,
@@ -161,6 +183,7 @@ def _meta(settings: FewShotConfig, parts: Parts, config: Mapping[str, Any], run:
     learner = make_learner(settings, parts.model, seed, device)
     learner, parts = within_budget(settings, parts, learner, run, device)
     settings, cost = step_cost(settings, parts, learner, seed, device)
+    learner = dataclasses.replace(learner, rate=outer_rate(settings))
     run.write(TRAIN_POOL_JSON, parts.source.describe())
     process = MetaTraining(
         parts.model,

@@ -50,7 +50,7 @@ class TextConfig(FewShotConfig):
     alpha: Rate = 32.0
     dropout: Share = 0.05
     targets: tuple[str, ...] = ()
-    head: Literal["zero", "prototype", "learned"] = "learned"
+    head: Literal["zero", "prototype", "learned", "shared"] = "learned"
     pooling: Literal["last", "mean", "first"] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -104,7 +104,7 @@ def _words(
 
     encoder = WordEncoder.from_texts(texts(), max_words=config.n_words, max_length=config.max_length)
     bag = BagOfWords(make_source(encoder), encoder.n_tokens)
-    return Parts(bag, Perceptron(encoder.n_tokens, config.n_way, config.width, depth=1), eval_batch=50)
+    return Parts(bag, Perceptron(encoder.n_tokens, config.n_way, config.width, depth=1, head=config.head), eval_batch=50)
 
 
 def adapted_model(config: TextConfig, device: str) -> AdapterClassifier:
