@@ -66,6 +66,41 @@ def test_a_perceptron_with_dropout_keeps_the_contract() -> None:
     check_model(model, class_batches(6), dtype=torch.float64, smooth=True, drops_out=True)
 
 
+@pytest.mark.parametrize("head", ["shared", "zero", "prototype"])
+def test_heads_made_for_every_task_keep_the_contract(head: Any) -> None:
+    model = Perceptron(6, 3, width=8, depth=2, activation="tanh", head=head)
+    check_model(model, class_batches(6), dtype=torch.float64, smooth=True)
+    conv = ConvNet(3, image_size=12, in_channels=2, width=4, depth=2, head=head)
+    check_model(conv, class_batches(2, 12, 12), dtype=torch.float64, batch_statistics=True)
+
+
+def test_before_adaptation_a_uniform_head_loses_ln_c_and_a_prototype_head_tells_distances() -> None:
+    batch = class_batches(6)(2, 6, 0)
+    for head in ("shared", "zero"):
+        model = Perceptron(6, 3, width=8, head=head)  # type: ignore[arg-type]
+        params = model.begin(stack_tasks(model.init(0), 2), batch)
+        torch.testing.assert_close(model.losses(params, batch), torch.full((2,), math.log(3)))
+    model = Perceptron(6, 3, width=8, head="prototype")
+    params = model.begin(stack_tasks(model.init(0), 2), batch)
+    features = model.features(params, batch)
+    means = torch.stack([features[:, label::3].mean(1) for label in range(3)], 1)
+    distances = (features.unsqueeze(2) - means.unsqueeze(1)).square().sum(-1)
+    logits = model.predict(params, batch)
+    torch.testing.assert_close(logits.diff(dim=-1), -distances.diff(dim=-1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_made_for_every_task_needs_tasks_of_classes() -> None:
+    for build in (
+        lambda: Perceptron(6, 3, head="zero", task_axis=False),
+        lambda: Perceptron(6, 3, head="prototype", loss="squared_error"),
+        lambda: ConvNet(3, head="shared", norm="group"),
+    ):
+        with pytest.raises(InputError, match="is of tasks of classes; elsewhere the head is 'learned'"):
+            build()
+    with pytest.raises(InputError, match="there is no head 'none'; allowed are 'learned'"):
+        Perceptron(6, 3, head="none")  # type: ignore[arg-type]
+
+
 def test_supervised_gradients_are_those_of_the_same_net_with_a_task_axis() -> None:
     """One net in both layouts: linear maps [out, in] of one task, [T, in, out] of many."""
     one = Perceptron(6, 3, width=8, depth=3, activation="gelu", task_axis=False)

@@ -125,7 +125,7 @@ class ConvNet(Network):
                 params |= init_convolution(seed, name, n_in, n_out)
             else:
                 params |= _normalised(name, _glorot(seed, name, 9 * (n_in + n_out), n_out, n_in, 3, 3))
-        if self.norm == "group":
+        if self.norm == "group" or self.head != "learned":
             return params | self._init_head(seed, self.n_features, self.n_classes)
         head = _glorot(seed, "head", self.n_features + self.n_classes, self.n_features, self.n_classes)
         return params | {"head.weight": head, "head.bias": torch.zeros(self.n_classes)}

@@ -29,6 +29,8 @@ METHOD_LABELS = {
     "meta_sgd": "Meta-SGD",
     "anil": "ANIL",
     "imaml": "iMAML",
+    "protonet": "ProtoNet",
+    "r2d2": "R2-D2 (ridge)",
     "melora": "MELoRA, exact",
     "melora_gauss_newton": "MELoRA, Gauss-Newton",
     "melora_block_diagonal": "MELoRA, block diagonal",

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Episode, Split
@@ -88,10 +89,13 @@ class BagOfWords:
     Args:
         source: a few-shot source of ``input_ids`` and ``attention_mask`` [T, B, S].
         n_tokens: size of the vocabulary.
+        length: scale every text's counts to this Euclidean length instead, so that long and short texts move a network
+            alike, and its first layer neither starves nor bursts.
     """
 
     source: FewShotTasks
     n_tokens: int
+    length: float | None = None
 
     def episodes(self, split: Split, indices: Sequence[int]) -> Episode:
         episode = self.source.episodes(split, indices)
@@ -101,7 +105,8 @@ class BagOfWords:
         return self.source.n_tasks(split)
 
     def describe(self) -> dict[str, Any]:
-        return {**self.source.describe(), "inputs": f"shares of {self.n_tokens} tokens"}
+        kind = "shares" if self.length is None else f"counts scaled to length {self.length:g}"
+        return {**self.source.describe(), "inputs": f"{kind} of {self.n_tokens} tokens"}
 
     def plan(self, split: Split, indices: Sequence[int]) -> EpisodePlan:
         """As the source's: which classes and labels the episodes have."""
@@ -110,4 +115,6 @@ class BagOfWords:
     def _counted(self, batch: Batch) -> Batch:
         ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"].float()
         counts = torch.zeros(*ids.shape[:2], self.n_tokens).scatter_add_(2, ids, mask)
-        return Batch({"x": counts / mask.sum(2, keepdim=True).clamp(min=1)}, batch.targets)
+        if self.length is None:
+            return Batch({"x": counts / mask.sum(2, keepdim=True).clamp(min=1)}, batch.targets)
+        return Batch({"x": self.length * F.normalize(counts, dim=2)}, batch.targets)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -39,6 +40,8 @@ Method = Literal[
     "fomaml",
     "maml",
     "imaml",
+    "protonet",
+    "r2d2",
     "zero_shot",
     "class_prior",
     "fine_tuning",
@@ -91,7 +94,9 @@ class FewShotConfig(TrialConfig):
 
     Args:
         kind: ``"meta"`` (meta-trained), ``"baseline"`` or ``"control"``.
-        method: the meta-learner, baseline or control.
+        method: the meta-learner, baseline or control. ``"protonet"`` and ``"r2d2"`` train features for a classifier that
+            the support set gives in closed form (class means; ridge regression): they take no inner steps, and keys of
+            the inner loop say how the baselines beside them adapt.
         n_way, k_shot, n_query: shape of an episode.
         n_tasks: distinct training tasks; none means a fresh class combination at every visit.
         n_train_classes: distinct training classes; none means all of the split.
@@ -196,8 +201,15 @@ class FewShotConfig(TrialConfig):
     measure_memory: bool = False
 
     @property
+    def metric(self) -> str | None:
+        """The metric learner, where the method is one."""
+        return self.method if self.method in METRIC_LEARNERS else None
+
+    @property
     def validation_steps(self) -> int:
         """Inner steps at the validations during training."""
+        if self.metric:
+            return 0
         return self.inner_steps if self.eval_inner_steps is None else self.eval_inner_steps
 
     @property
@@ -260,7 +272,8 @@ class FewShotConfig(TrialConfig):
             _ = self.outer_steps
 
 
-LEARNERS = ("reptile", "fomaml", "maml", "imaml")
+METRIC_LEARNERS = ("protonet", "r2d2")
+LEARNERS = ("reptile", "fomaml", "maml", "imaml", *METRIC_LEARNERS)
 
 
 def refuse_combination(config: FewShotConfig, where: str) -> None:
@@ -282,6 +295,9 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
     if config.learn_rates and method in ("reptile", "imaml"):
         name = "Reptile" if method == "reptile" else "implicit MAML"
         raise InputError(f"{where}: {name} has no gradient for learn_rates; use method=maml or method=fomaml")
+    if config.learn_rates and config.metric:
+        raise InputError(f"{where}: method={method} takes no inner steps, so there are no rates to learn")
+    _refuse_idle_head(config, where)
     if method == "imaml" and curvature == "none":
         raise InputError(f"{where}: method=imaml needs a curvature other than none; without one use method=fomaml")
     if config.micro_batch is not None and config.batch_statistics:
@@ -299,6 +315,29 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
                 f"{where}: method={config.method} with curvature={curvature} needs second derivatives, which "
                 f"{lacking} lacks; set {remedy}, or curvature to one of {', '.join(FIRST_ORDER)}"
             )
+
+
+def _refuse_idle_head(config: FewShotConfig, where: str) -> None:
+    """
+    Raises:
+        InputError: a head that would never leave its start.
+    """
+    head = getattr(config, "head", "learned")
+    if head == "shared" and config.method == "reptile":
+        raise InputError(
+            f"{where}: Reptile moves a parameter to where adaptation took it, and head=shared is where heads start, "
+            "which does not adapt; use head=zero or learned, or method=maml",
+            field="head",
+            value=head,
+        )
+    frozen = not any(fnmatchcase("head.weight", pattern) for pattern in config.adapt)
+    if head in ("zero", "shared") and frozen and config.kind == "meta" and not config.metric:
+        raise InputError(
+            f"{where}: with head={head} all classes start alike, and adapt={list(config.adapt)} never moves the head, "
+            "so nothing is learnt; add 'head*' to adapt, or use head=learned",
+            field="head",
+            value=head,
+        )
 
 
 def _refuse_idle_optimizer_keys(config: FewShotConfig, where: str) -> None:

@@ -46,7 +46,7 @@ from metascale.training.memory import KINDS
 from metascale.training.optimizers import SGD, Adam, Optimizer
 from metascale.training.schedules import RateSchedule, named_schedule
 from metascale.training.state import TrainState, to_bytes
-from metascale.workflow.config import FewShotConfig
+from metascale.workflow.config import METRIC_LEARNERS, FewShotConfig
 from metascale.workflow.recipe import Recipe, is_search, load_recipe
 
 WEIGHTS = "theta.safetensors"
@@ -126,7 +126,7 @@ def make_inner(settings: FewShotConfig) -> InnerLoop:
     """The inner loop of a configuration."""
     return InnerLoop(
         optimizer=inner_optimizer(settings, settings.inner_lr),
-        steps=settings.inner_steps,
+        steps=0 if settings.metric else settings.inner_steps,
         clip=settings.inner_clip,
         adapt=settings.adapt,
         batch_size=settings.inner_batch_size,
@@ -142,6 +142,7 @@ def make_gradient(settings: FewShotConfig) -> MetaGradient:
     method, curvature = settings.estimator
     through = named_through(curvature, settings.curvature_probes)
     gradients: dict[str, Callable[[], MetaGradient]] = {
+        **dict.fromkeys(METRIC_LEARNERS, lambda: FOMAML(inner)),
         "reptile": lambda: Reptile(inner, settings.reptile_data),
         "fomaml": lambda: FOMAML(inner),
         "maml": lambda: MAML(inner, through),
@@ -231,6 +232,8 @@ def adaptation_at_test(
     ``eval_inner_steps`` fixes it. (Validations during training, which early stopping follows, take the inner steps and
     the rate of training.)
     """
+    if settings.metric:
+        return Adaptation(inner, {"inner_steps": 0}, ())
     if settings.eval_inner_steps is not None:
         fixed = dataclasses.replace(inner, steps=settings.eval_inner_steps)
         rate = {} if settings.learn_rates else {"inner_lr": settings.inner_lr}

@@ -242,8 +242,13 @@ class Recipe(Generic[Config]):
         return self.profiles[name]
 
     def make_parts(self, settings: Config, seed: int, device: str) -> Parts:
-        """The task source and the model of a few-shot trial."""
+        """The task source and the model of a few-shot trial; a metric learner's is wrapped around the recipe's."""
         parts: Parts = self._function("parts")(settings, seed, device)
+        if isinstance(settings, FewShotConfig) and settings.metric:
+            from metascale.models.metric import METRICS, MetricClassifier
+
+            model = MetricClassifier(parts.model, settings.n_way, METRICS[settings.metric]())
+            return dataclasses.replace(parts, model=model)
         return parts
 
     def run_trial(self, config: dict[str, Any], run: Run, device: str) -> Mapping[str, Any]:
