@@ -14,6 +14,7 @@ from metascale.meta.gradients import (
 from metascale.meta.imaml import ImplicitMAML
 from metascale.meta.inner import InnerLoop, InnerState
 from metascale.meta.learner import MetaLearner, StepReport
+from metascale.meta.multi_step import MultiStepMAML
 from metascale.meta.reverse import FullGraph, named_through
 from metascale.meta.training import MetaTraining
 
@@ -31,6 +32,7 @@ __all__ = [
     "MetaGradient",
     "MetaLearner",
     "MetaTraining",
+    "MultiStepMAML",
     "Predictor",
     "Reptile",
     "StepReport",

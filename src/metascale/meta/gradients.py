@@ -150,7 +150,8 @@ class FOMAML:
     """First-order MAML: the query gradient at the adapted parameters (Finn et al. 2017, section 5.2).
 
     Curvature and weight decay of the inner steps are ignored; a head built from θ and the support set is differentiated
-    exactly. Learnt inner rates get −(query gradient) ∘ (sum of the steps), as in Meta-SGD without second derivatives.
+    exactly. Learnt inner rates get −(query gradient) ∘ (sum of the steps), as in Meta-SGD without second derivatives;
+    rates of single steps, each with its own.
     """
 
     inner: InnerLoop = field(default_factory=InnerLoop)
@@ -162,6 +163,10 @@ class FOMAML:
         final = after(model, last.step)
         losses, grads = query_gradient(final, last.params, episode.query, key, self.inner.micro_batch)
         meta = back_through_begin(model, stacked, episode.support, start, grads)
+        if self.inner.learn_rates and self.inner.rates_by == "step":
+            path = follow(self.inner, model, stacked, episode.support, key, start.state)
+            _, on_rates = Sweep(self.inner, model, stacked, episode, key, Zero())(path, grads)
+            meta = complete(meta | on_rates, stacked)
         for name in set(stacked) - set(meta):
             own, value = name.removeprefix(RATE_PREFIX), stacked[name]
             moved = last.params[own] - first.params[own]
@@ -206,8 +211,12 @@ class MAML:
         losses, adjoint = query_gradient(final, path.last.params, episode.query, key, self.inner.micro_batch)
         adjoint, on_rates = Sweep(self.inner, model, stacked, episode, key, self.through)(path, adjoint)
         meta = back_through_begin(model, stacked, episode.support, start, adjoint) | on_rates
-        found = {name: meta[name] if name in meta else torch.zeros_like(value) for name, value in stacked.items()}
-        return mean_tasks(found), episode_report(episode, path.losses, losses)
+        return mean_tasks(complete(meta, stacked)), episode_report(episode, path.losses, losses)
+
+
+def complete(meta: Params, stacked: Params) -> Params:
+    """``meta`` in the order of ``stacked``, with zeros for what it lacks."""
+    return {name: meta[name] if name in meta else torch.zeros_like(value) for name, value in stacked.items()}
 
 
 def query_gradient(

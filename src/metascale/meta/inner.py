@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import cast
+from typing import Literal, cast
 
 import torch
 
@@ -130,6 +130,8 @@ class InnerLoop:
             eq. 3). Reported losses are without it.
         learn_rates: make one rate for every parameter element a meta-parameter (Meta-SGD, Li et al. 2017, eq. 3); it
             multiplies the step of the optimiser and starts at one.
+        rates_by: learnt rates are one an ``"element"``, or one a tensor and inner ``"step"`` (MAML++, Antoniou et al.
+            2019, section 4); the last of the latter also holds for later steps.
 
     Raises:
         InputError: no parameter matches ``adapt``; a batch size below one; a negative proximal strength or clip; an
@@ -144,6 +146,7 @@ class InnerLoop:
     batch_size: int | None = None
     micro_batch: int | None = None
     learn_rates: bool = False
+    rates_by: Literal["element", "step"] = "element"
     proximal: float = 0.0
 
     def __post_init__(self) -> None:
@@ -164,8 +167,13 @@ class InnerLoop:
         """The meta-parameters θ: the model's own, and the rates when they are learnt."""
         if not self.learn_rates:
             return params
+        if self.rates_by == "step" and self.steps < 1:
+            raise InputError("rates of single inner steps need at least one inner step", field="rates_by")
         names = self.adapted_names(params)
-        return {**params, **{f"{RATE_PREFIX}{name}": torch.ones_like(params[name]) for name in names}}
+        rates = {
+            name: params[name].new_ones(self.steps if self.rates_by == "step" else params[name].shape) for name in names
+        }
+        return {**params, **{f"{RATE_PREFIX}{name}": rate for name, rate in rates.items()}}
 
     def adapted_names(self, params: Params) -> tuple[str, ...]:
         """Names of the parameters that adapt, in order."""
@@ -209,7 +217,10 @@ class InnerLoop:
         rates: float | Params = factor
         if self.learn_rates:
             one = losses.new_ones(())  # of a head made afresh for every task, which has no rate to learn
-            rates = {name: factor * theta.get(f"{RATE_PREFIX}{name}", one) for name in grads}
+            learnt = {name: theta.get(f"{RATE_PREFIX}{name}", one) for name in grads}
+            if self.rates_by == "step":
+                learnt = {name: _of_step(rate, state.step, grads[name].ndim) for name, rate in learnt.items()}
+            rates = {name: factor * rate for name, rate in learnt.items()}
         new, optimizer = self.optimizer.update(old, steps, state.optimizer, rates)
         return InnerState(
             state.step + 1, {**state.params, **new}, optimizer, losses.detach(), detach(grads), state.anchor
@@ -261,6 +272,13 @@ class InnerLoop:
             return support
         chosen = [(step * size + offset) % total for offset in range(size)]
         return support.map(lambda value: value[:, chosen])
+
+
+def _of_step(rates: torch.Tensor, step: int, ndim: int) -> torch.Tensor:
+    """The rates [T, 1, ...] of one inner step from those of all [T, K]; a single number stays."""
+    if rates.ndim == 0:
+        return rates
+    return rates[:, min(step, rates.shape[1] - 1)].view(-1, *[1] * (ndim - 1))
 
 
 def without_history(state: InnerState) -> InnerState:

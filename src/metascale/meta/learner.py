@@ -84,12 +84,17 @@ class MetaLearner:
             Diverged: a loss or the meta-gradient is not finite; names the step and the tasks.
         """
         key = address(self.seed, "meta-batch", state.step) & (2**62 - 1)
-        total, report = self.meta_gradient(model, state.params, episode, key)
+        total, report = self._at(state.step).meta_gradient(model, state.params, episode, key)
         _refuse_non_finite(total, report, state.step)
         if self.clip is not None:
             total = clip_norm(total, self.clip)
         params, optimizer = self.outer.update(state.params, total, state.optimizer, self.rate(state.step))
         return TrainState(state.step + 1, params, optimizer), report
+
+    def _at(self, step: int) -> MetaLearner:
+        """The learner of an outer step, where its estimator changes with it."""
+        moves = getattr(self.gradient, "at", None)
+        return self if moves is None else replace(self, gradient=moves(step))
 
     def meta_gradient(
         self, model: Model, params: Params, episode: Episode, key: int | None = None

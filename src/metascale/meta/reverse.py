@@ -132,6 +132,7 @@ class Sweep:
         stacked: meta-parameters [T, ...].
         key: names the dropout masks of the forward pass and the random probes.
         curvature: maps the adjoint of a gradient to that of the parameters where it was taken.
+        earlier: what a loss of the parameters before a step adds to their adjoint, given the state there.
     """
 
     inner: InnerLoop
@@ -140,6 +141,7 @@ class Sweep:
     episode: Episode
     key: int | None
     curvature: Curvature
+    earlier: Callable[[InnerState], Params | None] = lambda state: None
 
     def __call__(self, path: Trajectory, adjoint: Params) -> tuple[Params, Params]:
         """The adjoints of φ₀ and of the learnt rates, from that of φ_K."""
@@ -154,6 +156,8 @@ class Sweep:
             on_anchor = add(found.anchor, on_anchor) if on_anchor else found.anchor
             product = self.curvature(self._point(before), found.gradient)
             adjoint = {name: found.params.get(name, adjoint[name]) + value for name, value in product.items()}
+            more = self.earlier(before)
+            adjoint = adjoint if more is None else add(adjoint, more)
         return {n: value + on_anchor[n] if n in on_anchor else value for n, value in adjoint.items()}, on_rates
 
     def _backwards(self, path: Trajectory, state: InnerState, stop: int) -> Iterator[InnerState]:

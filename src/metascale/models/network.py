@@ -16,7 +16,6 @@ from metascale.core.streams import torch_generator
 from metascale.core.trees import n_elements, stack_tasks
 from metascale.core.types import Batch, Model, Params, TaskExecution, require_same_shape
 
-
 HeadStart: TypeAlias = Literal["learned", "shared", "zero", "prototype"]
 """What the head of a task starts from before its first inner step.
 
@@ -166,7 +165,7 @@ def class_means(features: torch.Tensor, targets: torch.Tensor, n_outputs: int) -
     if bool((counts == 0).any()):
         task, label = (int(index) for index in (counts == 0).nonzero()[0])
         raise InputError(
-            f"the support set of task {task} has no example of class {label}; prototypes need at least one of every class"
+            f"the support set of task {task} has no example of class {label}; prototypes need one of every class"
         )
     return torch.bmm(members.transpose(1, 2), features) / counts.unsqueeze(-1)
 
@@ -191,7 +190,9 @@ def refuse_head(head: HeadStart, classifies_tasks: bool) -> None:
         allowed = ", ".join(map(repr, get_args(HeadStart)))
         raise InputError(f"there is no head '{head}'; allowed are {allowed}", field="head", value=head, allowed=allowed)
     if head != "learned" and not classifies_tasks:
-        raise InputError(f"head='{head}' is of tasks of classes; elsewhere the head is 'learned'", field="head", value=head)
+        raise InputError(
+            f"head='{head}' is of tasks of classes; elsewhere the head is 'learned'", field="head", value=head
+        )
 
 
 def check_rates(network: str, **rates: float) -> None:

@@ -54,16 +54,15 @@ RECIPE = Recipe(
         "curvature": "unrolled",
         "adapt": ["layer*"],
         "inner_steps": 20,
-        "inner_lr": 0.3,
+        "inner_lr": 0.9,
         "meta_batch": 8,
         "outer_optimizer": "adam",
         "outer_lr": 0.001,
-        "outer_schedule": "linear",
-        "budget": "converged",
-        "max_steps": 300,
+        "max_steps": 600,
         "eval_every": 25,
         "patience": 4,
         "n_validation_tasks": 100,
+        "tune_rates": [0.1, 0.3, 1.0, 3.0],
         "n_curve_tasks": 100,
     },
     axes={"n_tasks": [2, 5, 10, 20, 50, 100, 200]},
@@ -99,4 +98,6 @@ def parts(config: DigitsConfig, seed: int, device: str) -> Parts:
     source = digits_tasks(**config.source_fields(seed))
     if config.model == "mlp":
         return Parts(source, Perceptron(64, config.n_way, config.width, config.depth, head=config.head), eval_batch=50)
-    return Parts(source, ConvNet(config.n_way, 8, width=config.width, depth=config.depth, head=config.head), eval_batch=16)
+    return Parts(
+        source, ConvNet(config.n_way, 8, width=config.width, depth=config.depth, head=config.head), eval_batch=16
+    )

@@ -94,9 +94,9 @@ class FewShotConfig(TrialConfig):
 
     Args:
         kind: ``"meta"`` (meta-trained), ``"baseline"`` or ``"control"``.
-        method: the meta-learner, baseline or control. ``"protonet"`` and ``"r2d2"`` train features for a classifier that
-            the support set gives in closed form (class means; ridge regression): they take no inner steps, and keys of
-            the inner loop say how the baselines beside them adapt.
+        method: the meta-learner, baseline or control. ``"protonet"`` and ``"r2d2"`` train features for a classifier
+            that the support set gives in closed form (class means; ridge regression): they take no inner steps, and
+            keys of the inner loop say how the baselines beside them adapt.
         n_way, k_shot, n_query: shape of an episode.
         n_tasks: distinct training tasks; none means a fresh class combination at every visit.
         n_train_classes: distinct training classes; none means all of the split.
@@ -108,7 +108,10 @@ class FewShotConfig(TrialConfig):
         inner_batch_size: support examples an inner step; none means all.
         micro_batch: examples a forward pass in the inner loop; none means all.
         adapt: name patterns of the parameters that adapt (``["head*"]`` is ANIL).
-        learn_rates: Meta-SGD, a learnt inner rate for every parameter element.
+        learn_rates, rates_by: a learnt inner rate for every parameter ``"element"`` (Meta-SGD), or for every tensor at
+            every inner ``"step"`` (MAML++).
+        multi_step, first_order_steps: MAML++, outer steps over which losses after every inner step fade out, and before
+            second derivatives are taken.
         reptile_data: Reptile adapts on the ``"support"`` set or on ``"all"`` examples of a training episode.
         curvature: how MAML goes back through the inner steps: ``"exact"``, one step at a time (memory flat in K);
             ``"unrolled"``, the same number by keeping the whole trajectory; or an approximation of the Hessian, of
@@ -120,7 +123,7 @@ class FewShotConfig(TrialConfig):
         outer_optimizer, outer_lr, outer_clip, outer_momentum, outer_beta1, outer_beta2, outer_weight_decay: the outer
             loop; Reptile's interpolation rate is ``sgd``'s ``outer_lr``. Momentum is of ``"sgd"``, betas are of the
             other two, and decay (decoupled) is of ``"sgd"`` and ``"adamw"``.
-        outer_schedule, outer_warmup, outer_final_rate, outer_decay_share: how the outer rate moves over the outer steps:
+        outer_schedule, outer_warmup, outer_final_rate, outer_decay_share: how the outer rate moves over the steps:
             ``"constant"``, ``"linear"``, ``"cosine"`` or ``"wsd"`` (a plateau, then a linear decay over the last
             ``outer_decay_share`` of the steps), each after a linear warm-up over ``outer_warmup`` steps, and down to
             the share ``outer_final_rate`` of ``outer_lr``.
@@ -168,6 +171,9 @@ class FewShotConfig(TrialConfig):
     micro_batch: Count | None = None
     adapt: tuple[str, ...] = ("*",)
     learn_rates: bool = False
+    rates_by: Literal["element", "step"] = "element"
+    multi_step: NonNegative = 0
+    first_order_steps: NonNegative = 0
     reptile_data: Literal["support", "all"] = "support"
     curvature: Curvature = "exact"
     curvature_probes: Count = 4
@@ -295,6 +301,11 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
     if config.learn_rates and method in ("reptile", "imaml"):
         name = "Reptile" if method == "reptile" else "implicit MAML"
         raise InputError(f"{where}: {name} has no gradient for learn_rates; use method=maml or method=fomaml")
+    if config.rates_by == "step" and not config.learn_rates:
+        raise InputError(f"{where}: rates_by=step is of learnt rates; set learn_rates=true too", field="rates_by")
+    if (config.multi_step or config.first_order_steps) and method != "maml":
+        key = "multi_step" if config.multi_step else "first_order_steps"
+        raise InputError(f"{where}: {key} goes with method=maml, not {method}", field=key)
     if config.learn_rates and config.metric:
         raise InputError(f"{where}: method={method} takes no inner steps, so there are no rates to learn")
     _refuse_idle_head(config, where)
@@ -367,8 +378,26 @@ def _refuse_idle_optimizer_keys(config: FewShotConfig, where: str) -> None:
 
 LEARNER_KEYS = frozenset(
     {"kind", "method", "n_tasks", "n_train_classes", "meta_batch", "inner_lr", "inner_steps"}
-    | {"learn_rates", "reptile_data", "curvature", "curvature_probes", "proximal", "cg_steps"}
-    | {"outer_optimizer", "outer_lr", "outer_clip", "outer_momentum", "outer_beta1", "outer_beta2", "outer_weight_decay"}
+    | {
+        "learn_rates",
+        "rates_by",
+        "multi_step",
+        "first_order_steps",
+        "reptile_data",
+        "curvature",
+        "curvature_probes",
+        "proximal",
+        "cg_steps",
+    }
+    | {
+        "outer_optimizer",
+        "outer_lr",
+        "outer_clip",
+        "outer_momentum",
+        "outer_beta1",
+        "outer_beta2",
+        "outer_weight_decay",
+    }
     | {"outer_schedule", "outer_warmup", "outer_final_rate", "outer_decay_share"}
     | {"budget", "max_steps", "visits_per_task", "budget_flops"}
     | {"eval_every", "patience", "min_delta", "train_threads", "memory_budget", "measure_memory"}

@@ -34,7 +34,8 @@ from metascale.meta.gradients import FOMAML, MAML, MetaGradient, Reptile
 from metascale.meta.imaml import ImplicitMAML
 from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
-from metascale.meta.reverse import FullGraph, named_through
+from metascale.meta.multi_step import MultiStepMAML
+from metascale.meta.reverse import FullGraph, Through, named_through
 from metascale.meta.training import MetaTraining
 from metascale.parallel.budget import fit_to_budget, frozen_weights, profile_step
 from metascale.parallel.execution import Execution
@@ -132,6 +133,7 @@ def make_inner(settings: FewShotConfig) -> InnerLoop:
         batch_size=settings.inner_batch_size,
         micro_batch=settings.micro_batch,
         learn_rates=settings.learn_rates,
+        rates_by=settings.rates_by,
         proximal=settings.proximal if settings.estimator[0] == "imaml" else 0.0,
     )
 
@@ -145,7 +147,7 @@ def make_gradient(settings: FewShotConfig) -> MetaGradient:
         **dict.fromkeys(METRIC_LEARNERS, lambda: FOMAML(inner)),
         "reptile": lambda: Reptile(inner, settings.reptile_data),
         "fomaml": lambda: FOMAML(inner),
-        "maml": lambda: MAML(inner, through),
+        "maml": lambda: _maml(settings, inner, through),
         "imaml": lambda: ImplicitMAML(
             inner,
             CG(settings.cg_steps) if settings.cg_steps else Identity(measure=False),
@@ -153,6 +155,13 @@ def make_gradient(settings: FewShotConfig) -> MetaGradient:
         ),
     }
     return gradients[method]()
+
+
+def _maml(settings: FewShotConfig, inner: InnerLoop, through: Through) -> MetaGradient:
+    if not (settings.multi_step or settings.first_order_steps):
+        return MAML(inner, through)
+    exact = Exact() if isinstance(through, FullGraph) else through
+    return MultiStepMAML(inner, exact, settings.multi_step, settings.first_order_steps)
 
 
 def make_learner(settings: FewShotConfig, model: Model, seed: int, device: str) -> MetaLearner:

@@ -111,7 +111,9 @@ def _words(
 
     encoder = WordEncoder.from_texts(texts(), max_words=config.n_words, max_length=config.max_length)
     bag = BagOfWords(make_source(encoder), encoder.n_tokens, WORDS_LENGTH)
-    return Parts(bag, Perceptron(encoder.n_tokens, config.n_way, config.width, depth=1, head=config.head), eval_batch=50)
+    return Parts(
+        bag, Perceptron(encoder.n_tokens, config.n_way, config.width, depth=1, head=config.head), eval_batch=50
+    )
 
 
 def adapted_model(config: TextConfig, device: str) -> AdapterClassifier:
