@@ -264,7 +264,7 @@ def test_recipes_and_data_sets_are_listed() -> None:
 def test_dry_run_says_the_cost_and_writes_nothing(tmp_path: Path) -> None:
     result = metascale("run", "digits", "--out", str(tmp_path / "study"), "--dry-run")
     assert result.returncode == 0, result.stderr
-    assert "26 (21 meta-trained)" in result.stdout
+    assert "28 (21 meta-trained)" in result.stdout
     assert "8.64 k trainable" in result.stdout
     assert not (tmp_path / "study").exists()
 

@@ -16,6 +16,7 @@ import pytest
 
 from metascale.core.errors import CorruptFile, InputError
 from metascale.laws.contrasts import holm
+from metascale.recipes.digits import EQUAL_STEPS
 from metascale.report.sections.contest import contest_data
 from metascale.study.store.folder import NOT_COMPARED
 from metascale.study.store.table import results_table
@@ -25,6 +26,7 @@ from metascale.workflow.launch import Place, launch, plan, plan_from_folder
 from tests.study.folders import without_seconds
 
 TINY = {
+    **EQUAL_STEPS,
     "n_tasks": [2, 4, 8],
     "max_steps": 12,
     "eval_every": 4,
@@ -95,7 +97,7 @@ def test_the_same_command_runs_nothing_again_and_writes_the_same_bytes(study: Pa
         path: path.read_bytes() for path in study.rglob("*") if path.is_file() and path.suffix in (".csv", ".json")
     }
     outcome, _ = launch(plan("digits", TINY, seeds=[0, 1], place=Place("serial")), study, reporter=Silent())
-    assert (outcome.ran, outcome.skipped) == (0, 11)
+    assert (outcome.ran, outcome.skipped) == (0, 12)
     for path, data in before.items():
         assert path.read_bytes() == data, path
     again, _ = launch(plan_from_folder(study, Place("serial")), study, reporter=Silent())
@@ -112,7 +114,7 @@ def test_learner_and_fine_tuning_choose_their_adaptation_among_the_same(study: P
     """TINY offers steps 1 and 3 at rate 0.3; those of training (5 at 0.1) stand beside them."""
     rows = results_table(study).rows
     chosen = [row for row in rows if row["kind"] == "meta" or row["method"] == "fine_tuning"]
-    assert len(chosen) == 7
+    assert len(chosen) == 8
     for row in chosen:
         (run,) = (study / "runs").glob(f"*{row['id'][:8]}*")
         tried = list(csv.DictReader((run / "tuning.csv").read_text().splitlines()))

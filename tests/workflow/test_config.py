@@ -21,7 +21,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("digits", {"outer_momentum": 0.9}, "outer_momentum goes with outer_optimizer=sgd, not adam"),
     ("digits", {"outer_optimizer": "sgd", "outer_beta2": 0.9}, "outer_beta2 goes with outer_optimizer=adam or adamw"),
     ("digits", {"outer_weight_decay": 0.1}, "outer_weight_decay goes with outer_optimizer=sgd or adamw, not adam"),
-    ("digits", {"inner_beta1": 0.0}, "inner_beta1 goes with inner_optimizer=adam or adamw, not sgd"),
+    ("sinusoid", {"inner_beta1": 0.0}, "inner_beta1 goes with inner_optimizer=adam or adamw, not sgd"),
     ("digits", {"outer_schedule": "step"}, "'step' of 'outer_schedule' is not allowed"),
     ("digits", {"outer_decay_share": 0.0}, "'outer_decay_share' is not allowed: input should be greater than 0"),
     ("digits", {"outer_warmup": 300}, "outer_warmup must be below the 300 outer steps, not 300"),
@@ -70,7 +70,7 @@ def test_bad_values_are_refused_with_one_sentence(recipe: str, values: dict[str,
 def test_unknown_recipe_and_profile_name_the_nearest() -> None:
     with pytest.raises(InputError, match="there is no recipe 'digit'; did you mean 'digits'"):
         load_recipe("digit")
-    with pytest.raises(InputError, match="has no profile 'huge'; it has: converged, classes, smoke"):
+    with pytest.raises(InputError, match="has no profile 'huge'; it has: steps, converged, classes, smoke"):
         load_recipe("digits").study(profile="huge")
 
 
@@ -111,6 +111,6 @@ def test_visits_budget_gives_every_task_the_same_visits() -> None:
 def test_momentum_reaches_the_inner_loop() -> None:
     from metascale.workflow.fewshot import make_inner
 
-    recipe = load_recipe("digits")
+    recipe = load_recipe("sinusoid")
     assert make_inner(recipe.validate({"inner_momentum": 0.9})).optimizer.momentum == 0.9  # type: ignore[attr-defined]
     assert make_inner(recipe.validate({})).optimizer.momentum == 0.0  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from metascale.workflow.config import BASELINES
 from metascale.workflow.recipe import Profile, Recipe
-from metascale.workflow.text import LORA, TextConfig, text_parts
+from metascale.workflow.text import LORA, NO_BACKBONE, TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
@@ -52,21 +52,7 @@ LAPTOP: Mapping[str, object] = {
     "n_curve_tasks": 16,
     "tune_rates": [1e-3, 3e-3, 1e-2],
 }
-WORDS: Mapping[str, object] = {
-    "backbone": "",
-    "method": "fomaml",
-    "inner_optimizer": "adam",
-    "inner_lr": 3e-2,
-    "inner_clip": None,
-    "outer_optimizer": "adam",
-    "outer_lr": 3e-3,
-    "max_steps": 800,
-    "eval_every": 100,
-    "patience": 5,
-    "n_validation_tasks": 100,
-    "n_curve_tasks": 100,
-    "tune_rates": [0.01, 0.03, 0.1, 0.3],
-}
+SMALL: Mapping[str, object] = {**NO_BACKBONE, "n_validation_tasks": 100, "n_curve_tasks": 100}
 
 
 RECIPE = Recipe(
@@ -87,13 +73,13 @@ RECIPE = Recipe(
         ),
         "words": Profile(
             "no language model, a perceptron over word frequencies: minutes on a CPU",
-            WORDS,
+            SMALL,
             axes={"n_tasks": [5, 20, 100, 500]},
             seeds=(0, 1, 2),
         ),
         "leak": Profile(
             "as words, with the published leaks to see what they do: labels by rank, classes shared by all splits",
-            {**WORDS, "labels": "sorted", "classes": "shared"},
+            {**SMALL, "labels": "sorted", "classes": "shared"},
             axes={"n_tasks": [5, 20, 100, 500]},
             seeds=(0, 1, 2),
         ),

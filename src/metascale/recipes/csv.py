@@ -1,22 +1,24 @@
 """Task scaling on your own texts: any CSV file with a text and a label column.
 
 Command:    metascale run csv --set path=my_texts.csv --out runs/mine
-            metascale run csv --set path=my_texts.csv --set backbone=sentence-transformers/all-MiniLM-L6-v2 ...
+            metascale run csv --profile lora --set path=my_texts.csv --out runs/mine-lora
 Data:       your file; classes are split 60 / 20 / 20 at random (by the file's name and ``split_seed``)
-Learner:    first-order MAML: without a backbone on a perceptron over word frequencies; with one on LoRA adapters
-            (then with lower rates: --set inner_lr=0.005 --set outer_lr=0.001)
-Hardware:   any machine without a backbone
+Learner:    first-order MAML, 5-way 5-shot, on a perceptron over word counts whose head starts at zero for every task;
+            ``lora``: on LoRA adapters of a language model (``--set backbone=...`` names another)
+Hardware:   any machine: ten minutes on 2 cores for 10,000 lines; ``lora``: a GPU, or hours
+Result:     64 intents of CLINC150: better than tuned fine-tuning at every N (docs/tuning.md)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metascale.workflow.config import BASELINES, NonNegative
-from metascale.workflow.recipe import Recipe
-from metascale.workflow.text import LORA, TextConfig, text_parts
+from metascale.workflow.recipe import Profile, Recipe
+from metascale.workflow.text import NO_BACKBONE, TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
@@ -40,31 +42,34 @@ class CsvConfig(TextConfig):
     split_seed: NonNegative = 0
 
 
+ADAPTERS: Mapping[str, object] = {
+    "backbone": "sentence-transformers/all-MiniLM-L6-v2",
+    "head": "learned",
+    "inner_optimizer": "adamw",
+    "inner_lr": 5e-3,
+    "inner_steps": 5,
+    "inner_clip": 1.0,
+    "inner_weight_decay": 0.01,
+    "outer_lr": 1e-3,
+    "tune_rates": (1e-3, 3e-3, 1e-2),
+    "tune_steps": (0, 1, 3, 5, 10, 20),
+}
+
 RECIPE = Recipe(
     name="csv",
     title="Task scaling on your own texts: a CSV file of text,label, no code",
     question="Does meta-test loss follow a power law in the number of training tasks?",
     config=CsvConfig,
-    defaults={
-        **LORA,
-        "backbone": "",
-        "method": "fomaml",
-        "inner_optimizer": "adam",
-        "inner_lr": 0.01,
-        "inner_steps": 10,
-        "inner_clip": None,
-        "inner_weight_decay": 0.0,
-        "head": "zero",
-        "outer_optimizer": "adam",
-        "outer_lr": 3e-3,
-        "outer_schedule": "linear",
-        "max_steps": 400,
-        "eval_every": 50,
-        "tune_rates": (0.001, 0.003, 0.01, 0.03),
-        "tune_steps": (0, 1, 3, 5, 10, 20, 50),
-    },
+    defaults=NO_BACKBONE,
     axes={"n_tasks": [5, 20, 100, 500]},
     baselines=BASELINES,
+    profiles={
+        "lora": Profile("LoRA adapters on a language model", ADAPTERS),
+        "smoke": Profile(
+            "seconds: to see that a file can be read and trained on",
+            {"max_steps": 10, "eval_every": 5, "n_validation_tasks": 10, "n_test_tasks": 20, "n_curve_tasks": 10},
+        ),
+    },
 )
 
 

@@ -2,15 +2,19 @@
 
 Command:    metascale run digits --out runs/digits
 Data:       scikit-learn's 1,797 8×8 digits (ships inside its wheel), four rotations: 24 / 8 / 8 classes, by digit
-Learner:    exact MAML on a two-layer perceptron, 5-way 1-shot, 15 queries
-Arm:        equal outer steps for every N (``--profile converged`` stops early instead)
-Hardware:   any machine; 1.5 minutes on 2 cores
-Result:     at equal outer steps a law towards a floor, with early stopping barely one; tuned fine-tuning wins
+Learner:    first-order MAML that adapts the body and not the head (BOIL), 20 inner steps of Adam, on a two-layer
+            perceptron, 5-way 1-shot, 15 queries
+Arm:        at most 300 outer steps on a rate that falls to 0, the state of the lowest meta-validation loss is tested;
+            ``--profile steps`` gives exact MAML 600 outer steps at a constant rate for every N
+Hardware:   any machine; under 2 minutes on 2 cores
+Result:     better than tuned fine-tuning on the same seeds, and the loss falls a little with N (docs/tuning.md has the
+            search that found these settings); exact MAML at 600 constant steps overtrains and loses
             (docs/results/digits.md)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -44,38 +48,60 @@ class DigitsConfig(FewShotConfig):
         return self.model == "conv"
 
 
+EQUAL_STEPS: Mapping[str, object] = {
+    "method": "maml",
+    "adapt": ["*"],
+    "inner_optimizer": "sgd",
+    "inner_steps": 5,
+    "inner_lr": 0.1,
+    "outer_schedule": "constant",
+    "budget": "steps",
+    "max_steps": 600,
+    "eval_every": 50,
+    "patience": 5,
+    "n_validation_tasks": 50,
+    "tune_rates": [0.01, 0.03, 0.1, 0.3, 1.0],
+}
+"""Settings of the profiles that show what happens to exact MAML on all parameters, as published."""
+
 RECIPE = Recipe(
     name="digits",
     title="Task scaling on handwritten digits (8×8, four rotations): the main job on real data without a download",
     question="Does meta-test loss follow a power law in the number of training tasks?",
     config=DigitsConfig,
     defaults={
-        "method": "maml",
+        "method": "fomaml",
         "curvature": "unrolled",
-        "adapt": ["layer*"],
+        "adapt": ["layer*", "block*"],
+        "inner_optimizer": "adam",
+        "inner_lr": 0.01,
         "inner_steps": 20,
-        "inner_lr": 0.9,
         "meta_batch": 8,
         "outer_optimizer": "adam",
-        "outer_lr": 0.001,
-        "max_steps": 600,
-        "eval_every": 25,
+        "outer_lr": 0.003,
+        "outer_schedule": "linear",
+        "max_steps": 300,
+        "eval_every": 50,
         "patience": 4,
         "n_validation_tasks": 100,
-        "tune_rates": [0.1, 0.3, 1.0, 3.0],
+        "tune_rates": [0.003, 0.03, 0.1],
         "n_curve_tasks": 100,
     },
     axes={"n_tasks": [2, 5, 10, 20, 50, 100, 200]},
     seeds=(0, 1, 2),
     baselines=BASELINES,
     profiles={
+        "steps": Profile(
+            "exact MAML on all parameters with the same outer steps for every N: small N overfits, which makes a law",
+            EQUAL_STEPS,
+        ),
         "converged": Profile(
-            "stop each training early on meta-validation instead of giving all the same outer steps",
-            {"budget": "converged", "max_steps": 3000, "patience": 8},
+            "as steps, but each training stops early on meta-validation",
+            {**EQUAL_STEPS, "budget": "converged", "max_steps": 3000, "patience": 8},
         ),
         "classes": Profile(
             "vary the number of distinct training classes instead, with endless tasks",
-            {"n_tasks": None},
+            {**EQUAL_STEPS, "n_tasks": None},
             axes={"n_train_classes": [5, 8, 12, 16, 20, 24]},
         ),
         "smoke": Profile(

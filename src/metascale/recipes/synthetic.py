@@ -9,12 +9,13 @@ Hardware:   any machine
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from metascale.workflow.config import BASELINES, Count, FewShotConfig
 from metascale.workflow.recipe import Recipe
+from metascale.workflow.text import WORDS, WORDS_LENGTH
 
 if TYPE_CHECKING:
     from metascale.workflow.fewshot import Parts
@@ -28,11 +29,13 @@ class SyntheticConfig(FewShotConfig):
         difficulty: 0 (classes share no words) to 1 (classes cannot be told apart).
         n_classes: classes of the language.
         width: hidden units.
+        head: what the classifier of a task starts from: ``"learned"``, ``"shared"``, ``"zero"`` or ``"prototype"``.
     """
 
     difficulty: Annotated[float, Field(ge=0, le=1)] = 0.5
     n_classes: Annotated[int, Field(ge=15)] = 100
     width: Count = 64
+    head: Literal["learned", "shared", "zero", "prototype"] = "learned"
 
 
 RECIPE = Recipe(
@@ -41,12 +44,8 @@ RECIPE = Recipe(
     question="How do the difficulty of tasks and their number move meta-test loss?",
     config=SyntheticConfig,
     defaults={
-        "method": "fomaml",
+        **WORDS,
         "k_shot": 5,
-        "inner_optimizer": "adam",
-        "inner_lr": 0.03,
-        "outer_optimizer": "adam",
-        "outer_lr": 3e-3,
     },
     axes={"n_tasks": [5, 20, 100, 500]},
     baselines=BASELINES,
@@ -63,5 +62,7 @@ def parts(config: SyntheticConfig, seed: int, device: str) -> Parts:
     language = SyntheticLanguage(difficulty=config.difficulty, n_classes=config.n_classes)
     encoder = word_encoder(language)
     source = synthetic_text_tasks(encoder, language=language, **config.source_fields(seed))
-    bag = BagOfWords(source, encoder.n_tokens)
-    return Parts(bag, Perceptron(encoder.n_tokens, config.n_way, config.width, depth=1), eval_batch=50)
+    bag = BagOfWords(source, encoder.n_tokens, WORDS_LENGTH)
+    return Parts(
+        bag, Perceptron(encoder.n_tokens, config.n_way, config.width, depth=1, head=config.head), eval_batch=50
+    )

@@ -67,6 +67,10 @@ def is_search(config: Mapping[str, object]) -> bool:
     return config.get("kind") == TUNING
 
 
+OF_EVERY_SEED = ("fine_tuning",)
+"""Baselines that run with every seed of the learner: from one random start they may be lucky, and the learner not."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """A variant of a recipe; what is ``None`` or empty is as in the recipe."""
@@ -175,7 +179,11 @@ class Recipe(Generic[Config]):
             },
             axes=axes,
             seeds=seeds,
-            extra=[{"seeds": seeds[:1], **place, **item} for item in beside for place in _places(axes, roles.crossed)],
+            extra=[
+                {"seeds": seeds if item.get("method") in OF_EVERY_SEED else seeds[:1], **place, **item}
+                for item in beside
+                for place in _places(axes, roles.crossed)
+            ],
             roles=roles,
         )
         for config in configs_of(study):
