@@ -48,7 +48,7 @@ def test_a_trial_of_a_killed_node_goes_on_elsewhere_from_its_checkpoint(tmp_path
     assert seen == {"killed": True, "finished": 2, "failed": 0}
     first = read_study(tmp_path / "study").runs[0]
     told = [event["event"] for event in first.history()]
-    assert told == ["started", "started", "finished"]
+    assert told == ["started", "lost", "started", "finished"]
     # It went on from a checkpoint: the checkpoints before the loss were not measured again.
     steps = [row["step"] for row in first.measurements()]
     assert sorted(set(steps)) == list(range(2, 61, 2))
