@@ -49,7 +49,7 @@ def test_a_configuration_file_that_is_not_there_is_said_with_the_nearest_name(tm
         (b"x: " + b"[" * 3000, "nested too deeply"),
         (b"d: 2020-13-45", "month must be"),
         (b"n: " + b"9" * 5000, "4300 digits"),
-        (b"a: &b [*b]", "Circular"),
+        (b"a: &b [*b]", "more than 100,000 values"),
         (b"a: \xff", "not UTF-8"),
         (b"a: \x00", "special characters"),
         (b"- 1", "must hold keys and values, not a list"),

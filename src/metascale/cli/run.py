@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from metascale.workflow.launch import Place, Plan
 
 out = Console()
+MOST_VALUES = 100_000
+"""Of one YAML text."""
 
 
 @with_place
@@ -198,13 +199,28 @@ def _yaml(text: str, loader: type[yaml.SafeLoader | yaml.BaseLoader], where: str
     """
     try:
         value = yaml.load(text, loader)
-        json.dumps(value, default=str, skipkeys=True)  # an alias may make a list hold itself
-        return value
     except RecursionError as error:
         raise InputError(f"{where} cannot be read as YAML: it is nested too deeply") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # PyYAML lets the errors of its converters through: a date of month 13, a number of thousands of digits.
         raise InputError(f"{where} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    _refuse_many_values(value, where)
+    return value
+
+
+def _refuse_many_values(value: Any, where: str) -> None:
+    """Aliases let a few lines of YAML stand for billions of values, or a list hold itself.
+
+    Raises:
+        InputError: more than a hundred thousand values.
+    """
+    waiting, n_values = [value], 0
+    while waiting:
+        one = waiting.pop()
+        n_values += 1
+        if n_values > MOST_VALUES:
+            raise InputError(f"{where} stands for more than {MOST_VALUES:,} values, the most that a study takes")
+        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
 
 
 def _number(value: Any) -> Any:

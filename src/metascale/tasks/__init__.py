@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from metascale.core.lazy import lazy
 
 if TYPE_CHECKING:
+    from metascale.tasks.csv_rows import LabelledText
     from metascale.tasks.datasets import DATASETS, DataFile, DataReport, DataSet, check, data_folder, get, locate
     from metascale.tasks.digits import digits_tasks
     from metascale.tasks.fewshot import (
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from metascale.tasks.own import few_shot
     from metascale.tasks.regression import QuadraticTasks, RegressionTasks, SinusoidTasks
     from metascale.tasks.synthetic_text import SyntheticLanguage, synthetic_text_tasks, word_encoder
-    from metascale.tasks.texts import LabelledText, TokenLists, csv_tasks, read_csv, text_table, token_lists
+    from metascale.tasks.texts import TokenLists, csv_tasks, read_csv, text_table, token_lists
     from metascale.tasks.words import BagOfWords, WordEncoder
 
 __all__ = [

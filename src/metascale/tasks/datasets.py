@@ -5,7 +5,6 @@ No torch here, so that the command line stays quick.
 
 from __future__ import annotations
 
-import gzip
 import http.client
 import io
 import os
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from metascale.core.bounded import check_zip, gunzip
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import sha256_of, write_atomic
 from metascale.core.suggest import suggest
@@ -49,9 +49,9 @@ class DataFile:
             return self._zip_problem(data)
         if self.form == "gzip":
             try:
-                data = gzip.decompress(data)
-            except (OSError, EOFError, zlib.error) as error:
-                return f"it cannot be decompressed ({error})"
+                data = gunzip(data, "it")
+            except CorruptFile as error:
+                return str(error)
         found = sha256_of(data)
         if self.sha256 is not None and found != self.sha256:
             return f"its SHA-256 is {found[:12]}..., not {self.sha256[:12]}..."
@@ -60,8 +60,11 @@ class DataFile:
     def _zip_problem(self, data: bytes) -> str | None:
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                check_zip(archive, "it")
                 broken = archive.testzip()
                 n_found = sum(DRAWING.fullmatch(name) is not None for name in archive.namelist())
+        except CorruptFile as error:
+            return str(error)
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
             return f"it is not a whole zip archive ({error})"
         if broken is not None:

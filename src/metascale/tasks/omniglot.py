@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from metascale.core.bounded import check_zip, inflate
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import sha256_of, write_atomic
 from metascale.core.optional import require
@@ -32,6 +33,8 @@ _SOURCE_PIXELS = 105
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PLAIN_HEADER = struct.pack(">IIBBBBB", _SOURCE_PIXELS, _SOURCE_PIXELS, 1, 0, 0, 0, 0)
 _CHUNK = 256
+_PNG_BYTES = 105 * (1 + 14)
+"""A drawing unpacked: 105 rows of a filter byte and 105 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +62,18 @@ def decode_zips(folder: Path) -> Characters:
     for zip_name in ZIPS:
         try:
             with zipfile.ZipFile(folder / zip_name) as archive:
+                check_zip(archive, str(folder / zip_name))
                 entries = sorted(name for name in archive.namelist() if DRAWING.fullmatch(name))
                 bits = [_packed(archive.read(name)) for name in entries]
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            OSError,
+            EOFError,
+            ValueError,
+            struct.error,
+            NotImplementedError,
+        ) as error:
             raise CorruptFile(f"{folder / zip_name} is damaged: {error}") from error
         characters = [name.split("/", 1)[1].rsplit("/", 1)[0] for name in entries]
         distinct = characters[::N_DRAWINGS]
@@ -86,7 +98,7 @@ def _packed(png: bytes) -> bytes:
             if kind == b"IDAT":
                 data += png[place + 8 : place + 8 + length]
             place += length + 12
-        rows = np.frombuffer(zlib.decompress(data), np.uint8).reshape(_SOURCE_PIXELS, -1)
+        rows = np.frombuffer(inflate(bytes(data), "a drawing", _PNG_BYTES), np.uint8).reshape(_SOURCE_PIXELS, -1)
         if not rows[:, 0].any():
             return rows[:, 1:].tobytes()
     pillow = require("PIL.Image", "images", "reading Omniglot")
@@ -146,8 +158,13 @@ def _read_cache(path: Path) -> Characters:
     recorded, data = content[:64], content[64:]
     if sha256_of(data).encode() != recorded:
         raise CorruptFile(f"the cache file {path} is damaged; delete it and it will be made again")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return Characters(tuple(arrays["names"].tolist()), int(arrays["n_background"]), arrays["images"])
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            check_zip(archive, f"the cache file {path}")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return Characters(tuple(arrays["names"].tolist()), int(arrays["n_background"]), arrays["images"])
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, TypeError, MemoryError) as error:
+        raise CorruptFile(f"{path} is no cache file of ours ({error}); delete it and it will be made again") from error
 
 
 _VINYALS: dict[Split, str] = {

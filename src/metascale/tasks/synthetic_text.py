@@ -12,8 +12,9 @@ import numpy as np
 from metascale.core.errors import InputError
 from metascale.core.streams import generator
 from metascale.core.types import Encoder
+from metascale.tasks.csv_rows import LabelledText
 from metascale.tasks.fewshot import ClassSplit, FewShotSettings, FewShotTasks, split_sizes
-from metascale.tasks.texts import LabelledText, text_table
+from metascale.tasks.texts import text_table
 from metascale.tasks.words import WordEncoder
 
 if TYPE_CHECKING:

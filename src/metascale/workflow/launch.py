@@ -270,7 +270,8 @@ def plan_from_folder(folder: Path | str, place: Place | None = None) -> Plan:
 def _planned(recipe: Recipe[Any] | None, study: Study, place: Place | None, record: Mapping[str, object]) -> Plan:
     place = place or Place()
     executor, workers = place.build(PRELOAD if recipe is not None else ())
-    devices, read = () if place.executor in ON_CLUSTERS else place.device_names, ()
+    devices = () if place.executor in ON_CLUSTERS else place.device_names
+    read: tuple[str, ...] = ()
     if recipe is not None:
         read = preflight(recipe, study, devices)
     else:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import torch
 
+from metascale.core.bounded import gunzip
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.optional import require
 from metascale.core.streams import generator
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 SPLIT_SEED = 0
 N_MNIST_VALIDATION = 10_000
 DIGITS_SHARES = (0.6, 0.2, 0.2)
-_MOST_BYTES = 1 << 28
 _UNSIGNED_BYTE = 8
 
 
@@ -275,14 +273,9 @@ def read_idx(path: Path) -> np.ndarray:
         CorruptFile: it is no IDX file of bytes, or not of the length that its header says.
     """
     try:
-        with gzip.open(path) as stream:
-            data = stream.read(_MOST_BYTES + 1)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CorruptFile(f"{path} cannot be decompressed: {error}") from error
+        data = gunzip(path.read_bytes(), str(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > _MOST_BYTES:
-        raise CorruptFile(f"{path} holds more than {_MOST_BYTES} bytes")
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != _UNSIGNED_BYTE or not 1 <= data[3] <= 4:
         raise CorruptFile(f"{path} does not begin like an IDX file of bytes")
     n_dimensions = data[3]

@@ -19,8 +19,9 @@ from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json
 from metascale.core.streams import generator
 from metascale.core.types import Encoder
+from metascale.tasks.csv_rows import LabelledText
 from metascale.tasks.datasets import DATASETS, locate
-from metascale.tasks.texts import LabelledText, TokenLists, token_lists
+from metascale.tasks.texts import TokenLists, token_lists
 
 WEAK_SETS = ("wrench_youtube", "wrench_trec", "wrench_sms")
 ABSTAIN = -1
