@@ -70,6 +70,22 @@ def test_parquet_reads_back(folder, tmp_path):
 
 
 @needs("mlflow", "mlflow")
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_mlflow_experiment_that_was_deleted_is_one_sentence(folder, tmp_path):
+    assert export_study(folder, "mlflow", str(tmp_path / "tracking")) == 2
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'tracking' / 'mlflow.db'}")
+    (experiment,) = [one for one in client.search_experiments() if one.name != "Default"]
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(InputError, match=r"was deleted there, .* mlflow experiments restore --experiment-id 1\)"):
+        export_study(folder, "mlflow", str(tmp_path / "tracking"))
+    client.restore_experiment(experiment.experiment_id)
+    assert export_study(folder, "mlflow", str(tmp_path / "tracking")) == 0
+
+
+@needs("mlflow", "mlflow")
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_reads_back_and_a_second_export_adds_nothing(folder, tmp_path):
     assert export_study(folder, "mlflow", str(tmp_path / "tracking")) == 2

@@ -154,6 +154,13 @@ def _write_mlflow(view: StudyView, out: str) -> int:
         uri, artifacts = f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
     client = tracking.MlflowClient(tracking_uri=uri)
     known = client.get_experiment_by_name(view.study.name)
+    if known is not None and known.lifecycle_stage == "deleted":
+        raise InputError(
+            f"the MLflow experiment '{view.study.name}' of {out} was deleted there, and MLflow keeps its name: restore "
+            f"it (mlflow experiments restore --experiment-id {known.experiment_id}), or export to another place",
+            field="out",
+            value=out,
+        )
     experiment = known.experiment_id if known else client.create_experiment(view.study.name, artifacts)
     written = 0
     for run in tracked_runs(view):
