@@ -86,7 +86,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptFile(f"{path} is not valid JSON: {error}") from error
 
 
@@ -128,7 +128,7 @@ def read_json_lines(path: Path) -> list[Any]:
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
             records.append(json.loads(line.decode("utf-8")))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptFile(f"{path}, line {number}, is not valid JSON: {error}") from error
     return records
 

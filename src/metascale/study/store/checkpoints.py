@@ -103,6 +103,14 @@ def read_checkpoint(path: Path) -> tuple[Checkpoint, Marks]:
     return Checkpoint(step=content["step"], blobs=blobs), content["records"]
 
 
+def _is_content(found: Any) -> bool:
+    """Whether a manifest has what `_fill` writes: a step, blobs by name, and marks of records."""
+    if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+        return False
+    parts = (found.get("blobs"), found.get("records"))
+    return all(isinstance(part, dict) and all(isinstance(one, dict) for one in part.values()) for part in parts)
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders, oldest first; of the same step, the scheduled one is the newer."""
     if not folder.is_dir():

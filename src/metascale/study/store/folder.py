@@ -104,7 +104,7 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
     """The last progress of a running trial; ``None`` before the first, or where a full disk or crash broke it."""
     try:
         progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     if not isinstance(progress, dict) or not isinstance(progress.get("note"), str):
         return None
@@ -117,7 +117,7 @@ def lost_attempt(folder: Path) -> dict[str, Any] | None:
     A sign of life is a checkpoint, or progress that the run told.
     """
     try:
-        known = [event for event in read_json_lines(folder / HISTORY) if event.get("event") in (STARTED, *ENDS)]
+        known = [event for event in _read_events(folder / HISTORY) if event["event"] in (STARTED, *ENDS)]
     except CorruptFile:
         return None  # a damaged history keeps no run from going on
     if not known or known[-1]["event"] != STARTED:
@@ -126,6 +126,38 @@ def lost_attempt(folder: Path) -> dict[str, Any] | None:
     signs = [path.stat().st_mtime for path in list_checkpoints(folder / CHECKPOINTS)]
     last = max([began, *signs, told.get("updated_at", began)])
     return {"attempt": known[-1].get("attempt"), "wall_s": last - began}
+
+
+def _read_objects(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON objects.
+
+    Raises:
+        CorruptFile: a line is none.
+    """
+    found = read_json_lines(path)
+    for number, one in enumerate(found, start=1):
+        if not isinstance(one, dict):
+            raise CorruptFile(f"{path}, line {number}, is not what was written: it is no JSON object")
+    return found
+
+
+def _read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a history: each with a name and a time.
+
+    Raises:
+        CorruptFile: a line is no such event.
+    """
+    found = _read_objects(path)
+    for number, one in enumerate(found, start=1):
+        times = [one.get("at"), one.get("wall_s", 0.0)]
+        if not isinstance(one.get("event"), str) or not all(_is_time(time) for time in times):
+            raise CorruptFile(f"{path}, line {number}, is not what was written: it is no event with its time")
+    return found
+
+
+def _is_time(value: object) -> bool:
+    """Whether it is seconds, and not a number that no clock has."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
 
 
 RUNS = "runs"
@@ -177,11 +209,11 @@ class RunView:
 
     def measurements(self) -> list[dict[str, Any]]:
         """What the trial measured (seconds, bytes), over all attempts."""
-        return read_json_lines(self.folder / TIMING)
+        return _read_objects(self.folder / TIMING)
 
     def history(self) -> list[dict[str, Any]]:
         """Attempts, where they ran, warnings and how they ended."""
-        return read_json_lines(self.folder / HISTORY)
+        return _read_events(self.folder / HISTORY)
 
     def wall_s(self) -> float:
         """Seconds spent on the run, over all attempts; one whose process died counts up to its last sign of life."""

@@ -210,7 +210,7 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError:
         raise
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError, TypeError) as error:
         raise CorruptFile(f"{path} cannot be read ({error}); rebuild it from the run folders") from error
 
 

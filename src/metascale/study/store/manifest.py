@@ -29,7 +29,15 @@ def read_seals(folder: Path) -> dict[str, Any]:
     Raises:
         CorruptFile: the file is not what was written.
     """
-    return read_sealed(folder / SEALS) if (folder / SEALS).exists() else {}
+    if not (folder / SEALS).exists():
+        return {}
+    seals = read_sealed(folder / SEALS)
+    hashes = [seals.get(_FILES, {}), *(runs.values() if isinstance(runs := seals.get(_RUNS, {}), dict) else [None])]
+    mark = seals.get(_PROVENANCE)
+    marked = mark is None or (isinstance(mark, dict) and isinstance(mark.get("n_bytes"), int) and "sha256" in mark)
+    if not marked or not all(isinstance(one, dict) for one in hashes):
+        raise CorruptFile(f"{folder / SEALS} is not what was written: it does not hold hashes by name")
+    return seals
 
 
 def unseal(folder: Path, *, files: Iterable[str] | None = (), runs: Iterable[str] = ()) -> None:

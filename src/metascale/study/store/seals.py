@@ -33,6 +33,10 @@ def read_sealed(path: Path) -> dict[str, Any]:
     stored = read_json(path)
     if not isinstance(stored, dict) or SEAL not in stored:
         raise CorruptFile(f"{path} is not what was written: it has no '{SEAL}' of its own")
-    if stored[SEAL] != sealed(stored)[SEAL]:
+    try:
+        own = sealed(stored)[SEAL]
+    except (ValueError, RecursionError) as error:  # no number, half a character, nesting without end
+        raise CorruptFile(f"{path} is not what was written: {error}") from error
+    if stored[SEAL] != own:
         raise CorruptFile(f"{path} is not what was written: its content is not that of its own SHA-256")
     return stored

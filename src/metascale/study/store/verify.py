@@ -165,7 +165,7 @@ def _verify_index(view: StudyView) -> Iterator[Damage]:
     except sqlite3.OperationalError:
         # Locked, or not to be opened in a folder for reading alone: the run folders are authoritative.
         return
-    except (sqlite3.DatabaseError, CorruptFile) as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError, CorruptFile) as error:
         yield Damage(path, f"{error}; `metascale reindex` builds it anew")
         return
     if answers != ["ok"]:
