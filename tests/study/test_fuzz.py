@@ -7,6 +7,7 @@ what lies behind the seal is read too.
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import warnings
@@ -120,7 +121,7 @@ def with_odd_value(text: str, draw: random.Random, seal: bool) -> str:
         if draw.random() < 0.2:
             del holder[key]
         else:
-            holder[key] = draw.choice(ODD)
+            holder[key] = copy.deepcopy(draw.choice(ODD))
     return json.dumps(sealed(value) if seal and isinstance(value, dict) and draw.random() < 0.8 else value)
 
 

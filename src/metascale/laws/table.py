@@ -116,7 +116,11 @@ def _read_csv(path: Path) -> Table:
         raise InputError(f"'{path}' is not a text table in UTF-8 ({error.reason}); give a CSV file") from error
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
-    lines = [line for line in csv.reader(text.splitlines(), delimiter=delimiter) if any(cell.strip() for cell in line)]
+    reader = csv.reader(text.splitlines(), delimiter=delimiter)
+    try:
+        lines = [line for line in reader if any(cell.strip() for cell in line)]
+    except csv.Error as error:  # a cell over 131,072 characters, perhaps behind a quote that is not closed
+        raise InputError(f"'{path}', line {reader.line_num}, cannot be read as CSV: {error}") from error
     if len(lines) < 2:
         raise InputError(f"'{path}' has no rows; give a header line and one row a run")
     header = [cell.strip() for cell in lines[0]]

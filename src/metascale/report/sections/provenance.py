@@ -10,6 +10,7 @@ from typing import Any
 
 from metascale.core.canonical import plain
 from metascale.core.columns import PROVENANCE_JSON, PROVENANCE_JSONL, STUDY_JSON
+from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json, read_json_lines
 from metascale.report.section import (
     DASH,
@@ -101,8 +102,22 @@ class Provenance:
 
 
 def gather(source: StudySource) -> Provenance:
-    """The provenance of a study from the records of its runs, and of its starts for the text of differences."""
+    """The provenance of a study from the records of its runs, and of its starts for the text of differences.
+
+    Raises:
+        CorruptFile: a record does not have the form in which it was written.
+    """
     study = open_study(source)
+    try:
+        return _gathered(study)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
+        raise CorruptFile(
+            f"{study.folder / PROVENANCE_JSONL}, or a run's {PROVENANCE_JSON}, is not what was written: "
+            f"{type(error).__name__} ({error})"
+        ) from error
+
+
+def _gathered(study: ReportStudy) -> Provenance:
     starts = read_json_lines(study.folder / PROVENANCE_JSONL)
     places = [run.run.folder for run in study.runs if run.run.folder.is_dir()]
     runs = [read_json(place / PROVENANCE_JSON) for place in places if (place / PROVENANCE_JSON).is_file()]

@@ -194,7 +194,7 @@ def _verify_seals(view: StudyView, known: set[Path]) -> tuple[int, list[Damage]]
     except CorruptFile as error:
         return 1, [Damage(path, str(error))]
     found = [Damage(place, problem) for place, problem in broken if not known & {place, place.parent}]
-    return 1 + len(seals["files"]) + sum(len(files) for files in seals["runs"].values()), found
+    return 1 + len(seals.get("files", {})) + sum(len(files) for files in seals.get("runs", {}).values()), found
 
 
 def _in_progress(view: StudyView) -> list[str]:
