@@ -157,11 +157,12 @@ def load_definition(folder: Path) -> Definition:
             search_trials=stored.get("search_trials"),
         )
         trials = tuple(_trial_from_json(study, item, path) for item in stored["trials"])
+        version = str(stored["package_version"])
     except KeyError as error:
         raise CorruptFile(f"{path} is not what was written: it has no {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise CorruptFile(f"{path} is not what was written: {error}") from error
-    return Definition(study, trials, stored["package_version"])
+    return Definition(study, trials, version)
 
 
 def _trial_to_json(trial: Trial) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def read_checkpoint(path: Path) -> tuple[Checkpoint, Marks]:
         whole = content is not None and manifest.get("sha256") == sha256_of(canonical_json(content).encode())
     except (ValueError, RecursionError):
         whole = False
-    if not whole or not _is_content(content):
+    if content is None or not whole or not _is_content(content):
         raise CorruptFile(f"{path / _MANIFEST} is not what was written")
     for name in (*content["blobs"], *content["records"]):
         if not _BLOB.fullmatch(name):
