@@ -103,11 +103,12 @@ def observe(
     run: ArrayLike | None = None,
     x_name: str | Sequence[str] = "x",
     loss_name: str = "loss",
+    signed: bool = False,
 ) -> Observations:
     """Check a table and put it in order of scale.
 
     Args:
-        x: [n] or [n, d] scales, positive; loss: [n], positive.
+        x: [n] or [n, d] scales, positive; loss: [n], positive unless ``signed``.
         replicate: [n] labels of repeats at one scale (seeds): exact duplicates of (x, replicate, loss) are dropped.
         run: [n] labels of runs where several rows belong to one run (checkpoints); by default each row is a run.
 
@@ -130,7 +131,10 @@ def observe(
         raise InputError("the table is empty; a law needs at least 3 distinct scales")
     for k, name in enumerate(names):
         _positive(scales[:, k], name)
-    _positive(losses, loss_name)
+    if signed:
+        _finite(losses, loss_name)
+    else:
+        _positive(losses, loss_name)
     rows, notes = _without_duplicates(scales, losses, replicate)
     runs = _labels(run, len(losses), "run") if run is not None else np.arange(len(losses))
     scales, losses, runs = scales[rows], losses[rows], runs[rows]
@@ -150,13 +154,17 @@ def _numbers(values: ArrayLike, name: str) -> Array:
     return array
 
 
-def _positive(values: Array, name: str) -> None:
+def _finite(values: Array, name: str) -> None:
     bad = ~np.isfinite(values)
     if bad.any():
         raise InputError(
             f"'{name}' is missing or not finite in {int(bad.sum())} of {len(values)} rows "
             f"(first: row {int(np.flatnonzero(bad)[0]) + 1}); only finite numbers are allowed"
         )
+
+
+def _positive(values: Array, name: str) -> None:
+    _finite(values, name)
     bad = values <= 0
     if bad.any():
         row = int(np.flatnonzero(bad)[0])

@@ -101,6 +101,45 @@ class FamilyRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ComponentRecord:
+    """One form of a predictor: its text, share, and fitted parameters with their covariance."""
+
+    name: str
+    formula: str
+    weight: float
+    parameters: tuple[str, ...]
+    theta: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    noise: float
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorRecord:
+    """What `metascale predict` needs: forms with weights, or, in one scale, the runs that the forecast starts from.
+
+    Attributes:
+        link: "log" or "identity", the scale of residuals.
+        noise: standard deviation of a run; growth: of the discrepancy, per unit of ln distance; spread: a factor on
+            what the forms disagree by and do not know.
+        low, high: [d] ends of the table; sites: [k][d] ln scales of the runs, from which distance is counted.
+        x, loss: the runs, of a predictor in one scale.
+    """
+
+    link: str
+    x_names: tuple[str, ...]
+    loss_name: str = ""
+    noise: float = 0.0
+    growth: float = 0.0
+    spread: float = 1.0
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    sites: tuple[tuple[float, ...], ...] = ()
+    components: tuple[ComponentRecord, ...] = ()
+    x: tuple[float, ...] = ()
+    loss: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LawRecord:
     """One fitted law of one series.
 
@@ -113,6 +152,7 @@ class LawRecord:
             the law.
         condition: condition number of a fit in several scales.
         extrapolation_reason: why there is no ``extrapolation``.
+        predictor: what predicts at any scales, with intervals (`metascale.laws.mixture`).
     """
 
     law: str
@@ -138,6 +178,7 @@ class LawRecord:
     misfit_log: float | None = None
     condition: float | None = None
     notes: tuple[str, ...] = ()
+    predictor: PredictorRecord | None = None
 
     @property
     def x_name(self) -> str:
@@ -191,6 +232,8 @@ class LawRecord:
         noise = {name: found.pop(name) for name in ("within_scale_log", "misfit_log")}
         if self.within_scale_log is not None:
             found["noise"] = noise
+        if self.predictor is None:
+            del found["predictor"]
         if self.extrapolation is not None:
             found["extrapolation"]["held_out_x"] = found["extrapolation"].pop("x")
         if len(self.x_names) < 2:

@@ -1,0 +1,249 @@
+"""Choosing among forms by hidden corners: the table without its most expensive rows, along each scale and together.
+
+What a form predicts for the rows that it did not see weighs it; what the weighted forms together predict for them sets
+how fast the discrepancy of the mixture grows with distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from metascale.core.errors import InputError
+from metascale.laws.descent import Link
+from metascale.laws.formula import Formula, FormulaFit, link_of, robust_fit
+from metascale.laws.mixture import (
+    Component,
+    Mixture,
+    distances,
+    quantiles,
+    sites_of,
+    tame,
+    weights_at,
+    widen,
+)
+from metascale.laws.observations import Array, Mask, Observations
+from metascale.laws.space import forms
+
+KEPT = (0.6, 0.75, 0.9)  # shares of the rows that stay when the largest products of scales are hidden
+FEWEST_KEPT, FEWEST_HIDDEN = 0.5, 4  # a cut that leaves less, or hides less, is none
+POWER = 4.0  # a form's weight falls with this power of its error
+LOST = 2.5  # a form with so many times the best error is left out
+HOPELESS = 4.0  # and with so many times in the first cut it is not tried on the others
+MOST_ROWS = 400  # of a cut; more are thinned evenly
+MOST_FITTED = 4000  # of the whole table
+COVERED = 0.90
+
+
+@dataclass(frozen=True)
+class Corner:
+    """One backtest: rows hidden, and what every form said of them.
+
+    Attributes:
+        mean, own: [F, h] predictions on the scale of the residuals and their variances; target: [h]; noise: [F].
+        distance: [h] from the rows that were kept, in ln units.
+    """
+
+    name: str
+    hidden: Mask
+    mean: Array
+    own: Array
+    noise: Array
+    target: Array
+    distance: Array
+
+    @cached_property
+    def errors(self) -> Array:
+        """[F] root mean square; infinite where a form had no answer."""
+        with np.errstate(all="ignore"):
+            return np.nan_to_num(np.sqrt(((self.mean - self.target) ** 2).mean(1)), nan=np.inf)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The forms that survived, their fits to the whole table, and the corners they were judged by.
+
+    Attributes:
+        fits: by name, best first; weights: [F] sum to 1; scores: [F] mean error over the corners, 1 for the best.
+        tried: names of all forms, survivors or not.
+    """
+
+    fits: tuple[FormulaFit, ...]
+    weights: Array
+    scores: Array
+    corners: tuple[Corner, ...]
+    mixture: Mixture
+    tried: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def corners(x: Array) -> list[tuple[str, Mask]]:
+    """Names and kept rows of the cuts: by the product of all scales, and by each scale alone."""
+    logs, n = np.log(x), len(x)
+    products = logs.sum(1)
+    found = [(f"top {100 * (1 - kept):.0f} % of the product", products <= np.quantile(products, kept)) for kept in KEPT]
+    for k in range(x.shape[1] if x.shape[1] > 1 else 0):
+        levels = np.unique(logs[:, k])
+        few = len(levels) <= 10
+        tops = levels[[-1, -2]] if few and len(levels) > 2 else np.quantile(logs[:, k], [0.9, 0.75])
+        found += [(f"top of scale {k + 1}", logs[:, k] < tops[0]), (f"upper part of scale {k + 1}", logs[:, k] < tops[1])]
+    seen: set[bytes] = set()
+    usable = []
+    for name, kept in found:
+        enough = kept.sum() >= max(FEWEST_KEPT * n, 3) and (~kept).sum() >= min(FEWEST_HIDDEN, max(1, n // 6))
+        if enough and kept.tobytes() not in seen:
+            seen.add(kept.tobytes())
+            usable.append((name, np.asarray(kept)))
+    return usable
+
+
+def choose(observations: Observations, laws: Sequence[Formula] | None = None) -> Choice:
+    """Fit every form, judge it on the corners, and join the survivors into a predictor.
+
+    Args:
+        laws: forms to choose among; by default those of `metascale.laws.space`.
+
+    Raises:
+        InputError: no form can be fitted to the table.
+    """
+    link = link_of(observations.loss)
+    table, notes = _thinned(observations, MOST_FITTED)
+    given = laws if laws is not None else list(forms(table.x_names, table.x, link).values())
+    tried = {law.name: law for law in given if _carries(law, table)}
+    fits = {name: fit for name, law in tried.items() if (fit := robust_fit(law, table, link)) is not None}
+    if not fits:
+        raise InputError(
+            f"no form can be fitted to a table of {table.n} rows and {table.n_scales} distinct scales", field="x"
+        )
+    alive = list(fits)
+    judged: list[tuple[str, Mask, dict[str, tuple[Array, Array, float]]]] = []
+    for name, kept in sorted(corners(table.x), key=lambda cut: cut[0] != "top 25 % of the product"):
+        part = {law: _judge(tried[law], table, kept, link) for law in alive}
+        judged.append((name, kept, {law: found for law, found in part.items() if found is not None}))
+        alive = [law for law in alive if law in judged[-1][2]]
+        if len(judged) == 1 and laws is None:
+            alive = _hopeful(alive, judged[0], table, link)
+    if not alive:
+        raise InputError("no form predicts the hidden corners of the table with finite numbers", field="x")
+    found = tuple(_corner(name, kept, said, alive, table, link) for name, kept, said in judged)
+    scores = scores_of(found, len(alive))
+    weights = np.where(scores <= LOST, scores**-POWER, 0.0)
+    order = [k for k in np.argsort(scores, kind="stable") if weights[k] > 0]
+    weights = weights[order] / weights[order].sum()
+    found = tuple(replace(one, mean=one.mean[order], own=one.own[order], noise=one.noise[order]) for one in found)
+    chosen = tuple(fits[alive[k]] for k in order)
+    mixture = mix(chosen, weights, found, observations)
+    return Choice(chosen, weights, scores[order], found, mixture, tuple(tried), notes)
+
+
+def _carries(law: Formula, table: Observations) -> bool:
+    """Whether the table has rows enough: with priors the parameters may nearly be as many as the scales."""
+    return len(law.expression.parameters) <= max(table.n_scales - 2, 1)
+
+
+def _thinned(table: Observations, most: int) -> tuple[Observations, tuple[str, ...]]:
+    if table.n <= most:
+        return table, ()
+    order = np.argsort(table.log_x.sum(1), kind="stable")
+    rows = np.zeros(table.n, bool)
+    rows[order[np.linspace(0, table.n - 1, most).astype(int)]] = True
+    return table.keep(rows), (f"forms are chosen on {most} of the {table.n} rows, evenly along their scales",)
+
+
+def _judge(law: Formula, table: Observations, kept: Mask, link: Link) -> tuple[Array, Array, float] | None:
+    part, _ = _thinned(table.keep(kept), MOST_ROWS)
+    fit = robust_fit(law, part, link, count=4)
+    if fit is None:
+        return None
+    component = Component(law.name, law.expression, 1.0, fit.theta, fit.covariance, fit.noise)
+    mean, own = component.at(table.x[~kept], link)
+    return mean, own, fit.noise
+
+
+def _target(table: Observations, link: Link) -> Array:
+    return table.log_loss if link == "log" else table.loss
+
+
+def _hopeful(
+    alive: list[str], first: tuple[str, Mask, dict[str, tuple[Array, Array, float]]], table: Observations, link: Link
+) -> list[str]:
+    corner = _corner(*first, alive, table, link)
+    return [law for law, error in zip(alive, corner.errors, strict=True) if error <= HOPELESS * _reference(corner)]
+
+
+def _corner(
+    name: str, kept: Mask, said: dict[str, tuple[Array, Array, float]], alive: Sequence[str], table: Observations,
+    link: Link,
+) -> Corner:  # fmt: skip
+    mean, own, noise = (np.array([said[law][k] for law in alive]) for k in range(3))
+    distance = distances(table.log_x[~kept], sites_of(table.x[kept]))
+    return Corner(name, ~kept, mean, own, noise, _target(table, link)[~kept], distance)
+
+
+def _reference(corner: Corner) -> float:
+    """The median error of the five best forms: one lucky form is not the measure of the others."""
+    return max(float(np.median(np.sort(corner.errors)[:5])), 1e-12)
+
+
+def scores_of(found: Sequence[Corner], n_forms: int) -> Array:
+    """[F] geometric mean over the corners of a form's error in units of the good ones', 1 for the best."""
+    if not found:
+        return np.ones(n_forms)
+    logs = np.array([np.log(np.clip(one.errors / _reference(one), 1e-3, 1e6)) for one in found]).mean(0)
+    return np.asarray(np.exp(logs - logs.min()))
+
+
+def mix(
+    fits: Sequence[FormulaFit], weights: Array, found: Sequence[Corner], observations: Observations
+) -> Mixture:
+    """The predictor of these fits; its discrepancy is such that the corners' intervals hold `COVERED` of their rows."""
+    noises = np.array([fit.noise for fit in fits])
+    order = np.argsort(noises)
+    middle = np.searchsorted(np.cumsum(weights[order]), 0.5)
+    noise = float(noises[order][min(middle, len(noises) - 1)])
+    growth, spread = calibrate(found, weights)
+    components = tuple(
+        Component(fit.formula.name, fit.formula.expression, float(weight), fit.theta, fit.covariance, fit.noise)
+        for fit, weight in zip(fits, weights, strict=True)
+    )
+    x = observations.x
+    return Mixture(
+        components, fits[0].link, observations.x_names, observations.loss_name, noise, growth, spread, x.min(0),
+        x.max(0), sites_of(x),
+    )  # fmt: skip
+
+
+
+def calibrate(found: Sequence[Corner], weights: Array) -> tuple[float, float]:
+    """Growth of the discrepancy, and the factor on what the forms disagree by, at which corners are covered."""
+    if not found:
+        return 0.0, 1.0
+
+    def covered(growth: float, spread: float) -> float:
+        return float(np.mean([_covered(one, weights, growth, spread) for one in found]))
+
+    if covered(0.0, 1.0) >= COVERED:
+        for spread in (0.5, 0.6, 0.7, 0.8, 0.9):
+            if covered(0.0, spread) >= COVERED:
+                return 0.0, spread
+        return 0.0, 1.0
+    unit = float(np.median([_reference(one) / max(float(np.median(one.distance)), 1e-6) for one in found]))
+    low, high = 0.0, 1.0
+    while covered(high * unit, 1.0) < COVERED and high < 1e3:
+        high *= 2
+    for _ in range(12):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if covered(middle * unit, 1.0) >= COVERED else (middle, high)
+    return high * unit, 1.0
+
+
+def _covered(one: Corner, weights: Array, growth: float, spread: float) -> float:
+    here = weights_at(weights, one.own, one.noise)
+    mean = tame(one.mean, here)
+    noise = float(np.median(one.noise))
+    ends = quantiles(*widen(mean, one.own, here, noise, growth, spread, one.distance), here,
+                     ((1 - COVERED) / 2, (1 + COVERED) / 2))  # fmt: skip
+    return float(np.mean((one.target >= ends[0]) & (one.target <= ends[1])))

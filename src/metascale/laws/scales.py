@@ -1,0 +1,235 @@
+"""A table in any number of scales, analysed: a named law or the best of many forms, trends, and a predictor for all.
+
+`analyse_scales` is what `fit` does with three scales and more, with a formula, and with a law of the library. A table
+in two scales with no law named keeps the verdict of `metascale.laws.surface_fit`; `predictor` gives it the same
+predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from metascale.laws.corners import Choice, choose
+from metascale.laws.expression import as_name
+from metascale.laws.formula import FormulaFit, fit_formula, link_of, objective_words
+from metascale.laws.library import law_of
+from metascale.laws.mixture import Mixture, Prediction
+from metascale.laws.objective import Objective
+from metascale.laws.observations import Array, Observations, observe, table_warnings
+from metascale.laws.picture import BLUE, GREY, axis_or_new, finish
+from metascale.laws.record import FamilyRecord, LawRecord, TrendResult
+from metascale.laws.verdict import axis_trends, axis_words, is_score, overall
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+AUTO = "auto"
+_SHOWN = 6  # forms in a summary
+
+
+@dataclass(frozen=True)
+class ScalesAnalysis:
+    """A law in any number of scales.
+
+    Attributes:
+        fit: the named law, or the leading form of `choice`.
+        choice: the forms with their weights; of a named law, that one alone, with the corners that it was judged by.
+    """
+
+    fit: FormulaFit
+    choice: Choice
+    level: float
+    named: bool
+    notes: tuple[str, ...]
+
+    @property
+    def predictor(self) -> Mixture:
+        return self.choice.mixture
+
+    @cached_property
+    def trends(self) -> dict[str, TrendResult]:
+        """What the loss does along every scale, the others held fixed; of losses that are not positive without an
+        exponent."""
+        table = self.fit.observations
+        if self.fit.link == "log":
+            return axis_trends(table, self.level)
+        standard = np.exp((table.loss - table.loss.mean()) / max(float(np.std(table.loss)), 1e-300))
+        found = axis_trends(replace(table, loss=standard), self.level)
+        return {name: replace(trend, exponent=None) for name, trend in found.items()}
+
+    @property
+    def verdict(self) -> str:
+        table = self.fit.observations
+        if self.fit.link == "log":
+            words = [axis_words(axis, trend, is_score(table.loss_name)) for axis, trend in self.trends.items()]
+        else:
+            words = [f"{_ANSWERS[trend.answer]} {axis}" for axis, trend in self.trends.items()]
+        law = f"as {self.fit.formula.text}" if self.named else f"predicted by {len(self.choice.fits)} forms together"
+        return f"{table.loss_name} {'; '.join(words)}; {law}."
+
+    def predict(self, x: ArrayLike, level: float | None = None) -> Prediction:
+        """Median and interval for one new run at rows of scales [m, d]; the level is .90 unless given."""
+        return self.predictor.predict(x, 0.90 if level is None else level)
+
+    def record(self) -> LawRecord:
+        """What law.json and fit.json hold."""
+        fit = self.fit
+        families = {
+            one.formula.name: FamilyRecord(
+                one.intervals(self.level), one.objective_value, one.rmse, None, _error(self.choice, k),
+                converged=one.converged, note=f"weight {weight:.3f}: {one.formula.text}",
+            ) for k, (one, weight) in enumerate(zip(self.choice.fits, self.choice.weights, strict=True))
+        }  # fmt: skip
+        if self.named:
+            families[fit.formula.name] = replace(families[fit.formula.name], parameters=fit.intervals(self.level),
+                                                 objective=fit.objective_value, rmse_log=fit.rmse)  # fmt: skip
+        return LawRecord(
+            law=fit.formula.name if self.named else AUTO,
+            formula=fit.formula.text,
+            x_names=fit.observations.x_names,
+            loss_name=fit.observations.loss_name,
+            level=self.level,
+            parameters=fit.intervals(self.level),
+            trend=overall(self.trends),
+            trends=self.trends,
+            verdict=self.verdict,
+            families=families,
+            extrapolation_reason="the hidden corners of the table stand with the families",
+            objective=fit.objective_value,
+            objective_name=objective_words(fit.objective, fit.link),
+            n_observations=fit.observations.n,
+            n_scales=fit.observations.n_scales,
+            r2_log=fit.r2,
+            notes=self.notes,
+            predictor=self.predictor.record(),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return self.record().to_json()
+
+    def summary(self) -> str:
+        fit, percent = self.fit, f"{100 * self.level:g} %"
+        lead = "law" if self.named else "leading form"
+        lines = [self.verdict, "", f"{lead} {fit.formula.name}: {fit.formula.text}    ({fit.observations.n} rows)"]
+        for name, part in fit.intervals(self.level).items():
+            fixed = "" if name in fit.free else "  fixed"
+            lines.append(
+                f"  {name:<8} {part.estimate:<16.10g} "
+                + (fixed or f"{percent} interval {part.low:.6g} to {part.high:.6g}")
+            )
+        unit = "ln loss" if fit.link == "log" else "the loss"
+        lines.append(
+            f"  {objective_words(fit.objective, fit.link)} = {fit.objective_value:.12g}, rmse of {unit} {fit.rmse:.4g}"
+            + (f"; {fit.n_agree} starts agree" if self.named else "")
+        )
+        if not self.named:
+            lines += ["", f"{'weight':>8}{'hidden':>9}  form   (error of {unit} in hidden corners)"]
+            for k, one in enumerate(self.choice.fits[:_SHOWN]):
+                error = _error(self.choice, k)
+                shown = "" if error is None else f"{error:.4g}"
+                lines.append(f"{self.choice.weights[k]:>8.2f}{shown:>9}  {one.formula.name}")
+            rest = len(self.choice.fits) - _SHOWN
+            dropped = len(self.choice.tried) - len(self.choice.fits)
+            lines.append(f"{'':>8}{'':>9}  {f'{rest} more; ' if rest > 0 else ''}{dropped} forms left out")
+        lines.append(f"predictions: noise of a run {self.predictor.noise:.3g} of {unit}, "
+                     f"discrepancy {self.predictor.growth:.3g} per e-fold beyond the table")  # fmt: skip
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Observed against predicted loss."""
+        ax, table = axis_or_new(ax), self.fit.observations
+        predicted = self.predict(table.x).median
+        ends = [float(min(predicted.min(), table.loss.min())), float(max(predicted.max(), table.loss.max()))]
+        ax.plot(ends, ends, color=GREY, lw=1)
+        ax.plot(predicted, table.loss, "o", ms=3, alpha=0.6, color=BLUE, label="runs")
+        finish(ax, f"predicted {table.loss_name}", f"observed {table.loss_name}", y_scale=self.y_scale)
+        ax.set_xscale(self.y_scale)
+        return ax
+
+    @property
+    def y_scale(self) -> str:
+        return "log" if self.fit.link == "log" else "linear"
+
+
+_ANSWERS = {
+    "falls": "falls with", "rises": "RISES with", "not monotone": "is not monotone in", "none": "has no trend in",
+    "undecided": "is undecided in", "unknown": "is unknown in",
+}  # fmt: skip
+
+
+def _error(choice: Choice, k: int) -> float | None:
+    if not choice.corners:
+        return None
+    return float(np.sqrt(np.mean([corner.errors[k] ** 2 for corner in choice.corners])))
+
+
+def analyse_scales(
+    x: ArrayLike,
+    loss: ArrayLike,
+    *,
+    law: str = AUTO,
+    x_name: Sequence[str],
+    run: ArrayLike | None = None,
+    replicate: ArrayLike | None = None,
+    level: float = 0.95,
+    loss_name: str = "loss",
+    objective: Objective | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    notes: Sequence[str] = (),
+) -> ScalesAnalysis:
+    """Fit a law in any number of scales.
+
+    Args:
+        x: [n, d]; law: "auto", a name of `metascale.laws.LIBRARY`, or a formula in ``x_name`` and free parameters.
+        bounds, fixed: of the parameters of a named law.
+
+    Raises:
+        InputError: an unknown law, a bad formula, or a table that cannot be fitted.
+    """
+    observations = observe(x, loss, run=run, replicate=replicate, x_name=x_name, loss_name=loss_name, signed=True)
+    said = [*notes, *observations.notes, *table_warnings(observations)]
+    if link_of(observations.loss) == "identity":
+        said.append("not all losses are positive: residuals are of the loss itself, not of its logarithm")
+    if law == AUTO:
+        choice = choose(observations)
+        if bounds or fixed:
+            from metascale.core.errors import InputError
+
+            raise InputError("`bound` and `fix` are for a named law or a formula, not for auto", field="law")
+        return ScalesAnalysis(choice.fits[0], choice, level, False, tuple([*said, *choice.notes]))
+    formula = law_of(law, observations.x_names).constrained(bounds, fixed)
+    fit = fit_formula(formula, observations, objective)
+    choice = choose(observations, [formula])
+    said += list(choice.notes)
+    if not fit.converged:
+        said.append("the fit did not converge")
+    if fit.at_bound:
+        said.append(f"{', '.join(fit.at_bound)} ended on a bound: not identified by this table")
+    return ScalesAnalysis(fit, choice, level, True, tuple(said))
+
+
+def predictor(x: ArrayLike, loss: ArrayLike, *, x_name: Sequence[str], loss_name: str = "loss") -> Mixture:
+    """The forms' mixture for a table in two scales or more; see `metascale.laws.corners`."""
+    return choose(observe(x, loss, x_name=x_name, loss_name=loss_name, signed=True)).mixture
+
+
+def slices(mixture: Mixture, table: Observations, points: int = 60) -> dict[str, tuple[Array, Array, float]]:
+    """By scale: rows [points, d] along it through the run nearest the middle of the others' upper half."""
+    logs = table.log_x
+    found = {}
+    for k, name in enumerate(table.x_names):
+        others = np.delete(logs, k, 1)
+        goal = np.quantile(others, 0.75, axis=0)
+        centre = logs[int(np.argmin(((others - goal) ** 2).sum(1)))]
+        same = np.all(np.isclose(others, np.delete(centre, k), atol=0.05), axis=1)
+        rows = np.repeat(centre[None], points, 0)
+        rows[:, k] = np.linspace(logs[:, k].min(), logs[:, k].max() + np.log(2.0), points)
+        found[as_name(name)] = (np.exp(rows), np.asarray(same), float(k))
+    return found
