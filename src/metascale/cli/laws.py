@@ -5,25 +5,29 @@ Everything heavier than typer is imported where it is used: a command line that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import typer
 
 from metascale.cli.table import open_table
+from metascale.cli.words import JsonFlag, say, say_notes, write_results
+from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
+    from metascale.cli.scales import Columns
+    from metascale.cli.table import Opened
     from metascale.laws import Analysis, Forecast, SurfaceAnalysis
     from metascale.laws.objective import Objective
-    from metascale.laws.observations import Array
-    from metascale.laws.picture import LawPicture
     from metascale.laws.table import ScaleColumns, Table
 
 TablePath = Annotated[
     Path, typer.Argument(help="CSV or Parquet table with one row a run, or a study's folder", show_default=False)
+]
+XNames = Annotated[
+    list[str] | None,
+    typer.Option("--x", help="column of a scale; repeatable; guessed when only one can be meant"),
 ]
 XName = Annotated[str | None, typer.Option("--x", help="column of the scale; guessed when only one can be meant")]
 YName = Annotated[str | None, typer.Option("--y", help="column of the loss; guessed when only one can be meant")]
@@ -49,128 +53,224 @@ _COMPARED = ("auto", "power", "power_irreducible")  # what --law may be where gr
 
 def fit(
     table: TablePath,
-    x: XName = None,
+    x: XNames = None,
     y: YName = None,
     group: Group = None,
     series: Series = None,
     best_of: BestOf = None,
     replicate: Replicate = None,
-    law: Annotated[str, typer.Option("--law", help="family to fit, or auto")] = "auto",
-    x2: Annotated[str | None, typer.Option("--x2", help="second scale: fits L(N, D) with --x the model size")] = None,
-    x3: Annotated[
-        str | None, typer.Option("--x3", help="third scale: unique tokens, for the data-constrained law")
+    law: Annotated[
+        str, typer.Option("--law", help="a family, a law of the library, a formula such as 'E + A/N**alpha', or auto")
+    ] = "auto",
+    x2: Annotated[str | None, typer.Option("--x2", help="second scale (the same as a second --x)")] = None,
+    x3: Annotated[str | None, typer.Option("--x3", help="third scale (the same as a third --x)")] = None,
+    bound: Annotated[
+        list[str] | None, typer.Option("--bound", help="range of a parameter, alpha=0:2; repeatable")
     ] = None,
-    objective: Annotated[str, typer.Option("--objective", help="huber or least-squares, of log residuals")] = "huber",
+    fix: Annotated[list[str] | None, typer.Option("--fix", help="value of a parameter, E=1.69; repeatable")] = None,
+    objective: Annotated[
+        str | None, typer.Option("--objective", help="huber (the default) or least-squares, of log residuals")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option("--weights", help="replicate: rows weigh by the variance between their seeds")
     ] = None,
     level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.95,
     n_bootstrap: Annotated[int, typer.Option("--bootstrap", help="number of resamples")] = 1000,
     seed: Seed = 0,
+    json_: JsonFlag = False,
     out: Out = None,
 ) -> None:
     """Fit a scaling law to a table: parameters with intervals, error, backtest, verdict."""
-    from metascale.laws.table import SIZE_NAMES, ScaleColumns, guess_loss, guess_one, split_table
+    from metascale.cli.scales import objective_of, parse_bounds, parse_values, print_json, run_fit
+    from metascale.laws.table import ScaleColumns
 
-    _require_scales(x2, x3, {"--group": group, "--replicate": replicate, "--weights": weights})
-    opened = open_table(table, (x, x2, x3), y, group, series, best_of)
-    whole, y = opened.table, opened.loss
-    options: dict[str, Any] = {
+    _require_scales(x, x2, x3)
+    bounds, fixed = parse_bounds(bound), parse_values(fix, "fix")
+    asked = (*(x or ()), *filter(None, (x2, x3)))
+    opened = open_table(table, asked, y, group, series, best_of)
+    scales = _named_scales(opened, asked, x, law)
+    if _any_scales(opened, scales, law):
+        _require_rows_alike(None, weights)
+        options = {"law": law, "level": level, "objective": objective_of(objective), "bounds": bounds, "fixed": fixed}
+        run_fit(opened, scales, replicate, options, out, json_)
+        return
+    if bounds or fixed:
+        raise InputError(f"`bound` and `fix` are for a formula or a law of the library, not for '{law}'", field="law")
+    options = {
         "law": law, "level": level, "n_bootstrap": n_bootstrap, "seed": seed, "objective": _objective(objective),
     }  # fmt: skip
-    scales = opened.scales
-    if x2 is not None or len(scales) > 1:
-        size = x or guess_one(whole, SIZE_NAMES, "model size", "x") if x2 is not None else scales[0]
-        _require_scales(scales[-1], None, {"--group": group, "--replicate": replicate, "--weights": weights})
-        for name, part in split_table(whole, opened.group if opened.used else None).items():
-            if name:
-                typer.echo(f"{name}:")
-            more = scales[1:] if x2 is None else tuple(filter(None, (x2, x3)))
-            _fit_surface(part, (size, *more), y or guess_loss(whole), opened.used, options, _folder(out, name or None))
+    if len(scales) > 1:
+        _require_rows_alike(replicate, weights)
+        _fit_surfaces(opened, scales, options, out, json_)
         return
-    columns = ScaleColumns.of(whole, scales[0] if scales else None, y, replicate)
+    columns = ScaleColumns.of(opened.table, scales[0] if scales else None, opened.loss, replicate)
     named = opened.group
     if named != group and opened.compared:
-        typer.echo("several methods in the table: each gets its own law (as --group method)")
+        say("several methods in the table: each gets its own law (as --group method)", to_stderr=json_)
     found = {name: _analysis(part, {**options, "weights": weights}) for name, part in columns.split(named).items()}
     for name, analysis in found.items():
-        _say((f"{name}: " if name else "") + analysis.summary() + "\n")
-    _say_table_notes(columns, opened.used)
-    grouped = (
-        None if named is None or len(found) < 2 or not opened.compared else _compare_groups(columns, named, options)
-    )
+        say((f"{name}: " if name else "") + analysis.summary() + "\n", to_stderr=json_)
+    _say_table_notes(columns, opened.used, json_)
+    compared = named is not None and len(found) > 1 and opened.compared
+    grouped = _compare_groups(columns, str(named), options, json_) if compared else None
+    if json_:
+        print_json({name: analysis.to_json() for name, analysis in found.items()})
     if out is not None:
-        _write_fit(found, grouped, out)
+        _write_fit(found, grouped, out, json_)
+
+
+def _named_scales(opened: Opened, asked: Sequence[str], x: Sequence[str] | None, law: str) -> tuple[str, ...]:
+    """The scales that were named, the study's, or the columns that a formula names; empty where they are guessed."""
+    from metascale.laws.expression import as_name, is_formula, names_in
+    from metascale.laws.table import SIZE_NAMES, guess_one
+
+    if asked and not x:
+        return (guess_one(opened.table, SIZE_NAMES, "model size", "x"), *asked)
+    if not opened.scales and is_formula(law):
+        named = names_in(law)
+        return tuple(name for name in opened.table.names if as_name(name) in named and name != opened.loss)
+    return opened.scales
+
+
+def _any_scales(opened: Opened, scales: Sequence[str], law: str) -> bool:
+    """Whether the machinery for any number of scales fits the table."""
+    from metascale.laws.scales import any_scales
+    from metascale.laws.table import guess_loss, losses
+
+    values, _ = losses(opened.table, opened.loss or guess_loss(opened.table))
+    return any_scales(law, max(len(scales), 1), values)
+
+
+def _require_rows_alike(replicate: str | None, weights: str | None) -> None:
+    given = [name for name, value in {"--replicate": replicate, "--weights": weights}.items() if value is not None]
+    if given:
+        raise InputError(f"{', '.join(given)} cannot go with several scales: such a fit reads every row alike")
+
+
+def _fit_surfaces(
+    opened: Opened, scales: Sequence[str], options: dict[str, Any], out: Path | None, json_: bool
+) -> None:
+    """The surfaces in two or three scales that have a verdict of their own, one a group."""
+    from metascale.cli.scales import columns_of, print_json
+    from metascale.laws.table import split_table
+
+    records = {}
+    for name, part in split_table(opened.table, opened.group).items():
+        if name:
+            say(f"{name}:", to_stderr=json_)
+        columns = columns_of(part, scales, opened.loss, None)
+        found = _surface(columns, options)
+        say(found.summary(), to_stderr=json_)
+        _say_pooled(columns.table, (*scales, opened.loss, columns.loss_name, *opened.used), scales, json_)
+        records[name] = found.to_json()
+        if out is not None:
+            _write_surface(_folder(out, name or None), found, columns, json_)
+    if json_:
+        print_json(records)
 
 
 def forecast(
     table: TablePath,
-    to: Annotated[float, typer.Option("--to", help="the scale to predict the loss at", show_default=False)],
-    x: XName = None,
+    to: Annotated[
+        list[str],
+        typer.Option(
+            "--to", help="the scale to predict the loss at; N=7e10,D=1.4e12 of several; repeatable", show_default=False
+        ),
+    ],
+    x: XNames = None,
     y: YName = None,
     group: Group = None,
     series: Series = None,
     best_of: BestOf = None,
     replicate: Replicate = None,
     level: Annotated[float, typer.Option("--level", help="level of the interval")] = 0.90,
+    json_: JsonFlag = False,
     out: Out = None,
 ) -> None:
     """Predict the loss of a new run beyond the table, with an interval that widens with the distance."""
-    import math
-
-    from metascale.core.errors import InputError
+    from metascale.cli.scales import forecast_scales, print_json
     from metascale.laws import forecast as predict
     from metascale.laws.table import ScaleColumns
 
-    opened = open_table(table, (x,), y, group, series, best_of)
+    opened = open_table(table, x or (), y, group, series, best_of)
+    if len(opened.scales) > 1:
+        forecast_scales(opened, to, replicate, level, out, json_)
+        return
     columns = ScaleColumns.of(opened.table, opened.one_scale("forecast"), opened.loss, replicate)
-    if not (math.isfinite(to) and to > 0):
-        raise InputError(f"--to {to:g} is not a scale; give a positive number of '{columns.scale}'")
-    named = opened.group
+    wanted = [_one_target(text, columns.scale) for text in to]
+    named, records = opened.group, {}
     for name, part in columns.split(named).items():
         data = part.data
-        largest = float(max(data["x"])) if len(data["x"]) else to
-        steps = [largest * factor for factor in HORIZONS[1:] if largest * factor < to]
-        found = predict(at=[*steps, to], level=level, **data)
-        _print_forecast(found, name)
-        _say_notes((*part.table.notes, *found.notes))
+        largest = float(max(data["x"])) if len(data["x"]) else max(wanted)
+        steps = [largest * factor for factor in HORIZONS[1:] if largest * factor < max(wanted)]
+        found = predict(at=sorted({*steps, *wanted}), level=level, **data)
+        records[name] = found.to_json()
+        if not json_:
+            _print_forecast(found, name)
+        say_notes((*part.table.notes, *found.notes), to_stderr=json_)
         if out is not None:
             folder = _folder(out, None if named is None else name)
-            _write(
+            write_results(
                 folder,
                 {"forecast.json": found.to_json()},
                 {"forecast.csv": found.rows()},
                 {"forecast.png": found.plot()},
+                to_stderr=json_,
             )
-    _say_table_notes(columns, opened.used)
+    if json_:
+        print_json(records)
+    _say_table_notes(columns, opened.used, json_)
+
+
+def _one_target(text: str, scale: str) -> float:
+    """A scale of ``--to``: a number, or NAME=NUMBER of the only scale."""
+    import math
+
+    name, sign, value = text.rpartition("=")
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if (sign and name.strip() != scale) or not (math.isfinite(found) and found > 0):
+        raise InputError(f"--to {text} is not a scale; give a positive number of '{scale}'", field="to", value=text)
+    return found
 
 
 def backtest(
     table: TablePath,
-    x: XName = None,
+    x: XNames = None,
     y: YName = None,
     group: Group = None,
     series: Series = None,
     best_of: BestOf = None,
     replicate: Replicate = None,
     level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.90,
+    json_: JsonFlag = False,
     out: Out = None,
 ) -> None:
     """Hide the largest scales and compare how well every family, the forecast and the baselines predict them."""
+    from metascale.cli.scales import backtest_scales, print_json
     from metascale.laws import backtest as run_backtest
     from metascale.laws.table import ScaleColumns
 
-    opened = open_table(table, (x,), y, group, series, best_of)
+    opened = open_table(table, x or (), y, group, series, best_of)
+    if len(opened.scales) > 1:
+        backtest_scales(opened, replicate, level, out, json_)
+        return
     columns = ScaleColumns.of(opened.table, opened.one_scale("backtest"), opened.loss, replicate)
-    named = opened.group
+    named, records = opened.group, {}
     for name, part in columns.split(named).items():
         found = run_backtest(level=level, **part.data)
-        typer.echo((f"{name}:\n" if name else "") + found.summary())
-        _say_notes(part.table.notes)
+        records[name] = found.to_json()
+        say((f"{name}:\n" if name else "") + found.summary(), to_stderr=json_)
+        say_notes(part.table.notes, to_stderr=json_)
         if out is not None:
             folder = _folder(out, None if named is None else name)
-            _write(folder, {"backtest.json": found.to_json()}, {}, {"backtest.png": found.plot()})
-    _say_table_notes(columns, opened.used)
+            plots = {"backtest.png": found.plot()}
+            write_results(folder, {"backtest.json": found.to_json()}, {}, plots, to_stderr=json_)
+    if json_:
+        print_json(records)
+    _say_table_notes(columns, opened.used, json_)
 
 
 def optimum(
@@ -194,6 +294,9 @@ def optimum(
     out: Out = None,
 ) -> None:
     """Estimate the compute-optimal model size and tokens of a budget, with intervals, by three approaches."""
+    import numpy as np
+
+    from metascale.cli.scales import Columns
     from metascale.laws import cross_check
     from metascale.laws.table import SIZE_NAMES, guess_loss, guess_one, losses, sizes_and_tokens, split_table
 
@@ -206,36 +309,33 @@ def optimum(
     for name, part in split_table(whole, opened.group if opened.used else None).items():
         sizes, tokens, data_name = sizes_and_tokens(part, size, d)
         values, loss_name = losses(part, loss)
-        found = _surface((sizes, tokens), values, loss_name, (size, data_name), options)
+        columns = Columns(part, np.column_stack([sizes, tokens]), values, (size, data_name), loss_name, None, None)
+        found = _surface(columns, options)
         best = found.optimum(compute, level=level, flops_per_second=gpu_flops, utilisation=utilisation)
         checked = cross_check(sizes, tokens, values, best)
-        _say("\n".join([*([f"{name}:"] if name else []), found.summary(), "", best.summary(), checked.summary()]))
+        say("\n".join([*([f"{name}:"] if name else []), found.summary(), "", best.summary(), checked.summary()]))
         _say_pooled(part, (size, data_name, d, loss, *opened.used), (size, d or data_name))
         if out is not None:
             record = {**best.to_json(), "other_approaches": checked.to_json()}
             records = {"fit.json": found.to_json(), "optimum.json": record}
-            _write(_folder(out, name or None), records, {}, {"optimum.png": checked.plot()})
+            write_results(_folder(out, name or None), records, {}, {"optimum.png": checked.plot()})
 
 
-def _objective(name: str) -> Objective:
-    from metascale.core.errors import InputError
-    from metascale.laws.objective import LeastSquares, LogHuber
+def _objective(name: str | None) -> Objective:
+    from metascale.cli.scales import objective_of
+    from metascale.laws.objective import LogHuber
 
-    allowed: dict[str, Objective] = {"huber": LogHuber(), "least-squares": LeastSquares()}
-    if name not in allowed:
-        raise InputError(f"--objective '{name}' is unknown; allowed are: {', '.join(allowed)}")
-    return allowed[name]
+    return objective_of(name) or LogHuber()
 
 
-def _require_scales(x2: str | None, x3: str | None, one_scale: dict[str, str | None]) -> None:
-    """Refuse options that a fit in so many scales does not use."""
-    from metascale.core.errors import InputError
-
-    if x2 is None and x3 is not None:
-        raise InputError("--x3 is the third scale, the unique tokens: it needs --x2, the second, as well")
-    given = [name for name, value in one_scale.items() if value is not None]
-    if x2 is not None and given:
-        raise InputError(f"{', '.join(given)} cannot go with --x2: a fit in two or three scales reads every row alike")
+def _require_scales(x: Sequence[str] | None, x2: str | None, x3: str | None) -> None:
+    """Refuse a third scale without a second, and a scale that is named twice."""
+    if x2 is None and x3 is not None and len(x or ()) < 2:
+        raise InputError("--x3 is the third scale: it needs --x2, the second, as well")
+    names = (*(x or ()), *filter(None, (x2, x3)))
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"`x` names '{twice}' twice; every scale is named once", field="x", value=twice)
 
 
 @overload
@@ -269,63 +369,63 @@ def _analysis(columns: ScaleColumns, options: dict[str, Any]) -> Analysis:
     return analyse(**columns.data, run=run, notes=table.notes, **options)
 
 
-def _compare_groups(columns: ScaleColumns, group: str, options: dict[str, Any]) -> dict[str, Any] | None:
+def _compare_groups(columns: ScaleColumns, group: str, options: dict[str, Any], json_: bool) -> dict[str, Any] | None:
     """The exponents of the groups side by side; ``None``, with a note, for a law that has no such comparison."""
     from metascale.laws import grouped
 
     law = options["law"]
     if law not in _COMPARED:
-        _say_notes((f"the groups are not compared: only --law {', '.join(_COMPARED)} can be, not {law}",))
+        say_notes((f"the groups are not compared: only --law {', '.join(_COMPARED)} can be, not {law}",),
+                  to_stderr=json_)  # fmt: skip
         return None
     labels = [str(cell) for cell in columns.table.column(group)]
     found = grouped(
         group=labels, law="power" if law == "auto" else law, level=options["level"], seed=options["seed"],
         **columns.data,
     )  # fmt: skip
-    _say(found.summary())
+    say(found.summary(), to_stderr=json_)
     named = "power (--law auto)" if law == "auto" else law
-    _say_notes((f"groups are compared with the law {named} by least squares; --objective and --weights change only the "
-                "fits above",))  # fmt: skip
+    say_notes((f"groups are compared with the law {named} by least squares; --objective and --weights change only the "
+               "fits above",), to_stderr=json_)  # fmt: skip
     return found.to_json()
 
 
-def _surface(
-    scales: tuple[Array, ...], losses: Array, loss: str, names: tuple[str, ...], options: dict[str, Any]
-) -> SurfaceAnalysis:
-    import numpy as np
-
+def _surface(columns: Columns, options: dict[str, Any]) -> SurfaceAnalysis:
     from metascale.laws.surface_fit import analyse_surface
 
-    return analyse_surface(np.column_stack(scales), losses, x_name=names, loss_name=loss, **options)
+    return analyse_surface(
+        columns.x, columns.loss, x_name=columns.names, loss_name=columns.loss_name, run=columns.run,
+        **options,
+    )  # fmt: skip
 
 
-def _fit_surface(
-    table: Table, scales: Sequence[str], loss: str, used: Sequence[str], options: dict[str, Any], out: Path | None
-) -> None:
-    """Fit a law in two or three scales; its frontier is written as forecast.csv, its misfit as fit.png."""
+def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: bool) -> None:
+    """The frontier as forecast.csv, the misfit as fit.png, and what `predict` needs in law.json."""
+    import dataclasses
+
     import numpy as np
 
     from metascale.laws import training_flops
-    from metascale.laws.table import losses, sizes_and_tokens, without_blanks
+    from metascale.laws.record import write_laws
+    from metascale.laws.scales import pictures_of, predictor
 
-    size, data, *unique = scales
-    table = without_blanks(table, (size, *unique, loss))
-    sizes, tokens, data_name = sizes_and_tokens(table, size, data)
-    columns: tuple[Array, ...] = (sizes, tokens, *(table.numbers(name) for name in unique))
-    found = _surface(columns, *losses(table, loss), (size, data_name, *unique), options)
-    _say(found.summary())
-    _say_pooled(table, (*scales, loss, *used), scales)
-    if out is not None:
-        compute = training_flops(sizes, tokens)
-        best = found.optimum(np.geomspace(compute.min(), HORIZONS[-1] * compute.max(), FRONTIER_POINTS), level=0.90)
-        pictures = [found.picture(best)]
-        _write(out, {"fit.json": found.to_json()}, {"forecast.csv": best.rows()}, {"fit.png": found.plot()}, pictures)
+    compute = training_flops(columns.x[:, 0], columns.x[:, 1])
+    best = found.optimum(np.geomspace(compute.min(), HORIZONS[-1] * compute.max(), FRONTIER_POINTS), level=0.90)
+    mixture = predictor(columns.x, columns.loss, x_name=columns.names, loss_name=columns.loss_name)
+    drawn = [found.picture(best), *pictures_of(mixture, found.fit.observations, found.verdict)]
+    write_laws(out, {"": dataclasses.replace(found.record(), predictor=mixture.record())})
+    write_results(out, {"fit.json": found.to_json()}, {"forecast.csv": best.rows()}, {"fit.png": found.plot()}, drawn,
+                  to_stderr=json_)  # fmt: skip
 
 
-def _write_fit(found: dict[str, Analysis], grouped: dict[str, Any] | None, out: Path) -> None:
+def _write_fit(found: dict[str, Analysis], grouped: dict[str, Any] | None, out: Path, json_: bool) -> None:
+    import dataclasses
+
     import numpy as np
 
     from metascale.laws.forecasting import forecast_table
+    from metascale.laws.predicting import SeriesPredictor
+    from metascale.laws.record import write_laws
 
     pictures, forecasts = [], []
     for name, analysis in found.items():
@@ -337,38 +437,11 @@ def _write_fit(found: dict[str, Analysis], grouped: dict[str, Any] | None, out: 
         record = next(iter(found.values())).to_json()
     else:
         record = {"groups": {name: analysis.to_json() for name, analysis in found.items()}, "comparison": grouped}
-    _write(out, {"fit.json": record}, {"forecast.csv": forecasts}, {}, pictures)
-
-
-def _write(
-    out: Path,
-    records: dict[str, Any],
-    tables: dict[str, Sequence[dict[str, Any]]],
-    plots: dict[str, Axes],
-    pictures: Sequence[LawPicture] = (),
-) -> None:
-    """Write JSON, CSV and PNG files by their names, the pictures of laws as law.png and law.html, and say so."""
-    import csv
-    import io
-
-    from metascale.core.files import write_atomic, write_json
-    from metascale.laws.picture import figure_of, write_html, write_png
-
-    for name, record in records.items():
-        write_json(out / name, record)
-    for name, rows in tables.items():
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(out / name, stream.getvalue())
-    if pictures:
-        write_png(figure_of(pictures), out / "law.png")
-        write_html(pictures, out / "law.html")
-    for name, ax in plots.items():
-        write_png(ax, out / name)
-    names = [*records, *tables, *(("law.png", "law.html") if pictures else ()), *plots]
-    typer.echo(f"wrote {out}/{', '.join(names[:-1])} and {names[-1]}")
+    write_laws(out, {
+        name: dataclasses.replace(one.record(), predictor=SeriesPredictor(one.fit.observations).record())
+        for name, one in found.items()
+    })  # fmt: skip
+    write_results(out, {"fit.json": record}, {"forecast.csv": forecasts}, {}, pictures, to_stderr=json_)
 
 
 def _print_forecast(found: Forecast, name: str) -> None:
@@ -387,36 +460,17 @@ def _print_forecast(found: Forecast, name: str) -> None:
     Console().print(shown)
 
 
-def _say_table_notes(columns: ScaleColumns, used: Sequence[str]) -> None:
+def _say_table_notes(columns: ScaleColumns, used: Sequence[str], json_: bool = False) -> None:
     """Conditions that are pooled and scales that are mixed."""
     from metascale.laws.table import pooled_notes
 
     named = (columns.seed, columns.loss, *used)
-    _say_notes((*pooled_notes(columns.table, named, (columns.scale,)), *columns.mixed_notes()))
+    notes = (*pooled_notes(columns.table, named, (columns.scale,)), *columns.mixed_notes())
+    say_notes(notes, to_stderr=json_)
 
 
-def _say_pooled(table: Table, used: Sequence[str | None], scales: Sequence[str]) -> None:
+def _say_pooled(table: Table, used: Sequence[str | None], scales: Sequence[str], json_: bool = False) -> None:
     from metascale.laws.table import SEED_NAMES, pooled_notes
 
     known = [name for name in scales if name in table.names]
-    _say_notes((*table.notes, *pooled_notes(table, (*SEED_NAMES, *used), known)))
-
-
-def _say_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        _say(f"note: {note}")
-
-
-def _say(text: str) -> None:
-    """Print a text; on a terminal, long lines are broken between words and their rest is indented."""
-    import shutil
-    import sys
-    import textwrap
-
-    if not sys.stdout.isatty():
-        typer.echo(text)
-        return
-    width = shutil.get_terminal_size().columns
-    for line in text.splitlines():
-        indent = " " * (len(line) - len(line.lstrip()) + 2)
-        typer.echo("\n".join(textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False)) or "")
+    say_notes((*table.notes, *pooled_notes(table, (*SEED_NAMES, *used), known)), to_stderr=json_)

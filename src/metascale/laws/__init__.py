@@ -21,18 +21,24 @@ if TYPE_CHECKING:
     from metascale.laws.analysis import Analysis, analyse, fit
     from metascale.laws.backtesting import Backtest, backtest
     from metascale.laws.contrasts import PairedTest, bootstrap_mean, holm, paired_test
+    from metascale.laws.corners import Choice, CornerTest, backtest_corners, choose
     from metascale.laws.curves import Smooth
     from metascale.laws.effects import slope, width_and_depth
     from metascale.laws.families import AMPLITUDE, FLOOR, LAWS, Law, box
     from metascale.laws.fitting import LawFit, fit_law
     from metascale.laws.forecasting import Forecast, forecast
+    from metascale.laws.formula import Formula, FormulaFit, fit_formula
     from metascale.laws.groups import Crossover, Grouped, crossover, grouped
     from metascale.laws.held_out import HeldOut, Replicates, hold_out
     from metascale.laws.irregular import leave_one_out
+    from metascale.laws.library import LIBRARY, law_of, mixture_law
     from metascale.laws.likelihood import LikelihoodProfile, influence, profile
+    from metascale.laws.mixture import Mixture, Prediction
     from metascale.laws.objective import LeastSquares, LogHuber
     from metascale.laws.observations import Observations, observe
+    from metascale.laws.predicting import read_predictors
     from metascale.laws.record import Interval, LawRecord, read_laws, write_laws
+    from metascale.laws.scales import ScalesAnalysis, analyse_scales
     from metascale.laws.surface_fit import SurfaceAnalysis
     from metascale.laws.table import Table, read_table
     from metascale.laws.uncertainty import Bootstrap, bootstrap, replicate_weights
@@ -41,13 +47,18 @@ __all__ = [
     "AMPLITUDE",
     "FLOOR",
     "LAWS",
+    "LIBRARY",
     "Allocation",
     "Analysis",
     "Backtest",
     "Bootstrap",
+    "Choice",
+    "CornerTest",
     "CrossCheck",
     "Crossover",
     "Forecast",
+    "Formula",
+    "FormulaFit",
     "Grouped",
     "HeldOut",
     "Interval",
@@ -57,22 +68,29 @@ __all__ = [
     "LeastSquares",
     "LikelihoodProfile",
     "LogHuber",
+    "Mixture",
     "Observations",
     "Optimum",
     "PairedTest",
+    "Prediction",
     "Replicates",
+    "ScalesAnalysis",
     "Smooth",
     "SurfaceAnalysis",
     "Table",
     "analyse",
+    "analyse_scales",
     "backtest",
+    "backtest_corners",
     "bootstrap",
     "bootstrap_mean",
     "box",
+    "choose",
     "cross_check",
     "crossover",
     "envelope",
     "fit",
+    "fit_formula",
     "fit_law",
     "forecast",
     "frontier",
@@ -81,12 +99,15 @@ __all__ = [
     "holm",
     "influence",
     "isoflop",
+    "law_of",
     "leave_one_out",
+    "mixture_law",
     "observe",
     "optimum",
     "paired_test",
     "profile",
     "read_laws",
+    "read_predictors",
     "read_table",
     "replicate_weights",
     "slope",

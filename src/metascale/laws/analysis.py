@@ -19,6 +19,7 @@ from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Observations, observe, table_warnings
 from metascale.laws.picture import LawPicture, plot_law
 from metascale.laws.record import Band, FamilyRecord, HiddenScale, Interval, LawRecord, Trend, TrendResult
+from metascale.laws.scales import ScalesAnalysis, analyse_scales, any_scales
 from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
 from metascale.laws.trend import answer
 from metascale.laws.uncertainty import Bootstrap, bootstrap, delta_intervals, replicate_weights
@@ -270,15 +271,32 @@ def fit(
     loss_name: str = "loss",
     objective: Objective | None = None,
     weights: str | None = None,
-) -> Analysis | SurfaceAnalysis:
-    """Fit a law with intervals: in one scale for ``x`` [n], in model size and data for ``x`` [n, 2] or [n, 3].
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    fixed: Mapping[str, float] | None = None,
+) -> Analysis | SurfaceAnalysis | ScalesAnalysis:
+    """Fit a law with intervals: in one scale for ``x`` [n], in several for ``x`` [n, d].
 
-    The arguments are those of `analyse` and `analyse_surface`, which say what each table allows.
+    The arguments are those of `analyse`, `analyse_surface` (two scales) and `analyse_scales` (more scales, a formula,
+    a law of the library, losses that are not all positive), which say what each table allows.
 
     Raises:
         InputError: the table cannot be fitted; the message says why.
     """
     shape = np.shape(x)
+    if any_scales(law, shape[1] if len(shape) == 2 else 1, np.asarray(loss, float)):
+        if weights is not None:
+            raise InputError("weights by replicate variance are for tables with one scale", field="weights")
+        columns = np.reshape(x, (len(np.asarray(loss)), -1))
+        given = (x_name,) if isinstance(x_name, str) else tuple(x_name or ())
+        names = given or (
+            ("x",) if columns.shape[1] == 1 else (*"NDU", *(f"x{k + 4}" for k in range(columns.shape[1])))
+        )
+        return analyse_scales(
+            columns, loss, law=law, x_name=names[: columns.shape[1]], run=run, replicate=replicate, level=level,
+            loss_name=loss_name, objective=objective, bounds=bounds, fixed=fixed,
+        )  # fmt: skip
+    if bounds or fixed:
+        raise InputError("`bounds` and `fixed` are for a formula or a law of the library", field="law")
     if len(shape) == 2 and shape[1] > 1:
         if weights is not None:
             raise InputError("weights by replicate variance are for tables with one scale", field="weights")

@@ -89,7 +89,10 @@ def corners(x: Array) -> list[tuple[str, Mask]]:
         levels = np.unique(logs[:, k])
         few = len(levels) <= 10
         tops = levels[[-1, -2]] if few and len(levels) > 2 else np.quantile(logs[:, k], [0.9, 0.75])
-        found += [(f"top of scale {k + 1}", logs[:, k] < tops[0]), (f"upper part of scale {k + 1}", logs[:, k] < tops[1])]
+        found += [
+            (f"top of scale {k + 1}", logs[:, k] < tops[0]),
+            (f"upper part of scale {k + 1}", logs[:, k] < tops[1]),
+        ]
     seen: set[bytes] = set()
     usable = []
     for name, kept in found:
@@ -155,7 +158,7 @@ def _thinned(table: Observations, most: int) -> tuple[Observations, tuple[str, .
 
 def _judge(law: Formula, table: Observations, kept: Mask, link: Link) -> tuple[Array, Array, float] | None:
     part, _ = _thinned(table.keep(kept), MOST_ROWS)
-    fit = robust_fit(law, part, link, count=4)
+    fit = robust_fit(law, part, link, count=4, tolerance=1e-4)
     if fit is None:
         return None
     component = Component(law.name, law.expression, 1.0, fit.theta, fit.covariance, fit.noise)
@@ -196,9 +199,7 @@ def scores_of(found: Sequence[Corner], n_forms: int) -> Array:
     return np.asarray(np.exp(logs - logs.min()))
 
 
-def mix(
-    fits: Sequence[FormulaFit], weights: Array, found: Sequence[Corner], observations: Observations
-) -> Mixture:
+def mix(fits: Sequence[FormulaFit], weights: Array, found: Sequence[Corner], observations: Observations) -> Mixture:
     """The predictor of these fits; its discrepancy is such that the corners' intervals hold `COVERED` of their rows."""
     noises = np.array([fit.noise for fit in fits])
     order = np.argsort(noises)
@@ -214,7 +215,6 @@ def mix(
         components, fits[0].link, observations.x_names, observations.loss_name, noise, growth, spread, x.min(0),
         x.max(0), sites_of(x),
     )  # fmt: skip
-
 
 
 def calibrate(found: Sequence[Corner], weights: Array) -> tuple[float, float]:
@@ -241,9 +241,78 @@ def calibrate(found: Sequence[Corner], weights: Array) -> tuple[float, float]:
 
 
 def _covered(one: Corner, weights: Array, growth: float, spread: float) -> float:
+    ends = corner_ends(one, weights, growth, spread, COVERED)
+    return float(np.mean((one.target >= ends[1]) & (one.target <= ends[2])))
+
+
+@dataclass(frozen=True)
+class CornerTest:
+    """How the forms and the mixture predicted each hidden corner, with weights from the other corners alone.
+
+    Attributes:
+        errors: by form, its root mean square error in each corner (of ln loss, or of the loss where it is signed).
+        mixture, coverage, hidden: the same of the mixture, the share of rows that its intervals hold, and their number.
+    """
+
+    corners: tuple[str, ...]
+    errors: dict[str, tuple[float, ...]]
+    mixture: tuple[float, ...]
+    coverage: tuple[float, ...]
+    hidden: tuple[int, ...]
+    level: float
+    link: Link
+
+    def to_json(self) -> dict[str, object]:
+        rows = [
+            {"corner": name, "hidden": self.hidden[k], "rmse": self.mixture[k], "coverage": self.coverage[k],
+             **{form: errors[k] for form, errors in self.errors.items()}}
+            for k, name in enumerate(self.corners)
+        ]  # fmt: skip
+        return {"level": self.level, "residuals": "ln loss" if self.link == "log" else "loss", "corners": rows}
+
+    def summary(self) -> str:
+        unit, percent = "ln loss" if self.link == "log" else "loss", f"{100 * self.level:g} %"
+        lines = [f"{'hidden corner':<28}{'rows':>6}{f'rmse of {unit}':>18}{f'inside {percent}':>14}  best form"]
+        for k, name in enumerate(self.corners):
+            best = min(self.errors, key=lambda form: self.errors[form][k])
+            lines.append(
+                f"{name:<28}{self.hidden[k]:>6}{self.mixture[k]:>18.4g}{100 * self.coverage[k]:>12.0f} %"
+                f"  {best} ({self.errors[best][k]:.4g})"
+            )
+        return "\n".join(lines)
+
+
+def backtest_corners(observations: Observations, level: float = COVERED) -> CornerTest:
+    """Each corner predicted by forms that are weighed, and intervals calibrated, on the other corners.
+
+    Raises:
+        InputError: no form can be fitted, or the table has fewer than two corners to hide.
+    """
+    choice = choose(observations)
+    if len(choice.corners) < 2:
+        raise InputError(f"a table of {observations.n} rows has no two corners to hide; it needs more rows", field="x")
+    errors, covered = [], []
+    for k, one in enumerate(choice.corners):
+        others = [other for j, other in enumerate(choice.corners) if j != k]
+        scores = scores_of(others, len(choice.fits))
+        weights = scores**-POWER / (scores**-POWER).sum()
+        ends = corner_ends(one, weights, *calibrate(others, weights), level)
+        errors.append(float(np.sqrt(np.mean((ends[0] - one.target) ** 2))))
+        covered.append(float(np.mean((one.target >= ends[1]) & (one.target <= ends[2]))))
+    return CornerTest(
+        tuple(one.name for one in choice.corners),
+        {
+            fit.formula.name: tuple(float(one.errors[k]) for one in choice.corners)
+            for k, fit in enumerate(choice.fits)
+        },
+        tuple(errors), tuple(covered), tuple(len(one.target) for one in choice.corners), level, choice.fits[0].link,
+    )  # fmt: skip
+
+
+def corner_ends(one: Corner, weights: Array, growth: float, spread: float, level: float) -> Array:
+    """[3, h] median and ends of the intervals of the mixture for the rows of a corner."""
     here = weights_at(weights, one.own, one.noise)
     mean = tame(one.mean, here)
     noise = float(np.median(one.noise))
-    ends = quantiles(*widen(mean, one.own, here, noise, growth, spread, one.distance), here,
-                     ((1 - COVERED) / 2, (1 + COVERED) / 2))  # fmt: skip
-    return float(np.mean((one.target >= ends[0]) & (one.target <= ends[1])))
+    return quantiles(*widen(mean, one.own, here, noise, growth, spread, one.distance), here,
+                     (0.5, (1 - level) / 2, (1 + level) / 2))  # fmt: skip

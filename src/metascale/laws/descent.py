@@ -31,12 +31,11 @@ _TINY = 1e-300
 
 
 class Solution(NamedTuple):
-    """Where the starts ended: parameters [S, p], sums of penalties [S], converged [S], iterations."""
+    """Where the starts ended: parameters [S, p], sums of penalties [S], converged [S]."""
 
     theta: Array
     value: Array
     converged: Mask
-    iterations: int
 
 
 @dataclass(frozen=True)
@@ -159,9 +158,7 @@ def project(problem: Problem, nonlinear: Array) -> tuple[Array, Array]:
         target = np.broadcast_to(target, columns.shape[:2])
         scale = np.sqrt(problem.weights) / (problem.loss if problem.link == "log" and not in_logs else 1.0)
         index = [names.index(name) for name in linear]
-        theta[:, index] = _within(
-            columns * scale[:, None], target * scale, problem.lower[index], problem.upper[index]
-        )
+        theta[:, index] = _within(columns * scale[:, None], target * scale, problem.lower[index], problem.upper[index])
     residual = problem.residuals(theta)
     return theta, np.asarray((problem.weights * residual**2).sum(1))
 
@@ -210,8 +207,7 @@ def minimise(
         done = ~np.isfinite(value)
         failed = done.copy()
         quiet = np.zeros(len(code), int)
-        step = 0
-        for step in range(1, iterations + 1):
+        for _ in range(iterations):
             live = np.flatnonzero(~done)
             if not len(live):
                 break
@@ -225,7 +221,7 @@ def minimise(
             damping[live] = np.where(better, np.maximum(damping[live] / 5, 1e-14), damping[live] * 8)
             quiet[live] = np.where(fall < tolerance, quiet[live] + 1, np.where(better, 0, quiet[live]))
             done[live] |= (quiet[live] >= 2) | (damping[live] > 1e12)
-    return Solution(np.asarray(problem.decode(code)), value, np.asarray(done & ~failed), step)
+    return Solution(np.asarray(problem.decode(code)), value, np.asarray(done & ~failed))
 
 
 def _local(problem: Problem, code: Array, objective: Objective) -> tuple[Array, Array, Array]:

@@ -269,9 +269,7 @@ def fit_formula(formula: Formula, observations: Observations, objective: Objecti
             field="law",
         )  # fmt: skip
     covariance, noise = spread(problem, theta, wanted, observations)
-    return FormulaFit(
-        law, observations, wanted, problem, theta, value, covariance, noise, converged, len(begin), agree
-    )
+    return FormulaFit(law, observations, wanted, problem, theta, value, covariance, noise, converged, len(begin), agree)
 
 
 def problem_of(law: Formula, observations: Observations) -> Problem:
@@ -285,7 +283,9 @@ def problem_of(law: Formula, observations: Observations) -> Problem:
     )  # fmt: skip
 
 
-def robust_fit(formula: Formula, observations: Observations, link: Link, count: int = 6) -> FormulaFit | None:
+def robust_fit(
+    formula: Formula, observations: Observations, link: Link, count: int = 6, tolerance: float = 1e-5
+) -> FormulaFit | None:
     """A fast fit for choosing among forms, with the formula's priors; None where no start leads anywhere.
 
     Huber's penalty, its delta `ROBUST` times the noise that least squares leaves: nearly the median regression that
@@ -297,18 +297,18 @@ def robust_fit(formula: Formula, observations: Observations, link: Link, count: 
         floor = 1e-9 * (1.0 if link == "log" else float(np.std(observations.loss)) + 1e-300)
         guess = max(0.3 * float(np.std(problem.target)), floor)
         theta, noise, objective = begin, 0.1 * guess, LeastSquares()
-        found = descent.minimise(with_prior(problem, formula, objective, noise), theta, objective, iterations=60,
-                                 tolerance=1e-6)  # fmt: skip
+        found = descent.minimise(with_prior(problem, formula, objective, noise), theta, objective, iterations=40,
+                                 tolerance=tolerance)  # fmt: skip
         order = np.argsort(np.where(np.isfinite(found.value), found.value, np.inf), kind="stable")[:2]
         theta = found.theta[order]
         if not np.isfinite(found.value[order[0]]):
             return None
         noise = max(NORMAL_MAD * float(np.median(np.abs(problem.residuals(theta[:1])))), floor)
         wanted = LogHuber(ROBUST * noise)
-        for delta in (1.345, 0.3, ROBUST):
+        for delta in (0.5, ROBUST):
             step = LogHuber(delta * noise)
-            found = descent.minimise(with_prior(problem, formula, step, noise), theta, step, iterations=40,
-                                     tolerance=1e-6)  # fmt: skip
+            found = descent.minimise(with_prior(problem, formula, step, noise), theta, step, iterations=20,
+                                     tolerance=tolerance)  # fmt: skip
             theta = found.theta
         best = int(np.argmin(np.where(np.isfinite(found.value), found.value, np.inf)))
         if not np.isfinite(found.value[best]):

@@ -1,4 +1,4 @@
-"""Published laws in several scales, as formulas: `LIBRARY`. To add one, write a `Formula` with its reference and starts.
+"""Published laws in several scales, as formulas: `LIBRARY`. To add one, write a `Formula` with its reference.
 
 A law of one scale, and the surfaces that `fit` reports on (N, D) tables, are in `metascale.laws.families`.
 """
@@ -141,9 +141,9 @@ def law_of(text: str, columns: Sequence[str]) -> Formula:
         return mixture_law(len(columns)).on(columns)
     if text in LIBRARY:
         return LIBRARY[text].on(columns)
-    names = ["auto", *LIBRARY, "mixture"]
+    names, example = ["auto", *LIBRARY, "mixture"], f"E + A/{as_name(columns[0])}**alpha"
     raise InputError(
-        f"the law '{text}' is unknown in {len(columns)} scales; {suggest(text, names)}; allowed are {', '.join(names)}, or "
-        f"a formula in {', '.join(as_name(name) for name in columns)} such as \"E + A/{as_name(columns[0])}**alpha\"",
+        f"the law '{text}' is unknown in {len(columns)} scales; {suggest(text, names)}; allowed are "
+        f"{', '.join(names)}, or a formula in {', '.join(map(as_name, columns))} such as '{example}'",
         field="law", value=text, allowed=", ".join(names),
     )  # fmt: skip

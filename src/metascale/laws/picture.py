@@ -49,6 +49,11 @@ class LawPicture:
     bands: dict[str, Band]
     hidden: HiddenScale | None = None
 
+    @property
+    def signed(self) -> bool:
+        """Whether some losses are not positive, so that they have no logarithmic axis."""
+        return min(self.loss, default=1.0) <= 0
+
     @classmethod
     def of(
         cls, record: LawRecord, x: ArrayLike, loss: ArrayLike, more: dict[str, Band] | None = None, name: str = ""
@@ -80,7 +85,10 @@ def plot_law(picture: LawPicture, ax: Axes | None = None, *, y_scale: Literal["l
     if hidden is not None:
         words = "predicted without the largest scale"
         draw_hidden(ax, hidden, INK, hidden_words(hidden, picture.x_name), label=words)
-    finish(ax, picture.x_name, picture.loss_name, y_scale=y_scale)
+    finish(
+        ax, picture.x_name, picture.loss_name, x_scale="log" if min(picture.x, default=1.0) > 0 else "linear",
+        y_scale="linear" if picture.signed else y_scale,
+    )  # fmt: skip
     ax.set_title(picture.title, loc="left", fontsize=11)
     ax.grid(visible=True, which="major", color="#dde2e7", lw=0.7)
     return ax
@@ -145,9 +153,16 @@ def axis_or_new(ax: Axes | None) -> Axes:
     return Figure(figsize=(6.4, 4.4), layout="constrained").subplots()
 
 
-def finish(ax: Axes, x_label: str, y_label: str, *, y_scale: Literal["log", "linear"] = "log") -> Axes:
+def finish(
+    ax: Axes,
+    x_label: str,
+    y_label: str,
+    *,
+    x_scale: Literal["log", "linear"] = "log",
+    y_scale: Literal["log", "linear"] = "log",
+) -> Axes:
     """Logarithmic axes with labels and a legend."""
-    ax.set(xscale="log", yscale=y_scale, xlabel=x_label, ylabel=y_label)
+    ax.set(xscale=x_scale, yscale=y_scale, xlabel=x_label, ylabel=y_label)
     for axis in (ax.xaxis, ax.yaxis):
         plain_numbers(axis)
     ax.legend(frameon=False, fontsize=8)

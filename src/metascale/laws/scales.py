@@ -10,20 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from metascale.core.errors import InputError
 from metascale.laws.corners import Choice, choose
-from metascale.laws.expression import as_name
+from metascale.laws.expression import is_formula
+from metascale.laws.families import ALIASES, MANY_AXES, ONE_AXIS
 from metascale.laws.formula import FormulaFit, fit_formula, link_of, objective_words
-from metascale.laws.library import law_of
+from metascale.laws.library import LIBRARY, law_of
 from metascale.laws.mixture import Mixture, Prediction
 from metascale.laws.objective import Objective
-from metascale.laws.observations import Array, Observations, observe, table_warnings
-from metascale.laws.picture import BLUE, GREY, axis_or_new, finish
-from metascale.laws.record import FamilyRecord, LawRecord, TrendResult
+from metascale.laws.observations import Array, Mask, Observations, observe, table_warnings
+from metascale.laws.picture import BLUE, GREY, LawPicture, axis_or_new, finish
+from metascale.laws.record import Band, FamilyRecord, LawRecord, TrendResult
 from metascale.laws.verdict import axis_trends, axis_words, is_score, overall
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _SHOWN = 6  # forms in a summary
+_BAND_POINTS = 200
+_NEAR = 0.05  # in ln units: runs this near a slice are drawn on it
 
 
 @dataclass(frozen=True)
@@ -148,13 +152,9 @@ class ScalesAnalysis:
         ends = [float(min(predicted.min(), table.loss.min())), float(max(predicted.max(), table.loss.max()))]
         ax.plot(ends, ends, color=GREY, lw=1)
         ax.plot(predicted, table.loss, "o", ms=3, alpha=0.6, color=BLUE, label="runs")
-        finish(ax, f"predicted {table.loss_name}", f"observed {table.loss_name}", y_scale=self.y_scale)
-        ax.set_xscale(self.y_scale)
-        return ax
-
-    @property
-    def y_scale(self) -> str:
-        return "log" if self.fit.link == "log" else "linear"
+        axes: Literal["log", "linear"] = "log" if self.fit.link == "log" else "linear"
+        name = table.loss_name
+        return finish(ax, f"predicted {name}", f"observed {name}", x_scale=axes, y_scale=axes)
 
 
 _ANSWERS = {
@@ -198,12 +198,10 @@ def analyse_scales(
     if link_of(observations.loss) == "identity":
         said.append("not all losses are positive: residuals are of the loss itself, not of its logarithm")
     if law == AUTO:
-        choice = choose(observations)
         if bounds or fixed:
-            from metascale.core.errors import InputError
-
             raise InputError("`bound` and `fix` are for a named law or a formula, not for auto", field="law")
-        return ScalesAnalysis(choice.fits[0], choice, level, False, tuple([*said, *choice.notes]))
+        choice = choose(observations)
+        return ScalesAnalysis(choice.fits[0], choice, level, False, (*said, *choice.notes))
     formula = law_of(law, observations.x_names).constrained(bounds, fixed)
     fit = fit_formula(formula, observations, objective)
     choice = choose(observations, [formula])
@@ -215,21 +213,61 @@ def analyse_scales(
     return ScalesAnalysis(fit, choice, level, True, tuple(said))
 
 
+def any_scales(law: str, n_scales: int, loss: Array) -> bool:
+    """Whether `analyse_scales` fits a table: a formula, a law of `LIBRARY`, three scales or more, or two with losses
+    that are not all positive; the others keep the verdicts of one scale and of (N, D)."""
+    if law in (*MANY_AXES, *ONE_AXIS, *ALIASES):
+        return False
+    if law == AUTO:
+        return n_scales > 2 or (n_scales == 2 and bool((loss <= 0).any()))
+    return n_scales > 1 or is_formula(law) or law in LIBRARY or law == "mixture"
+
+
 def predictor(x: ArrayLike, loss: ArrayLike, *, x_name: Sequence[str], loss_name: str = "loss") -> Mixture:
     """The forms' mixture for a table in two scales or more; see `metascale.laws.corners`."""
     return choose(observe(x, loss, x_name=x_name, loss_name=loss_name, signed=True)).mixture
 
 
-def slices(mixture: Mixture, table: Observations, points: int = 60) -> dict[str, tuple[Array, Array, float]]:
-    """By scale: rows [points, d] along it through the run nearest the middle of the others' upper half."""
-    logs = table.log_x
-    found = {}
-    for k, name in enumerate(table.x_names):
-        others = np.delete(logs, k, 1)
-        goal = np.quantile(others, 0.75, axis=0)
-        centre = logs[int(np.argmin(((others - goal) ** 2).sum(1)))]
-        same = np.all(np.isclose(others, np.delete(centre, k), atol=0.05), axis=1)
-        rows = np.repeat(centre[None], points, 0)
-        rows[:, k] = np.linspace(logs[:, k].min(), logs[:, k].max() + np.log(2.0), points)
-        found[as_name(name)] = (np.exp(rows), np.asarray(same), float(k))
+def pictures(analysis: ScalesAnalysis, name: str = "") -> list[LawPicture]:
+    """Observed against predicted loss, and a slice along every scale; ``name`` is that of a group."""
+    return pictures_of(analysis.predictor, analysis.fit.observations, analysis.verdict, name)
+
+
+def pictures_of(mixture: Mixture, table: Observations, verdict: str, name: str = "") -> list[LawPicture]:
+    """The same of any table and its predictor."""
+    of = f": {name}" if name else ""
+    fitted = mixture.predict(table.x)
+    order = np.argsort(fitted.median, kind="stable")
+    order = order[np.unique(np.linspace(0, table.n - 1, min(table.n, _BAND_POINTS)).astype(int))]
+    line = Band.of(fitted.median[order], fitted.median[order], fitted.low[order], fitted.high[order])
+    loss = table.loss_name
+    found = [
+        LawPicture(
+            f"observed against predicted {loss}{of}", verdict, f"predicted {loss}", loss,
+            tuple(fitted.median.tolist()), tuple(table.loss.tolist()), {"predicted (90 % interval of a run)": line},
+        )
+    ]  # fmt: skip
+    for k, axis in enumerate(table.x_names):
+        rows, near = slice_along(table, k)
+        ahead = mixture.predict(rows)
+        held = ", ".join(f"{other} {rows[0, j]:.4g}" for j, other in enumerate(table.x_names) if j != k)
+        band = Band.of(rows[:, k], ahead.median, ahead.low, ahead.high)
+        found.append(
+            LawPicture(
+                f"{loss} along {axis}{of}", f"at {held}", axis, loss, tuple(table.x[near, k].tolist()),
+                tuple(table.loss[near].tolist()), {"predicted (90 % interval of a run)": band},
+            )
+        )  # fmt: skip
     return found
+
+
+def slice_along(table: Observations, axis: int, points: int = 60) -> tuple[Array, Mask]:
+    """Rows [points, d] along one scale to twice its end, through the run nearest the upper quarter of the other scales,
+    and which runs [n] lie on them."""
+    logs = table.log_x
+    others = np.delete(logs, axis, 1)
+    centre = logs[int(np.argmin(((others - np.quantile(others, 0.75, axis=0)) ** 2).sum(1)))]
+    near = np.all(np.abs(others - np.delete(centre, axis)) < _NEAR, axis=1)
+    rows = np.repeat(centre[None], points, 0)
+    rows[:, axis] = np.linspace(logs[:, axis].min(), logs[:, axis].max() + np.log(2.0), points)
+    return np.exp(rows), np.asarray(near)

@@ -1,0 +1,345 @@
+"""The law commands on several scales, and `predict`: read the table, call `metascale.laws`, print, write.
+
+Everything heavier than typer is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from metascale.cli.words import JsonFlag, say, say_notes, write_results
+from metascale.core.errors import InputError
+
+if TYPE_CHECKING:
+    from metascale.cli.table import Opened
+    from metascale.laws.mixture import Prediction
+    from metascale.laws.objective import Objective
+    from metascale.laws.observations import Array
+    from metascale.laws.scales import ScalesAnalysis
+    from metascale.laws.table import Table
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The rows of one group: scales [n, d], losses and their names."""
+
+    table: Table
+    x: Array
+    loss: Array
+    names: tuple[str, ...]
+    loss_name: str
+    replicate: Sequence[Any] | None
+    run: Sequence[Any] | None
+
+
+def columns_of(table: Table, scales: Sequence[str], loss: str | None, replicate: str | None) -> Columns:
+    """The columns of a table; a column of compute in second place becomes tokens, D = C / 6N."""
+    import numpy as np
+
+    from metascale.laws.table import COMPUTE_NAMES, SEED_NAMES, guess_loss, losses, sizes_and_tokens, without_blanks
+
+    loss = loss or guess_loss(table)
+    table = without_blanks(table, (*scales, loss))
+    names = list(scales)
+    if len(scales) == 2 and scales[1].lower() in {name.lower() for name in COMPUTE_NAMES}:
+        sizes, tokens, names[1] = sizes_and_tokens(table, scales[0], scales[1])
+        x = np.column_stack([sizes, tokens])
+    else:
+        x = np.column_stack([table.numbers(name) for name in scales])
+    values, loss_name = losses(table, loss)
+    seed = replicate or next((name for name in SEED_NAMES if name in table.names and name not in scales), None)
+    run = table.column("run") if "run" in table.names else None
+    return Columns(table, x, values, tuple(names), loss_name, None if seed is None else table.column(seed), run)
+
+
+def groups_of(opened: Opened, scales: Sequence[str], replicate: str | None = None) -> Iterator[tuple[str, Columns]]:
+    """Every group's columns by its name, "" where nothing is split."""
+    from metascale.laws.table import split_table
+
+    for name, part in split_table(opened.table, opened.group).items():
+        yield name, columns_of(part, scales, opened.loss, replicate)
+
+
+def fit_scales(columns: Columns, options: Mapping[str, Any]) -> ScalesAnalysis:
+    """A law in any number of scales, by name, formula or auto."""
+    from metascale.laws.scales import analyse_scales
+
+    return analyse_scales(
+        columns.x, columns.loss, x_name=columns.names, loss_name=columns.loss_name, replicate=columns.replicate,
+        run=columns.run, notes=columns.table.notes, **options,
+    )  # fmt: skip
+
+
+def parse_bounds(given: Sequence[str] | None) -> dict[str, tuple[float, float]]:
+    """``alpha=0:2`` to the range; an end that is left out is infinite."""
+    found = {}
+    for text in given or ():
+        name, sign, ends = text.partition("=")
+        low, colon, high = ends.partition(":")
+        if not (name.strip() and sign and colon):
+            raise InputError(f"`bound` '{text}' is no range; give NAME=LOW:HIGH, such as alpha=0:2", field="bound")
+        found[name.strip()] = (
+            _number(low, "bound") if low.strip() else float("-inf"),
+            _number(high, "bound") if high.strip() else float("inf"),
+        )
+    return found
+
+
+def parse_values(given: Sequence[str] | None, field: str) -> dict[str, float]:
+    """``E=1.69`` to the value."""
+    found = {}
+    for text in given or ():
+        for part in text.split(","):
+            name, sign, value = part.partition("=")
+            if not (name.strip() and sign):
+                raise InputError(f"`{field}` '{part}' is no value; give NAME=VALUE, such as E=1.69", field=field)
+            found[name.strip()] = _number(value, field)
+    return found
+
+
+def _number(text: str, field: str) -> float:
+    import math
+
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise InputError(f"`{field}`: '{text.strip()}' is not a number", field=field, value=text) from error
+    if math.isnan(value):
+        raise InputError(f"`{field}`: nan is not a number to use", field=field, value=text)
+    return value
+
+
+def predict(
+    folder: Annotated[Path, typer.Argument(help="folder that fit --out wrote", show_default=False)],
+    points: Annotated[Path, typer.Argument(help="table of scales, one row a prediction", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", help="CSV file for the predictions; printed without")] = None,
+    level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.90,
+    group: Annotated[str | None, typer.Option("--group", help="column of the points that names their law")] = None,
+    json_: JsonFlag = False,
+) -> None:
+    """Predict the loss of one new run for every row of a table of scales: median, low, high."""
+    from metascale.core.files import write_atomic
+    from metascale.laws.predicting import read_predictors
+    from metascale.laws.table import read_table
+
+    predictors = read_predictors(folder)
+    table = read_table(points)
+    rows = predicted_rows(table, predictors, level, group)
+    outside = [k + 1 for k, row in enumerate(rows) if row["beyond"] > 1 + 1e-9]
+    text = csv_text(rows)
+    if json_:
+        import json
+
+        typer.echo(json.dumps({"level": level, "rows": rows}))
+    elif out is None:
+        typer.echo(text, nl=False)
+    if out is not None:
+        if out.is_dir():
+            raise InputError(f"`out` '{out}' is a folder; give a file such as {out / 'predictions.csv'}", field="out")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, text)
+        say(f"wrote {out}: {len(rows)} rows, {100 * level:g} % intervals for one new run", to_stderr=json_)
+    if outside:
+        farthest = max(rows, key=lambda row: row["beyond"])["beyond"]
+        shown = ", ".join(map(str, outside[:5])) + (", ..." if len(outside) > 5 else "")
+        say(f"note: {len(outside)} of {len(rows)} rows lie outside the table that was fitted (rows {shown}; up to "
+            f"{farthest:.3g} times beyond a scale's range)", to_stderr=True)  # fmt: skip
+
+
+def predicted_rows(
+    table: Table, predictors: Mapping[str, Any], level: float, group: str | None
+) -> list[dict[str, Any]]:
+    """The rows of ``table`` with median, low, high and how far each is outside, in their order."""
+    import numpy as np
+
+    names = next(iter(predictors.values())).x_names
+    labels = [""] * table.n_rows
+    if len(predictors) > 1:
+        if group is None:
+            raise InputError(f"the folder holds {len(predictors)} laws ({', '.join(predictors)}); `group` names the "
+                             "column of the points that says which is whose", field="group")  # fmt: skip
+        labels = [str(cell) for cell in table.column(group)]
+        unknown = next((label for label in labels if label not in predictors), None)
+        if unknown is not None:
+            raise InputError(f"'{group}' is '{unknown}' in {table.source}, and the laws are those of "
+                             f"{', '.join(predictors)}", field="group", value=unknown)  # fmt: skip
+    else:
+        labels = [next(iter(predictors))] * table.n_rows
+    missing = [name for name in names if name not in table.names and not _derived(name, table)]
+    if missing:
+        raise InputError(f"{table.source} has no column '{missing[0]}', which the law needs; it has "
+                         f"{', '.join(table.names)}", field="points", value=missing[0])  # fmt: skip
+    if table.n_rows == 0:
+        raise InputError(f"{table.source} has no rows", field="points")
+    x = np.column_stack([_derived(name, table) if name not in table.names else table.numbers(name) for name in names])
+    kept = {name: list(table.column(name)) for name in table.names}
+    ends: dict[int, dict[str, float]] = {}
+    for label in dict.fromkeys(labels):
+        mine = [k for k, other in enumerate(labels) if other == label]
+        found: Prediction = predictors[label].predict(x[mine], level)
+        for place, k in enumerate(mine):
+            ends[k] = {key: float(getattr(found, key)[place]) for key in ("median", "low", "high", "beyond")}
+    return [{**{name: _plain(cells[k]) for name, cells in kept.items()}, **ends[k]} for k in range(table.n_rows)]
+
+
+def _plain(cell: Any) -> Any:
+    return cell.item() if hasattr(cell, "item") else cell
+
+
+def _derived(name: str, table: Table) -> Any:
+    """Tokens of a law that was fitted on compute: ``C / 6N``."""
+    compute, sign, _ = name.partition(" / 6N")
+    if not sign or compute not in table.names:
+        return None
+    from metascale.laws.table import SIZE_NAMES, guess_one
+
+    return table.numbers(compute) / (6.0 * table.numbers(guess_one(table, SIZE_NAMES, "model size", "points")))
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, numbers with all their digits."""
+    import csv
+    import io
+
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def write_scales(out: Path, found: Mapping[str, ScalesAnalysis]) -> None:
+    """fit.json, law.json (laws.json), and the pictures of laws in several scales."""
+    from metascale.laws.record import write_laws
+    from metascale.laws.scales import pictures
+
+    records = {name: analysis.record() for name, analysis in found.items()}
+    only = next(iter(records.values()))
+    stored = only.to_json() if len(records) == 1 else {"groups": {name: one.to_json() for name, one in records.items()}}
+    stored.pop("predictor", None)
+    plots = {"fit.png": next(iter(found.values())).plot()} if len(found) == 1 else {}
+    drawn = [picture for name, analysis in found.items() for picture in pictures(analysis, name)]
+    write_laws(out, records)
+    write_results(out, {"fit.json": stored}, {}, plots, drawn, to_stderr=True)
+    say(f"wrote {out}/law.json, from which `metascale predict {out} POINTS.csv` predicts", to_stderr=True)
+
+
+def run_fit(
+    opened: Opened,
+    scales: Sequence[str],
+    replicate: str | None,
+    options: Mapping[str, Any],
+    out: Path | None,
+    json_: bool,
+) -> None:
+    """`fit` by the machinery for any number of scales."""
+    found = {}
+    for name, columns in groups_of(opened, scales, replicate):
+        found[name] = fit_scales(columns, options)
+        say((f"{name}: " if name else "") + found[name].summary(), to_stderr=json_)
+        say_pooled(columns, opened, scales, replicate, json_)
+    if json_:
+        print_json({name: analysis.to_json() for name, analysis in found.items()})
+    if out is not None:
+        write_scales(out, found)
+
+
+def print_json(found: Mapping[str, Any]) -> None:
+    """One object, or one by group."""
+    import json
+
+    typer.echo(json.dumps(found[""] if list(found) == [""] else {"groups": dict(found)}))
+
+
+def say_pooled(columns: Columns, opened: Opened, scales: Sequence[str], replicate: str | None, quiet: bool) -> None:
+    from metascale.laws.table import SEED_NAMES, pooled_notes
+
+    used = (*SEED_NAMES, *opened.used, opened.loss, columns.loss_name, replicate, "run")
+    known = [name for name in scales if name in columns.table.names]
+    say_notes(pooled_notes(columns.table, used, known), to_stderr=quiet)
+
+
+def forecast_scales(
+    opened: Opened, to: Sequence[str], replicate: str | None, level: float, out: Path | None, json_: bool
+) -> None:
+    """`forecast` in several scales: the rows of ``--to``, one a run."""
+    import numpy as np
+
+    from metascale.laws.corners import choose
+    from metascale.laws.observations import observe
+
+    targets = [parse_values([text], "to") for text in to]
+    for given in targets:
+        if set(given) != set(opened.scales):
+            wanted = ",".join(f"{name}=..." for name in opened.scales)
+            raise InputError(f"`to` must name every scale once; give {wanted}", field="to")
+    records: dict[str, Any] = {}
+    for name, columns in groups_of(opened, opened.scales, replicate):
+        table = observe(columns.x, columns.loss, replicate=columns.replicate, run=columns.run, x_name=columns.names,
+                        loss_name=columns.loss_name, signed=True)  # fmt: skip
+        mixture = choose(table).mixture
+        rows = np.array([[given[scale] for scale in opened.scales] for given in targets])
+        if columns.names != tuple(opened.scales):
+            rows[:, 1] /= 6.0 * rows[:, 0]  # compute was given, and became tokens
+        found = mixture.predict(rows, level)
+        records[name] = {"level": level, "x_names": list(opened.scales), "loss_name": columns.loss_name, "rows": [
+            {**given, "median": float(found.median[k]), "low": float(found.low[k]), "high": float(found.high[k]),
+             "beyond": float(found.beyond[k])} for k, given in enumerate(targets)
+        ]}  # fmt: skip
+        say_forecast(records[name], name, json_)
+        say_notes((*columns.table.notes, *table.notes), to_stderr=json_)
+    if json_:
+        print_json(records)
+    if out is not None:
+        rows_ = [{"group": name, **row} if name else row for name, one in records.items() for row in one["rows"]]
+        stored = records[""] if list(records) == [""] else {"groups": records}
+        write_results(out, {"forecast.json": stored}, {"forecast.csv": rows_}, {}, to_stderr=json_)
+
+
+def say_forecast(record: Mapping[str, Any], name: str, json_: bool) -> None:
+    """One line a row of ``--to``."""
+    if name:
+        say(f"{name}:", to_stderr=json_)
+    for row in record["rows"]:
+        where = ", ".join(f"{scale} {row[scale]:.4g}" for scale in record["x_names"])
+        far = f", {row['beyond']:.3g} times beyond the table" if row["beyond"] > 1 + 1e-9 else ""
+        say(f"{where}: {record['loss_name']} {row['median']:.5g} ({100 * record['level']:g} % interval for one run "
+            f"{row['low']:.5g} to {row['high']:.5g}){far}", to_stderr=json_)  # fmt: skip
+
+
+def backtest_scales(opened: Opened, replicate: str | None, level: float, out: Path | None, json_: bool) -> None:
+    """`backtest` in several scales: every form and the mixture on hidden corners."""
+    from metascale.laws.corners import backtest_corners
+    from metascale.laws.observations import observe
+
+    records = {}
+    for name, columns in groups_of(opened, opened.scales, replicate):
+        table = observe(columns.x, columns.loss, replicate=columns.replicate, run=columns.run, x_name=columns.names,
+                        loss_name=columns.loss_name, signed=True)  # fmt: skip
+        found = backtest_corners(table, level)
+        records[name] = found.to_json()
+        say((f"{name}:\n" if name else "") + found.summary(), to_stderr=json_)
+        say_notes((*columns.table.notes, *table.notes), to_stderr=json_)
+    if json_:
+        print_json(records)
+    if out is not None:
+        stored = records[""] if list(records) == [""] else {"groups": records}
+        rows = [{"group": name, **row} if name else row for name, one in records.items() for row in one["corners"]]
+        write_results(out, {"backtest.json": stored}, {"backtest.csv": rows}, {}, to_stderr=json_)
+
+
+def objective_of(name: str | None) -> Objective | None:
+    """What ``--objective`` names; None: the law's own."""
+    from metascale.laws.objective import LeastSquares, LogHuber
+
+    if name is None:
+        return None
+    allowed: dict[str, Objective] = {"huber": LogHuber(), "least-squares": LeastSquares()}
+    if name not in allowed:
+        raise InputError(f"--objective '{name}' is unknown; allowed are: {', '.join(allowed)}")
+    return allowed[name]

@@ -1,0 +1,69 @@
+"""What the law commands print and write: words, notes, JSON on request, files of results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from metascale.laws.picture import LawPicture
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="print the result as JSON; words go to standard error")]
+
+
+def say(text: str, *, to_stderr: bool = False) -> None:
+    """Print a text; on a terminal, long lines are broken between words and their rest is indented."""
+    import shutil
+    import sys
+    import textwrap
+
+    if not sys.stdout.isatty() or to_stderr:
+        typer.echo(text, err=to_stderr)
+        return
+    width = shutil.get_terminal_size().columns
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        typer.echo("\n".join(textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False)) or "")
+
+
+def say_notes(notes: Iterable[str], *, to_stderr: bool = False) -> None:
+    for note in notes:
+        say(f"note: {note}", to_stderr=to_stderr)
+
+
+def write_results(
+    out: Path,
+    records: dict[str, Any],
+    tables: dict[str, Sequence[dict[str, Any]]],
+    plots: dict[str, Axes],
+    pictures: Sequence[LawPicture] = (),
+    *,
+    to_stderr: bool = False,
+) -> None:
+    """Write JSON, CSV and PNG files by their names, the pictures of laws as law.png and law.html, and say so."""
+    import csv
+    import io
+
+    from metascale.core.files import write_atomic, write_json
+    from metascale.laws.picture import figure_of, write_html, write_png
+
+    for name, record in records.items():
+        write_json(out / name, record)
+    for name, rows in tables.items():
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(out / name, stream.getvalue())
+    if pictures:
+        write_png(figure_of(pictures), out / "law.png")
+        write_html(pictures, out / "law.html")
+    for name, ax in plots.items():
+        write_png(ax, out / name)
+    names = [*records, *tables, *(("law.png", "law.html") if pictures else ()), *plots]
+    typer.echo(f"wrote {out}/{', '.join(names[:-1])} and {names[-1]}", err=to_stderr)
