@@ -177,7 +177,6 @@ def test_every_group_has_a_folder_of_its_own_below_the_one_named(app, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ("--x2", "tokens", "--group", "params"),
         ("--x2", "tokens", "--replicate", "params"),
         ("--x2", "tokens", "--weights", "replicate"),
         ("--x3", "tokens"),

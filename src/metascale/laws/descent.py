@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from metascale.laws.expression import Bound, Expression
 from metascale.laws.objective import Objective
@@ -104,14 +103,14 @@ def linked(value: NDArray[Any], jacobian: NDArray[Any], link: Link) -> tuple[NDA
     return np.where(positive, np.log(safe), -np.inf), jacobian / safe[..., None]
 
 
-def starts(problem: Problem, count: int, given: Mapping[str, float] | None = None, seed: int = 0) -> Array:
+def starts(problem: Problem, count: int, given: Mapping[str, float] | None = None) -> Array:
     """[count, p] the most promising of `SCREENED` values of the nonlinear parameters, with the best linear ones."""
     if len(problem.x) > SCREENING_ROWS:
         step = np.linspace(0, len(problem.x) - 1, SCREENING_ROWS).astype(int)
         problem = problem.keep(np.argsort(np.log(np.abs(problem.x) + _TINY).sum(1), kind="stable")[step])
     names, linear = problem.expression.parameters, _solved(problem).linear
     places = [k for k, name in enumerate(names) if name not in linear]
-    draws = qmc.Sobol(max(len(places), 1), seed=seed).random(SCREENED if places else 1)
+    draws = evenly(SCREENED if places else 1, max(len(places), 1))
     nonlinear = np.empty((len(draws), len(places)))
     for j, k in enumerate(places):
         nonlinear[:, j] = _spread(problem, k, draws[:, j])
@@ -121,6 +120,18 @@ def starts(problem: Problem, count: int, given: Mapping[str, float] | None = Non
     theta, error = project(problem, nonlinear)
     order = np.argsort(np.where(np.isfinite(error), error, np.inf), kind="stable")[:count]
     return theta[order]
+
+
+def evenly(n: int, d: int) -> Array:
+    """[n, d] points that fill the unit cube evenly: Roberts' sequence (2018), a Kronecker recurrence.
+
+    Its steps are powers of the root of x^(d+1) = x + 1, for d = 1 the golden section.
+    """
+    root = 2.0
+    for _ in range(60):
+        root = (1 + root) ** (1 / (d + 1))
+    steps = root ** -np.arange(1.0, d + 1)
+    return np.asarray((0.5 + np.arange(1, n + 1)[:, None] * steps) % 1.0)
 
 
 def _spread(problem: Problem, k: int, draw: Array) -> Array:
