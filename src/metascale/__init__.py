@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from metascale.laws import backtest, fit, forecast, optimum, read_table
     from metascale.meta import FOMAML, MAML, InnerLoop, MetaLearner, Reptile, benchmark, evaluate
     from metascale.models import Module, Perceptron
+    from metascale.models.text import LoRA
     from metascale.study import Study
     from metascale.tasks import digits_tasks, few_shot
     from metascale.training import SGD, Adam
@@ -48,6 +49,7 @@ __all__ = [
     "Episode",
     "InnerLoop",
     "InputError",
+    "LoRA",
     "MetaLearner",
     "MetascaleError",
     "Module",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from metascale.core.lazy import lazy
 
 if TYPE_CHECKING:
+    from metascale.models.text.any_model import LoRA
     from metascale.models.text.classifiers import AdapterClassifier, FullClassifier, TextClassifier
     from metascale.models.text.heads import Head, LearnedHead, PrototypeHead, ZeroHead, named_head
     from metascale.models.text.hf import (
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
         load_encoder,
         random_backbone,
     )
+    from metascale.models.text.language_model import AdapterLanguageModel
     from metascale.models.text.peft_format import load_peft, peft_files, save_peft
 
 __all__ = [
     "AdapterClassifier",
+    "AdapterLanguageModel",
     "FullClassifier",
     "Head",
     "LearnedHead",
+    "LoRA",
     "PrototypeHead",
     "TextClassifier",
     "TextEncoder",

@@ -140,7 +140,7 @@ class EpisodeClassifier(ABC):
 class AdapterClassifier(EpisodeClassifier):
     """Text classification by LoRA adapters on a frozen backbone; one pass of it serves all T tasks of a batch.
 
-    Batches hold ``input_ids`` and ``attention_mask`` [T, B, S], padded on the right. Adapters and head are float32
+    Batches hold ``input_ids`` and ``attention_mask`` [T, B, S], padded on either side. Adapters and head are float32
     (float64 on a float64 backbone); the adapters are applied in the backbone's precision, head and loss in their own.
     The backbone always runs in evaluation mode. Several threads may call one classifier, or several on one backbone.
 
@@ -409,7 +409,7 @@ def transformer_blocks(backbone: nn.Module) -> list[nn.Module]:
 
 
 def trimmed(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """``input_ids`` and ``attention_mask`` without the columns that are padding in every text.
+    """``input_ids`` and ``attention_mask`` padded on the right, without the columns that are padding in every text.
 
     Chunks of tasks and of examples keep the padding of the batch they were cut from. On an accelerator the columns
     stay: counting them would wait for the device.
@@ -418,8 +418,21 @@ def trimmed(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     mask = batch.inputs.get("attention_mask")
     if mask is None:
         return ids, torch.ones_like(ids)
-    if ids.device.type != "cpu":
+    if ids.device.type == "meta":
         return ids, mask
+    if ids.device.type != "cpu":
+        moved_ids, moved_mask = packed(ids, mask)
+        return moved_ids, moved_mask
+    if not bool(mask[..., 0].all()):
+        ids, mask = packed(ids, mask)
     used = mask.flatten(0, 1).any(0).nonzero()
     length = int(used[-1]) + 1 if len(used) else 1
     return ids[..., :length], mask[..., :length]
+
+
+def packed(
+    ids: torch.Tensor, mask: torch.Tensor, *others: torch.Tensor, left: bool = False
+) -> tuple[torch.Tensor, ...]:
+    """The same texts with all their padding on the right, or on the left; ``others`` [..., S] are moved alike."""
+    order = mask.argsort(dim=-1, descending=not left, stable=True)
+    return tuple(value.gather(-1, order) for value in (ids, mask, *others))

@@ -169,6 +169,18 @@ def load_backbone(
     return _frozen(backbone)
 
 
+def load_whole(name_or_path: str | Path, model_class: str, attn_implementation: str) -> PreTrainedModel:
+    """A frozen model with its head, by a class of transformers such as ``AutoModelForCausalLM``, in float32.
+
+    Raises:
+        InputError: the model cannot be found or read, or has no such head.
+        CorruptFile: the weights are torn.
+        MissingDependency: transformers is not installed.
+    """
+    options = {"dtype": torch.float32, "attn_implementation": attn_implementation}
+    return _frozen(_pretrained_backbone(name_or_path, options, model_class))
+
+
 def random_backbone(
     config: PretrainedConfig,
     seed: int,
@@ -276,12 +288,16 @@ def _frozen(backbone: PreTrainedModel) -> PreTrainedModel:
     return backbone.requires_grad_(False).eval()
 
 
-def _pretrained_backbone(name_or_path: str | Path, options: dict[str, Any]) -> PreTrainedModel:
+def _pretrained_backbone(
+    name_or_path: str | Path, options: dict[str, Any], model_class: str | None = None
+) -> PreTrainedModel:
     transformers = _transformers()
     name = _source(name_or_path)
     config = load_config(name)
     _check_kernel(config, options["attn_implementation"])
     architecture = ARCHITECTURES.get(config.model_type, _UNKNOWN)
+    if model_class is not None:
+        architecture = Architecture((), "mean", model_class)
     try:
         with _quiet(transformers):
             backbone, report = getattr(transformers, architecture.model_class).from_pretrained(

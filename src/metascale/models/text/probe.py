@@ -8,6 +8,7 @@ values ("meta" tensors, no arithmetic), unless its code looks at values; any oth
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from metascale.core.errors import InputError
-from metascale.models.text.hf import call_options
+from metascale.models.text.hf import ARCHITECTURES, call_options
 from metascale.models.text.lora import Active, AdapterCall
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def require_live(backbone: PreTrainedModel, shapes: Shapes) -> None:
     asked = {name: shape for name, shape in shapes.items() if name not in known}
     if not asked:
         return
-    reached = _reached(backbone, asked)
-    dead = [name for name in asked if name not in reached and not _is_idle_expert(name, reached)]
+    live = reached(backbone, asked)
+    dead = [name for name in asked if name not in live and not _is_idle_expert(name, live)]
     if dead:
         more = f" and {len(dead) - 3} others" if len(dead) > 3 else ""
         raise InputError(
@@ -60,11 +61,22 @@ def require_live(backbone: PreTrainedModel, shapes: Shapes) -> None:
             value=sorted({_suffix(name) for name in dead}),
             allowed=", ".join(sorted({_suffix(name) for name in asked.keys() - set(dead)})),
         )
+    if backbone.config.model_type not in ARCHITECTURES and backbone.device.type != "meta":
+        shared = unbatched(backbone, asked)
+        if shared:
+            raise InputError(
+                f"'{shared[0]}' of {type(backbone).__name__} also reads what all texts share (embeddings of relative "
+                "positions), so it cannot have an adapter for each task; leave it out of the targets",
+                field="targets",
+                value=sorted({_suffix(name) for name in shared}),
+                allowed=", ".join(sorted({_suffix(name) for name in asked.keys() - set(shared)})),
+            )
     with _LOCK:
         _LIVE[backbone] = _LIVE.get(backbone, frozenset()) | asked.keys()
 
 
-def _reached(backbone: PreTrainedModel, shapes: Shapes) -> set[str]:
+def reached(backbone: PreTrainedModel, shapes: Shapes) -> set[str]:
+    """The layers among ``shapes``, which take adapters already, whose adapters change what the model gives out."""
     if backbone.device.type not in ("cpu", "meta"):  # another device may have kernels, and with them ways, of its own
         return _pass(backbone, shapes)
     if backbone.device.type == "cpu" and sum(value.numel() for value in backbone.parameters()) < _SMALL:
@@ -89,11 +101,10 @@ def _pass(backbone: PreTrainedModel, shapes: Shapes, masked: bool = True) -> set
         return torch.zeros(1, *shape, device=device, dtype=dtype, requires_grad=True)
 
     adapters = {name: (leaf(1, d_in), leaf(d_out, 1)) for name, (d_in, d_out) in shapes.items()}
-    ids = torch.arange(1, 3, device=device)[None]
-    options: dict[str, Any] = call_options(backbone) | ({"attention_mask": torch.ones_like(ids)} if masked else {})
+    options: dict[str, Any] = call_options(backbone) | _tokens(backbone, 1, masked)
     with Active(AdapterCall(adapters, 1.0, 1)), torch.enable_grad():
-        output = backbone(input_ids=ids, **options)
-        hidden = getattr(output, "last_hidden_state", None)
+        output = backbone(**options)
+        hidden = getattr(output, "last_hidden_state", getattr(output, "logits", None))
         if hidden is None:
             raise InputError(
                 f"{type(backbone).__name__} returns no last_hidden_state; give the bare backbone (load_backbone makes "
@@ -104,6 +115,43 @@ def _pass(backbone: PreTrainedModel, shapes: Shapes, masked: bool = True) -> set
         return set()
     found = torch.autograd.grad(hidden.sum(), [b for _, b in adapters.values()], allow_unused=True)
     return {name for name, gradient in zip(adapters, found, strict=True) if gradient is not None}
+
+
+def unbatched(backbone: PreTrainedModel, shapes: Shapes) -> list[str]:
+    """Layers that also read something without an axis of texts, such as DeBERTa's embeddings of relative positions.
+
+    One such reading serves all texts of a pass, so it cannot have an adapter for each task. Two passes of two tokens.
+    """
+    rows: dict[str, list[list[int]]] = {name: [] for name in shapes}
+    names = {backbone.base_model.get_submodule(name): name for name in shapes}
+
+    def note(module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        rows[names[module]][-1].append(given[0].shape[0])
+
+    hooks = [module.register_forward_pre_hook(note) for module in names]
+    try:
+        for n_texts in (2, 3):
+            for found in rows.values():
+                found.append([])
+            with torch.no_grad():
+                backbone(**_tokens(backbone, n_texts), **call_options(backbone))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [name for name, (two, three) in rows.items() if any(a == b for a, b in zip(two, three, strict=False))]
+
+
+def _tokens(backbone: PreTrainedModel, n_texts: int, masked: bool = True) -> dict[str, torch.Tensor]:
+    """Texts of two tokens, and as many for a decoder."""
+    ids = torch.arange(1, 3, device=backbone.device).expand(n_texts, 2)
+    given = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if masked else {})
+    if getattr(backbone.config, "is_encoder_decoder", False) and "decoder_input_ids" in _arguments(backbone):
+        given["decoder_input_ids"] = ids
+    return given
+
+
+def _arguments(backbone: nn.Module) -> set[str]:
+    return set(inspect.signature(backbone.forward).parameters)
 
 
 def _is_idle_expert(name: str, reached: set[str]) -> bool:
