@@ -12,9 +12,12 @@ from metascale.core.trees import dot, stack_tasks, to
 from metascale.core.types import Episode
 from metascale.meta.gradients import FOMAML
 from metascale.meta.inner import InnerLoop
+from metascale.meta.learner import MetaLearner
 from metascale.models.convnet import ConvNet
 from metascale.models.metric import MetricClassifier, Prototypes, Ridge
+from metascale.models.module import Module
 from metascale.models.perceptron import Perceptron
+from metascale.training.optimizers import SGD
 from tests.meta.episodes import class_episode
 
 MLP = Perceptron(5, 3, width=7, depth=2, activation="tanh")
@@ -71,6 +74,22 @@ def test_meta_gradient_equals_finite_differences(metric: Prototypes | Ridge, net
     assert float(dot(found, direction)) == pytest.approx(slope, rel=1e-5, abs=1e-9)
     assert report.query_loss is not None
     assert float(report.query_loss.mean()) == pytest.approx(loss(0.0))
+
+
+def test_any_torch_module_trains_as_a_metric_learner() -> None:
+    """Its own last layer is there and is never read."""
+    net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).double()
+    model, drawn = MetricClassifier(Module(net), 3, Prototypes()), episode()
+    learner = MetaLearner(FOMAML(InnerLoop(steps=0)), SGD(0.1))
+    state = start = learner.init(model, 0)
+    losses = []
+    for _ in range(5):
+        state, report = learner.step(model, state, drawn)
+        assert report.query_loss is not None
+        losses.append(float(report.query_loss.mean()))
+    assert losses[-1] < losses[0]
+    moved = {name for name, value in start.params.items() if not torch.equal(value, state.params[name])}
+    assert moved == {"0.weight", "0.bias"} or moved == {"0.weight"}
 
 
 def test_a_ridge_head_refuses_what_is_not_positive() -> None:

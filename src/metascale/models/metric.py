@@ -6,6 +6,7 @@ the query loss: `FOMAML` without inner steps takes it exactly. With inner steps 
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -19,6 +20,7 @@ from metascale.models.network import cross_entropy_per_task, prototype_head
 
 WEIGHT, BIAS = "metric.weight", "metric.bias"
 OF_A_HEAD = ("head.", "shared.")
+OF_THE_METRIC = "metric."
 
 
 class Metric(Protocol):
@@ -125,8 +127,9 @@ class MetricClassifier:
         return {**params, WEIGHT: weight, BIAS: bias}
 
     def features(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
-        """[T, B, d] features of the model."""
-        if dropout is None:
+        """[T, B, d] features of the model; with dropout where its ``features`` take it."""
+        params = {name: value for name, value in params.items() if not name.startswith(OF_THE_METRIC)}
+        if dropout is None or "dropout" not in inspect.signature(self.model.features).parameters:
             return self.model.features(params, batch)
         return cast("torch.Tensor", cast(Any, self.model).features(params, batch, dropout))
 
