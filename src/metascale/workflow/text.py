@@ -96,7 +96,7 @@ WORDS: Mapping[str, object] = {
     "max_steps": 600,
     "eval_every": 50,
     "tune_rates": (0.001, 0.003, 0.01, 0.03),
-    "tune_steps": (0, 1, 3, 5, 10, 20, 50),
+    "tune_steps": (0, 1, 3, 5, 10, 20, 50, 100),
 }
 """Defaults of the perceptron over word counts: found by the search of docs/tuning.md.
 
