@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,29 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome, _ = launch(plan("digits", TINY, seeds=[0, 1], place=Place("serial")), folder, reporter=Silent())
     assert outcome.exit_status == 0
     return folder
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"method": "protonet"},
+        {"method": "r2d2", "model": "conv"},
+        {"head": "prototype", "outer_schedule": "wsd", "outer_warmup": 2},
+        {"head": "shared", "learn_rates": True, "rates_by": "step", "multi_step": 8, "first_order_steps": 4},
+        {"head": "zero", "outer_optimizer": "adamw", "outer_weight_decay": 0.01, "outer_beta1": 0.0},
+    ],
+    ids=str,
+)
+def test_every_kind_of_learner_is_a_study(values: dict[str, Any], tmp_path: Path) -> None:
+    planned = plan("digits", {**TINY, "n_tasks": [4], **values}, seeds=[0], place=Place("serial"), baselines=False)
+    outcome, _ = launch(planned, tmp_path / "study", reporter=Silent())
+    assert outcome.exit_status == 0
+    (row,) = results_table(tmp_path / "study").rows
+    assert 0 < row["test_loss_nats"] < 4
+    assert (row["test_inner_steps"] == 0) == (values.get("method") in ("protonet", "r2d2"))
+    run = next((tmp_path / "study" / "runs").iterdir())
+    again = evaluate_run(run, {}).at(row["test_inner_steps"])
+    assert again["loss_nats"] == pytest.approx(row["test_loss_nats"], rel=1e-6)
 
 
 def test_leaves_the_whole_file_tree(study: Path) -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from metascale.core.lazy import lazy
 
 if TYPE_CHECKING:
+    from metascale.models.context import WithContext
     from metascale.models.convnet import ConvNet
     from metascale.models.language import LanguageModel
+    from metascale.models.metric import MetricClassifier, Prototypes, Ridge
     from metascale.models.module import Module
     from metascale.models.mup import MuP, at_width, roles, width_of
     from metascale.models.network import Network, OneTask, cross_entropy_per_task, squared_error_per_task
@@ -22,14 +24,18 @@ __all__ = [
     "ConvNet",
     "DecodingState",
     "LanguageModel",
+    "MetricClassifier",
     "Module",
     "MuP",
     "Network",
     "OneTask",
     "Perceptron",
+    "Prototypes",
     "ResNet",
     "ResNetBK",
+    "Ridge",
     "Transformer",
+    "WithContext",
     "at_width",
     "cross_entropy_per_task",
     "layer_widths",

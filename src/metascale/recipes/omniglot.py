@@ -103,10 +103,30 @@ RECIPE = Recipe(
     baselines=BASELINES,
     profiles={
         "benchmark": Profile("MAML with endless tasks, to compare with 98.7 %", {}, ENDLESS, (0,)),
-        "reptile": Profile("Reptile with endless tasks, to compare with 97.7 %", REPTILE, ENDLESS, (0,)),
+        "reptile": Profile(
+            "Reptile with endless tasks and its authors' settings, to compare with 97.7 %",
+            {**REPTILE, "inner_beta1": 0.0, "outer_schedule": "linear", "budget": "steps", "max_steps": 100_000},
+            ENDLESS,
+            (0,),
+        ),
         "laptop": Profile(
             "MAML with endless tasks in a CPU budget",
             {"max_steps": 500, "eval_every": 100, "budget": "steps", "meta_batch": 8, "n_validation_tasks": 40},
+            ENDLESS,
+            (0,),
+        ),
+        "protonet": Profile(
+            "a prototypical network with endless tasks in a CPU budget: no inner steps at all",
+            {
+                "method": "protonet",
+                "n_query": 5,
+                "meta_batch": 8,
+                "outer_schedule": "cosine",
+                "max_steps": 1500,
+                "eval_every": 250,
+                "n_validation_tasks": 40,
+                "adaptation_curve": [0],
+            },
             ENDLESS,
             (0,),
         ),

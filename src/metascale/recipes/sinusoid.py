@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metascale.workflow.config import Count, FewShotConfig
-from metascale.workflow.recipe import Recipe
+from metascale.workflow.config import Count, FewShotConfig, NonNegative
+from metascale.workflow.recipe import Profile, Recipe
 
 if TYPE_CHECKING:
     from metascale.workflow.fewshot import Parts
@@ -25,10 +25,13 @@ class SinusoidConfig(FewShotConfig):
 
     Args:
         width, depth: of the perceptron.
+        n_context: numbers of a context that stands beside every input and starts each task at zero; with
+            ``adapt=["context"]`` it alone adapts (CAVIA).
     """
 
     width: Count = 40
     depth: Count = 2
+    n_context: NonNegative = 0
 
 
 RECIPE = Recipe(
@@ -54,11 +57,19 @@ RECIPE = Recipe(
     },
     axes={"n_tasks": [5, 10, 30, 100, 300, 1000]},
     baselines=({"method": "zero_shot", "kind": "baseline"}, {"method": "fine_tuning", "kind": "baseline"}),
+    profiles={
+        "cavia": Profile(
+            "a context of five numbers adapts and the network does not, with the published rates",
+            {"n_context": 5, "adapt": ["context"], "inner_lr": 1.0, "tune_rates": [0.3, 3.0]},
+            baselines=({"method": "zero_shot", "kind": "baseline"},),
+        ),
+    },
 )
 
 
 def parts(config: SinusoidConfig, seed: int, device: str) -> Parts:
     """The task source and model of one trial."""
+    from metascale.models.context import WithContext
     from metascale.models.perceptron import Perceptron
     from metascale.tasks.regression import SinusoidTasks
     from metascale.workflow.fewshot import Parts
@@ -66,5 +77,7 @@ def parts(config: SinusoidConfig, seed: int, device: str) -> Parts:
     source = SinusoidTasks(
         config.k_shot, config.n_query, config.n_tasks, config.n_validation_tasks, config.n_test_tasks, seed
     )
-    model = Perceptron(1, 1, config.width, config.depth, loss="squared_error")
+    model = Perceptron(1 + config.n_context, 1, config.width, config.depth, loss="squared_error")
+    if config.n_context:
+        return Parts(source, WithContext(model, config.n_context), eval_batch=100)
     return Parts(source, model, eval_batch=100)
