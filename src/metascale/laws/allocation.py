@@ -136,6 +136,7 @@ def optimum(
     thetas = np.concatenate([whole.theta[None], sample.theta])
     log_n, log_loss, exponent = _best_sizes(whole, thetas, np.log(budgets), unique_tokens)
     log_d = np.log(budgets / FLOPS_PER_PARAMETER_AND_TOKEN) - log_n
+    log_loss = _with_run_noise(log_loss, sample, seed)
     hours = None
     if flops_per_second is not None:
         hours = budgets / (flops_per_second * utilisation) / 3600
@@ -192,6 +193,14 @@ def _searched_sizes(fit: LawFit, thetas: Array, log_nd: Array, unique: float | N
     return best[:, :half], value[:, :half], ((best[:, half:] - best[:, :half]) / 0.1).mean(axis=1)
 
 
+def _with_run_noise(log_loss: Array, sample: Bootstrap, seed: int) -> Array:
+    """Bootstrap rows of ln loss with the noise of one new run added, the scatter about the law and that of seeds."""
+    noise = np.sqrt(sample.noise.within + sample.noise.between)
+    found = np.array(log_loss)
+    found[1:] += noise * np.random.default_rng((seed, 303)).standard_normal(found[1:].shape)
+    return found
+
+
 def _band(values: Array, level: float) -> dict[str, Array]:
     """Estimate (row 0) and percentile interval of the bootstrap rows."""
     low, high = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -201,7 +210,7 @@ def _band(values: Array, level: float) -> dict[str, Array]:
 def _notes(fit: LawFit, budgets: Array, sample: Bootstrap) -> tuple[str, ...]:
     x = fit.observations.x
     seen = FLOPS_PER_PARAMETER_AND_TOKEN * float(np.max(x[:, 0] * x[:, 1]))
-    notes: list[str] = [f"C = 6 N D; {sample.how}; the intervals trust the law and hold no run-to-run noise"]
+    notes: list[str] = [f"C = 6 N D; {sample.how}; the intervals trust the law; that of the loss is for one new run"]
     if budgets.max() > 10 * seen:
         notes.append(
             f"the largest budget is {budgets.max() / seen:.3g} times the largest run of the table ({seen:.3g} FLOPs)"
@@ -379,10 +388,21 @@ class CrossCheck:
     others: tuple[Allocation, ...]
     refused: dict[str, str]
 
+    def at_budget(self, other: Allocation) -> tuple[float, float, float]:
+        """N_opt of another approach at the largest budget and the ends of its interval, from that of its line."""
+        compute = float(self.parametric.compute.max())
+        size = float(other.predict([compute])[0])
+        reach = np.log(compute) - float(np.log(other.compute).mean())
+        ends = [size * float(np.exp((end - other.exponent) * reach)) for end in other.interval]
+        return size, min(ends), max(ends)
+
     def agrees(self, other: Allocation) -> bool:
-        """Whether the interval of another approach overlaps that of the parametric exponent."""
-        low, high = other.interval
-        return low <= self.parametric.exponent["high"] and self.parametric.exponent["low"] <= high
+        """Whether another approach's optimum at the largest budget lies in the parametric interval, or the parametric
+        one in its; intervals that merely overlap are no agreement."""
+        size, low, high = self.at_budget(other)
+        ours = {key: float(self.parametric.n_params[key][int(np.argmax(self.parametric.compute))])
+                for key in ("estimate", "low", "high")}  # fmt: skip
+        return ours["low"] <= size <= ours["high"] or low <= ours["estimate"] <= high
 
     def to_json(self) -> list[dict[str, Any]]:
         return [{**other.to_json(), "agrees": self.agrees(other)} for other in self.others]
@@ -391,10 +411,12 @@ class CrossCheck:
         lines = [f"{name}: not applicable ({reason})" for name, reason in self.refused.items()]
         for other in self.others:
             low, high = other.interval
+            size, least, most = self.at_budget(other)
+            ours = float(self.parametric.n_params["estimate"][int(np.argmax(self.parametric.compute))])
             lines.append(
-                f"{other.approach}: N_opt ~ C^{other.exponent:.4f} ({100 * other.level:g} % {low:.4f} to {high:.4f}), "
-                f"{'agrees' if self.agrees(other) else 'DISAGREES'} with the parametric exponent "
-                f"{self.parametric.exponent['estimate']:.4f}"
+                f"{other.approach}: N_opt ~ C^{other.exponent:.4f} ({100 * other.level:g} % {low:.4f} to {high:.4f}); "
+                f"at {self.parametric.compute.max():.3g} FLOPs N = {size:.3g} ({least:.3g} to {most:.3g}), "
+                f"{'agrees' if self.agrees(other) else 'DISAGREES'} with the parametric {ours:.3g}"
             )
         return "\n".join(lines)
 

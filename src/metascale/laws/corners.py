@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,7 @@ HOPELESS = 4.0  # and with so many times in the first cut it is not tried on the
 MOST_ROWS = 400  # of a cut; more are thinned evenly
 MOST_FITTED = 4000  # of the whole table
 COVERED = 0.90
+SPREADS = (0.7, 0.8, 0.9)  # tried where the corners' intervals are too wide
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Corner:
     def errors(self) -> Array:
         """[F] root mean square; infinite where a form had no answer."""
         with np.errstate(all="ignore"):
-            return np.nan_to_num(np.sqrt(((self.mean - self.target) ** 2).mean(1)), nan=np.inf)
+            return np.asarray(np.nan_to_num(np.sqrt(((self.mean - self.target) ** 2).mean(1)), nan=np.inf))
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def mix(fits: Sequence[FormulaFit], weights: Array, found: Sequence[Corner], obs
     """The predictor of these fits; its discrepancy is such that the corners' intervals hold `COVERED` of their rows."""
     noises = np.array([fit.noise for fit in fits])
     order = np.argsort(noises)
-    middle = np.searchsorted(np.cumsum(weights[order]), 0.5)
+    middle = int(np.searchsorted(np.cumsum(weights[order]), 0.5))
     noise = float(noises[order][min(middle, len(noises) - 1)])
     growth, spread = calibrate(found, weights)
     components = tuple(
@@ -226,7 +228,7 @@ def calibrate(found: Sequence[Corner], weights: Array) -> tuple[float, float]:
         return float(np.mean([_covered(one, weights, growth, spread) for one in found]))
 
     if covered(0.0, 1.0) >= COVERED:
-        for spread in (0.5, 0.6, 0.7, 0.8, 0.9):
+        for spread in SPREADS:
             if covered(0.0, spread) >= COVERED:
                 return 0.0, spread
         return 0.0, 1.0
@@ -262,7 +264,7 @@ class CornerTest:
     level: float
     link: Link
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         rows = [
             {"corner": name, "hidden": self.hidden[k], "rmse": self.mixture[k], "coverage": self.coverage[k],
              **{form: errors[k] for form, errors in self.errors.items()}}

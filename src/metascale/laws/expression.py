@@ -274,7 +274,7 @@ def _refuse(text: str, why: str, allowed: str) -> InputError:
 
 
 def _read(tree: ast.expr, text: str, names: Mapping[str, str], parameters: list[str]) -> Node:
-    if isinstance(tree, ast.Constant) and type(tree.value) in (int, float):
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, (int, float)) and not isinstance(tree.value, bool):
         if not np.isfinite(float(tree.value)):
             raise _refuse(text, "a number is not finite", "finite numbers")
         return Node("const", value=float(tree.value))

@@ -176,7 +176,7 @@ class FormulaFit:
     @cached_property
     def residuals(self) -> Array:
         """[n] observed minus predicted, on the scale of the residuals."""
-        return self.problem.residuals(self.theta[None])[0]
+        return np.asarray(self.problem.residuals(self.theta[None])[0])
 
     @property
     def rmse(self) -> float:
@@ -214,7 +214,8 @@ class FormulaFit:
 
     def refit(self, observations: Observations) -> FormulaFit:
         """The same formula on another table, started from this fit: milliseconds, for one more row or one less."""
-        problem = replace(self.problem, **_columns(observations))
+        weights = np.ones(observations.n)
+        problem = replace(self.problem, x=observations.x, loss=observations.loss, weights=weights)
         found = descent.minimise(problem, self.theta[None], self.objective, iterations=30, tolerance=1e-8)
         theta = found.theta[0]
         covariance, noise = spread(problem, theta, self.objective, observations)
@@ -237,10 +238,6 @@ class FormulaFit:
             low, high = max(low, float(self.problem.lower[k])), min(high, float(self.problem.upper[k]))
             found[name] = Interval(value, min(low, value), max(high, value))
         return found
-
-
-def _columns(observations: Observations) -> dict[str, Array]:
-    return {"x": observations.x, "loss": observations.loss, "weights": np.ones(observations.n)}
 
 
 def fit_formula(formula: Formula, observations: Observations, objective: Objective | None = None) -> FormulaFit:
@@ -315,6 +312,8 @@ def robust_fit(
             return None
         problem = with_prior(problem, formula, wanted, noise)
         covariance, noise = spread(problem, theta[best], wanted, observations)
+        if not np.isfinite(noise):
+            return None
     return FormulaFit(
         formula, observations, wanted, problem, theta[best], float(found.value[best]), covariance, noise,
         bool(found.converged[best]), len(begin), len(theta),
@@ -369,6 +368,8 @@ def spread(problem: Problem, theta: Array, objective: Objective, observations: O
         inner = np.where(problem.coded, 1 / np.maximum(np.abs(theta), 1e-300), 1.0)[free]
         weight = problem.prior[1][free] * inner**2 / size[free] ** 2 / curvature
         information = information + np.diag(weight)
+    if not np.isfinite(information).all():
+        return covariance, float("inf")
     inverse = np.linalg.pinv(information, rcond=1e-13, hermitian=True)
     if observations.n_runs < observations.n:
         scores = np.zeros((observations.n_runs, int(free.sum())))
