@@ -73,6 +73,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "outer_lr": 0.05,
         "rank": 2,
         "alpha": 4.0,
+        "head": "learned",
     }
     planned = plan("csv", values, seeds=[0], place=Place("serial"))
     chance = [extra for extra in planned.study.extra if extra["method"] == "class_prior"]
