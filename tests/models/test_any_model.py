@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from metascale.core.errors import InputError
 from metascale.core.trees import stack_tasks
@@ -18,6 +19,7 @@ from metascale.models.text.any_model import LoRA
 from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.hf import random_backbone
 from metascale.models.text.language_model import AdapterLanguageModel
+from metascale.models.text.peft_format import load_peft, save_peft
 from metascale.testing.model_contract import ModelContract, check_model, noise
 from tests.models.tiny_backbones import VOCABULARY, all_double, text_batch
 
@@ -245,6 +247,26 @@ def test_sequence_to_sequence_models(name: str) -> None:
     alone = {key: value[1:] for key, value in params.items()}
     torch.testing.assert_close(model.losses(params, batch)[1:], model.losses(alone, batch.tasks(1, 2)))
     assert model.generate(params, batch, max_new_tokens=3).shape[:2] == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt2", "opt"])
+def test_stock_peft_reads_the_adapters_of_a_language_model(name: str, tmp_path: Path) -> None:
+    """Files of task CAUSAL_LM; the same logits in `peft`, and the same parameters when they come back."""
+    net = whole(name)
+    plain = copy.deepcopy(net).eval()
+    model, batch = LoRA(net, "causal_lm", rank=2), language_batch(1, 4, 0)
+    assert isinstance(model, AdapterLanguageModel)
+    params = moved(model.init(0))
+    save_peft(tmp_path, params, model)
+    stock = PeftModel.from_pretrained(plain, tmp_path)
+    assert str(stock.peft_config["default"].task_type) in ("CAUSAL_LM", "TaskType.CAUSAL_LM")
+    with torch.no_grad():
+        expected = stock(**{key: value[0] for key, value in batch.inputs.items()}).logits[:, :-1]
+    found = model.predict(stack_tasks(params, 1), batch)[0]
+    kept = batch.inputs["attention_mask"][0, :, :-1].bool()
+    torch.testing.assert_close(found[kept], expected[kept], rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    again = load_peft(tmp_path, model)
+    assert all(torch.equal(value, again[key]) for key, value in params.items())
 
 
 def test_experts_in_parameters_of_three_dimensions_are_refused_by_name() -> None:

@@ -64,14 +64,27 @@ class AdapterLanguageModel:
         require_live(self.model, self.shapes)
 
     @property
-    def backbone(self) -> nn.Module:
-        return cast(nn.Module, self.model.base_model)
+    def backbone(self) -> PreTrainedModel:
+        return cast("PreTrainedModel", self.model.base_model)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """(d_in, d_out) of every adapted module, by its name in the backbone."""
         layers = linear_shapes(self.backbone)
         return {name: layers[name] for name in match_targets(list(layers), self.targets)}
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        return self.targets
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    @property
+    def peft_prefix(self) -> str:
+        """Where the backbone sits in the model, as `peft` names its layers."""
+        return "" if self.backbone is self.model else f"{self.model.base_model_prefix}."
 
     @property
     def dtype(self) -> torch.dtype:
@@ -149,7 +162,7 @@ class AdapterLanguageModel:
     def _adapted(self, params: Params, batch: Batch, dropout: int | None) -> Active:
         masks = None if dropout is None or not self.dropout else DropoutMasks.of(batch, self.dropout, dropout)
         adapters = adapters_of(params, self.shapes)
-        return Active(AdapterCall(adapters, self.alpha / self.rank, batch.n_tasks, masks))
+        return Active(AdapterCall(adapters, self.scale, batch.n_tasks, masks))
 
     def _arranged(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Inputs, mask, targets and their weights, a causal model's padded on the right."""

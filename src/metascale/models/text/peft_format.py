@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from safetensors import SafetensorError
@@ -18,12 +18,14 @@ from metascale.core.types import Params
 from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import BIAS, WEIGHT
 from metascale.models.text.hf import matches_target
+from metascale.models.text.language_model import AdapterLanguageModel
 from metascale.models.text.lora import SUFFIX_A, SUFFIX_B, is_transposed, linear_shapes
 
 CONFIG = "adapter_config.json"
 ADAPTERS = "adapter_model.safetensors"
 HEAD = "head.safetensors"
 _ROOT = "base_model.model."
+Adapted: TypeAlias = AdapterClassifier | AdapterLanguageModel
 _PLAIN: dict[str, Any] = {
     "use_dora": False,
     "use_rslora": False,
@@ -73,7 +75,7 @@ _CHANGED_BASE = ("pissa", "olora")
 """Values at which peft changes the base's weights as it loads, in a way that they determine."""
 
 
-def save_peft(folder: Path, params: Params, model: AdapterClassifier, prefix: str = "") -> None:
+def save_peft(folder: Path, params: Params, model: Adapted, prefix: str = "") -> None:
     """Write one task's adapters (no task axis) so that ``PeftModel.from_pretrained`` reads them.
 
     The head, which the format has no place for, goes to ``head.safetensors`` beside it.
@@ -89,7 +91,7 @@ def save_peft(folder: Path, params: Params, model: AdapterClassifier, prefix: st
         write_atomic(folder / name, data)
 
 
-def peft_files(params: Params, model: AdapterClassifier, prefix: str = "") -> dict[str, bytes]:
+def peft_files(params: Params, model: Adapted, prefix: str = "") -> dict[str, bytes]:
     """The files of one task's adapters in the PEFT format, by name.
 
     Args:
@@ -97,8 +99,10 @@ def peft_files(params: Params, model: AdapterClassifier, prefix: str = "") -> di
         model: whose parameters these are.
         prefix: where the backbone sits in the model that will load the adapters: empty for the bare backbone,
             ``"model."`` for ``LlamaForCausalLM``, ``"transformer."`` for ``GPT2LMHeadModel``, ``"bert."`` and so on.
+            A language model knows its own.
     """
     tensors = {}
+    prefix = prefix or model.peft_prefix if isinstance(model, AdapterLanguageModel) else prefix
     for name, (d_in, d_out) in model.shapes.items():
         for suffix, shape in ((SUFFIX_A, (model.rank, d_in)), (SUFFIX_B, (d_out, model.rank))):
             value = params.get(name + suffix)
@@ -116,11 +120,17 @@ def peft_files(params: Params, model: AdapterClassifier, prefix: str = "") -> di
     return files
 
 
+def _task_type(model: Adapted, prefix: str) -> str | None:
+    if isinstance(model, AdapterLanguageModel):
+        return "SEQ_2_SEQ_LM" if model.seq2seq else "CAUSAL_LM"
+    return None if prefix else "FEATURE_EXTRACTION"
+
+
 def _plain_tensor(value: torch.Tensor) -> torch.Tensor:
     return value.detach().cpu().contiguous()
 
 
-def _config(model: AdapterClassifier, prefix: str) -> dict[str, Any]:
+def _config(model: Adapted, prefix: str) -> dict[str, Any]:
     """Short target names where they select exactly the adapted layers; whole names otherwise."""
     targets = model.target_names
     selected = [name for name in linear_shapes(model.backbone) if any(matches_target(name, short) for short in targets)]
@@ -128,7 +138,7 @@ def _config(model: AdapterClassifier, prefix: str) -> dict[str, Any]:
     return {
         **_PLAIN,
         "peft_type": "LORA",
-        "task_type": "FEATURE_EXTRACTION" if not prefix else None,
+        "task_type": _task_type(model, prefix),
         "base_model_name_or_path": str(model.backbone.config._name_or_path),
         "r": model.rank,
         "lora_alpha": int(model.alpha) if float(model.alpha).is_integer() else model.alpha,
@@ -140,7 +150,7 @@ def _config(model: AdapterClassifier, prefix: str) -> dict[str, Any]:
     }
 
 
-def load_peft(folder: Path, model: AdapterClassifier) -> Params:
+def load_peft(folder: Path, model: Adapted) -> Params:
     """One task's parameters, as `AdapterClassifier.init` names them, from a folder in the PEFT format.
 
     Adapters of a larger model (``LlamaForCausalLM`` and the like) are found by the end of their names. A field of
@@ -171,7 +181,7 @@ def load_peft(folder: Path, model: AdapterClassifier) -> Params:
         _check_shape(found, name + SUFFIX_B, (d_out, rank), folder)
     if start is not None:
         found = _without_start(found, model, start, folder)
-    if (folder / HEAD).is_file():
+    if isinstance(model, AdapterClassifier) and (folder / HEAD).is_file():
         found.update(_read_head(folder, model))
     ordered = sorted(found, key=list(model.init(0)).index) if found.keys() == model.init(0).keys() else list(found)
     return {name: found[name].to(device=model.backbone.device, dtype=model.dtype) for name in ordered}
@@ -206,7 +216,7 @@ def _start(config: Mapping[str, Any], folder: Path) -> str | None:
     )
 
 
-def _check_scale(config: Mapping[str, Any], model: AdapterClassifier, folder: Path, doubled: bool) -> None:
+def _check_scale(config: Mapping[str, Any], model: Adapted, folder: Path, doubled: bool) -> None:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if isinstance(rank, int) and isinstance(alpha, int | float) and doubled:
         rank, alpha = 2 * rank, 2 * alpha
@@ -221,7 +231,7 @@ def _check_scale(config: Mapping[str, Any], model: AdapterClassifier, folder: Pa
         )
 
 
-def _own_names(tensors: Params, model: AdapterClassifier, folder: Path) -> Params:
+def _own_names(tensors: Params, model: Adapted, folder: Path) -> Params:
     """The tensors by their names in this model: without PEFT's wrapping and one prefix of a surrounding model.
 
     Raises:
@@ -256,7 +266,7 @@ def _check_shape(tensors: Params, name: str, shape: tuple[int, ...], folder: Pat
         )
 
 
-def _without_start(tensors: Params, model: AdapterClassifier, start: str, folder: Path) -> Params:
+def _without_start(tensors: Params, model: Adapted, start: str, folder: Path) -> Params:
     """Adapters [A; A₀] and [B, −B₀] of twice the rank, with s·B₀A₀ what peft takes from the base's weights."""
     backbone = model.backbone
     if backbone.dtype not in (torch.float32, torch.float64) or getattr(backbone, "is_quantized", False):
