@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from metascale.core.errors import InputError
-from metascale.laws.table import ScaleColumns, Table, guess_loss, guess_scale, read_table, usable_rows
+from metascale.laws.runs import usable_rows
+from metascale.laws.table import ScaleColumns, Table, guess_loss, guess_scale, read_table
 
 
 def write(folder, text):
@@ -73,7 +74,7 @@ def test_a_study_leaves_out_baselines_and_unfinished_rows():
         "results.csv",
     )
     kept = usable_rows(table)
-    assert list(kept.column("n_tasks")) == ["2", "5"]
+    assert kept.column("n_tasks").tolist() == ["2", "5"]
     assert len(kept.notes) == 2
     with pytest.raises(InputError, match="no finished row"):
         usable_rows(table.rows(np.array([False, False, True, False, True, True])))
@@ -122,8 +123,8 @@ def test_sizes_are_read_as_people_write_them():
 )
 def test_unfinished_runs_of_any_tracker_are_left_out(column, good, bad):
     table = usable_rows(Table({"x": [1, 2, 3], column: [good, bad, good.upper()]}, "t.csv"))
-    assert table.columns["x"] == [1, 3]
-    assert table.notes == (f"1 rows left out: their {column} is not 'finished'",)
+    assert table.columns["x"].tolist() == [1, 3]
+    assert table.notes == (f"1 rows left out: their {column} is not 'finished' (1 {bad or 'empty'})",)
 
 
 def test_a_column_named_kind_means_something_only_in_a_study():
@@ -134,14 +135,14 @@ def test_a_column_named_kind_means_something_only_in_a_study():
 
 def test_rows_without_a_number_are_left_out_and_said():
     columns = ScaleColumns.of(Table({"tokens": ["1e6", "1e7", "1e8"], "loss": ["3", "", "nan"]}, "t.csv"))
-    assert columns.table.notes == ("2 rows left out: no number in tokens or loss",)
+    assert columns.table.notes == ("2 rows left out: no number in tokens or loss (nan)",)
     np.testing.assert_array_equal(columns.data["loss"], [3.0])
 
 
 def test_of_checkpoints_the_ends_of_runs_are_kept():
     rows = {"run": ["a", "a", "b", "b", "b"], "step": [1, 2, 1, 3, 2], "x": [1, 2, 3, 4, 5], "loss": [5, 4, 3, 2, 1]}
     table = usable_rows(Table(rows, "t.csv"))
-    assert table.columns["x"] == [2, 4]
+    assert table.columns["x"].tolist() == [2, 4]
     assert "5 rows are checkpoints of 2 runs" in table.notes[0]
     single = {**rows, "run": ["a", "b", "c", "d", "e"]}
     assert usable_rows(Table(single, "t.csv")).n_rows == 5

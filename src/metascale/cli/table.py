@@ -65,7 +65,8 @@ def open_table(
     Raises:
         InputError: no such table or column, or --group beside --series.
     """
-    from metascale.laws.table import ScaleColumns, group_column, keep_best, usable_rows, with_series
+    from metascale.laws.runs import usable_rows
+    from metascale.laws.table import ScaleColumns, group_column, keep_best, with_series
 
     if group is not None and series:
         raise InputError("`group` and `series` cannot go together: `group` is a series whose exponents are compared")

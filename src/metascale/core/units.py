@@ -74,20 +74,6 @@ def format_count(value: float, unit: str = "") -> str:
     return f"{value:.3g} E{unit}"
 
 
-_COUNT = re.compile(r"([-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.[0-9]+)?)\s*([kKMBGT]?)")
-_FACTORS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
-
-
-def parse_count(text: str) -> float | None:
-    """A number as people write sizes, ``"125M"``, ``"2.5B"``, ``"1,000,000"``; ``None`` for anything else."""
-    plain = text.strip()
-    try:
-        return float(plain)
-    except ValueError:
-        match = _COUNT.fullmatch(plain)
-    return float(match[1].replace(",", "")) * _FACTORS[match[2]] if match and match[1] not in ("", "+", "-") else None
-
-
 def finite(value: object) -> float | None:
     """``value`` as a finite float, also where it is a number written as text; else ``None``."""
     if value is None or isinstance(value, bool) or value == "":

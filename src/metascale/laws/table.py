@@ -1,25 +1,24 @@
-"""Read a table and find its columns: CSV with the standard library, Parquet with pyarrow, DataFrames of pandas.
+"""Tables of runs and their columns: which is the scale, which the loss, what else varies among the rows of a scale.
 
-Columns are guessed when only one can be meant. In the results table of a study nothing needs to be named: unfinished
-rows and baselines are left out, with a note.
+Columns are guessed when only one can be meant. `metascale.laws.reading` makes the columns, `metascale.laws.runs` says
+which rows count.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from metascale.core.columns import NOT_IN_A_LAW, TEST_LOSS
+from metascale.core.columns import TEST_LOSS
 from metascale.core.errors import InputError
-from metascale.core.optional import require
 from metascale.core.suggest import suggest
-from metascale.core.units import parse_count
-from metascale.laws.observations import FLOPS_PER_PARAMETER_AND_TOKEN, Array, Mask
+from metascale.laws.numbers import PF_DAY, TEXT, as_column, parse_numbers, units_of_information
+from metascale.laws.observations import FLOPS_PER_PARAMETER_AND_TOKEN, Array, Integers, Mask
+from metascale.laws.reading import read
 from metascale.laws.selection import best_of
 
 # In order of preference: the names that scale axes and losses usually have.
@@ -28,25 +27,61 @@ X_NAMES = (
     *("params", "n_params", "n_params_trainable", "N", "compute_flops", "compute", "flops", "C"),
     *("width", "depth", "steps", "x"),
 )
-LOSS_NAMES = (TEST_LOSS, "loss", "loss_nats", "test_loss", "val_loss", "eval_loss", "validation_loss", "y")
+LOSS_NAMES = (
+    *(TEST_LOSS, "loss", "loss_nats", "test_loss", "val_loss", "eval_loss", "validation_loss", "valid_loss"),
+    *(
+        "final_loss",
+        "nll",
+        "val_nll",
+        "cross_entropy",
+        "val_bpb",
+        "test_bpb",
+        "bpb",
+        "bits_per_byte",
+        "train_loss",
+        "y",
+    ),
+    *("val_ppl", "test_ppl", "ppl", "val_perplexity", "test_perplexity", "perplexity"),
+)
 SEED_NAMES = ("seed", "replicate", "rep")
-SIZE_NAMES = ("params", "n_params", "n_params_trainable", "N", "model size", "parameters")
-DATA_NAMES = ("tokens", "n_tokens", "D", "examples", "n_examples", "training tokens")
-COMPUTE_NAMES = ("compute_flops", "compute", "flops", "C", "training flop", "training flops")
-STATE_NAMES = ("status", "state")
-FINISHED = ("finished", "complete", "completed", "success", "succeeded", "done", "ok")
-RUN_NAMES, STEP_NAMES = ("run", "run_id", "run_name"), ("step", "_step", "global_step")
+SIZE_NAMES = ("params", "n_params", "n_params_trainable", "N", "model size", "parameters", "num_params")
+DATA_NAMES = ("tokens", "n_tokens", "D", "examples", "n_examples", "training tokens", "num_tokens", "tokens_seen")
+PF_DAY_NAMES = ("pf_days", "pfdays", "compute_pf_days", "compute_pfdays", "petaflop_s_days")
+COMPUTE_NAMES = ("compute_flops", "compute", "flops", "C", "training flop", "training flops", *PF_DAY_NAMES)
 UNIQUE_NAMES = ("unique_tokens", "U", "unique")
 VARIES = 2.0  # a second scale that changes by more than this factor among rows of one scale is noted
 
 
+def plain_name(name: str) -> str:
+    """A column's name for comparison: in lower case, every sign an underscore: ``"Eval/Loss"`` is ``"eval_loss"``."""
+    letters = "".join(letter if letter.isalnum() else "_" for letter in name.lower())
+    return "_".join(part for part in letters.split("_") if part)
+
+
+def named_like(table: Table, known: Collection[str]) -> list[str]:
+    """The columns whose name, whatever its case and signs, is among the known ones, in the order of these."""
+    wanted = list(dict.fromkeys(plain_name(name) for name in known))
+    return [name for each in wanted for name in table.names if plain_name(name) == each]
+
+
 @dataclass(frozen=True)
 class Table:
-    """Columns of text or numbers, as they were read; ``notes`` say which rows were left out."""
+    """Columns of numbers or text, one cell a row; ``notes`` say which rows were left out.
 
-    columns: Mapping[str, Sequence[Any]]
+    Attributes:
+        row_numbers: [n] the number of each row in its source, from 1.
+        decimal_comma: whether a comma is the decimal mark of numbers in text.
+    """
+
+    columns: Mapping[str, NDArray[Any]]
     source: str
     notes: tuple[str, ...] = ()
+    row_numbers: Integers | None = None
+    decimal_comma: bool = False
+    _known: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", {name: as_column(cells) for name, cells in self.columns.items()})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,7 +91,7 @@ class Table:
     def n_rows(self) -> int:
         return len(next(iter(self.columns.values()), ()))
 
-    def column(self, name: str) -> Sequence[Any]:
+    def column(self, name: str) -> NDArray[Any]:
         """One column by its exact name.
 
         Raises:
@@ -67,118 +102,105 @@ class Table:
         raise InputError(f"{self.source} has no column '{name}'; {suggest(name, self.names, 'columns')}", value=name)
 
     def numbers(self, name: str) -> Array:
-        """One column as floats, 125M and 1,000 among them; an empty cell is NaN.
+        """One column as floats, 125M and 1,000 among them; NaN where a cell is empty or says that there is no number.
 
         Raises:
             InputError: a cell is not a number; row and text are named.
         """
-        out = []
-        for row, cell in enumerate(self.column(name), start=1):
-            text = cell.strip() if isinstance(cell, str) else cell
-            value = float("nan") if text in ("", None) else parse_count(str(text))
-            if value is None:
-                raise InputError(f"{self.source}, row {row}: '{name}' is '{cell}', not a number")
-            out.append(value)
-        return np.array(out)
+        cells = self.column(name)
+        if cells.dtype != TEXT:
+            return cells.astype(float, copy=False)
+        found, wrong = self._of(name, "numbers", lambda: parse_numbers(cells, self.decimal_comma))
+        if wrong is not None:
+            row = wrong + 1 if self.row_numbers is None else int(self.row_numbers[wrong])
+            raise InputError(f"{self.source}, row {row}: '{name}' is '{cells[wrong]}', not a number")
+        if len(units := self._of(name, "units", lambda: units_of_information(cells))) > 1:
+            raise InputError(f"{self.source}: '{name}' is in {' and in '.join(units)}; give one unit")
+        values: Array = found
+        return values
+
+    def labels(self, name: str) -> tuple[Integers, list[str]]:
+        """[n] which distinct value each cell of a column is, and the values as text, in order of appearance.
+
+        A number is written without needless digits, so that 8, ``8.0`` and ``"8"`` have one name.
+        """
+        found: tuple[Integers, list[str]] = self._of(name, "labels", lambda: _labels(self.column(name)))
+        return found
+
+    def n_distinct(self, name: str) -> int:
+        cells = self.column(name)
+        return len(np.unique(cells)) if cells.dtype != TEXT else len(self.labels(name)[1])
+
+    def _of(self, name: str, what: str, compute: Any) -> Any:
+        key = (name, what)
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
 
     def rows(self, keep: Mask, note: str = "") -> Table:
         """Only some rows."""
-        index = np.flatnonzero(keep).tolist()
-        columns = {name: [values[i] for i in index] for name, values in self.columns.items()}
-        return Table(columns, self.source, (*self.notes, note) if note else self.notes)
+        numbers = np.arange(1, self.n_rows + 1) if self.row_numbers is None else self.row_numbers
+        columns = {name: cells[keep] for name, cells in self.columns.items()}
+        notes = (*self.notes, note) if note else self.notes
+        return replace(self, columns=columns, notes=notes, row_numbers=numbers[keep], _known={})
+
+    def with_column(self, name: str, cells: Any) -> Table:
+        return replace(self, columns={**self.columns, name: as_column(cells)}, _known={})
+
+
+def _labels(cells: NDArray[Any]) -> tuple[Integers, list[str]]:
+    if cells.dtype == TEXT:
+        seen: dict[str, int] = {}
+        codes = np.array([seen.setdefault(cell, len(seen)) for cell in cells.tolist()], dtype=np.intp)
+        return codes, list(seen)
+    values, first, codes = np.unique(cells, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    names = [str(value) if cells.dtype.kind in "iu" else f"{value:.12g}" for value in values[order].tolist()]
+    if len(set(names)) < len(names):
+        names = [repr(value) for value in values[order].tolist()]
+    return place[codes.reshape(-1)], ["" if name == "nan" else name for name in names]
 
 
 def read_table(source: Any) -> Table:
-    """A table from a CSV or Parquet path, a mapping of columns, or a pandas DataFrame.
+    """A table of runs.
+
+    Args:
+        source: the path of a CSV (any delimiter, decimal commas, ``#`` comments), JSON, JSON Lines or Parquet file,
+            also compressed (.gz, .bz2, .xz); a data frame of pandas, polars, Arrow or any other that narwhals knows;
+            a mapping of columns; a list of mappings, one a row; a structured array; or a `Table`, which stays itself.
 
     Raises:
-        InputError: the file is missing, empty, or not a table.
+        InputError: the file is missing, empty or no table, a row has more or fewer cells than the header, or two
+            columns have one name.
+        MissingDependency: Parquet without pyarrow (the extra ``data``).
+
+    Example:
+        >>> read_table({"params": ["125M", "1.3B"], "loss": [3.2, 2.6]}).numbers("params")
+        array([1.25e+08, 1.30e+09])
     """
     if isinstance(source, Table):
         return source
-    if isinstance(source, Mapping):
-        return Table({str(name): list(values) for name, values in source.items()}, "the table")
-    if hasattr(source, "columns") and hasattr(source, "to_dict"):
-        return Table({str(name): list(values) for name, values in source.to_dict("list").items()}, "the DataFrame")
-    path = Path(source)
-    if not path.is_file():
-        raise InputError(f"there is no file '{path}'; give a CSV or Parquet table with one row a run")
-    if path.suffix.lower() in (".parquet", ".pq"):
-        parquet = require("pyarrow.parquet", "data", "reading Parquet")
-        return Table({str(k): list(v) for k, v in parquet.read_table(path).to_pydict().items()}, path.name)
-    return _read_csv(path)
-
-
-def _read_csv(path: Path) -> Table:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"'{path}' is not a text table in UTF-8 ({error.reason}); give a CSV file") from error
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(text.splitlines(), delimiter=delimiter)
-    try:
-        lines = [line for line in reader if any(cell.strip() for cell in line)]
-    except csv.Error as error:  # a cell over 131,072 characters, perhaps behind a quote that is not closed
-        raise InputError(f"'{path}', line {reader.line_num}, cannot be read as CSV: {error}") from error
-    if len(lines) < 2:
-        raise InputError(f"'{path}' has no rows; give a header line and one row a run")
-    header = [cell.strip() for cell in lines[0]]
-    if len(set(header)) != len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise InputError(f"'{path}' has two columns named '{twice}'; names must differ")
-    for number, line in enumerate(lines[1:], start=1):
-        if len(line) != len(header):
-            raise InputError(f"'{path}', row {number} has {len(line)} cells and the header {len(header)}")
-    return Table({name: [line[k] for line in lines[1:]] for k, name in enumerate(header)}, path.name)
-
-
-def usable_rows(table: Table) -> Table:
-    """The ends of finished runs; of a study's results table without the baselines and the searches."""
-    state = next((name for name in table.names if name.lower() in STATE_NAMES), None)
-    if state is not None:
-        finished = np.array([str(cell).strip().lower() in FINISHED for cell in table.column(state)])
-        if not finished.all():
-            table = table.rows(finished, f"{int((~finished).sum())} rows left out: their {state} is not 'finished'")
-    if _is_of_a_study(table):
-        learner = np.array([str(cell).strip() not in NOT_IN_A_LAW for cell in table.column("kind")])
-        if not learner.all():
-            table = table.rows(learner, f"{int((~learner).sum())} rows left out: baselines and searches")
-    if table.n_rows == 0:
-        raise InputError(f"{table.source} has no finished row that is not a baseline")
-    return _ends_of_runs(table)
-
-
-def _ends_of_runs(table: Table) -> Table:
-    """The last row of every run, where the table has a run and a step and holds several steps of a run."""
-    names = [next((own for own in table.names if own.lower() in known), None) for known in (RUN_NAMES, STEP_NAMES)]
-    if None in names or not varies(table, str(names[1])):
-        return table
-    runs, steps = [str(cell) for cell in table.column(str(names[0]))], table.numbers(str(names[1]))
-    last: dict[str, int] = {}
-    for row, run in enumerate(runs):
-        if run not in last or not steps[row] <= steps[last[run]]:
-            last[run] = row
-    if len(last) == len(runs):
-        return table
-    note = (
-        f"{len(runs)} rows are checkpoints of {len(last)} runs: the end of each run is kept, since a checkpoint whose "
-        "learning rate still decays is not a scaling point"
-    )
-    return table.rows(np.isin(np.arange(len(runs)), list(last.values())), note)
+    found = read(source)
+    return Table(found.columns, found.source, found.notes, decimal_comma=found.decimal_comma)
 
 
 def without_blanks(table: Table, names: Sequence[str]) -> Table:
-    """The rows that have a number in every one of these columns; how many have none is noted."""
+    """The rows that have a number in every one of these columns; how many have none is noted, and what they say."""
     known = np.all([np.isfinite(table.numbers(name)) for name in names], axis=0)
     if known.all() or not known.any():
         return table
-    return table.rows(known, f"{int((~known).sum())} rows left out: no number in {' or '.join(names)}")
+    said = {
+        str(cell) for name in names for cell in table.column(name)[~np.isfinite(table.numbers(name))][:1000].tolist()
+    } - {""}
+    cells = f" ({', '.join(sorted(said)[:3])}{', ...' if len(said) > 3 else ''})" if said else ""
+    return table.rows(known, f"{int((~known).sum())} rows left out: no number in {' or '.join(names)}{cells}")
 
 
 def losses(table: Table, name: str) -> tuple[Array, str]:
     """A column of losses, and its name; a perplexity is exp(loss), so that its logarithm is read."""
-    values, words = table.numbers(name), name.lower().replace("/", "_").split("_")
+    values, words = table.numbers(name), plain_name(name).split("_")
     if "perplexity" not in words and "ppl" not in words:
         return values, name
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -194,7 +216,10 @@ def guess_loss(table: Table) -> str:
     for name in LOSS_NAMES:
         if name in table.names:
             return name
-    found = [name for name in table.names if "loss" in name.lower() and "std" not in name.lower()]
+    known = named_like(table, LOSS_NAMES)
+    if known and sum(plain_name(name) == plain_name(known[0]) for name in table.names) == 1:
+        return known[0]
+    found = [name for name in table.names if "loss" in name.lower() and not set(plain_name(name).split("_")) & _ERRORS]
     accuracy = [name for name in table.names if "acc" in name.lower()]
     if not found and accuracy:
         raise InputError(
@@ -203,16 +228,17 @@ def guess_loss(table: Table) -> str:
     return _only(found, table, "loss", "y")
 
 
+_ERRORS = frozenset(("std", "se", "sem", "stderr", "err", "error", "min", "max"))
+
+
 def guess_scale(table: Table, loss: str) -> str:
     """The column that holds the scale: the known name that varies, in whatever case it is written.
 
     Raises:
         InputError: none or several could be meant.
     """
-    known = dict.fromkeys(
-        name.lower() for name in (*X_NAMES[:-1], *SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES, X_NAMES[-1])
-    )
-    named = [name for wanted in known for name in table.names if name.lower() == wanted and name != loss]
+    known = (*X_NAMES[:-1], *SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES, X_NAMES[-1])
+    named = [name for name in named_like(table, known) if name != loss]
     found = [name for name in named if varies(table, name)]
     if "n_tasks" in found:
         return "n_tasks"
@@ -227,8 +253,7 @@ def guess_one(table: Table, candidates: Sequence[str], what: str, argument: str)
     Raises:
         InputError: none or several could be meant.
     """
-    wanted = {name.lower() for name in candidates}
-    return _only([name for name in table.names if name.lower() in wanted], table, what, argument)
+    return _only(named_like(table, candidates), table, what, argument)
 
 
 def varies(table: Table, name: str) -> bool:
@@ -272,7 +297,7 @@ class ScaleColumns:
         return {
             "x": self.table.numbers(self.scale),
             "loss": loss,
-            "replicate": None if self.seed is None else self.table.column(self.seed),
+            "replicate": None if self.seed is None else self.table.labels(self.seed)[0],
             "x_name": self.scale,
             "loss_name": name,
         }
@@ -283,15 +308,18 @@ class ScaleColumns:
 
     def mixed_notes(self) -> tuple[str, ...]:
         """Other known scales that vary among the rows of one scale: a law in this one mixes them."""
-        if _is_of_a_study(self.table):
+        if is_of_a_study(self.table):
             return ()
-        known = {name.lower() for name in (*SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES)}
-        x, notes = self.table.numbers(self.scale), []
-        for name in self.table.names:
-            if name == self.scale or name.lower() not in known or not varies(self.table, name):
+        known, notes = named_like(self.table, (*SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES)), []
+        place = np.unique(self.table.numbers(self.scale), return_inverse=True)[1].reshape(-1)
+        for name in known:
+            if name == self.scale or not varies(self.table, name):
                 continue
-            rows = [self.table.numbers(name)[x == level] for level in np.unique(x)]
-            spread = max(np.nanmax(values) / max(np.nanmin(values), 1e-300) for values in rows)
+            values = self.table.numbers(name)
+            high, low = np.full(place.max() + 1, -np.inf), np.full(place.max() + 1, np.inf)
+            np.fmax.at(high, place, values)
+            np.fmin.at(low, place, values)
+            spread = float(np.max(high / np.maximum(low, 1e-300), initial=0.0))
             if spread > VARIES:
                 notes.append(
                     f"'{name}' varies {spread:.3g}-fold among rows of the same '{self.scale}': a law in "
@@ -304,13 +332,13 @@ def split_table(table: Table, group: str | None) -> dict[str, Table]:
     """The rows of every group by its name, in order of appearance; everything under "" without groups."""
     if group is None:
         return {"": table}
-    labels = np.array([str(cell) for cell in table.column(group)])
-    return {name: table.rows(labels == name) for name in dict.fromkeys(labels.tolist())}
+    codes, names = table.labels(group)
+    return {name: table.rows(codes == k) for k, name in enumerate(names)}
 
 
 def group_column(table: Table, group: str | None) -> str | None:
     """The column of groups: the one named, or "method" where it has several values, since methods are never pooled."""
-    if group is None and "method" in table.names and len({str(cell) for cell in table.column("method")}) > 1:
+    if group is None and "method" in table.names and table.n_distinct("method") > 1:
         return "method"
     return group
 
@@ -322,12 +350,12 @@ def pooled_notes(table: Table, used: Collection[str | None], scales: Sequence[st
     scales are left to `ScaleColumns.mixed_notes`. In a study's table only its design can be one.
     """
     names = [name for name in table.names if name not in used and name not in scales]
-    if _is_of_a_study(table):
+    if is_of_a_study(table):
         names = [name for name in names if name in design_columns(table)]
     mixed = [name for name in names if _is_condition(table, name) and _varies_inside(table, name, scales)]
     if not mixed:
         return ()
-    told = ", ".join(f"'{name}' ({len(set(map(str, table.column(name))))} values)" for name in mixed)
+    told = ", ".join(f"'{name}' ({table.n_distinct(name)} values)" for name in mixed)
     return (
         f"rows that differ in {told} are pooled, as if they were repeats; keep one value, or make the column a series "
         "(a law for each value) or best-of (the best value at each scale)",
@@ -350,39 +378,53 @@ def keep_best(table: Table, columns: Sequence[str], point: Sequence[str], loss: 
     """
     for name in (*columns, *point, loss):
         table.column(name)
-    rows = [{name: table.columns[name][k] for name in table.names} for k in range(table.n_rows)]
+    needed = dict.fromkeys((*columns, *point, loss, *(name for name in table.names if "val" in name.lower())))
+    cells = {name: table.columns[name].tolist() for name in needed}
+    cells[loss] = table.numbers(loss).tolist()
+    rows = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
     found = best_of(rows, columns, point, loss)
-    kept = table.rows(np.array([k in found.kept for k in range(table.n_rows)]))
-    return replace(kept, notes=(*table.notes, *found.notes))
+    kept = np.zeros(table.n_rows, bool)
+    kept[list(found.kept)] = True
+    return replace(table.rows(kept), notes=(*table.notes, *found.notes))
 
 
 def with_series(table: Table, columns: Sequence[str]) -> tuple[Table, str]:
     """The table with a column that names the series of each row, ``width=8, data=web``, and that column's name."""
-    cells = [table.column(name) for name in columns]
+    parts = [table.labels(name) for name in columns]
+    cells = [np.array(names, dtype=TEXT)[codes].tolist() for codes, names in parts]
     labels = [
         ", ".join(f"{name}={cell}" for name, cell in zip(columns, row, strict=True)) for row in zip(*cells, strict=True)
     ]
     name = f"series: {', '.join(columns)}"
-    return replace(table, columns={**table.columns, name: labels}), name
+    return table.with_column(name, labels), name
 
 
-def _is_of_a_study(table: Table) -> bool:
+def is_of_a_study(table: Table) -> bool:
     """Whether the table is the results of a study, in which what varies is its design."""
     return {"status", "kind"} <= set(table.names)
 
 
 def _is_condition(table: Table, name: str) -> bool:
     """Whether a few values return in a column: not one label or measurement a row, and no scale."""
-    known = {each.lower() for each in (*SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES)}
-    cells = [str(cell).strip() for cell in table.column(name)]
-    return 1 < len(set(cells)) <= len(cells) / 3 and name.lower() not in known
+    if name in named_like(table, (*SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES)):
+        return False
+    head = table.column(name)[:_LOOK]
+    if len(head) == _LOOK and len(set(head.tolist())) > _LOOK // 2:
+        return False
+    return 1 < table.n_distinct(name) <= table.n_rows / 3
+
+
+_LOOK = 4096  # rows after which a column with ever new values is none of a few conditions
 
 
 def _varies_inside(table: Table, name: str, scales: Sequence[str]) -> bool:
     """Whether rows of one scale differ in a column."""
-    places = list(zip(*(map(str, table.column(scale)) for scale in scales), strict=True)) or [()] * table.n_rows
-    seen = dict(zip(places, map(str, table.column(name)), strict=True))
-    return any(seen[place] != str(cell) for place, cell in zip(places, table.column(name), strict=True))
+    place = np.zeros(table.n_rows, dtype=np.intp)
+    for scale in scales:
+        codes = np.unique(table.numbers(scale), return_inverse=True)[1].reshape(-1)
+        place = np.unique(place * (int(codes.max()) + 1) + codes, return_inverse=True)[1].reshape(-1)
+    codes, names = table.labels(name)
+    return len(np.unique(place * len(names) + codes)) > len(np.unique(place))
 
 
 def sizes_and_tokens(table: Table, size: str, data: str | None) -> tuple[Array, Array, str]:
@@ -392,10 +434,10 @@ def sizes_and_tokens(table: Table, size: str, data: str | None) -> tuple[Array, 
         data: the column of tokens or of training compute; None where it is to be guessed.
     """
     sizes = table.numbers(size)
-    wanted, compute = ({name.lower() for name in names} for names in (DATA_NAMES, COMPUTE_NAMES))
-    if data is None and not any(name.lower() in wanted for name in table.names):
+    if data is None and not named_like(table, DATA_NAMES):
         data = guess_one(table, COMPUTE_NAMES, "training compute", "d")
     name = data or guess_one(table, DATA_NAMES, "number of tokens", "d")
-    if name.lower() in compute:
-        return sizes, table.numbers(name) / (FLOPS_PER_PARAMETER_AND_TOKEN * sizes), f"{name} / 6N"
+    if name in named_like(table, COMPUTE_NAMES):
+        unit = PF_DAY if name in named_like(table, PF_DAY_NAMES) else 1.0
+        return sizes, unit * table.numbers(name) / (FLOPS_PER_PARAMETER_AND_TOKEN * sizes), f"{name} / 6N"
     return sizes, table.numbers(name), name
