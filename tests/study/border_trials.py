@@ -15,6 +15,9 @@ import numpy as np
 from metascale.core.errors import Diverged
 from metascale.core.run import Checkpoint, Run
 
+_ITSELF: dict[str, Any] = {"loss": 1.0}
+_ITSELF["again"] = _ITSELF
+
 RETURNED: dict[str, Any] = {
     "a float": 3.0,
     "a list": [1.0, 2.0],
@@ -31,6 +34,7 @@ RETURNED: dict[str, Any] = {
     "a number as a name": {1: 0.5},
     "no name": {"": 0.5},
     "one name twice": {"a": {"b": 1.0}, "a.b": 2.0},
+    "itself": _ITSELF,
     "no Unicode": {"note": "\udcff"},
 }
 """What a trial must not return."""

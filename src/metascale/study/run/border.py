@@ -57,7 +57,12 @@ def checked_row(returned: object) -> dict[str, Any]:
     """
     if not isinstance(returned, Mapping):
         raise InputError(f"the trial returned {_described(returned)}; a trial returns {ALLOWED}, {_EXAMPLE}")
-    row = _mapping(returned, "")
+    try:
+        row = _mapping(returned, "")
+    except RecursionError as error:
+        raise InputError(
+            "the trial returned a mapping that holds itself, or is nested too deeply to be kept"
+        ) from error
     dotted: set[str] = set()
     for name in _dotted(row):
         if name in dotted:
