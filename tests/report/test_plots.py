@@ -29,7 +29,7 @@ from metascale.report.sections.law import (
     plot_study_law,
 )
 from metascale.report.study import open_study
-from metascale.report.style import finish, inline_svg, new_figure, png_bytes, ramp, round_ticks, spread, styled
+from metascale.report.style import finish, inline_svg, new_figure, pad_y, png_bytes, ramp, round_ticks, spread, styled
 from metascale.report.write import _figure as figure_of
 from metascale.report.write import sections_of
 from tests.report.shape_fixture import write_shapes
@@ -241,6 +241,16 @@ def test_svg_has_prefixed_ids_variables_and_read_outs(study_folder: Path) -> Non
     assert "var(--ink, #1b2530)" in svg
     assert "<title>Reptile, N\u00a0=\u00a02, seed 0: " in svg
     assert "http" not in svg
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_losses_that_span_all_floats_are_drawn(log: bool) -> None:
+    ax = new_axes()
+    ax.plot([1, 2, 3], [1.0, 1e-308, 1.7e308])
+    pad_y(ax, log=log)
+    low, high = ax.get_ylim()
+    assert np.isfinite([low, high]).all()
+    assert low < 1 < high
 
 
 def test_a_loss_of_zero_makes_the_axis_linear() -> None:

@@ -305,6 +305,9 @@ def nothing(ax: Axes, text: str) -> Axes:
     return ax
 
 
+_FINITE = (1e-300, 1e300)
+
+
 def pad_y(ax: Axes, *, log: bool = True, part: float = 0.05) -> None:
     """Limits of the y axis: what is drawn, here and on axes that share it, and ``part`` of its span on both sides.
 
@@ -319,7 +322,9 @@ def pad_y(ax: Axes, *, log: bool = True, part: float = 0.05) -> None:
         low, high = np.log(low), np.log(high)
     pad = part * (high - low) or 0.05
     ends = np.array([low - pad, high + pad])
-    ax.set_ylim(*(np.exp(ends) if log else ends))
+    if log:  # within the numbers that a float has, whatever the span
+        ends = np.exp(np.clip(ends, *np.log(_FINITE)))
+    ax.set_ylim(*np.clip(ends, -_FINITE[1], _FINITE[1]))
 
 
 def y_scale_label(ax: Axes, label: str) -> str:
