@@ -178,6 +178,27 @@ def test_a_scheduler_of_torch_is_refused() -> None:
         ours(model, weights, lower_optimizer=optimizer)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("lower_schedule", "cosine", "lower_schedule must be a function from a step's number .*, not a str"),
+        ("upper_schedule", 0.5, "upper_schedule must be a function .*, not a float"),
+        ("method", "SAMA", r"method must be an instance such as SAMA\(\), not 'SAMA'"),
+        ("method", SAMA, r"method must be an instance such as SAMA\(\)"),
+    ],
+)
+def test_what_is_no_schedule_or_method_is_a_sentence(field: str, value: Any, sentence: str) -> None:
+    model, weights = pair()
+    with pytest.raises(InputError, match=sentence):
+        ours(model, weights, **{field: value})
+
+
+def test_a_lazy_layer_without_a_shape_is_refused() -> None:
+    _, weights = pair()
+    with pytest.raises(InputError, match="the lower parameter 'weight' has no shape yet"):
+        ours(torch.nn.LazyLinear(2), weights)
+
+
 def rows(loss: Loss = lower_loss) -> Loss:
     return lambda model, weights, batch: loss(model, weights, {"x": batch[0], "y": batch[1]})
 

@@ -255,6 +255,16 @@ def joined_buffers(lower: Mapping[str, torch.Tensor], upper: Mapping[str, torch.
     return {**lower, **{UPPER + name: value for name, value in upper.items()}}
 
 
+def _refuse_lazy(**levels: nn.Module) -> None:
+    for level, module in levels.items():
+        for name, value in module.named_parameters():
+            if isinstance(value, nn.parameter.UninitializedParameter):
+                raise InputError(
+                    f"the {level} parameter '{name}' has no shape yet: call the module once with a batch, which makes "
+                    "its lazy layers, before it is trained"
+                )
+
+
 def from_modules(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upper_loss: ModuleLoss) -> Levels:
     """Levels of two torch modules: θ are the model's parameters that require gradients, λ those of ``upper``.
 
@@ -265,8 +275,9 @@ def from_modules(model: nn.Module, upper: nn.Module, lower_loss: ModuleLoss, upp
     hold the tensors of the current state (without a copy), so afterwards they hold what was learnt.
 
     Raises:
-        InputError: a level has no parameters, or parameters in half precision.
+        InputError: a level has no parameters, parameters in half precision, or lazy ones that have no shape yet.
     """
+    _refuse_lazy(lower=model, upper=upper)
     kept, kept_upper = persistent_buffers(model), persistent_buffers(upper)
     still = frozen_parts(model, upper)
 

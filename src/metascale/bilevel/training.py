@@ -155,6 +155,16 @@ class BilevelTraining:
                     f"Loaded(DataLoader(...)), not a {type(getattr(self, name)).__name__}",
                     field=name,
                 )
+        for name in ("lower_schedule", "upper_schedule"):
+            schedule = getattr(self, name)
+            if schedule is not None and not callable(schedule):
+                raise InputError(
+                    f"{name} must be a function from a step's number to a factor of the rate, such as "
+                    f"metascale.training.Cosine(...), not a {type(schedule).__name__}",
+                    field=name,
+                )
+        if isinstance(self.method, (str, type)) or not hasattr(self.method, "remembers"):
+            raise InputError(f"method must be an instance such as SAMA(), not {self.method!r}", field="method")
         if self.autocast is torch.float16:
             raise InputError(
                 "autocast in float16 needs loss scaling, which would scale the hypergradient: use bfloat16",
