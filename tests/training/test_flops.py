@@ -89,6 +89,7 @@ def twice(x: torch.Tensor) -> torch.Tensor:
         ("linalg_cholesky_ex", lambda: torch.linalg.cholesky(torch.eye(4))),
         ("_linalg_solve_ex", lambda: torch.linalg.solve(torch.eye(4), torch.ones(4))),
         ("_euclidean_dist", lambda: torch.cdist(torch.ones(30, 4), torch.ones(30, 4))),
+        ("_cdist_forward", lambda: torch.cdist(torch.ones(5, 4), torch.ones(5, 4))),
         ("_fft_r2c", lambda: torch.fft.fft(torch.ones(8))),
         ("_sparse_addmm", lambda: torch.sparse.mm(torch.eye(3).to_sparse(), torch.ones(3, 3))),
         ("metascale_test.twice", lambda: twice(torch.ones(3, 3))),

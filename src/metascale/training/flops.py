@@ -77,7 +77,7 @@ class _Uncounted(TorchDispatchMode):
 _OWN = frozenset({"aten", "prims", "prim", "c10d", "_c10d_functional", "profiler", "inductor", "debugprims"})
 _HIDES_PRODUCTS = re.compile(
     r"_rnn|^lstm|sparse_|_fft_|linalg_(?!vector_norm|cross|vecdot)|cholesky|triangular_solve|lu_solve|ormqr|geqrf|"
-    r"_euclidean_dist|_transformer_encoder|_native_multi_head|attention|pack_mm|(mm|mv)_?$|convolution|trilinear"
+    r"_euclidean_dist|_cdist|_transformer_encoder|_native_multi_head|attention|pack_mm|(mm|mv)_?$|convolution|trilinear"
 )
 """Names of torch's operations that multiply matrices or do as much; those with a formula never get here."""
 
