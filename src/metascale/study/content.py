@@ -4,6 +4,9 @@ A study's base has, under `CONTENT`, what was read: by a key of the configuratio
 the name of a set of files, every location with the file's name, size and SHA-256. A trial's configuration has the
 record of its own file. Where a file lies is no part of a trial's identity, what it holds is: the same content at
 another place makes the same trial, and other content at the same place is refused.
+
+Code is known by its place, because it may be edited: under `PLACES` a base has, by a key that names the file or folder
+of what runs, where it lay first, which is what trials are told apart by, and where it lies as seen from the study.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ from metascale.core.files import content_of
 
 CONTENT = "data_content"
 """The key of a study's base and of a trial's configuration; not for keys of users."""
+PLACES = "code_places"
+"""The key of a study's base, and of a trial's configuration where code has moved; not for keys of users."""
+FIRST = "first"
+"""Of a record of code: the value of its key when the study began."""
 RELATIVE = "from_study"
 """Of a record in a base: the location as seen from the study's folder, so that both may move together."""
 _SHOWN = 12
@@ -32,7 +39,9 @@ def content_in(config: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
 
 def of_trial(config: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's configuration as merged from the base: of what the base records, the trial's own files are kept."""
-    whole = {key: value for key, value in config.items() if key != CONTENT}
+    whole = {key: value for key, value in config.items() if key not in (CONTENT, PLACES)}
+    came = {key: {FIRST: record[FIRST]} for key, record in places_in(config).items() if record[FIRST] != config[key]}
+    whole |= {PLACES: came} if came else {}
     kept = {}
     for key, places in content_in(config).items():
         record = places.get(config[key]) if isinstance(config.get(key), str) else None
@@ -43,12 +52,24 @@ def of_trial(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a trial itself: its configuration with what its files hold instead of where they are."""
-    return {key: value for key, value in config.items() if key not in content_in(config)}
+    return {key: value for key, value in _began(config).items() if key not in content_in(config)}
 
 
 def base_identity(base: Mapping[str, Any]) -> dict[str, Any]:
     """A base without what it records of files, and without their locations."""
-    return {key: value for key, value in base.items() if key != CONTENT and key not in content_in(base)}
+    return {key: value for key, value in _began(base).items() if key != CONTENT and key not in content_in(base)}
+
+
+def places_in(config: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """What a base or a configuration records of where its code lies; nothing where it was made without."""
+    found = config.get(PLACES)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _began(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A base or configuration with its code where it lay first."""
+    own = {key: value for key, value in config.items() if key != PLACES}
+    return {**own, **{key: record[FIRST] for key, record in places_in(config).items()}}
 
 
 def check_content(config: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from metascale.study.store.folder import damage_of
 from metascale.training.state import from_bytes
 from metascale.workflow.content import located_run
 from metascale.workflow.fewshot import WEIGHTS, evaluate_on_test, few_shot, make_inner
+from metascale.workflow.places import recipe_place
 from metascale.workflow.recipe import stored_recipe
 
 
@@ -36,7 +37,7 @@ def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: st
     """
     folder = Path(folder)
     config, result, params = load_run(folder)
-    recipe = stored_recipe(config["recipe"], f"the run in {folder}")
+    recipe = stored_recipe(recipe_place(config["recipe"], folder), f"the run in {folder}")
     config = located_run(recipe, config, folder)
     tested = {"eval_inner_steps": result.get(TEST_INNER_STEPS), "inner_lr": result.get(TEST_INNER_LR)}
     as_tested = {key: value for key, value in tested.items() if value is not None}

@@ -26,6 +26,7 @@ from metascale.study.run.job import Executor
 from metascale.study.run.supervise import HANG_S
 from metascale.workflow.content import hashes_of, known_by_content, located
 from metascale.workflow.own import check_own, is_function, is_own, own_study, source_hashes
+from metascale.workflow.places import found_again, placed
 from metascale.workflow.preflight import check_devices, fetch_backbones, preflight
 from metascale.workflow.recipe import Recipe, load_recipe, recipe_of
 
@@ -254,7 +255,7 @@ def plan_from_folder(folder: Path | str, place: Place | None = None) -> Plan:
     Raises:
         InputError: no study is there, or what it runs or reads cannot be found any more.
     """
-    study = located(load_definition(Path(folder)).study, Path(folder))
+    study = found_again(located(load_definition(Path(folder)).study, Path(folder)), Path(folder))
     recipe = recipe_of(study)
     if recipe is None and not is_own(study):
         try:
@@ -307,7 +308,8 @@ def launch(
     folder = Path(folder)
     if planned.recipe is not None:
         fetch_backbones(planned.recipe, planned.study)
-    planned = replace(planned, study=known_by_content(planned.recipe, planned.study, folder))
+    study = placed(known_by_content(planned.recipe, planned.study, folder), folder)
+    planned = replace(planned, study=study)
     if search_of(planned.study) is None:
         # Before the first trial: a study that is killed and resumed still knows how it began. (A search makes its
         # trials itself, and is noted at the end.)

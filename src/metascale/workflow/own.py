@@ -27,6 +27,7 @@ from metascale.core.errors import Diverged, InputError, MetascaleError
 from metascale.core.files import sha256_of
 from metascale.core.run import Run
 from metascale.core.suggest import suggest
+from metascale.study.content import PLACES
 from metascale.study.design import TUNE_KEY, Study, Trial, TrialFunction, flatten
 from metascale.study.errors import Killed, Stopped
 from metascale.study.roles import Reading, assign
@@ -67,7 +68,7 @@ def own_study(
             or an axis or seeds that the program does not get.
     """
     base = dict(values or {})
-    for key in (FUNCTION, COMMAND, FOLDER, "kind"):
+    for key in (FUNCTION, COMMAND, FOLDER, PLACES, "kind"):
         if key in base:
             raise InputError(f"the key '{key}' is metascale's own: call yours something else", field=key)
     tune = base.pop(TUNE_KEY, None)
@@ -163,7 +164,7 @@ def load_own(source: str) -> TrialFunction:
 
 def function_trial(config: dict[str, Any], run: Run, device: str) -> Mapping[str, Any]:
     """One trial of a user's function; the configuration that it gets is the user's keys and the seed."""
-    own = {key: value for key, value in config.items() if key not in (FUNCTION, TUNE_KEY, "trial")}
+    own = {key: value for key, value in config.items() if key not in (FUNCTION, TUNE_KEY, PLACES, "trial")}
     row = load_own(config[FUNCTION])(own, run, device)
     return _checked(row, "the function returned") if isinstance(row, Mapping) else row
 
@@ -206,7 +207,7 @@ def fill(command: str, values: Mapping[str, Any]) -> list[str]:
 
 
 def _values(config: Mapping[str, Any], device: str) -> dict[str, Any]:
-    own = {key: value for key, value in config.items() if key not in (COMMAND, FOLDER, TUNE_KEY, "trial")}
+    own = {key: value for key, value in config.items() if key not in (COMMAND, FOLDER, TUNE_KEY, PLACES, "trial")}
     return {**own, **flatten(own), "device": device}
 
 

@@ -21,7 +21,7 @@ from metascale.core.columns import TEST_LOSS, TUNING
 from metascale.core.errors import InputError
 from metascale.core.run import Run
 from metascale.core.suggest import suggest
-from metascale.study.content import CONTENT
+from metascale.study.content import CONTENT, PLACES
 from metascale.study.design import TUNE_KEY as TUNE
 from metascale.study.design import Study, merge
 from metascale.study.roles import Reading, Roles, assign
@@ -55,7 +55,7 @@ ENTRY_POINTS = "metascale.recipes"
 """Entry-point group by which an installed package adds recipes: ``NAME = "package.module"``."""
 
 FEW_SHOT = "metascale.workflow.fewshot:trial"
-NOT_CONFIGURED = ("recipe", "trial", "seed", TUNE, PRUNE_KEY, CONTENT)
+NOT_CONFIGURED = ("recipe", "trial", "seed", TUNE, PRUNE_KEY, CONTENT, PLACES)
 """Keys of a trial's configuration that are the study's, not the recipe's."""
 
 CostTable = tuple[str, list[str], list[list[str]]]
