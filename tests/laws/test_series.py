@@ -97,6 +97,6 @@ def test_optimum_of_a_study_of_two_scales(tmp_path: Path) -> None:
     assert "alpha 0.5" in text
     assert "beta 0.3" in text
     assert "alpha 0.5" in call("fit", tmp_path)
-    with pytest.raises(InputError, match="forecast is for one scale and the study has size and tokens"):
+    with pytest.raises(InputError, match=r"`to` '10000.0' is no value; give NAME=VALUE, such as size=...,tokens=..."):
         call("forecast", tmp_path, "--to", 1e4)
     assert call("forecast", tmp_path, "--x", "size", "--to", 1e4).count("tokens=") == 4

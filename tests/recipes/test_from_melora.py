@@ -56,7 +56,7 @@ def test_a_command_of_the_page_plans_a_study(
 
     monkeypatch.setattr("metascale.workflow.launch.launch", launch)
     # The data set itself is not needed to plan a study, and is not everywhere.
-    monkeypatch.setattr("metascale.workflow.launch.preflight", lambda recipe, study, devices: None)
+    monkeypatch.setattr("metascale.workflow.launch.preflight", lambda recipe, study, devices: ())
     result = CliRunner().invoke(app, shlex.split(command))
     assert result.exit_code == 0, (result.output, result.exception)
     (plan,) = planned

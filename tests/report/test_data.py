@@ -374,7 +374,9 @@ def test_a_reason_is_the_last_line_of_the_traceback_and_time_is_that_of_all_atte
     builder = StudyBuilder(tmp_path, {"n_tasks": [5, 10]})
     run = builder.run("a", {"n_tasks": 5}, kind="meta", status="failed")
     (run / "error.txt").write_text("Traceback\n  ...\nRuntimeError: no room\n")
-    (run / "history.jsonl").write_text('{"wall_s": 1.5}\n{"wall_s": 2.0}\n')
+    (run / "history.jsonl").write_text(
+        '{"event": "ended", "at": 1.0, "wall_s": 1.5}\n{"event": "ended", "at": 2.0, "wall_s": 2.0}\n'
+    )
     reasons, every = trials(open_study(builder.write())).tables
     assert (reasons.rows[0].cells[-1].text, every.rows[0].cells[-1].text) == ("RuntimeError: no room", "3.5")
 

@@ -79,7 +79,9 @@ def test_an_mlflow_experiment_that_was_deleted_is_one_sentence(folder, tmp_path)
     client = MlflowClient(f"sqlite:///{tmp_path / 'tracking' / 'mlflow.db'}")
     (experiment,) = [one for one in client.search_experiments() if one.name != "Default"]
     client.delete_experiment(experiment.experiment_id)
-    with pytest.raises(InputError, match=r"was deleted there, .*mlflow experiments restore --experiment-id 1\)"):
+    with pytest.raises(
+        InputError, match=r"was deleted there, .*restore experiment 1 with `mlflow experiments restore`"
+    ):
         export_study(folder, "mlflow", str(tmp_path / "tracking"))
     client.restore_experiment(experiment.experiment_id)
     assert export_study(folder, "mlflow", str(tmp_path / "tracking")) == 0

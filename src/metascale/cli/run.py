@@ -198,7 +198,8 @@ def _yaml(text: str, loader: type[yaml.SafeLoader | yaml.BaseLoader], where: str
         InputError: the text is not YAML.
     """
     try:
-        value = yaml.load(text, loader)
+        reader = loader(text)
+        value = reader.get_single_data()
     except RecursionError as error:
         raise InputError(f"{where} cannot be read as YAML: it is nested too deeply") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:

@@ -90,14 +90,14 @@ def parse_bounds(given: Sequence[str] | None) -> dict[str, tuple[float, float]]:
     return found
 
 
-def parse_values(given: Sequence[str] | None, field: str) -> dict[str, float]:
+def parse_values(given: Sequence[str] | None, field: str, example: str = "E=1.69") -> dict[str, float]:
     """``E=1.69`` to the value."""
     found = {}
     for text in given or ():
         for part in text.split(","):
             name, sign, value = part.partition("=")
             if not (name.strip() and sign):
-                raise InputError(f"`{field}` '{part}' is no value; give NAME=VALUE, such as E=1.69", field=field)
+                raise InputError(f"`{field}` '{part}' is no value; give NAME=VALUE, such as {example}", field=field)
             found[name.strip()] = _number(value, field)
     return found
 
@@ -273,10 +273,10 @@ def forecast_scales(
     from metascale.laws.corners import choose
     from metascale.laws.observations import observe
 
-    targets = [parse_values([text], "to") for text in to]
+    wanted = ",".join(f"{name}=..." for name in opened.scales)
+    targets = [parse_values([text], "to", wanted) for text in to]
     for given in targets:
         if set(given) != set(opened.scales):
-            wanted = ",".join(f"{name}=..." for name in opened.scales)
             raise InputError(f"`to` must name every scale once; give {wanted}", field="to")
     records: dict[str, Any] = {}
     for name, columns in groups_of(opened, opened.scales, replicate):

@@ -157,7 +157,7 @@ def _write_mlflow(view: StudyView, out: str) -> int:
     if known is not None and known.lifecycle_stage == "deleted":
         raise InputError(
             f"the MLflow experiment '{view.study.name}' of {out} was deleted there, and MLflow keeps its name: restore "
-            f"it (mlflow experiments restore --experiment-id {known.experiment_id}), or export to another place",
+            f"experiment {known.experiment_id} with `mlflow experiments restore`, or export to another place",
             field="out",
             value=out,
         )

@@ -129,7 +129,7 @@ def mixture_law(n_domains: int) -> Formula:
 
 
 def law_of(text: str, columns: Sequence[str]) -> Formula:
-    """The law that ``--law`` names in these scales: one of `LIBRARY`, "mixture", or a formula.
+    """The law that a text names in these scales: one of `LIBRARY`, "mixture", or a formula.
 
     Raises:
         InputError: unknown, for another number of scales, or not a formula.

@@ -71,14 +71,14 @@ def predictor_of(record: LawRecord) -> Predictor:
     """
     stored = record.predictor
     if stored is None:
-        raise InputError("the law holds no predictor; fit the table again (`metascale fit TABLE --out DIR`)")
+        raise InputError("the law holds no predictor; fit the table again into this folder")
     if stored.x:
         return SeriesPredictor(observe(stored.x, stored.loss, x_name=stored.x_names, loss_name=stored.loss_name))
     return Mixture.of(stored)
 
 
 def read_predictors(folder: Path) -> dict[str, Predictor]:
-    """By series, the predictors of a folder that ``fit --out`` wrote; a single one has the empty name.
+    """By series, the predictors of a folder that ``fit`` wrote; a single one has the empty name.
 
     Raises:
         InputError: there is no law in the folder, or no predictor in it.
@@ -86,5 +86,5 @@ def read_predictors(folder: Path) -> dict[str, Predictor]:
     """
     found = read_laws(folder)
     if not found:
-        raise InputError(f"there is no law in '{folder}'; write one with `metascale fit TABLE --out {folder}`")
+        raise InputError(f"there is no law in '{folder}'; write one with `metascale fit` and this output folder")
     return {name: predictor_of(record) for name, record in found.items()}

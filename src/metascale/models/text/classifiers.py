@@ -42,7 +42,7 @@ from metascale.models.text.lora import (
     init_adapters,
     linear_shapes,
 )
-from metascale.models.text.probe import require_live
+from metascale.models.text.probe import require_bare, require_live
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -188,6 +188,7 @@ class AdapterClassifier(EpisodeClassifier):
         self._check()
         self.backbone.requires_grad_(False).eval()
         attach(self.backbone, self.shapes)
+        require_bare(self.backbone)
         require_live(self.backbone, self.shapes)
 
     @cached_property

@@ -75,6 +75,23 @@ def require_live(backbone: PreTrainedModel, shapes: Shapes) -> None:
         _LIVE[backbone] = _LIVE.get(backbone, frozenset()) | asked.keys()
 
 
+def require_bare(backbone: PreTrainedModel) -> None:
+    """
+    Raises:
+        InputError: a model with a head, which returns something else than hidden states.
+    """
+    if backbone.base_model is not backbone:
+        raise _headed(backbone)
+
+
+def _headed(backbone: PreTrainedModel) -> InputError:
+    return InputError(
+        f"{type(backbone).__name__} returns no last_hidden_state; give the bare backbone (load_backbone makes "
+        "it, or AutoModel of transformers), not a model with a head",
+        field="backbone",
+    )
+
+
 def reached(backbone: PreTrainedModel, shapes: Shapes) -> set[str]:
     """The layers among ``shapes``, which take adapters already, whose adapters change what the model gives out."""
     if backbone.device.type not in ("cpu", "meta"):  # another device may have kernels, and with them ways, of its own
@@ -106,11 +123,7 @@ def _pass(backbone: PreTrainedModel, shapes: Shapes, masked: bool = True) -> set
         output = backbone(**options)
         hidden = getattr(output, "last_hidden_state", getattr(output, "logits", None))
         if hidden is None:
-            raise InputError(
-                f"{type(backbone).__name__} returns no last_hidden_state; give the bare backbone (load_backbone makes "
-                "it, or AutoModel of transformers), not a model with a head",
-                field="backbone",
-            )
+            raise _headed(backbone)
     if not hidden.requires_grad:
         return set()
     found = torch.autograd.grad(hidden.sum(), [b for _, b in adapters.values()], allow_unused=True)
