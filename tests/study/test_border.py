@@ -25,7 +25,7 @@ from tests.study.folders import final_files
 TRIALS = "tests.study.border_trials"
 pytestmark = pytest.mark.timeout(120)
 SAID = {
-    "itself": "holds itself, or is nested too deeply",
+    "itself": "holds itself or is nested more than 50 deep",
     "a float": "the trial returned a float (3.0); a trial returns a mapping of names to finite numbers, texts",
     "a list": "the trial returned a list ([1.0, 2.0]); a trial returns a mapping",
     "nothing": "the trial returned None; a trial returns a mapping",

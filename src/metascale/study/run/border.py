@@ -16,6 +16,7 @@ from metascale.study.design import load_function
 ALLOWED = "a mapping of names to finite numbers, texts, booleans or None (or to lists and mappings of these)"
 _EXAMPLE = "such as {'loss': 0.5}"
 _SHOWN = 80
+_DEEPEST = 50
 _OF_A_FORK = 70
 
 
@@ -57,12 +58,7 @@ def checked_row(returned: object) -> dict[str, Any]:
     """
     if not isinstance(returned, Mapping):
         raise InputError(f"the trial returned {_described(returned)}; a trial returns {ALLOWED}, {_EXAMPLE}")
-    try:
-        row = _mapping(returned, "")
-    except RecursionError as error:
-        raise InputError(
-            "the trial returned a mapping that holds itself, or is nested too deeply to be kept"
-        ) from error
+    row = _mapping(returned, "")
     dotted: set[str] = set()
     for name in _dotted(row):
         if name in dotted:
@@ -71,20 +67,26 @@ def checked_row(returned: object) -> dict[str, Any]:
     return row
 
 
-def _mapping(value: Mapping[Any, Any], where: str) -> dict[str, Any]:
+def _mapping(value: Mapping[Any, Any], where: str, depth: int = 0) -> dict[str, Any]:
     for name in value:
         if not isinstance(name, str) or not name:
             within = f" in '{where}'" if where else ""
             raise InputError(f"the trial returned a result named {_described(name)}{within}; names are texts")
         _check_text(name, "the trial returned a name", "a name")
-    return {str(name): _value(item, f"{where}.{name}" if where else str(name)) for name, item in value.items()}
+    return {
+        str(name): _value(item, f"{where}.{name}" if where else str(name), depth + 1) for name, item in value.items()
+    }
 
 
-def _value(value: Any, where: str) -> Any:
+def _value(value: Any, where: str, depth: int) -> Any:
+    if depth > _DEEPEST:
+        raise InputError(
+            f"the trial returned '{where[:_SHOWN]}...', which holds itself or is nested more than {_DEEPEST} deep"
+        )
     if isinstance(value, Mapping):
-        return _mapping(value, where)
+        return _mapping(value, where, depth)
     if isinstance(value, (list, tuple)):
-        return [_value(item, f"{where}[{place}]") for place, item in enumerate(value)]
+        return [_value(item, f"{where}[{place}]", depth + 1) for place, item in enumerate(value)]
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     if value is None or isinstance(value, bool):
