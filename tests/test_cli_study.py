@@ -10,8 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import metascale as ms
 from metascale.cli import study as cli_study
+from metascale.cli.main import app
 from metascale.core.files import read_json
 from metascale.study import Study, read_study, run_study
 from metascale.study.definition import load_definition, save_definition
@@ -146,3 +149,27 @@ def test_what_export_and_push_refuse(whole: Path, tmp_path: Path, call: Call) ->
         code, _, said = call(*arguments)
         assert (code, message in said) == (2, True), (arguments, said)
     assert not Path(out).exists()
+
+
+def test_a_home_folder_is_one_wherever_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves ``~`` as it is after ``--out=`` and in quotes, and Python always: no folder is called ``~``."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    (home / "f.py").write_text("def train(config, run, device):\n    return {'loss': 1 + config['n'] ** -0.5}\n")
+    ran = ["run", "~/f.py:train", "--set", "n=[1,2,4,8]", "--loss", "loss", "--out=~/study", "--executor", "serial"]
+    commands = [
+        "status ~/study",
+        "verify ~/study",
+        "export ~/study --format csv --out ~/t.csv",
+        "fit ~/t.csv --out ~/law",
+    ]
+    for line in (ran, *(command.split() for command in commands)):
+        done = CliRunner().invoke(app, line)
+        assert done.exit_code == 0, done.output
+    assert {path.name for path in home.iterdir()} == {"f.py", "study", "t.csv", "law"}
+    ms.run("~/f.py:train", "~/study", {"n": [1, 2, 4, 8, 16]}, loss="loss", place=ms.Place("serial"))
+    assert len(read_study("~/study").runs) == 5
+    assert list(here.iterdir()) == []

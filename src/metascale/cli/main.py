@@ -53,6 +53,16 @@ def out_folder(folder: Path | None) -> Iterator[None]:
         raise
 
 
+def at_home(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with ``~`` expanded in its paths: a shell leaves it as it is inside quotes and after ``--out=``."""
+
+    @functools.wraps(command)
+    def expanded(**given: Any) -> None:
+        command(**{key: value.expanduser() if isinstance(value, Path) else value for key, value in given.items()})
+
+    return expanded
+
+
 def into_folder(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` with the folder of its option --out made first, so that a bad path is refused before work starts."""
 
@@ -264,6 +274,10 @@ def _options(
     ] = False,
 ) -> None:
     return None
+
+
+for registered in (*app.registered_commands, *cli_data.app.registered_commands):
+    registered.callback = at_home(registered.callback) if registered.callback else None
 
 
 if __name__ == "__main__":

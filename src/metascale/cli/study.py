@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -130,6 +131,7 @@ def export(
         raise InputError("export needs --format and --out for a study, or --peft (with --base) for one run")
     from metascale.integrations.export import export_study
 
+    out = os.path.expanduser(out)
     try:
         count = export_study(folder, kind, out)
     except (NotADirectoryError, PermissionError, FileExistsError) as error:

@@ -171,7 +171,7 @@ def push_adapter(folder: Path | str, repo: str, *, public: bool = False, endpoin
         MissingDependency: huggingface_hub is not installed.
         MetascaleError: the hub refused.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     _check_pushable(folder, repo)
     hub: Any = require("huggingface_hub", "text", "pushing to the hub")
     errors: Any = require("huggingface_hub.errors", "text", "pushing to the hub")

@@ -55,7 +55,7 @@ def run_study(
         DiskFull: no space left; everything recorded is whole and the same call resumes.
         KeyboardInterrupt: everything is resumable, and the reporter has said so.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     with explain_disk_full(folder, "opening the study"):
         store = RunStore.create(folder, study)
     try:

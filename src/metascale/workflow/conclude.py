@@ -65,7 +65,7 @@ def conclude(folder: Path | str) -> Conclusion:
     Raises:
         InputError: the folder holds no study.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     view = read_study(folder)
     with locked(folder):
         unseal(folder, files=None)

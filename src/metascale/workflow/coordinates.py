@@ -115,7 +115,7 @@ def check_coordinates(
     found = Coordinates(model, steps, {STANDARD: standard, MUP: mup})
     settings = {"model": model, "widths": sorted(widths), "steps": steps, "lr": lr, "depth": depth, "seeds": [*seeds]}
     rows = [{"parameterisation": name, **asdict(row)} for name, check in found.checks.items() for row in check.rows]
-    out = Path(folder)
+    out = Path(folder).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / FILE, {**settings, "rows": rows})
     return found, [out / FILE, write_plot(found, out)]

@@ -35,7 +35,7 @@ def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: st
         InputError: not a meta-trained, finished run, a value that is not allowed, or other data than the run read.
         CorruptFile: the weights are not those that the run recorded.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     config, result, params = load_run(folder)
     recipe = stored_recipe(recipe_place(config["recipe"], folder), f"the run in {folder}")
     config = located_run(recipe, config, folder)

@@ -255,7 +255,8 @@ def plan_from_folder(folder: Path | str, place: Place | None = None) -> Plan:
     Raises:
         InputError: no study is there, or what it runs or reads cannot be found any more.
     """
-    study = found_again(located(load_definition(Path(folder)).study, Path(folder)), Path(folder))
+    folder = Path(folder).expanduser()
+    study = found_again(located(load_definition(folder).study, folder), folder)
     recipe = recipe_of(study)
     if recipe is None and not is_own(study):
         try:
@@ -264,7 +265,7 @@ def plan_from_folder(folder: Path | str, place: Place | None = None) -> Plan:
             raise InputError(
                 f"{folder} holds a study of the function '{study.trial}', which cannot be imported from here: {error}"
             ) from error
-    known = Path(folder) / COMMAND_JSON
+    known = folder / COMMAND_JSON
     return _planned(recipe, study, place, read_json(known) if known.exists() else {})
 
 
@@ -305,7 +306,7 @@ def launch(
     from metascale.study.store.store import RunStore
     from metascale.workflow.conclude import conclude
 
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if planned.recipe is not None:
         fetch_backbones(planned.recipe, planned.study)
     study = placed(known_by_content(planned.recipe, planned.study, folder), folder)

@@ -92,7 +92,7 @@ def run_tuned_study(
             diverged; whatever `run_study` raises.
         MissingDependency: Optuna is not installed; nothing is written.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if (folder / STUDY_JSON).exists():
         study = load_definition(folder).rebased(study)
     search = search_of(study)

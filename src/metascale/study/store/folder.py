@@ -258,7 +258,7 @@ def read_study(folder: Path | str) -> StudyView:
         InputError: the folder holds no study, or a newer version wrote it.
         CorruptFile: a file is not what was written.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     definition = load_definition(folder)
     runs = tuple(RunView(trial, run_folder(folder, trial)) for trial in definition.trials)
     return StudyView(folder, definition.study, runs)

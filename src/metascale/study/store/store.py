@@ -65,7 +65,7 @@ class RunStore:
             InputError: the folder holds a study with another name, trial function or base, or its path is too long;
                 nothing is touched.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         refuse_long_path(folder)
         if (folder / STUDY_JSON).exists():
             load_definition(folder).extended(study)
@@ -97,7 +97,7 @@ class RunStore:
         Raises:
             InputError: the folder holds no study.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         definition = load_definition(folder)
         with locked(folder):
             store = cls(folder, definition)
@@ -258,7 +258,7 @@ class RunStore:
 
 def rebuild_index(folder: Path | str) -> RunStore:
     """Open the study in ``folder`` with an index built anew, also when the old one cannot be read."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     definition = load_definition(folder)
     try:
         store = RunStore(folder, definition)
