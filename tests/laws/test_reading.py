@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
 import gzip
 import importlib.util
 import json
+import lzma
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -319,3 +324,43 @@ def test_a_row_is_named_by_its_place_in_the_file_after_others_were_left_out():
     table = Table({"x": [1, 2, 3], "state": ["failed", "done", "done"], "loss": ["1", "2", "high"]}, "t.csv")
     with pytest.raises(InputError, match="row 3: 'loss' is 'high'"):
         usable_rows(table).numbers("loss")
+
+
+def test_a_parquet_file_that_expands_is_bounded_and_a_broken_one_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million equal cells are some hundred bytes in the file."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    zeros, small = tmp_path / "zeros.parquet", tmp_path / "small.parquet"
+    parquet.write_table(pyarrow.table({"n": np.zeros(1_000_000), "loss": np.zeros(1_000_000)}), zeros)
+    parquet.write_table(pyarrow.table({"n": [1.0, 2.0], "loss": [0.5, None]}), small)
+    assert zeros.stat().st_size < 100_000
+    monkeypatch.setattr(reading, "_MOST_BYTES", 1 << 20)
+    with pytest.raises(InputError, match=r"has 1,000,000 rows and becomes more than 1\.00 MiB"):
+        read_table(zeros)
+    assert read_table(small).n_rows == 2
+    whole = small.read_bytes()
+    for place in range(4, len(whole) - 4):  # whatever is damaged: a table, or a sentence about it
+        small.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        with contextlib.suppress(InputError):
+            read_table(small)
+
+
+@pytest.mark.parametrize("opener", [gzip.open, bz2.open, lzma.open])
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl"])
+def test_a_compressed_table_is_read_up_to_a_bound(
+    opener: Any, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Harmless spaces against a small bound."""
+    path = tmp_path / f"t.{suffix}.{ {gzip.open: 'gz', bz2.open: 'bz2', lzma.open: 'xz'}[opener] }"
+    start = b"n,loss\n1,2\n" if suffix == "csv" else b'{"n": 1, "loss": 2}\n'
+    monkeypatch.setattr(reading, "_MOST_BYTES", 1 << 20)
+    for n_bytes, refused in ((1 << 10, False), (2 << 20, True)):
+        with opener(path, "wb") as stream:
+            stream.write(start + b" " * n_bytes)
+        if refused:
+            with pytest.raises(InputError, match=r"expands to more than 1\.00 MiB"):
+                read_table(path)
+        elif suffix == "jsonl":
+            assert read_table(path).n_rows == 1

@@ -25,11 +25,15 @@ from numpy.typing import NDArray
 
 from metascale.core.errors import InputError
 from metascale.core.optional import require
+from metascale.core.units import format_bytes
 from metascale.laws.numbers import TEXT, as_column, has_decimal_comma, parse_number
 
 Columns = dict[str, NDArray[Any]]
 CHUNK = 1 << 16  # rows that are held as Python objects at a time
 DELIMITERS = (",", ";", "\t", "|")
+_MOST_BYTES = 256 << 20
+"""Of what a compressed file expands to."""
+_ROWS_A_PART = 1024
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _COMMENT = re.compile(rb"(?m)^[ \t]*#(?![,;\t|])[^\r\n]*(?:\r\n?|\n|\Z)")
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
@@ -82,8 +86,33 @@ def _read_file(path: Path) -> Read:
 
 
 def _open(path: Path) -> IO[bytes]:
-    opened: IO[bytes] = _OPENERS.get(path.suffix.lower(), open)(path, "rb")  # type: ignore[operator]
-    return opened
+    opener = _OPENERS.get(path.suffix.lower())
+    if opener is None:
+        return path.open("rb")
+    return io.BufferedReader(_Expanding(opener(path, "rb"), path))
+
+
+class _Expanding(io.RawIOBase):
+    """A compressed file as it expands, up to `_MOST_BYTES`: a few bytes can stand for any number of equal ones."""
+
+    def __init__(self, stream: Any, path: Path) -> None:
+        self._stream, self._path, self._n_bytes = stream, path, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        n_bytes = int(self._stream.readinto(buffer))
+        self._n_bytes += n_bytes
+        if self._n_bytes > _MOST_BYTES:
+            raise InputError(
+                f"'{self._path}' expands to more than {format_bytes(_MOST_BYTES)}, the most that is read of it"
+            )
+        return n_bytes
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def _encoding(start: bytes) -> str:
@@ -180,11 +209,32 @@ def _read_parquet(path: Path) -> Columns:
     parquet = require("pyarrow.parquet", "data", "reading Parquet")
     arrow = require("pyarrow", "data", "reading Parquet")
     try:
-        table = parquet.read_table(str(path))
-    except arrow.ArrowInvalid as error:
+        with parquet.ParquetFile(str(path)) as file:
+            table = _within_bounds(file, path, arrow)
+    except (arrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the file cannot be read at all
         raise InputError(f"'{path}' is not a Parquet table ({str(error).splitlines()[0]})") from error
     _require_distinct(list(table.column_names), f"'{path}'")
     return _of_frame(table)
+
+
+def _within_bounds(file: Any, path: Path, arrow: Any) -> Any:
+    """A Parquet file's table. A few bytes can stand for any number of equal cells, so it is read by parts and counted.
+
+    Raises:
+        InputError: it becomes more than `_MOST_BYTES`.
+    """
+    batches, n_bytes = [], 0
+    for batch in file.iter_batches(batch_size=_ROWS_A_PART):
+        n_bytes += batch.nbytes
+        if n_bytes > _MOST_BYTES:
+            raise InputError(
+                f"'{path}' has {file.metadata.num_rows:,} rows and becomes more than {format_bytes(_MOST_BYTES)} when "
+                "it is read: give a table with one row a run"
+            )
+        batches.append(batch)
+    return arrow.Table.from_batches(batches, schema=file.schema_arrow)
 
 
 def _read_json(path: Path) -> Columns:
