@@ -11,19 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import typer
 
-from metascale.cli.table import open_table
-from metascale.cli.words import JsonFlag, say, say_notes, write_results
+from metascale.cli.table import Chosen, open_table
+from metascale.cli.words import JsonFlag, say, say_notes, stage, write_results
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
-    from metascale.cli.scales import Columns
     from metascale.cli.table import Opened
     from metascale.laws import Analysis, Forecast, SurfaceAnalysis
     from metascale.laws.objective import Objective
+    from metascale.laws.prepared import Columns
     from metascale.laws.table import ScaleColumns, Table
 
 TablePath = Annotated[
-    Path, typer.Argument(help="CSV or Parquet table with one row a run, or a study's folder", show_default=False)
+    Path,
+    typer.Argument(
+        help="CSV, JSON, JSON Lines or Parquet table with one row a run, or a study's folder", show_default=False
+    ),
 ]
 XNames = Annotated[
     list[str] | None,
@@ -43,6 +46,15 @@ BestOf = Annotated[
     list[str] | None,
     typer.Option("--best-of", help="column of which each scale keeps its best value, by validation; repeatable"),
 ]
+RunName = Annotated[
+    str | None, typer.Option("--run", help="column of runs, whose rows stay together in a bootstrap (default: run)")
+]
+Checkpoints = Annotated[
+    bool, typer.Option("--checkpoints", help="fit every row of a run, and not the end of each alone")
+]
+Rows = Annotated[
+    int | None, typer.Option("--rows", help="fit a sample of so many rows (default: of more than 5,000, 600 a group)")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="folder for the results as JSON, CSV, PNG and HTML")]
 Seed = Annotated[int, typer.Option("--seed", help="seed of the bootstrap")]
 FRONTIER_POINTS = 25
@@ -59,6 +71,9 @@ def fit(
     series: Series = None,
     best_of: BestOf = None,
     replicate: Replicate = None,
+    run: RunName = None,
+    checkpoints: Checkpoints = False,
+    rows: Rows = None,
     law: Annotated[
         str, typer.Option("--law", help="a family, a law of the library, a formula such as 'E + A/N**alpha', or auto")
     ] = "auto",
@@ -82,12 +97,12 @@ def fit(
 ) -> None:
     """Fit a scaling law to a table: parameters with intervals, error, backtest, verdict."""
     from metascale.cli.scales import objective_of, parse_bounds, parse_values, print_json, run_fit
-    from metascale.laws.table import ScaleColumns
+    from metascale.laws.prepared import one_scale
 
     _require_scales(x, x2, x3)
     bounds, fixed = parse_bounds(bound), parse_values(fix, "fix")
     asked = (*(x or ()), *filter(None, (x2, x3)))
-    opened = open_table(table, asked, y, group, series, best_of)
+    opened = open_table(table, asked, y, group, series, best_of, Chosen(run, replicate, checkpoints, rows))
     scales = _named_scales(opened, asked, x, law)
     if _any_scales(opened, scales, law):
         _require_rows_alike(None, weights)
@@ -103,14 +118,14 @@ def fit(
         _require_rows_alike(replicate, weights)
         _fit_surfaces(opened, scales, options, out, json_)
         return
-    columns = ScaleColumns.of(opened.table, scales[0] if scales else None, opened.loss, replicate)
+    columns = one_scale(opened.rows, replicate)
     named = opened.group
     if named != group and opened.compared:
         say("several methods in the table: each gets its own law (as --group method)", to_stderr=json_)
     found = {name: _analysis(part, {**options, "weights": weights}) for name, part in columns.split(named).items()}
     for name, analysis in found.items():
         say((f"{name}: " if name else "") + analysis.summary() + "\n", to_stderr=json_)
-    _say_table_notes(columns, opened.used, json_)
+    _say_table_notes(columns, opened, json_)
     compared = named is not None and len(found) > 1 and opened.compared
     grouped = _compare_groups(columns, str(named), options, json_) if compared else None
     if json_:
@@ -151,17 +166,18 @@ def _fit_surfaces(
     opened: Opened, scales: Sequence[str], options: dict[str, Any], out: Path | None, json_: bool
 ) -> None:
     """The surfaces in two or three scales that have a verdict of their own, one a group."""
-    from metascale.cli.scales import columns_of, print_json
+    from metascale.cli.scales import print_json
+    from metascale.laws.prepared import columns_of
     from metascale.laws.table import split_table
 
     records = {}
     for name, part in split_table(opened.table, opened.group).items():
         if name:
             say(f"{name}:", to_stderr=json_)
-        columns = columns_of(part, scales, opened.loss, None)
+        columns = columns_of(part, scales, opened.loss, opened.run)
         found = _surface(columns, options)
         say(found.summary(), to_stderr=json_)
-        _say_pooled(columns.table, (*scales, opened.loss, columns.loss_name, *opened.used), scales, json_)
+        _say_pooled(columns.table, (*scales, opened.loss, columns.loss_name, opened.run, *opened.used), scales, json_)
         records[name] = found.to_json()
         if out is not None:
             _write_surface(_folder(out, name or None), found, columns, json_)
@@ -183,27 +199,31 @@ def forecast(
     series: Series = None,
     best_of: BestOf = None,
     replicate: Replicate = None,
+    run: RunName = None,
+    checkpoints: Checkpoints = False,
+    rows: Rows = None,
     level: Annotated[float, typer.Option("--level", help="level of the interval")] = 0.90,
     json_: JsonFlag = False,
     out: Out = None,
 ) -> None:
     """Predict the loss of a new run beyond the table, with an interval that widens with the distance."""
     from metascale.cli.scales import forecast_scales, print_json
-    from metascale.laws import forecast as predict
-    from metascale.laws.table import ScaleColumns
+    from metascale.laws.forecasting import forecast as predict
+    from metascale.laws.prepared import one_scale
 
-    opened = open_table(table, x or (), y, group, series, best_of)
+    opened = open_table(table, x or (), y, group, series, best_of, Chosen(run, replicate, checkpoints, rows))
     if len(opened.scales) > 1:
         forecast_scales(opened, to, replicate, level, out, json_)
         return
-    columns = ScaleColumns.of(opened.table, opened.one_scale("forecast"), opened.loss, replicate)
+    columns = one_scale(opened.rows, replicate)
     wanted = [_one_target(text, columns.scale) for text in to]
     named, records = opened.group, {}
     for name, part in columns.split(named).items():
         data = part.data
         largest = float(max(data["x"])) if len(data["x"]) else max(wanted)
         steps = [largest * factor for factor in HORIZONS[1:] if largest * factor < max(wanted)]
-        found = predict(at=sorted({*steps, *wanted}), level=level, **data)
+        with stage(f"forecasting from {part.table.n_rows:,} rows"):
+            found = predict(at=sorted({*steps, *wanted}), level=level, **data)
         records[name] = found.to_json()
         if not json_:
             _print_forecast(found, name)
@@ -219,7 +239,7 @@ def forecast(
             )
     if json_:
         print_json(records)
-    _say_table_notes(columns, opened.used, json_)
+    _say_table_notes(columns, opened, json_)
 
 
 def _one_target(text: str, scale: str) -> float:
@@ -244,23 +264,27 @@ def backtest(
     series: Series = None,
     best_of: BestOf = None,
     replicate: Replicate = None,
+    run: RunName = None,
+    checkpoints: Checkpoints = False,
+    rows: Rows = None,
     level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.90,
     json_: JsonFlag = False,
     out: Out = None,
 ) -> None:
     """Hide the largest scales and compare how well every family, the forecast and the baselines predict them."""
     from metascale.cli.scales import backtest_scales, print_json
-    from metascale.laws import backtest as run_backtest
-    from metascale.laws.table import ScaleColumns
+    from metascale.laws.backtesting import backtest as run_backtest
+    from metascale.laws.prepared import one_scale
 
-    opened = open_table(table, x or (), y, group, series, best_of)
+    opened = open_table(table, x or (), y, group, series, best_of, Chosen(run, replicate, checkpoints, rows))
     if len(opened.scales) > 1:
         backtest_scales(opened, replicate, level, out, json_)
         return
-    columns = ScaleColumns.of(opened.table, opened.one_scale("backtest"), opened.loss, replicate)
+    columns = one_scale(opened.rows, replicate)
     named, records = opened.group, {}
     for name, part in columns.split(named).items():
-        found = run_backtest(level=level, **part.data)
+        with stage(f"hiding scales of {part.table.n_rows:,} rows"):
+            found = run_backtest(level=level, **part.data)
         records[name] = found.to_json()
         say((f"{name}:\n" if name else "") + found.summary(), to_stderr=json_)
         say_notes(part.table.notes, to_stderr=json_)
@@ -270,7 +294,7 @@ def backtest(
             write_results(folder, {"backtest.json": found.to_json()}, {}, plots, to_stderr=json_)
     if json_:
         print_json(records)
-    _say_table_notes(columns, opened.used, json_)
+    _say_table_notes(columns, opened, json_)
 
 
 def optimum(
@@ -281,8 +305,12 @@ def optimum(
     n: Annotated[str | None, typer.Option("--n", help="column of the model size; guessed")] = None,
     d: Annotated[str | None, typer.Option("--d", help="column of the tokens; guessed, or compute / 6N")] = None,
     y: YName = None,
+    group: Group = None,
     series: Series = None,
     best_of: BestOf = None,
+    run: RunName = None,
+    checkpoints: Checkpoints = False,
+    rows: Rows = None,
     law: Annotated[str, typer.Option("--law", help="chinchilla, kaplan or auto")] = "auto",
     objective: Annotated[str, typer.Option("--objective", help="huber or least-squares, of log residuals")] = "huber",
     level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.90,
@@ -291,34 +319,35 @@ def optimum(
     ] = None,
     utilisation: Annotated[float, typer.Option("--utilisation", help="share of the peak that training reaches")] = 0.4,
     seed: Seed = 0,
+    json_: JsonFlag = False,
     out: Out = None,
 ) -> None:
     """Estimate the compute-optimal model size and tokens of a budget, with intervals, by three approaches."""
-    import numpy as np
-
-    from metascale.cli.scales import Columns
+    from metascale.cli.scales import print_json
     from metascale.laws import cross_check
-    from metascale.laws.table import SIZE_NAMES, guess_loss, guess_one, losses, sizes_and_tokens, split_table
+    from metascale.laws.entry import sizes_of
+    from metascale.laws.table import split_table
 
-    opened = open_table(table, (n, d) if n and d else (), y, None, series, best_of)
-    whole, scales = opened.table, opened.scales
-    if len(scales) > 1 and not (n or d):
-        n, d = scales[:2]
-    loss, size = opened.loss or guess_loss(whole), n or guess_one(whole, SIZE_NAMES, "model size", "n")
-    options = {"law": law, "seed": seed, "objective": _objective(objective)}
-    for name, part in split_table(whole, opened.group if opened.used else None).items():
-        sizes, tokens, data_name = sizes_and_tokens(part, size, d)
-        values, loss_name = losses(part, loss)
-        columns = Columns(part, np.column_stack([sizes, tokens]), values, (size, data_name), loss_name, None, None)
+    chosen = Chosen(run, None, checkpoints, rows)
+    opened = open_table(table, (n, d) if n and d else (), y, group, series, best_of, chosen)
+    if len(opened.scales) > 1 and not (n or d):
+        n, d = opened.scales[:2]
+    options, records = {"law": law, "seed": seed, "objective": _objective(objective)}, {}
+    for name, part in split_table(opened.table, opened.group).items():
+        columns = sizes_of(part, n, d, opened.rows)
         found = _surface(columns, options)
         best = found.optimum(compute, level=level, flops_per_second=gpu_flops, utilisation=utilisation)
-        checked = cross_check(sizes, tokens, values, best)
-        say("\n".join([*([f"{name}:"] if name else []), found.summary(), "", best.summary(), checked.summary()]))
-        _say_pooled(part, (size, data_name, d, loss, *opened.used), (size, d or data_name))
+        checked = cross_check(columns.x[:, 0], columns.x[:, 1], columns.loss, best)
+        text = [*([f"{name}:"] if name else []), found.summary(), "", best.summary(), checked.summary()]
+        say("\n".join(text), to_stderr=json_)
+        used = (*columns.names, n, d, opened.loss, columns.loss_name, opened.run, *opened.used)
+        _say_pooled(columns.table, used, (columns.names[0], d or columns.names[1]), json_)
+        records[name] = {**best.to_json(), "other_approaches": checked.to_json(), "law": found.to_json()}
         if out is not None:
-            record = {**best.to_json(), "other_approaches": checked.to_json()}
-            records = {"fit.json": found.to_json(), "optimum.json": record}
-            write_results(_folder(out, name or None), records, {}, {"optimum.png": checked.plot()})
+            files = {"fit.json": found.to_json(), "optimum.json": records[name]}
+            write_results(_folder(out, name or None), files, {}, {"optimum.png": checked.plot()}, to_stderr=json_)
+    if json_:
+        print_json(records)
 
 
 def _objective(name: str | None) -> Objective:
@@ -363,10 +392,11 @@ def _folder(out: Path | None, group: str | None) -> Path | None:
 
 def _analysis(columns: ScaleColumns, options: dict[str, Any]) -> Analysis:
     from metascale.laws import analyse
+    from metascale.laws.prepared import run_labels
 
     table = columns.table
-    run = table.column("run") if "run" in table.names else None
-    return analyse(**columns.data, run=run, notes=table.notes, **options)
+    with stage(f"fitting {table.n_rows:,} rows"):
+        return analyse(**columns.data, run=run_labels(table, columns.run), notes=table.notes, **options)
 
 
 def _compare_groups(columns: ScaleColumns, group: str, options: dict[str, Any], json_: bool) -> dict[str, Any] | None:
@@ -378,7 +408,8 @@ def _compare_groups(columns: ScaleColumns, group: str, options: dict[str, Any], 
         say_notes((f"the groups are not compared: only --law {', '.join(_COMPARED)} can be, not {law}",),
                   to_stderr=json_)  # fmt: skip
         return None
-    labels = [str(cell) for cell in columns.table.column(group)]
+    codes, names = columns.table.labels(group)
+    labels = [names[code] for code in codes]
     found = grouped(
         group=labels, law="power" if law == "auto" else law, level=options["level"], seed=options["seed"],
         **columns.data,
@@ -393,10 +424,11 @@ def _compare_groups(columns: ScaleColumns, group: str, options: dict[str, Any], 
 def _surface(columns: Columns, options: dict[str, Any]) -> SurfaceAnalysis:
     from metascale.laws.surface_fit import analyse_surface
 
-    return analyse_surface(
-        columns.x, columns.loss, x_name=columns.names, loss_name=columns.loss_name, run=columns.run,
-        **options,
-    )  # fmt: skip
+    with stage(f"fitting {columns.table.n_rows:,} rows"):
+        return analyse_surface(
+            columns.x, columns.loss, x_name=columns.names, loss_name=columns.loss_name, run=columns.run,
+            replicate=columns.replicate, **options,
+        )  # fmt: skip
 
 
 def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: bool) -> None:
@@ -460,13 +492,11 @@ def _print_forecast(found: Forecast, name: str) -> None:
     Console().print(shown)
 
 
-def _say_table_notes(columns: ScaleColumns, used: Sequence[str], json_: bool = False) -> None:
+def _say_table_notes(columns: ScaleColumns, opened: Opened, json_: bool = False) -> None:
     """Conditions that are pooled and scales that are mixed."""
-    from metascale.laws.table import pooled_notes
+    from metascale.laws.prepared import notes_of
 
-    named = (columns.seed, columns.loss, *used)
-    notes = (*pooled_notes(columns.table, named, (columns.scale,)), *columns.mixed_notes())
-    say_notes(notes, to_stderr=json_)
+    say_notes(notes_of(columns, opened.rows), to_stderr=json_)
 
 
 def _say_pooled(table: Table, used: Sequence[str | None], scales: Sequence[str], json_: bool = False) -> None:

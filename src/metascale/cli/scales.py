@@ -6,7 +6,6 @@ Everything heavier than typer is imported where it is used.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,50 +18,16 @@ if TYPE_CHECKING:
     from metascale.cli.table import Opened
     from metascale.laws.mixture import Prediction
     from metascale.laws.objective import Objective
-    from metascale.laws.observations import Array
+    from metascale.laws.prepared import Columns
     from metascale.laws.scales import ScalesAnalysis
     from metascale.laws.table import Table
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The rows of one group: scales [n, d], losses and their names."""
-
-    table: Table
-    x: Array
-    loss: Array
-    names: tuple[str, ...]
-    loss_name: str
-    replicate: Sequence[Any] | None
-    run: Sequence[Any] | None
-
-
-def columns_of(table: Table, scales: Sequence[str], loss: str | None, replicate: str | None) -> Columns:
-    """The columns of a table; a column of compute in second place becomes tokens, D = C / 6N."""
-    import numpy as np
-
-    from metascale.laws.table import COMPUTE_NAMES, SEED_NAMES, guess_loss, losses, sizes_and_tokens, without_blanks
-
-    loss = loss or guess_loss(table)
-    table = without_blanks(table, (*scales, loss))
-    names = list(scales)
-    if len(scales) == 2 and scales[1].lower() in {name.lower() for name in COMPUTE_NAMES}:
-        sizes, tokens, names[1] = sizes_and_tokens(table, scales[0], scales[1])
-        x = np.column_stack([sizes, tokens])
-    else:
-        x = np.column_stack([table.numbers(name) for name in scales])
-    values, loss_name = losses(table, loss)
-    seed = replicate or next((name for name in SEED_NAMES if name in table.names and name not in scales), None)
-    run = table.column("run") if "run" in table.names else None
-    return Columns(table, x, values, tuple(names), loss_name, None if seed is None else table.column(seed), run)
-
-
-def groups_of(opened: Opened, scales: Sequence[str], replicate: str | None = None) -> Iterator[tuple[str, Columns]]:
+def groups_of(opened: Opened, scales: Sequence[str]) -> Iterator[tuple[str, Columns]]:
     """Every group's columns by its name, "" where nothing is split."""
-    from metascale.laws.table import split_table
+    from metascale.laws.prepared import groups_of as groups
 
-    for name, part in split_table(opened.table, opened.group).items():
-        yield name, columns_of(part, scales, opened.loss, replicate)
+    return groups(opened.rows, scales)
 
 
 def fit_scales(columns: Columns, options: Mapping[str, Any]) -> ScalesAnalysis:
@@ -239,7 +204,7 @@ def run_fit(
 ) -> None:
     """`fit` by the machinery for any number of scales."""
     found = {}
-    for name, columns in groups_of(opened, scales, replicate):
+    for name, columns in groups_of(opened, scales):
         found[name] = fit_scales(columns, options)
         say((f"{name}: " if name else "") + found[name].summary(), to_stderr=json_)
         say_pooled(columns, opened, scales, replicate, json_)
@@ -259,7 +224,7 @@ def print_json(found: Mapping[str, Any]) -> None:
 def say_pooled(columns: Columns, opened: Opened, scales: Sequence[str], replicate: str | None, quiet: bool) -> None:
     from metascale.laws.table import SEED_NAMES, pooled_notes
 
-    used = (*SEED_NAMES, *opened.used, opened.loss, columns.loss_name, replicate, "run")
+    used = (*SEED_NAMES, *opened.used, opened.loss, columns.loss_name, replicate, opened.run)
     known = [name for name in scales if name in columns.table.names]
     say_notes(pooled_notes(columns.table, used, known), to_stderr=quiet)
 
@@ -279,7 +244,7 @@ def forecast_scales(
         if set(given) != set(opened.scales):
             raise InputError(f"`to` must name every scale once; give {wanted}", field="to")
     records: dict[str, Any] = {}
-    for name, columns in groups_of(opened, opened.scales, replicate):
+    for name, columns in groups_of(opened, opened.scales):
         table = observe(columns.x, columns.loss, replicate=columns.replicate, run=columns.run, x_name=columns.names,
                         loss_name=columns.loss_name, signed=True)  # fmt: skip
         mixture = choose(table).mixture
@@ -318,7 +283,7 @@ def backtest_scales(opened: Opened, replicate: str | None, level: float, out: Pa
     from metascale.laws.observations import observe
 
     records = {}
-    for name, columns in groups_of(opened, opened.scales, replicate):
+    for name, columns in groups_of(opened, opened.scales):
         table = observe(columns.x, columns.loss, replicate=columns.replicate, run=columns.run, x_name=columns.names,
                         loss_name=columns.loss_name, signed=True)  # fmt: skip
         found = backtest_corners(table, level)

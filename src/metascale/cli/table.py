@@ -10,46 +10,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metascale.cli.words import stage
 from metascale.core.columns import RESULTS_CSV, STUDY_JSON
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
+    from metascale.laws.prepared import Prepared
     from metascale.laws.table import Table
     from metascale.study.roles import Roles
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A table that is ready to be fitted.
+    """The rows of a table that is ready to be fitted, and the columns that have a role; see `prepare`."""
 
-    Args:
-        scales: those named, or the study's; empty: to be guessed.
-        loss: the same for the loss.
-        group: the column by whose values the rows are split, if any.
-        compared: whether the groups' exponents are compared, as --group asks.
-        used: columns that have a role, so that their variation is no accident.
-    """
+    rows: Prepared
 
-    table: Table
-    scales: tuple[str, ...]
-    loss: str | None
-    group: str | None
-    compared: bool
-    used: tuple[str, ...]
+    @property
+    def table(self) -> Table:
+        return self.rows.table
 
-    def one_scale(self, command: str) -> str | None:
-        """The scale of a command that takes one.
+    @property
+    def scales(self) -> tuple[str, ...]:
+        return self.rows.scales
 
-        Raises:
-            InputError: the study has several.
-        """
-        if len(self.scales) > 1:
-            raise InputError(
-                f"{command} is for one scale and the study has {' and '.join(self.scales)}; name one with `x`, and "
-                "there is a law for each value of the others",
-                field="x",
-            )
-        return self.scales[0] if self.scales else None
+    @property
+    def loss(self) -> str | None:
+        return self.rows.loss
+
+    @property
+    def group(self) -> str | None:
+        return self.rows.group
+
+    @property
+    def compared(self) -> bool:
+        return self.rows.compared
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        return self.rows.used
+
+    @property
+    def run(self) -> str | None:
+        return self.rows.run
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which rows of a table count: what `prepare` calls run, seed, checkpoints and rows."""
+
+    run: str | None = None
+    seed: str | None = None
+    checkpoints: bool = False
+    rows: int | None = None
 
 
 def open_table(
@@ -59,36 +72,33 @@ def open_table(
     group: str | None = None,
     series: Sequence[str] | None = None,
     best_of: Sequence[str] | None = None,
+    chosen: Chosen | None = None,
 ) -> Opened:
     """The usable rows of a table, split and thinned out as asked; of a study as its own roles say.
 
     Raises:
         InputError: no such table or column, or --group beside --series.
     """
+    from metascale.laws.prepared import prepare
     from metascale.laws.runs import usable_rows
-    from metascale.laws.table import ScaleColumns, group_column, keep_best, with_series
 
     if group is not None and series:
         raise InputError("`group` and `series` cannot go together: `group` is a series whose exponents are compared")
-    table, roles = _read(path)
-    table = usable_rows(table)
-    chosen, split = tuple(name for name in scales if name), tuple(series or ())
-    if roles is not None:
-        others = tuple(name for name in roles.scales if chosen and name not in chosen)
-        own = tuple(name for name in (*roles.series, *others) if name not in chosen and _varies(table, name))
-        chosen, y = chosen or roles.scales, y or roles.loss or None
-        split = split or (() if group else own)
-    named = group_column(table, group)
-    if split and group is None and named is not None:
-        split = tuple(dict.fromkeys((named, *split)))
-    if best_of:
-        guessed = ScaleColumns.of(table, chosen[0] if chosen else None, y)
-        point = dict.fromkeys((*(chosen or (guessed.scale,)), *split, *([named] if named else [])))
-        table = keep_best(table, best_of, [name for name in point if name not in best_of], guessed.loss)
-    if split:
-        table, named = with_series(table, split)
-    used = (*split, *(best_of or ()), *([named] if named else []))
-    return Opened(table, chosen, y, named, not split, used)
+    with stage(f"reading {path.name}"):
+        table, roles = _read(path)
+        named, split = tuple(name for name in scales if name), tuple(series or ())
+        if roles is not None:
+            kept = usable_rows(table)
+            others = tuple(name for name in roles.scales if named and name not in named)
+            own = tuple(name for name in (*roles.series, *others) if name not in named and _varies(kept, name))
+            named, y = named or roles.scales, y or roles.loss or None
+            split = split or (() if group else own)
+        how = chosen or Chosen()
+        found = prepare(
+            table, named, y, group=group, series=split, best_of=best_of or (), run=how.run, seed=how.seed,
+            checkpoints=how.checkpoints, rows=how.rows,
+        )  # fmt: skip
+    return Opened(found)
 
 
 def _read(path: Path) -> tuple[Table, Roles | None]:
@@ -119,4 +129,4 @@ def study_of(path: Path) -> Path | None:
 
 
 def _varies(table: Table, name: str) -> bool:
-    return name in table.names and len(set(map(str, table.column(name)))) > 1
+    return name in table.names and table.n_distinct(name) > 1

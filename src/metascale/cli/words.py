@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,29 @@ def say(text: str, *, to_stderr: bool = False) -> None:
     for line in text.splitlines():
         indent = " " * (len(line) - len(line.lstrip()) + 2)
         typer.echo("\n".join(textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False)) or "")
+
+
+@contextmanager
+def stage(what: str, after: float = 2.0, every: float = 10.0) -> Iterator[None]:
+    """Say on standard error what is going on when it takes longer than ``after`` seconds, and again every while."""
+    import threading
+    import time
+
+    ended, begun = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        wait = after
+        while not ended.wait(wait):
+            typer.echo(f"{what} ... ({time.monotonic() - begun:.0f} s)", err=True)
+            wait = every
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def say_notes(notes: Iterable[str], *, to_stderr: bool = False) -> None:

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
         envelope,
         frontier,
         isoflop,
-        optimum,
         training_flops,
     )
-    from metascale.laws.analysis import Analysis, analyse, fit
-    from metascale.laws.backtesting import Backtest, backtest
+    from metascale.laws.analysis import Analysis, analyse
+    from metascale.laws.backtesting import Backtest
     from metascale.laws.contrasts import PairedTest, bootstrap_mean, holm, paired_test
     from metascale.laws.corners import Choice, CornerTest, backtest_corners, choose
     from metascale.laws.curves import Smooth
     from metascale.laws.effects import slope, width_and_depth
+    from metascale.laws.entry import ByGroup, backtest, fit, forecast, optimum
     from metascale.laws.families import AMPLITUDE, FLOOR, LAWS, Law, box
     from metascale.laws.fitting import LawFit, fit_law
-    from metascale.laws.forecasting import Forecast, forecast
+    from metascale.laws.forecasting import Forecast
     from metascale.laws.formula import Formula, FormulaFit, fit_formula
     from metascale.laws.groups import Crossover, Grouped, crossover, grouped
     from metascale.laws.held_out import HeldOut, Replicates, hold_out
@@ -52,6 +52,7 @@ __all__ = [
     "Analysis",
     "Backtest",
     "Bootstrap",
+    "ByGroup",
     "Choice",
     "CornerTest",
     "CrossCheck",

@@ -273,6 +273,7 @@ def fit(
     weights: str | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     fixed: Mapping[str, float] | None = None,
+    notes: Sequence[str] = (),
 ) -> Analysis | SurfaceAnalysis | ScalesAnalysis:
     """Fit a law with intervals: in one scale for ``x`` [n], in several for ``x`` [n, d].
 
@@ -293,7 +294,7 @@ def fit(
         )
         return analyse_scales(
             columns, loss, law=law, x_name=names[: columns.shape[1]], run=run, replicate=replicate, level=level,
-            loss_name=loss_name, objective=objective, bounds=bounds, fixed=fixed,
+            loss_name=loss_name, objective=objective, bounds=bounds, fixed=fixed, notes=notes,
         )  # fmt: skip
     if bounds or fixed:
         raise InputError("`bounds` and `fixed` are for a formula or a law of the library", field="law")
@@ -302,14 +303,15 @@ def fit(
             raise InputError("weights by replicate variance are for tables with one scale", field="weights")
         names = ("N", "D", "U")[: shape[1]] if x_name is None or isinstance(x_name, str) else tuple(x_name)
         return analyse_surface(
-            x, loss, law=law, run=run, level=level, n_bootstrap=n_bootstrap, seed=seed, x_name=names,
-            loss_name=loss_name, objective=objective,
+            x, loss, law=law, run=run, replicate=replicate, level=level, n_bootstrap=n_bootstrap, seed=seed,
+            x_name=names,
+            loss_name=loss_name, objective=objective, notes=notes,
         )  # fmt: skip
     return analyse(
         np.reshape(x, -1) if len(shape) == 2 else x, loss, replicate=replicate, run=run, level=level,
         n_bootstrap=n_bootstrap, seed=seed, law=law,
         x_name="x" if x_name is None else x_name if isinstance(x_name, str) else x_name[0], loss_name=loss_name,
-        objective=objective, weights=weights,
+        objective=objective, weights=weights, notes=notes,
     )  # fmt: skip
 
 

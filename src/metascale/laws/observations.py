@@ -183,7 +183,7 @@ def _labels(values: ArrayLike, n: int, name: str) -> Integers:
     labels = np.asarray(values)
     if labels.shape != (n,):
         raise InputError(f"'{name}' has {labels.size} labels and the table {n} rows; there must be one label a row")
-    return np.unique(labels.astype(str), return_inverse=True)[1]
+    return np.unique(labels if labels.dtype.kind in "iu" else labels.astype(str), return_inverse=True)[1]
 
 
 def _without_duplicates(scales: Array, losses: Array, replicate: ArrayLike | None) -> tuple[Integers, tuple[str, ...]]:

@@ -133,6 +133,7 @@ def analyse_surface(
     *,
     law: str = "auto",
     run: ArrayLike | None = None,
+    replicate: ArrayLike | None = None,
     level: float = 0.95,
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -150,7 +151,7 @@ def analyse_surface(
     Raises:
         InputError: an unknown law, the wrong number of axes, or a table that `observe` refuses.
     """
-    observations = observe(x, loss, run=run, x_name=x_name, loss_name=loss_name)
+    observations = observe(x, loss, run=run, replicate=replicate, x_name=x_name, loss_name=loss_name)
     usable = [name for name, candidate in MANY_AXES.items() if candidate.n_axes == observations.n_axes]
     if law != "auto" and law not in MANY_AXES:
         raise InputError(f"the law '{law}' is unknown for several scales; allowed are: auto, {', '.join(MANY_AXES)}")

@@ -275,18 +275,24 @@ def _only(found: list[str], table: Table, what: str, argument: str) -> str:
 
 @dataclass(frozen=True)
 class ScaleColumns:
-    """A table and the columns of it that a law in one scale reads; ``seed`` is None when no column tells repeats."""
+    """A table, every row of which counts, and the columns of it that a law in one scale reads.
+
+    ``seed`` is None when no column tells repeats, ``run`` where every row is a run.
+    """
 
     table: Table
     scale: str
     loss: str
     seed: str | None
+    run: str | None = None
 
     @classmethod
     def of(cls, table: Table, x: str | None = None, y: str | None = None, replicate: str | None = None) -> ScaleColumns:
         """The named columns, or the guessed ones where only one can be meant."""
         loss = y or guess_loss(table)
         seed = replicate or next((name for name in SEED_NAMES if name in table.names), None)
+        if seed is not None:
+            table.column(seed)
         scale = x or guess_scale(table, loss)
         return cls(without_blanks(table, (scale, loss)), scale, loss, seed)
 
@@ -297,7 +303,7 @@ class ScaleColumns:
         return {
             "x": self.table.numbers(self.scale),
             "loss": loss,
-            "replicate": None if self.seed is None else self.table.labels(self.seed)[0],
+            "replicate": np.arange(len(loss)),  # `without_repeats` has dropped what is there twice
             "x_name": self.scale,
             "loss_name": name,
         }
@@ -352,7 +358,7 @@ def pooled_notes(table: Table, used: Collection[str | None], scales: Sequence[st
     names = [name for name in table.names if name not in used and name not in scales]
     if is_of_a_study(table):
         names = [name for name in names if name in design_columns(table)]
-    mixed = [name for name in names if _is_condition(table, name) and _varies_inside(table, name, scales)]
+    mixed = [name for name in names if is_condition(table, name) and _varies_inside(table, name, scales)]
     if not mixed:
         return ()
     told = ", ".join(f"'{name}' ({table.n_distinct(name)} values)" for name in mixed)
@@ -404,7 +410,7 @@ def is_of_a_study(table: Table) -> bool:
     return {"status", "kind"} <= set(table.names)
 
 
-def _is_condition(table: Table, name: str) -> bool:
+def is_condition(table: Table, name: str) -> bool:
     """Whether a few values return in a column: not one label or measurement a row, and no scale."""
     if name in named_like(table, (*SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES)):
         return False

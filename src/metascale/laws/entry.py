@@ -1,0 +1,292 @@
+"""`fit`, `forecast`, `backtest` and `optimum` of a path, a data frame, a mapping of columns, or plain arrays.
+
+With the losses beside them the scales are arrays, and the functions are those of their own modules. Without, the first
+argument is a table, whose columns are guessed and whose rows are chosen as on the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from metascale.core.errors import InputError
+from metascale.laws import allocation, analysis, backtesting, forecasting
+from metascale.laws.allocation import Optimum
+from metascale.laws.analysis import Analysis
+from metascale.laws.backtesting import Backtest
+from metascale.laws.corners import CornerTest, backtest_corners, choose
+from metascale.laws.fitting import LawFit
+from metascale.laws.forecasting import Forecast
+from metascale.laws.groups import Grouped, grouped
+from metascale.laws.mixture import Prediction
+from metascale.laws.observations import Observations, observe
+from metascale.laws.prepared import Columns, Prepared, columns_of, groups_of, one_scale, prepare, run_labels
+from metascale.laws.scales import ScalesAnalysis
+from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
+from metascale.laws.table import (
+    SIZE_NAMES,
+    Table,
+    guess_loss,
+    guess_one,
+    losses,
+    read_table,
+    sizes_and_tokens,
+    split_table,
+)
+from metascale.laws.uncertainty import Bootstrap
+
+Result = TypeVar("Result")
+Law = Analysis | SurfaceAnalysis | ScalesAnalysis
+COMPARED = ("auto", "power", "power_irreducible")  # the laws of which groups can be compared
+
+
+@dataclass(frozen=True)
+class ByGroup(Mapping[str, Result], Generic[Result]):
+    """The results of the groups of a table by their names, and their exponents side by side where they are compared."""
+
+    results: dict[str, Result]
+    comparison: Grouped | None = None
+
+    def __getitem__(self, name: str) -> Result:
+        return self.results[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def summary(self) -> str:
+        parts = [f"{name}:\n{_summary(one)}" for name, one in self.results.items()]
+        return "\n\n".join([*parts, *([self.comparison.summary()] if self.comparison else [])])
+
+    def to_json(self) -> dict[str, Any]:
+        groups = {name: one.to_json() if hasattr(one, "to_json") else None for name, one in self.results.items()}
+        return {"groups": groups, "comparison": None if self.comparison is None else self.comparison.to_json()}
+
+    def _repr_html_(self) -> str:
+        parts = [f"<h4>{escape(name)}</h4>{one._repr_html_()}" for name, one in self.results.items()]  # type: ignore[attr-defined]
+        return "".join(parts) + (f"<pre>{escape(self.comparison.summary())}</pre>" if self.comparison else "")
+
+
+def _summary(one: Any) -> str:
+    return str(one.summary()) if hasattr(one, "summary") else str(one)
+
+
+def _names(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if given is None else (given,) if isinstance(given, str) else tuple(given)
+
+
+OF_TABLES = ("series", "best_of", "run", "replicate", "checkpoints", "rows")
+
+
+def _prepared(
+    data: Any, x: str | Sequence[str] | None, y: str | None, group: str | None, options: dict[str, Any]
+) -> tuple[Prepared, str | None]:
+    """The rows to fit, and the column of repeats; what chooses rows is taken out of ``options``."""
+    given = {name: options.pop(name) for name in OF_TABLES if name in options}
+    for name in ("series", "best_of"):
+        given[name] = _names(given.get(name))
+    if group is not None and given["series"]:
+        raise InputError("`group` and `series` cannot go together: `group` is a series whose exponents are compared")
+    seed = given.pop("replicate", None)
+    return prepare(read_table(data), _names(x), y, group=group, seed=seed, **given), seed
+
+
+def _only(found: dict[str, Result], comparison: Grouped | None = None) -> Result | ByGroup[Result]:
+    return found[""] if list(found) == [""] else ByGroup(found, comparison)
+
+
+def fit(
+    data: Any = None,
+    loss: ArrayLike | None = None,
+    *,
+    x: Any = None,
+    y: str | None = None,
+    group: str | None = None,
+    **options: Any,
+) -> Law | ByGroup[Law]:
+    """Fit a law with intervals to a table or to arrays.
+
+    Args:
+        data: a table (see `read_table`); or, with ``loss`` [n], scales [n] or [n, d].
+        x: columns of the scales, y: column of the loss; guessed where only one can be meant.
+        group: a column whose values have a law each; the result is then a mapping, and the exponents are compared.
+        options: of a table ``series``, ``best_of``, ``run``, ``replicate`` (columns), ``checkpoints`` and ``rows``, as
+            `metascale.laws.prepared.prepare` says; of either `metascale.laws.analysis.fit`'s law, level, n_bootstrap,
+            seed, objective, weights, bounds and fixed.
+
+    Raises:
+        InputError: the table cannot be read or fitted; the message says why.
+
+    Example:
+        >>> import numpy as np
+        >>> n = np.geomspace(1e6, 1e9, 8)
+        >>> fit({"tokens": n, "loss": 2 * n**-0.1}).trend
+        'falls'
+    """
+    if loss is not None:
+        return analysis.fit(x if data is None else data, loss, **options)
+    found, seed = _prepared(data, x, y, group, options)
+    law = options.get("law", "auto")
+    if len(found.scales) > 1:
+        return _only({name: _several(part, options) for name, part in groups_of(found, found.scales)})
+    columns = one_scale(found, seed)
+    laws: dict[str, Law] = {}
+    for name, part in columns.split(found.group).items():
+        arrays = {key: part.data[key] for key in ("x", "loss", "replicate", "x_name", "loss_name")}
+        run = run_labels(part.table, found.run)
+        laws[name] = analysis.fit(**arrays, run=run, notes=part.table.notes, **options)
+    comparison = None
+    if found.group is not None and len(laws) > 1 and found.compared and law in COMPARED:
+        codes, names = columns.table.labels(found.group)
+        comparison = grouped(
+            group=[names[code] for code in codes], law="power" if law == "auto" else law, **columns.data
+        )
+    return _only(laws, comparison)
+
+
+def _several(columns: Columns, options: Mapping[str, Any]) -> Law:
+    return analysis.fit(
+        columns.x, columns.loss, replicate=columns.replicate, run=columns.run, x_name=columns.names,
+        loss_name=columns.loss_name, notes=columns.table.notes, **options,
+    )  # fmt: skip
+
+
+def _observed(columns: Columns) -> Observations:
+    return observe(
+        columns.x, columns.loss, replicate=columns.replicate, run=columns.run, x_name=columns.names,
+        loss_name=columns.loss_name, signed=True,
+    )  # fmt: skip
+
+
+def forecast(
+    data: Any = None,
+    loss: ArrayLike | None = None,
+    at: Any = None,
+    *,
+    x: Any = None,
+    y: str | None = None,
+    group: str | None = None,
+    level: float = 0.90,
+    **options: Any,
+) -> Forecast | Prediction | ByGroup[Forecast] | ByGroup[Prediction]:
+    """Predict the loss of new runs beyond a table or arrays, with intervals that widen with the distance.
+
+    Args:
+        data, loss, x, y, group, options: as in `fit`.
+        at: scales [m] to predict at; rows [m, d] of several scales.
+
+    Raises:
+        InputError: the table cannot be read, or is too small for a forecast; ``at`` is missing.
+    """
+    if at is None:
+        raise InputError("`at` is missing: give the scales to predict the loss at", field="at")
+    if loss is not None:
+        return forecasting.forecast(x if data is None else data, loss, at, level=level, **options)
+    found, seed = _prepared(data, x, y, group, options)
+    if len(found.scales) > 1:
+        return _only({
+            name: choose(_observed(part)).mixture.predict(np.atleast_2d(np.asarray(at, float)), level)
+            for name, part in groups_of(found, found.scales)
+        })  # fmt: skip
+    parts = one_scale(found, seed).split(found.group)
+    return _only({
+        name: forecasting.forecast(at=np.atleast_1d(at), level=level, **part.data, **options)
+        for name, part in parts.items()
+    })  # fmt: skip
+
+
+def backtest(
+    data: Any = None,
+    loss: ArrayLike | None = None,
+    *,
+    x: Any = None,
+    y: str | None = None,
+    group: str | None = None,
+    level: float = 0.90,
+    **options: Any,
+) -> Backtest | CornerTest | ByGroup[Backtest] | ByGroup[CornerTest]:
+    """Hide the largest scales of a table or of arrays and compare what each predictor would have said.
+
+    The arguments are those of `fit`; with several scales the expensive corners are hidden.
+
+    Raises:
+        InputError: the table cannot be read, or has too few scales.
+    """
+    if loss is not None:
+        return backtesting.backtest(x if data is None else data, loss, level=level, **options)
+    found, seed = _prepared(data, x, y, group, options)
+    if len(found.scales) > 1:
+        return _only({
+            name: backtest_corners(_observed(part), level) for name, part in groups_of(found, found.scales)
+        })  # fmt: skip
+    parts = one_scale(found, seed).split(found.group)
+    return _only({
+        name: backtesting.backtest(level=level, **part.data, **options) for name, part in parts.items()
+    })  # fmt: skip
+
+
+def optimum(
+    data: Any,
+    compute: ArrayLike,
+    *,
+    n: str | None = None,
+    d: str | None = None,
+    y: str | None = None,
+    group: str | None = None,
+    law: str = "auto",
+    level: float = 0.90,
+    **options: Any,
+) -> Optimum | ByGroup[Optimum]:
+    """Model size and tokens of least predicted loss at each budget, of a fitted law or of a table.
+
+    Args:
+        data: a law in (N, D) that was fitted, or its bootstrap; or a table (see `read_table`).
+        compute: budgets in FLOPs, C = 6 N D.
+        n, d, y: the columns of model size, tokens (or compute) and loss; guessed. group: as in `fit`.
+        options: of `metascale.laws.allocation.optimum`.
+
+    Raises:
+        InputError: no law in (N, D), or a budget that its table cannot be asked about.
+    """
+    if isinstance(data, (LawFit, Bootstrap)):
+        return allocation.optimum(data, compute, level=level, **options)
+    if isinstance(data, SurfaceAnalysis):
+        return data.optimum(compute, level=level, **options)
+    found, _ = _prepared(data, (n, d) if n and d else None, y, group, options)
+    return _only({
+        name: surface_of(part, n, d, found, law=law).optimum(compute, level=level, **options)
+        for name, part in split_table(found.table, found.group).items()
+    })  # fmt: skip
+
+
+def surface_of(part: Table, n: str | None, d: str | None, found: Prepared, **options: Any) -> SurfaceAnalysis:
+    """The law in model size and data of one group."""
+    columns = sizes_of(part, n, d, found)
+    return analyse_surface(
+        columns.x, columns.loss, x_name=columns.names, loss_name=columns.loss_name, run=columns.run,
+        replicate=columns.replicate, notes=columns.table.notes, **options,
+    )  # fmt: skip
+
+
+def sizes_of(part: Table, n: str | None, d: str | None, found: Prepared) -> Columns:
+    """Model sizes, tokens and losses of one group."""
+    loss = found.loss or guess_loss(part)
+    size = n or guess_one(part, SIZE_NAMES, "model size", "n")
+    if d is not None:
+        return columns_of(part, (size, d), loss, found.run)
+    sizes, tokens, name = sizes_and_tokens(part, size, d)
+    values, loss_name = losses(part, loss)
+    known = np.isfinite(sizes) & np.isfinite(tokens) & np.isfinite(values)
+    if not known.all() and known.any():
+        part = part.rows(known, f"{int((~known).sum())} rows left out: no number in {size}, {name} or {loss}")
+    x = np.column_stack([sizes, tokens])[known]
+    return Columns(
+        part, x, values[known], (size, name), loss_name, np.arange(len(x)), run_labels(part, found.run)
+    )  # fmt: skip
