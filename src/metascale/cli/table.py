@@ -103,6 +103,7 @@ def open_table(
 
 def _read(path: Path) -> tuple[Table, Roles | None]:
     """The table, and the roles of its axes where it is a study's."""
+    from metascale.laws.numbers import as_column
     from metascale.laws.table import Table, read_table
 
     folder = study_of(path)
@@ -117,7 +118,7 @@ def _read(path: Path) -> tuple[Table, Roles | None]:
         check_table(path)
     view = read_study(folder)
     found = results_table(view)
-    columns = {name: found.column(name) for name in found.columns}
+    columns = {name: as_column(found.column(name)) for name in found.columns}
     return Table(columns, str(folder), found.notes), view.study.roles or assign(view.study.axes, loss="")
 
 

@@ -191,15 +191,17 @@ def forecast(
         return forecasting.forecast(x if data is None else data, loss, at, level=level, **options)
     found, seed = _prepared(data, x, y, group, options)
     if len(found.scales) > 1:
-        return _only({
+        _require_none(options)
+        surfaces: dict[str, Prediction] = {
             name: choose(_observed(part)).mixture.predict(np.atleast_2d(np.asarray(at, float)), level)
             for name, part in groups_of(found, found.scales)
-        })  # fmt: skip
-    parts = one_scale(found, seed).split(found.group)
-    return _only({
+        }
+        return _only(surfaces)
+    curves: dict[str, Forecast] = {
         name: forecasting.forecast(at=np.atleast_1d(at), level=level, **part.data, **options)
-        for name, part in parts.items()
-    })  # fmt: skip
+        for name, part in one_scale(found, seed).split(found.group).items()
+    }
+    return _only(curves)
 
 
 def backtest(
@@ -223,13 +225,21 @@ def backtest(
         return backtesting.backtest(x if data is None else data, loss, level=level, **options)
     found, seed = _prepared(data, x, y, group, options)
     if len(found.scales) > 1:
-        return _only({
+        _require_none(options)
+        corners: dict[str, CornerTest] = {
             name: backtest_corners(_observed(part), level) for name, part in groups_of(found, found.scales)
-        })  # fmt: skip
-    parts = one_scale(found, seed).split(found.group)
-    return _only({
-        name: backtesting.backtest(level=level, **part.data, **options) for name, part in parts.items()
-    })  # fmt: skip
+        }
+        return _only(corners)
+    curves: dict[str, Backtest] = {
+        name: backtesting.backtest(level=level, **part.data, **options)
+        for name, part in one_scale(found, seed).split(found.group).items()
+    }
+    return _only(curves)
+
+
+def _require_none(options: Mapping[str, Any]) -> None:
+    if options:
+        raise InputError(f"'{next(iter(options))}' is for tables with one scale", field=next(iter(options)))
 
 
 def optimum(
@@ -260,10 +270,12 @@ def optimum(
     if isinstance(data, SurfaceAnalysis):
         return data.optimum(compute, level=level, **options)
     found, _ = _prepared(data, (n, d) if n and d else None, y, group, options)
-    return _only({
-        name: surface_of(part, n, d, found, law=law).optimum(compute, level=level, **options)
+    fitted = {name: options.pop(name) for name in ("n_bootstrap", "seed", "objective") if name in options}
+    best: dict[str, Optimum] = {
+        name: surface_of(part, n, d, found, law=law, **fitted).optimum(compute, level=level, **options)
         for name, part in split_table(found.table, found.group).items()
-    })  # fmt: skip
+    }
+    return _only(best)
 
 
 def surface_of(part: Table, n: str | None, d: str | None, found: Prepared, **options: Any) -> SurfaceAnalysis:
