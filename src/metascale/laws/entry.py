@@ -70,8 +70,7 @@ class ByGroup(Mapping[str, Result], Generic[Result]):
         return {"groups": groups, "comparison": None if self.comparison is None else self.comparison.to_json()}
 
     def _repr_html_(self) -> str:
-        parts = [f"<h4>{escape(name)}</h4>{one._repr_html_()}" for name, one in self.results.items()]  # type: ignore[attr-defined]
-        return "".join(parts) + (f"<pre>{escape(self.comparison.summary())}</pre>" if self.comparison else "")
+        return f"<pre>{escape(self.summary())}</pre>"
 
 
 def _summary(one: Any) -> str:
