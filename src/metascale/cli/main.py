@@ -20,6 +20,7 @@ from metascale import __version__
 from metascale.cli import data as cli_data
 from metascale.cli import laws as cli_laws
 from metascale.cli import models as cli_models
+from metascale.cli import next_run as cli_next
 from metascale.cli import run as cli_run
 from metascale.cli import scales as cli_scales
 from metascale.cli import study as cli_study
@@ -146,6 +147,7 @@ app.add_typer(cli_data.app, name="data")
 for command in (cli_laws.fit, cli_laws.forecast, cli_laws.backtest, cli_laws.optimum):
     app.command()(into_folder(of_trusted_runs(command)))
 app.command()(cli_scales.predict)
+app.command("next")(into_folder(of_trusted_runs(cli_next.next_)))
 for study_command in (
     into_folder(cli_run.run),
     cli_run.resume,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from metascale.laws.library import LIBRARY, law_of, mixture_law
     from metascale.laws.likelihood import LikelihoodProfile, influence, profile
     from metascale.laws.mixture import Mixture, Prediction
+    from metascale.laws.next_plan import NextRuns, Outcome, follow, grid, next_runs, read_plan
     from metascale.laws.objective import LeastSquares, LogHuber
     from metascale.laws.observations import Observations, observe
     from metascale.laws.predicting import read_predictors
@@ -70,8 +71,10 @@ __all__ = [
     "LikelihoodProfile",
     "LogHuber",
     "Mixture",
+    "NextRuns",
     "Observations",
     "Optimum",
+    "Outcome",
     "PairedTest",
     "Prediction",
     "Replicates",
@@ -93,8 +96,10 @@ __all__ = [
     "fit",
     "fit_formula",
     "fit_law",
+    "follow",
     "forecast",
     "frontier",
+    "grid",
     "grouped",
     "hold_out",
     "holm",
@@ -103,11 +108,13 @@ __all__ = [
     "law_of",
     "leave_one_out",
     "mixture_law",
+    "next_runs",
     "observe",
     "optimum",
     "paired_test",
     "profile",
     "read_laws",
+    "read_plan",
     "read_predictors",
     "read_table",
     "replicate_weights",
