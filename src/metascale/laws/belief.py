@@ -149,7 +149,7 @@ class LawAt:
 
     def diagonal(self) -> Array:
         known = (self.factor**2).sum(1) + self.belief.discrepancy**2 - (self.pinned**2).sum(0)
-        return np.maximum(known, 0.0)
+        return np.asarray(np.maximum(known, 0.0))
 
 
 def believe(names: tuple[str, ...], x: Array, loss: Array, region: Array, before: Belief | None = None) -> Belief:

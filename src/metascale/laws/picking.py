@@ -55,7 +55,7 @@ class Dense:
         return np.asarray(self.covariance[:, index])
 
     def diagonal(self) -> Array:
-        return np.diag(self.covariance).copy()
+        return np.asarray(np.diag(self.covariance).copy())
 
 
 @dataclass(frozen=True)
