@@ -66,6 +66,7 @@ COMMANDS = [
     "forecast",
     "backtest",
     "optimum",
+    "import",
 ]
 
 
@@ -150,6 +151,8 @@ BAD = {
     "nothing to index": (("reindex", "nowhere"), "nowhere is not a study folder"),
     "nothing to export": (("export", "nowhere", "--format", "csv", "--out", "X"), "nowhere is not a study folder"),
     "export format": (("export", "nowhere", "--format", "xlsx", "--out", "X"), "format is one of csv, json"),
+    "nothing to import": (("import", "nowhere", "--out", "X"), "there is no file or folder 'nowhere'"),
+    "imported where": (("import", "nowhere", "--out", "."), "--out . is a folder; give a file, such as runs.csv"),
     "no run": (("evaluate", "nowhere"), "not a finished, meta-trained run"),
     "no data set": (("data", "check", "minst", "--data-dir", "."), "mnist"),
 }

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from metascale import __version__
 from metascale.cli import data as cli_data
+from metascale.cli import imports as cli_imports
 from metascale.cli import laws as cli_laws
 from metascale.cli import models as cli_models
 from metascale.cli import next_run as cli_next
@@ -148,6 +149,7 @@ for command in (cli_laws.fit, cli_laws.forecast, cli_laws.backtest, cli_laws.opt
     app.command()(into_folder(of_trusted_runs(command)))
 app.command()(cli_scales.predict)
 app.command("next")(into_folder(of_trusted_runs(cli_next.next_)))
+app.command("import")(cli_imports.import_runs)
 for study_command in (
     into_folder(cli_run.run),
     cli_run.resume,
