@@ -77,8 +77,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is none.
     """
+    text = read_text(path)
     try:
-        found = json.loads(read_text(path))
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InputError(f"'{path}' is not JSON ({reason})") from error
