@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ Train = Callable[..., tuple[dict[str, float], dict[str, torch.Tensor]]]
 
 
 def check_resume(train: Train, stops: tuple[float, ...]) -> tuple[Stopping, dict[str, float]]:
-    """The same records, row and weights whether a training was stopped or not; the run that was stopped, and its row."""
+    """The same records, row and weights whether a training was stopped or not; gives the run that was, and its row."""
     whole, broken = Stopping(), Stopping()
     row, weights = train(whole)
     for at in stops:
@@ -261,6 +262,29 @@ def test_an_interrupted_lightning_trainer_ends_as_an_uninterrupted_one(name: str
 def test_a_lightning_trainer_is_pruned(name: str) -> None:
     row, _ = lightning_train(name)(Stopping(), [(1, 1e9), (8, 0.0)])
     assert (row["pruned_at_step"], row["steps"]) == (8, 8)
+
+
+# JAX and Keras, as the page shows them.
+
+
+@pytest.mark.parametrize(("package", "stop"), [("jax", 30), ("keras", 2)])
+def test_the_plain_protocol_serves_other_libraries(package: str, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec(package) is None or (package == "keras" and importlib.util.find_spec("jax") is None):
+        pytest.skip(f"{package} is not installed: pip install jax keras")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    page = (Path(__file__).parents[2] / "docs" / "import.md").read_text()
+    block = next(
+        text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if f"def train_{package}(" in text
+    )
+    names: dict[str, Any] = {}
+    exec(block, names)
+    config = {"lr": 0.1, "width": 8, "seed": 0}
+
+    def train(run: Any) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        return names[f"train_{package}"](config, run, "cpu"), {}
+
+    run, row = check_resume(train, (stop,))
+    assert row["loss"] < run.records["train_stats"][0]["loss"]
 
 
 def test_without_lightning_a_sentence_says_what_to_install() -> None:

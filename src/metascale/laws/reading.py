@@ -27,6 +27,7 @@ from metascale.core.errors import InputError
 from metascale.core.optional import require
 from metascale.core.units import format_bytes
 from metascale.laws.numbers import TEXT, as_column, has_decimal_comma, parse_number
+from metascale.laws.sources import reader_of
 
 Columns = dict[str, NDArray[Any]]
 CHUNK = 1 << 16  # rows that are held as Python objects at a time
@@ -52,6 +53,8 @@ class Read:
 def read(source: Any) -> Read:
     """Columns of a path, a data frame of any library, a mapping of columns, a list of mappings or a structured array.
 
+    A source with a prefix, and a folder, go to a reader of other programs' runs (`metascale.laws.sources`).
+
     Raises:
         InputError: there is no such file, it is empty, ragged or no table, or two columns have one name.
         MissingDependency: Parquet without pyarrow.
@@ -62,14 +65,15 @@ def read(source: Any) -> Read:
         return Read({name: as_column(source[name]) for name in source.dtype.names}, "the array")
     if isinstance(source, (list, tuple)) and source and all(isinstance(row, Mapping) for row in source):
         return Read(_of_records([dict(row) for row in source], "the list"), "the list")
+    if isinstance(source, (str, Path)) and (reader := reader_of(source)) is not None:
+        columns, name, notes = reader(str(source))
+        return Read(_of_mapping(columns, name), name, tuple(notes))
     if isinstance(source, (str, Path)):
         return _read_file(Path(source).expanduser())
     return Read(_of_frame(source), "the data frame")
 
 
 def _read_file(path: Path) -> Read:
-    if path.is_dir():
-        raise InputError(f"'{path}' is a folder; give a table in it, such as its results.csv")
     if not path.is_file():
         raise InputError(f"there is no file '{path}'; give a CSV, JSON, JSON Lines or Parquet table with one row a run")
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]

@@ -170,6 +170,8 @@ def read_table(source: Any) -> Table:
         source: the path of a CSV (any delimiter, decimal commas, ``#`` comments), JSON, JSON Lines or Parquet file,
             also compressed (.gz, .bz2, .xz); a data frame of pandas, polars, Arrow or any other that narwhals knows;
             a mapping of columns; a list of mappings, one a row; a structured array; or a `Table`, which stays itself.
+            Runs of other programs: ``wandb:ENTITY/PROJECT``, ``mlflow:URI/EXPERIMENT``, ``optuna:STORAGE#STUDY``, or a
+            folder of logs (W&B offline, TensorBoard, ``trainer_state.json``, Lightning's CSV), one row a run.
 
     Raises:
         InputError: the file is missing, empty or no table, a row has more or fewer cells than the header, or two

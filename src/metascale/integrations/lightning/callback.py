@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from metascale.core.errors import InputError
@@ -25,7 +25,8 @@ class StudyCallback(_lightning.Callback):
 
     The run is saved after every ``every_n_epochs`` training epochs, and after the epoch in which it is asked to stop:
     within an epoch Lightning cannot resume at the same batch of an ordinary DataLoader. The state of torch's random
-    numbers goes with the checkpoint, so that a resumed run shuffles as an uninterrupted one.
+    numbers goes with the checkpoint, so that a resumed run shuffles as an uninterrupted one, where the loaders have no
+    generator of their own.
 
     Args:
         run: as the trial function gets it.
@@ -92,6 +93,10 @@ class StudyCallback(_lightning.Callback):
             )
         if self._random is not None:
             torch.set_rng_state(self._random)
+            # The first epoch's iterators are made before this hook, those of later epochs after the state was saved.
+            for loader in _loaders(trainer.train_dataloader):
+                if loader.generator is None:
+                    torch.empty((), dtype=torch.int64).random_()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._steps = trainer.global_step
@@ -123,3 +128,15 @@ class StudyCallback(_lightning.Callback):
         own = {name: value for name, value in found.items() if name.startswith(("val", "eval")) is validation}
         if own:
             self._handover.record(record, trainer.global_step, own)
+
+
+def _loaders(nested: Any) -> Iterator[Any]:
+    """The DataLoaders of a training, which may be one, or in lists and mappings."""
+    if isinstance(nested, torch.utils.data.DataLoader):
+        yield nested
+    elif isinstance(nested, Mapping):
+        for inside in nested.values():
+            yield from _loaders(inside)
+    elif isinstance(nested, (list, tuple)):
+        for inside in nested:
+            yield from _loaders(inside)

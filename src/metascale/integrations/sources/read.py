@@ -11,7 +11,7 @@ from metascale.integrations.sources.lightning import METRICS, is_metrics, read_l
 from metascale.integrations.sources.mlflow import read_mlflow
 from metascale.integrations.sources.optuna import read_optuna
 from metascale.integrations.sources.places import find
-from metascale.integrations.sources.runs import Imported
+from metascale.integrations.sources.runs import Columns, Imported
 from metascale.integrations.sources.tensorboard import is_events, read_tensorboard
 from metascale.integrations.sources.trainer import STATE, is_state, read_trainer
 from metascale.integrations.sources.wandb import is_wandb, read_offline, read_wandb
@@ -71,9 +71,10 @@ def read_source(source: str | Path) -> Imported:
     if kinds:
         told = " or ".join(f"{kind}:{text}" for kind in kinds)
         raise InputError(f"'{text}' holds logs of {' and '.join(kinds)}; say which: {told}", field="source", value=text)
+    what = "is a folder that holds" if path.is_dir() else "holds"
     raise InputError(
-        f"'{text}' holds no runs that are known: *.wandb, *tfevents*, {STATE} or {METRICS}; a database or server needs "
-        "its prefix, such as mlflow: or optuna:",
+        f"'{text}' {what} no runs that are known: *.wandb, *tfevents*, {STATE} or {METRICS}; give a table in it, or a "
+        "prefix for a database or server, such as mlflow: or optuna:",
         field="source",
         value=text,
     )
@@ -85,3 +86,9 @@ def kinds_of(path: Path) -> list[str]:
         return [kind for kind, (is_one, _) in _LOGS.items() if is_one(path.name)]
     found = find(path, lambda name: any(is_one(name) for is_one, _ in _LOGS.values()))
     return [kind for kind, (is_one, _) in _LOGS.items() if any(is_one(file.name) for file in found)]
+
+
+def read_columns(source: str) -> tuple[Columns, str, tuple[str, ...]]:
+    """What `metascale.laws.read_table` asks for: columns with one row a run, the source's name, and the notes."""
+    found = read_source(source)
+    return found.table(), found.source, tuple(found.notes)
