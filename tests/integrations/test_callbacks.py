@@ -267,6 +267,7 @@ def test_a_lightning_trainer_is_pruned(name: str) -> None:
 # JAX and Keras, as the page shows them.
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("package", "stop"), [("jax", 30), ("keras", 2)])
 def test_the_plain_protocol_serves_other_libraries(package: str, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec(package) is None or (package == "keras" and importlib.util.find_spec("jax") is None):

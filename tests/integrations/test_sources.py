@@ -527,7 +527,7 @@ def test_runs_of_mlflow_with_equal_times_and_infinities(tmp_path: Path) -> None:
         ("mlflow:sqlite:///nowhere.db/x", "names no MLflow store"),
         ("mlflow:nowhere/x", "names no MLflow store"),
         ("wandb:nowhere.csv", "there is no file or folder 'nowhere.csv'"),
-        (".", "holds no runs that are known"),
+        (".", "is a folder that holds no runs that are known"),
     ],
 )
 def test_what_is_not_there_is_a_sentence_and_is_not_made(
@@ -613,3 +613,41 @@ def test_logs_of_several_programs_in_one_folder_need_a_word(tmp_path: Path) -> N
     with pytest.raises(InputError, match="trainer and lightning; say which: trainer:"):
         read_source(tmp_path)
     only(read_source(f"lightning:{tmp_path}"), loss=2.0)
+
+
+# The way into laws.
+
+
+def test_read_table_takes_sources_and_folders(tmp_path: Path) -> None:
+    import metascale as ms
+    from metascale.laws.runs import usable_rows
+
+    for k in range(1, 7):
+        history = [{"eval_loss": 1 + 5 * (100 * 2**k) ** -0.5, "step": 30}]
+        folder = write_state(tmp_path / f"run{k}" / "checkpoint-30", log_history=history)
+        (folder / "config.json").write_text(json.dumps({"n_params": 100 * 2**k}))
+    write_state(tmp_path / "broken" / "checkpoint-10", 10)
+    for source in (tmp_path, f"trainer:{tmp_path}"):
+        table = ms.read_table(source)
+        assert table.n_rows == 7
+        assert list(table.column("state"))[:2] == ["unfinished", "finished"]
+    rows = usable_rows(table)
+    assert rows.n_rows == 6
+    fit = ms.fit(rows.numbers("model.n_params"), rows.numbers("eval_loss"))
+    assert fit.parameters["alpha"]["estimate"] == pytest.approx(0.5, abs=0.01), "the unfinished run is left out"
+    assert ms.read_table(tmp_path / "run1" / "checkpoint-30" / "trainer_state.json").n_rows == 1
+
+
+def test_a_prefix_of_ones_own_is_read_by_ones_own_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import metascale as ms
+    from metascale.laws.sources import SOURCES, register_source
+
+    (tmp_path / "my_reader.py").write_text("def read(source): return {'x': [1, 2]}, source, ['a note']\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(SOURCES, "mine", "")
+    register_source("mine", "my_reader:read")
+    table = ms.read_table("mine:place")
+    assert (list(table.numbers("x")), table.source, table.notes) == ([1.0, 2.0], "mine:place", ("a note",))
+    for prefix, address in [("c", "a:b"), ("a b", "a:b"), ("mine", "nothing")]:
+        with pytest.raises(InputError):
+            register_source(prefix, address)

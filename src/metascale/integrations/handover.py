@@ -41,7 +41,8 @@ class Handover:
 
         Does not return where the run was asked to stop. All bytes are in memory at once.
         """
-        blobs, names = {}, []
+        blobs: dict[str, bytes] = {}
+        names: list[str] = []
         for folder in folders:
             files = [folder] if folder.is_file() else sorted(file for file in folder.rglob("*") if file.is_file())
             for file in files:

@@ -18,9 +18,10 @@ if _name is None:
 _lightning = require("lightning.pytorch" if _name == "lightning" else _name, "lightning", _PURPOSE)
 torch = require("torch", "torch", _PURPOSE)
 _FILE = "study.ckpt"
+_Base: Any = _lightning.Callback
 
 
-class StudyCallback(_lightning.Callback):
+class StudyCallback(_Base):
     """Progress, records, checkpoints, resume, stop and pruning of a Lightning Trainer in a run of a study.
 
     The run is saved after every ``every_n_epochs`` training epochs, and after the epoch in which it is asked to stop:

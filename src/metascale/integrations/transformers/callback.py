@@ -14,9 +14,10 @@ from metascale.integrations.handover import EVALUATION, TRAIN, Handover
 
 _transformers = require("transformers", "text", "StudyCallback")
 _STATE = "trainer_state.json"
+_Base: Any = _transformers.TrainerCallback
 
 
-class StudyCallback(_transformers.TrainerCallback):
+class StudyCallback(_Base):
     """Progress, records, checkpoints, resume, stop and pruning of a Trainer in a run of a study.
 
     The Trainer's checkpoints become the run's (``save_steps`` or each epoch); a run that is asked to stop saves at the
@@ -65,7 +66,7 @@ class StudyCallback(_transformers.TrainerCallback):
 
         The Trainer's own ``train_loss`` is left out: after a resume it is the mean of the steps since then.
         """
-        found = {}
+        found: dict[str, float] = {}
         for record in (TRAIN, EVALUATION):
             for k in range(1, 100):
                 rows = self._handover.run.rows(record if k == 1 else f"{record}_{k}")
