@@ -1,6 +1,7 @@
 """The ``metrics.csv`` and ``hparams.yaml`` of Lightning's CSVLogger.
 
-A resumed run gets a new ``version_N``: its earlier steps stand in another folder, which nothing names.
+A resumed run gets a new ``version_N``: its earlier steps stand in another folder, which nothing names. Where the version
+is given, Lightning deletes the rows of before.
 Needs no package.
 """
 
@@ -40,7 +41,7 @@ def read_lightning(path: Path) -> Imported:
     if late:
         notes.append(
             f"{late[0].id} begins at step {_first_step(late[0])}{_and(len(late) - 1)}: Lightning logs a resumed run in "
-            "a new folder, and its earlier steps stand in another one"
+            "a new folder, and its earlier steps stand in another one, or deletes them where the folder is the same"
         )
     return Imported(str(path), runs, notes)
 
