@@ -1,8 +1,7 @@
 """The ``metrics.csv`` and ``hparams.yaml`` of Lightning's CSVLogger.
 
-A resumed run gets a new ``version_N``: its earlier steps stand in another folder, which nothing names. Where the version
-is given, Lightning deletes the rows of before.
-Needs no package.
+A resumed run gets a new ``version_N``: its earlier steps stand in another folder, which nothing names. Where the
+version is given, Lightning deletes the rows of before. Needs no package.
 """
 
 from __future__ import annotations
