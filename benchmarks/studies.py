@@ -75,7 +75,7 @@ def start_times(repeats: int) -> list[dict[str, Any]]:
     """Medians of fresh processes; torch's own start would take seconds."""
     with tempfile.TemporaryDirectory() as folder:
         commands = {
-            "--help": ["-m", "metascale.cli", "--help"],
+            "--help": ["-m", "metascale", "--help"],
             "a refused configuration": [
                 "-m",
                 "metascale.cli.main",

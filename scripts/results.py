@@ -398,7 +398,7 @@ def again(name: str, *more: str) -> None:
     """Run a record's command in a new folder, and record it."""
     with tempfile.TemporaryDirectory() as scratch:
         arguments = [*shlex.split(open_record(name).told["command"])[1:], "--out", f"{scratch}/study", *more]
-        subprocess.run([sys.executable, "-m", "metascale.cli", *arguments], check=True)
+        subprocess.run([sys.executable, "-m", "metascale", *arguments], check=True)
         record(Path(scratch) / "study", name)
 
 

@@ -18,7 +18,7 @@ Call: TypeAlias = Callable[..., tuple[int, str, str]]
 def metascale(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "200", "TERM": "dumb", **(env or {})}
     return subprocess.run(
-        [sys.executable, "-m", "metascale.cli", *arguments],
+        [sys.executable, "-m", "metascale", *arguments],
         capture_output=True,
         text=True,
         check=False,

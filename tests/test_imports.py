@@ -53,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "integrations": BELOW_WORKFLOW | {"integrations"},
     "workflow": BELOW_WORKFLOW | {"integrations", "recipes"},
     "recipes": BELOW_WORKFLOW | {"workflow"},
+    "__main__": {"cli"},
     "cli": {"core", "integrations", "laws", "report", "study", "tasks.datasets", "workflow"},
 }
 TORCH_FREE = ("laws", "study", "report")

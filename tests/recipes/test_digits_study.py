@@ -249,7 +249,7 @@ def compared_files(study: Path) -> dict[str, bytes]:
 
 def test_killed_at_random_and_run_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """Real SIGKILLs in the middle of real meta-training, again and again until the study is done."""
-    command = [sys.executable, "-m", "metascale.cli", "run", "digits", "--executor", "serial", "--no-baselines"]
+    command = [sys.executable, "-m", "metascale", "run", "digits", "--executor", "serial", "--no-baselines"]
     values = {**TINY, "n_tasks": [2, 4, 8], "max_steps": 40, "eval_every": 5}
     for key, value in values.items():
         command += ["--set", f"{key}={json.dumps(value)}"]
@@ -278,7 +278,7 @@ def test_killed_at_random_and_run_again_ends_with_the_same_bytes(tmp_path: Path)
 @pytest.mark.parametrize(("number", "executor"), [(signal.SIGTERM, "processes"), (signal.SIGINT, "serial")])
 def test_a_signal_in_the_middle_of_meta_training_saves_that_step(tmp_path: Path, number: int, executor: str) -> None:
     """Checkpoints are due at steps 200 and 400 only; the signal comes at the first sign of life."""
-    command = [sys.executable, "-m", "metascale.cli", "run", "digits", "--executor", executor, "--no-baselines"]
+    command = [sys.executable, "-m", "metascale", "run", "digits", "--executor", executor, "--no-baselines"]
     for key, value in {**TINY, "n_tasks": [2], "max_steps": 400, "eval_every": 200}.items():
         command += ["--set", f"{key}={json.dumps(value)}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -166,7 +166,7 @@ def test_a_path_that_sqlite_cannot_open_is_one_sentence_before_anything_is_writt
 
 def test_a_path_of_1200_characters_is_one_sentence_on_the_command_line(tmp_path):
     for out in (tmp_path / "/".join(["x" * 100] * 11), tmp_path / ("x" * 1200)):
-        command = [sys.executable, "-m", "metascale.cli", "run", f"{TRIALS}:power", "--set", "n_tasks=[1,2]"]
+        command = [sys.executable, "-m", "metascale", "run", f"{TRIALS}:power", "--set", "n_tasks=[1,2]"]
         command += ["--executor", "serial", "--out", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
         assert done.returncode == 2, done.stderr

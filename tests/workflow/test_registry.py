@@ -108,7 +108,7 @@ class Shell:
     def __call__(self, *arguments: str, status: int = 0) -> str:
         paths = [*self.path, *(part for part in sys.path if part)]
         done = subprocess.run(
-            [sys.executable, "-m", "metascale.cli", *arguments],
+            [sys.executable, "-m", "metascale", *arguments],
             capture_output=True,
             text=True,
             check=False,

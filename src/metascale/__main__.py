@@ -1,0 +1,5 @@
+"""``python -m metascale`` is the command ``metascale``."""
+
+from metascale.cli.main import main
+
+main()
