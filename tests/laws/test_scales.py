@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from metascale.cli import laws as cli_laws
 from metascale.cli import scales as cli_scales
 from metascale.core.errors import InputError
 from metascale.laws.corners import backtest_corners, choose, corners
+from metascale.laws.library import law_of
 from metascale.laws.mixture import Mixture, quantiles, weights_at
 from metascale.laws.observations import observe
 from metascale.laws.record import LawRecord, read_laws
@@ -116,6 +118,26 @@ def test_refits_follow_new_rows_and_equal_fits_from_scratch():
 
 def _at(fit, x, theta):
     return np.log(fit.formula.expression.bind(x).value(theta[None])[0])
+
+
+def test_a_covariance_that_cannot_be_found_leaves_a_form_out(monkeypatch):
+    """LAPACK may not find the eigenvalues of a form far from the table; the other forms answer."""
+    whole, calls = np.linalg.pinv, []
+
+    def pinv(*given, **named):
+        calls.append(1)
+        if len(calls) % 7 == 1:
+            raise np.linalg.LinAlgError("Eigenvalues did not converge")
+        return whole(*given, **named)
+
+    monkeypatch.setattr(np.linalg, "pinv", pinv)
+    x, loss = surface(5)
+    texts = ("E + A/N**a + B/D**b", "A/N**a + B/D**b", "E + A/(N*D)**a")
+    laws = [replace(law_of(text, ("N", "D")), name=text) for text in texts]
+    found = choose(observe(x, loss, x_name=("N", "D"), loss_name="loss"), laws)
+    assert len(calls) > 3
+    assert texts[0] not in {fit.formula.name for fit in found.fits}
+    assert np.isfinite(found.mixture.predict(np.array([[1e9, 1e10]])).median).all()
 
 
 def test_records_are_read_as_written():

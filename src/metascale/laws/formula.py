@@ -370,7 +370,10 @@ def spread(problem: Problem, theta: Array, objective: Objective, observations: O
         information = information + np.diag(weight)
     if not np.isfinite(information).all():
         return covariance, float("inf")
-    inverse = np.linalg.pinv(information, rcond=1e-13, hermitian=True)
+    try:
+        inverse = np.linalg.pinv(information, rcond=1e-13, hermitian=True)
+    except np.linalg.LinAlgError:  # entries so far apart that the eigenvalues are not found
+        return covariance, float("inf")
     if observations.n_runs < observations.n:
         scores = np.zeros((observations.n_runs, int(free.sum())))
         np.add.at(scores, observations.run, columns * objective.penalty(residual).slope[:, None])

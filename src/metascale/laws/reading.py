@@ -15,7 +15,7 @@ import io
 import json
 import lzma
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -35,7 +35,7 @@ DELIMITERS = (",", ";", "\t", "|")
 _MOST_BYTES = 256 << 20
 """Of what a compressed file expands to."""
 _ROWS_A_PART = 1024
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _COMMENT = re.compile(rb"(?m)^[ \t]*#(?![,;\t|])[^\r\n]*(?:\r\n?|\n|\Z)")
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
