@@ -84,7 +84,7 @@ RECIPE = Recipe(
         "eval_every": 50,
         "patience": 4,
         "n_validation_tasks": 100,
-        "tune_rates": [0.001, 0.003, 0.03],
+        "tune_rates": [0.001, 0.003, 0.03, 0.1],
         "n_curve_tasks": 100,
     },
     axes={"n_tasks": [2, 5, 10, 20, 50, 100, 200]},
