@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # One thread a test process, before torch is loaded: xdist's workers would otherwise fight over the cores.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -29,3 +31,23 @@ def data_dir() -> Path:
     if not named:
         pytest.skip("METASCALE_DATA is not set: the real data sets are absent")
     return Path(named)
+
+
+EMPTY: dict[str, Any] = {
+    "svg": '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>',
+    "png": base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    ),
+}
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and hold their artists, but what is saved of them is one empty pixel: drawing takes seconds a
+    study, and is tested where the pictures are."""
+    from matplotlib.figure import Figure
+
+    def savefig(figure: Figure, stream: Any, *, format: str, **options: Any) -> None:
+        stream.write(EMPTY[format])
+
+    monkeypatch.setattr(Figure, "savefig", savefig)

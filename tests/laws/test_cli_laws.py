@@ -22,15 +22,22 @@ def app():
     return found
 
 
-@pytest.fixture
-def results(tmp_path):
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
     """A results table of a study: one method, three seeds, a baseline and a failed run."""
-    return study(tmp_path / "results.csv", (("maml", 2.0),))
+    return study(tmp_path_factory.mktemp("one") / "results.csv", (("maml", 2.0),))
 
 
-@pytest.fixture
-def two_methods(tmp_path):
-    return study(tmp_path / "two.csv", (("maml", 2.0), ("reptile", 1.8)))
+@pytest.fixture(scope="module")
+def fitted(app, results, tmp_path_factory):
+    """What `fit` says and the folder that it writes, drawn."""
+    out = tmp_path_factory.mktemp("fitted")
+    return run(app, "fit", results, "--bootstrap", 50, "--out", out), out
+
+
+@pytest.fixture(scope="module")
+def two_methods(tmp_path_factory):
+    return study(tmp_path_factory.mktemp("two") / "two.csv", (("maml", 2.0), ("reptile", 1.8)))
 
 
 def study(path, methods):
@@ -56,9 +63,8 @@ def run(app, *arguments):
     return outcome.output
 
 
-def test_fit_needs_no_options_and_writes_what_it_says(app, results, tmp_path):
-    out = tmp_path / "out"
-    text = run(app, "fit", results, "--bootstrap", 100, "--out", out)
+def test_fit_needs_no_options_and_writes_what_it_says(fitted):
+    text, out = fitted
     assert "falls with n_tasks" in text
     assert "1 rows left out" in text
     record = json.loads((out / "fit.json").read_text())
@@ -71,9 +77,8 @@ def test_fit_needs_no_options_and_writes_what_it_says(app, results, tmp_path):
     assert (out / "law.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_the_page_asks_nobody_for_anything(app, results, tmp_path):
-    run(app, "fit", results, "--bootstrap", 50, "--out", tmp_path)
-    page = (tmp_path / "law.html").read_text()
+def test_the_page_asks_nobody_for_anything(fitted):
+    page = (fitted[1] / "law.html").read_text()
     addresses = set(re.findall(r"https?://[^\"' ]+", page))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xhtml"}  # names of namespaces
     assert "default-src 'none'" in page
@@ -81,9 +86,8 @@ def test_the_page_asks_nobody_for_anything(app, results, tmp_path):
     assert "<script" not in page
 
 
-def test_the_values_of_the_page_can_be_read(app, results, tmp_path):
-    run(app, "fit", results, "--bootstrap", 50, "--out", tmp_path)
-    page = (tmp_path / "law.html").read_text()
+def test_the_values_of_the_page_can_be_read(fitted):
+    page = (fitted[1] / "law.html").read_text()
     for view in re.findall(r'<div class="(?:log|linear)">(.*?)</div>', page, re.S):
         readings = [html.unescape(found) for found in re.findall(r"<title>(.*?)</title>", view, re.S)]
         assert sum(reading.startswith("n_tasks") for reading in readings) == 18, "every run"
@@ -91,7 +95,7 @@ def test_the_values_of_the_page_can_be_read(app, results, tmp_path):
         assert sum(reading.startswith("forecast of one run") for reading in readings) == 6
         assert sum(reading.startswith("predicted without") for reading in readings) == 1
     assert page.count('<div class="') == 2
-    record = json.loads((tmp_path / "fit.json").read_text())
+    record = json.loads((fitted[1] / "fit.json").read_text())
     hidden, cells = record["extrapolation"], set(re.findall(r"<td>([^<]*)</td>", page))
     assert f"{hidden['predicted']:.5g} ({hidden['low']:.5g} to {hidden['high']:.5g})" in page
     for name in ("x", "median", "low", "high"):
@@ -102,9 +106,10 @@ def test_methods_are_never_pooled(app, two_methods):
     text = run(app, "fit", two_methods, "--bootstrap", 20)
     assert "each gets its own law" in text
     assert "maml: " in text
+    assert "groups are compared with the law power (--law auto) by least squares" in text
 
 
-def test_groups_are_fitted_and_compared(app, two_methods, tmp_path):
+def test_groups_are_fitted_and_compared(app, two_methods, tmp_path, undrawn):
     text = run(app, "fit", two_methods, "--group", "method", "--law", "power", "--bootstrap", 50, "--out", tmp_path)
     assert "one exponent" in text
     record = json.loads((tmp_path / "fit.json").read_text())
@@ -145,13 +150,6 @@ def test_optimum(app, tmp_path, columns):
     assert 6 * best["n_params"]["estimate"][0] * best["tokens"]["estimate"][0] == pytest.approx(1e21)
 
 
-def test_fit_in_two_scales(app, tmp_path):
-    path = surface(tmp_path, ("params", "tokens", "loss"))
-    text = run(app, "fit", path, "--x", "params", "--x2", "tokens", "--bootstrap", 50, "--out", tmp_path)
-    assert "chinchilla" in text
-    assert json.loads((tmp_path / "fit.json").read_text())["x_names"] == ["params", "tokens"]
-
-
 def test_methods_are_forecast_apart(app, two_methods, tmp_path):
     text = run(app, "forecast", two_methods, "--to", 400, "--out", tmp_path)
     assert "maml:" in text
@@ -188,12 +186,10 @@ def test_options_that_would_do_nothing_are_refused(app, tmp_path, options):
         run(app, "fit", path, "--x", "params", *options)
 
 
-def test_groups_are_compared_with_the_law_that_was_named_or_not_at_all(app, two_methods, tmp_path):
+def test_groups_are_compared_with_the_law_that_was_named_or_not_at_all(app, two_methods, tmp_path, undrawn):
     text = run(app, "fit", two_methods, "--law", "m4", "--bootstrap", 20, "--out", tmp_path)
     assert "the groups are not compared: only --law auto, power, power_irreducible can be, not m4" in text
     assert json.loads((tmp_path / "fit.json").read_text())["comparison"] is None
-    text = run(app, "fit", two_methods, "--bootstrap", 20)
-    assert "groups are compared with the law power (--law auto) by least squares" in text
 
 
 def test_two_scales_give_a_frontier_to_read_and_to_see(app, tmp_path):

@@ -37,7 +37,7 @@ def answer_or_refusal(call):
 
 # No shrinking: a refit costs milliseconds and the failing table is short enough to read.
 quick = settings(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
