@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
+import metascale.core.files
 from metascale.core.errors import CorruptFile, InputError
 from metascale.laws.contrasts import holm
 from metascale.recipes.digits import EQUAL_STEPS
 from metascale.report.sections.contest import contest_data
+from metascale.study.runner import run_study
 from metascale.study.store.folder import NOT_COMPARED
 from metascale.study.store.table import results_table
 from metascale.workflow.conclude import conclude
@@ -26,6 +28,8 @@ from metascale.workflow.evaluate import evaluate_run
 from metascale.workflow.launch import Place, launch, plan, plan_from_folder
 from tests.study.folders import without_seconds
 
+UNDRAWN = pytest.mark.usefixtures("undrawn")
+"""Of studies besides that of the module, whose pictures are drawn."""
 TINY = {
     **EQUAL_STEPS,
     "n_tasks": [2, 4, 8],
@@ -56,6 +60,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@UNDRAWN
 @pytest.mark.parametrize(
     "values",
     [
@@ -155,6 +160,7 @@ def test_learner_and_fine_tuning_choose_their_adaptation_among_the_same(study: P
     assert "test_choice" not in baseline
 
 
+@UNDRAWN
 def test_two_methods_beside_baselines_are_compared_once_in_one_family(tmp_path: Path) -> None:
     """Every contrast stands once, whichever way round, and Holm counts all of them, once on the page."""
     values = {**TINY, "n_tasks": [2, 8], "method": ["maml", "reptile"]}
@@ -171,6 +177,7 @@ def test_two_methods_beside_baselines_are_compared_once_in_one_family(tmp_path: 
     assert len(summary["comparisons"]) == len(found)
 
 
+@UNDRAWN
 def test_eval_inner_steps_fixes_the_adaptation_to_the_test(tmp_path: Path) -> None:
     values = {**TINY, "n_tasks": [2, 4], "eval_inner_steps": 2}
     launch(plan("digits", values, seeds=[0], place=Place("serial"), baselines=False), tmp_path / "s", reporter=Silent())
@@ -215,6 +222,7 @@ def test_flipped_weights_are_noticed(study: Path, tmp_path: Path) -> None:
         evaluate_run(tmp_path, {})
 
 
+@UNDRAWN
 def test_divergence_is_recorded_and_left_out_of_the_law(tmp_path: Path) -> None:
     values = {**TINY, "n_tasks": [2, 4, 8, 16], "max_steps": 6, "inner_lr": [0.1, 9e5]}
     planned = plan("digits", values, seeds=[0], place=Place("serial"), baselines=False)
@@ -227,6 +235,7 @@ def test_divergence_is_recorded_and_left_out_of_the_law(tmp_path: Path) -> None:
     assert all("900000" not in label for label, a in conclusion.analyses.items() if a.to_json()["n_observations"] == 4)
 
 
+@UNDRAWN
 def test_a_study_without_enough_scales_says_why_there_is_no_law(tmp_path: Path) -> None:
     planned = plan("digits", {**TINY, "n_tasks": [2, 4]}, seeds=[0], place=Place("serial"), baselines=False)
     _, conclusion = launch(planned, tmp_path / "study", reporter=Silent())
@@ -247,6 +256,40 @@ def compared_files(study: Path) -> dict[str, bytes]:
     return found
 
 
+def test_cut_at_writes_and_run_again_ends_with_the_same_bytes(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meta-training ends at a durable write, a later one each time, and goes on from what is there."""
+    point, n_writes, cuts = metascale.core.files._durable_point, 0, 0
+    planned = plan("digits", {**TINY, "n_tasks": [4]}, seeds=[0], place=Place("serial"), baselines=False)
+
+    def cut_at(last: int) -> None:
+        nonlocal n_writes
+        n_writes += 1
+        if n_writes >= last:
+            raise KeyboardInterrupt
+        point()
+
+    for last in range(9, 60, 3):
+        n_writes = 0
+        with monkeypatch.context() as patch:
+            patch.setattr("metascale.core.files._durable_point", lambda last=last: cut_at(last))
+            try:
+                run_study(planned.study, tmp_path / "cut", planned.executor)
+            except KeyboardInterrupt:
+                cuts += bool(list(tmp_path.glob("cut/runs/*/checkpoints/step-*")))
+            else:
+                break
+    assert cuts >= 2, "cut twice where a checkpoint was"
+    (run,) = (tmp_path / "cut" / "runs").iterdir()
+    started = [line for line in (run / "history.jsonl").read_text().splitlines() if '"started"' in line]
+    assert len(started) >= 2
+    expected, found = compared_files(study / "runs" / run.name), compared_files(run)
+    assert found.keys() == expected.keys()
+    assert [name for name, data in expected.items() if found[name] != data] == []
+
+
+@pytest.mark.long
 def test_killed_at_random_and_run_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """Real SIGKILLs in the middle of real meta-training, again and again until the study is done."""
     command = [sys.executable, "-m", "metascale", "run", "digits", "--executor", "serial", "--no-baselines"]
