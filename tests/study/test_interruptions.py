@@ -80,8 +80,11 @@ def finishes(folder: Path) -> list[int]:
     return [sum(event["event"] == "finished" for event in run.history()) for run in read_study(folder).runs]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_kill_9_at_random_instants_until_done(tmp_path, workers, start):
+@pytest.mark.parametrize(
+    ("workers", "most_kills"),
+    [(2, 2), pytest.param(0, 60, marks=pytest.mark.long), pytest.param(2, 60, marks=pytest.mark.long)],
+)
+def test_kill_9_at_random_instants_until_done(tmp_path, workers, most_kills, start):
     killed = tmp_path / "kills"
     # No trial passes its fourth step before two kills, however fast the machine is.
     study = tiny_study("busy_until_killed_twice", n_tasks=(2, 5, 7), n_steps=10, sleep_s=0.02, kills=str(killed))
@@ -93,11 +96,11 @@ def test_kill_9_at_random_instants_until_done(tmp_path, workers, start):
     for attempt in range(60):
         before = n_started(tmp_path / "killed")
         process = start(study, tmp_path / "killed", workers)
-        if attempt % 4:
+        if (attempt + 1) % 4:
             # Three of four kills strike while trials run, however slowly the machine starts a process.
             wait_for(lambda p=process, n=before: p.poll() is not None or n_started(tmp_path / "killed") > n, "a trial")
         try:
-            process.wait(chance.uniform(0.05, 0.5))
+            process.wait(chance.uniform(0.05, 0.5) if kills < most_kills else None)
         except subprocess.TimeoutExpired:
             family = psutil.Process(process.pid).children(recursive=True)
             os.killpg(process.pid, signal.SIGKILL)
@@ -194,7 +197,7 @@ def test_a_damaged_checkpoint_is_passed_over_on_resume(tmp_path, damage, caplog,
 @pytest.mark.parametrize(("operation", "lasting"), [("write", True), ("write", False), ("fsync", True)])
 def test_a_disk_full_at_the_nth_write_loses_nothing(tmp_path, monkeypatch, operation, lasting):
     """The n-th write fails, before its bytes are there (write) or after (fsync); every later one too, or none."""
-    study = tiny_study(n_tasks=(2,), n_steps=4)
+    study = tiny_study(n_tasks=(2,), n_steps=2)
     run_study(study, tmp_path / "whole")
     target = (metascale.core.files, "_durable_point") if operation == "write" else (os, "fsync")
     original = getattr(*target)
