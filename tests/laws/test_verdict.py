@@ -279,7 +279,7 @@ def of_shape(shape):
 
 
 FACTORS = [(1.0, 1e300), (1.0, 1e-290), (1e290, 1.0), (1e-200, 1e100), (7.0, 3.0)]
-OFTEN = {("noise", 0), ("power", 1), ("floored", 2), ("broken", 3), ("power", 4), ("floored", 0)}
+OFTEN = {("noise", 0), ("power", 1), ("floored", 2), ("broken", 3), ("power", 4), ("floored", 1)}
 """By default, every shape and every pair of factors at least once."""
 
 

@@ -168,6 +168,7 @@ def test_schedule_counts_epochs_in_steps() -> None:
 GRID = {"architecture": "mlp", "width": [4, 8, 16], "depth": [2, 3], "ratio": 1.0}
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("tune", "n_searched"),
     [
