@@ -118,6 +118,8 @@ def test_refits_follow_new_rows_and_equal_fits_from_scratch():
     whole = observe(x, loss, x_name=("N", "D"))
     after = before.refit(whole)
     assert after.observations.n == 49
+    higher = observe(x, np.append(loss[:-8], 1.2 * loss[-8:]), x_name=("N", "D"))
+    assert before.refit(higher).predict(x[-8:]).mean() > 1.005 * after.predict(x[-8:]).mean()
     assert after.objective_value <= before.refit(before.observations).objective_value + 49 * before.noise
     far = np.array([[2e9, 2e11]])
     step = 1e-6 * after.theta
@@ -170,6 +172,7 @@ def test_backtests_do_not_see_the_corner_that_they_predict(analysis, monkeypatch
     found = backtest_corners(observe(x, loss, x_name=("N", "D")))
     assert len(found.mixture) == len(found.corners) >= 5
     assert max(found.mixture) < 0.03
+    assert np.mean(found.coverage) >= 0.8
     assert "inside 90 %" in found.summary()
 
 
