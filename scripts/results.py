@@ -263,7 +263,7 @@ def sentence(one: Record) -> list[Block]:
     found, best = finding_of(one.study, one.contest), one.contest.shown
     unit = one.contest.unit
     order = ", ".join(f"{row.name} {decimals(row.loss)} {unit}".strip() for row in best[:4])
-    return [f"{found.answer} Lowest losses: {order}. It took {format_seconds(one.told['elapsed_s'])}."]
+    return [f"{found.answer} Lowest losses: {order}."]
 
 
 PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {

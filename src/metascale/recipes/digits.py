@@ -6,7 +6,7 @@ Learner:    first-order MAML that adapts the body and not the head (BOIL), 20 in
             perceptron, 5-way 1-shot, 15 queries
 Arm:        at most 300 outer steps on a rate that falls to 0, the state of the lowest meta-validation loss is tested;
             ``--profile steps`` gives exact MAML 600 outer steps at a constant rate for every N
-Hardware:   any machine; under 2 minutes on 2 cores
+Hardware:   any machine; about 2 minutes on 2 quiet cores
 Result:     better than tuned fine-tuning on the same seeds, and the loss falls a little with N (docs/tuning.md has the
             search that found these settings); exact MAML at 600 constant steps overtrains and loses
             (docs/results/digits.md)
