@@ -119,7 +119,7 @@ def test_short_and_flat_tables():
 )
 def test_refusals(arguments, words):
     with pytest.raises(InputError, match=words):
-        forecast(*arguments)
+        forecast(*arguments[:3], level=arguments[3] if len(arguments) > 3 else 0.90)
 
 
 def test_interval_score_of_a_known_case():
@@ -156,7 +156,7 @@ def cut_short(curves, horizon, fewest=5):
 def score(curves, horizon):
     errors, covered = [], []
     for x, loss, new, truth in cut_short(curves, horizon):
-        found = forecast(x, loss, new, 0.90)
+        found = forecast(x, loss, new, level=0.90)
         errors.append(np.sqrt(np.mean(np.log(found.median / truth) ** 2)))
         covered.append(np.mean((found.low <= truth) & (truth <= found.high)))
     return float(np.mean(errors)), float(np.mean(covered))

@@ -114,7 +114,7 @@ class NextRuns:
                 + f"{_width(row['width_left'], self.unit):>10}{expected}"
             )
         if len(self.candidate) > _SHOWN:
-            lines.append(f"{'':>4}{len(self.candidate) - _SHOWN} more (--out writes all)")
+            lines.append(f"{'':>4}{len(self.candidate) - _SHOWN} more (plan.csv and the JSON form have all)")
         if self.n_runs:
             lines += ["", f"one new run at the target ({percent} interval; with the noise of a run, "
                       f"{_width(self.noise, self.unit)})"]  # fmt: skip

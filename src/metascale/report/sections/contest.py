@@ -39,6 +39,7 @@ from metascale.report.section import (
     share,
     table,
     text_column,
+    upper_first,
 )
 from metascale.report.study import (
     ReportStudy,
@@ -372,10 +373,10 @@ def standing(study: ReportStudy, contest: Contest | None = None) -> Standing:
         ]
         ahead = [told for told, answer in zip(words, answers, strict=True) if answer == "ahead"]
         if ahead:
-            beaten.append(f"{name} is beaten by {', '.join(ahead)}.")
+            beaten.append(f"{upper_first(name)} is beaten by {', '.join(ahead)}.")
         elif met and answers[0] != "unknown":
             verb = "beats" if answers[0] == "behind" else "cannot be told apart from"
-            others.append(f"{name} {verb} {words[0]}.")
+            others.append(f"{upper_first(name)} {verb} {words[0]}.")
     return Standing(tuple(beaten), tuple(others))
 
 
