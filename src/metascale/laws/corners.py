@@ -197,7 +197,8 @@ def scores_of(found: Sequence[Corner], n_forms: int) -> Array:
     """[F] geometric mean over the corners of a form's error in units of the good ones', 1 for the best."""
     if not found:
         return np.ones(n_forms)
-    logs = np.array([np.log(np.clip(one.errors / _reference(one), 1e-3, 1e6)) for one in found]).mean(0)
+    with np.errstate(over="ignore"):  # the error of a form that ran away may be near the largest float
+        logs = np.array([np.log(np.clip(one.errors / _reference(one), 1e-3, 1e6)) for one in found]).mean(0)
     return np.asarray(np.exp(logs - logs.min()))
 
 
