@@ -173,3 +173,22 @@ def test_a_home_folder_is_one_wherever_it_is_named(tmp_path: Path, monkeypatch: 
     ms.run("~/f.py:train", "~/study", {"n": [1, 2, 4, 8, 16]}, loss="loss", place=ms.Place("serial"))
     assert len(read_study("~/study").runs) == 5
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("returned", ['"bad"', "True"])
+def test_a_fit_leaves_out_the_trial_whose_loss_is_no_number_as_the_run_does(
+    tmp_path: Path,
+    call: Call,  # noqa: F811
+    returned: str,
+) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        f"def go(config, run, device):\n    w = config['w']\n    return {{'loss': {returned} if w == 16 else 1 / w}}\n"
+    )
+    folder = str(tmp_path / "study")
+    call("run", f"{own}:go", "--set", "w=[2,4,8,16,32,64]", "--scale", "w", "--executor", "serial", "--out", folder)
+    assert read_json(tmp_path / "study" / "law.json")["n_observations"] == 5
+    code, shown, _ = call("fit", folder, "--bootstrap", "20")
+    assert code == 0
+    assert "(5 rows, 5 scales)" in shown
+    assert "1 rows left out: no number in w or loss" in " ".join(shown.split())

@@ -118,6 +118,24 @@ def test_every_command_names_the_damaged_run_and_leaves_with_1(folder, tmp_path,
     assert done.stdout
 
 
+@pytest.mark.parametrize("gone", ["result.json", ""])
+@pytest.mark.parametrize("command", ["status {0}", "report {0}", "fit {0} --bootstrap 20"])
+def test_every_command_names_the_result_that_is_gone(folder, command, gone):
+    run = read_study(folder).runs[0].folder
+    if gone:
+        (run / gone).unlink()
+    else:
+        shutil.rmtree(run)
+    done = CliRunner().invoke(app, command.format(folder).split())
+    assert done.exit_code == 1, done.output
+    said = f"left out: n_tasks=2-seed=0: {run / 'result.json'} is missing, although its trial had ended"
+    assert said in " ".join(done.stderr.split())
+    assert done.stdout
+    outcome = run_study(power_study(), folder)
+    assert (outcome.exit_status, outcome.ran) == (0, 1)
+    assert CliRunner().invoke(app, command.format(folder).split()).exit_code == 0
+
+
 def test_a_fit_leaves_out_what_was_edited_after_the_table_was_written(folder):
     edit_result(folder, 5)
     done = CliRunner().invoke(app, ["fit", str(folder / "results.csv"), "--bootstrap", "20"])

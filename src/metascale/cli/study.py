@@ -60,13 +60,15 @@ def watch(
 
 
 def leave_if_damaged(folder: Path) -> None:
-    """Name the runs that are damaged, which every command leaves out, and leave with exit status 1 if there are any."""
+    """Name the runs that are damaged or gone, which every command leaves out; exit status 1 if there are any."""
     from metascale.study.store.folder import damaged_runs, read_study
     from metascale.study.store.table import unsealed_finals
+    from metascale.study.store.verify import missing_results
 
     if note := unsealed_finals(folder):
         err.print(Text(f"metascale: {note}"), style="yellow", soft_wrap=True)
-    found = damaged_runs(read_study(folder))
+    view = read_study(folder)
+    found = (*damaged_runs(view), *missing_results(view))
     for damage in found:
         err.print(Text(f"metascale: left out: {damage}"), style="red", soft_wrap=True)
     if found:

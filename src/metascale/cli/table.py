@@ -85,7 +85,7 @@ def open_table(
     if group is not None and series:
         raise InputError("`group` and `series` cannot go together: `group` is a series whose exponents are compared")
     with stage(f"reading {path.name}"):
-        table, roles = _read(path)
+        table, roles = _read(path, y)
         named, split = tuple(name for name in scales if name), tuple(series or ())
         if roles is not None:
             kept = usable_rows(table)
@@ -101,15 +101,16 @@ def open_table(
     return Opened(found)
 
 
-def _read(path: Path) -> tuple[Table, Roles | None]:
-    """The table, and the roles of its axes where it is a study's."""
+def _read(path: Path, loss: str | None = None) -> tuple[Table, Roles | None]:
+    """The table, and the roles of its axes where it is a study's: there, a loss that is no number is none."""
     from metascale.laws.numbers import as_column
     from metascale.laws.table import Table, read_table
 
     folder = study_of(path)
     if folder is None:
         return read_table(path), None
-    from metascale.study.roles import assign
+    from metascale.core.units import finite
+    from metascale.study.roles import assign, loss_of
     from metascale.study.store.folder import read_study
     from metascale.study.store.manifest import check_table
     from metascale.study.store.table import results_table
@@ -117,9 +118,12 @@ def _read(path: Path) -> tuple[Table, Roles | None]:
     if path.is_file():
         check_table(path)
     view = read_study(folder)
-    found = results_table(view)
-    columns = {name: as_column(found.column(name)) for name in found.columns}
-    return Table(columns, str(folder), found.notes), view.study.roles or assign(view.study.axes, loss="")
+    found, roles = results_table(view), view.study.roles or assign(view.study.axes, loss="")
+    cells = {name: found.column(name) for name in found.columns}
+    loss = loss or roles.loss or loss_of(found.columns, found.rows)
+    if any(finite(cell) is not None for cell in cells.get(loss, ())):
+        cells[loss] = [None if finite(cell) is None else cell for cell in cells[loss]]
+    return Table({name: as_column(column) for name, column in cells.items()}, str(folder), found.notes), roles
 
 
 def study_of(path: Path) -> Path | None:

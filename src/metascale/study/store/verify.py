@@ -28,7 +28,7 @@ from metascale.study.store.folder import (
     StudyView,
     read_study,
 )
-from metascale.study.store.index import opened_to_read, read_index
+from metascale.study.store.index import IndexRow, opened_to_read, read_index
 from metascale.study.store.manifest import broken_seals, read_seals
 from metascale.study.store.seals import read_sealed
 from metascale.study.store.table import FINALS, complete_results, results_table, unsealed_finals
@@ -79,6 +79,23 @@ def verify_study(folder: Path | str) -> Verification:
         n_files += 2
         damages += _verify_table(view)
     return Verification(len(view.runs), n_files, tuple(damages))
+
+
+def missing_results(view: StudyView) -> tuple[str, ...]:
+    """Label and path of every result that is not there although the index has its trial as ended.
+
+    Empty where there is no index that can be read: the run folders are authoritative.
+    """
+    try:
+        rows = read_index(view.folder / INDEX)
+    except (CorruptFile, sqlite3.OperationalError):
+        return ()
+    lost = [run for run in view.runs if _has_lost_result(run, rows.get(run.trial.id))]
+    return tuple(f"{run.trial.label}: {run.folder / RESULT} is missing, although its trial had ended" for run in lost)
+
+
+def _has_lost_result(run: RunView, row: IndexRow | None) -> bool:
+    return row is not None and row.status in ("finished", "diverged") and not (run.folder / RESULT).exists()
 
 
 def _verify_run(run: RunView) -> tuple[int, list[Damage]]:
@@ -175,7 +192,7 @@ def _verify_index(view: StudyView) -> Iterator[Damage]:
         row = rows.get(run.trial.id)
         if row is not None and row.status != "pending" and not run.folder.is_dir():
             yield Damage(run.folder, f"missing, although the index has its trial as {row.status}")
-        elif row is not None and row.status in ("finished", "diverged") and not (run.folder / RESULT).exists():
+        elif row is not None and _has_lost_result(run, row):
             yield Damage(run.folder / RESULT, f"missing, although the index has its trial as {row.status}")
         elif row is not None and row.status == "failed" and run.status == "pending":
             yield Damage(run.folder / ERROR, f"missing, although the index has its trial as {row.status}")
