@@ -19,8 +19,8 @@ from metascale.core.files import sha256_of, write_json
 from metascale.core.run import Checkpoint
 from metascale.study import Study, read_study, run_study, verify_study
 from metascale.study.errors import DiskFull
-from metascale.study.store.borders import LONGEST
 from metascale.study.store.checkpoints import write_checkpoint
+from metascale.study.store.paths import LONGEST
 from metascale.study.store.seals import sealed
 from metascale.workflow.conclude import conclude
 from tests.study.folders import TRIALS, tiny_study

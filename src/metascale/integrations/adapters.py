@@ -24,8 +24,8 @@ from metascale.core.errors import CorruptFile, InputError, MetascaleError
 from metascale.core.files import read_json, sha256_of, write_atomic
 from metascale.core.optional import require
 from metascale.integrations.model_card import model_card
-from metascale.study.store.borders import refuse_exits
 from metascale.study.store.folder import CONFIG, RESULT, damage_of
+from metascale.study.store.paths import refuse_exits
 from metascale.study.store.records import read_rows
 
 ADAPTER = "adapter"

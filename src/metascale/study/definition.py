@@ -20,7 +20,7 @@ from metascale.core.files import read_json, write_json
 from metascale.study.content import CONTENT, base_identity, merged_content, refuse_other_content
 from metascale.study.design import TUNE_KEY, Study, Trial, build_trial, differing_keys
 from metascale.study.roles import Roles
-from metascale.study.store.borders import check_label, refuse_exits
+from metascale.study.store.paths import check_label, refuse_exits
 from metascale.study.store.seals import SEAL, read_sealed, sealed
 
 FORMAT = 2

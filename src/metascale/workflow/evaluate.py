@@ -12,8 +12,8 @@ from metascale.core.files import read_json, sha256_of
 from metascale.core.types import Params
 from metascale.meta.evaluate import Evaluation
 from metascale.study.design import merge
-from metascale.study.store.borders import refuse_exits
 from metascale.study.store.folder import damage_of
+from metascale.study.store.paths import refuse_exits
 from metascale.training.state import from_bytes
 from metascale.workflow.content import located_run
 from metascale.workflow.fewshot import WEIGHTS, evaluate_on_test, few_shot, make_inner

@@ -13,9 +13,9 @@ from typing import Any
 from metascale.core.columns import ALL_RESULTS_JSON, COMMAND_JSON, PROVENANCE_JSON, PROVENANCE_JSONL, RESULTS_CSV
 from metascale.core.errors import CorruptFile
 from metascale.core.files import sha256_of, write_json
-from metascale.study.store.borders import place_of
 from metascale.study.store.claims import CLAIM, locked
 from metascale.study.store.folder import HISTORY, INDEX, OUTPUT, RESULT, SEALS, TIMING, StudyView
+from metascale.study.store.paths import place_of
 from metascale.study.store.seals import read_sealed, sealed
 
 TABLES = (RESULTS_CSV, ALL_RESULTS_JSON)

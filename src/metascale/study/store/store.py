@@ -20,7 +20,6 @@ from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import write_json
 from metascale.study.definition import Definition, load_definition, save_definition
 from metascale.study.design import Study, Trial
-from metascale.study.store.borders import refuse_long_path
 from metascale.study.store.claims import CLAIM, Claim, is_alive, locked, put_claim, read_claim
 from metascale.study.store.folder import (
     CONFIG,
@@ -40,6 +39,7 @@ from metascale.study.store.folder import (
 )
 from metascale.study.store.index import Index, IndexRow, Status
 from metascale.study.store.manifest import unseal
+from metascale.study.store.paths import refuse_long_path
 from metascale.study.store.run import StoredRun, note_lost
 
 LEASE_S = 60.0

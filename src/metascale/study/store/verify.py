@@ -13,7 +13,6 @@ from metascale.core.columns import ALL_RESULTS_JSON, PROVENANCE_JSON, PROVENANCE
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json, read_json_lines, sha256_of
 from metascale.study.content import identity
-from metascale.study.store.borders import place_of
 from metascale.study.store.checkpoints import list_checkpoints, read_checkpoint
 from metascale.study.store.folder import (
     CHECKPOINTS,
@@ -30,6 +29,7 @@ from metascale.study.store.folder import (
 )
 from metascale.study.store.index import IndexRow, opened_to_read, read_index
 from metascale.study.store.manifest import broken_seals, read_seals
+from metascale.study.store.paths import place_of
 from metascale.study.store.seals import read_sealed
 from metascale.study.store.table import FINALS, complete_results, results_table, unsealed_finals
 

@@ -1,4 +1,4 @@
-"""The border of a study's folder, which may be a stranger's: nothing in it leads out of it."""
+"""Paths in a study's folder, which may be a stranger's: none leads out of it, and none is too long."""
 
 from __future__ import annotations
 
