@@ -115,10 +115,25 @@ def test_a_function_that_cannot_run_is_refused(mine: str, function: str, given: 
     assert message in str(caught.value)
 
 
-def test_a_file_that_breaks_on_loading_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text("1 / 0\n")
-    with pytest.raises(InputError, match="cannot be loaded: ZeroDivisionError"):
-        plan(f"{tmp_path / 'broken.py'}:train", {"width": [1, 2]})
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(0)", "cannot be imported: it ends in sys.exit(0)"),
+        ("import a_package_that_nobody_has", "cannot be imported: No module named 'a_package_that_nobody_has'"),
+    ],
+)
+def test_a_file_or_module_that_breaks_on_loading_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
+    name = f"broken_{len(code)}"
+    (tmp_path / f"{name}.py").write_text(f"{code}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    for source in (f"{tmp_path / name}.py:train", f"{name}:train", f"{tmp_path / name}.py"):
+        with pytest.raises(InputError) as caught:
+            plan(source, {"width": [1, 2]})
+        assert said in str(caught.value)
 
 
 def test_recipe_or_command_one_of_them(mine: str) -> None:

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn, cast
 
 from metascale.core.canonical import canonical_json, plain
@@ -36,7 +37,7 @@ from metascale.study.run.output import KEPT, bound_output
 from metascale.study.run.stopping import die_with
 from metascale.study.search.search import Search, searched_points
 from metascale.study.store.folder import OUTPUT
-from metascale.workflow.recipe import module_of_file
+from metascale.workflow.recipe import ERRORS_OF_CODE, cannot_import, module_of_file
 
 FUNCTION, COMMAND, FOLDER = "function", "command", "folder"
 """Keys of a study's base: what runs, and the folder that a program starts in."""
@@ -136,17 +137,7 @@ def load_own(source: str) -> TrialFunction:
         InputError: it cannot be loaded, or does not take (config, run, device).
     """
     place, _, name = source.rpartition(":")
-    try:
-        if place.endswith(".py"):
-            module = module_of_file(Path(place), "file")
-        else:
-            if os.getcwd() not in sys.path:
-                sys.path.append(os.getcwd())
-            module = importlib.import_module(place)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{place} cannot be loaded: {type(error).__name__}: {error}", field="recipe") from error
+    module = module_of_file(Path(place), "file") if place.endswith(".py") else _module_named(place)
     function = getattr(module, name, None)
     if not callable(function):
         known = [each for each, value in vars(module).items() if inspect.isfunction(value)]
@@ -160,6 +151,16 @@ def load_own(source: str) -> TrialFunction:
             field="recipe",
         ) from error
     return cast(TrialFunction, function)
+
+
+def _module_named(name: str) -> ModuleType:
+    """The module of that name, of a package or of the folder that the command runs in."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ERRORS_OF_CODE as error:
+        raise cannot_import(name, error) from error
 
 
 def function_trial(config: dict[str, Any], run: Run, device: str) -> Mapping[str, Any]:

@@ -418,8 +418,8 @@ def _registered(name: str) -> tuple[ModuleType, str]:
     ((module, owner),) = modules.items()
     try:
         return importlib.import_module(module), owner
-    except ImportError as error:
-        raise InputError(f"recipe '{name}' of {owner} cannot be imported: {error}") from error
+    except ERRORS_OF_CODE as error:
+        raise cannot_import(f"recipe '{name}' of {owner}", error) from error
 
 
 @lru_cache
@@ -439,7 +439,24 @@ def module_of_file(path: Path, what: str = "recipe file") -> ModuleType:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
+    except ERRORS_OF_CODE as error:
         del sys.modules[spec.name]
-        raise InputError(f"the {what} {path} cannot be imported: {error}") from error
+        raise cannot_import(f"the {what} {path}", error) from error
     return module
+
+
+ERRORS_OF_CODE = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError),
+    *(SyntaxError, SystemExit, TypeError, ValueError),
+)
+"""What code raises by mistake when it is imported; an error of a kind of its own keeps its traceback."""
+
+
+def cannot_import(what: str, error: BaseException) -> InputError:
+    """The refusal of code that broke while it was imported; what metascale itself refused in it stays as it is."""
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, SystemExit):
+        return InputError(f"{what} cannot be imported: it ends in sys.exit({error.code!r})", field="recipe")
+    kind = "" if isinstance(error, (ImportError, SyntaxError)) else f"{type(error).__name__}: "
+    return InputError(f"{what} cannot be imported: {kind}{error}", field="recipe")
