@@ -10,6 +10,7 @@ from metascale.core.errors import CorruptFile, InputError
 from metascale.report.section import Note
 from metascale.report.sections.contest import at_an_edge, contest, contest_data, contest_finding, costs, standing
 from metascale.report.sections.curves import adaptation_data, extremes, learning_curves_data
+from metascale.report.sections.diagnosis import convergence
 from metascale.report.sections.law import accuracy_data, families, law_data, law_finding
 from metascale.report.sections.overview import fixed_data, missing_data, trials
 from metascale.report.study import open_study
@@ -338,6 +339,27 @@ def test_runs_that_patience_did_not_end_are_in_the_headline(tmp_path: Path) -> N
         "1 of 4 runs ended at the step cap with validation still falling, 2 of 4 runs ended at the step cap before "
         "patience ran out: the losses also measure the budget.",
     )
+
+
+def test_runs_that_end_with_the_schedule_of_their_rate_are_said_to(tmp_path: Path) -> None:
+    """As above with a rate that falls to the cap: one by patience, three at the cap, of which one is best there."""
+    builder = StudyBuilder(tmp_path, {"n_tasks": [1, 2, 4, 8]}, base={"outer_schedule": "linear"})
+    endings = {1: ("converged", 10), 2: ("max_steps", 10), 4: ("max_steps", 15), 8: ("max_steps", 20)}
+    for n, (ending, best) in endings.items():
+        result = {"test_loss_nats": 1.0 / n, "steps": 20, "training": ending, "best_step": best}
+        builder.run(f"{n}", {"n_tasks": n}, kind="meta", result=result)
+    study = open_study(builder.write())
+    assert finding_of(study).cautions == (
+        "3 of 4 runs ended at the step cap, where the schedule of their rate ends: the losses also measure the budget.",
+    )
+    section = convergence(study)
+    assert section.blocks[0] == (
+        "3 of 4 finished runs ended at the most steps allowed, where the schedule of their rate ends; 1 of them had "
+        "the lowest validation loss there, as a falling rate is meant to give. A longer schedule might lower it "
+        "further, so the loss also measures the budget."
+    )
+    (table,) = section.tables
+    assert [row.cells[-1].text for row in table.rows] == ["end of the schedule"] * 3
 
 
 def test_a_task_with_several_episodes_is_one_unit(own_study: Path) -> None:

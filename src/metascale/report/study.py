@@ -84,6 +84,12 @@ class RunRow:
         """Whether it is one of the trials that the axes vary; the others are baselines, controls and searches."""
         return self.kind in MAIN_KINDS
 
+    @property
+    def rate_falls(self) -> bool:
+        """Whether its schedule lowers the rate until the last step, so that validation is meant to be best there."""
+        config = self.run.trial.config
+        return any(config.get(key) in ("linear", "cosine", "wsd") for key in ("outer_schedule", "schedule"))
+
     def number(self, column: str) -> float | None:
         """The cell as a finite number, or ``None`` when it is empty, absent, no number or not finite."""
         return finite(self.cells.get(column))

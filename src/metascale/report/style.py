@@ -335,3 +335,12 @@ def y_scale_label(ax: Axes, label: str) -> str:
 def log_label(label: str) -> str:
     """An axis title that says that its scale is logarithmic."""
     return f"{label[:-1]}, log scale)" if label.endswith(")") else f"{label} (log scale)"
+
+
+def name_bars(ax: Axes, names: Sequence[str], compact: bool) -> None:
+    """One name a bar, the first on top."""
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.yaxis.set_major_locator(FixedLocator(range(len(names))))
+    ax.yaxis.set_major_formatter(FixedFormatter(list(names)))
+    ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(4 if compact else 6))

@@ -1,4 +1,4 @@
-"""Who does better on the same test set, and at what cost: losses, paired tests under one Holm correction, memory."""
+"""Who does better on the same test set, and at what cost: losses, and paired tests under one Holm correction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 
 from metascale.core.columns import (
     BASELINE,
@@ -564,7 +563,7 @@ def plot_baselines(found: Contest, ax: Axes, *, compact: bool = False) -> Axes:
             )
         _end_label(ax, end, reach, place, text, compact)
     ax.set_xlim(0, reach * (1.42 if compact else 1.2))
-    _name_bars(ax, [row.name.replace(", ", ",\n") if compact else row.name for row in rows], compact)
+    style.name_bars(ax, [row.name.replace(", ", ",\n") if compact else row.name for row in rows], compact)
     best, loss = rows[0], found.loss_label.split(" (")[0]
     style.finish(ax, f"Lowest {loss}: {best.name}, {decimals(best.loss)} {found.unit}", found.loss_label, "", compact)
     ax.grid(visible=False)  # every bar has its number, which a line would strike through
@@ -575,15 +574,6 @@ def _end_label(ax: Axes, end: float, reach: float, place: int, text: str, compac
     """A bar's number beside its end."""
     size = 8 if compact else 9
     ax.text(end + 0.015 * reach, place, text, va="center", ha="left", fontsize=size, color=style.INK)
-
-
-def _name_bars(ax: Axes, names: Sequence[str], compact: bool) -> None:
-    """One name a bar, the first on top."""
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.yaxis.set_major_locator(FixedLocator(range(len(names))))
-    ax.yaxis.set_major_formatter(FixedFormatter(list(names)))
-    ax.tick_params(axis="y", length=0)
-    ax.xaxis.set_major_locator(MaxNLocator(4 if compact else 6))
 
 
 def costs(study: ReportStudy) -> Section:
@@ -610,90 +600,3 @@ def _cost(row: Contestant, name: str) -> Cell:
     if value is None or not digits:
         return plain(value)
     return Cell(decimals(value / unit, digits), value)
-
-
-MEMORY_KINDS = {
-    "weights": "frozen weights",
-    "parameters": "trained parameters",
-    "activations": "activations",
-    "gradients": "gradients",
-    "optimizer_state": "optimiser state",
-    "other": "other",
-}
-"""What the columns ``step_<kind>_bytes`` of a trial's results hold."""
-_MIB = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryRow:
-    """Mean live MiB at the peak of one step over the finished trials of a series, by kind."""
-
-    series: str
-    n_trials: int
-    by_kind: tuple[float, ...]
-
-    @property
-    def total(self) -> float:
-        return sum(self.by_kind)
-
-
-def memory_data(source: StudySource) -> tuple[MemoryRow, ...]:
-    """Memory by series, the smallest first; nothing where trials did not measure it."""
-    study = open_study(source)
-    names = study.series
-    groups: dict[str, list[list[float]]] = {}
-    for run in study.main:
-        values = [run.number(f"step_{kind}_bytes") for kind in MEMORY_KINDS]
-        known = [value / _MIB for value in values if value is not None]
-        if run.finished and len(known) == len(values):
-            groups.setdefault(names[run.id], []).append(known)
-    rows = [
-        MemoryRow(series, len(found), tuple(statistics.fmean(column) for column in zip(*found, strict=True)))
-        for series, found in groups.items()
-    ]
-    return tuple(sorted(rows, key=lambda row: (row.total, row.series)))
-
-
-def memory(study: ReportStudy) -> Section:
-    """Where the memory of a training step goes, method by method."""
-    found = memory_data(study)
-    if not found:
-        return Section("memory", "Memory")
-    picture = Picture(
-        "memory",
-        "Live bytes at the peak of one training step, after a first step, by what they hold; means over seeds.",
-        (lambda ax, compact: plot_memory(found, ax, compact=compact),),
-        height_in=2.2 + 0.42 * len(found),
-    )
-    rows = [[Cell(row.series), *(fixed(mib, 2) for mib in row.by_kind), fixed(row.total, 2)] for row in found]
-    heads = ("method", *MEMORY_KINDS.values(), "total")
-    return Section("memory", "Memory", (picture, table("MiB at the peak of one step.", heads, rows)))
-
-
-def plot_memory(rows: Sequence[MemoryRow], ax: Axes, *, compact: bool = False) -> Axes:
-    """Stacked bars, one a series, smallest on top, with the total beside them."""
-    if not rows:
-        return style.nothing(ax, "No trial measured its memory")
-    size = 8 if compact else 9
-    reach = max(row.total for row in rows)
-    for place, row in enumerate(rows):
-        start = 0.0
-        for kind, value, colour in zip(MEMORY_KINDS.values(), row.by_kind, style.SERIES, strict=True):
-            label = kind if place == 0 else None
-            (bar,) = ax.barh(place, value, left=start, height=0.62, color=colour, label=label)
-            tip(bar, f"{row.series}: {kind} {value:.1f} MiB of {row.total:.1f}")
-            start += value
-        ax.text(
-            start + 0.015 * reach, place, f"{row.total:.1f}", va="center", ha="left", fontsize=size, color=style.INK
-        )
-    ax.set_xlim(0, reach * 1.12)
-    _name_bars(ax, [row.series for row in rows], compact)
-    columns = 2 if compact else 3
-    # Half an inch below the axes, clear of their title.
-    below = -0.5 / (0.6 * style.figure_size(ax)[1])
-    ax.legend(loc="upper center", bbox_to_anchor=(0.45, below), ncols=columns, fontsize=size, frameon=False)
-    least, most = rows[0], rows[-1]
-    ends = f"{least.total:.0f} MiB ({least.series}) to {most.total:.0f} MiB ({most.series})"
-    style.finish(ax, f"Peak of one training step: {ends}", "live MiB at the peak", "", compact)
-    ax.grid(visible=False, axis="y")
-    return ax

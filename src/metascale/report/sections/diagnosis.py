@@ -252,12 +252,14 @@ class Convergence:
     Args:
         improving: those whose best validation was their last.
         by_budget: those that the most steps allowed ended, where runs were to end by patience.
+        scheduled: those of either kind whose rate falls until that last step, where ending is meant.
         n_known: runs of which it is known.
         patient: whether runs were to end by patience; otherwise by a number of steps.
     """
 
     improving: tuple[RunRow, ...]
     by_budget: tuple[RunRow, ...]
+    scheduled: tuple[RunRow, ...]
     n_known: int
     patient: bool
 
@@ -268,10 +270,12 @@ def convergence_data(source: StudySource) -> Convergence:
     finished = [run for run in study.main if run.finished]
     known = [run for run in finished if run.number("steps") and run.number("best_step") is not None]
     patient = any(run.text("training") == "converged" for run in known) or study.base.get("budget") == "converged"
-    improving = tuple(run for run in known if run.number("best_step") == run.number("steps"))
-    ended = [run for run in known if patient and run.text("training") == "max_steps"]
-    by_budget = tuple(run for run in ended if run.number("best_step") != run.number("steps"))
-    return Convergence(improving, by_budget, len(known), patient)
+    best_last = [run for run in known if run.number("best_step") == run.number("steps")]
+    capped = [run for run in known if patient and run.text("training") == "max_steps" and run not in best_last]
+    improving = tuple(run for run in best_last if not run.rate_falls)
+    by_budget = tuple(run for run in capped if not run.rate_falls)
+    scheduled = tuple(run for run in known if run.rate_falls and (run in best_last or run in capped))
+    return Convergence(improving, by_budget, scheduled, len(known), patient)
 
 
 def unconverged(study: ReportStudy) -> tuple[str, ...]:
@@ -280,6 +284,7 @@ def unconverged(study: ReportStudy) -> tuple[str, ...]:
     ended = {
         "at the step cap with validation still falling": len(found.improving),
         "at the step cap before patience ran out": len(found.by_budget),
+        "at the step cap, where the schedule of their rate ends": len(found.scheduled),
     }
     words = [f"{count} of {found.n_known} runs ended {how}" for how, count in ended.items() if count]
     return (f"{', '.join(words)}: the losses also measure the budget.",) if words else ()
@@ -303,10 +308,22 @@ def convergence_sentences(found: Convergence) -> tuple[str, ...]:
             f"{n_budget} {of} {'was' if n_budget == 1 else 'were'} ended by the most steps allowed, not by patience, "
             "some time after the lowest validation loss."
         )
+    if found.scheduled:
+        n_scheduled = len(found.scheduled)
+        whose = "its" if n_scheduled == 1 else "their"
+        sentences.append(
+            f"{n_scheduled} {of} ended at the most steps allowed, where the schedule of {whose} rate "
+            f"ends; {_n_best_last(found)} of them had the lowest validation loss there, as a falling rate is meant to "
+            "give. A longer schedule might lower it further, so the loss also measures the budget."
+        )
     if not sentences:
         ended = "ended by patience" if found.patient else "had their lowest validation loss before the end"
         sentences.append(f"All {found.n_known} finished runs {ended}.")
     return tuple(sentences)
+
+
+def _n_best_last(found: Convergence) -> int:
+    return sum(run.number("best_step") == run.number("steps") for run in found.scheduled)
 
 
 def coverage_sentences(study: ReportStudy) -> tuple[str, ...]:
@@ -366,15 +383,16 @@ def convergence(study: ReportStudy) -> Section:
     """Runs that had not converged, and how many hidden scales lay inside the backtest's intervals."""
     found = convergence_data(study)
     blocks: list[Block] = [*convergence_sentences(found), *coverage_sentences(study)]
-    if found.improving or found.by_budget:
+    if found.improving or found.by_budget or found.scheduled:
         runs = unconverged_table(found, study)
         blocks.append(Folded(f"{len(runs.rows)} runs", (runs,)) if len(runs.rows) > _LONG else runs)
     return Section("diagnostics", "Diagnostics", tuple(blocks))
 
 
 def unconverged_table(found: Convergence, study: ReportStudy) -> PageTable:
-    """The runs that ended while they were improving, or by the budget."""
+    """The runs that ended while they were improving, by the budget, or with their schedule."""
     endings = {run.id: "still improving" for run in found.improving} | {run.id: "budget" for run in found.by_budget}
+    endings |= {run.id: "end of the schedule" for run in found.scheduled}
     listed = [run for run in study.main if run.id in endings]
     scaled = any(run.number(study.x_name) is not None for run in listed)
     rows = []
@@ -382,5 +400,6 @@ def unconverged_table(found: Convergence, study: ReportStudy) -> PageTable:
         names = ([study.x_name] if scaled else []) + ["steps", "best_step"]
         rows.append([Cell(run.label), *(plain(run.number(name)) for name in names), Cell(endings[run.id])])
     scale = (axis_label(study.x_name),) if scaled else ()
-    caption = "Runs that had not converged. Best step: where the validation loss was lowest."
+    which = "that patience did not end" if found.scheduled else "that had not converged"
+    caption = f"Runs {which}. Best step: where the validation loss was lowest."
     return table(caption, ("run", *scale, "steps", "best step", text_column("ended")), rows)
