@@ -365,3 +365,17 @@ def test_repeats_and_scales_are_pooled_only_where_they_agree() -> None:
         y = 0.1 * rng.standard_normal(6)[cell] + 0.005 * rng.standard_normal(18)
         named_trends += trend_test(t, y, cell, 0.95).answer in ("falls", "rises")
     assert named_trends <= 0.08 * 300
+
+
+def test_scales_that_differ_by_rounding_are_one(recwarn):
+    """Ten scales, the second run of each moved by a few units in the last place: no turn, and no division by zero."""
+    x = np.repeat(np.geomspace(1e6, 1e9, 10), 2)
+    x[1::2] *= 1 + 1e-15
+    y = -0.1 * np.log(x) + 0.01 * np.random.default_rng(0).standard_normal(20)
+    found = turn_test(np.log(x), y, 0.95)
+    assert found is None
+    assert not recwarn.list
+    bowl = (np.log(x) - np.log(x).mean()) ** 2 / 10
+    rounded = turn_test(np.log(x), bowl + y, 0.95)
+    assert rounded == turn_test(np.round(np.log(x), 9), bowl + y, 0.95)
+    assert rounded.answer == "not monotone"

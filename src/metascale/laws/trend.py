@@ -153,7 +153,7 @@ def _smallest_of_noise(
 
 def turn_test(t: Array, y: Array, level: float) -> TrendResult | None:
     """Where ``y`` [n] turns along ``t`` [n], if it both falls and rises beyond chance; None otherwise."""
-    levels, cell = np.unique(t, return_inverse=True)
+    levels, cell = np.unique(np.round(t, 9), return_inverse=True)  # what differs by rounding is one scale
     counts = np.bincount(cell).astype(float)
     means = np.bincount(cell, y) / counts
     if len(levels) < 4 or np.ptp(means) <= rounding(y):
