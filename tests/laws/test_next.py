@@ -11,7 +11,7 @@ import metascale as ms
 from metascale.core.errors import InputError
 from metascale.laws import follow, grid, read_plan
 from metascale.laws.belief import believe
-from metascale.laws.next_plan import costs
+from metascale.laws.next_plan import costs, half_width
 from metascale.laws.picking import Dense, grow, pick
 
 TARGET = {"N": 7e9, "D": 1.4e11}
@@ -97,7 +97,16 @@ def test_start_from_nothing_and_never_exceed_the_budget():
     assert np.all(np.diff([plan.width_now, *plan.width]) <= 1e-12)
     assert sum(plan.worth) == pytest.approx(1 - (plan.width_after / plan.width_now) ** 2)
     assert "no run is known yet" in plan.summary()
+    assert not {"±", "÷"} & set(plan.summary())
     assert len(ms.next_runs(None, pool(), "6*N*D", TARGET, 1e19, batch=3).candidate) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "said"),
+    [(np.log(1.05), "ln loss", "±5 %"), (np.log(17), "ln loss", "×/÷ 17"), (0.125, "loss", "±0.125")],
+)
+def test_half_a_width_in_ln_loss_is_per_cent_or_a_factor(value, unit, said):
+    assert half_width(float(value), unit) == said
 
 
 def test_following_a_plan_forecasts_better_than_random_runs():

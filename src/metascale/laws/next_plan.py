@@ -97,27 +97,27 @@ class NextRuns:
         ]  # fmt: skip
 
     def summary(self) -> str:
-        percent = f"{100 * self.level:g} %"
+        percent, told = f"{100 * self.level:g} %", self.n_runs > 0
         lines = [
             f"{len(self.candidate)} of {self.n_candidates} candidates for {self.spent:.4g} of {self.budget:.4g}; "
-            f"{percent} interval of the law at the target: ±{_width(self.width_now, self.unit)} now, "
-            f"±{_width(self.width_after, self.unit)} expected after them",
+            + (f"{percent} interval of the law at the target: {half_width(self.width_now, self.unit)} now, "
+             f"{half_width(self.width_after, self.unit)} expected after them" if told else
+             "no interval is told, since no run is known"),
             "",
             "".join(f"{name[:18]:>20}" for name in self.x_names)
-            + f"{'cost':>12}{'so far':>12}{'worth':>9}{'then ±':>10}" + (f"{'expected':>12}" if self.n_runs else ""),
+            + f"{'cost':>12}{'so far':>12}{'worth':>9}" + (f"{'then':>10}{'expected':>12}" if told else ""),
         ]  # fmt: skip
         for row in self.rows()[:_SHOWN]:
-            expected = f"{row['expected']:>12.5g}" if self.n_runs else ""
+            expected = f"{half_width(row['width_left'], self.unit):>10}{row['expected']:>12.5g}" if told else ""
             lines.append(
                 "".join(f"{row[name]:>20.6g}" for name in self.x_names)
-                + f"{row['cost']:>12.4g}{row['cost_so_far']:>12.4g}{100 * row['worth']:>7.1f} %"
-                + f"{_width(row['width_left'], self.unit):>10}{expected}"
+                + f"{row['cost']:>12.4g}{row['cost_so_far']:>12.4g}{100 * row['worth']:>7.1f} %{expected}"
             )
         if len(self.candidate) > _SHOWN:
             lines.append(f"{'':>4}{len(self.candidate) - _SHOWN} more (plan.csv and the JSON form have all)")
-        if self.n_runs:
+        if told:
             lines += ["", f"one new run at the target ({percent} interval; with the noise of a run, "
-                      f"{_width(self.noise, self.unit)})"]  # fmt: skip
+                      f"{half_width(self.noise, self.unit)})"]  # fmt: skip
             for k in range(min(len(self.target), _SHOWN)):
                 where = ", ".join(f"{name} {self.target[k, j]:.4g}" for j, name in enumerate(self.x_names))
                 lines.append(
@@ -191,8 +191,13 @@ class Outcome:
         lines = [
             f"{came} of {len(plan.candidate)} planned runs are in the table"
             + (f"; {inside} of them inside their {percent} interval" if plan.n_runs and came else ""),
-            f"{percent} interval of the law at the target: ±{_width(plan.width_now, plan.unit)} before, "
-            f"±{_width(plan.width_after, plan.unit)} promised, ±{_width(self.width, plan.unit)} now",
+            f"{percent} interval of the law at the target: "
+            + (
+                f"{half_width(plan.width_now, plan.unit)} before, {half_width(plan.width_after, plan.unit)} promised, "
+                if plan.n_runs
+                else ""
+            )
+            + f"{half_width(self.width, plan.unit)} now",
         ]
         for k in range(min(len(plan.target), _SHOWN)):
             where = ", ".join(f"{name} {plan.target[k, j]:.4g}" for j, name in enumerate(plan.x_names))
@@ -204,9 +209,12 @@ class Outcome:
         return "\n".join(lines)
 
 
-def _width(value: float, unit: str) -> str:
-    """A half-width: per cent of the loss where it is of ln loss."""
-    return f"{100 * np.expm1(min(value, 50.0)):.3g} %" if unit == "ln loss" else f"{value:.3g}"
+def half_width(value: float, unit: str) -> str:
+    """A half-width; where it is of ln loss in per cent of the loss, or, past 100 %, as the factor either way."""
+    if unit != "ln loss":
+        return f"±{value:.3g}"
+    factor = float(np.exp(min(value, 50.0)))
+    return f"±{100 * (factor - 1):.3g} %" if factor <= 2 else f"×/÷ {factor:.3g}"
 
 
 def next_runs(
@@ -297,8 +305,8 @@ class Question:
         belief, picks = self.plan()
         notes = list(self.notes)
         if not len(self.x):
-            notes.append("no run is known yet: the plan and its widths rest on weak priors of the forms alone; plan "
-                         "again after the first few runs")  # fmt: skip
+            notes.append("no run is known yet: the plan, and any width in its JSON form, rests on weak priors of the "
+                         "forms alone; plan again after the first few runs")  # fmt: skip
         reach = float(ndtri((1 + self.level) / 2))
         index = picks.index
         at = belief.joint(self.candidates[index])
