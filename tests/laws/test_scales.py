@@ -155,6 +155,13 @@ def test_a_covariance_that_cannot_be_found_leaves_a_form_out(monkeypatch):
     assert np.isfinite(found.mixture.predict(np.array([[1e9, 1e10]])).median).all()
 
 
+def test_two_laws_of_one_name_are_refused():
+    x, loss = surface(5)
+    laws = [law_of(text, ("N", "D")) for text in ("E + A/N**a + B/D**b", "E + A/(N*D)**a")]
+    with pytest.raises(InputError, match="two laws are named 'formula'"):
+        choose(observe(x, loss, x_name=("N", "D")), laws)
+
+
 def test_records_are_read_as_written(analysis):
     x, _ = surface()
     again = LawRecord.from_json(json.loads(json.dumps(analysis.to_json())))

@@ -112,10 +112,14 @@ def choose(observations: Observations, laws: Sequence[Formula] | None = None) ->
         laws: forms to choose among; by default those of `metascale.laws.space`.
 
     Raises:
-        InputError: no form can be fitted to the table.
+        InputError: no form can be fitted to the table, or two have one name.
     """
     link = link_of(observations.loss)
     table, notes = _thinned(observations, MOST_FITTED)
+    names = [law.name for law in laws or ()]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"two laws are named '{twice}'; give each a name of its own", field="laws", value=twice)
     given = laws if laws is not None else list(forms(table.x_names, table.x, link).values())
     tried = {law.name: law for law in given if _carries(law, table)}
     fits = {name: fit for name, law in tried.items() if (fit := robust_fit(law, table, link)) is not None}

@@ -286,7 +286,7 @@ def robust_fit(
     """A fast fit for choosing among forms, with the formula's priors; None where no start leads anywhere.
 
     Huber's penalty, its delta `ROBUST` times the noise that least squares leaves: nearly the median regression that
-    the house's log-Huber penalty is, at any noise.
+    the log-Huber penalty of `fit_law` is, at any noise.
     """
     problem = replace(problem_of(formula, observations), link=link)
     with np.errstate(all="ignore"):
