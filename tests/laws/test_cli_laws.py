@@ -231,3 +231,10 @@ def test_bad_input_is_an_input_error(app, results, tmp_path):
         run(app, "fit", results, "--objective", "cauchy")
     with pytest.raises(InputError, match="positive number"):
         run(app, "forecast", results, "--to", "-5")
+
+
+@pytest.mark.parametrize("address", ["wandb:entity/project", "mlflow:http://localhost/training"])
+def test_runs_of_other_programs_are_imported_first(app, address):
+    prefix = address.partition(":")[0]
+    with pytest.raises(InputError, match=f"imported first; metascale import {prefix}:"):
+        run(app, "fit", address)

@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 import metascale as ms
 from metascale.cli import laws as cli_laws
+from metascale.cli.scales import predicted_rows
 from metascale.core.errors import InputError
+from metascale.laws.predicting import read_predictors
 from metascale.laws.prepared import prepare
-from metascale.laws.table import Table, read_table
+from metascale.laws.table import Table, read_table, tokens_of_compute
 from metascale.laws.thinning import sampled, without_repeats
 
 
@@ -85,6 +87,7 @@ def test_groups_are_a_mapping_with_their_comparison():
     assert found.comparison is not None
     assert found.comparison.summary() in found.summary()
     assert set(found.to_json()["groups"]) == {"a", "b"}
+    assert ms.fit(both, group="arm", n_bootstrap=50, level=0.5).comparison.level == 0.5
     assert set(ms.forecast(both, at=[1e3], group="arm")) == {"a", "b"}
     assert set(ms.backtest(both, group="arm")) == {"a", "b"}
 
@@ -179,3 +182,33 @@ def test_a_large_table_is_fitted_by_its_sample_and_the_law_comes_back():
 def test_rows_must_be_a_count():
     with pytest.raises(InputError, match="rows is 0"):
         prepare(Table(curve(), "t.csv"), rows=0)
+
+
+def test_a_column_of_compute_is_tokens_wherever_it_is_named(tmp_path):
+    """Places in FLOPs and in PF-days (8.64e19 FLOPs each) are those of their tokens, C / 6N."""
+    one = surface()
+    flops = {"N": one["N"], "C": 6 * one["N"] * one["D"], "loss": one["loss"]}
+    days = {"N": one["N"], "pf_days": flops["C"] / 8.64e19, "loss": one["loss"]}
+    size, tokens = np.array([2e9, 3e9]), np.array([6e10, 9e10])
+    budget = 6 * size * tokens
+    truth = ms.forecast(one, at=np.column_stack([size, tokens]), x=["N", "D"]).median
+    for name, columns, given in (("C", flops, budget), ("pf_days", days, budget / 8.64e19)):
+        found = ms.forecast(columns, at=np.column_stack([size, given]), x=["N", name])
+        np.testing.assert_allclose(found.median, truth, rtol=1e-6)
+    path = write(tmp_path / "days.csv", days)
+    to = [text for n, c in zip(size, budget / 8.64e19, strict=True) for text in ("--to", f"N={n},pf_days={c}")]
+    said = json.loads(call("forecast", path, "--x", "N", "--x", "pf_days", *to, "--json").stdout)
+    np.testing.assert_allclose([row["median"] for row in said["rows"]], truth, rtol=1e-6)
+    call("fit", path, "--x", "N", "--x", "pf_days", "--law", "hoffmann", "--out", tmp_path / "law")
+    points = read_table({"N": size, "pf_days": budget / 8.64e19})
+    rows = predicted_rows(points, read_predictors(tmp_path / "law"), 0.9, None)
+    np.testing.assert_allclose([row["median"] for row in rows], truth, rtol=0.01)
+    with pytest.raises(InputError, match="has no column 'pf_days', which the law needs"):
+        predicted_rows(read_table({"N": size}), read_predictors(tmp_path / "law"), 0.9, None)
+
+
+def test_tokens_of_a_grid_in_compute_are_still_a_grid():
+    size, tokens = np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 3e10, 6))
+    compute = 6 * size.ravel() * tokens.ravel() / 8.64e19
+    assert len(np.unique(tokens_of_compute("pf_days", size.ravel(), compute))) == 6
+    np.testing.assert_allclose(tokens_of_compute("C", np.array([2.0]), np.array([36.0])), [3.0])

@@ -16,11 +16,10 @@ from metascale.cli.words import JsonFlag, say, say_notes, stage, write_results
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
-    from metascale.cli.table import Opened
     from metascale.laws import Analysis, Forecast, SurfaceAnalysis
     from metascale.laws.objective import Objective
-    from metascale.laws.prepared import Columns
-    from metascale.laws.table import ScaleColumns, Table
+    from metascale.laws.prepared import Columns, Prepared
+    from metascale.laws.table import ScaleColumns
 
 TablePath = Annotated[
     Path,
@@ -60,7 +59,6 @@ Seed = Annotated[int, typer.Option("--seed", help="seed of the bootstrap")]
 FRONTIER_POINTS = 25
 HORIZONS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # times the largest scale: where forecasts are written
 _LONGEST_NAME = 50  # letters of a group's name in its folder's; up to four bytes each
-_COMPARED = ("auto", "power", "power_irreducible")  # what --law may be where groups are compared
 
 
 def fit(
@@ -118,7 +116,7 @@ def fit(
         _require_rows_alike(replicate, weights)
         _fit_surfaces(opened, scales, options, out, json_)
         return
-    columns = one_scale(opened.rows, replicate)
+    columns = one_scale(opened, replicate)
     named = opened.group
     if named != group and opened.compared:
         say("several methods in the table: each gets its own law (as --group method)", to_stderr=json_)
@@ -134,7 +132,7 @@ def fit(
         _write_fit(found, grouped, out, json_)
 
 
-def _named_scales(opened: Opened, asked: Sequence[str], x: Sequence[str] | None, law: str) -> tuple[str, ...]:
+def _named_scales(opened: Prepared, asked: Sequence[str], x: Sequence[str] | None, law: str) -> tuple[str, ...]:
     """The scales that were named, the study's, or the columns that a formula names; empty where they are guessed."""
     from metascale.laws.expression import as_name, is_formula, names_in
     from metascale.laws.table import SIZE_NAMES, guess_one
@@ -147,7 +145,7 @@ def _named_scales(opened: Opened, asked: Sequence[str], x: Sequence[str] | None,
     return opened.scales
 
 
-def _any_scales(opened: Opened, scales: Sequence[str], law: str) -> bool:
+def _any_scales(opened: Prepared, scales: Sequence[str], law: str) -> bool:
     """Whether the machinery for any number of scales fits the table."""
     from metascale.laws.scales import any_scales
     from metascale.laws.table import guess_loss, losses
@@ -163,21 +161,24 @@ def _require_rows_alike(replicate: str | None, weights: str | None) -> None:
 
 
 def _fit_surfaces(
-    opened: Opened, scales: Sequence[str], options: dict[str, Any], out: Path | None, json_: bool
+    opened: Prepared, scales: Sequence[str], options: dict[str, Any], out: Path | None, json_: bool
 ) -> None:
     """The surfaces in two or three scales that have a verdict of their own, one a group."""
-    from metascale.cli.scales import print_json
-    from metascale.laws.prepared import columns_of
-    from metascale.laws.table import split_table
+    from metascale.cli.scales import print_json, say_pooled
+    from metascale.laws.prepared import groups_of
 
     records = {}
-    for name, part in split_table(opened.table, opened.group).items():
+    for name, columns in groups_of(opened, scales):
         if name:
             say(f"{name}:", to_stderr=json_)
-        columns = columns_of(part, scales, opened.loss, opened.run)
         found = _surface(columns, options)
         say(found.summary(), to_stderr=json_)
-        _say_pooled(columns.table, (*scales, opened.loss, columns.loss_name, opened.run, *opened.used), scales, json_)
+        note = (
+            f"these parameters are those of {found.fit.law.name}; `forecast` and `predict` join many forms, weighed on "
+            "hidden corners of the table, and may differ from this law"
+        )
+        say_notes((note,), to_stderr=json_)
+        say_pooled(columns.table, opened, (*scales, columns.loss_name), scales, json_)
         records[name] = found.to_json()
         if out is not None:
             _write_surface(_folder(out, name or None), found, columns, json_)
@@ -215,7 +216,7 @@ def forecast(
     if len(opened.scales) > 1:
         forecast_scales(opened, to, replicate, level, out, json_)
         return
-    columns = one_scale(opened.rows, replicate)
+    columns = one_scale(opened, replicate)
     wanted = [_one_target(text, columns.scale) for text in to]
     named, records = opened.group, {}
     for name, part in columns.split(named).items():
@@ -280,7 +281,7 @@ def backtest(
     if len(opened.scales) > 1:
         backtest_scales(opened, replicate, level, out, json_)
         return
-    columns = one_scale(opened.rows, replicate)
+    columns = one_scale(opened, replicate)
     named, records = opened.group, {}
     for name, part in columns.split(named).items():
         with stage(f"hiding scales of {part.table.n_rows:,} rows"):
@@ -323,7 +324,7 @@ def optimum(
     out: Out = None,
 ) -> None:
     """Estimate the compute-optimal model size and tokens of a budget, with intervals, by three approaches."""
-    from metascale.cli.scales import print_json
+    from metascale.cli.scales import print_json, say_pooled
     from metascale.laws import cross_check
     from metascale.laws.entry import sizes_of
     from metascale.laws.table import split_table
@@ -334,14 +335,14 @@ def optimum(
         n, d = opened.scales[:2]
     options, records = {"law": law, "seed": seed, "objective": _objective(objective)}, {}
     for name, part in split_table(opened.table, opened.group).items():
-        columns = sizes_of(part, n, d, opened.rows)
+        columns = sizes_of(part, n, d, opened)
         found = _surface(columns, options)
         best = found.optimum(compute, level=level, flops_per_second=gpu_flops, utilisation=utilisation)
         checked = cross_check(columns.x[:, 0], columns.x[:, 1], columns.loss, best)
         text = [*([f"{name}:"] if name else []), found.summary(), "", best.summary(), checked.summary()]
         say("\n".join(text), to_stderr=json_)
-        used = (*columns.names, n, d, opened.loss, columns.loss_name, opened.run, *opened.used)
-        _say_pooled(columns.table, used, (columns.names[0], d or columns.names[1]), json_)
+        used = (*columns.names, n, d, columns.loss_name)
+        say_pooled(columns.table, opened, used, (columns.names[0], d or columns.names[1]), json_)
         records[name] = {**best.to_json(), "other_approaches": checked.to_json(), "law": found.to_json()}
         if out is not None:
             files = {"fit.json": found.to_json(), "optimum.json": records[name]}
@@ -401,19 +402,14 @@ def _analysis(columns: ScaleColumns, options: dict[str, Any]) -> Analysis:
 
 def _compare_groups(columns: ScaleColumns, group: str, options: dict[str, Any], json_: bool) -> dict[str, Any] | None:
     """The exponents of the groups side by side; ``None``, with a note, for a law that has no such comparison."""
-    from metascale.laws import grouped
+    from metascale.laws.entry import COMPARED, compare
 
     law = options["law"]
-    if law not in _COMPARED:
-        say_notes((f"the groups are not compared: only --law {', '.join(_COMPARED)} can be, not {law}",),
+    if law not in COMPARED:
+        say_notes((f"the groups are not compared: only --law {', '.join(COMPARED)} can be, not {law}",),
                   to_stderr=json_)  # fmt: skip
         return None
-    codes, names = columns.table.labels(group)
-    labels = [names[code] for code in codes]
-    found = grouped(
-        group=labels, law="power" if law == "auto" else law, level=options["level"], seed=options["seed"],
-        **columns.data,
-    )  # fmt: skip
+    found = compare(columns, group, law, level=options["level"], seed=options["seed"])
     say(found.summary(), to_stderr=json_)
     named = "power (--law auto)" if law == "auto" else law
     say_notes((f"groups are compared with the law {named} by least squares; --objective and --weights change only the "
@@ -425,10 +421,7 @@ def _surface(columns: Columns, options: dict[str, Any]) -> SurfaceAnalysis:
     from metascale.laws.surface_fit import analyse_surface
 
     with stage(f"fitting {columns.table.n_rows:,} rows"):
-        return analyse_surface(
-            columns.x, columns.loss, x_name=columns.names, loss_name=columns.loss_name, run=columns.run,
-            replicate=columns.replicate, **options,
-        )  # fmt: skip
+        return analyse_surface(**columns.data, notes=columns.table.notes, **options)
 
 
 def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: bool) -> None:
@@ -438,12 +431,13 @@ def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: b
     import numpy as np
 
     from metascale.laws import training_flops
+    from metascale.laws.corners import choose
     from metascale.laws.record import write_laws
-    from metascale.laws.scales import pictures_of, predictor
+    from metascale.laws.scales import pictures_of
 
     compute = training_flops(columns.x[:, 0], columns.x[:, 1])
     best = found.optimum(np.geomspace(compute.min(), HORIZONS[-1] * compute.max(), FRONTIER_POINTS), level=0.90)
-    mixture = predictor(columns.x, columns.loss, x_name=columns.names, loss_name=columns.loss_name)
+    mixture = choose(columns.observations()).mixture
     drawn = [found.picture(best), *pictures_of(mixture, found.fit.observations, found.verdict)]
     write_laws(out, {"": dataclasses.replace(found.record(), predictor=mixture.record())})
     write_results(out, {"fit.json": found.to_json()}, {"forecast.csv": best.rows()}, {"fit.png": found.plot()}, drawn,
@@ -492,15 +486,8 @@ def _print_forecast(found: Forecast, name: str) -> None:
     Console().print(shown)
 
 
-def _say_table_notes(columns: ScaleColumns, opened: Opened, json_: bool = False) -> None:
+def _say_table_notes(columns: ScaleColumns, opened: Prepared, json_: bool = False) -> None:
     """Conditions that are pooled and scales that are mixed."""
     from metascale.laws.prepared import notes_of
 
-    say_notes(notes_of(columns, opened.rows), to_stderr=json_)
-
-
-def _say_pooled(table: Table, used: Sequence[str | None], scales: Sequence[str], json_: bool = False) -> None:
-    from metascale.laws.table import SEED_NAMES, pooled_notes
-
-    known = [name for name in scales if name in table.names]
-    say_notes((*table.notes, *pooled_notes(table, (*SEED_NAMES, *used), known)), to_stderr=json_)
+    say_notes(notes_of(columns, opened), to_stderr=json_)

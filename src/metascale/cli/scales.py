@@ -5,39 +5,22 @@ Everything heavier than typer is imported where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metascale.cli.words import JsonFlag, say, say_notes, write_results
+from metascale.cli.words import JsonFlag, csv_text, say, say_notes, stage, write_results
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
-    from metascale.cli.table import Opened
     from metascale.laws.mixture import Prediction
     from metascale.laws.objective import Objective
-    from metascale.laws.prepared import Columns
+    from metascale.laws.observations import Array
+    from metascale.laws.prepared import Prepared
     from metascale.laws.scales import ScalesAnalysis
     from metascale.laws.table import Table
-
-
-def groups_of(opened: Opened, scales: Sequence[str]) -> Iterator[tuple[str, Columns]]:
-    """Every group's columns by its name, "" where nothing is split."""
-    from metascale.laws.prepared import groups_of as groups
-
-    return groups(opened.rows, scales)
-
-
-def fit_scales(columns: Columns, options: Mapping[str, Any]) -> ScalesAnalysis:
-    """A law in any number of scales, by name, formula or auto."""
-    from metascale.laws.scales import analyse_scales
-
-    return analyse_scales(
-        columns.x, columns.loss, x_name=columns.names, loss_name=columns.loss_name, replicate=columns.replicate,
-        run=columns.run, notes=columns.table.notes, **options,
-    )  # fmt: skip
 
 
 def parse_bounds(given: Sequence[str] | None) -> dict[str, tuple[float, float]]:
@@ -135,13 +118,9 @@ def predicted_rows(
                              f"{', '.join(predictors)}", field="group", value=unknown)  # fmt: skip
     else:
         labels = [next(iter(predictors))] * table.n_rows
-    missing = [name for name in names if name not in table.names and not _derived(name, table)]
-    if missing:
-        raise InputError(f"{table.source} has no column '{missing[0]}', which the law needs; it has "
-                         f"{', '.join(table.names)}", field="points", value=missing[0])  # fmt: skip
     if table.n_rows == 0:
         raise InputError(f"{table.source} has no rows", field="points")
-    x = np.column_stack([_derived(name, table) if name not in table.names else table.numbers(name) for name in names])
+    x = np.column_stack([_scale(name, names[0], table) for name in names])
     kept = {name: list(table.column(name)) for name in table.names}
     ends: dict[int, dict[str, float]] = {}
     for label in dict.fromkeys(labels):
@@ -156,26 +135,18 @@ def _plain(cell: Any) -> Any:
     return cell.item() if hasattr(cell, "item") else cell
 
 
-def _derived(name: str, table: Table) -> Any:
-    """Tokens of a law that was fitted on compute: ``C / 6N``."""
-    compute, sign, _ = name.partition(" / 6N")
-    if not sign or compute not in table.names:
-        return None
-    from metascale.laws.table import SIZE_NAMES, guess_one
+def _scale(name: str, size: str, table: Table) -> Array:
+    """One scale of a law; of one that was fitted on compute, tokens by the model size and the column of compute."""
+    from metascale.laws.table import PER_SIZE, tokens_of_compute
 
-    return table.numbers(compute) / (6.0 * table.numbers(guess_one(table, SIZE_NAMES, "model size", "points")))
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV, numbers with all their digits."""
-    import csv
-    import io
-
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    if name in table.names:
+        return table.numbers(name)
+    compute = name.removesuffix(PER_SIZE)
+    missing = next((column for column in (compute, size) if column not in table.names), None)
+    if missing is not None:
+        raise InputError(f"{table.source} has no column '{missing}', which the law needs; it has "
+                         f"{', '.join(table.names)}", field="points", value=missing)  # fmt: skip
+    return tokens_of_compute(compute, table.numbers(size), table.numbers(compute))
 
 
 def write_scales(out: Path, found: Mapping[str, ScalesAnalysis]) -> None:
@@ -195,7 +166,7 @@ def write_scales(out: Path, found: Mapping[str, ScalesAnalysis]) -> None:
 
 
 def run_fit(
-    opened: Opened,
+    opened: Prepared,
     scales: Sequence[str],
     replicate: str | None,
     options: Mapping[str, Any],
@@ -203,11 +174,15 @@ def run_fit(
     json_: bool,
 ) -> None:
     """`fit` by the machinery for any number of scales."""
+    from metascale.laws.prepared import groups_of
+    from metascale.laws.scales import analyse_scales
+
     found = {}
     for name, columns in groups_of(opened, scales):
-        found[name] = fit_scales(columns, options)
+        with stage(f"fitting {columns.table.n_rows:,} rows"):
+            found[name] = analyse_scales(**columns.data, notes=columns.table.notes, **options)
         say((f"{name}: " if name else "") + found[name].summary(), to_stderr=json_)
-        say_pooled(columns, opened, scales, replicate, json_)
+        say_pooled(columns.table, opened, (columns.loss_name, replicate), scales, json_)
     if json_:
         print_json({name: analysis.to_json() for name, analysis in found.items()})
     if out is not None:
@@ -221,22 +196,23 @@ def print_json(found: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(found[""] if list(found) == [""] else {"groups": dict(found)}))
 
 
-def say_pooled(columns: Columns, opened: Opened, scales: Sequence[str], replicate: str | None, quiet: bool) -> None:
+def say_pooled(
+    table: Table, opened: Prepared, used: Sequence[str | None], scales: Sequence[str], json_: bool = False
+) -> None:
+    """Conditions that are pooled among rows of equal scales; ``used``: columns with a role beside those prepared."""
     from metascale.laws.table import SEED_NAMES, pooled_notes
 
-    used = (*SEED_NAMES, *opened.used, opened.loss, columns.loss_name, replicate, opened.run)
-    known = [name for name in scales if name in columns.table.names]
-    say_notes(pooled_notes(columns.table, used, known), to_stderr=quiet)
+    known = [name for name in scales if name in table.names]
+    roles = (*SEED_NAMES, *opened.used, opened.loss, opened.run, *used)
+    say_notes(pooled_notes(table, roles, known), to_stderr=json_)
 
 
 def forecast_scales(
-    opened: Opened, to: Sequence[str], replicate: str | None, level: float, out: Path | None, json_: bool
+    opened: Prepared, to: Sequence[str], replicate: str | None, level: float, out: Path | None, json_: bool
 ) -> None:
     """`forecast` in several scales: the rows of ``--to``, one a run."""
-    import numpy as np
-
     from metascale.laws.corners import choose
-    from metascale.laws.observations import observe
+    from metascale.laws.prepared import groups_of
 
     wanted = ",".join(f"{name}=..." for name in opened.scales)
     targets = [parse_values([text], "to", wanted) for text in to]
@@ -245,13 +221,10 @@ def forecast_scales(
             raise InputError(f"`to` must name every scale once; give {wanted}", field="to")
     records: dict[str, Any] = {}
     for name, columns in groups_of(opened, opened.scales):
-        table = observe(columns.x, columns.loss, replicate=columns.replicate, run=columns.run, x_name=columns.names,
-                        loss_name=columns.loss_name, signed=True)  # fmt: skip
-        mixture = choose(table).mixture
-        rows = np.array([[given[scale] for scale in opened.scales] for given in targets])
-        if columns.names != tuple(opened.scales):
-            rows[:, 1] /= 6.0 * rows[:, 0]  # compute was given, and became tokens
-        found = mixture.predict(rows, level)
+        table = columns.observations()
+        rows = columns.places(opened.scales, [[given[scale] for scale in opened.scales] for given in targets])
+        with stage(f"forecasting from {columns.table.n_rows:,} rows"):
+            found = choose(table).mixture.predict(rows, level)
         records[name] = {"level": level, "x_names": list(opened.scales), "loss_name": columns.loss_name, "rows": [
             {**given, "median": float(found.median[k]), "low": float(found.low[k]), "high": float(found.high[k]),
              "beyond": float(found.beyond[k])} for k, given in enumerate(targets)
@@ -277,16 +250,16 @@ def say_forecast(record: Mapping[str, Any], name: str, json_: bool) -> None:
             f"{row['low']:.5g} to {row['high']:.5g}){far}", to_stderr=json_)  # fmt: skip
 
 
-def backtest_scales(opened: Opened, replicate: str | None, level: float, out: Path | None, json_: bool) -> None:
+def backtest_scales(opened: Prepared, replicate: str | None, level: float, out: Path | None, json_: bool) -> None:
     """`backtest` in several scales: every form and the mixture on hidden corners."""
     from metascale.laws.corners import backtest_corners
-    from metascale.laws.observations import observe
+    from metascale.laws.prepared import groups_of
 
     records = {}
     for name, columns in groups_of(opened, opened.scales):
-        table = observe(columns.x, columns.loss, replicate=columns.replicate, run=columns.run, x_name=columns.names,
-                        loss_name=columns.loss_name, signed=True)  # fmt: skip
-        found = backtest_corners(table, level)
+        table = columns.observations()
+        with stage(f"hiding corners of {columns.table.n_rows:,} rows"):
+            found = backtest_corners(table, level)
         records[name] = found.to_json()
         say((f"{name}:\n" if name else "") + found.summary(), to_stderr=json_)
         say_notes((*columns.table.notes, *table.notes), to_stderr=json_)

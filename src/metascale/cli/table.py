@@ -21,41 +21,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The rows of a table that is ready to be fitted, and the columns that have a role; see `prepare`."""
-
-    rows: Prepared
-
-    @property
-    def table(self) -> Table:
-        return self.rows.table
-
-    @property
-    def scales(self) -> tuple[str, ...]:
-        return self.rows.scales
-
-    @property
-    def loss(self) -> str | None:
-        return self.rows.loss
-
-    @property
-    def group(self) -> str | None:
-        return self.rows.group
-
-    @property
-    def compared(self) -> bool:
-        return self.rows.compared
-
-    @property
-    def used(self) -> tuple[str, ...]:
-        return self.rows.used
-
-    @property
-    def run(self) -> str | None:
-        return self.rows.run
-
-
-@dataclass(frozen=True)
 class Chosen:
     """Which rows of a table count: what `prepare` calls run, seed, checkpoints and rows."""
 
@@ -73,7 +38,7 @@ def open_table(
     series: Sequence[str] | None = None,
     best_of: Sequence[str] | None = None,
     chosen: Chosen | None = None,
-) -> Opened:
+) -> Prepared:
     """The usable rows of a table, split and thinned out as asked; of a study as its own roles say.
 
     Raises:
@@ -82,6 +47,7 @@ def open_table(
     from metascale.laws.prepared import prepare
     from metascale.laws.runs import usable_rows
 
+    _require_table(path)
     if group is not None and series:
         raise InputError("`group` and `series` cannot go together: `group` is a series whose exponents are compared")
     with stage(f"reading {path.name}"):
@@ -94,11 +60,22 @@ def open_table(
             named, y = named or roles.scales, y or roles.loss or None
             split = split or (() if group else own)
         how = chosen or Chosen()
-        found = prepare(
+        return prepare(
             table, named, y, group=group, series=split, best_of=best_of or (), run=how.run, seed=how.seed,
             checkpoints=how.checkpoints, rows=how.rows,
         )  # fmt: skip
-    return Opened(found)
+
+
+def _require_table(path: Path) -> None:
+    """Refuse the address of another program's runs, which `metascale import` turns into a table."""
+    from metascale.laws.sources import SOURCES
+
+    prefix, colon, _ = str(path).partition(":")
+    if colon and prefix in SOURCES and not path.is_file():
+        raise InputError(
+            f"'{path}' is no file: runs of {prefix} are imported first; metascale import {prefix}:... --out runs.csv "
+            "writes a table, and that is given here", field="table", value=str(path),
+        )  # fmt: skip
 
 
 def _read(path: Path, loss: str | None = None) -> tuple[Table, Roles | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,6 +60,18 @@ def say_notes(notes: Iterable[str], *, to_stderr: bool = False) -> None:
         say(f"note: {note}", to_stderr=to_stderr)
 
 
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, numbers with all their digits."""
+    import csv
+    import io
+
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
 def write_results(
     out: Path,
     records: dict[str, Any],
@@ -70,20 +82,13 @@ def write_results(
     to_stderr: bool = False,
 ) -> None:
     """Write JSON, CSV and PNG files by their names, the pictures of laws as law.png and law.html, and say so."""
-    import csv
-    import io
-
     from metascale.core.files import write_atomic, write_json
     from metascale.laws.picture import figure_of, write_html, write_png
 
     for name, record in records.items():
         write_json(out / name, record)
     for name, rows in tables.items():
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(out / name, stream.getvalue())
+        write_atomic(out / name, csv_text(rows))
     if pictures:
         write_png(figure_of(pictures), out / "law.png")
         write_html(pictures, out / "law.html")

@@ -24,12 +24,12 @@ from metascale.laws.fitting import LawFit
 from metascale.laws.forecasting import Forecast
 from metascale.laws.groups import Grouped, grouped
 from metascale.laws.mixture import Prediction
-from metascale.laws.observations import Observations, observe
 from metascale.laws.prepared import Columns, Prepared, columns_of, groups_of, one_scale, prepare, run_labels
 from metascale.laws.scales import ScalesAnalysis
 from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
 from metascale.laws.table import (
     SIZE_NAMES,
+    ScaleColumns,
     Table,
     guess_loss,
     guess_one,
@@ -134,34 +134,28 @@ def fit(
     found, seed = _prepared(data, x, y, group, options)
     law = options.get("law", "auto")
     if len(found.scales) > 1:
-        return _only({name: _several(part, options) for name, part in groups_of(found, found.scales)})
+        surfaces: dict[str, Law] = {
+            name: analysis.fit(**part.data, notes=part.table.notes, **options)
+            for name, part in groups_of(found, found.scales)
+        }
+        return _only(surfaces)
     columns = one_scale(found, seed)
     laws: dict[str, Law] = {}
     for name, part in columns.split(found.group).items():
-        arrays = {key: part.data[key] for key in ("x", "loss", "replicate", "x_name", "loss_name")}
         run = run_labels(part.table, found.run)
-        laws[name] = analysis.fit(**arrays, run=run, notes=part.table.notes, **options)
+        laws[name] = analysis.fit(**part.data, run=run, notes=part.table.notes, **options)
     comparison = None
     if found.group is not None and len(laws) > 1 and found.compared and law in COMPARED:
-        codes, names = columns.table.labels(found.group)
-        comparison = grouped(
-            group=[names[code] for code in codes], law="power" if law == "auto" else law, **columns.data
-        )
+        given = {name: options[name] for name in ("level", "seed") if name in options}
+        comparison = compare(columns, found.group, law, **given)
     return _only(laws, comparison)
 
 
-def _several(columns: Columns, options: Mapping[str, Any]) -> Law:
-    return analysis.fit(
-        columns.x, columns.loss, replicate=columns.replicate, run=columns.run, x_name=columns.names,
-        loss_name=columns.loss_name, notes=columns.table.notes, **options,
-    )  # fmt: skip
-
-
-def _observed(columns: Columns) -> Observations:
-    return observe(
-        columns.x, columns.loss, replicate=columns.replicate, run=columns.run, x_name=columns.names,
-        loss_name=columns.loss_name, signed=True,
-    )  # fmt: skip
+def compare(columns: ScaleColumns, group: str, law: str, *, level: float = 0.95, seed: int = 0) -> Grouped:
+    """The exponents of groups side by side, by a law of `COMPARED`; of "auto" those of power laws."""
+    codes, names = columns.table.labels(group)
+    labels = [names[code] for code in codes]
+    return grouped(group=labels, law="power" if law == "auto" else law, level=level, seed=seed, **columns.data)
 
 
 def forecast(
@@ -179,7 +173,7 @@ def forecast(
 
     Args:
         data, loss, x, y, group, options: as in `fit`.
-        at: scales [m] to predict at; rows [m, d] of several scales.
+        at: scales [m] to predict at; rows [m, d] of several scales, in the columns ``x``.
 
     Raises:
         InputError: the table cannot be read, or is too small for a forecast; ``at`` is missing.
@@ -192,7 +186,7 @@ def forecast(
     if len(found.scales) > 1:
         _require_none(options)
         surfaces: dict[str, Prediction] = {
-            name: choose(_observed(part)).mixture.predict(np.atleast_2d(np.asarray(at, float)), level)
+            name: choose(part.observations()).mixture.predict(part.places(found.scales, at), level)
             for name, part in groups_of(found, found.scales)
         }
         return _only(surfaces)
@@ -226,7 +220,7 @@ def backtest(
     if len(found.scales) > 1:
         _require_none(options)
         corners: dict[str, CornerTest] = {
-            name: backtest_corners(_observed(part), level) for name, part in groups_of(found, found.scales)
+            name: backtest_corners(part.observations(), level) for name, part in groups_of(found, found.scales)
         }
         return _only(corners)
     curves: dict[str, Backtest] = {
@@ -280,10 +274,7 @@ def optimum(
 def surface_of(part: Table, n: str | None, d: str | None, found: Prepared, **options: Any) -> SurfaceAnalysis:
     """The law in model size and data of one group."""
     columns = sizes_of(part, n, d, found)
-    return analyse_surface(
-        columns.x, columns.loss, x_name=columns.names, loss_name=columns.loss_name, run=columns.run,
-        replicate=columns.replicate, notes=columns.table.notes, **options,
-    )  # fmt: skip
+    return analyse_surface(**columns.data, notes=columns.table.notes, **options)
 
 
 def sizes_of(part: Table, n: str | None, d: str | None, found: Prepared) -> Columns:

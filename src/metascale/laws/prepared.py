@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from metascale.core.errors import InputError
-from metascale.laws.observations import Array, Integers
+from metascale.laws.observations import Array, Integers, Observations, observe
 from metascale.laws.runs import run_column, usable_rows
 from metascale.laws.table import (
     COMPUTE_NAMES,
@@ -27,6 +28,7 @@ from metascale.laws.table import (
     pooled_notes,
     sizes_and_tokens,
     split_table,
+    tokens_of_compute,
     varies,
     with_series,
     without_blanks,
@@ -131,6 +133,25 @@ class Columns:
     loss_name: str
     replicate: Integers
     run: Integers | None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Arguments that `observe`, `analyse_surface` and `analyse_scales` share."""
+        return {
+            "x": self.x, "loss": self.loss, "x_name": self.names, "loss_name": self.loss_name, "run": self.run,
+            "replicate": self.replicate,
+        }  # fmt: skip
+
+    def observations(self) -> Observations:
+        """The checked table; losses may be negative."""
+        return observe(**self.data, signed=True)
+
+    def places(self, scales: Sequence[str], rows: ArrayLike) -> Array:
+        """Rows [m, d] of the table's own columns ``scales`` as the law's scales: compute becomes tokens here too."""
+        found = np.array(rows, float, ndmin=2)
+        if self.names != tuple(scales) and found.shape[1] == len(scales):
+            found[:, 1] = tokens_of_compute(scales[1], found[:, 0], found[:, 1])
+        return found
 
 
 def columns_of(table: Table, scales: Sequence[str], loss: str | None, run: str | None) -> Columns:

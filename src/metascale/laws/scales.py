@@ -1,8 +1,8 @@
 """A table in any number of scales, analysed: a named law or the best of many forms, trends, and a predictor for all.
 
 `analyse_scales` is what `fit` does with three scales and more, with a formula, and with a law of the library. A table
-in two scales with no law named keeps the verdict of `metascale.laws.surface_fit`; `predictor` gives it the same
-predictions.
+in two scales with no law named keeps the verdict of `metascale.laws.surface_fit`; its predictions are those of
+`metascale.laws.corners` too.
 """
 
 from __future__ import annotations
@@ -221,11 +221,6 @@ def any_scales(law: str, n_scales: int, loss: Array) -> bool:
     if law == AUTO:
         return n_scales > 2 or (n_scales == 2 and bool((loss <= 0).any()))
     return n_scales > 1 or is_formula(law) or law in LIBRARY or law == "mixture"
-
-
-def predictor(x: ArrayLike, loss: ArrayLike, *, x_name: Sequence[str], loss_name: str = "loss") -> Mixture:
-    """The forms' mixture for a table in two scales or more; see `metascale.laws.corners`."""
-    return choose(observe(x, loss, x_name=x_name, loss_name=loss_name, signed=True)).mixture
 
 
 def pictures(analysis: ScalesAnalysis, name: str = "") -> list[LawPicture]:

@@ -446,6 +446,18 @@ def sizes_and_tokens(table: Table, size: str, data: str | None) -> tuple[Array, 
         data = guess_one(table, COMPUTE_NAMES, "training compute", "d")
     name = data or guess_one(table, DATA_NAMES, "number of tokens", "d")
     if name in named_like(table, COMPUTE_NAMES):
-        unit = PF_DAY if name in named_like(table, PF_DAY_NAMES) else 1.0
-        return sizes, unit * table.numbers(name) / (FLOPS_PER_PARAMETER_AND_TOKEN * sizes), f"{name} / 6N"
+        return sizes, tokens_of_compute(name, sizes, table.numbers(name)), f"{name}{PER_SIZE}"
     return sizes, table.numbers(name), name
+
+
+PER_SIZE = " / 6N"  # what the name of tokens that were made from compute ends in
+
+
+def tokens_of_compute(name: str, sizes: Array, compute: Array) -> Array:
+    """Tokens D = C / (6 N) of a column of compute, whose name tells FLOPs from PF-days.
+
+    To 12 digits: equal tokens of different sizes are one scale, whatever the division rounds to.
+    """
+    unit = PF_DAY if plain_name(name) in {plain_name(known) for known in PF_DAY_NAMES} else 1.0
+    found = unit * compute / (FLOPS_PER_PARAMETER_AND_TOKEN * sizes)
+    return np.array([float(f"{value:.12g}") for value in found.tolist()])
