@@ -97,6 +97,39 @@ def test_logs_with_other_columns_get_a_record_of_their_own_and_seconds_are_measu
         handover.record("eval_stats", 3, {"eval_loss": math.nan})
 
 
+def test_a_value_is_the_last_of_all_records_and_they_are_read_once() -> None:
+    run = MemoryRun()
+    asked: list[str] = []
+    read = run.rows
+    run.rows = lambda record: asked.append(record) or read(record)  # type: ignore[method-assign, func-returns-value]
+    handover = Handover(run, [(4, 2.0)])
+    for step, row in [(1, {"loss": 9.0}), (2, {"loss": 8.0, "extra": 1.0, "epoch": 0.5}), (3, {"loss": 7.0})]:
+        handover.record("train_stats", step, row)
+    handover.record("eval_stats", 3, {"eval_a_loss": 1.0})
+    handover.record("eval_stats", 3, {"eval_loss": 3.0})
+    assert handover.last() == {"loss": 7.0, "extra": 1.0, "eval_a_loss": 1.0, "eval_loss": 3.0}
+    assert handover.pruned("eval_loss") is None, "step 4 has not been reached"
+    for step in range(4, 100):
+        handover.record("eval_stats", step, {"eval_loss": 3.0})
+        handover.record("train_stats", step, {"loss": 10.0 - step, "extra": 0.0, "epoch": 1.0})
+    assert handover.pruned("eval_loss") == 4, "it stands in the second record"
+    assert handover.last()["loss"] == -89.0
+    assert len(asked) == len(set(asked)), "once each: reading a file at every log takes the square of the time"
+
+
+@pytest.mark.parametrize(
+    ("name", "measured"),
+    [
+        *(("eval_runtime", True), ("eval_samples_per_second", True), ("train_mem_gpu_peaked_delta", True)),
+        *(("val/epoch_time", True), ("eval_sentiment_loss", False), ("memorised", False), ("timesteps", False)),
+    ],
+)
+def test_seconds_and_bytes_are_known_by_whole_words(name: str, measured: bool) -> None:
+    run = MemoryRun()
+    Handover(run).record("eval_stats", 1, {name: 1.0})
+    assert (run.measurements, run.rows("eval_stats"))[not measured] == [{"step": 1, name: 1.0}]
+
+
 # Hugging Face's Trainer.
 
 

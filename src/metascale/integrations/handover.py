@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from metascale.core.errors import CorruptFile, Diverged
@@ -15,7 +17,7 @@ from metascale.core.run import Checkpoint, Run
 
 _INDEX = "files.json"
 TRAIN, EVALUATION = "train_stats", "eval_stats"
-_TIMED = ("runtime", "per_second", "time", "memory")
+_TIMED = re.compile(r"(?:\b|_)(?:runtime|per_second|time|mem|memory)(?:\b|_)")
 
 
 class Handover:
@@ -34,6 +36,7 @@ class Handover:
         self._removed = weakref.finalize(self, shutil.rmtree, self.folder, True)
         found = run.latest()
         self.step = 0 if found is None else found.step
+        self._rows: dict[str, list[Mapping[str, float]]] = {}  # by record: a run would read its file at every log
         self.checkpoint = None if found is None else self._unpack(found)
 
     def save(self, step: int, folders: Sequence[Path], scheduled: bool) -> None:
@@ -74,7 +77,7 @@ class Handover:
             for name, value in values.items()
             if isinstance(value, (int, float)) and not isinstance(value, bool) and name != "step"
         }
-        measured = {name: value for name, value in numbers.items() if any(word in name for word in _TIMED)}
+        measured = {name: value for name, value in numbers.items() if _TIMED.search(name)}
         kept = {name: value for name, value in numbers.items() if name not in measured}
         for name, value in kept.items():
             if not math.isfinite(value):
@@ -82,24 +85,48 @@ class Handover:
         if measured:
             self.run.measure({"step": step, **measured})
         if kept:
-            self.run.append(self._record_of(kind, set(kept)), {"step": step, **kept})
+            record, row = self._record_of(kind, set(kept)), {"step": step, **kept}
+            self.run.append(record, row)
+            self._rows_of(record).append(row)
         return kept
 
     def _record_of(self, kind: str, names: set[str]) -> str:
-        k = 1
-        while True:
-            record = kind if k == 1 else f"{kind}_{k}"
-            rows = self.run.rows(record)
-            if not rows or set(rows[0]) - {"step"} == names:
-                return record
-            k += 1
+        return next(
+            record
+            for record in _records(kind)
+            if not (rows := self._rows_of(record)) or rows[0].keys() - {"step"} == names
+        )
+
+    def _rows_of(self, record: str) -> list[Mapping[str, float]]:
+        if record not in self._rows:
+            self._rows[record] = list(self.run.rows(record))
+        return self._rows[record]
+
+    def rows(self, kind: str) -> list[Mapping[str, float]]:
+        """The rows of a kind in the order of their steps, whatever record they stand in."""
+        found: list[Mapping[str, float]] = []
+        for record in _records(kind):
+            if not (rows := self._rows_of(record)):
+                break
+            found += rows
+        return sorted(found, key=lambda row: row["step"])
+
+    def last(self) -> dict[str, float]:
+        """The last value of everything that was recorded, ``step`` and ``epoch`` left out."""
+        rows = [*self.rows(TRAIN), *self.rows(EVALUATION)]
+        return {name: value for row in rows for name, value in row.items() if name not in ("step", "epoch")}
 
     def pruned(self, metric: str) -> int | None:
         """The first threshold step that has been reached and above whose loss the best value so far lies."""
-        rows = [row for row in self.run.rows(EVALUATION) if metric in row]
+        rows = [row for row in self.rows(EVALUATION) if metric in row]
         for step, threshold in self.thresholds:
             seen = [row[metric] for row in rows if row["step"] <= step]
             reached = any(row["step"] >= step for row in rows)
             if reached and seen and min(seen) > threshold:
                 return int(step)
         return None
+
+
+def _records(kind: str) -> Iterator[str]:
+    """The names of a kind's records, without end: one for each set of columns."""
+    return itertools.chain([kind], (f"{kind}_{k}" for k in itertools.count(2)))

@@ -72,11 +72,7 @@ class StudyCallback(_Base):
 
     def result(self) -> dict[str, float]:
         """The trial's row: the last value of everything that was logged, and the ``steps`` trained in all."""
-        found: dict[str, float] = {}
-        for record in (TRAIN, EVALUATION):
-            rows = self._handover.run.rows(record)
-            found |= {name: value for name, value in (rows[-1] if rows else {}).items() if name != "step"}
-        row = {**found, "steps": self._steps}
+        row = {**self._handover.last(), "steps": self._steps}
         return row if self._pruned is None else {**row, "pruned_at_step": self._pruned}
 
     def state_dict(self) -> dict[str, Any]:

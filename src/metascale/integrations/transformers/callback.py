@@ -66,14 +66,7 @@ class StudyCallback(_Base):
 
         The Trainer's own ``train_loss`` is left out: after a resume it is the mean of the steps since then.
         """
-        found: dict[str, float] = {}
-        for record in (TRAIN, EVALUATION):
-            for k in range(1, 100):
-                rows = self._handover.run.rows(record if k == 1 else f"{record}_{k}")
-                if not rows:
-                    break
-                found |= {name: value for name, value in rows[-1].items() if name not in ("step", "epoch")}
-        row = {**found, "steps": self._steps}
+        row = {**self._handover.last(), "steps": self._steps}
         return row if self._pruned is None else {**row, "pruned_at_step": self._pruned}
 
     def _move_best(self, path: Path) -> None:
