@@ -7,6 +7,7 @@ version is given, Lightning deletes the rows of before. Needs no package.
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -36,7 +37,7 @@ def read_lightning(path: Path) -> Imported:
     root = path.parent if path.is_file() else path
     notes: list[str] = []
     runs = [_run(file, name_below(file.parent, root), notes) for file in files]
-    late = [run for run in runs if (first := _first_step(run)) is not None and first > (run.steps or 0) - first]
+    late = [run for run in runs if _begins_late(run)]
     if late:
         notes.append(
             f"{late[0].id} begins at step {_first_step(late[0])}{_and(len(late) - 1)}: Lightning logs a resumed run in "
@@ -47,6 +48,12 @@ def read_lightning(path: Path) -> Imported:
 
 def _and(more: int) -> str:
     return f" and {more} others begin late as well" if more else ""
+
+
+def _begins_late(run: ImportedRun) -> bool:
+    """Whether every metric begins later than one interval of its own logging; one with a single point says nothing."""
+    steps = [one.steps for name, one in run.series.items() if len(one.steps) > 1 and name != "epoch"]
+    return bool(steps) and all(each[0] > min(b - a for a, b in pairwise(each)) for each in steps)
 
 
 def _first_step(run: ImportedRun) -> int | None:
