@@ -286,6 +286,18 @@ def test_repeated_and_missing_steps_of_lightning_are_said(tmp_path: Path) -> Non
     assert "b begins at step 200: Lightning logs a resumed run in a new folder" in " ".join(found.notes)
 
 
+@pytest.mark.parametrize(
+    "log",
+    [
+        "epoch,step,train_loss,val_loss\n0,49,2,\n0,59,,3\n",  # one epoch of 60 steps, logged every 50
+        "epoch,step,train_loss,val_loss\n4,49,2,\n4,49,,3\n9,99,1,\n9,99,,2\n",
+        "epoch,step,train_loss,late\n0,9,2,\n1,19,1,\n2,29,1,5\n3,39,1,4\n",  # one metric begins late, not the run
+    ],
+)
+def test_a_lightning_run_that_logs_rarely_is_not_called_resumed(log: str, tmp_path: Path) -> None:
+    assert read_source(write_metrics(tmp_path / "a", log)).notes == []
+
+
 def test_hyperparameters_that_are_python_objects_are_not_made(tmp_path: Path) -> None:
     bomb = f"a: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n"
     found = read_source(write_metrics(tmp_path / "a", "step,loss\n1,3\n", bomb))
@@ -513,6 +525,37 @@ def test_runs_of_mlflow_with_equal_times_and_infinities(tmp_path: Path) -> None:
 
 
 # What is refused.
+
+
+@pytest.mark.parametrize("prefix", ["optuna:", "mlflow:"])
+@pytest.mark.parametrize("kind", ["nosuch", "mssql+nodriver"])
+def test_a_database_without_its_driver_is_a_sentence_without_the_password(prefix: str, kind: str) -> None:
+    pytest.importorskip("optuna" if prefix == "optuna:" else "mlflow.tracking")
+    with pytest.raises(InputError) as caught:
+        read_source(f"{prefix}{kind}://me:se:cret@localhost/runs#training")
+    assert "secret" not in str(caught.value).replace(":", "")
+    assert f"{kind}://me:***@localhost/runs" in str(caught.value)
+
+
+def test_a_table_of_optuna_with_other_columns_is_a_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        connection.execute("CREATE TABLE studies (x)")
+        connection.execute("CREATE TABLE trials (x)")
+    connection.close()
+    with pytest.raises(InputError, match=r"a\.db' cannot be read"):
+        read_source(f"optuna:{tmp_path / 'a.db'}")
+
+
+def test_a_server_of_mlflow_may_stand_behind_a_prefix() -> None:
+    from metascale.integrations.sources.mlflow import _split
+
+    assert _split("http://host/mlflow#team/training") == ("http://host/mlflow", "team/training")
+    assert _split("http://host:5000/training") == ("http://host:5000", "training")
+    with pytest.raises(InputError, match="PREFIX#"):
+        _split("http://host/mlflow/training")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 from metascale.core.errors import InputError
 from metascale.core.optional import require
 from metascale.core.suggest import suggest
+from metascale.integrations.sources.places import database_errors, without_password
 from metascale.integrations.sources.runs import MOST_POINTS, MOST_RUNS, Imported, ImportedRun, Scalar
 
 _PAGE = 1000
@@ -43,12 +44,12 @@ def read_mlflow(source: str) -> Imported:
     exceptions = require("mlflow.exceptions", "mlflow", "reading runs of MLflow")
     try:
         client = tracking.MlflowClient(tracking_uri=uri)
-        found = _experiment(client, uri, experiment)
+        found = _experiment(client, without_password(uri), experiment)
         runs = [_run(client, one) for one in _runs(client, found.experiment_id)]
-    except exceptions.MlflowException as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"MLflow does not give '{source}': {reason:.300}", value=source) from error
-    return Imported(f"mlflow:{uri}#{found.name}", runs)
+    except (exceptions.MlflowException, *database_errors()) as error:
+        shown, reason = without_password(source), " ".join(without_password(str(error)).split())
+        raise InputError(f"MLflow does not give '{shown}': {reason:.300}", value=shown) from error
+    return Imported(f"mlflow:{without_password(uri)}#{found.name}", runs)
 
 
 def _split(source: str) -> tuple[str, str]:
@@ -58,10 +59,11 @@ def _split(source: str) -> tuple[str, str]:
         uri, experiment = source, ""
     else:
         uri, _, experiment = source.rpartition("/")
-    if not uri or not _is_place(uri):
+    behind_prefix = "#" in source and uri.startswith(("http://", "https://"))
+    if not uri or not (behind_prefix or _is_place(uri)):
         raise InputError(
-            f"'{source}' names no MLflow store: give mlflow:URI/EXPERIMENT, such as "
-            "mlflow:sqlite:///mlflow.db/training; a file or folder must be there",
+            f"'{without_password(source)}' names no MLflow store: give mlflow:URI/EXPERIMENT, such as "
+            "mlflow:sqlite:///mlflow.db/training or mlflow:http://HOST/PREFIX#training; a file or folder must be there",
             value=source,
         )
     return (uri if "://" in uri else Path(uri).expanduser().resolve().as_uri()), experiment
@@ -99,7 +101,7 @@ def _experiment(client: Any, uri: str, name: str) -> Any:
         if len(filled) == 1:
             return filled[0]
         told = ", ".join(one.name for one in filled[:20]) or "none"
-        raise InputError(f"the MLflow store '{uri}' needs an experiment after '#'; it has with runs: {told}", value=uri)
+        raise InputError(f"the MLflow store '{uri}' needs an experiment after '#'; it has with runs: {told}")
     found = client.get_experiment_by_name(name)
     if found is None:
         found = next((one for one in known if one.experiment_id == name), None)

@@ -7,8 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from metascale.core.errors import InputError
+from metascale.core.errors import InputError, MetascaleError
 from metascale.core.optional import require
+from metascale.integrations.sources.places import database_errors, without_password
 from metascale.integrations.sources.runs import MOST_RUNS, Imported, ImportedRun, flat, number
 
 _PURPOSE = "reading an Optuna study"
@@ -25,26 +26,29 @@ def read_optuna(source: str) -> Imported:
         MissingDependency: Optuna is not installed.
     """
     place, _, name = source.partition("#")
+    shown = without_password(place)
     optuna = require("optuna", "tune", _PURPOSE)
-    storage = _storage(place)
     try:
+        storage = _storage(place)
         names = sorted(str(each) for each in optuna.get_all_study_names(storage))
-    except (ValueError, KeyError, RuntimeError, OSError, optuna.exceptions.OptunaError) as error:
-        raise _unreadable(place, error) from error
-    if not name and len(names) == 1:
-        name = names[0]
-    if name not in names:
-        told = ", ".join(names[:20]) or "none"
-        wrong = f"has no study '{name}'" if name else "needs the name of a study after '#'"
-        raise InputError(f"the Optuna storage '{place}' {wrong}; it has: {told}", value=source)
-    study = optuna.load_study(study_name=name, storage=storage)
-    trials = study.get_trials(deepcopy=False)
+        if not name and len(names) == 1:
+            name = names[0]
+        if name not in names:
+            told = ", ".join(names[:20]) or "none"
+            wrong = f"has no study '{name}'" if name else "needs the name of a study after '#'"
+            raise InputError(f"the Optuna storage '{shown}' {wrong}; it has: {told}", value=shown)
+        study = optuna.load_study(study_name=name, storage=storage)
+        trials = study.get_trials(deepcopy=False)
+    except MetascaleError:
+        raise
+    except (ValueError, KeyError, RuntimeError, OSError, optuna.exceptions.OptunaError, *database_errors()) as error:
+        raise _unreadable(shown, error) from error
     if not trials or len(trials) > MOST_RUNS:
         raise InputError(f"the Optuna study '{name}' has {len(trials):,} trials; 1 to {MOST_RUNS:,} are read")
     larger = [direction == optuna.study.StudyDirection.MAXIMIZE for direction in study.directions]
     names = _objectives(study, larger)
     notes = ["Optuna stores times without a zone: they are read as of this machine's"]
-    return Imported(f"optuna:{place}#{name}", [_run(trial, names, larger) for trial in trials], notes)
+    return Imported(f"optuna:{shown}#{name}", [_run(trial, names, larger) for trial in trials], notes)
 
 
 def _objectives(study: Any, larger: list[bool]) -> list[str]:
@@ -117,5 +121,5 @@ def _require_study(path: Path) -> None:
 
 
 def _unreadable(place: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(without_password(str(error)).split()) or type(error).__name__
     return InputError(f"the Optuna storage '{place}' cannot be read: {reason:.300}", value=place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,20 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"'{path}' holds a JSON {type(found).__name__}, not an object")
     return found
+
+
+def database_errors() -> tuple[type[Exception], ...]:
+    """What SQLAlchemy raises for a database: no driver, no such kind, not reachable, other tables than expected."""
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:  # MLflow reads a server without it
+        return (ImportError,)
+    return (ImportError, SQLAlchemyError)
+
+
+def without_password(text: str) -> str:
+    """Text with the addresses of servers and databases as they may be shown and stored."""
+    return re.sub(r"(?<=://)([^/@:\s]*):[^@/\s]*(?=@)", r"\1:***", text)
 
 
 def name_below(path: Path, root: Path) -> str:
