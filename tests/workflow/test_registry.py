@@ -281,3 +281,16 @@ def test_a_recipe_that_defines_no_parts_says_so(tmp_path: Path) -> None:
     recipe = load_recipe(str(path))
     with pytest.raises(InputError, match=r"recipe 'waves' defines no function 'parts'"):
         recipe.make_parts(recipe.validate({}), 0, "cpu")
+
+
+def test_a_backbone_asks_for_the_settings_of_adapters() -> None:
+    """Rates of a perceptron over words (0.01, outer 0.005) are not those of adapters (0.005, outer 0.001)."""
+    csv = load_recipe("csv")
+    by_name = csv.study({"path": "t.csv", "backbone": "some/model"}, "lora")
+    assert csv.study({"path": "t.csv", "backbone": "some/model"}) == by_name
+    assert (by_name.base["head"], by_name.base["inner_lr"], by_name.base["outer_lr"]) == ("learned", 0.005, 0.001)
+    words = csv.study({"path": "t.csv", "backbone": ""})
+    assert words == csv.study({"path": "t.csv"})
+    assert (words.base["head"], words.base["inner_lr"], words.base["outer_lr"]) == ("zero", 0.01, 0.005)
+    smoke = csv.study({"path": "t.csv", "backbone": "some/model"}, "smoke")
+    assert (smoke.base["head"], smoke.base["max_steps"]) == ("zero", 10)

@@ -321,6 +321,8 @@ def _costs(planned: Plan) -> tuple[str, list[str], list[list[str]]]:
 
 
 def _print_read(planned: Plan) -> None:
+    if planned.asked_profile:
+        out.print(Text(f"with the settings of --profile {planned.asked_profile}, which these values ask for"))
     for line in planned.read:
         out.print(Text(line), soft_wrap=True)
 

@@ -4,7 +4,7 @@ Command:    metascale run csv --set path=my_texts.csv --out runs/mine
             metascale run csv --profile lora --set path=my_texts.csv --out runs/mine-lora
 Data:       your file; classes are split 60 / 20 / 20 at random (by the file's name and ``split_seed``)
 Learner:    first-order MAML, 5-way 5-shot, on a perceptron over word counts whose head starts at zero for every task;
-            ``lora``: on LoRA adapters of a language model (``--set backbone=...`` names another)
+            ``lora``: on LoRA adapters of a language model (``--set backbone=...`` asks for it and names another)
 Hardware:   any machine: ten minutes on 2 cores for 10,000 lines; ``lora``: a GPU, or hours
 Result:     64 intents of CLINC150: 0.279 nats at N = 500, tuned fine-tuning 0.323; at N = 5 fine-tuning wins
             (docs/tuning.md)
@@ -64,6 +64,7 @@ RECIPE = Recipe(
     defaults=NO_BACKBONE,
     axes={"n_tasks": [5, 20, 100, 500]},
     baselines=BASELINES,
+    profile_by={"backbone": "lora"},
     profiles={
         "lora": Profile("LoRA adapters on a language model", ADAPTERS),
         "smoke": Profile(

@@ -104,6 +104,7 @@ class Recipe(Generic[Config]):
         seeds: training seeds.
         baselines: methods that run once beside the axes, with overrides.
         profiles: variants by name.
+        profile_by: keys of which a value that is not empty asks for a profile, where none is named, and that profile.
         data_sets: what has to be in the data folder: names, or a function of a trial's configuration.
         packages: top-level modules that its trials import.
         scale_columns: columns of the results that the law runs along instead of an axis (a measured parameter count),
@@ -124,6 +125,7 @@ class Recipe(Generic[Config]):
     seeds: tuple[int, ...] = (0, 1, 2)
     baselines: tuple[Mapping[str, object], ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    profile_by: Mapping[str, str] = field(default_factory=dict)
     data_sets: tuple[str, ...] | Callable[[Config], tuple[str, ...]] = ()
     packages: tuple[str, ...] = ("torch", "safetensors")
     scale_columns: Mapping[str, str] = field(default_factory=dict)
@@ -151,7 +153,7 @@ class Recipe(Generic[Config]):
         Raises:
             InputError: an unknown profile or key, or a value that is not allowed.
         """
-        chosen = self.profile(profile)
+        chosen = self.profile(self.asked_profile(profile, values or {}))
         base = {**chosen.values, **(values or {})}
         tune = self._tune(base.pop(TUNE, self.tuned), chosen.values.get(TUNE))
         axes = absolute_places(self._take_axes(base, self.axes if chosen.axes is None else chosen.axes))
@@ -236,6 +238,10 @@ class Recipe(Generic[Config]):
     def presentation(self, profile: str | None = None) -> dict[str, object]:
         """What the report needs to know beside the study itself."""
         return {"question": self.profile(profile).question or self.question}
+
+    def asked_profile(self, named: str | None, values: Mapping[str, object]) -> str | None:
+        """The profile that is named, or else the one that the values ask for by themselves (``profile_by``)."""
+        return named or next((name for key, name in self.profile_by.items() if values.get(key)), None)
 
     def profile(self, name: str | None) -> Profile:
         """
