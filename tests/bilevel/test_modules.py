@@ -299,3 +299,12 @@ def test_accumulation_can_be_weighted_by_examples() -> None:
     training = BilevelTraining(from_modules(*pair(), lower_loss, upper_loss), LOWER, LOWER, accumulate_by=lambda b: 0)
     with pytest.raises(InputError, match="must give weights of at least 0 that do not all vanish"):
         training.step(training.init(), 0)
+
+
+def test_a_loader_goes_back_inside_an_epoch() -> None:
+    loader = DataLoader(torch.arange(12.0), batch_size=2, shuffle=True)
+    ahead = Loaded(loader)
+    there = [ahead(n) for n in range(6)]
+    assert torch.equal(torch.cat(there).sort().values, torch.arange(12.0))
+    for n in (3, 1, 4, 2):
+        assert torch.equal(ahead(n), there[n])
