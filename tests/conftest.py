@@ -33,6 +33,12 @@ def data_dir() -> Path:
     return Path(named)
 
 
+def need(name: str) -> None:
+    """Skip the test where the data set is not in the folder that METASCALE_DATA names."""
+    if not os.environ.get("METASCALE_DATA") or not (Path(os.environ["METASCALE_DATA"]) / name).is_dir():
+        pytest.skip(f"needs the data set {name} in METASCALE_DATA")
+
+
 EMPTY: dict[str, Any] = {
     "svg": '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>',
     "png": base64.b64decode(

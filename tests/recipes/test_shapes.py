@@ -20,6 +20,7 @@ from metascale.study.search.run import n_search_trials, run_any_study
 from metascale.study.store.table import results_table
 from metascale.workflow.conclude import conclude
 from metascale.workflow.recipe import load_recipe
+from tests.conftest import need
 
 pytest.importorskip("sklearn")
 TINY: dict[str, Any] = {"n_train": 128, "max_epochs": 2, "eval_epochs": 1, "batch_size": 32, "n_validation": 100}
@@ -59,6 +60,7 @@ def test_every_profile_is_a_study() -> None:
 
 
 def test_a_dry_run_counts_trials_and_sizes() -> None:
+    need("mnist")
     recipe = load_recipe("shapes")
     rows = dict(recipe.count_costs(recipe.study({}, "mnist"))[2])  # type: ignore[index]
     time, disk = rows.pop("time"), rows.pop("disk")
