@@ -22,6 +22,7 @@ from metascale.meta.evaluate import adapted_predictor, evaluate
 from metascale.meta.gradients import FOMAML, MAML, MetaGradient, Reptile
 from metascale.meta.imaml import ImplicitMAML
 from metascale.meta.inner import InnerLoop
+from metascale.meta.multi_step import MultiStepMAML
 from metascale.meta.reverse import FullGraph
 from metascale.models.module import Module
 from metascale.tasks.regression import SinusoidTasks
@@ -245,19 +246,24 @@ def test_each_step_has_a_gain_and_a_shift_of_its_own() -> None:
     net = case.net().train()
     leaves = {name: value.clone().requires_grad_(True) for name, value in theta.items()}
     rest = {name: value for name, value in leaves.items() if not name.startswith("1.")}
-    params = rest
+    params, queries = rest, []
     for step in range(2):
         loss = by_hand_per_step(leaves["1.weight"], leaves["1.bias"], net, episode.support)(step, params)
         grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
         params = {name: value - RATE * grad for (name, value), grad in zip(params.items(), grads, strict=True)}
-    query = by_hand_per_step(leaves["1.weight"], leaves["1.bias"], net, episode.query)(1, params)
-    expected = dict(zip(leaves, torch.autograd.grad(query, list(leaves.values())), strict=True))
+        queries.append(by_hand_per_step(leaves["1.weight"], leaves["1.bias"], net, episode.query)(step, params))
+    query = queries[1]
+    expected = dict(zip(leaves, torch.autograd.grad(query, list(leaves.values()), retain_graph=True), strict=True))
     inner = InnerLoop(SGD(RATE), 2, adapt=("0.*", "5.*"))
-    for method in (MAML(inner), MAML(inner, FullGraph())):
+    for method in (MAML(inner), MAML(inner, FullGraph()), MultiStepMAML(inner)):
         found, report = method(model, theta, episode, None)
         torch.testing.assert_close(report.query_loss, query.detach().unsqueeze(0), rtol=1e-10, atol=1e-12)
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12)
+    halves = torch.autograd.grad(sum(queries) / 2, list(leaves.values()))
+    found, _ = MultiStepMAML(inner, multi_step=10)(model, theta, episode, None)
+    for name, value in zip(leaves, halves, strict=True):
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12)
     _, first = FOMAML(inner)(model, theta, episode, None)
     torch.testing.assert_close(first.query_loss, query.detach().unsqueeze(0), rtol=1e-10, atol=1e-12)
     predicted = adapted_predictor(model, inner, theta, [2])(episode)[2]

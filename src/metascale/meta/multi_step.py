@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from metascale.core.errors import InputError
 from metascale.core.trees import mean_tasks, scale, stack_tasks
 from metascale.core.types import Episode, Model, Params
 from metascale.hypergrad.curvature import Curvature, Exact, Zero
 from metascale.meta.gradients import EpisodeReport, complete, episode_report, query_gradient
-from metascale.meta.inner import InnerLoop, InnerState
+from metascale.meta.inner import InnerLoop, InnerState, after
 from metascale.meta.reverse import Sweep, back_through_begin, begin, follow
 
 LEAST_SHARE = 0.03
@@ -67,16 +69,19 @@ class MultiStepMAML:
         stacked, weights = stack_tasks(theta, episode.n_tasks), self.weights
         start = begin(self.inner, model, stacked, episode.support)
         path = follow(self.inner, model, stacked, episode.support, key, start.state)
-        losses, last = query_gradient(model, path.last.params, episode.query, key, self.inner.micro_batch)
+        losses, last = self._query(model, path.last, episode, key)
 
         def earlier(state: InnerState) -> Params | None:
             """What the loss after an earlier step adds to the adjoint of that step's parameters."""
             if state.step == 0 or weights[state.step - 1] == 0:
                 return None
-            _, grads = query_gradient(model, state.params, episode.query, key, self.inner.micro_batch)
-            return scale(grads, weights[state.step - 1])
+            return scale(self._query(model, state, episode, key)[1], weights[state.step - 1])
 
         sweep = Sweep(self.inner, model, stacked, episode, key, curvature, earlier)
         adjoint, on_rates = sweep(path, scale(last, weights[-1]))
         meta = back_through_begin(model, stacked, episode.support, start, adjoint) | on_rates
         return mean_tasks(complete(meta, stacked)), episode_report(episode, path.losses, losses)
+
+    def _query(self, model: Model, state: InnerState, episode: Episode, key: int | None) -> tuple[torch.Tensor, Params]:
+        """[T] query losses after an inner step, and their gradient."""
+        return query_gradient(after(model, state.step), state.params, episode.query, key, self.inner.micro_batch)
