@@ -25,6 +25,7 @@ from metascale.meta.inner import InnerLoop
 from metascale.meta.multi_step import MultiStepMAML
 from metascale.meta.reverse import FullGraph
 from metascale.models.module import Module
+from metascale.models.network import cross_entropy_per_task
 from metascale.tasks.regression import SinusoidTasks
 from metascale.testing.learner_contract import check_meta_gradient
 from metascale.testing.model_contract import check_model, generators_untouched
@@ -410,6 +411,12 @@ def test_cross_entropy_of_positions_leaves_ignored_ones_out() -> None:
         model.output_losses(torch.zeros(1, 2, 4, 4), batch)
     with pytest.raises(InputError, match="do not fit"):
         model.output_losses(torch.zeros(1, 2, 3), batch)
+    with pytest.raises(InputError, match="name classes from 0 to 2, but outputs have 2, numbered from 0"):
+        model.output_losses(logits[..., :2], batch)
+    with pytest.raises(InputError, match="name classes from 0 to 2, but outputs have 2"):
+        cross_entropy_per_task(torch.zeros(1, 3, 2), torch.tensor([[0, 1, 2]]))
+    with pytest.raises(InputError, match="the loss must give a tensor, not float"):
+        Module(nn.Linear(1, 1), lambda outputs, targets: 1.5).output_losses(logits, batch)  # type: ignore[arg-type,return-value]
 
 
 def test_evaluation_asks_the_modules_own_loss() -> None:
@@ -444,11 +451,15 @@ def test_a_module_goes_to_other_processes_as_it_is() -> None:
         (perceptron(), {"start": "random"}, "start"),
         (perceptron(), {"batch_statistics": "running"}, "batch_statistics"),
         (perceptron(), {"batch_statistics": "per_step"}, "steps"),
+        (perceptron(), {"batch_statistics": "per_step", "steps": "2"}, "steps"),
+        (perceptron(), {"batch_statistics": "per_step", "steps": 2}, "batch_statistics"),
+        (perceptron(), {"steps": 2}, "steps"),
         (perceptron(), {"train": "3.*"}, "train"),
         (perceptron(), {"train": ["7.*"]}, "train"),
         (nn.ReLU(), {}, "train"),
         (perceptron(), {"head": "4"}, "head"),
         (lambda: 3, {}, "net"),
+        (3, {}, "net"),
     ],
 )
 def test_arguments_outside_their_range_are_refused(net: Any, settings: dict[str, Any], field: str) -> None:

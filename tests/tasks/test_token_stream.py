@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metascale.core.columns import IGNORED
 from metascale.core.errors import InputError
-from metascale.tasks.supervised.tokens import IGNORED, TokenStream, floors, wikitext
+from metascale.tasks.supervised.tokens import TokenStream, floors, wikitext
 
 
 def stream(n_train: int = 103, n_validation: int = 23, **settings: int) -> TokenStream:

@@ -128,10 +128,11 @@ def score(
     """[T] mean loss and [T] accuracy of predictions [T, B, ...].
 
     The loss is ``own`` where a model measures its own, else squared error for real-valued targets and cross-entropy for
-    classes. Accuracy is NaN for real-valued targets, and where the last axis of the predictions are not classes.
+    classes. Accuracy is NaN for real-valued targets, and where the last axis of the predictions is not two or more
+    classes.
     """
     if own is not None:
-        if targets.is_floating_point() or predictions.shape[:-1] != targets.shape:
+        if targets.is_floating_point() or predictions.shape[:-1] != targets.shape or predictions.shape[-1] < 2:
             return own, torch.full_like(own, float("nan"))
         counts = targets >= 0
         hits = ((predictions.argmax(-1) == targets) & counts).flatten(1).sum(1)

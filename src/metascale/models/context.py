@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
 from metascale.core.errors import InputError
-from metascale.core.types import Batch, Model, Params, TaskExecution
+from metascale.core.types import Batch, Model, OutputModel, Params, TaskExecution
 
 CONTEXT = "context"
 
@@ -35,6 +37,24 @@ class WithContext:
     def task_execution(self) -> TaskExecution:
         return self.model.task_execution
 
+    @property
+    def batch_statistics(self) -> bool:
+        return bool(getattr(self.model, "batch_statistics", False))
+
+    @property
+    def own_loss(self) -> bool:
+        return bool(getattr(self.model, "own_loss", False))
+
+    @property
+    def output_losses(self) -> Callable[[torch.Tensor, Batch], torch.Tensor]:
+        """The model's own, where it has one."""
+        return cast(OutputModel, self.model).output_losses
+
+    def at_step(self, step: int) -> WithContext:
+        """With the model as an inner step sees it (`Module.at_step`)."""
+        moves = getattr(self.model, "at_step", None)
+        return self if moves is None else replace(self, model=moves(step))
+
     def require_second_order(self) -> None:
         self.model.require_second_order()
 
@@ -51,9 +71,10 @@ class WithContext:
         """[T] mean losses of the model."""
         return self.model.losses(_without(params), self._widened(params[CONTEXT], batch), dropout)
 
-    def predict(self, params: Params, batch: Batch) -> torch.Tensor:
-        """[T, B, ...] predictions of the model."""
-        return self.model.predict(_without(params), self._widened(params[CONTEXT], batch))
+    def predict(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
+        """[T, B, ...] predictions of the model; with dropout where its ``predict`` takes it."""
+        masks = {} if dropout is None else {"dropout": dropout}
+        return cast(OutputModel, self.model).predict(_without(params), self._widened(params[CONTEXT], batch), **masks)
 
     def features(self, params: Params, batch: Batch) -> torch.Tensor:
         """[T, B, d] features of the model; with a context of zeros where there is none yet."""

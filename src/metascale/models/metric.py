@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -107,6 +107,11 @@ class MetricClassifier:
     @property
     def task_execution(self) -> TaskExecution:
         return self.model.task_execution
+
+    def at_step(self, step: int) -> MetricClassifier:
+        """With the model as an inner step sees it (`Module.at_step`)."""
+        moves = getattr(self.model, "at_step", None)
+        return self if moves is None else replace(self, model=moves(step))
 
     def require_second_order(self) -> None:
         self.model.require_second_order()

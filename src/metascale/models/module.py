@@ -8,19 +8,19 @@ from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from metascale.core.columns import IGNORED
 from metascale.core.errors import InputError
 from metascale.core.nested import Nested, unflatten
 from metascale.core.streams import address
 from metascale.core.types import Batch, Params, TaskExecution, require_same_shape
 from metascale.models.functional import BatchStatistics, TaskFunction, call
+from metascale.models.network import cross_entropy_each
 
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Outputs [B, ...] and targets [B, ...] of one task to their mean loss, or to one loss an example [B]."""
-IGNORED = -100
 
 
 class Module:
@@ -95,6 +95,12 @@ class Module:
         norms = {name: part for name, part in self.net.named_modules() if isinstance(part, _NormBase)}
         own = {f"{name}.{kind}" for name in norms for kind in ("weight", "bias")}
         self._per_step = frozenset(own & set(self._names)) if batch_statistics == "per_step" else frozenset()
+        if batch_statistics == "per_step" and not self._per_step:
+            raise InputError(
+                "batch_statistics='per_step' needs batch normalisation with a gain and a shift to learn, which the "
+                "module lacks",
+                field="batch_statistics",
+            )
         coupling = [part for part in norms.values() if isinstance(part, _BatchNorm)]
         self._couples = any(batch_statistics != "frozen" or not part.track_running_stats for part in coupling)
         self._head = self._named_head(head)
@@ -118,11 +124,13 @@ class Module:
             )
         if isinstance(train, str):
             raise InputError(f"train must be a list of patterns, such as [{train!r}], not a text", field="train")
-        if self.statistics == "per_step" and (self.steps is None or self.steps < 1):
+        if self.statistics == "per_step" and (not isinstance(self.steps, int) or self.steps < 1):
             raise InputError(
-                f"batch_statistics='per_step' needs steps, the number of inner steps (at least 1), not {self.steps}",
+                f"batch_statistics='per_step' needs steps, the number of inner steps (at least 1), not {self.steps!r}",
                 field="steps",
             )
+        if self.statistics != "per_step" and self.steps is not None:
+            raise InputError(f"steps belongs to batch_statistics='per_step', not to {self.statistics!r}", field="steps")
         if self.start == "seed" and self._make is None:
             _refuse_parts_without_a_draw(self.net)
 
@@ -288,6 +296,8 @@ class Module:
             require_same_shape(outputs, targets)
             return (outputs - targets).square().mean()
         found = self.loss(outputs, targets)
+        if not isinstance(found, torch.Tensor):
+            raise InputError(f"the loss must give a tensor, not {type(found).__name__}", field="loss")
         if found.ndim and found.shape != targets.shape[:1]:
             raise InputError(
                 f"the loss must give one number, or one an example [{len(targets)}], not {list(found.shape)}",
@@ -334,7 +344,7 @@ def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
             field="loss",
         )
     scores = outputs.movedim(-1, 1) if last else outputs
-    each = F.cross_entropy(scores, targets, reduction="none", ignore_index=IGNORED)
+    each = cross_entropy_each(scores, targets)
     if each.ndim == 1:
         return each.mean()
     counts = (targets != IGNORED).flatten(1).sum(1).clamp_min(1)
@@ -345,7 +355,7 @@ def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """A module made with torch's generators set by the seed, which are left as they were."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(address(seed, "init", "module") & (2**63 - 1))
-        found = make()
+        found = make() if callable(make) else make
     if not isinstance(found, nn.Module):
         raise InputError(
             f"net must be a torch module or a function that makes one, not of {type(found).__name__}", field="net"

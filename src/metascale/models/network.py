@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 import torch.nn.functional as F
 
+from metascale.core.columns import IGNORED
 from metascale.core.dropout import DropoutMasks, drop
 from metascale.core.errors import InputError
 from metascale.core.streams import torch_generator
@@ -100,7 +101,7 @@ class Network(ABC):
 
     def example_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """[B] losses of outputs [B, n_outputs]: cross-entropy in nats."""
-        return F.cross_entropy(outputs, batch.targets, reduction="none")
+        return cross_entropy_each(outputs, batch.targets)
 
     def objective(self, params: Params, batch: Batch, dropout: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Without a task axis: the mean loss, and every example's without history."""
@@ -205,8 +206,24 @@ def check_rates(network: str, **rates: float) -> None:
 
 def cross_entropy_per_task(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """[T] mean cross-entropy in nats of logits [T, B, classes] against integer targets [T, B]."""
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return losses.view(targets.shape).mean(1)
+    return cross_entropy_each(logits.flatten(0, 1), targets.flatten()).view(targets.shape).mean(1)
+
+
+def cross_entropy_each(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """[N, ...] cross-entropy in nats of logits [N, classes, ...]; zero where the target is `IGNORED`.
+
+    Raises:
+        InputError: a target that is no class (on a CPU: an accelerator is not waited for).
+    """
+    try:
+        return F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
+    except IndexError as error:
+        found = targets[targets != IGNORED]
+        raise InputError(
+            f"targets name classes from {int(found.min())} to {int(found.max())}, but outputs have "
+            f"{logits.shape[1]}, numbered from 0",
+            field="targets",
+        ) from error
 
 
 def squared_error_per_task(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -258,7 +275,7 @@ class OneTask:
             outputs = self.predict(params, batch)
             if batch.targets.is_floating_point():
                 return squared_error_per_task(outputs, batch.targets)
-            return F.cross_entropy(outputs, batch.targets, reduction="none")
+            return cross_entropy_each(outputs, batch.targets)
 
     def predict(self, params: Params, batch: Batch) -> torch.Tensor:
         """[B, outputs]."""

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 
+from metascale.core.columns import IGNORED
 from metascale.core.dropout import dropout_key
 from metascale.core.errors import Diverged, InputError
 from metascale.core.run import Run
@@ -21,7 +22,6 @@ from metascale.training.optimizers import Optimizer
 from metascale.training.schedules import Constant, RateSchedule
 from metascale.training.state import TrainState
 
-IGNORED = -100
 Measure = Literal["perplexity", "accuracy"]
 
 

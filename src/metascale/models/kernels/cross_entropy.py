@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-IGNORED = -100
-"""A target that does not count."""
+from metascale.core.columns import IGNORED
+
 _CHUNK_LOGITS = 1 << 22  # 16 MB of float32: a chunk stays in the last cache of a processor
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metascale.core import trees
+from metascale.core.columns import IGNORED
 from metascale.core.dropout import DropoutMasks
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Params
@@ -22,8 +23,6 @@ from metascale.models.text.probe import require_live
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-IGNORED = -100
 
 
 @dataclass(frozen=True, eq=False)

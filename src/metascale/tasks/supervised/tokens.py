@@ -12,13 +12,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from metascale.core.columns import IGNORED
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import sha256_of
 from metascale.core.streams import generator
 from metascale.core.types import Batch, Split
 from metascale.tasks.datasets import locate
-
-IGNORED = -100
 
 
 @dataclass(frozen=True, eq=False)

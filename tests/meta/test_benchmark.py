@@ -1,0 +1,65 @@
+"""What `benchmark` reports: means, intervals and accuracies worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from metascale.core.errors import InputError
+from metascale.core.trees import stack_tasks
+from metascale.core.types import Batch
+from metascale.meta.evaluate import Benchmark, Evaluation, adapted_predictor, benchmark, score
+from metascale.meta.inner import InnerLoop
+from metascale.models.context import WithContext
+from metascale.models.module import Module
+from metascale.tasks.own import few_shot
+from metascale.training.optimizers import SGD
+
+
+def test_the_interval_is_students_t_over_episodes() -> None:
+    """0.2, 0.4, 0.6 and 0.8: mean 0.5, SE sqrt(0.2 / 3) / 2 = 0.1291; t of 3 degrees of freedom at 97.5 % is 3.1824."""
+    column = np.array([0.2, 0.4, 0.6, 0.8])
+    table = np.stack([np.zeros(4), column], 1)
+    found = Benchmark(Evaluation(tuple("abcd"), (0, 5), table, table), 5)
+    assert found.accuracy == pytest.approx((0.5, 3.18244630 * 0.12909944), rel=1e-7)
+    assert str(found) == "accuracy 50.00% ± 41.09%, loss 0.5000 ± 0.4109 (95 % interval, 4 episodes, 5 inner steps)"
+
+
+def test_episodes_that_a_benchmark_cannot_have_are_refused() -> None:
+    labels = np.arange(90) % 9
+    tasks = few_shot((np.random.default_rng(0).standard_normal((90, 2)), labels), 3, 1, 4, n_test_tasks=10)
+    for n_episodes, message in ((1, "needs at least 2 episodes, not 1"), (11, "has 10: make the source with n_test")):
+        with pytest.raises(InputError, match=message):
+            benchmark(lambda episode: {}, tasks, n_episodes=n_episodes)
+
+
+def test_accuracy_of_an_own_loss_counts_classes_alone() -> None:
+    """Two of three labelled targets are hit; a single output a target is no class."""
+    outputs = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]])
+    targets, own = torch.tensor([[0, 1, 1, -100]]), torch.tensor([0.7])
+    losses, accuracy = score(outputs, targets, own)
+    assert (float(losses), float(accuracy)) == pytest.approx((0.7, 2 / 3))
+    for without in ((outputs[..., :1], targets), (outputs, targets.float()), (outputs[:, :3], targets)):
+        assert math.isnan(float(score(*without, own)[1]))
+
+
+def test_a_context_keeps_the_loss_and_the_steps_of_its_module() -> None:
+    net = nn.Sequential(nn.Linear(1 + 2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    model = WithContext(Module(net, loss=F.l1_loss, batch_statistics="per_step", steps=2), 2)
+    assert model.batch_statistics
+    assert not WithContext(Module(nn.Linear(3, 1)), 2).batch_statistics
+    draw = torch.Generator().manual_seed(0)
+    batch = Batch({"x": torch.randn(1, 5, 1, generator=draw)}, torch.randn(1, 5, 1, generator=draw))
+    params = stack_tasks(model.init(0), 1)
+    params["1.bias"] = params["1.bias"] + torch.tensor([[[0.0], [1.0]]])
+    begun = model.begin(params, batch)
+    first, second = (model.at_step(step).predict(begun, batch) for step in (0, 1))
+    torch.testing.assert_close(second - first, params["2.weight"].sum().expand(1, 5, 1))
+    inner = InnerLoop(SGD(0.1), 1, adapt=("context",))
+    found = adapted_predictor(model, inner, model.init(0), [1]).losses  # type: ignore[attr-defined]
+    torch.testing.assert_close(found(first, batch), (first - batch.targets).abs().mean().view(1))
