@@ -17,6 +17,7 @@ from metascale.core.trees import stack_tasks
 from metascale.core.types import Batch, Params
 from metascale.models.text.any_model import LoRA
 from metascale.models.text.classifiers import AdapterClassifier
+from metascale.models.text.heads import ZeroHead
 from metascale.models.text.hf import random_backbone
 from metascale.models.text.language_model import AdapterLanguageModel
 from metascale.models.text.peft_format import load_peft, save_peft
@@ -257,7 +258,7 @@ def test_stock_peft_reads_the_adapters_of_a_language_model(name: str, tmp_path: 
     model, batch = LoRA(net, "causal_lm", rank=2), language_batch(1, 4, 0)
     assert isinstance(model, AdapterLanguageModel)
     params = moved(model.init(0))
-    save_peft(tmp_path, params, model)
+    save_peft(str(tmp_path), params, model)
     stock = PeftModel.from_pretrained(plain, tmp_path)
     assert str(stock.peft_config["default"].task_type) in ("CAUSAL_LM", "TaskType.CAUSAL_LM")
     with torch.no_grad():
@@ -265,7 +266,7 @@ def test_stock_peft_reads_the_adapters_of_a_language_model(name: str, tmp_path: 
     found = model.predict(stack_tasks(params, 1), batch)[0]
     kept = batch.inputs["attention_mask"][0, :, :-1].bool()
     torch.testing.assert_close(found[kept], expected[kept], rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
-    again = load_peft(tmp_path, model)
+    again = load_peft(str(tmp_path), model)
     assert all(torch.equal(value, again[key]) for key, value in params.items())
 
 
@@ -297,3 +298,22 @@ def test_what_does_not_fit_the_task_is_refused() -> None:
         LoRA(whole("qwen3"), "seq2seq")
     with pytest.raises(InputError, match="task must be one of"):
         LoRA(backbone, "regression")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "causal_lm", "n_classes": 3}, "n_classes is for task='classification', not for 'causal_lm'"),
+        ({"task": "causal_lm", "head": ZeroHead()}, "head is for task="),
+        ({"task": "causal_lm", "pooling": "mean"}, "pooling is for task="),
+        ({"n_classes": 3, "targets": "q_proj"}, "targets must be a tuple of names of layers, not 'q_proj'"),
+        ({"n_classes": 3, "targets": ()}, r"targets must be a tuple of names of layers, not \(\)"),
+        ({"n_classes": 3, "head": "zero"}, r"such as named_head\('zero'\)"),
+        ({"n_classes": 3, "model": torch.nn.Linear(2, 2)}, "not a Linear; Module takes any other"),
+        ({"n_classes": 3, "model": None}, "not a NoneType"),
+    ],
+)
+def test_arguments_that_would_change_nothing_are_refused(arguments: dict[str, Any], message: str) -> None:
+    given = {"model": whole("llama"), **arguments} if "model" not in arguments else arguments
+    with pytest.raises(InputError, match=message):
+        LoRA(**given)

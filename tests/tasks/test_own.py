@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 
 from metascale.core.errors import InputError
 from metascale.tasks.fewshot import FewShotTasks
+from metascale.tasks.labelled import ImageFiles
 from metascale.tasks.own import few_shot
 from metascale.tasks.words import BagOfWords, WordEncoder
 from metascale.testing.task_contract import check_task_source
@@ -154,6 +155,27 @@ def test_a_folder_of_images_has_a_class_a_folder(tmp_path: Path) -> None:
     )
 
 
+def test_images_of_16_bits_keep_their_values(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pixels = [np.array([[0, 257], [13107, 65535]], np.uint16), np.full((2, 2), 300, np.uint16)]
+    for number, values in enumerate(pixels):
+        image.fromarray(values).save(tmp_path / f"{number}.png")
+    image.fromarray(np.full((2, 2), 51, np.uint8)).save(tmp_path / "2.png")
+    paths = tuple(tmp_path / f"{number}.png" for number in range(3))
+    found = ImageFiles(paths, (2, 2), 1)(np.arange(3))["x"]
+    expected = torch.tensor([[[0, 1 / 255], [0.2, 1]], [[300 / 65535] * 2] * 2, [[0.2] * 2] * 2])
+    torch.testing.assert_close(found[:, 0], expected)
+    assert torch.equal(ImageFiles(paths, (2, 2), 3)(np.arange(3))["x"], found.expand(3, 3, 2, 2))
+
+
+def test_an_image_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)).save(tmp_path / "0.png")
+    (tmp_path / "0.png").write_bytes((tmp_path / "0.png").read_bytes()[:600])
+    with pytest.raises(InputError, match=r"cannot read the image .*0\.png"):
+        ImageFiles((tmp_path / "0.png",), (40, 40), 1)(np.array([0]))
+
+
 def test_the_parts_of_a_folder_are_the_split(tmp_path: Path) -> None:
     write_images(tmp_path, ("train", "val", "test"))
     tasks = few_shot(tmp_path, **SMALL)
@@ -252,10 +274,31 @@ def test_a_split_by_name_and_by_shares() -> None:
         ({"x": X, "y": Y}, "say with label= which column"),
         ([(X[0], 0), (X[1][:2], 1)], r"example 1 has 'x' \[2\]"),
         (7, "not from int"),
-        ("no/such/folder", "neither a folder nor a .csv file"),
+        ("no/such/folder", "there is no file or folder no/such/folder; .*load_dataset"),
+        (__file__, "neither a folder nor a .csv or .tsv file"),
+        ((X[:0], Y[:0]), "no examples"),
+        ({"x": [], "label": []}, "no examples"),
         ((X[:16], Y[:16] % 2), "need at least 9 classes, and there are 2"),
     ],
 )
 def test_data_that_are_not_labelled_examples_are_refused(data: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         few_shot(data, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "message"),
+    [
+        ((X, Y), {"label": "y"}, "label='y' is for a table with columns"),
+        ((X, Y), {"inputs": ["x"]}, r"inputs=\['x'\] is for a table"),
+        ((X, Y), {"image_size": 8}, "image_size=8 is for a folder of images"),
+        ("somewhere", {"image_size": 0}, "image_size must be at least 1, not 0"),
+        ({"x": X, "label": Y}, {"label": "z"}, "there is no column 'z'; there are x, label"),
+        ((X, Y), {"encoder": "bert"}, "encoder must be 'words' or an encoder .* not 'bert'"),
+        ((X, Y), {"encoder": WordEncoder.from_texts(["a b"])}, "an encoder is for texts"),
+        ((X, Y), {"split": "random"}, "or be three shares, not 'random'"),
+    ],
+)
+def test_arguments_that_would_change_nothing_are_refused(data: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        few_shot(data, **SMALL, **arguments)

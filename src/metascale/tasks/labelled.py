@@ -32,6 +32,8 @@ _LABELS, _INPUTS = ("label", "labels", "target", "class", "intent"), ("text", "s
 class ImageFiles:
     """Image files, decoded when first asked for; ids [...] give ``{"x": [..., channels, height, width]}`` in [0, 1].
 
+    Images of 16 bits are divided by 65535, so that none of their 65,536 values is lost.
+
     Args:
         paths: one file an id.
         size: height and width after resizing.
@@ -44,16 +46,33 @@ class ImageFiles:
     _decoded: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __call__(self, ids: np.ndarray) -> dict[str, torch.Tensor]:
-        images = np.stack([self._image(number) for number in ids.ravel().tolist()])
-        return {"x": torch.from_numpy(images).float().div_(255).view(*ids.shape, self.channels, *self.size)}
+        images = np.stack([_in_unit(self._image(number)) for number in ids.ravel().tolist()])
+        return {"x": torch.from_numpy(images).view(*ids.shape, self.channels, *self.size)}
 
     def _image(self, number: int) -> np.ndarray:
         if number not in self._decoded:
-            image = require("PIL.Image", "images", "reading images")
-            with image.open(self.paths[number]) as opened:
-                plain = opened.convert("L" if self.channels == 1 else "RGB").resize(self.size[::-1], image.BILINEAR)
-            self._decoded[number] = np.asarray(plain).reshape(*self.size, self.channels).transpose(2, 0, 1).copy()
+            try:
+                pixels = self._pixels(self.paths[number])
+            except OSError as error:
+                raise InputError(f"cannot read the image {self.paths[number]}: {error}", field="data") from error
+            shape = (*self.size, self.channels)
+            self._decoded[number] = np.broadcast_to(pixels, shape).transpose(2, 0, 1).copy()
         return self._decoded[number]
+
+    def _pixels(self, path: Path) -> np.ndarray:
+        """[height, width, channels or 1]: bytes, or of 16-bit images float32 in [0, 1]."""
+        image = require("PIL.Image", "images", "reading images")
+        with image.open(path) as opened:
+            if opened.mode.startswith("I"):  # Pillow would cut 16 bits off at 255
+                plain = image.fromarray(np.asarray(opened, np.float32) / 65535)
+            else:
+                plain = opened.convert("L" if self.channels == 1 else "RGB")
+            return np.asarray(plain.resize(self.size[::-1], image.BILINEAR)).reshape(*self.size, -1)
+
+
+def _in_unit(pixels: np.ndarray) -> np.ndarray:
+    """Bytes as float32 in [0, 1]; real numbers stay."""
+    return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +131,11 @@ def read_labelled(
         InputError: data of another kind, without labels, or with labels that are not classes.
         MissingDependency: a package that reads this kind of data is absent.
     """
+    if image_size is not None and image_size < 1:
+        raise InputError(f"image_size must be at least 1, not {image_size}", field="image_size", value=image_size)
     if isinstance(data, str | Path):
-        return _from_path(Path(data), label, inputs, image_size)
+        return _from_path(Path(data).expanduser(), label, inputs, image_size)
+    _refuse("image_size", image_size, "a folder of images")
     if hasattr(data, "columns") and hasattr(data, "iloc"):
         frame: Any = data
         return _from_columns({str(name): frame[name].tolist() for name in frame.columns}, label, inputs)
@@ -121,6 +143,8 @@ def read_labelled(
         return _from_hugging_face(data, label, inputs)
     if isinstance(data, Mapping):
         return _from_columns(data, label, inputs)
+    _refuse("label", label, "a table with columns")
+    _refuse("inputs", inputs, "a table with columns")
     if isinstance(data, tuple) and len(data) == 2:
         return _from_pairs(*data)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
@@ -133,6 +157,11 @@ def read_labelled(
         f"from {type(data).__name__}",
         field="data",
     )
+
+
+def _refuse(field: str, value: object, kind: str) -> None:
+    if value is not None:
+        raise InputError(f"{field}={value!r} is for {kind}, which these data are not", field=field, value=value)
 
 
 def _from_items(items: Iterable[Any]) -> Labelled:
@@ -154,7 +183,11 @@ def _from_pairs(inputs: Any, labels: Any) -> Labelled:
     counts = {"": len(found)} if isinstance(found, tuple) else {name: len(v) for name, v in found.values.items()}
     for name, count in counts.items():
         if count != len(names):
-            raise InputError(f"there are {len(names)} labels but {count} examples{f' of {name}' if name else ''}")
+            raise InputError(
+                f"there are {len(names)} labels but {count} examples{f' of {name}' if name else ''}", field="data"
+            )
+    if not names:
+        raise InputError("the data set has no examples", field="data")
     return Labelled(found, names)
 
 
@@ -163,15 +196,16 @@ def _from_columns(
 ) -> Labelled:
     columns = list(table)
     label = label or _chosen("label", [name for name in _LABELS if name in columns][:1], columns)
+    _require_columns("label", [label], columns)
+    if not len(table[label]):
+        raise InputError("the data set has no examples", field="data")
     others = [name for name in columns if name != label]
     numeric = [name for name in others if len(table[name]) and isinstance(_scalar(table[name][0]), int | float)]
     if inputs is None:
         known = [name for name in _INPUTS if name in others]
         inputs = others if others == numeric else _chosen("inputs", known[:1] or others, columns)
     wanted = [inputs] if isinstance(inputs, str) else list(inputs)
-    absent = [name for name in (label, *wanted) if name not in columns]
-    if absent:
-        raise InputError(f"there is no column '{absent[0]}'; there are {', '.join(columns)}", field="inputs")
+    _require_columns("inputs", wanted, columns)
     names = _names([classes[int(value)] for value in table[label]] if classes else table[label])
     if all(name in numeric for name in wanted):
         x = np.array([table[name] for name in wanted], np.float32).T
@@ -182,6 +216,12 @@ def _from_columns(
         return Labelled(_together(list(table[wanted[0]])), names)
     rows = [dict(zip(wanted, values, strict=True)) for values in zip(*(table[name] for name in wanted), strict=True)]
     return Labelled(_together(rows), names)
+
+
+def _require_columns(field: str, wanted: Sequence[str], columns: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in columns:
+            raise InputError(f"there is no column '{name}'; there are {', '.join(columns)}", field=field, value=name)
 
 
 def _chosen(what: str, found: Sequence[str], columns: Sequence[str]) -> str:
@@ -215,20 +255,38 @@ def joined(parts: Mapping[str, Labelled]) -> Labelled:
 
 
 def _from_path(path: Path, label: str | None, inputs: Sequence[str] | str | None, image_size: int | None) -> Labelled:
-    if path.is_file() and path.suffix == ".csv":
-        from metascale.tasks.texts import read_csv
-
-        rows = read_csv(path, inputs if isinstance(inputs, str) else "text", label or "label")
-        return Labelled(tuple(row.text for row in rows), tuple(row.label for row in rows))
+    if not path.exists():
+        raise InputError(
+            f"there is no file or folder {path}; a data set of the Hugging Face hub is given as "
+            "datasets.load_dataset(name)",
+            field="data",
+            value=str(path),
+        )
+    if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
+        return _from_csv(path, label, inputs, image_size)
     if not path.is_dir():
-        raise InputError(f"{path} is neither a folder nor a .csv file", field="data", value=str(path))
+        raise InputError(f"{path} is neither a folder nor a .csv or .tsv file", field="data", value=str(path))
     if any((path / name).is_file() for name in _SAVED):
         reader = require("datasets", "data", "a folder of a Hugging Face data set")
         return _from_hugging_face(reader.load_from_disk(str(path)), label, inputs)
     if not any(each.is_dir() for each in path.iterdir()) and any(path.glob("*.parquet")):
         reader = require("datasets", "data", "a folder of a Hugging Face data set")
         return _from_hugging_face(reader.load_dataset(str(path)), label, inputs)
+    _refuse("label", label, "a table with columns")
+    _refuse("inputs", inputs, "a table with columns")
     return _image_folder(path, image_size)
+
+
+def _from_csv(path: Path, label: str | None, inputs: Sequence[str] | str | None, image_size: int | None) -> Labelled:
+    """Texts, of one column."""
+    from metascale.tasks.texts import read_csv
+
+    _refuse("image_size", image_size, "a folder of images")
+    columns = [inputs] if isinstance(inputs, str) else list(inputs or ["text"])
+    if len(columns) != 1:
+        raise InputError(f"the texts of a CSV file stand in one column, not in {columns}", field="inputs")
+    rows = read_csv(path, columns[0], label or "label")
+    return Labelled(tuple(row.text for row in rows), tuple(row.label for row in rows))
 
 
 def _image_folder(path: Path, image_size: int | None) -> Labelled:
@@ -252,6 +310,10 @@ def _image_folder(path: Path, image_size: int | None) -> Labelled:
         try:
             with image.open(file) as opened:
                 sizes.setdefault(opened.size[::-1], file)
+                if opened.mode == "F":
+                    raise InputError(
+                        f"the pixels of {file} are real numbers of no known range: give arrays", field="data"
+                    )
                 modes.add(opened.mode)
         except OSError as error:
             raise InputError(f"cannot read the image {file}: {error}", field="data", value=str(file)) from error
@@ -263,7 +325,8 @@ def _image_folder(path: Path, image_size: int | None) -> Labelled:
             field="image_size",
         )
     size = next(iter(sizes)) if image_size is None else (image_size, image_size)
-    reader = ImageFiles(tuple(file for *_, file in files), size, 1 if modes <= {"L", "1", "I;16"} else 3)
+    grey = all(mode in ("L", "1") or mode.startswith("I") for mode in modes)
+    reader = ImageFiles(tuple(file for *_, file in files), size, 1 if grey else 3)
     parts = tuple(PARTS[part] for part, *_ in files) if divided else ()
     return Labelled(reader, tuple(name for _, name, _ in files), parts)
 

@@ -47,8 +47,8 @@ def few_shot(
     Data may be a pair ``(inputs, labels)`` of arrays (NumPy or torch; inputs of any nesting), a torch data set or list
     of ``(inputs, label)``, a pandas data frame or mapping of columns, a Hugging Face data set, the path of a folder
     that one was saved to, of a folder with one folder of images for each class (below ``train``, ``val`` and ``test``
-    or not), or of a CSV file. It is read into memory once (image files when first asked for). Images of bytes become
-    [channels, height, width] in [0, 1]; other arrays stay as they are, in float32 where they are real.
+    or not), or of a CSV or TSV file. It is read into memory once (image files when first asked for). Images of bytes
+    become [channels, height, width] in [0, 1]; other arrays stay as they are, in float32 where they are real.
 
     Classes with fewer than ``k_shot + n_query`` examples are left out; equal examples are kept once, and those with
     several labels not at all. What was left out is logged, and in ``describe()["details"]``.
@@ -90,6 +90,7 @@ def few_shot(
     )
     examples = tuple(np.array([row for row in kept if found.labels[row] == each], np.int64) for each in names)
     texts = found.inputs if isinstance(found.inputs, tuple) else ()
+    _check_encoder(encoder, bool(texts))
     if texts and encoder == "words":
         own = {names[place] for place in members.train}
         encoder = WordEncoder.from_texts(texts[row] for row in kept if found.labels[row] in own)
@@ -98,6 +99,17 @@ def few_shot(
     counts = (n_way, k_shot, n_query, n_train_tasks, n_validation_tasks, n_test_tasks)
     tasks = FewShotTasks(table, members, *counts, seed=seed, eval_seed=eval_seed, n_train_classes=n_train_classes)
     return BagOfWords(tasks, encoder.n_tokens) if texts and isinstance(encoder, WordEncoder) else tasks
+
+
+def _check_encoder(encoder: Encoder | str, of_texts: bool) -> None:
+    if isinstance(encoder, str) and encoder != "words":
+        raise InputError(
+            f"encoder must be 'words' or an encoder such as metascale.models.text.load_encoder(name), not {encoder!r}",
+            field="encoder",
+            value=encoder,
+        )
+    if not isinstance(encoder, str) and not of_texts:
+        raise InputError("an encoder is for texts, which these data are not", field="encoder")
 
 
 def _fetch(title: str, inputs: Inputs, encoder: Encoder | str) -> Callable[[np.ndarray], dict[str, torch.Tensor]]:
@@ -155,6 +167,12 @@ def _members(
     disjoint = sum(map(len, by_part.values())) == len(names)
     if split is None and parts and disjoint and all(by_part.values()):
         return ClassSplit(by_part["train"], by_part["validation"], by_part["test"]), "the parts of the data"
+    if split is not None and (not isinstance(split, tuple | list) or len(split) != 3):
+        raise InputError(
+            f"split must name the classes of train, validation and test, or be three shares, not {split!r}",
+            field="split",
+            value=split,
+        )
     if split is not None:
         return ClassSplit.draw(title, names, split_sizes(title, len(names), split), seed), f"drawn with seed {seed}"
     if len(names) < 3 * n_way:

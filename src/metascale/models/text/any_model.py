@@ -43,7 +43,7 @@ def LoRA(
         model: a folder, a hub name, or a model of transformers: the bare one (``AutoModel``) to classify, the one with
             its language-model head otherwise. It is frozen.
         task: ``"classification"`` (labels for texts), ``"causal_lm"``, or ``"seq2seq"``.
-        n_classes: of a classification task.
+        n_classes: of a classification task; it alone takes ``n_classes``, ``head`` and ``pooling``.
         rank, alpha: of the adapters; an update is scaled by alpha / rank.
         dropout: probability of dropping an entry of an adapter's input.
         targets: names of layers to adapt (suffixes). Default: what is usual for the architecture, else every linear
@@ -59,10 +59,11 @@ def LoRA(
         InputError: a model that cannot be read or does not fit the task; experts in 3-D parameters, which take no
             adapters; a layer that an adapter would not change.
     """
-    if task not in ("classification", *_CLASSES):
-        allowed = "'classification', 'causal_lm', 'seq2seq'"
-        raise InputError(f"task must be one of {allowed}, not {task!r}", field="task", value=task, allowed=allowed)
+    _check_arguments(model, task, targets, head)
     if task != "classification":
+        for name, value in (("n_classes", n_classes), ("head", head), ("pooling", pooling)):
+            if value is not None:
+                raise InputError(f"{name} is for task='classification', not for {task!r}", field=name, value=value)
         whole = load_whole(model, _CLASSES[task], attn_implementation) if isinstance(model, str | Path) else model
         _check_task(whole, task)
         inner = cast(nn.Module, whole.base_model)
@@ -75,6 +76,22 @@ def LoRA(
     if pooling is None and backbone.config.model_type not in ARCHITECTURES:
         pooling = "last" if reads_from_left_to_right(backbone) else "mean"
     return AdapterClassifier(backbone, n_classes, rank, alpha, dropout, names, head or PrototypeHead(), pooling)
+
+
+def _check_arguments(model: object, task: str, targets: object, head: object) -> None:
+    if task not in ("classification", *_CLASSES):
+        allowed = "'classification', 'causal_lm', 'seq2seq'"
+        raise InputError(f"task must be one of {allowed}, not {task!r}", field="task", value=task, allowed=allowed)
+    if not isinstance(model, str | Path) and not (isinstance(model, nn.Module) and hasattr(model, "config")):
+        raise InputError(
+            f"LoRA adapts a model of transformers, or one by its folder or name, not a {type(model).__name__}; "
+            "Module takes any other torch module",
+            field="model",
+        )
+    if isinstance(targets, str) or (targets is not None and not targets):
+        raise InputError(f"targets must be a tuple of names of layers, not {targets!r}", field="targets", value=targets)
+    if isinstance(head, str):
+        raise InputError(f"head must be one of metascale.models.text, such as named_head({head!r})", field="head")
 
 
 def _check_task(model: PreTrainedModel, task: Task) -> None:

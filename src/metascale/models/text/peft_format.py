@@ -75,7 +75,7 @@ _CHANGED_BASE = ("pissa", "olora")
 """Values at which peft changes the base's weights as it loads, in a way that they determine."""
 
 
-def save_peft(folder: Path, params: Params, model: Adapted, prefix: str = "") -> None:
+def save_peft(folder: Path | str, params: Params, model: Adapted, prefix: str = "") -> None:
     """Write one task's adapters (no task axis) so that ``PeftModel.from_pretrained`` reads them.
 
     The head, which the format has no place for, goes to ``head.safetensors`` beside it.
@@ -84,7 +84,7 @@ def save_peft(folder: Path, params: Params, model: Adapted, prefix: str = "") ->
         folder: made if it is not there; files of the same names are replaced, each atomically.
         params, model, prefix: as `peft_files`.
     """
-    files = peft_files(params, model, prefix)
+    folder, files = Path(folder), peft_files(params, model, prefix)
     if HEAD not in files:
         (folder / HEAD).unlink(missing_ok=True)
     for name, data in files.items():
@@ -150,7 +150,7 @@ def _config(model: Adapted, prefix: str) -> dict[str, Any]:
     }
 
 
-def load_peft(folder: Path, model: Adapted) -> Params:
+def load_peft(folder: Path | str, model: Adapted) -> Params:
     """One task's parameters, as `AdapterClassifier.init` names them, from a folder in the PEFT format.
 
     Adapters of a larger model (``LlamaForCausalLM`` and the like) are found by the end of their names. A field of
@@ -166,6 +166,7 @@ def load_peft(folder: Path, model: Adapted) -> Params:
             those of two models, or a variant of LoRA that this model does not compute.
         CorruptFile: a file is not whole.
     """
+    folder = Path(folder)
     if not (folder / CONFIG).is_file() or not (folder / ADAPTERS).is_file():
         raise InputError(f"'{folder}' holds no adapters: it must hold {CONFIG} and {ADAPTERS}")
     config = read_json(folder / CONFIG)
