@@ -143,9 +143,10 @@ def test_the_outcome_stands_beside_the_promise(tmp_path):
     assert again.summary() == plan.summary()
     assert again.to_json() == plan.to_json()
     more = table_of(again.x[:3], seed=9)
+    more["loss"] = [float(plan.median[0]), float(plan.high[1]) * 1.01, float(plan.low[2]) * 0.99]
     grown = {name: [*table[name], *more[name]] for name in table}
     outcome = again.outcome(grown)
-    assert outcome.inside[1] == 3
+    assert outcome.inside == (1, 3)
     assert np.isnan(outcome.observed[3])
     assert outcome.observed[:3] == pytest.approx(more["loss"])
     assert "promised" in outcome.summary()

@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 from metascale.cli import laws as cli_laws
 from metascale.cli import scales as cli_scales
 from metascale.core.errors import InputError
-from metascale.laws.corners import backtest_corners, choose, corners
+from metascale.laws.corners import Corner, backtest_corners, choose, corners
 from metascale.laws.formula import robust_fit
 from metascale.laws.library import law_of
 from metascale.laws.mixture import Mixture, quantiles, weights_at
 from metascale.laws.observations import observe
+from metascale.laws.predicting import SeriesPredictor
 from metascale.laws.record import LawRecord, read_laws
 from metascale.laws.scales import analyse_scales
 from metascale.laws.space import forms, repeated
@@ -155,6 +156,27 @@ def test_a_covariance_that_cannot_be_found_leaves_a_form_out(monkeypatch):
     assert np.isfinite(found.mixture.predict(np.array([[1e9, 1e10]])).median).all()
 
 
+def test_a_hidden_corner_has_no_say_in_its_own_weights(monkeypatch):
+    """A form that is right in one corner alone: by the other corner's weights, each is predicted by the wrong form."""
+    one = Corner("one", np.ones(4, bool), np.array([[0.1] * 4, [1.0] * 4]), np.zeros((2, 4)), np.full(2, 0.01),
+                 np.zeros(4), np.ones(4))  # fmt: skip
+    two = replace(one, name="two", mean=one.mean[::-1])
+    x, loss = surface(5)
+    table = observe(x, loss, x_name=("N", "D"))
+    laws = [law_of(text, ("N", "D")) for text in ("E + A/N**a + B/D**b", "E + A/(N*D)**a")]
+    fits = tuple(robust_fit(replace(law, name=name), table, "log") for law, name in zip(laws, "ab", strict=True))
+    choice = replace(choose(table, laws[:1]), fits=fits, corners=(one, two))
+    monkeypatch.setattr("metascale.laws.corners.choose", lambda _: choice)
+    found = backtest_corners(table)
+    assert found.mixture == pytest.approx((1.0, 1.0), abs=0.01)
+    assert found.errors == {"a": pytest.approx((0.1, 1.0)), "b": pytest.approx((1.0, 0.1))}
+
+
+def test_a_forecast_says_how_far_it_is_on_either_side():
+    found = SeriesPredictor(observe([2.0, 4, 8, 16, 32], [5.0, 4, 3.3, 2.8, 2.5])).predict([0.5, 2, 5, 32, 96])
+    assert found.beyond.tolist() == [4, 1, 1, 1, 3]
+
+
 def test_two_laws_of_one_name_are_refused():
     x, loss = surface(5)
     laws = [law_of(text, ("N", "D")) for text in ("E + A/N**a + B/D**b", "E + A/(N*D)**a")]
@@ -223,7 +245,9 @@ def test_fit_then_predict(app, table, tmp_path, undrawn):
     assert json.loads((tmp_path / "law" / "fit.json").read_text())["x_names"] == ["N", "D"]
     assert read_laws(tmp_path / "law")[""].predictor is not None
     write(tmp_path / "points.csv", ("name", "D", "N"), [("small", 1e9, 1e7), ("large", 1e12, 3e9)])
-    run(app, "predict", tmp_path / "law", tmp_path / "points.csv", "--out", tmp_path / "out.csv")
+    parts = ("predict", tmp_path / "law", tmp_path / "points.csv", "--out", tmp_path / "out.csv")
+    said = CliRunner().invoke(app, [str(part) for part in parts]).stderr
+    assert "1 of 2 rows lie outside the table that was fitted (rows 2; up to 10 times" in said
     with open(tmp_path / "out.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["name"] for row in rows] == ["small", "large"]

@@ -139,6 +139,11 @@ def test_rows_without_a_number_are_left_out_and_said():
     np.testing.assert_array_equal(columns.data["loss"], [3.0])
 
 
+def test_a_row_without_a_step_is_no_end_of_its_run():
+    rows = {"run": ["a", "a", "b", "b"], "step": [1.0, np.nan, 1, 2], "loss": [3.0, 9, 2.5, 2]}
+    assert usable_rows(Table(rows, "t.csv")).numbers("loss").tolist() == [3.0, 2.0]
+
+
 def test_of_checkpoints_the_ends_of_runs_are_kept():
     rows = {"run": ["a", "a", "b", "b", "b"], "step": [1, 2, 1, 3, 2], "x": [1, 2, 3, 4, 5], "loss": [5, 4, 3, 2, 1]}
     table = usable_rows(Table(rows, "t.csv"))
