@@ -88,7 +88,9 @@ def fit(
         str | None, typer.Option("--weights", help="replicate: rows weigh by the variance between their seeds")
     ] = None,
     level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.95,
-    n_bootstrap: Annotated[int, typer.Option("--bootstrap", help="number of resamples")] = 1000,
+    n_bootstrap: Annotated[
+        int, typer.Option("--bootstrap", help="number of resamples; formulas, and auto in three scales, need none")
+    ] = 1000,
     seed: Seed = 0,
     json_: JsonFlag = False,
     out: Out = None,
