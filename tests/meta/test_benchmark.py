@@ -60,6 +60,7 @@ def test_a_context_keeps_the_loss_and_the_steps_of_its_module() -> None:
     begun = model.begin(params, batch)
     first, second = (model.at_step(step).predict(begun, batch) for step in (0, 1))
     torch.testing.assert_close(second - first, params["2.weight"].sum().expand(1, 5, 1))
+    assert torch.equal(model.at_step(2).predict(begun, batch), second)  # later steps share the last
     inner = InnerLoop(SGD(0.1), 1, adapt=("context",))
     found = adapted_predictor(model, inner, model.init(0), [1]).losses  # type: ignore[attr-defined]
     torch.testing.assert_close(found(first, batch), (first - batch.targets).abs().mean().view(1))

@@ -197,6 +197,17 @@ def test_weights_of_tokens_are_those_of_their_losses() -> None:
     torch.testing.assert_close(model.losses(params, weighted), model.losses(params, masked))
 
 
+def test_targets_of_padding_do_not_count() -> None:
+    model, batch = LoRA(whole("qwen3"), "causal_lm", rank=2), text_batch(1, 3, 0)
+    assert isinstance(model, AdapterLanguageModel)
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"].clone()
+    mask[..., -2:] = 0
+    params = moved(stack_tasks(model.init(0), 1))
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    expected = model.losses(params, Batch(inputs, ids.masked_fill(mask == 0, -100)))
+    torch.testing.assert_close(model.losses(params, Batch(inputs, ids)), expected)
+
+
 def test_generation_after_adaptation_is_that_of_peft() -> None:
     """Right padding comes in; each task goes on with its own adapters."""
     model, batch = LoRA(whole("qwen3"), "causal_lm", rank=2), language_batch(2, 3, 0)

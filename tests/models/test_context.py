@@ -35,6 +35,15 @@ def test_it_keeps_the_contract() -> None:
         WithContext(MODEL.model, 0)
 
 
+def test_a_head_made_from_the_support_set_reads_the_context_too() -> None:
+    model = WithContext(Perceptron(2 + 3, 2, width=6, depth=1, head="prototype"), 3)
+    batch = Batch({"x": BATCHES(2, 4, 0).inputs["x"]}, torch.tensor([[0, 1, 1, 0]] * 2))
+    params = stack_tasks(model.init(0), 2)
+    begun = model.begin(params, batch)
+    means = torch.stack([model.features(params, batch)[:, rows].mean(1) for rows in ([0, 3], [1, 2])], 2)
+    torch.testing.assert_close(begun["head.weight"], 2 * means)
+
+
 def test_a_context_of_zeros_is_the_network_without_it_and_a_step_is_by_hand() -> None:
     """The slope in the context of one linear layer under tanh is the chain rule, written out."""
     theta, drawn = to(MODEL.init(0), dtype=torch.float64), episode()

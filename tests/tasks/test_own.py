@@ -255,6 +255,10 @@ def test_a_split_by_name_and_by_shares() -> None:
     shares = few_shot((X, Y), split=(1 / 3, 1 / 3, 1 / 3), **SMALL)
     assert isinstance(shares, FewShotTasks)
     assert len(shares.split.test) == 3
+    draw = np.random.default_rng(1).standard_normal((120, 2))
+    drawn = few_shot((draw, np.arange(120) % 30), **SMALL)
+    assert isinstance(drawn, FewShotTasks)
+    assert tuple(map(len, (drawn.split.train, drawn.split.validation, drawn.split.test))) == (18, 6, 6)
     with pytest.raises(InputError, match="there is no class '9' for test"):
         few_shot((X, Y), split={**split, "test": [9]}, **SMALL)
     with pytest.raises(InputError, match="not 'training'"):
