@@ -15,7 +15,7 @@ from metascale.core import files
 from metascale.core.canonical import content_id
 from metascale.core.errors import InputError
 from metascale.core.files import content_of, sha256_of
-from metascale.study.content import CONTENT, check_content
+from metascale.study.content import CONTENT, check_content, find
 from metascale.study.definition import load_definition
 from metascale.study.design import Study
 from metascale.study.store.store import RunStore
@@ -80,6 +80,17 @@ def test_other_content_at_the_same_place_is_refused_with_both_hashes(tmp_path: P
         assert first[:12] in str(refused.value)
         assert sha256_of(file.read_bytes())[:12] in str(refused.value)
         assert tree(study) == before
+
+
+def test_other_content_of_the_same_size_is_other_content(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("text,label\nred,a\n")
+    record = content_of(path)
+    assert find(record, [path], "`path`") == path
+    path.write_text("text,label\nrod,a\n")
+    assert content_of(path)["n_bytes"] == record["n_bytes"] == 17
+    with pytest.raises(InputError, match=record["sha256"][:12]):
+        find(record, [path], "`path`")
 
 
 def test_the_same_content_elsewhere_is_the_same_study(project: Path) -> None:
