@@ -9,6 +9,7 @@ import pytest
 
 from metascale import laws
 from metascale.laws.observations import observe
+from metascale.laws.picture import plain_numbers
 
 X = np.repeat(np.geomspace(10, 3000, 8), 2)
 SEEDS = np.tile([0, 1], 8)
@@ -79,3 +80,27 @@ def test_the_cross_check_reports_agreement_and_disagreement(runs):
     wrong = laws.cross_check(size**0.2, data * size**0.8, loss, best)
     assert not wrong.to_json()[0]["agrees"]
     assert "DISAGREES" in wrong.summary()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (1.6e7, 8e8, ["3\\times10^{7}", "10^{8}", "3\\times10^{8}"]),
+        (1.6, 4.5, ["2", "3", "4"]),
+    ],
+)
+def test_a_short_logarithmic_axis_has_labels_apart(low: float, high: float, labels: list[str]) -> None:
+    """At 1 and 3 times powers of 10 over one to three decades, and plain numbers where they are small."""
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    ax = figure.subplots()
+    ax.set(xscale="log", xlim=(low, high))
+    plain_numbers(ax.xaxis)
+    figure.canvas.draw()
+    shown = [*ax.xaxis.get_majorticklabels(), *ax.xaxis.get_minorticklabels()]
+    inside = sorted((text.get_position()[0], text.get_text()) for text in shown)
+    texts = [text for x, text in inside if low <= x <= high and text]
+    assert len(texts) == len(labels)
+    for text, label in zip(texts, labels, strict=True):
+        assert label in text

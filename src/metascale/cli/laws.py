@@ -427,7 +427,7 @@ def _surface(columns: Columns, options: dict[str, Any]) -> SurfaceAnalysis:
 
 
 def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: bool) -> None:
-    """The frontier as forecast.csv, the misfit as fit.png, and what `predict` needs in law.json."""
+    """The frontier of sizes and tokens as forecast.csv, the misfit as fit.png, and what `predict` needs in law.json."""
     import dataclasses
 
     import numpy as np
@@ -436,14 +436,22 @@ def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: b
     from metascale.laws.corners import choose
     from metascale.laws.record import write_laws
     from metascale.laws.scales import pictures_of
+    from metascale.laws.table import sizes_by_tokens
 
+    mixture = choose(columns.observations()).mixture
+    drawn = list(pictures_of(mixture, found.fit.observations, found.verdict))
+    write_laws(out, {"": dataclasses.replace(found.record(), predictor=mixture.record())})
+    files, plots = {"fit.json": found.to_json()}, {"fit.png": found.plot()}
+    if not sizes_by_tokens(columns.names):
+        size, data = columns.names
+        note = (f"no frontier in compute: '{size}' and '{data}' are not known as model size and tokens; `optimum` "
+                "takes any two columns by name")  # fmt: skip
+        say_notes((note,), to_stderr=json_)
+        write_results(out, files, {}, plots, drawn, to_stderr=json_)
+        return
     compute = training_flops(columns.x[:, 0], columns.x[:, 1])
     best = found.optimum(np.geomspace(compute.min(), HORIZONS[-1] * compute.max(), FRONTIER_POINTS), level=0.90)
-    mixture = choose(columns.observations()).mixture
-    drawn = [found.picture(best), *pictures_of(mixture, found.fit.observations, found.verdict)]
-    write_laws(out, {"": dataclasses.replace(found.record(), predictor=mixture.record())})
-    write_results(out, {"fit.json": found.to_json()}, {"forecast.csv": best.rows()}, {"fit.png": found.plot()}, drawn,
-                  to_stderr=json_)  # fmt: skip
+    write_results(out, files, {"forecast.csv": best.rows()}, plots, [found.picture(best), *drawn], to_stderr=json_)
 
 
 def _write_fit(found: dict[str, Analysis], grouped: dict[str, Any] | None, out: Path, json_: bool) -> None:

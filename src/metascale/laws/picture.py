@@ -177,11 +177,20 @@ def finish_outside(ax: Axes, y_label: str) -> Axes:
 
 
 def plain_numbers(axis: Axis) -> None:
-    """Label a short logarithmic axis with plain numbers."""
+    """Label a short logarithmic axis: with plain numbers, or at 1 and 3 times powers of 10 where they are large."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
     low, high = sorted(axis.get_view_interval())
-    if axis.get_scale() == "log" and low > 0 and np.log10(high / low) < PLAIN_DECADES and 1e-3 < low < 1e4:
+    if axis.get_scale() != "log" or low <= 0:
+        return
+    decades = np.log10(high / low)
+    if decades < PLAIN_DECADES and 1e-3 < low < 1e4:
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("{x:g}")
+    elif 1 <= decades < 3:
+        axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def write_png(drawn: Figure | Axes, path: Path) -> None:
@@ -198,12 +207,18 @@ def write_png(drawn: Figure | Axes, path: Path) -> None:
 
 
 def figure_of(pictures: Sequence[LawPicture], y_scale: Literal["log", "linear"] = "log") -> Figure:
-    """One panel a picture, side by side."""
+    """One panel a picture: up to three side by side, more in rows of two."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.6 * len(pictures), 4.6), layout="constrained")
-    for ax, picture in zip(np.atleast_1d(figure.subplots(1, len(pictures))), pictures, strict=True):
+    n = len(pictures)
+    n_columns = n if n <= 3 else 2
+    n_rows = -(-n // n_columns)
+    figure = Figure(figsize=(6.6 * n_columns, 4.6 * n_rows), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(n_rows, n_columns)).ravel()
+    for ax, picture in zip(panels[:n], pictures, strict=True):
         plot_law(picture, ax, y_scale=y_scale)
+    for ax in panels[n:]:
+        ax.remove()
     return figure
 
 

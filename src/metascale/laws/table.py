@@ -450,6 +450,12 @@ def sizes_and_tokens(table: Table, size: str, data: str | None) -> tuple[Array, 
     return sizes, table.numbers(name), name
 
 
+def sizes_by_tokens(names: Sequence[str]) -> bool:
+    """Whether two scales are by their names model sizes and tokens, so that their product is compute, C = 6 N D."""
+    size, data = ({plain_name(name) for name in known} for known in (SIZE_NAMES, DATA_NAMES))
+    return plain_name(names[0]) in size and (plain_name(names[1]) in data or names[1].endswith(PER_SIZE))
+
+
 PER_SIZE = " / 6N"  # what the name of tokens that were made from compute ends in
 
 
