@@ -15,8 +15,8 @@ from torch.utils.data import TensorDataset
 
 from metascale.core.errors import InputError
 from metascale.tasks.fewshot import FewShotTasks
-from metascale.tasks.labelled import ImageFiles
 from metascale.tasks.own import few_shot
+from metascale.tasks.pictures import ImageFiles
 from metascale.tasks.words import BagOfWords, WordEncoder
 from metascale.testing.task_contract import check_task_source
 

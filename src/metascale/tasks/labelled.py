@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,9 +15,9 @@ from metascale.core.errors import InputError
 from metascale.core.nested import flatten
 from metascale.core.optional import require
 from metascale.core.types import SPLITS, Split
+from metascale.tasks.pictures import SUFFIXES, ImageFiles, Pictures
 from metascale.tasks.words import words_of
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 PARTS: Mapping[str, Split] = {
     **{split: split for split in SPLITS},
     "val": "validation",
@@ -26,53 +26,6 @@ PARTS: Mapping[str, Split] = {
 }
 _SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
 _LABELS, _INPUTS = ("label", "labels", "target", "class", "intent"), ("text", "sentence", "image", "img", "x")
-
-
-@dataclass(frozen=True, eq=False)
-class ImageFiles:
-    """Image files, decoded when first asked for; ids [...] give ``{"x": [..., channels, height, width]}`` in [0, 1].
-
-    Images of 16 bits are divided by 65535, so that none of their 65,536 values is lost.
-
-    Args:
-        paths: one file an id.
-        size: height and width after resizing.
-        channels: 1 or 3.
-    """
-
-    paths: tuple[Path, ...]
-    size: tuple[int, int]
-    channels: int
-    _decoded: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
-
-    def __call__(self, ids: np.ndarray) -> dict[str, torch.Tensor]:
-        images = np.stack([_in_unit(self._image(number)) for number in ids.ravel().tolist()])
-        return {"x": torch.from_numpy(images).view(*ids.shape, self.channels, *self.size)}
-
-    def _image(self, number: int) -> np.ndarray:
-        if number not in self._decoded:
-            try:
-                pixels = self._pixels(self.paths[number])
-            except OSError as error:
-                raise InputError(f"cannot read the image {self.paths[number]}: {error}", field="data") from error
-            shape = (*self.size, self.channels)
-            self._decoded[number] = np.broadcast_to(pixels, shape).transpose(2, 0, 1).copy()
-        return self._decoded[number]
-
-    def _pixels(self, path: Path) -> np.ndarray:
-        """[height, width, channels or 1]: bytes, or of 16-bit images float32 in [0, 1]."""
-        image = require("PIL.Image", "images", "reading images")
-        with image.open(path) as opened:
-            if opened.mode.startswith("I"):  # Pillow would cut 16 bits off at 255
-                plain = image.fromarray(np.asarray(opened, np.float32) / 65535)
-            else:
-                plain = opened.convert("L" if self.channels == 1 else "RGB")
-            return np.asarray(plain.resize(self.size[::-1], image.BILINEAR)).reshape(*self.size, -1)
-
-
-def _in_unit(pixels: np.ndarray) -> np.ndarray:
-    """Bytes as float32 in [0, 1]; real numbers stay."""
-    return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +38,7 @@ class Arrays:
         return {name: torch.from_numpy(array[ids]) for name, array in self.values.items()}
 
 
-Inputs: TypeAlias = "Arrays | ImageFiles | tuple[str, ...]"
+Inputs: TypeAlias = "Arrays | ImageFiles | Pictures | tuple[str, ...]"
 """What the examples are; a tuple of texts still has to be made into numbers."""
 
 
@@ -110,6 +63,8 @@ class Labelled:
             return [_digest(" ".join(words_of(text)).encode()) for text in inputs]
         if isinstance(inputs, ImageFiles):
             return [_digest(path.read_bytes()) for path in inputs.paths]
+        if isinstance(inputs, Pictures):
+            return [_digest(bytes(image)) for part in inputs.parts for image in part]
         rows = (np.ascontiguousarray(array).reshape(len(array), -1) for array in inputs.values.values())
         return [_digest(b"".join(row.tobytes() for row in each)) for each in zip(*rows, strict=True)]
 
@@ -302,7 +257,9 @@ def _image_folder(path: Path, image_size: int | None) -> Labelled:
         if file.suffix.lower() in SUFFIXES
     ]
     if not files:
-        raise InputError(f"{path} holds no images in a folder for each class", field="data", value=str(path))
+        packed = [file.name for ending in ("pkl", "pickle", "npz") for file in sorted(path.glob(f"*.{ending}"))]
+        hint = f"; it holds {packed[0]}: say with published= which published set it is of" if packed else ""
+        raise InputError(f"{path} holds no images in a folder for each class{hint}", field="data", value=str(path))
     image = require("PIL.Image", "images", "reading images")
     sizes: dict[tuple[int, int], Path] = {}
     modes = set()

@@ -16,6 +16,7 @@ from metascale.core.types import SPLITS, Encoder, Split
 from metascale.tasks.csv_rows import LabelledText
 from metascale.tasks.fewshot import ClassSplit, ClassTable, FewShotTasks, split_sizes
 from metascale.tasks.labelled import PARTS, Inputs, Labelled, read_labelled
+from metascale.tasks.published import published_set, read_published
 from metascale.tasks.texts import token_lists
 from metascale.tasks.words import BagOfWords, WordEncoder
 
@@ -41,6 +42,7 @@ def few_shot(
     n_train_classes: int | None = None,
     seed: int = 0,
     eval_seed: int = 0,
+    published: str | None = None,
 ) -> FewShotTasks | BagOfWords:
     """``n_way``-way ``k_shot``-shot tasks from labelled data: one task source, with classes held out for test tasks.
 
@@ -52,6 +54,10 @@ def few_shot(
 
     Classes with fewer than ``k_shot + n_query`` examples are left out; equal examples are kept once, and those with
     several labels not at all. What was left out is logged, and in ``describe()["details"]``.
+
+    A published set (``published=``) is read as it is, in its own split, from any of the forms that it is in use in, and
+    refused where its classes, counts or sizes are not the published ones. Pickles are read without running what is in
+    them.
 
     Args:
         data: see above.
@@ -68,14 +74,21 @@ def few_shot(
         name: of the data set, in records; part of every random address.
         n_train_tasks: distinct training tasks; ``None``: any combination of classes, without end.
         n_validation_tasks, n_test_tasks, n_train_classes, seed, eval_seed: as in `FewShotTasks`.
+        published: the data are the folder of this set: ``"mini-imagenet"``, ``"tiered-imagenet"``, ``"cifar-fs"`` or
+            ``"fc100"``.
 
     Raises:
         InputError: data that cannot be read as labelled examples; too few classes or examples, with the counts.
         MissingDependency: a package that reads this kind of data is absent.
     """
-    title = name or (Path(data).stem if isinstance(data, str | Path) else "data")
-    found = read_labelled(data, label=label, inputs=inputs, image_size=image_size)
-    kept, left_out = _kept(found, k_shot + n_query)
+    title = name or published or (Path(data).stem if isinstance(data, str | Path) else "data")
+    kept: Sequence[int]
+    if published is not None:
+        found = _published(data, published, label=label, inputs=inputs, split=split, image_size=image_size)
+        kept, left_out = range(len(found.labels)), dict[str, int]()
+    else:
+        found = read_labelled(data, label=label, inputs=inputs, image_size=image_size)
+        kept, left_out = _kept(found, k_shot + n_query)
     names = _sorted({found.labels[row] for row in kept})
     if left_out:
         _log.warning("%s: left out %s", title, "; ".join(f"{number} {what}" for what, number in left_out.items()))
@@ -88,17 +101,37 @@ def few_shot(
         n_way,
         left_out,
     )
-    examples = tuple(np.array([row for row in kept if found.labels[row] == each], np.int64) for each in names)
+    examples = _by_class(found.labels, kept, names)
     texts = found.inputs if isinstance(found.inputs, tuple) else ()
     _check_encoder(encoder, bool(texts))
     if texts and encoder == "words":
         own = {names[place] for place in members.train}
         encoder = WordEncoder.from_texts(texts[row] for row in kept if found.labels[row] in own)
-    details = {"source": type(data).__name__, "n_examples": len(kept), "left_out": left_out, "split": how}
+    source = type(data).__name__ if published is None else published_set(published).source
+    details = {"source": source, "n_examples": len(kept), "left_out": left_out, "split": how}
     table = ClassTable(title, names, examples, _fetch(title, found.inputs, encoder), details=details)
     counts = (n_way, k_shot, n_query, n_train_tasks, n_validation_tasks, n_test_tasks)
     tasks = FewShotTasks(table, members, *counts, seed=seed, eval_seed=eval_seed, n_train_classes=n_train_classes)
     return BagOfWords(tasks, encoder.n_tokens) if texts and isinstance(encoder, WordEncoder) else tasks
+
+
+def _published(data: object, name: str, *, image_size: int | None, **others: object) -> Labelled:
+    """The published set called ``name`` from the folder ``data``."""
+    wanted = published_set(name)
+    if not isinstance(data, str | Path):
+        raise InputError(f"{name} is read from the path of a folder, not from a {type(data).__name__}", field="data")
+    for field, value in others.items():
+        if value is not None:
+            raise InputError(f"{name} has its own classes and split: leave {field} out", field=field, value=value)
+    return read_published(Path(data).expanduser(), wanted, image_size)
+
+
+def _by_class(labels: Sequence[str], kept: Sequence[int], names: Sequence[str]) -> tuple[np.ndarray, ...]:
+    """The kept rows of each class."""
+    rows: dict[str, list[int]] = {name: [] for name in names}
+    for row in kept:
+        rows[labels[row]].append(row)
+    return tuple(np.array(rows[name], np.int64) for name in names)
 
 
 def _check_encoder(encoder: Encoder | str, of_texts: bool) -> None:
@@ -163,7 +196,8 @@ def _members(
     """The class split, and where it comes from."""
     if isinstance(split, Mapping):
         return _named(title, names, split, left_out), "as given"
-    by_part = {part: tuple(place for place, name in enumerate(names) if (name, part) in set(parts)) for part in SPLITS}
+    held = set(parts)
+    by_part = {part: tuple(place for place, name in enumerate(names) if (name, part) in held) for part in SPLITS}
     disjoint = sum(map(len, by_part.values())) == len(names)
     if split is None and parts and disjoint and all(by_part.values()):
         return ClassSplit(by_part["train"], by_part["validation"], by_part["test"]), "the parts of the data"
