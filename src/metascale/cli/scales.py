@@ -15,9 +15,8 @@ from metascale.cli.words import JsonFlag, csv_text, say, say_notes, stage, write
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
-    from metascale.laws.mixture import Prediction
     from metascale.laws.objective import Objective
-    from metascale.laws.observations import Array
+    from metascale.laws.prediction import Prediction
     from metascale.laws.prepared import Prepared
     from metascale.laws.scales import ScalesAnalysis
     from metascale.laws.table import Table
@@ -103,7 +102,7 @@ def predicted_rows(
     table: Table, predictors: Mapping[str, Any], level: float, group: str | None
 ) -> list[dict[str, Any]]:
     """The rows of ``table`` with median, low, high and how far each is outside, in their order."""
-    import numpy as np
+    from metascale.laws.prediction import scales_in
 
     names = next(iter(predictors.values())).x_names
     labels = [""] * table.n_rows
@@ -118,9 +117,7 @@ def predicted_rows(
                              f"{', '.join(predictors)}", field="group", value=unknown)  # fmt: skip
     else:
         labels = [next(iter(predictors))] * table.n_rows
-    if table.n_rows == 0:
-        raise InputError(f"{table.source} has no rows", field="points")
-    x = np.column_stack([_scale(name, names[0], table) for name in names])
+    x = scales_in(table, names)
     kept = {name: list(table.column(name)) for name in table.names}
     ends: dict[int, dict[str, float]] = {}
     for label in dict.fromkeys(labels):
@@ -133,20 +130,6 @@ def predicted_rows(
 
 def _plain(cell: Any) -> Any:
     return cell.item() if hasattr(cell, "item") else cell
-
-
-def _scale(name: str, size: str, table: Table) -> Array:
-    """One scale of a law; of one that was fitted on compute, tokens by the model size and the column of compute."""
-    from metascale.laws.table import PER_SIZE, tokens_of_compute
-
-    if name in table.names:
-        return table.numbers(name)
-    compute = name.removesuffix(PER_SIZE)
-    missing = next((column for column in (compute, size) if column not in table.names), None)
-    if missing is not None:
-        raise InputError(f"{table.source} has no column '{missing}', which the law needs; it has "
-                         f"{', '.join(table.names)}", field="points", value=missing)  # fmt: skip
-    return tokens_of_compute(compute, table.numbers(size), table.numbers(compute))
 
 
 def write_scales(out: Path, found: Mapping[str, ScalesAnalysis]) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from metascale.laws.corners import Choice, CornerTest, backtest_corners, choose
     from metascale.laws.curves import Smooth
     from metascale.laws.effects import slope, width_and_depth
-    from metascale.laws.entry import ByGroup, backtest, fit, forecast, optimum
+    from metascale.laws.entry import ByGroup, backtest, fit, forecast, load_law, optimum
     from metascale.laws.families import AMPLITUDE, FLOOR, LAWS, Law, box
     from metascale.laws.fitting import LawFit, fit_law
     from metascale.laws.forecasting import Forecast
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from metascale.laws.irregular import leave_one_out
     from metascale.laws.library import LIBRARY, law_of, mixture_law
     from metascale.laws.likelihood import LikelihoodProfile, influence, profile
-    from metascale.laws.mixture import Mixture, Prediction
+    from metascale.laws.mixture import Mixture
     from metascale.laws.next_plan import NextRuns, Outcome, follow, grid, next_runs, read_plan
     from metascale.laws.objective import LeastSquares, LogHuber
     from metascale.laws.observations import Observations, observe
-    from metascale.laws.predicting import read_predictors
+    from metascale.laws.predicting import SavedLaw, read_predictors
+    from metascale.laws.prediction import Prediction
     from metascale.laws.record import Interval, LawRecord, read_laws, write_laws
     from metascale.laws.scales import ScalesAnalysis, analyse_scales
     from metascale.laws.surface_fit import SurfaceAnalysis
@@ -78,6 +79,7 @@ __all__ = [
     "PairedTest",
     "Prediction",
     "Replicates",
+    "SavedLaw",
     "ScalesAnalysis",
     "Smooth",
     "SurfaceAnalysis",
@@ -107,6 +109,7 @@ __all__ = [
     "isoflop",
     "law_of",
     "leave_one_out",
+    "load_law",
     "mixture_law",
     "next_runs",
     "observe",

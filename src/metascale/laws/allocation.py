@@ -19,6 +19,7 @@ from scipy.special import stdtrit
 
 from metascale.core.errors import InputError
 from metascale.laws.fitting import LawFit, require_level
+from metascale.laws.notebook import Shown
 from metascale.laws.observations import FLOPS_PER_PARAMETER_AND_TOKEN, Array, as_json, bounded_exp, observe
 from metascale.laws.picture import BLUE, axis_or_new, draw_band, finish
 from metascale.laws.record import Band
@@ -43,7 +44,7 @@ def training_flops(
 
 
 @dataclass(frozen=True)
-class Optimum:
+class Optimum(Shown):
     """The best model size and data for one budget or several, in the table's units.
 
     Attributes:
@@ -221,7 +222,7 @@ def _notes(fit: LawFit, budgets: Array, sample: Bootstrap) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Allocation:
+class Allocation(Shown):
     """N_opt ∝ C^a from the optima of several compute levels.
 
     Attributes:
@@ -377,7 +378,7 @@ def _line(
 
 
 @dataclass(frozen=True)
-class CrossCheck:
+class CrossCheck(Shown):
     """The parametric exponent beside those of IsoFLOP parabolas and the envelope.
 
     Attributes:

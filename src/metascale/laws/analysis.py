@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +16,14 @@ from metascale.core.errors import InputError
 from metascale.laws.backtesting import FamilyResult, compare_families
 from metascale.laws.families import ALIASES, ONE_AXIS, require_law
 from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law, require_level, require_scales
-from metascale.laws.forecasting import last_value, tail_line
+from metascale.laws.forecasting import SeriesPredictor, last_value, tail_line
+from metascale.laws.notebook import Shown
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Observations, observe, table_warnings
 from metascale.laws.picture import LawPicture, plot_law
-from metascale.laws.record import Band, FamilyRecord, HiddenScale, Interval, LawRecord, Trend, TrendResult
+from metascale.laws.predicting import with_predictor
+from metascale.laws.prediction import Prediction
+from metascale.laws.record import Band, FamilyRecord, HiddenScale, Interval, LawRecord, Trend, TrendResult, save_record
 from metascale.laws.scales import ScalesAnalysis, analyse_scales, any_scales
 from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
 from metascale.laws.trend import answer
@@ -44,7 +49,7 @@ LOOSE, VERY_LOOSE = 1e2, 1e3  # an interval so many times as wide as its estimat
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(Shown):
     """The law of a table in one scale.
 
     Attributes:
@@ -74,6 +79,23 @@ class Analysis:
     def parameters(self) -> Intervals:
         """``{"estimate", "low", "high"}`` of every parameter of the chosen law."""
         return self.family_intervals[self.fit.law.name]
+
+    @cached_property
+    def predictor(self) -> SeriesPredictor:
+        """The forecast of the table, whichever law was named: no single law knows how wrong it is."""
+        return SeriesPredictor.of(self.fit.observations)
+
+    def predict(self, points: Any, level: float = 0.90) -> Prediction:
+        """Median and interval for one new run at each scale, by the forecast; the law's own curve is ``fit.predict``.
+
+        Args:
+            points: scales [m], or a table with a column of them (see `read_table`).
+        """
+        return self.predictor.predict(points, level)
+
+    def save(self, path: Path | str) -> None:
+        """Write the law to a file, from which `metascale.laws.load_law` predicts the same."""
+        save_record(path, with_predictor(self.record(), self.predictor))
 
     def curve(self, n_points: int = 200) -> Band:
         """The fitted curve over the table's range, with its interval."""

@@ -13,6 +13,7 @@ from metascale.core.errors import InputError
 from metascale.laws.families import ONE_AXIS, Law, require_law
 from metascale.laws.fitting import LawFit, fit_law, require_level
 from metascale.laws.forecasting import forecast_table, last_value, tail_line
+from metascale.laws.notebook import Shown
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Mask, Observations, as_json, observe
 from metascale.laws.picture import axis_or_new, finish_outside
@@ -153,7 +154,7 @@ class BacktestRow:
 
 
 @dataclass(frozen=True)
-class Backtest:
+class Backtest(Shown):
     """Every predictor at every cut."""
 
     rows: tuple[BacktestRow, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,8 +26,13 @@ from metascale.laws.mixture import (
     weights_at,
     widen,
 )
+from metascale.laws.notebook import Shown
 from metascale.laws.observations import Array, Mask, Observations
+from metascale.laws.picture import axis_or_new
 from metascale.laws.space import forms
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 KEPT = (0.6, 0.75, 0.9)  # shares of the rows that stay when the largest products of scales are hidden
 FEWEST_KEPT, FEWEST_HIDDEN = 0.5, 4  # a cut that leaves less, or hides less, is none
@@ -253,7 +258,7 @@ def _covered(one: Corner, weights: Array, growth: float, spread: float) -> float
 
 
 @dataclass(frozen=True)
-class CornerTest:
+class CornerTest(Shown):
     """How the forms and the mixture predicted each hidden corner, with weights from the other corners alone.
 
     Attributes:
@@ -287,6 +292,18 @@ class CornerTest:
                 f"  {best} ({self.errors[best][k]:.4g})"
             )
         return "\n".join(lines)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Error in every hidden corner: of the mixture, and of the five forms with the least mean."""
+        ax, places = axis_or_new(ax), np.arange(len(self.corners))
+        best = sorted(self.errors, key=lambda form: float(np.mean(self.errors[form])))[:5]
+        for form in best:
+            ax.plot(places, self.errors[form], "-o", ms=3, lw=1, label=form)
+        ax.plot(places, self.mixture, "-o", ms=4, lw=2.5, color="black", label="forms together")
+        ax.set_xticks(places, self.corners, rotation=20, ha="right", fontsize=8)
+        ax.set(yscale="log", xlabel="hidden corner", ylabel=f"rmse of {'ln loss' if self.link == 'log' else 'loss'}")
+        ax.legend(frameon=False, fontsize=8)
+        return ax
 
 
 def backtest_corners(observations: Observations, level: float = COVERED) -> CornerTest:

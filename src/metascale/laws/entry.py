@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -23,8 +23,11 @@ from metascale.laws.corners import CornerTest, backtest_corners, choose
 from metascale.laws.fitting import LawFit
 from metascale.laws.forecasting import Forecast
 from metascale.laws.groups import Grouped, grouped
-from metascale.laws.mixture import Prediction
+from metascale.laws.notebook import words
+from metascale.laws.predicting import SavedLaw, load_saved, with_predictor
+from metascale.laws.prediction import Prediction
 from metascale.laws.prepared import Columns, Prepared, columns_of, groups_of, one_scale, prepare, run_labels
+from metascale.laws.record import LawRecord, save_record
 from metascale.laws.scales import ScalesAnalysis
 from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
 from metascale.laws.table import (
@@ -70,7 +73,34 @@ class ByGroup(Mapping[str, Result], Generic[Result]):
         return {"groups": groups, "comparison": None if self.comparison is None else self.comparison.to_json()}
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(self.summary())}</pre>"
+        return words(self.summary())
+
+    def save(self, path: Path | str) -> None:
+        """Write all laws to one file, for `load_law`.
+
+        Raises:
+            InputError: the groups' results are no laws.
+        """
+        for one in self.results.values():
+            if not isinstance(one, (Analysis, SurfaceAnalysis, ScalesAnalysis, Forecast, SavedLaw)):
+                raise InputError(f"a {type(one).__name__} is no law; `to_json` holds what can be written of it")
+        save_record(path, {name: saved_record(one) for name, one in self.results.items()})
+
+
+def saved_record(law: Any) -> LawRecord:
+    """The record of a law with what predicts."""
+    record: LawRecord = law.record()
+    return record if record.predictor is not None else with_predictor(record, law.predictor)
+
+
+def load_law(path: Path | str) -> SavedLaw | ByGroup[SavedLaw]:
+    """A law that ``save`` wrote, or the laws of groups: no code of the file is run, and predictions are the same.
+
+    Raises:
+        InputError: there is no such file, it is no file of a law, or one of a later version.
+        CorruptFile: it was changed, or cut, since it was written.
+    """
+    return _only(load_saved(path))
 
 
 def _summary(one: Any) -> str:

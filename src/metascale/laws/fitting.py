@@ -13,6 +13,7 @@ from metascale.core.errors import InputError
 from metascale.laws.curves import LogSumExp
 from metascale.laws.families import LAWS, Law
 from metascale.laws.newton import Local, Minimum, minimise
+from metascale.laws.notebook import Shown
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Integers, Observations, bounded_exp
 from metascale.laws.picture import BLUE, GREY, axis_or_new, finish
@@ -90,7 +91,7 @@ def _with_prior(local: Local, theta: Array, mean: Array, precision: Array) -> Lo
 
 
 @dataclass(frozen=True)
-class LawFit:
+class LawFit(Shown):
     """A law fitted to a table.
 
     Attributes:

@@ -13,7 +13,8 @@ the noise is profiled out of the Kalman likelihood; prediction and its variance 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +24,12 @@ from scipy.special import stdtr, stdtrit
 from metascale.core.errors import InputError
 from metascale.laws.families import ONE_AXIS
 from metascale.laws.fitting import fit_law, log_scales, require_level
+from metascale.laws.notebook import Shown
 from metascale.laws.objective import LeastSquares
 from metascale.laws.observations import Array, Observations, as_json, bounded_exp, observe, table_warnings
 from metascale.laws.picture import BLUE, GREY, axis_or_new, draw_band, finish
-from metascale.laws.record import Band
+from metascale.laws.prediction import Prediction, points_of
+from metascale.laws.record import Band, LawRecord, PredictorRecord, save_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,7 +140,7 @@ TESTED_HORIZON = 32.0  # the longest extrapolation that the coverage of the inte
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Shown):
     """Predicted losses at scales ``at``, in the units of the loss.
 
     Attributes:
@@ -146,6 +149,7 @@ class Forecast:
         weights: name to [m] weight of the member.
         baselines: "last_value" and "tail_line" to [m].
         noise_log: standard deviation of ln loss between runs, as the state space sees it.
+        predictor: the table, from which other scales are predicted.
     """
 
     at: Array
@@ -160,6 +164,23 @@ class Forecast:
     x_name: str
     loss_name: str
     notes: tuple[str, ...]
+    predictor: SeriesPredictor = field(repr=False, compare=False)
+
+    def predict(self, points: Any, level: float | None = None) -> Prediction:
+        """The forecast at other scales; the level is that of the forecast unless given."""
+        return self.predictor.predict(points, self.level if level is None else level)
+
+    def record(self) -> LawRecord:
+        """What a saved forecast holds: the runs that it starts from."""
+        return LawRecord(
+            "forecast", x_names=(self.x_name,), loss_name=self.loss_name, level=self.level, notes=self.notes,
+            n_observations=self.predictor.observations.n, n_scales=self.predictor.observations.n_scales,
+            predictor=self.predictor.record(),
+        )  # fmt: skip
+
+    def save(self, path: Path | str) -> None:
+        """Write the forecast to a file, from which `metascale.laws.load_law` predicts the same."""
+        save_record(path, self.record())
 
     def rows(self) -> list[dict[str, float]]:
         """One dict a scale: for ``forecast.csv``."""
@@ -167,7 +188,7 @@ class Forecast:
         return [{name: float(column[i]) for name, column in columns.items()} for i in range(len(self.at))]
 
     def to_json(self) -> dict[str, Any]:
-        return dict(as_json(self))
+        return {name: value for name, value in as_json(self).items() if name != "predictor"}
 
     def summary(self) -> str:
         lines = [f"{self.x_name:>14}{self.loss_name:>14}{f'{100 * self.level:g} % interval':>26}{'tail line':>12}"]
@@ -190,6 +211,66 @@ class Forecast:
         draw_band(ax, band, BLUE, self.label, "-o")
         ax.plot(band.x, self.baselines["tail_line"][np.argsort(self.at)], "--", color=GREY, label="tail line")
         return finish(ax, self.x_name, self.loss_name)
+
+
+MOST_RUNS = 5000  # kept of a table in one scale
+
+
+@dataclass(frozen=True)
+class SeriesPredictor:
+    """The forecast of a table in one scale, at any scale."""
+
+    observations: Observations
+    model: SlopeModel | None = None
+
+    @classmethod
+    def of(cls, table: Observations) -> SeriesPredictor:
+        """Of at most `MOST_RUNS` runs, evenly along the scale: as many as a file keeps."""
+        rows = np.zeros(table.n, bool)
+        rows[np.linspace(0, table.n - 1, min(table.n, MOST_RUNS)).astype(int)] = True
+        return cls(table.keep(rows))
+
+    @property
+    def x_names(self) -> tuple[str, ...]:
+        return self.observations.x_names
+
+    @property
+    def loss_name(self) -> str:
+        return self.observations.loss_name
+
+    @property
+    def by(self) -> str:
+        """Which laws predict."""
+        return f"the forecast: local slope and {', '.join(member_names(self.observations))} together"
+
+    def predict(self, points: Any, level: float = 0.90) -> Prediction:
+        """Median and interval for one new run at each scale: an array [m], or what `points_of` reads."""
+        rows = points_of(points, self.x_names)
+        ahead = forecast_table(self.observations, rows[:, 0], level, self.model)
+        known = self.observations.x[:, 0]
+        beyond = np.maximum(np.maximum(rows[:, 0] / known.max(), known.min() / rows[:, 0]), 1.0)
+        return Prediction(
+            rows, ahead.median, ahead.low, ahead.high, level, beyond, self.x_names, self.loss_name, self.by
+        )
+
+    def record(self) -> PredictorRecord:
+        many = self.observations.n > MOST_RUNS
+        table = SeriesPredictor.of(self.observations).observations if many else self.observations
+        model = self.model or SlopeModel()
+        x, loss = table.x[:, 0], table.loss
+        return PredictorRecord(
+            "log", table.x_names, table.loss_name, low=(float(x.min()),), high=(float(x.max()),),
+            x=tuple(x.tolist()), loss=tuple(loss.tolist()), reversion=model.reversion, diffusion=model.diffusion,
+        )  # fmt: skip
+
+    @classmethod
+    def from_record(cls, record: PredictorRecord) -> SeriesPredictor:
+        """The predictor that a file holds: every stored row is a run of its own."""
+        table = observe(
+            record.x, record.loss, replicate=np.arange(len(record.x)), x_name=record.x_names,
+            loss_name=record.loss_name,
+        )  # fmt: skip
+        return cls(table, SlopeModel(record.reversion, record.diffusion))
 
 
 def forecast(
@@ -246,6 +327,7 @@ def forecast_table(
             "tail_line": tail_line(observations.x[:, 0], observations.loss, np.exp(target)),
         },
         first.noise, observations.x_names[0], observations.loss_name, _notes(observations, target, inside, first),
+        SeriesPredictor(observations, model),
     )  # fmt: skip
 
 

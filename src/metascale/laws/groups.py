@@ -17,6 +17,7 @@ from metascale.core.errors import InputError
 from metascale.laws.families import ONE_AXIS
 from metascale.laws.fitting import LawFit, fit_law
 from metascale.laws.likelihood import solve_held
+from metascale.laws.notebook import Shown
 from metascale.laws.objective import LeastSquares
 from metascale.laws.observations import Array, Observations, as_json, observe
 from metascale.laws.picture import GREY, axis_or_new, finish
@@ -32,7 +33,7 @@ _TREND_WORDS = {"none": "shows no trend", "undecided": "is undecided", "not mono
 
 
 @dataclass(frozen=True)
-class Grouped:
+class Grouped(Shown):
     """One law on several groups.
 
     Attributes:
@@ -256,7 +257,7 @@ CURVE_POINTS = 400
 
 
 @dataclass(frozen=True)
-class Crossover:
+class Crossover(Shown):
     """The smallest scale at which two fitted curves are equal.
 
     Attributes:

@@ -12,6 +12,7 @@ from metascale.core.errors import InputError
 from metascale.laws.families import Law
 from metascale.laws.fitting import LawFit, solve_law
 from metascale.laws.newton import Local, minimise
+from metascale.laws.notebook import Shown
 from metascale.laws.objective import Objective
 from metascale.laws.observations import Array, Integers, as_json
 from metascale.laws.picture import BLUE, GREY, axis_or_new
@@ -53,7 +54,7 @@ def solve_held(
 
 
 @dataclass(frozen=True)
-class LikelihoodProfile:
+class LikelihoodProfile(Shown):
     """The best objective for each value of one parameter, and the other parameters there.
 
     Attributes:

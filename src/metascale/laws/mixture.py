@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +20,8 @@ from metascale.core.errors import CorruptFile, InputError
 from metascale.laws import descent
 from metascale.laws.descent import Link
 from metascale.laws.expression import Bound, Expression, parse
-from metascale.laws.observations import Array, Mask
+from metascale.laws.observations import Array
+from metascale.laws.prediction import Prediction, points_of
 from metascale.laws.record import ComponentRecord, PredictorRecord
 
 UNSURE = 0.3  # a form whose own variance is this share of the noise variance has half its weight there
@@ -47,28 +48,6 @@ class Component:
             mean, slope = descent.linked(value, jacobian, link)
         variance = np.einsum("mp,pq,mq->m", slope[0], self.covariance, slope[0])
         return mean[0], np.asarray(np.where(np.isfinite(variance), np.maximum(variance, 0.0), 1e6))
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Losses at rows of scales ``x`` [m, d]: median and the ends of the interval for one new run, each [m].
-
-    Attributes:
-        beyond: [m] the factor by which the farthest scale of the row is outside the table's range; 1 inside.
-    """
-
-    x: Array
-    median: Array
-    low: Array
-    high: Array
-    level: float
-    beyond: Array
-    x_names: tuple[str, ...]
-    loss_name: str
-
-    @property
-    def outside(self) -> Mask:
-        return np.asarray(self.beyond > 1 + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -103,16 +82,21 @@ class Mixture:
         mean = tame(mean, weight)
         return (*widen(mean, own, weight, self.noise, self.growth, self.spread, self.distance(rows)), weight)
 
-    def predict(self, x: ArrayLike, level: float = 0.90) -> Prediction:
-        """Median and interval for one new run at each row.
+    @property
+    def by(self) -> str:
+        """Which forms predict."""
+        if len(self.components) == 1:
+            return self.components[0].name
+        best = max(self.components, key=lambda component: component.weight)
+        return f"{len(self.components)} forms together, chiefly {best.name} (weight {best.weight:.2f})"
+
+    def predict(self, points: Any, level: float = 0.90) -> Prediction:
+        """Median and interval for one new run at each row: an array [m, d], or what `points_of` reads.
 
         Raises:
             InputError: not one column a scale, or a scale that is not a positive number.
         """
-        rows = np.asarray(x, float)
-        rows = rows[None] if rows.ndim == 1 and len(self.x_names) > 1 else rows.reshape(len(np.atleast_1d(rows)), -1)
-        if rows.shape[1] != len(self.x_names):
-            raise InputError(f"a row has {rows.shape[1]} scales; the law needs {', '.join(self.x_names)}", field="x")
+        rows = points_of(points, self.x_names)
         if not (np.isfinite(rows).all() and (rows > 0).all()):
             raise InputError("scales must be positive finite numbers", field="x")
         if not 0 < level < 1:
@@ -121,8 +105,9 @@ class Mixture:
         losses = np.exp(np.clip(ends, -700, 700)) if self.link == "log" else ends
         beyond = np.maximum(rows / self.high, self.low / rows).max(1)
         return Prediction(
-            rows, losses[0], losses[1], losses[2], level, np.maximum(beyond, 1.0), self.x_names, self.loss_name
-        )
+            rows, losses[0], losses[1], losses[2], level, np.maximum(beyond, 1.0), self.x_names, self.loss_name,
+            self.by,
+        )  # fmt: skip
 
     def record(self) -> PredictorRecord:
         components = tuple(

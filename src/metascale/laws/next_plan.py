@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,10 +21,15 @@ from metascale.core.files import read_json, write_json
 from metascale.core.suggest import suggest
 from metascale.laws.belief import Belief, believe
 from metascale.laws.expression import as_name, names_in, parse
+from metascale.laws.notebook import Shown
 from metascale.laws.observations import Array, Mask, as_json
 from metascale.laws.picking import Picks, pick
+from metascale.laws.picture import BLUE, GREY, axis_or_new, finish
 from metascale.laws.runs import usable_rows
 from metascale.laws.table import Table, guess_loss, losses, read_table, without_blanks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST_CANDIDATES = 100_000
 REFIT_SHARE = 0.15  # of the runs known, after which `follow` plans anew
@@ -33,7 +38,7 @@ _SAME = 1e-9  # relative difference of scales that are the same run
 
 
 @dataclass(frozen=True)
-class NextRuns:
+class NextRuns(Shown):
     """A plan, and what it promises.
 
     Attributes:
@@ -126,10 +131,16 @@ class NextRuns:
                 )
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
-    def _repr_html_(self) -> str:
-        import html
-
-        return f"<pre>{html.escape(self.summary())}</pre>"
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Half the interval of the law at the target against what is spent, one point a planned run."""
+        ax = axis_or_new(ax)
+        spent, left = np.concatenate([[0.0], np.cumsum(self.cost)]), np.concatenate([[self.width_now], self.width])
+        if not self.n_runs:
+            spent, left = spent[1:], left[1:]
+        ax.plot(spent, left, "-o", ms=4, color=BLUE, drawstyle="steps-post", label="expected after each planned run")
+        ax.set_xlim(0, self.budget)
+        name = f"half the {100 * self.level:g} % interval at the target ({self.unit})"
+        return finish(ax, "cost so far", name, x_scale="linear")
 
     def to_json(self) -> dict[str, Any]:
         return {**as_json(self), "runs": self.rows(), "width_after": self.width_after, "spent": self.spent}
@@ -155,7 +166,7 @@ class NextRuns:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Shown):
     """A plan and what came of it.
 
     Attributes:
@@ -207,6 +218,18 @@ class Outcome:
             lines.append(f"  {where}: {plan.loss_name} {before}{self.now[0, k]:.5g} ({self.now[1, k]:.5g} to "
                          f"{self.now[2, k]:.5g}) now")  # fmt: skip
         return "\n".join(lines)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """What the planned runs gave against what was expected of them, with their intervals."""
+        ax, plan, came = axis_or_new(ax), self.plan, np.isfinite(self.observed)
+        expected, seen = plan.median[came], self.observed[came]
+        if came.any():
+            reach = np.abs(np.array([expected - plan.low[came], plan.high[came] - expected]))
+            ends = [float(min(expected.min(), seen.min())), float(max(expected.max(), seen.max()))]
+            ax.plot(ends, ends, color=GREY, lw=1)
+            ax.errorbar(expected, seen, xerr=reach, fmt="o", ms=4, color=BLUE, label=f"runs ({100 * plan.level:g} %)")
+        axes: Literal["log", "linear"] = "log" if plan.unit == "ln loss" else "linear"
+        return finish(ax, f"expected {plan.loss_name}", f"observed {plan.loss_name}", x_scale=axes, y_scale=axes)
 
 
 def half_width(value: float, unit: str) -> str:

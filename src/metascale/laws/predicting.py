@@ -1,21 +1,24 @@
-"""Predictions from a law that was written: for the rows of a table of scales, whatever the number of scales."""
+"""Laws that were written to a file: what they say, and the same predictions as before, to the last bit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
-from metascale.laws.forecasting import forecast_table
-from metascale.laws.mixture import Mixture, Prediction
-from metascale.laws.observations import Observations, observe
-from metascale.laws.record import LawRecord, PredictorRecord, read_laws
+from metascale.laws.forecasting import SeriesPredictor
+from metascale.laws.mixture import Mixture
+from metascale.laws.notebook import Shown
+from metascale.laws.picture import BLUE, LawPicture, axis_or_new, draw_band, finish, plot_law
+from metascale.laws.prediction import Prediction
+from metascale.laws.record import Band, Interval, LawRecord, Trend, load_records, read_laws, save_record
 
-MOST_RUNS = 5000  # kept of a table in one scale
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Predictor(Protocol):
@@ -27,40 +30,86 @@ class Predictor(Protocol):
     @property
     def loss_name(self) -> str: ...
 
-    def predict(self, x: ArrayLike, level: float = 0.90) -> Prediction: ...
+    @property
+    def by(self) -> str: ...
+
+    def predict(self, points: Any, level: float = 0.90) -> Prediction: ...
 
 
 @dataclass(frozen=True)
-class SeriesPredictor:
-    """The forecast of a table in one scale (`metascale.laws.forecast`)."""
+class SavedLaw(Shown):
+    """A law from a file: its record, and what predicts."""
 
-    observations: Observations
-
-    @property
-    def x_names(self) -> tuple[str, ...]:
-        return self.observations.x_names
+    law_record: LawRecord
+    predictor: Predictor
 
     @property
-    def loss_name(self) -> str:
-        return self.observations.loss_name
+    def parameters(self) -> Mapping[str, Interval]:
+        return self.law_record.parameters
 
-    def predict(self, x: ArrayLike, level: float = 0.90) -> Prediction:
-        rows = np.asarray(x, float).reshape(-1)
-        ahead = forecast_table(self.observations, rows, level)
-        known = self.observations.x[:, 0]
-        beyond = np.maximum(np.maximum(rows / known.max(), known.min() / rows), 1.0)
-        return Prediction(
-            rows[:, None], ahead.median, ahead.low, ahead.high, level, beyond, self.x_names, self.loss_name
-        )
+    @property
+    def trend(self) -> Trend:
+        return self.law_record.trend
 
-    def record(self) -> PredictorRecord:
-        table = self.observations
-        keep = np.unique(np.linspace(0, table.n - 1, min(table.n, MOST_RUNS)).astype(int))
-        x, loss = table.x[keep, 0], table.loss[keep]
-        return PredictorRecord(
-            "log", table.x_names, table.loss_name, low=(float(x.min()),), high=(float(x.max()),),
-            x=tuple(x.tolist()), loss=tuple(loss.tolist()),
-        )  # fmt: skip
+    @property
+    def verdict(self) -> str:
+        return self.law_record.verdict
+
+    def predict(self, points: Any, level: float = 0.90) -> Prediction:
+        """Median and interval for one new run at each row: an array, or what `read_table` reads."""
+        return self.predictor.predict(points, level)
+
+    def record(self) -> LawRecord:
+        return self.law_record
+
+    def save(self, path: Path | str) -> None:
+        """Write the law again."""
+        save_record(path, self.law_record)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.law_record.to_json()
+
+    def summary(self) -> str:
+        record = self.law_record
+        lines = [record.verdict, ""] if record.verdict else []
+        lines.append(f"law {record.law}: {record.formula}    ({record.n_observations} rows)")
+        for name, part in record.parameters.items():
+            ends = f"{100 * record.level:g} % interval {part.low:.6g} to {part.high:.6g}"
+            lines.append(f"  {name:<8} {part.estimate:<14.8g} {ends}")
+        return "\n".join([*lines, f"predictions by {self.predictor.by}", *(f"  note: {note}" for note in record.notes)])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Of a law in one scale its curve, runs and forecast; of several, predictions along the first one."""
+        if isinstance(self.predictor, SeriesPredictor):
+            table = self.predictor.observations
+            if self.law_record.curve is not None:
+                return plot_law(LawPicture.of(self.law_record, table.x[:, 0], table.loss), ax)
+            rows = np.geomspace(table.x.min(), 2 * table.x.max(), 60)[:, None]
+        else:
+            assert isinstance(self.predictor, Mixture)
+            sites = self.predictor.sites
+            middle = sites[int(np.argmin(np.abs(sites - np.median(sites, axis=0)).sum(1)))]
+            rows = np.repeat(np.exp(middle)[None], 60, 0)
+            rows[:, 0] = np.geomspace(self.predictor.low[0], 2 * self.predictor.high[0], 60)
+        found = self.predict(rows)
+        held = ", ".join(f"{name} {rows[0, k]:.4g}" for k, name in enumerate(found.x_names) if k)
+        ax, band = axis_or_new(ax), Band.of(rows[:, 0], found.median, found.low, found.high)
+        draw_band(ax, band, BLUE, "one run (90 %)" + (f" at {held}" if held else ""))
+        return finish(ax, found.x_names[0], found.loss_name, y_scale="linear" if min(band.median) <= 0 else "log")
+
+
+def saved_law(record: LawRecord) -> SavedLaw:
+    """The law that a record holds, its predictor with it."""
+    return SavedLaw(record, predictor_of(record))
+
+
+def load_saved(path: Path | str) -> dict[str, SavedLaw]:
+    """By group, the laws of a file that ``save`` wrote; a single one has the empty name.
+
+    Raises:
+        InputError: no such file, no file of a law, or one of a later version. CorruptFile: it was changed.
+    """
+    return {name: saved_law(record) for name, record in load_records(path).items()}
 
 
 def predictor_of(record: LawRecord) -> Predictor:
@@ -72,19 +121,24 @@ def predictor_of(record: LawRecord) -> Predictor:
     stored = record.predictor
     if stored is None:
         raise InputError("the law holds no predictor; fit the table again into this folder")
-    if stored.x:
-        return SeriesPredictor(observe(stored.x, stored.loss, x_name=stored.x_names, loss_name=stored.loss_name))
-    return Mixture.of(stored)
+    return SeriesPredictor.from_record(stored) if stored.x else Mixture.of(stored)
 
 
 def read_predictors(folder: Path) -> dict[str, Predictor]:
-    """By series, the predictors of a folder that ``fit`` wrote; a single one has the empty name.
+    """By series, the predictors of a folder that ``fit`` wrote, or of a file that ``save`` wrote; "" of a single one.
 
     Raises:
         InputError: there is no law in the folder, or no predictor in it.
         CorruptFile: a file is damaged.
     """
+    if folder.is_file():
+        return {name: law.predictor for name, law in load_saved(folder).items()}
     found = read_laws(folder)
     if not found:
         raise InputError(f"there is no law in '{folder}'; write one with `metascale fit` and this output folder")
     return {name: predictor_of(record) for name, record in found.items()}
+
+
+def with_predictor(record: LawRecord, predictor: SeriesPredictor | Mixture) -> LawRecord:
+    """The record from which the law can be loaded and predicts."""
+    return replace(record, predictor=predictor.record())

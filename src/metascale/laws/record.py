@@ -5,6 +5,7 @@ Reading is lenient, since a file may come from another version: what a file does
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -15,8 +16,9 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from metascale.core.canonical import content_id, plain
 from metascale.core.columns import LAW_JSON, LAWS_JSON
-from metascale.core.errors import CorruptFile
+from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_json
 from metascale.laws.families import ONE_AXIS
 from metascale.laws.observations import as_json
@@ -122,7 +124,8 @@ class PredictorRecord:
         noise: standard deviation of a run; growth: of the discrepancy, per unit of ln distance; spread: a factor on
             what the forms disagree by and do not know.
         low, high: [d] ends of the table; sites: [k][d] ln scales of the runs, from which distance is counted.
-        x, loss: the runs, of a predictor in one scale.
+        x, loss: the runs, of a predictor in one scale; reversion, diffusion: of its slope
+            (`metascale.laws.forecasting.SlopeModel`).
     """
 
     link: str
@@ -137,6 +140,8 @@ class PredictorRecord:
     components: tuple[ComponentRecord, ...] = ()
     x: tuple[float, ...] = ()
     loss: tuple[float, ...] = ()
+    reversion: float = 0.45
+    diffusion: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +274,52 @@ def read_laws(folder: Path) -> dict[str, LawRecord]:
         return {series: LawRecord.from_json(law) for series, law in stored.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptFile(f"{folder / (LAWS_JSON if len(laws) > 1 else LAW_JSON)} is damaged: {error!r}") from error
+
+
+FORMAT, VERSION = "metascale.law", 1
+
+
+def save_record(path: Path | str, records: LawRecord | Mapping[str, LawRecord]) -> None:
+    """Write a law, or the laws of groups, to one file: JSON with a version and the hash of what follows.
+
+    Raises:
+        InputError: ``path`` is a folder.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"'{path}' is a folder; give a file such as {Path(path) / 'law.json'}", field="path")
+    found = {"": records} if isinstance(records, LawRecord) else records
+    laws = plain({name: record.to_json() for name, record in found.items()})
+    write_json(Path(path), {"format": FORMAT, "version": VERSION, "sha256": content_id(laws, 64), "laws": laws})
+
+
+def load_records(path: Path | str) -> dict[str, LawRecord]:
+    """The laws that `save_record` wrote, by group; a single one has the empty name.
+
+    Raises:
+        InputError: there is no such file, it is no file of a law, or one of a later version.
+        CorruptFile: it was changed or cut since it was written.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file '{path}'; `save` of a law or a forecast writes one", field="path")
+    try:
+        stored = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CorruptFile(f"{path} is no JSON, so no law that `save` wrote, or only a part of one: {error}") from error
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise InputError(f"{path} is no law that `save` wrote: its 'format' is not '{FORMAT}'", field="path")
+    if stored.get("version") != VERSION:
+        raise InputError(
+            f"{path} has version {stored.get('version')!r} of the format; this metascale reads version {VERSION}",
+            field="path",
+        )  # fmt: skip
+    laws = stored.get("laws")
+    try:
+        if not isinstance(laws, dict) or not laws or content_id(laws, 64) != stored.get("sha256"):
+            raise ValueError("its content does not have the hash that was written with it")
+        return {str(name): LawRecord.from_json(law) for name, law in laws.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorruptFile(f"{path} was changed after it was saved: {error}; save the law again") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,11 +22,13 @@ from metascale.laws.expression import is_formula
 from metascale.laws.families import ALIASES, MANY_AXES, ONE_AXIS
 from metascale.laws.formula import FormulaFit, fit_formula, link_of, objective_words
 from metascale.laws.library import LIBRARY, law_of
-from metascale.laws.mixture import Mixture, Prediction
+from metascale.laws.mixture import Mixture
+from metascale.laws.notebook import Shown
 from metascale.laws.objective import Objective
 from metascale.laws.observations import Array, Mask, Observations, observe, table_warnings
 from metascale.laws.picture import BLUE, GREY, LawPicture, axis_or_new, finish
-from metascale.laws.record import Band, FamilyRecord, LawRecord, TrendResult
+from metascale.laws.prediction import Prediction
+from metascale.laws.record import Band, FamilyRecord, LawRecord, TrendResult, save_record
 from metascale.laws.verdict import axis_trends, axis_words, is_score, overall
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ _NEAR = 0.05  # in ln units: runs this near a slice are drawn on it
 
 
 @dataclass(frozen=True)
-class ScalesAnalysis:
+class ScalesAnalysis(Shown):
     """A law in any number of scales.
 
     Attributes:
@@ -77,9 +80,19 @@ class ScalesAnalysis:
         law = f"as {self.fit.formula.text}" if self.named else f"predicted by {len(self.choice.fits)} forms together"
         return f"{table.loss_name} {'; '.join(words)}; {law}."
 
-    def predict(self, x: ArrayLike, level: float | None = None) -> Prediction:
-        """Median and interval for one new run at rows of scales [m, d]; the level is .90 unless given."""
-        return self.predictor.predict(x, 0.90 if level is None else level)
+    @property
+    def parameters(self) -> dict[str, dict[str, float]]:
+        """``{"estimate", "low", "high"}`` of every parameter of the named law, or of the leading form."""
+        found = self.fit.intervals(self.level)
+        return {name: {"estimate": one.estimate, "low": one.low, "high": one.high} for name, one in found.items()}
+
+    def predict(self, points: Any, level: float = 0.90) -> Prediction:
+        """Median and interval for one new run at each row: an array [m, d], or what `read_table` reads."""
+        return self.predictor.predict(points, level)
+
+    def save(self, path: Path | str) -> None:
+        """Write the law and its predictor to a file, for `metascale.laws.load_law`."""
+        save_record(path, self.record())
 
     def record(self) -> LawRecord:
         """What law.json and fit.json hold."""
@@ -141,7 +154,7 @@ class ScalesAnalysis:
             rest = len(self.choice.fits) - _SHOWN
             dropped = len(self.choice.tried) - len(self.choice.fits)
             lines.append(f"{'':>8}{'':>9}  {f'{rest} more; ' if rest > 0 else ''}{dropped} forms left out")
-        lines.append(f"predictions: noise of a run {self.predictor.noise:.3g} of {unit}, "
+        lines.append(f"predictions by {self.predictor.by}: noise of a run {self.predictor.noise:.3g} of {unit}, "
                      f"discrepancy {self.predictor.growth:.3g} per e-fold beyond the table")  # fmt: skip
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 

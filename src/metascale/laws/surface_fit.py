@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,38 +13,64 @@ from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
 from metascale.laws.allocation import Optimum, optimum, training_flops
+from metascale.laws.corners import Choice, choose
 from metascale.laws.curves import LogSumExp
 from metascale.laws.families import MANY_AXES
 from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law
+from metascale.laws.library import law_of
 from metascale.laws.likelihood import influence
+from metascale.laws.mixture import Mixture
+from metascale.laws.notebook import Shown
 from metascale.laws.objective import LogHuber, Objective
-from metascale.laws.observations import Array, Observations, observe, table_warnings
+from metascale.laws.observations import Observations, observe, table_warnings
 from metascale.laws.picture import LawPicture
-from metascale.laws.record import Band, FamilyRecord, LawRecord, TrendResult
+from metascale.laws.predicting import with_predictor
+from metascale.laws.prediction import Prediction
+from metascale.laws.record import Band, FamilyRecord, LawRecord, TrendResult, save_record
 from metascale.laws.uncertainty import Bootstrap, bootstrap, delta_intervals
 from metascale.laws.verdict import axis_trends, axis_words, is_score, misfit_notes, overall
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+IN_THE_LIBRARY = {"chinchilla": "hoffmann", "kaplan": "kaplan_joint", "data_constrained": "muennighoff"}
 SLOW_RESAMPLES = 200  # for surfaces whose refits take tens of milliseconds each
 INFLUENTIAL = 0.5  # a row is named when leaving it out moves a parameter by more than half its standard error
 
 
 @dataclass(frozen=True)
-class SurfaceAnalysis:
-    """The chosen surface, its bootstrap, and the other surfaces that the table can carry."""
+class SurfaceAnalysis(Shown):
+    """The chosen surface, its bootstrap, and the other surfaces that the table can carry.
+
+    Attributes:
+        named: whether the law was asked for; it then predicts alone, and otherwise with the other forms of `choice`.
+    """
 
     fit: LawFit
     bootstrap: Bootstrap
     families: dict[str, LawFit]
     level: float
     notes: tuple[str, ...]
+    named: bool = False
 
     @property
     def parameters(self) -> Intervals:
         """``{"estimate", "low", "high"}`` of every parameter of the chosen law."""
         return self.bootstrap.intervals(self.level)
+
+    @cached_property
+    def choice(self) -> Choice:
+        """What predicts, judged on hidden corners of the table: a law that was named, or the forms that hold there.
+
+        Found when it is first asked for: it takes some seconds where no law was named.
+        """
+        table = self.fit.observations
+        named = [law_of(IN_THE_LIBRARY[self.fit.law.name], table.x_names)] if self.named else None
+        return choose(table, named)
+
+    @property
+    def predictor(self) -> Mixture:
+        return self.choice.mixture
 
     @cached_property
     def trends(self) -> dict[str, TrendResult]:
@@ -71,9 +98,16 @@ class SurfaceAnalysis:
         """Compute-optimal allocation at budgets in FLOPs; see `metascale.laws.optimum`."""
         return optimum(self.bootstrap, compute, **options)
 
-    def predict(self, x: ArrayLike) -> Array:
-        """Predicted loss at rows of scales [m, d]."""
-        return self.fit.predict(x)
+    def predict(self, points: Any, level: float = 0.90) -> Prediction:
+        """Median and interval for one new run at each row: by the law that was named, else by the forms of `choice`.
+
+        The surface's own value, without an interval, is ``fit.predict``.
+        """
+        return self.predictor.predict(points, level)
+
+    def save(self, path: Path | str) -> None:
+        """Write the law and its predictor to a file, for `metascale.laws.load_law`."""
+        save_record(path, with_predictor(self.record(), self.predictor))
 
     def record(self) -> LawRecord:
         """What fit.json holds."""
@@ -109,6 +143,10 @@ class SurfaceAnalysis:
                 lines.append(
                     f"  beside it, {name}: objective {other.objective_value:.6g}, AICc {other.aicc - fit.aicc:+.1f}"
                 )
+        lines.append(
+            f"  predictions: by {fit.law.name}, judged on hidden corners of the table" if self.named else
+            "  predictions: not by this surface alone, but by all forms that hold in hidden corners of the table"
+        )  # fmt: skip
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -169,7 +207,7 @@ def analyse_surface(
     found += misfit_notes(sample.noise)
     if fit.law.name == "chinchilla":
         found += influence_notes(fit, sample)
-    return SurfaceAnalysis(fit, sample, families, level, tuple(found))
+    return SurfaceAnalysis(fit, sample, families, level, tuple(found), law != "auto")
 
 
 def _family(fit: LawFit, intervals: Intervals) -> FamilyRecord:

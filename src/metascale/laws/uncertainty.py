@@ -12,6 +12,7 @@ from scipy.special import fdtrc, stdtrit
 
 from metascale.core.errors import InputError
 from metascale.laws.fitting import Intervals, LawFit, log_scales, solve_law
+from metascale.laws.notebook import Shown
 from metascale.laws.observations import Array, Observations, bounded_exp
 from metascale.laws.picture import BLUE, axis_or_new, finish
 from metascale.laws.record import Interval
@@ -87,7 +88,7 @@ def replicate_weights(observations: Observations) -> Array:
 
 
 @dataclass(frozen=True)
-class Bootstrap:
+class Bootstrap(Shown):
     """Refits of one law to resampled tables.
 
     Attributes:
