@@ -175,11 +175,6 @@ def _fit_surfaces(
             say(f"{name}:", to_stderr=json_)
         found = _surface(columns, options)
         say(found.summary(), to_stderr=json_)
-        note = (
-            f"these parameters are those of {found.fit.law.name}; `forecast` and `predict` join many forms, weighed on "
-            "hidden corners of the table, and may differ from this law"
-        )
-        say_notes((note,), to_stderr=json_)
         say_pooled(columns.table, opened, (*scales, columns.loss_name), scales, json_)
         records[name] = found.to_json()
         if out is not None:
@@ -433,14 +428,13 @@ def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: b
     import numpy as np
 
     from metascale.laws import training_flops
-    from metascale.laws.corners import choose
     from metascale.laws.record import write_laws
     from metascale.laws.scales import pictures_of
     from metascale.laws.table import sizes_by_tokens
 
-    mixture = choose(columns.observations()).mixture
-    drawn = list(pictures_of(mixture, found.fit.observations, found.verdict))
-    write_laws(out, {"": dataclasses.replace(found.record(), predictor=mixture.record())})
+    drawn = list(pictures_of(found.predictor, found.fit.observations, found.verdict))
+    write_laws(out, {"": dataclasses.replace(found.record(), predictor=found.predictor.record())})
+    say(f"predictions by {found.predictor.by}", to_stderr=json_)
     files, plots = {"fit.json": found.to_json()}, {"fit.png": found.plot()}
     if not sizes_by_tokens(columns.names):
         size, data = columns.names
@@ -455,12 +449,10 @@ def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: b
 
 
 def _write_fit(found: dict[str, Analysis], grouped: dict[str, Any] | None, out: Path, json_: bool) -> None:
-    import dataclasses
-
     import numpy as np
 
+    from metascale.laws.entry import saved_record
     from metascale.laws.forecasting import forecast_table
-    from metascale.laws.predicting import SeriesPredictor
     from metascale.laws.record import write_laws
 
     pictures, forecasts = [], []
@@ -473,10 +465,7 @@ def _write_fit(found: dict[str, Analysis], grouped: dict[str, Any] | None, out: 
         record = next(iter(found.values())).to_json()
     else:
         record = {"groups": {name: analysis.to_json() for name, analysis in found.items()}, "comparison": grouped}
-    write_laws(out, {
-        name: dataclasses.replace(one.record(), predictor=SeriesPredictor(one.fit.observations).record())
-        for name, one in found.items()
-    })  # fmt: skip
+    write_laws(out, {name: saved_record(one) for name, one in found.items()})
     write_results(out, {"fit.json": record}, {"forecast.csv": forecasts}, {}, pictures, to_stderr=json_)
 
 
