@@ -276,7 +276,7 @@ def read_laws(folder: Path) -> dict[str, LawRecord]:
         raise CorruptFile(f"{folder / (LAWS_JSON if len(laws) > 1 else LAW_JSON)} is damaged: {error!r}") from error
 
 
-FORMAT, VERSION = "metascale.law", 1
+FORMAT, VERSION = "metascale law", 1
 
 
 def save_record(path: Path | str, records: LawRecord | Mapping[str, LawRecord]) -> None:
