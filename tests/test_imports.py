@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "meta": {"core", "hypergrad", "training", "parallel"},
     "bilevel": {"core", "hypergrad", "training"},
     "laws": {
+        "core.canonical",
         "core.columns",
         "core.errors",
         "core.files",
