@@ -39,6 +39,13 @@ SHIPPED: dict[str, tuple[Make, str, dict[str, Any]]] = {
     "meta-sgd exact": (MAML, "maml", {"learn_rates": True}),
     "meta-sgd unrolled": (lambda inner: MAML(inner, FullGraph()), "maml", {"learn_rates": True}),
     "first-order meta-sgd": (FOMAML, "fomaml", {"learn_rates": True}),
+    "meta-curvature exact": (MAML, "maml", {"learn_rates": True, "rates_by": "mode"}),
+    "meta-curvature unrolled": (
+        lambda inner: MAML(inner, FullGraph()),
+        "maml",
+        {"learn_rates": True, "rates_by": "mode"},
+    ),
+    "first-order meta-curvature": (FOMAML, "fomaml", {"learn_rates": True, "rates_by": "mode"}),
 }
 
 

@@ -24,6 +24,7 @@ from metascale.study.runner import run_study
 from metascale.study.store.folder import NOT_COMPARED
 from metascale.study.store.table import results_table
 from metascale.workflow.conclude import conclude
+from metascale.workflow.config import METRIC_LEARNERS
 from metascale.workflow.evaluate import evaluate_run
 from metascale.workflow.launch import Place, launch, plan, plan_from_folder
 from tests.study.folders import without_seconds
@@ -66,6 +67,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         {"method": "protonet"},
         {"method": "r2d2", "model": "conv"},
+        {"method": "metaoptnet", "train_n_way": 7},
+        {"method": "fomaml", "learn_rates": True, "rates_by": "mode"},
         {"head": "prototype", "outer_schedule": "wsd", "outer_warmup": 2},
         {"head": "shared", "learn_rates": True, "rates_by": "step", "multi_step": 8, "first_order_steps": 4},
         {"head": "zero", "outer_optimizer": "adamw", "outer_weight_decay": 0.01, "outer_beta1": 0.0},
@@ -78,7 +81,7 @@ def test_every_kind_of_learner_is_a_study(values: dict[str, Any], tmp_path: Path
     assert outcome.exit_status == 0
     (row,) = results_table(tmp_path / "study").rows
     assert 0 < row["test_loss_nats"] < 4
-    assert (row["test_inner_steps"] == 0) == (values.get("method") in ("protonet", "r2d2"))
+    assert (row["test_inner_steps"] == 0) == (values.get("method") in METRIC_LEARNERS)
     run = next((tmp_path / "study" / "runs").iterdir())
     again = evaluate_run(run, {}).at(row["test_inner_steps"])
     assert again["loss_nats"] == pytest.approx(row["test_loss_nats"], rel=1e-6)

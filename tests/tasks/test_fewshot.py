@@ -152,6 +152,23 @@ def test_too_few_classes_is_refused_with_the_counts() -> None:
         toy_tasks(n_train_classes=9)
 
 
+def test_training_tasks_may_have_more_classes_than_those_of_evaluation() -> None:
+    """5 of 8 classes: 56 combinations. Evaluation tasks and the validation episodes stay as they are."""
+    plain, wide = toy_tasks(n_train_tasks=56), toy_tasks(n_train_tasks=56, train_n_way=5)
+    assert wide.episodes("train", range(2)).query.targets.shape == (2, 5 * 3)
+    assert set(wide.episodes("train", range(2)).support.targets[0].tolist()) == set(range(5))
+    assert {len(task) for task in wide.describe()["pools"]["train"]} == {5}
+    for split in ("validation", "test"):
+        one, other = plain.episodes(split, range(4)), wide.episodes(split, range(4))
+        assert torch.equal(one.support.inputs["x"], other.support.inputs["x"])
+        assert torch.equal(one.query.targets, other.query.targets)
+    assert toy_tasks(n_train_tasks=None, train_n_way=5).episodes("train", [3]).support.targets.shape == (1, 5 * 2)
+    with pytest.raises(InputError, match="9 classes are needed but the train split has 8; lower train_n_way"):
+        toy_tasks(train_n_way=9)
+    with pytest.raises(InputError, match="57 distinct training tasks .* 56 combinations of 5"):
+        toy_tasks(n_train_tasks=57, train_n_way=5)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -161,6 +178,7 @@ def test_too_few_classes_is_refused_with_the_counts() -> None:
         {"n_train_tasks": 0},
         {"n_test_tasks": 0},
         {"n_train_classes": 2},
+        {"train_n_way": 1},
         {"labels": "random"},
         {"classes": "same"},
         {"classes": "shared"},

@@ -151,7 +151,7 @@ class FOMAML:
 
     Curvature and weight decay of the inner steps are ignored; a head built from θ and the support set is differentiated
     exactly. Learnt inner rates get −(query gradient) ∘ (sum of the steps), as in Meta-SGD without second derivatives;
-    rates of single steps, each with its own.
+    rates of single steps and matrices, each with its own.
     """
 
     inner: InnerLoop = field(default_factory=InnerLoop)
@@ -163,7 +163,7 @@ class FOMAML:
         final = after(model, last.step)
         losses, grads = query_gradient(final, last.params, episode.query, key, self.inner.micro_batch)
         meta = back_through_begin(model, stacked, episode.support, start, grads)
-        if self.inner.learn_rates and self.inner.rates_by == "step":
+        if self.inner.learn_rates and self.inner.rates_by != "element":
             path = follow(self.inner, model, stacked, episode.support, key, start.state)
             _, on_rates = Sweep(self.inner, model, stacked, episode, key, Zero())(path, grads)
             meta = complete(meta | on_rates, stacked)

@@ -14,6 +14,7 @@ from metascale.core.errors import InputError
 from metascale.core.trees import detach, tree_map
 from metascale.core.types import Batch, Model, OutputModel, Params
 from metascale.hypergrad.curvature import LossPart, loss_and_gradient
+from metascale.meta.meta_curvature import identities, turned
 from metascale.training.optimizers import (
     SGD,
     Optimizer,
@@ -131,7 +132,8 @@ class InnerLoop:
         learn_rates: make one rate for every parameter element a meta-parameter (Meta-SGD, Li et al. 2017, eq. 3); it
             multiplies the step of the optimiser and starts at one.
         rates_by: learnt rates are one an ``"element"``, or one a tensor and inner ``"step"`` (MAML++, Antoniou et al.
-            2019, section 4); the last of the latter also holds for later steps.
+            2019, section 4), of which the last also holds for later steps; or matrices along every ``"mode"`` of a
+            tensor, which turn its gradient before the optimiser's step (`meta.meta_curvature`).
 
     Raises:
         InputError: no parameter matches ``adapt``; a batch size below one; a negative proximal strength or clip; an
@@ -146,7 +148,7 @@ class InnerLoop:
     batch_size: int | None = None
     micro_batch: int | None = None
     learn_rates: bool = False
-    rates_by: Literal["element", "step"] = "element"
+    rates_by: Literal["element", "step", "mode"] = "element"
     proximal: float = 0.0
 
     def __post_init__(self) -> None:
@@ -169,10 +171,12 @@ class InnerLoop:
             return params
         if self.rates_by == "step" and self.steps < 1:
             raise InputError("rates of single inner steps need at least one inner step", field="rates_by")
-        names = self.adapted_names(params)
-        rates = {
-            name: params[name].new_ones(self.steps if self.rates_by == "step" else params[name].shape) for name in names
-        }
+        rates: Params = {}
+        for name in self.adapted_names(params):
+            if self.rates_by == "mode":
+                rates |= {f"{name}/mode{mode}": matrix for mode, matrix in enumerate(identities(params[name]))}
+            else:
+                rates[name] = params[name].new_ones(self.steps if self.rates_by == "step" else params[name].shape)
         return {**params, **{f"{RATE_PREFIX}{name}": rate for name, rate in rates.items()}}
 
     def adapted_names(self, params: Params) -> tuple[str, ...]:
@@ -215,7 +219,9 @@ class InnerLoop:
             steps = clip_norm_per_task(steps, self.clip)
         factor = self.step_rates[min(state.step, len(self.step_rates) - 1)] if self.step_rates else 1.0
         rates: float | Params = factor
-        if self.learn_rates:
+        if self.learn_rates and self.rates_by == "mode":
+            steps = {name: _turned(theta, name, value) for name, value in steps.items()}
+        elif self.learn_rates:
             one = losses.new_ones(())  # of a head made afresh for every task, which has no rate to learn
             learnt = {name: theta.get(f"{RATE_PREFIX}{name}", one) for name in grads}
             if self.rates_by == "step":
@@ -272,6 +278,12 @@ class InnerLoop:
             return support
         chosen = [(step * size + offset) % total for offset in range(size)]
         return support.map(lambda value: value[:, chosen])
+
+
+def _turned(theta: Params, name: str, gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient by the learnt matrices of its parameter; as it is for a head made afresh, which has none."""
+    own = [theta[key] for mode in range(3) if (key := f"{RATE_PREFIX}{name}/mode{mode}") in theta]
+    return turned(gradient, own) if own else gradient
 
 
 def _of_step(rates: torch.Tensor, step: int, ndim: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from metascale.models.perceptron import Perceptron
     from metascale.models.resnet import ResNet
     from metascale.models.resnet_bk import DecodingState, ResNetBK
+    from metascale.models.svm import SupportVectors
     from metascale.models.transformer import Transformer
     from metascale.models.widths import layer_widths
 
@@ -34,6 +35,7 @@ __all__ = [
     "ResNet",
     "ResNetBK",
     "Ridge",
+    "SupportVectors",
     "Transformer",
     "WithContext",
     "at_width",

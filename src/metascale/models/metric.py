@@ -1,4 +1,4 @@
-"""Metric learners: a classifier that the support set determines in closed form, on the features of any model.
+"""Metric learners: a classifier that the support set determines by itself, on the features of any model.
 
 The class weights are a function of the parameters and the support set, so the meta-gradient is the plain gradient of
 the query loss: `FOMAML` without inner steps takes it exactly. With inner steps the same classifier adapts further.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Model, Params, TaskExecution
 from metascale.models.network import cross_entropy_per_task, prototype_head
+from metascale.models.svm import SupportVectors
 
 WEIGHT, BIAS = "metric.weight", "metric.bias"
 OF_A_HEAD = ("head.", "shared.")
@@ -53,7 +55,8 @@ class Prototypes:
 @dataclass(frozen=True)
 class Ridge:
     """Ridge regression on one-hot labels, W = Xᵀ(XXᵀ + λI)⁻¹Y, logits α f W, with λ and α meta-learnt as logarithms
-    (R2-D2, Bertinetto et al. 2019, arXiv 1805.08136, eq. 6; MetaOptNet-RR, Lee et al. 2019, without its QP).
+    (R2-D2, Bertinetto et al. 2019, arXiv 1805.08136, eq. 6, and in all but the learnt λ MetaOptNet-RR, Lee et al.
+    2019). MetaOptNet's other head is `models.svm.SupportVectors`.
 
     Args:
         ridge: λ at the start.
@@ -93,11 +96,13 @@ class MetricClassifier:
 
     Args:
         model: any model with ``features``, those of a head aside.
-        n_classes: classes of a task.
+        n_classes: classes of a task; ``None``: as many as its support set names, so that training tasks may have more
+            than those of a test.
+        metric: how the support set determines the class weights.
     """
 
     model: Model
-    n_classes: int
+    n_classes: int | None
     metric: Metric
 
     @property
@@ -128,7 +133,8 @@ class MetricClassifier:
         Raises:
             InputError: `Prototypes`, and a class has no example in a support set.
         """
-        weight, bias = self.metric.solve(params, self.features(params, support), support.targets, self.n_classes)
+        n_classes = int(support.targets.max()) + 1 if self.n_classes is None else self.n_classes
+        weight, bias = self.metric.solve(params, self.features(params, support), support.targets, n_classes)
         return {**params, WEIGHT: weight, BIAS: bias}
 
     def features(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
@@ -152,5 +158,5 @@ class MetricClassifier:
         return self.output_losses(self.predict(params, batch, dropout), batch)
 
 
-METRICS: dict[str, type[Prototypes] | type[Ridge]] = {"protonet": Prototypes, "r2d2": Ridge}
+METRICS: Mapping[str, Callable[[], Metric]] = {"protonet": Prototypes, "r2d2": Ridge, "metaoptnet": SupportVectors}
 """Metrics by the names of the methods that train them."""

@@ -31,6 +31,7 @@ METHOD_LABELS = {
     "imaml": "iMAML",
     "protonet": "ProtoNet",
     "r2d2": "R2-D2 (ridge)",
+    "metaoptnet": "MetaOptNet (SVM)",
     "melora": "MELoRA, exact",
     "melora_gauss_newton": "MELoRA, Gauss-Newton",
     "melora_block_diagonal": "MELoRA, block diagonal",

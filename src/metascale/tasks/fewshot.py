@@ -185,6 +185,7 @@ class FewShotSettings(TypedDict, total=False):
     n_train_classes: int | None
     labels: Literal["permuted", "sorted"]
     classes: Literal["disjoint", "shared"]
+    train_n_way: int | None
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,7 @@ class FewShotTasks:
             the label) and only for experiments that show it.
         classes: ``disjoint``, or ``shared``: every split uses every class, with examples of its own; likewise a
             published leak, and only for data sets with ``examples_by_split``.
+        train_n_way: classes in a training task, where it has another number than the tasks of evaluation.
 
     Raises:
         InputError: fewer classes, class combinations or examples than asked for; the message has the counts.
@@ -231,10 +233,12 @@ class FewShotTasks:
     n_train_classes: int | None = None
     labels: Literal["permuted", "sorted"] = "permuted"
     classes: Literal["disjoint", "shared"] = "disjoint"
+    train_n_way: int | None = None
 
     def __post_init__(self) -> None:
         smallest = {"n_way": 2, "k_shot": 1, "n_query": 1, "n_validation_tasks": 1, "n_test_tasks": 1}
-        for name, least in {**smallest, "n_train_tasks": 1, "n_train_classes": self.n_way}.items():
+        smallest |= {"train_n_way": 2, "n_train_tasks": 1, "n_train_classes": self.ways("train")}
+        for name, least in smallest.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 message = f"{self.table.name}: {name} must be at least {least}, not {value}"
@@ -253,14 +257,20 @@ class FewShotTasks:
             self._check_examples(split)
         self._check_combinations()
 
+    def ways(self, split: Split) -> int:
+        """Classes in a task of ``split``."""
+        return self.train_n_way if split == "train" and self.train_n_way is not None else self.n_way
+
     def _check_classes(self, split: Split) -> None:
         available = len(self._all_classes(split))
-        wanted = self.n_way
+        wanted, key = self.ways(split), "n_way"
+        if split == "train" and self.train_n_way is not None:
+            key = "train_n_way"
         if split == "train" and self.n_train_classes is not None:
             wanted = self.n_train_classes
         if available < wanted:
             raise InputError(
-                f"{self.table.name}: {wanted} classes are needed but the {split} split has {available}; lower n_way or "
+                f"{self.table.name}: {wanted} classes are needed but the {split} split has {available}; lower {key} or "
                 "n_train_classes, or give the split more classes"
             )
 
@@ -278,11 +288,11 @@ class FewShotTasks:
 
     def _check_combinations(self) -> None:
         n_classes = len(self.class_indices("train"))
-        available = math.comb(n_classes, self.n_way)
+        available = math.comb(n_classes, self.ways("train"))
         if self.n_train_tasks is not None and self.n_train_tasks > available:
             raise InputError(
                 f"{self.table.name}: {self.n_train_tasks} distinct training tasks were asked for but {n_classes} "
-                f"training classes have only {available} combinations of {self.n_way}"
+                f"training classes have only {available} combinations of {self.ways('train')}"
             )
 
     def _all_classes(self, split: Split) -> Combination:
@@ -311,7 +321,8 @@ class FewShotTasks:
         train = None
         if self.n_train_tasks is not None:
             names = self.class_indices("train")
-            train = distinct_pool(names, self.n_way, self.n_train_tasks, self.seed, "train-pool", self.table.name)
+            ways = self.ways("train")
+            train = distinct_pool(names, ways, self.n_train_tasks, self.seed, "train-pool", self.table.name)
         return {
             "train": train,
             "validation": self._evaluation_pool("validation", self.n_validation_tasks),
@@ -339,7 +350,8 @@ class FewShotTasks:
             rng = generator(self.seed, "train-episode", name, index)
             if pool is None:
                 names = self.class_indices("train")
-                drawn = random_combination(len(names), self.n_way, generator(self.seed, "train-task", name, index))
+                rng_of_task = generator(self.seed, "train-task", name, index)
+                drawn = random_combination(len(names), self.ways(split), rng_of_task)
                 combination = tuple(names[position] for position in drawn)
             else:
                 combination = pool[pool_position(self.seed, f"visit-order {name}", len(pool), index)]
@@ -355,8 +367,9 @@ class FewShotTasks:
 
     def plan(self, split: Split, indices: Sequence[int]) -> EpisodePlan:
         """Which classes, labels and examples the episodes of ``indices`` have."""
-        n_support, n_query = self.n_way * self.k_shot, self.n_way * self.n_query
-        label_of_class = np.empty((len(indices), self.n_way), np.int64)
+        n_way = self.ways(split)
+        n_support, n_query = n_way * self.k_shot, n_way * self.n_query
+        label_of_class = np.empty((len(indices), n_way), np.int64)
         support = np.empty((2, len(indices), n_support), np.int64)
         query = np.empty((2, len(indices), n_query), np.int64)
         task_ids, combinations = [], []
@@ -365,8 +378,8 @@ class FewShotTasks:
             task_id, combination, rng = self._task(split, int(index))
             task_ids.append(task_id)
             combinations.append(combination)
-            permuted = rng.permutation(self.n_way)
-            labels = permuted if self.labels == "permuted" else np.arange(self.n_way)
+            permuted = rng.permutation(n_way)
+            labels = permuted if self.labels == "permuted" else np.arange(n_way)
             drawn = [examples[index][rng.permutation(len(examples[index]))] for index in combination]
             # The query set is drawn and shuffled first, so it is the same at every k_shot.
             query_order, support_order = rng.permutation(n_query), rng.permutation(n_support)
@@ -398,6 +411,7 @@ class FewShotTasks:
             "data": self.table.name,
             "details": dict(self.table.details),
             **{name: getattr(self, name) for name in settings},
+            **({} if self.train_n_way is None else {"train_n_way": self.train_n_way}),
             "n_tasks": {split: self.n_tasks(split) for split in SPLITS},
             "class_names": list(names),
             "split": {split: [names[index] for index in self.class_indices(split)] for split in SPLITS},

@@ -42,6 +42,7 @@ Method = Literal[
     "imaml",
     "protonet",
     "r2d2",
+    "metaoptnet",
     "zero_shot",
     "class_prior",
     "fine_tuning",
@@ -94,10 +95,12 @@ class FewShotConfig(TrialConfig):
 
     Args:
         kind: ``"meta"`` (meta-trained), ``"baseline"`` or ``"control"``.
-        method: the meta-learner, baseline or control. ``"protonet"`` and ``"r2d2"`` train features for a classifier
-            that the support set gives in closed form (class means; ridge regression): they take no inner steps, and
-            keys of the inner loop say how the baselines beside them adapt.
+        method: the meta-learner, baseline or control. ``"protonet"``, ``"r2d2"`` and ``"metaoptnet"`` train features
+            for a classifier that the support set determines (class means; ridge regression; a support vector machine):
+            they take no inner steps, and keys of the inner loop say how the baselines beside them adapt.
         n_way, k_shot, n_query: shape of an episode.
+        train_n_way: classes of a training task, where it has another number; only where no parameter of the model
+            belongs to a class, that is with a method that takes no inner steps.
         n_tasks: distinct training tasks; none means a fresh class combination at every visit.
         n_train_classes: distinct training classes; none means all of the split.
         n_validation_tasks, n_test_tasks: fixed episodes of meta-validation and meta-test, the same in every trial.
@@ -109,7 +112,7 @@ class FewShotConfig(TrialConfig):
         micro_batch: examples a forward pass in the inner loop; none means all.
         adapt: name patterns of the parameters that adapt (``["head*"]`` is ANIL).
         learn_rates, rates_by: a learnt inner rate for every parameter ``"element"`` (Meta-SGD), or for every tensor at
-            every inner ``"step"`` (MAML++).
+            every inner ``"step"`` (MAML++); or learnt matrices along every ``"mode"`` of a tensor (Meta-Curvature).
         multi_step, first_order_steps: MAML++, outer steps over which losses after every inner step fade out, and before
             second derivatives are taken.
         reptile_data: Reptile adapts on the ``"support"`` set or on ``"all"`` examples of a training episode.
@@ -171,7 +174,7 @@ class FewShotConfig(TrialConfig):
     micro_batch: Count | None = None
     adapt: tuple[str, ...] = ("*",)
     learn_rates: bool = False
-    rates_by: Literal["element", "step"] = "element"
+    rates_by: Literal["element", "step", "mode"] = "element"
     multi_step: NonNegative = 0
     first_order_steps: NonNegative = 0
     reptile_data: Literal["support", "all"] = "support"
@@ -205,6 +208,7 @@ class FewShotConfig(TrialConfig):
     train_threads: Count = 1
     memory_budget: str | int | None = None
     measure_memory: bool = False
+    train_n_way: Annotated[int, Field(ge=2)] | None = None
 
     @property
     def metric(self) -> str | None:
@@ -245,7 +249,7 @@ class FewShotConfig(TrialConfig):
 
     def source_fields(self, seed: int) -> FewShotSettings:
         """The arguments that every few-shot source of classes takes."""
-        return {
+        fields: FewShotSettings = {
             "n_way": self.n_way,
             "k_shot": self.k_shot,
             "n_query": self.n_query,
@@ -257,6 +261,9 @@ class FewShotConfig(TrialConfig):
             "labels": self.labels,
             "classes": self.classes,
         }
+        if self.kind == "meta" and self.train_n_way is not None:
+            fields["train_n_way"] = self.train_n_way
+        return fields
 
     @property
     def outer_steps(self) -> int:
@@ -278,7 +285,7 @@ class FewShotConfig(TrialConfig):
             _ = self.outer_steps
 
 
-METRIC_LEARNERS = ("protonet", "r2d2")
+METRIC_LEARNERS = ("protonet", "r2d2", "metaoptnet")
 LEARNERS = ("reptile", "fomaml", "maml", "imaml", *METRIC_LEARNERS)
 
 
@@ -301,8 +308,17 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
     if config.learn_rates and method in ("reptile", "imaml"):
         name = "Reptile" if method == "reptile" else "implicit MAML"
         raise InputError(f"{where}: {name} has no gradient for learn_rates; use method=maml or method=fomaml")
-    if config.rates_by == "step" and not config.learn_rates:
-        raise InputError(f"{where}: rates_by=step is of learnt rates; set learn_rates=true too", field="rates_by")
+    if config.rates_by != "element" and not config.learn_rates:
+        raise InputError(
+            f"{where}: rates_by={config.rates_by} is of learnt rates; set learn_rates=true too", field="rates_by"
+        )
+    if config.kind == "meta" and config.train_n_way is not None and not config.metric:
+        raise InputError(
+            f"{where}: train_n_way goes with {' or '.join(METRIC_LEARNERS)}; method={config.method} has a head for "
+            f"n_way={config.n_way} classes",
+            field="train_n_way",
+            value=config.train_n_way,
+        )
     if (config.multi_step or config.first_order_steps) and method != "maml":
         key = "multi_step" if config.multi_step else "first_order_steps"
         raise InputError(f"{where}: {key} goes with method=maml, not {method}", field=key)
@@ -377,7 +393,7 @@ def _refuse_idle_optimizer_keys(config: FewShotConfig, where: str) -> None:
 
 
 LEARNER_KEYS = frozenset(
-    {"kind", "method", "n_tasks", "n_train_classes", "meta_batch", "inner_lr", "inner_steps"}
+    {"kind", "method", "n_tasks", "n_train_classes", "train_n_way", "meta_batch", "inner_lr", "inner_steps"}
     | {
         "learn_rates",
         "rates_by",
@@ -404,6 +420,9 @@ LEARNER_KEYS = frozenset(
     | {"n_curve_tasks", "adaptation_curve", "eval_inner_steps", "micro_batch", "checkpointing", "task_execution"}
 )
 """Keys that change meta-training alone. A baseline is the same whatever they are; every other axis changes it."""
+
+LATER_KEYS: Mapping[str, object] = {"train_n_way": None}
+"""Keys that are younger than recorded studies: at this value a study leaves them out, so that ids of trials stay."""
 
 Config = TypeVar("Config", bound=TrialConfig)
 

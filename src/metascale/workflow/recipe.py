@@ -26,7 +26,15 @@ from metascale.study.design import TUNE_KEY as TUNE
 from metascale.study.design import Study, merge
 from metascale.study.roles import Reading, Roles, assign
 from metascale.study.search.search import PRUNE_KEY, Search, search_of, searched_points
-from metascale.workflow.config import LEARNER_KEYS, Config, FewShotConfig, absolute_places, plural_keys, validate
+from metascale.workflow.config import (
+    LATER_KEYS,
+    LEARNER_KEYS,
+    Config,
+    FewShotConfig,
+    absolute_places,
+    plural_keys,
+    validate,
+)
 
 if TYPE_CHECKING:
     from metascale.study.store.folder import StudyView
@@ -176,7 +184,7 @@ class Recipe(Generic[Config]):
             trial=self._trial_path(),
             base={
                 "recipe": self.source or self.name,
-                **absolute_places(plain(self.validate(base))),
+                **_recorded(absolute_places(plain(self.validate(base)))),
                 **({} if tune is None else {TUNE: tune.to_json()}),
             },
             axes=axes,
@@ -261,7 +269,8 @@ class Recipe(Generic[Config]):
         if isinstance(settings, FewShotConfig) and settings.metric:
             from metascale.models.metric import METRICS, MetricClassifier
 
-            model = MetricClassifier(parts.model, settings.n_way, METRICS[settings.metric]())
+            n_classes = settings.n_way if settings.train_n_way is None else None
+            model = MetricClassifier(parts.model, n_classes, METRICS[settings.metric]())
             return dataclasses.replace(parts, model=model)
         return parts
 
@@ -313,6 +322,11 @@ class Recipe(Generic[Config]):
         if not hasattr(self.module, "trial"):
             return FEW_SHOT
         return f"{__name__}:{own_trial.__name__}" if is_file(self.source) else f"{self.module.__name__}:trial"
+
+
+def _recorded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as a study keeps them: without younger keys that change nothing."""
+    return {key: value for key, value in values.items() if key not in LATER_KEYS or value != LATER_KEYS[key]}
 
 
 def configs_of(study: Study) -> Iterator[Mapping[str, Any]]:
