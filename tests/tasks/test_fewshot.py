@@ -165,7 +165,7 @@ def test_training_tasks_may_have_more_classes_than_those_of_evaluation() -> None
     assert toy_tasks(n_train_tasks=None, train_n_way=5).episodes("train", [3]).support.targets.shape == (1, 5 * 2)
     with pytest.raises(InputError, match="9 classes are needed but the train split has 8; lower train_n_way"):
         toy_tasks(train_n_way=9)
-    with pytest.raises(InputError, match="57 distinct training tasks .* 56 combinations of 5"):
+    with pytest.raises(InputError, match=r"57 distinct training tasks .* 56 combinations of 5"):
         toy_tasks(n_train_tasks=57, train_n_way=5)
 
 
