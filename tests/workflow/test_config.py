@@ -27,6 +27,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("digits", {"outer_warmup": 300}, "outer_warmup must be below the 300 outer steps, not 300"),
     ("digits", {"head": "zero", "adapt": ["layer*"]}, "never moves the head, so nothing is learnt"),
     ("digits", {"head": "shared", "method": "reptile", "adapt": ["*"]}, "head=shared is where heads start"),
+    ("digits", {"train_n_way": 8}, "train_n_way goes with protonet or r2d2 or metaoptnet; method=fomaml has a head"),
+    ("digits", {"rates_by": "mode"}, "rates_by=mode is of learnt rates; set learn_rates=true too"),
     ("digits", {"method": "protonet", "learn_rates": True}, "method=protonet takes no inner steps"),
     ("digits", {"inner_lr": "fast"}, "'fast' of 'inner_lr' is not allowed"),
     ("digits", {"method": "mamel"}, "'mamel' of 'method' is not allowed"),
@@ -99,6 +101,17 @@ def test_profile_values_lie_between_defaults_and_given_values() -> None:
     assert recipe.study(profile="converged").base["budget"] == "converged"
     assert recipe.study({"budget": "steps"}, profile="converged").base["budget"] == "steps"
     assert list(recipe.study(profile="classes").axes) == ["n_train_classes"]
+
+
+def test_a_younger_key_leaves_ids_of_older_studies_alone() -> None:
+    """Absent at its default; of a baseline it is no setting, since its training tasks have n_way classes."""
+    recipe = load_recipe("digits")
+    assert "train_n_way" not in recipe.study().base
+    wide = recipe.study({"method": "protonet", "train_n_way": 10})
+    assert wide.base["train_n_way"] == 10
+    for trial in wide.trials():
+        settings = recipe.validate(trial.config)
+        assert settings.source_fields(0).get("train_n_way") == (10 if settings.kind == "meta" else None)
 
 
 def test_visits_budget_gives_every_task_the_same_visits() -> None:

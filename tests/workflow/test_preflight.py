@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     ),
     "no folder of a model": (
         "csv",
-        {"path": "FILE30", "k_shot": 1, "n_query": 2, "backbone": ["./nowhere", ""]},
+        {"path": "FILE30", "k_shot": 1, "n_query": 2, "backbone": ["./nowhere", "./elsewhere"]},
         {},
         "there is no folder .*/nowhere, which backbone .* names",
     ),

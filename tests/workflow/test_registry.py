@@ -283,7 +283,7 @@ def test_a_recipe_that_defines_no_parts_says_so(tmp_path: Path) -> None:
         recipe.make_parts(recipe.validate({}), 0, "cpu")
 
 
-def test_a_backbone_asks_for_the_settings_of_adapters() -> None:
+def test_a_backbone_brings_the_settings_of_adapters() -> None:
     """Rates of a perceptron over words (0.01, outer 0.005) are not those of adapters (0.005, outer 0.001)."""
     csv = load_recipe("csv")
     by_name = csv.study({"path": "t.csv", "backbone": "some/model"}, "lora")
@@ -293,4 +293,24 @@ def test_a_backbone_asks_for_the_settings_of_adapters() -> None:
     assert words == csv.study({"path": "t.csv"})
     assert (words.base["head"], words.base["inner_lr"], words.base["outer_lr"]) == ("zero", 0.01, 0.005)
     smoke = csv.study({"path": "t.csv", "backbone": "some/model"}, "smoke")
-    assert (smoke.base["head"], smoke.base["max_steps"]) == ("zero", 10)
+    assert (smoke.base["head"], smoke.base["max_steps"]) == ("learned", 10)
+    mine = csv.study({"path": "t.csv", "backbone": "some/model", "inner_lr": 0.02})
+    assert (mine.base["head"], mine.base["inner_lr"]) == ("learned", 0.02)
+
+
+@pytest.mark.parametrize("name", ["banking77", "clinc150"])
+def test_no_backbone_brings_the_settings_of_words(name: str) -> None:
+    """However it comes: by a profile, a value, or an axis; and never both kinds in one study."""
+    recipe = load_recipe(name)
+    words = recipe.study(profile="words")
+    assert (words.base["method"], words.base["head"], words.base["inner_lr"]) == ("fomaml", "zero", 0.01)
+    given = recipe.study({"backbone": "", "n_tasks": [5, 20, 100, 500]}, seeds=[0, 1, 2])
+    assert (given.base, given.axes) == (words.base, words.axes)
+    along = recipe.study({"backbone": [""]}, seeds=[0])
+    assert along.base["inner_lr"] == 0.01
+    assert [one.about for one in recipe.following({"backbone": ""})] == ["a perceptron over word counts"]
+    adapters = recipe.study()
+    assert (adapters.base["method"], adapters.base["inner_lr"], adapters.base["dtype"]) == ("reptile", 5e-4, "bfloat16")
+    assert recipe.study({"backbone": "tinyllama"}).base == adapters.base
+    with pytest.raises(InputError, match=r"values of 'backbone' have other defaults than each other .* two studies"):
+        recipe.study({"backbone": ["tinyllama", ""]})

@@ -321,8 +321,8 @@ def _costs(planned: Plan) -> tuple[str, list[str], list[list[str]]]:
 
 
 def _print_read(planned: Plan) -> None:
-    if planned.asked_profile:
-        out.print(Text(f"with the settings of --profile {planned.asked_profile}, which these values ask for"))
+    for about in planned.following:
+        out.print(Text(f"with the settings of {about}, which these values bring with them"))
     for line in planned.read:
         out.print(Text(line), soft_wrap=True)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from metascale.workflow.config import BASELINES
 from metascale.workflow.recipe import Profile, Recipe
-from metascale.workflow.text import LORA, NO_BACKBONE, TextConfig, text_parts
+from metascale.workflow.text import LORA, WITHOUT_A_MODEL, TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
@@ -52,7 +52,6 @@ LAPTOP: Mapping[str, object] = {
     "n_curve_tasks": 16,
     "tune_rates": [1e-3, 3e-3, 1e-2],
 }
-SMALL: Mapping[str, object] = {**NO_BACKBONE, "n_validation_tasks": 100, "n_curve_tasks": 100}
 
 
 RECIPE = Recipe(
@@ -64,6 +63,7 @@ RECIPE = Recipe(
     axes={"n_tasks": [50, 100, 300, 1000]},
     seeds=(100, 101, 102),
     baselines=BASELINES,
+    follows=(WITHOUT_A_MODEL,),
     profiles={
         "laptop": Profile(
             "a real pretrained Llama of 260k parameters on a CPU, and fewer steps",
@@ -73,13 +73,13 @@ RECIPE = Recipe(
         ),
         "words": Profile(
             "no language model, a perceptron over word frequencies: minutes on a CPU",
-            SMALL,
+            {"backbone": ""},
             axes={"n_tasks": [5, 20, 100, 500]},
             seeds=(0, 1, 2),
         ),
         "leak": Profile(
             "as words, with the published leaks to see what they do: labels by rank, classes shared by all splits",
-            {**SMALL, "labels": "sorted", "classes": "shared"},
+            {"backbone": "", "labels": "sorted", "classes": "shared"},
             axes={"n_tasks": [5, 20, 100, 500]},
             seeds=(0, 1, 2),
         ),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from metascale.recipes.banking77 import DEFAULTS, LAPTOP
 from metascale.workflow.config import BASELINES
 from metascale.workflow.recipe import Profile, Recipe
-from metascale.workflow.text import TextConfig, text_parts
+from metascale.workflow.text import WITHOUT_A_MODEL, TextConfig, text_parts
 
 if TYPE_CHECKING:
     from metascale.core.types import Encoder
@@ -42,13 +42,20 @@ RECIPE = Recipe(
     axes={"n_tasks": [50, 100, 300, 1000, 3000]},
     seeds=(100, 101, 102),
     baselines=BASELINES,
+    follows=(WITHOUT_A_MODEL,),
     profiles={
         "laptop": Profile(
             "a real pretrained Llama of 260k parameters on a CPU, and fewer steps",
             LAPTOP,
             axes={"n_tasks": [5, 20, 100, 500]},
             seeds=(0, 1, 2),
-        )
+        ),
+        "words": Profile(
+            "no language model, a perceptron over word frequencies: minutes on a CPU",
+            {"backbone": ""},
+            axes={"n_tasks": [5, 20, 100, 500]},
+            seeds=(0, 1, 2),
+        ),
     },
     data_sets=("clinc150",),
 )

@@ -4,7 +4,7 @@ Command:    metascale run csv --set path=my_texts.csv --out runs/mine
             metascale run csv --profile lora --set path=my_texts.csv --out runs/mine-lora
 Data:       your file; classes are split 60 / 20 / 20 at random (by the file's name and ``split_seed``)
 Learner:    first-order MAML, 5-way 5-shot, on a perceptron over word counts whose head starts at zero for every task;
-            ``lora``: on LoRA adapters of a language model (``--set backbone=...`` asks for it and names another)
+            ``lora``: on LoRA adapters of a language model; so with ``--set backbone=...``, which names another
 Hardware:   any machine: ten minutes on 2 cores for 10,000 lines; ``lora``: a GPU, or hours
 Result:     64 intents of CLINC150: 0.279 nats at N = 500, tuned fine-tuning 0.323; at N = 5 fine-tuning wins
             (docs/tuning.md)
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metascale.workflow.config import BASELINES, NonNegative
-from metascale.workflow.recipe import Profile, Recipe
+from metascale.workflow.recipe import Follows, Profile, Recipe
 from metascale.workflow.text import NO_BACKBONE, TextConfig, text_parts
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ class CsvConfig(TextConfig):
 
 
 ADAPTERS: Mapping[str, object] = {
-    "backbone": "sentence-transformers/all-MiniLM-L6-v2",
     "head": "learned",
     "inner_optimizer": "adamw",
     "inner_lr": 5e-3,
@@ -64,9 +63,9 @@ RECIPE = Recipe(
     defaults=NO_BACKBONE,
     axes={"n_tasks": [5, 20, 100, 500]},
     baselines=BASELINES,
-    profile_by={"backbone": "lora"},
+    follows=(Follows("backbone", bool, ADAPTERS, "adapters on a language model"),),
     profiles={
-        "lora": Profile("LoRA adapters on a language model", ADAPTERS),
+        "lora": Profile("LoRA adapters on a language model", {"backbone": "sentence-transformers/all-MiniLM-L6-v2"}),
         "smoke": Profile(
             "seconds: to see that a file can be read and trained on",
             {"max_steps": 10, "eval_every": 5, "n_validation_tasks": 10, "n_test_tasks": 20, "n_curve_tasks": 10},

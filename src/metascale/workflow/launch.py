@@ -182,8 +182,8 @@ class Plan:
     """What command.json holds: the command line and the question."""
     read: tuple[str, ...] = ()
     """What was read of texts, a line each: rows, classes, and what was left out."""
-    asked_profile: str = ""
-    """The profile that the values asked for, where none was named."""
+    following: tuple[str, ...] = ()
+    """Whose settings the values brought with them, in the place of the recipe's defaults."""
 
 
 def plan(
@@ -221,11 +221,10 @@ def plan(
         if getattr(reading, name) != getattr(Reading, name):
             raise InputError(f"`{name}` is for own functions and programs: recipe '{recipe}' has its own", field=name)
     chosen = load_recipe(recipe)
-    named, profile = profile, chosen.asked_profile(profile, values or {})
     study = chosen.study(values, profile, seeds, baselines, reading)
     line = _command(recipe, command, values or {}, profile, seeds, baselines, reading)
     planned = _planned(chosen, study, place, {"command": line, **chosen.presentation(profile)})
-    return planned if profile == named else replace(planned, asked_profile=str(profile))
+    return replace(planned, following=tuple(one.about for one in chosen.following(values or {})))
 
 
 def _command(

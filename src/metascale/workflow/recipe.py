@@ -92,6 +92,23 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class Follows:
+    """Defaults that go with some values of a key, in the place of the recipe's.
+
+    Args:
+        key: of the configuration.
+        when: whether a value of that key brings them; not the one that the recipe itself has.
+        values: the defaults.
+        about: whose settings they are, for a line on the terminal.
+    """
+
+    key: str
+    when: Callable[[Any], bool]
+    values: Mapping[str, object]
+    about: str
+
+
+@dataclass(frozen=True)
 class Recipe(Generic[Config]):
     """One ready-made study: the ``RECIPE`` of a file, beside these functions of the same file.
 
@@ -112,7 +129,7 @@ class Recipe(Generic[Config]):
         seeds: training seeds.
         baselines: methods that run once beside the axes, with overrides.
         profiles: variants by name.
-        profile_by: keys of which a value that is not empty asks for a profile, where none is named, and that profile.
+        follows: defaults that go with other values of a key, whether a profile or the user gives them.
         data_sets: what has to be in the data folder: names, or a function of a trial's configuration.
         packages: top-level modules that its trials import.
         scale_columns: columns of the results that the law runs along instead of an axis (a measured parameter count),
@@ -133,7 +150,7 @@ class Recipe(Generic[Config]):
     seeds: tuple[int, ...] = (0, 1, 2)
     baselines: tuple[Mapping[str, object], ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
-    profile_by: Mapping[str, str] = field(default_factory=dict)
+    follows: tuple[Follows, ...] = ()
     data_sets: tuple[str, ...] | Callable[[Config], tuple[str, ...]] = ()
     packages: tuple[str, ...] = ("torch", "safetensors")
     scale_columns: Mapping[str, str] = field(default_factory=dict)
@@ -161,10 +178,11 @@ class Recipe(Generic[Config]):
         Raises:
             InputError: an unknown profile or key, or a value that is not allowed.
         """
-        chosen = self.profile(self.asked_profile(profile, values or {}))
+        chosen = self.profile(profile)
         base = {**chosen.values, **(values or {})}
         tune = self._tune(base.pop(TUNE, self.tuned), chosen.values.get(TUNE))
         axes = absolute_places(self._take_axes(base, self.axes if chosen.axes is None else chosen.axes))
+        base = {**self._brought_by_axes(axes), **base}
         if "n_tasks" in axes:
             base["n_tasks"] = None  # of the baselines, which have no training tasks
         beside = (self.baselines if chosen.baselines is None else chosen.baselines) if baselines else ()
@@ -237,7 +255,32 @@ class Recipe(Generic[Config]):
         own = {key: value for key, value in config.items() if key not in NOT_CONFIGURED}
         if is_search(own):
             del own["kind"]
-        return validate(self.config, {**self.defaults, **own}, f"recipe '{self.name}'")
+        return validate(self.config, {**self.defaults, **self._brought(own), **own}, f"recipe '{self.name}'")
+
+    def following(self, values: Mapping[str, object]) -> list[Follows]:
+        """Which other defaults these values bring with them; a value that is not given is the recipe's own."""
+        return [one for one in self.follows if one.key in values and one.when(values[one.key])]
+
+    def _brought(self, values: Mapping[str, object]) -> dict[str, object]:
+        return {key: value for one in self.following(values) for key, value in one.values.items()}
+
+    def _brought_by_axes(self, axes: Mapping[str, Sequence[Any]]) -> dict[str, object]:
+        """
+        Raises:
+            InputError: values of one axis bring different defaults, which one study cannot have.
+        """
+        found: dict[str, object] = {}
+        for key, values in axes.items():
+            brought = [self._brought({key: value}) for value in values]
+            if any(each != brought[0] for each in brought):
+                raise InputError(
+                    f"recipe '{self.name}': values of '{key}' have other defaults than each other "
+                    f"({', '.join(map(repr, values))}); run them as two studies",
+                    field=key,
+                    value=tuple(values),
+                )
+            found |= brought[0] if brought else {}
+        return found
 
     def data_sets_of(self, config: Mapping[str, object]) -> tuple[str, ...]:
         """The data sets that a trial with this configuration reads."""
@@ -246,10 +289,6 @@ class Recipe(Generic[Config]):
     def presentation(self, profile: str | None = None) -> dict[str, object]:
         """What the report needs to know beside the study itself."""
         return {"question": self.profile(profile).question or self.question}
-
-    def asked_profile(self, named: str | None, values: Mapping[str, object]) -> str | None:
-        """The profile that is named, or else the one that the values ask for by themselves (``profile_by``)."""
-        return named or next((name for key, name in self.profile_by.items() if values.get(key)), None)
 
     def profile(self, name: str | None) -> Profile:
         """

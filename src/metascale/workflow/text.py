@@ -12,6 +12,7 @@ from pydantic import Field
 
 from metascale.core.errors import InputError
 from metascale.workflow.config import Count, FewShotConfig, NonNegative, Rate, Share
+from metascale.workflow.recipe import Follows
 
 if TYPE_CHECKING:
     from metascale.core.run import Run
@@ -106,6 +107,14 @@ training tasks: 12 nats before adaptation after a thousand of them.
 
 NO_BACKBONE: Mapping[str, object] = {**LORA, **WORDS, "backbone": "", "inner_clip": None, "inner_weight_decay": 0.0}
 """Defaults of a text recipe without a language model."""
+
+WITHOUT_A_MODEL = Follows(
+    "backbone",
+    lambda value: value == "",
+    {**NO_BACKBONE, "dtype": "float32", "n_validation_tasks": 100, "n_curve_tasks": 100},
+    "a perceptron over word counts",
+)
+"""For recipes whose own backbone is a language model."""
 
 
 def text_parts(
