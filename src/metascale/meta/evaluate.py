@@ -15,8 +15,9 @@ from scipy.stats import t
 from metascale.core.errors import Diverged, InputError
 from metascale.core.trees import stack_tasks
 from metascale.core.types import Batch, Episode, Model, OutputModel, Params, Split, TaskSource, require_same_shape
-from metascale.meta.inner import InnerLoop, after
+from metascale.meta.inner import InnerLoop, after, join_loops, joins_tasks, kind_of
 from metascale.parallel.execution import Execution
+from metascale.parallel.stacked import join_episodes, join_params
 
 Predictor: TypeAlias = Callable[[Episode], Mapping[int, torch.Tensor]]
 """Predictions for the query sets [T, B, ...], by the number of inner steps taken (0 for methods without). In processes
@@ -91,13 +92,29 @@ class _Adapted:
     wanted: tuple[int, ...]
 
     def __call__(self, episode: Episode) -> dict[int, torch.Tensor]:
-        stacked = stack_tasks(self.params, episode.n_tasks)
+        return self._predict(self.inner, stack_tasks(self.params, episode.n_tasks), episode)
+
+    def _predict(self, inner: InnerLoop, stacked: Params, episode: Episode) -> dict[int, torch.Tensor]:
         found = {}
-        for state in self.inner.iterate(self.model, stacked, episode.support, steps=self.wanted[-1]):
+        for state in inner.iterate(self.model, stacked, episode.support, steps=self.wanted[-1]):
             if state.step in self.wanted:
                 model = after(self.model, state.step)
-                found[state.step] = predict_in_parts(model, state.params, episode.query, self.inner.micro_batch)
+                found[state.step] = predict_in_parts(model, state.params, episode.query, inner.micro_batch)
         return found
+
+    def kind(self) -> object:
+        """What has to be equal for the predictions of two trials to come from one call; ``None``: of this one alone."""
+        loop = kind_of(self.inner)
+        return None if loop is None or not joins_tasks(self.model) else (loop, self.model, self.wanted)
+
+    def together(self, others: Sequence[_Adapted], parts: Sequence[Episode]) -> list[dict[int, torch.Tensor]]:
+        """What each of ``others`` predicts for its own part, in one adaptation."""
+        counts = [part.n_tasks for part in parts]
+        inner = join_loops([other.inner for other in others], counts)
+        params = join_params([other.params for other in others], counts)
+        found = self._predict(inner, params, join_episodes(parts))
+        split = {steps: values.split(counts) for steps, values in found.items()}
+        return [{steps: values[index] for steps, values in split.items()} for index in range(len(parts))]
 
     @property
     def losses(self) -> OutputLosses | None:
@@ -261,7 +278,21 @@ class _Score:
     predictor: Predictor
 
     def __call__(self, part: Episode, start: int) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-        predictions = self.predictor(part)
+        return self._scored(self.predictor(part), part)
+
+    def kind(self, part: Episode) -> object:
+        return self.predictor.kind() if isinstance(self.predictor, _Adapted) else None
+
+    def together(
+        self, functions: Sequence[_Score], parts: Sequence[Episode]
+    ) -> list[dict[int, tuple[torch.Tensor, torch.Tensor]]]:
+        predictors = [cast(_Adapted, function.predictor) for function in functions]
+        found = predictors[0].together(predictors, parts)
+        return [self._scored(predictions, part) for predictions, part in zip(found, parts, strict=True)]
+
+    def _scored(
+        self, predictions: Mapping[int, torch.Tensor], part: Episode
+    ) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
         losses: OutputLosses | None = getattr(self.predictor, "losses", None)
         return {
             steps: score(values, part.query.targets, None if losses is None else losses(values, part.query))

@@ -6,9 +6,10 @@ learner applies it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 
@@ -41,6 +42,20 @@ class EpisodeReport:
     support_loss_end: torch.Tensor
     query_loss: torch.Tensor | None
     diagnostics: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def parts(self, counts: Sequence[int]) -> list[EpisodeReport]:
+        """The reports of consecutive groups of so many tasks."""
+        ends = list(itertools.accumulate(counts))
+        return [self._part(slice(end - count, end)) for end, count in zip(ends, counts, strict=True)]
+
+    def _part(self, tasks: slice) -> EpisodeReport:
+        return EpisodeReport(
+            self.task_ids[tasks],
+            self.support_loss_start[tasks],
+            self.support_loss_end[tasks],
+            None if self.query_loss is None else self.query_loss[tasks],
+            {name: value[tasks] for name, value in self.diagnostics.items()},
+        )
 
 
 class MetaGradient(Protocol):
@@ -80,6 +95,15 @@ def profile_gradient(
         return with_inner(gradient, inner)(watched, theta, episode, None)
 
     return profile(estimate, model, {"weights": weights, "parameters": theta.values()}, device)
+
+
+@runtime_checkable
+class PerTask(Protocol):
+    """An estimator whose meta-gradient of a task depends on that task alone, so that trials may share a call."""
+
+    def per_task(
+        self, model: Model, stacked: Params, episode: Episode, key: int | None
+    ) -> tuple[Params, EpisodeReport]: ...
 
 
 def episode_report(
@@ -134,7 +158,12 @@ class Reptile:
             raise InputError("Reptile has no gradient for inner rates: leave learn_rates out, or use MAML")
 
     def __call__(self, model: Model, theta: Params, episode: Episode, key: int | None) -> tuple[Params, EpisodeReport]:
-        stacked = stack_tasks(theta, episode.n_tasks)
+        return mean_of(self.per_task(model, stack_tasks(theta, episode.n_tasks), episode, key))
+
+    def per_task(
+        self, model: Model, stacked: Params, episode: Episode, key: int | None
+    ) -> tuple[Params, EpisodeReport]:
+        """Every task's own θ − φ, at stacked meta-parameters [T, ...]."""
         batch = episode.support if self.data == "support" else episode.support.concat(episode.query)
         _, last, support_losses = ends(self.inner.iterate(model, stacked, batch, key=key))
         query_loss = None
@@ -142,7 +171,7 @@ class Reptile:
             final = after(model, last.step)
             query_loss = losses_of(loss_parts(final, episode.query, self.inner.micro_batch, None), last.params)
         adapted = {name: last.params.get(name, value) for name, value in stacked.items()}
-        return mean_tasks(subtract(stacked, adapted)), episode_report(episode, support_losses, query_loss)
+        return subtract(stacked, adapted), episode_report(episode, support_losses, query_loss)
 
 
 @dataclass(frozen=True)
@@ -157,7 +186,12 @@ class FOMAML:
     inner: InnerLoop = field(default_factory=InnerLoop)
 
     def __call__(self, model: Model, theta: Params, episode: Episode, key: int | None) -> tuple[Params, EpisodeReport]:
-        stacked = stack_tasks(theta, episode.n_tasks)
+        return mean_of(self.per_task(model, stack_tasks(theta, episode.n_tasks), episode, key))
+
+    def per_task(
+        self, model: Model, stacked: Params, episode: Episode, key: int | None
+    ) -> tuple[Params, EpisodeReport]:
+        """Every task's own meta-gradient, at stacked meta-parameters [T, ...]."""
         start = begin(self.inner, model, stacked, episode.support)
         first, last, support = ends(self.inner.iterate(model, stacked, episode.support, key=key, start=start.state))
         final = after(model, last.step)
@@ -171,7 +205,7 @@ class FOMAML:
             own, value = name.removeprefix(RATE_PREFIX), stacked[name]
             moved = last.params[own] - first.params[own]
             meta[name] = grads[own] * moved / torch.where(value == 0, 1.0, value)
-        return mean_tasks({name: meta[name] for name in stacked}), episode_report(episode, support, losses)
+        return {name: meta[name] for name in stacked}, episode_report(episode, support, losses)
 
 
 @dataclass(frozen=True)
@@ -191,11 +225,16 @@ class MAML:
     through: Through = field(default_factory=Exact)
 
     def __call__(self, model: Model, theta: Params, episode: Episode, key: int | None) -> tuple[Params, EpisodeReport]:
+        return mean_of(self.per_task(model, stack_tasks(theta, episode.n_tasks), episode, key))
+
+    def per_task(
+        self, model: Model, stacked: Params, episode: Episode, key: int | None
+    ) -> tuple[Params, EpisodeReport]:
+        """Every task's own meta-gradient, at stacked meta-parameters [T, ...]."""
         if isinstance(self.through, Zero):
-            return FOMAML(self.inner)(model, theta, episode, key)
+            return FOMAML(self.inner).per_task(model, stacked, episode, key)
         if self.through.second_order:
             model.require_second_order()
-        stacked = stack_tasks(theta, episode.n_tasks)
         if isinstance(self.through, FullGraph):
             leaves = require_grad(stacked)
             with torch.enable_grad():
@@ -204,14 +243,19 @@ class MAML:
             final = after(model, last.step)
             losses, adjoint = query_gradient(final, last.params, episode.query, key, self.inner.micro_batch)
             meta = unrolled_adjoint(leaves, last, adjoint)
-            return mean_tasks(meta), episode_report(episode, support_losses, losses)
+            return meta, episode_report(episode, support_losses, losses)
         start = begin(self.inner, model, stacked, episode.support)
         path = follow(self.inner, model, stacked, episode.support, key, start.state)
         final = after(model, path.last.step)
         losses, adjoint = query_gradient(final, path.last.params, episode.query, key, self.inner.micro_batch)
         adjoint, on_rates = Sweep(self.inner, model, stacked, episode, key, self.through)(path, adjoint)
         meta = back_through_begin(model, stacked, episode.support, start, adjoint) | on_rates
-        return mean_tasks(complete(meta, stacked)), episode_report(episode, path.losses, losses)
+        return complete(meta, stacked), episode_report(episode, path.losses, losses)
+
+
+def mean_of(found: tuple[Params, EpisodeReport]) -> tuple[Params, EpisodeReport]:
+    """Meta-gradients of single tasks as their mean, and the report as it is."""
+    return mean_tasks(found[0]), found[1]
 
 
 def complete(meta: Params, stacked: Params) -> Params:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal, cast
@@ -17,9 +17,12 @@ from metascale.hypergrad.curvature import LossPart, loss_and_gradient
 from metascale.meta.meta_curvature import identities, turned
 from metascale.training.optimizers import (
     SGD,
+    Adam,
     Optimizer,
     OptimizerState,
+    TaskRates,
     clip_norm_per_task,
+    has_own_rate,
     refuse_mixing,
     refuse_overwriting,
 )
@@ -284,6 +287,28 @@ def _turned(theta: Params, name: str, gradient: torch.Tensor) -> torch.Tensor:
     """The gradient by the learnt matrices of its parameter; as it is for a head made afresh, which has none."""
     own = [theta[key] for mode in range(3) if (key := f"{RATE_PREFIX}{name}/mode{mode}") in theta]
     return turned(gradient, own) if own else gradient
+
+
+def joins_tasks(model: Model) -> bool:
+    """Whether the model computes every task's numbers from that task alone, so that trials may share a call."""
+    return bool(getattr(model, "joins_tasks", False))
+
+
+def kind_of(inner: InnerLoop) -> object:
+    """What two inner loops have to have in common for their tasks to run in one loop: all but the rate.
+
+    ``None``: this one runs by itself.
+    """
+    return replace(inner, optimizer=replace(inner.optimizer, lr=1.0)) if has_own_rate(inner.optimizer) else None
+
+
+def join_loops(loops: Sequence[InnerLoop], counts: Sequence[int]) -> InnerLoop:
+    """One loop for the tasks of all ``loops``, each at its own rate; they are of one kind."""
+    rates = [loop.optimizer.lr for loop in loops if isinstance(loop.optimizer, (SGD, Adam))]
+    if len(set(rates)) == 1:
+        return loops[0]
+    values = torch.tensor(rates, dtype=torch.float64).repeat_interleave(torch.tensor(list(counts)))
+    return replace(loops[0], optimizer=TaskRates(loops[0].optimizer, values))
 
 
 def _of_step(rates: torch.Tensor, step: int, ndim: int) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 
@@ -12,8 +13,11 @@ from metascale.core.streams import address
 from metascale.core.trees import add, is_finite, norm, scale, stack_tasks
 from metascale.core.types import Batch, Episode, Model, Params
 from metascale.meta.evaluate import Predictor, adapted_predictor
-from metascale.meta.gradients import EpisodeReport, MetaGradient, ends, with_inner
+from metascale.meta.gradients import EpisodeReport, MetaGradient, PerTask, ends, mean_of, with_inner
+from metascale.meta.inner import join_loops, joins_tasks, kind_of
+from metascale.meta.reverse import KEYLESS
 from metascale.parallel.execution import Execution
+from metascale.parallel.stacked import join_episodes, join_params
 from metascale.training.optimizers import SGD, Optimizer, clip_norm, refuse_overwriting
 from metascale.training.schedules import Constant, RateSchedule
 from metascale.training.state import TrainState
@@ -140,6 +144,29 @@ class _Estimate:
 
     def __call__(self, part: Episode, start: int) -> tuple[Params, EpisodeReport]:
         return self.gradient(self.model, self.params, part, self.key)
+
+    def kind(self, part: Episode) -> object:
+        loop = kind_of(self.gradient.inner)
+        if loop is None or not (isinstance(self.gradient, PerTask) and joins_tasks(self.model)):
+            return None
+        through = getattr(self.gradient, "through", None)
+        if not (through is None or isinstance(through, KEYLESS)):
+            return None
+        return with_inner(self.gradient, loop), self.model
+
+    def together(
+        self, functions: Sequence[_Estimate], parts: Sequence[Episode]
+    ) -> list[tuple[Params, EpisodeReport]]:
+        counts = [part.n_tasks for part in parts]
+        inner = join_loops([function.gradient.inner for function in functions], counts)
+        params = join_params([function.params for function in functions], counts)
+        gradient = cast(PerTask, with_inner(self.gradient, inner))
+        grads, report = gradient.per_task(self.model, params, join_episodes(parts), None)
+        split = {name: value.split(counts) for name, value in grads.items()}
+        return [
+            mean_of(({name: values[index] for name, values in split.items()}, own))
+            for index, own in enumerate(report.parts(counts))
+        ]
 
 
 def _join(reports: list[EpisodeReport], meta_gradient_norm: float) -> StepReport:

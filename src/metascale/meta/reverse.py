@@ -41,6 +41,9 @@ class FullGraph:
 
 Through: TypeAlias = "FullGraph | Curvature"
 
+KEYLESS = (FullGraph, Exact, GaussNewton, Zero)
+"""What differentiates a task's steps by that task's numbers alone: neither random probes nor a shared step size."""
+
 THROUGH: Mapping[str, Callable[[int], Through]] = {
     "unrolled": lambda probes: FullGraph(),
     "exact": lambda probes: Exact(),

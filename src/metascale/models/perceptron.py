@@ -62,6 +62,11 @@ class Perceptron(Network):
         """Units of every hidden layer."""
         return layer_widths(self.width, self.depth, self.ratio)
 
+    @property
+    def joins_tasks(self) -> bool:
+        """Whether tasks of several trials may share a call: no dropout, whose masks belong to one trial."""
+        return self.task_axis and not self.dropout
+
     def init(self, seed: int) -> Params:
         """``layer{i}.weight`` and ``layer{i}.bias`` of the hidden layers, then ``head``."""
         params: Params = {}

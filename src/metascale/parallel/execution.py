@@ -12,6 +12,7 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.types import Episode, Model
 from metascale.parallel.processes import task_processes
+from metascale.parallel.stacked import joined
 from metascale.training.memory import counting
 
 Result = TypeVar("Result")
@@ -77,7 +78,9 @@ class Execution:
         size = self.chunk or episode.n_tasks
         starts = range(0, episode.n_tasks, size)
         chunks = [(episode.tasks(start, min(start + size, episode.n_tasks)), start) for start in starts]
-        if self.workers == 1 or len(chunks) == 1:
+        if len(chunks) == 1:
+            return [joined(function, episode)]
+        if self.workers == 1:
             return [function(part, start) for part, start in chunks]
         if torch.is_autocast_enabled("cpu"):
             raise InputError(

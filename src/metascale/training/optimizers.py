@@ -6,8 +6,8 @@ outer loop. An element-wise one treats every task's slice as an optimiser of its
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Protocol, TypeAlias, TypeGuard
 
 import torch
 from torch.optim.adamw import adamw
@@ -120,6 +120,30 @@ class Adam(_Descent):
             return self.lr * (direction + self.weight_decay * value if self.weight_decay else direction)
 
         return tree_map(step, state["m"], state["v"], params), state
+
+
+def has_own_rate(optimizer: Optimizer) -> TypeGuard[SGD | Adam]:
+    """Whether `TaskRates` can give every task of a stack a rate of its own: the step is lr times what no rate enters."""
+    return isinstance(optimizer, (SGD, Adam))
+
+
+@dataclass(frozen=True, eq=False)
+class TaskRates(_Descent):
+    """``optimizer`` on stacked parameters [T, ...], task t at the rate ``rates[t]``: the numbers of T optimisers."""
+
+    optimizer: SGD | Adam
+    rates: torch.Tensor
+
+    def init(self, params: Params) -> OptimizerState:
+        return self.optimizer.init(params)
+
+    def steps(self, params: Params, grads: Params, state: OptimizerState) -> tuple[Params, OptimizerState]:
+        steps, state = replace(self.optimizer, lr=1.0).steps(params, grads, state)
+
+        def scaled(step: torch.Tensor) -> torch.Tensor:
+            return self.rates.to(step).view(-1, *[1] * (step.ndim - 1)) * step
+
+        return tree_map(scaled, steps), state
 
 
 def _zero_count() -> Params:
