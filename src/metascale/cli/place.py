@@ -31,6 +31,10 @@ def place_of(
     trial_timeout: Annotated[
         float | None, typer.Option(min=1, help="Kill an attempt at a trial after this many seconds: it has failed.")
     ] = None,
+    stack: Annotated[
+        str | None,
+        typer.Option(help="Trials that one process computes together, or auto (few-shot perceptrons; same numbers)."),
+    ] = None,
 ) -> Place:
     """The place that these options name."""
     from metascale.workflow.launch import Place
@@ -48,6 +52,7 @@ def place_of(
         memory_gb,
         time_limit_min,
         trial_timeout,
+        int(stack) if stack is not None and stack.isdecimal() else stack,
     )
 
 

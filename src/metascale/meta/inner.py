@@ -297,9 +297,12 @@ def joins_tasks(model: Model) -> bool:
 def kind_of(inner: InnerLoop) -> object:
     """What two inner loops have to have in common for their tasks to run in one loop: all but the rate.
 
-    ``None``: this one runs by itself.
+    ``None``: this one runs by itself. So does one that clips, since the last bit of a norm depends on how many tasks
+    there are.
     """
-    return replace(inner, optimizer=replace(inner.optimizer, lr=1.0)) if has_own_rate(inner.optimizer) else None
+    if inner.clip is not None or not has_own_rate(inner.optimizer):
+        return None
+    return replace(inner, optimizer=replace(inner.optimizer, lr=1.0))
 
 
 def join_loops(loops: Sequence[InnerLoop], counts: Sequence[int]) -> InnerLoop:

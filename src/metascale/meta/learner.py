@@ -154,9 +154,7 @@ class _Estimate:
             return None
         return with_inner(self.gradient, loop), self.model
 
-    def together(
-        self, functions: Sequence[_Estimate], parts: Sequence[Episode]
-    ) -> list[tuple[Params, EpisodeReport]]:
+    def together(self, functions: Sequence[_Estimate], parts: Sequence[Episode]) -> list[tuple[Params, EpisodeReport]]:
         counts = [part.n_tasks for part in parts]
         inner = join_loops([function.gradient.inner for function in functions], counts)
         params = join_params([function.params for function in functions], counts)

@@ -17,9 +17,14 @@ import torch
 
 from metascale.core.trees import stack_tasks
 from metascale.core.types import Batch, Episode, Params
+from metascale.training.memory import counting
 
 TASKS_TOGETHER = 64
 """Tasks in one joined call on a CPU: more would leave its caches (a small perceptron: 2 MB a copy at 64 tasks)."""
+
+MULTIPLE = 8
+"""Only calls with a multiple of so many tasks are joined: then each trial's part of every tensor begins at a multiple
+of 32 bytes, as in a call of its own, on which the last bit of a matrix product depends (vectors of 8 float32)."""
 
 
 @runtime_checkable
@@ -136,10 +141,17 @@ def run_together(runs: Sequence[Callable[[], None]]) -> None:
 def joined(function: Callable[[Episode, int], Any], part: Episode) -> Any:
     """``function(part, 0)``, together with calls of its kind of the trials that run beside this one, if any do."""
     strand = _strand.get()
-    kind = function.kind(part) if strand is not None and isinstance(function, Joinable) else None
-    if strand is None or kind is None:
+    if strand is None or not isinstance(function, Joinable) or part.n_tasks % MULTIPLE or _watched():
+        return function(part, 0)
+    kind = function.kind(part)
+    if kind is None:
         return function(part, 0)
     return strand.ask(Call(function, part, (kind, shapes_of(part), torch.is_grad_enabled())))
+
+
+def _watched() -> bool:
+    """Whether somebody counts what this thread computes, or changes how: that ends at the thread."""
+    return counting() or torch.is_autocast_enabled("cpu") or torch._C._len_torch_dispatch_stack() > 0
 
 
 def answer(calls: Sequence[Call]) -> None:
@@ -194,8 +206,3 @@ def join_params(params: Sequence[Params], counts: Sequence[int]) -> Params:
     """Each trial's parameters, repeated for its tasks: [ΣT, ...]."""
     stacked = [stack_tasks(own, count) for own, count in zip(params, counts, strict=True)]
     return {name: torch.cat([own[name] for own in stacked]) for name in stacked[0]}
-
-
-def split(values: torch.Tensor, counts: Sequence[int]) -> tuple[torch.Tensor, ...]:
-    """Each trial's own tasks of [ΣT, ...]."""
-    return values.split(list(counts))

@@ -44,6 +44,10 @@ class DigitsConfig(FewShotConfig):
     head: Literal["learned", "shared", "zero", "prototype"] = "learned"
 
     @property
+    def tasks_apart(self) -> bool:
+        return self.model == "mlp"
+
+    @property
     def batch_statistics(self) -> bool:
         return self.model == "conv"
 

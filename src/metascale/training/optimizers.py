@@ -123,7 +123,7 @@ class Adam(_Descent):
 
 
 def has_own_rate(optimizer: Optimizer) -> TypeGuard[SGD | Adam]:
-    """Whether `TaskRates` can give every task of a stack a rate of its own: the step is lr times what no rate enters."""
+    """Whether `TaskRates` can give every task a rate of its own: the step is lr times what no rate enters."""
     return isinstance(optimizer, (SGD, Adam))
 
 

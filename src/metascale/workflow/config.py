@@ -238,6 +238,11 @@ class FewShotConfig(TrialConfig):
         return self.method, self.curvature
 
     @property
+    def tasks_apart(self) -> bool:
+        """Whether the model computes each task's numbers from that task alone, so that trials may share calls."""
+        return False
+
+    @property
     def batch_statistics(self) -> bool:
         """Whether the model normalises with the statistics of each batch."""
         return False

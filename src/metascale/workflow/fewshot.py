@@ -40,6 +40,7 @@ from metascale.meta.training import MetaTraining
 from metascale.parallel.budget import fit_to_budget, frozen_weights, profile_step
 from metascale.parallel.execution import Execution
 from metascale.parallel.out_of_memory import MicroBatches
+from metascale.parallel.stacked import run_together
 from metascale.study.search.search import PRUNE_KEY
 from metascale.training.flops import count_flops
 from metascale.training.loop import Schedule, train_or_prune
@@ -76,6 +77,11 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     if settings.kind == "meta":
         return _meta(settings, parts, config, run, device)
     return _baseline(settings, parts, config["seed"], run, device)
+
+
+def together(runs: Sequence[Callable[[], None]]) -> None:
+    """Run trials beside each other, joining what they compute (`metascale.parallel.stacked`)."""
+    run_together(runs)
 
 
 def few_shot(recipe: Recipe[Any], config: Mapping[str, object]) -> FewShotConfig:

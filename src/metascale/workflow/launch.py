@@ -29,6 +29,7 @@ from metascale.workflow.own import check_own, is_function, is_own, own_study, so
 from metascale.workflow.places import found_again, placed
 from metascale.workflow.preflight import check_devices, fetch_backbones, preflight
 from metascale.workflow.recipe import Recipe, load_recipe, recipe_of
+from metascale.workflow.stacks import stacks_of
 
 if TYPE_CHECKING:
     from metascale.study.run.session import Reporter, StudyOutcome
@@ -48,6 +49,7 @@ _USED_BY: Mapping[str, tuple[tuple[str, ...], str]] = {
     "partition": (("slurm",), ""),
     "memory_gb": (("slurm",), ""),
     "time_limit_min": (("slurm",), ""),
+    "stack": (("processes", "serial"), ""),
 }
 """Which executors use what of a `Place`, and what to use with the others."""
 
@@ -66,6 +68,8 @@ class Place:
         address: of a Ray cluster.
         partition: of a SLURM cluster.
         cpus_per_trial, gpus_per_trial, memory_gb, time_limit_min: what a cluster sets aside for each trial.
+        stack: trials at most that one process runs together, computing at once what they have in common, or ``"auto"``;
+            ``None``: as the study's folder says, else 1. Results do not depend on it.
 
     Raises:
         InputError: an unknown executor or device, or a value that the executor does not use.
@@ -83,6 +87,7 @@ class Place:
     memory_gb: float | None = None
     time_limit_min: int = 240
     trial_timeout_s: float | None = None
+    stack: int | str | None = None
 
     def __post_init__(self) -> None:
         chosen = self.executor
@@ -99,6 +104,10 @@ class Place:
         for name in self.device_names:
             if not DEVICE.fullmatch(name):
                 self._refuse("devices", f"`devices` has '{name}'; a device is cpu, mps, cuda or cuda:NUMBER")
+        if self.stack not in (None, "auto") and not (isinstance(self.stack, int) and self.stack >= 1):
+            self._refuse("stack", f"`stack` is a number of trials from 1, or auto, not {self.stack!r}")
+        if self.stack not in (None, 1) and self.processes_per_trial > 1:
+            self._refuse("stack", "`stack` runs several trials in one process: it cannot go with `processes_per_trial`")
         for name, (owners, instead) in _USED_BY.items():
             given = self.device_names != ("cpu",) if name == "devices" else getattr(self, name) != getattr(Place, name)
             if given and chosen not in owners:
@@ -180,6 +189,8 @@ class Plan:
     devices: tuple[str, ...]
     record: Mapping[str, object]
     """What command.json holds: the command line and the question."""
+    stack: int | str | None = None
+    """Trials that run together at most, as `Place` has it."""
     read: tuple[str, ...] = ()
     """What was read of texts, a line each: rows, classes, and what was left out."""
     following: tuple[str, ...] = ()
@@ -283,7 +294,9 @@ def _planned(recipe: Recipe[Any] | None, study: Study, place: Place | None, reco
         check_devices(devices)
         if is_own(study):
             check_own(study)
-    return Plan(recipe, study, executor, workers, place.device_names, record, read)
+    if place.stack is not None:
+        stacks_of(recipe, study, place.stack)
+    return Plan(recipe, study, executor, workers, place.device_names, record, place.stack, read)
 
 
 def _hashes(recipe: Recipe[Any] | None, study: Study) -> dict[str, str]:
@@ -314,6 +327,7 @@ def launch(
         fetch_backbones(planned.recipe, planned.study)
     study = placed(known_by_content(planned.recipe, planned.study, folder), folder)
     planned = replace(planned, study=study)
+    planned, stacks = _stacked(planned, folder)
     if search_of(planned.study) is None:
         # Before the first trial: a study that is killed and resumed still knows how it began. (A search makes its
         # trials itself, and is noted at the end.)
@@ -326,6 +340,7 @@ def launch(
         planned.executor,
         fail_fast=fail_fast,
         reporter=reporter or default_reporter(),
+        stacks=stacks,
         facts={
             "command": planned.record.get("command", ""),
             "data_sha256": _hashes(planned.recipe, planned.study),
@@ -371,6 +386,19 @@ def run(
         recipe, values, command=command, profile=profile, seeds=seeds, place=place, baselines=baselines, reading=reading
     )
     return launch(planned, folder, fail_fast=fail_fast, reporter=reporter)
+
+
+def _stacked(planned: Plan, folder: Path) -> tuple[Plan, tuple[tuple[str, ...], ...]]:
+    """The stacks of the study, which its record holds: those asked for now, else those it began with."""
+    stack = planned.stack
+    if stack is None:
+        known = folder / COMMAND_JSON
+        stack = (read_json(known) if known.exists() else {}).get("stack", 1)
+    record = {name: value for name, value in planned.record.items() if name not in ("stack", "stacks")}
+    if stack == 1 or not isinstance(planned.executor, (ProcessExecutor, SerialExecutor)):
+        return replace(planned, record=record), ()
+    stacks = stacks_of(planned.recipe, planned.study, stack)
+    return replace(planned, record={**record, "stack": stack, "stacks": stacks}), stacks
 
 
 def _note_command(planned: Plan, folder: Path) -> None:

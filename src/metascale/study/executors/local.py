@@ -15,13 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from metascale.core.errors import InputError, MetascaleError
 from metascale.study.errors import require_posix
 from metascale.study.executors import check_positive
 from metascale.study.run.job import Ended, ExitCode, Job, Pool
 from metascale.study.run.output import bound_output
-from metascale.study.run.supervise import HANG_S, Pulse, execute, overdue
+from metascale.study.run.stack import execute_all
+from metascale.study.run.supervise import HANG_S, Pulse, overdue
 from metascale.study.store.folder import OUTPUT
 from metascale.study.store.provenance import THREAD_VARIABLES
 
@@ -65,9 +67,9 @@ class _SerialPool:
             return []
         start = time.monotonic()
         job = self.waiting[0]
-        code = execute(replace(job, processes=self.processes))
+        codes = execute_all(replace(job, processes=self.processes))
         self.waiting.clear()
-        return [Ended(job, code, time.monotonic() - start)]
+        return _ended(job, codes, time.monotonic() - start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ class _ProcessPool:
             hang_s=executor.hang_s,
             trial_timeout_s=executor.trial_timeout_s,
         )
-        self._running[slot] = (job, time.monotonic(), Pulse(Path(job.folder)))
+        self._running[slot] = (job, time.monotonic(), Pulse(*_folders(job)))
         self.send({"slot": slot, "cores": self._cores(slot), "job": asdict(job)})
 
     def wait(self, timeout_s: float) -> list[Ended]:
@@ -166,16 +168,19 @@ class _ProcessPool:
                 continue
             job, start, _ = self._running.pop(slot)
             self._pids.pop(slot, None)
-            bound_output(Path(job.folder) / OUTPUT)
-            code = self._killed.pop(slot, message["code"])
-            ended.append(Ended(job, code, time.monotonic() - start))
+            for folder in _folders(job):
+                bound_output(folder / OUTPUT)
+            killed = self._killed.pop(slot, None)
+            codes = message["codes"] if killed is None else [killed] * len(_folders(job))
+            ended += _ended(job, codes, time.monotonic() - start)
         return ended
 
     def _watch(self, slot: int, job: Job, start: float, pulse: Pulse) -> None:
         """Bound a trial's output, and kill it where it is overdue. One on several processes has its own supervisor."""
         if job.processes > 1:
             return
-        bound_output(Path(job.folder) / OUTPUT)
+        for folder in _folders(job):
+            bound_output(folder / OUTPUT)
         code = overdue(job, start, pulse)
         if code is not None and slot not in self._killed:
             self._killed[slot] = code
@@ -187,7 +192,7 @@ class _ProcessPool:
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._server_died() from error
 
-    def _receive(self) -> list[dict[str, int]]:
+    def _receive(self) -> list[dict[str, Any]]:
         while select.select([self._connection], [], [], 0)[0]:
             try:
                 data = self._connection.recv(65536)
@@ -216,6 +221,15 @@ class _ProcessPool:
             return []
         cores, share = sorted(os.sched_getaffinity(0)), self._executor.threads_per_worker
         return [cores[(slot * share + k) % len(cores)] for k in range(share)]
+
+
+def _folders(job: Job) -> list[Path]:
+    """The runs' folders of a job and of those beside it."""
+    return [Path(each.folder) for each in job.together()]
+
+
+def _ended(job: Job, codes: Sequence[int], wall_s: float) -> list[Ended]:
+    return [Ended(each, code, wall_s) for each, code in zip(job.together(), codes, strict=True)]
 
 
 def device_of(devices: Sequence[str], slot: int, processes: int) -> str:

@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,8 +26,8 @@ import psutil
 
 from metascale.study.design import load_function
 from metascale.study.run.job import Job, own_status
+from metascale.study.run.stack import execute_all
 from metascale.study.run.stopping import adopt_orphans, die_with, stop_on_signal
-from metascale.study.run.supervise import execute
 from metascale.study.store.folder import OUTPUT
 from metascale.study.store.provenance import machine, sources
 
@@ -54,11 +55,13 @@ def main(arguments: list[str]) -> None:
 
 @dataclass(slots=True)
 class _Trial:
-    """A trial's process: its slot, where it tells its exit code, and its end while its children's is waited for."""
+    """A process of ``n`` trials: its slot, where it tells how they ended, and their exit codes, while the end of what
+    it started is waited for."""
 
     slot: int
     told: int
-    code: int | None = None
+    n: int
+    codes: list[int] | None = None
     until: float = 0.0
 
 
@@ -73,7 +76,7 @@ class _Server:
 
     def serve(self) -> None:
         while True:
-            ending = any(trial.code is not None for trial in self._trials.values())
+            ending = any(trial.codes is not None for trial in self._trials.values())
             ready, _, _ = select.select([self._connection.fileno(), self._wake], [], [], _POLL_S if ending else None)
             if os.getppid() != self._parent:
                 self._end_all()
@@ -132,7 +135,7 @@ class _Server:
         # The child does it too; whoever comes first, its group exists before anyone signals it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.setpgid(pid, pid)
-        self._trials[pid] = _Trial(slot, told)
+        self._trials[pid] = _Trial(slot, told, 1 + len(job.beside))
         self._send({"slot": slot, "pid": pid})
 
     def _reap(self) -> None:
@@ -145,23 +148,25 @@ class _Server:
                 trial = self._trials.get(pid)
                 if trial is None:
                     continue  # what a trial had left behind
-                told = False
+                told = b""
                 with contextlib.suppress(BlockingIOError):
-                    told = bool(os.read(trial.told, 16))
-                trial.code = own_status(os.waitstatus_to_exitcode(status), told)
+                    told = os.read(trial.told, 1 << 16)
+                code = own_status(os.waitstatus_to_exitcode(status), bool(told))
+                # One of several trials that ended has not ended the others: its code says nothing of them.
+                trial.codes = json.loads(told) if told and code >= 0 and trial.n > 1 else [code] * trial.n
                 trial.until = time.monotonic() + _GRACE_S
                 self._signal_left(pid, signal.SIGTERM)
 
     def _see_off(self) -> None:
         """Report trials that ended once nothing that they started lives any more."""
         for pid, trial in list(self._trials.items()):
-            if trial.code is None:
+            if trial.codes is None:
                 continue
             if self._signal_left(pid, signal.SIGKILL if time.monotonic() > trial.until else None):
                 continue
             del self._trials[pid]
             os.close(trial.told)
-            self._send({"slot": trial.slot, "code": trial.code})
+            self._send({"slot": trial.slot, "codes": trial.codes})
 
     def _signal_left(self, group: int, number: signal.Signals | None) -> bool:
         """Signal what is left of an ended trial: its process group, and what left that and became our child."""
@@ -177,7 +182,7 @@ class _Server:
                     orphan.send_signal(number or 0)
         return left
 
-    def _send(self, message: dict[str, int]) -> None:
+    def _send(self, message: Mapping[str, object]) -> None:
         # The runner is gone: the next look at the connection ends everything.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._connection.sendall(json.dumps(message).encode() + b"\n")
@@ -222,8 +227,9 @@ def run_trial(server: int, cores: list[int], job: Job, tell: int) -> NoReturn:
         faulthandler.enable()
         if cores:
             os.sched_setaffinity(0, cores)
-        code = execute(job)
-        os.write(tell, str(int(code)).encode())
+        codes = execute_all(job, own_output=True)
+        os.write(tell, json.dumps(codes).encode())
+        code = codes[0] if len(codes) == 1 else 0
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:  # noqa: BLE001

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +41,8 @@ class Job:
         stop_seen: the request to stop that was there before the runner started.
         import_paths: where a process on another machine finds the user's own modules.
         facts: what the run's provenance keeps besides the place: the command, the hashes of the data.
+        stack: the ids of the trials that run together in one process, this one among them; none where it runs alone.
+        beside: the jobs of the others, as mappings; of the first job of a stack.
     """
 
     trial_id: str
@@ -58,6 +60,12 @@ class Job:
     stop_seen: str = ""
     import_paths: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    stack: Sequence[str] = ()
+    beside: Sequence[Mapping[str, Any]] = ()
+
+    def together(self) -> tuple[Job, ...]:
+        """This job and those beside it, each by itself."""
+        return (replace(self, beside=()), *(Job(**fields) for fields in self.beside))
 
     def watch(self) -> StopWatch:
         return StopWatch(Path(self.folder).parents[1], self.stop_seen, Path(self.folder), self.claim)
@@ -193,7 +201,9 @@ def describe_exit(code: int) -> str:
 
 
 def _identity(job: Job) -> dict[str, Any]:
+    stack = {"stack": list(job.stack)} if job.stack else {}
     return {
+        **stack,
         "trial_id": job.trial_id,
         "seed": job.config.get("seed"),
         "device": job.device,

@@ -6,14 +6,14 @@ import contextlib
 import signal
 import sqlite3
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from metascale.study.design import Trial
 from metascale.study.errors import disk_full, explain_disk_full
-from metascale.study.run.job import Ended, Executor, ExitCode, Job, Pool, describe_exit, was_killed
+from metascale.study.run.job import OWN_STATUS, Ended, Executor, ExitCode, Job, Pool, describe_exit, was_killed
 from metascale.study.run.stopping import Mode, StopWatch, ask_run_to_stop, is_signalled
 from metascale.study.store.claims import Claim, locked, new_owner, renewed, retire
 from metascale.study.store.folder import INDEX, damaged_runs, read_progress, run_folder
@@ -105,6 +105,7 @@ class Session:
         lease_s: float,
         facts: Mapping[str, Any],
         stop_seen: str | None = None,
+        stacks: Sequence[Sequence[str]] = (),
     ) -> None:
         self.store = store
         # The stored trial of the same id: it has the label that names the folder.
@@ -126,6 +127,8 @@ class Session:
         self._hangs: Counter[str] = Counter()
         self._losses: Counter[str] = Counter()
         self._kills: Counter[str] = Counter()
+        # The stack of a trial, by id; a trial whose stack's process died leaves it for the rest of this call.
+        self._stacks = {name: place for place, names in enumerate(stacks) for name in names}
         self._wall_s: deque[float] = deque(maxlen=_RECENT)
         self._n_ran, self._n_slots = 0, 1
         self._failed = self._waiting = False
@@ -198,14 +201,32 @@ class Session:
                 self._tell("waiting", message=f"{len(self._held)} trials are with other runners")
             self._queue, self._held = self._held, deque()
         while self._queue and (device := pool.free_device()) is not None:
-            trial = self._queue.popleft()
-            claim = self._claim(trial, device)
-            if claim is not None:
+            claimed = []
+            for trial in self._next_stack():
+                claim = self._claim(trial, device)
+                if claim is not None:
+                    self._claims[trial.id] = (trial, claim)
+                    claimed.append((trial, claim))
+            if claimed:
                 self._waiting = False
-                self._claims[trial.id] = (trial, claim)
                 self._n_slots = max(self._n_slots, len(self._claims))
-                pool.submit(self._job(trial, claim, device))
-                self._tell("started", trial.label, message=device)
+                pool.submit(self._stacked_job(claimed, device))
+                for trial, _ in claimed:
+                    self._tell("started", trial.label, message=device)
+
+    def _next_stack(self) -> list[Trial]:
+        """The next trial of the queue, and those of its stack."""
+        first = self._queue.popleft()
+        stack = self._stacks.get(first.id)
+        beside = [trial for trial in self._queue if stack is not None and self._stacks.get(trial.id) == stack]
+        for trial in beside:
+            self._queue.remove(trial)
+        return [first, *beside]
+
+    def _stacked_job(self, claimed: Sequence[tuple[Trial, Claim]], device: str) -> Job:
+        ids = tuple(trial.id for trial, _ in claimed) if len(claimed) > 1 else ()
+        first, *beside = (replace(self._job(trial, claim, device), stack=ids) for trial, claim in claimed)
+        return replace(first, beside=[asdict(job) for job in beside])
 
     def _claim(self, trial: Trial, device: str) -> Claim | None:
         row = self.store.index.row(trial.id)
@@ -242,6 +263,10 @@ class Session:
         if ended.code == ExitCode.DISK_FULL:
             raise disk_full(self.store.folder, doing)
         resumable = ended.code in (ExitCode.STOPPED, ExitCode.WORKER_LOST) or was_killed(ended.code)
+        if ended.job.stack and _died(ended.code):
+            # It may have been any of its trials: each goes on by itself, and is judged by that.
+            self._stacks.pop(trial.id, None)
+            resumable = True
         if resumable or self._is_stale(ended, claim):
             self._give_back(trial, claim, ended)
             return
@@ -303,6 +328,8 @@ class Session:
             self._tell("interrupted", trial.label, "stopped at a checkpoint", ended.wall_s)
         else:
             why = _describe_kill(ended.code) if was_killed(ended.code) else "worker lost or preempted"
+            if ended.job.stack and _died(ended.code):
+                why = f"{describe_exit(ended.code)}; it ran beside {len(ended.job.stack) - 1} others and leaves them"
             self._tell("lost", trial.label, f"{why}; it goes on from its last checkpoint", ended.wall_s)
 
     def _release_all(self) -> None:
@@ -339,6 +366,12 @@ class Session:
             stopped=self._stopping is not None,
             damaged=damaged_runs(self.store.view()),
         )
+
+
+def _died(code: int) -> bool:
+    """Whether a process ended without a word about its trials, and nobody ended it from outside."""
+    died = code in (ExitCode.HUNG, ExitCode.TIMED_OUT) or code >= OWN_STATUS or code < 0
+    return died and not was_killed(code)
 
 
 def _describe_death(ended: Ended) -> str:

@@ -199,8 +199,11 @@ class Supervisor:
 
 
 def overdue(job: Job, start: float, pulse: Pulse) -> ExitCode | None:
-    """Why a trial that began at ``start`` (of the monotonic clock) is to be killed now; ``None`` where it may go on."""
-    if job.trial_timeout_s is not None and time.monotonic() - start > job.trial_timeout_s:
+    """Why a trial that began at ``start`` (of the monotonic clock) is to be killed now; ``None`` where it may go on.
+
+    The trials of a stack may take as long together as one after another.
+    """
+    if job.trial_timeout_s is not None and time.monotonic() - start > job.trial_timeout_s * max(1, len(job.stack)):
         return ExitCode.TIMED_OUT
     if job.hang_s is not None and pulse.silent_s() > job.hang_s:
         return ExitCode.HUNG
@@ -208,19 +211,22 @@ def overdue(job: Job, start: float, pulse: Pulse) -> ExitCode | None:
 
 
 class Pulse:
-    """Watches one run's folder. Clocks of other machines do not matter: only that something changed."""
+    """Watches folders of runs. Clocks of other machines do not matter: only that something changed in one of them."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._signs = _signs_of_life(folder)
+    def __init__(self, *folders: Path) -> None:
+        self._folders = folders
+        self._signs = self._look()
         self._changed = time.monotonic()
 
     def silent_s(self) -> float:
-        """Seconds since the run last wrote anything, as seen from here."""
-        signs = _signs_of_life(self._folder)
+        """Seconds since the runs last wrote anything, as seen from here."""
+        signs = self._look()
         if signs != self._signs:
             self._signs, self._changed = signs, time.monotonic()
         return time.monotonic() - self._changed
+
+    def _look(self) -> tuple[tuple[tuple[str, int, int], ...], ...]:
+        return tuple(_signs_of_life(folder) for folder in self._folders)
 
 
 def _signs_of_life(folder: Path) -> tuple[tuple[str, int, int], ...]:
