@@ -17,7 +17,6 @@ from metascale.hypergrad.curvature import LossPart, loss_and_gradient
 from metascale.meta.meta_curvature import identities, turned
 from metascale.training.optimizers import (
     SGD,
-    Adam,
     Optimizer,
     OptimizerState,
     TaskRates,
@@ -294,7 +293,7 @@ def joins_tasks(model: Model) -> bool:
     return bool(getattr(model, "joins_tasks", False))
 
 
-def kind_of(inner: InnerLoop) -> object:
+def kind_of(inner: InnerLoop) -> InnerLoop | None:
     """What two inner loops have to have in common for their tasks to run in one loop: all but the rate.
 
     ``None``: this one runs by itself. So does one that clips, since the last bit of a norm depends on how many tasks
@@ -307,11 +306,12 @@ def kind_of(inner: InnerLoop) -> object:
 
 def join_loops(loops: Sequence[InnerLoop], counts: Sequence[int]) -> InnerLoop:
     """One loop for the tasks of all ``loops``, each at its own rate; they are of one kind."""
-    rates = [loop.optimizer.lr for loop in loops if isinstance(loop.optimizer, (SGD, Adam))]
+    optimizers = [loop.optimizer for loop in loops if has_own_rate(loop.optimizer)]
+    rates = [optimizer.lr for optimizer in optimizers]
     if len(set(rates)) == 1:
         return loops[0]
     values = torch.tensor(rates, dtype=torch.float64).repeat_interleave(torch.tensor(list(counts)))
-    return replace(loops[0], optimizer=TaskRates(loops[0].optimizer, values))
+    return replace(loops[0], optimizer=TaskRates(optimizers[0], values))
 
 
 def _of_step(rates: torch.Tensor, step: int, ndim: int) -> torch.Tensor:
