@@ -100,7 +100,7 @@ def test_stacks_are_of_one_kind_balanced_and_the_same_whoever_asks():
     [
         ({"method": "imaml", "curvature": "exact"}, "no trials of study 'digits' can run together"),
         ({"meta_batch": 4}, "no trials of study 'digits' can run together"),
-        ({"inner_clip": 1.0}, "no trials of study 'digits' can run together"),
+        ({"learn_rates": True, "rates_by": "mode"}, "no trials of study 'digits' can run together"),
         ({"model": "conv"}, "no trials of study 'digits' can run together"),
     ],
 )

@@ -296,10 +296,11 @@ def joins_tasks(model: Model) -> bool:
 def kind_of(inner: InnerLoop) -> InnerLoop | None:
     """What two inner loops have to have in common for their tasks to run in one loop: all but the rate.
 
-    ``None``: this one runs by itself. So does one that clips, since the last bit of a norm depends on how many tasks
-    there are.
+    ``None``: this one runs by itself. So does one that clips or has learnt matrices, since the last bit of a norm or of
+    a product of other shapes may depend on how many tasks there are.
     """
-    if inner.clip is not None or not has_own_rate(inner.optimizer):
+    turns = inner.learn_rates and inner.rates_by == "mode"
+    if inner.clip is not None or turns or not has_own_rate(inner.optimizer):
         return None
     return replace(inner, optimizer=replace(inner.optimizer, lr=1.0))
 

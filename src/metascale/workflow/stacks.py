@@ -75,7 +75,7 @@ def joins(settings: FewShotConfig) -> bool:
     method, curvature = settings.estimator
     estimated = method in JOINING and (method != "maml" or curvature in CURVATURES)
     measured = settings.budget == "compute" or settings.measure_memory or settings.memory_budget is not None
-    aligned = settings.meta_batch % MULTIPLE == 0 and settings.inner_clip is None
+    aligned = settings.meta_batch % MULTIPLE == 0 and settings.inner_clip is None and settings.rates_by != "mode"
     return settings.kind == "meta" and settings.tasks_apart and estimated and aligned and not measured
 
 
