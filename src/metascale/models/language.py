@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from metascale.core.types import Batch, Params
 from metascale.models.kernels.cross_entropy import linear_cross_entropy
+from metascale.models.kernels.linear import linear
 
 
 class LanguageModel(ABC):
@@ -68,7 +69,7 @@ class LanguageModel(ABC):
     def predict(self, params: Params, batch: Batch) -> torch.Tensor:
         """Logits [B, N, V]; position i sees tokens 0 to i alone, if the model is causal."""
         hidden, _ = self.hidden(params, batch.inputs["input_ids"])
-        return F.linear(hidden, *self.readout(params))
+        return linear(hidden, *self.readout(params))
 
     def n_params(self) -> int:
         """All parameters, without making them."""

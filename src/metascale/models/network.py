@@ -16,6 +16,7 @@ from metascale.core.errors import InputError
 from metascale.core.streams import torch_generator
 from metascale.core.trees import n_elements, stack_tasks
 from metascale.core.types import Batch, Model, Params, TaskExecution, require_same_shape
+from metascale.models.kernels.linear import linear
 
 HeadStart: TypeAlias = Literal["learned", "shared", "zero", "prototype"]
 """What the head of a task starts from before its first inner step.
@@ -131,7 +132,7 @@ class Network(ABC):
 
     def _linear(self, params: Params, name: str, values: torch.Tensor) -> torch.Tensor:
         weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
-        return torch.baddbmm(bias.unsqueeze(1), values, weight) if self.task_axis else F.linear(values, weight, bias)
+        return torch.baddbmm(bias.unsqueeze(1), values, weight) if self.task_axis else linear(values, weight, bias)
 
     def _drop(self, values: torch.Tensor, batch: Batch, rate: float, dropout: int | None, name: str) -> torch.Tensor:
         """Inverted dropout of activations [T, B, ..., d] or [B, ...]; none for ``dropout=None`` or rate 0."""

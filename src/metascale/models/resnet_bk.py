@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from metascale.core.dropout import drop
 from metascale.core.errors import InputError
 from metascale.core.types import Params
+from metascale.models.kernels.linear import linear
 from metascale.models.kernels.mixture import Gate, init_mixture, mixture, mixture_flops
 from metascale.models.kernels.tridiagonal import GradientForm, leading_resolvent, resolvent_diagonal, scan_flops
 from metascale.models.language import LanguageModel, init_norm, normalise
@@ -160,7 +161,7 @@ class ResNetBK(LanguageModel):
 
     def _sites(self, params: Params, name: str, output: torch.Tensor) -> torch.Tensor:
         """w = −2 + v − z, [B, H·M, N] complex, of the experts' output [B, N, d]; in single precision at least."""
-        potential = F.linear(output, params[f"{name}.potential"], params[f"{name}.potential_bias"])
+        potential = linear(output, params[f"{name}.potential"], params[f"{name}.potential_bias"])
         potential = potential.to(torch.promote_types(potential.dtype, torch.float32))
         potential = potential.clamp(-POTENTIAL_BOUND, POTENTIAL_BOUND).transpose(1, 2).unsqueeze(2)
         real, imaginary = potential.new_tensor(self.energies).t().reshape(2, 1, 1, -1, 1)
@@ -174,7 +175,7 @@ class ResNetBK(LanguageModel):
         """[B, N, d] of resolvents [B, H·M, N]: their parts as features, mapped to the width and scaled."""
         weight = params[f"{name}.out"]
         features = torch.view_as_real(resolvents.transpose(1, 2)).flatten(2).to(weight.dtype)
-        return F.linear(features, weight, params[f"{name}.out_bias"]) * params[f"{name}.scale"]
+        return linear(features, weight, params[f"{name}.out_bias"]) * params[f"{name}.scale"]
 
     def begin_decoding(self, n_batch: int, params: Params) -> DecodingState:
         """The state before the first of ``n_batch`` sequences' tokens."""
@@ -200,7 +201,7 @@ class ResNetBK(LanguageModel):
             stream = stream + output + self._spread(params, name, last)
             resolvents.append(last.squeeze(2))
         stream = normalise("layer", params, "final", stream).squeeze(1) * self.output_multiplier
-        return F.linear(stream, *self.readout(params)), DecodingState(state.position + 1, torch.stack(resolvents))
+        return linear(stream, *self.readout(params)), DecodingState(state.position + 1, torch.stack(resolvents))
 
     def flops(self, n_sequence: int) -> dict[str, float]:
         """Floating-point operations of the forward pass on one sequence, by component; a multiply-add is two.

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from metascale.core.dropout import drop
 from metascale.core.errors import InputError
 from metascale.core.types import Params
+from metascale.models.kernels.linear import linear, linear_added
 from metascale.models.language import LanguageModel, Norm, init_norm, normalise
 from metascale.models.network import check_rates, normal
 
@@ -118,7 +119,7 @@ class Transformer(LanguageModel):
 
     def _attend(self, params: Params, name: str, stream: torch.Tensor, dropout: int | None) -> torch.Tensor:
         n_batch, n, d = stream.shape
-        mixed = F.linear(normalise(self.norm, params, f"{name}.norm", stream), params[f"{name}.in"])
+        mixed = linear(normalise(self.norm, params, f"{name}.norm", stream), params[f"{name}.in"])
         if self.positions == "rotary":
             turned, value = mixed.view(n_batch, n, 3, self.n_heads, self.head_dim).split((2, 1), dim=2)
             query, key = rotate(turned).unbind(2)
@@ -130,7 +131,7 @@ class Transformer(LanguageModel):
         return self._add(stream, attended.transpose(1, 2).reshape(n_batch, n, d), params, name, dropout)
 
     def _feed_forward(self, params: Params, name: str, stream: torch.Tensor, dropout: int | None) -> torch.Tensor:
-        inner = F.linear(normalise(self.norm, params, f"{name}.norm", stream), params[f"{name}.in"])
+        inner = linear(normalise(self.norm, params, f"{name}.norm", stream), params[f"{name}.in"])
         if self.feed_forward == "gelu":
             return self._add(stream, F.gelu(inner), params, name, dropout)
         gate, value = inner.chunk(2, dim=-1)
@@ -142,9 +143,8 @@ class Transformer(LanguageModel):
         """The residual stream with the sublayer's output added; in one product where nothing is dropped."""
         weight = params[f"{name}.out"]
         if dropout is not None and self.dropout:
-            return stream + drop(F.linear(inner, weight), self.dropout, dropout, name)
-        added = torch.addmm(stream.flatten(0, 1), inner.flatten(0, 1), weight.t())
-        return added.view(stream.shape)
+            return stream + drop(linear(inner, weight), self.dropout, dropout, name)
+        return linear_added(stream, inner, weight)
 
     def flops(self, n_sequence: int) -> dict[str, float]:
         """Floating-point operations of the forward pass on one sequence, by component; a multiply-add is two.

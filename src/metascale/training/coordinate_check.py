@@ -23,7 +23,8 @@ from metascale.training.supervised import SupervisedModel
 
 M = TypeVar("M", bound=SupervisedModel)
 LOGITS = "logits"
-_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
+_ONEDNN_LINEAR = "_linear_pointwise"
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", _ONEDNN_LINEAR)
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,9 @@ class _Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func.overloadpacket.__name__ in _PRODUCTS:
-            for arg in reversed(args):
+        product = func.overloadpacket.__name__
+        if product in _PRODUCTS:
+            for arg in reversed(args[:2] if product == _ONEDNN_LINEAR else args):  # after its factors comes a bias
                 name = self.names.get(arg.untyped_storage().data_ptr()) if isinstance(arg, torch.Tensor) else None
                 if name is not None:
                     self.seen.setdefault(name, []).append(result)

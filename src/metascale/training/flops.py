@@ -87,6 +87,11 @@ def _product(left: Any, right: Any, *args: Any, out_shape: Any = None, **setting
     return 2 * int(math.prod(left)) * int(math.prod(right[1:]))
 
 
+def _linear(x: Any, weight: Any, *args: Any, out_shape: Any = None, **settings: Any) -> int:
+    """x [.., in] times the transpose of weight [out, in]."""
+    return 2 * int(math.prod(x)) * int(weight[0])
+
+
 def _product_added(added: Any, left: Any, right: Any, *args: Any, out_shape: Any = None, **settings: Any) -> int:
     """``added + left @ right``, in place or not."""
     return _product(left, right)
@@ -162,6 +167,8 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     _aten.mkldnn_rnn_layer: _recurrent,
     _aten.mkldnn_rnn_layer_backward: _recurrent_backward,
 }
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    _FORMULAS[torch.ops.mkldnn._linear_pointwise] = _linear
 """By shapes, what torch's counter leaves out."""
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from metascale.core.columns import IGNORED
+from metascale.models.kernels.linear import add_of_columns, linear
 
 _CHUNK_LOGITS = 1 << 22  # 16 MB of float32: a chunk stays in the last cache of a processor
 
@@ -50,7 +51,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             piece = slice(start, start + rows)
             own, target = hidden[piece], targets[piece].clamp_min(0).unsqueeze(1)
-            logits = (own @ read.t()).to(losses.dtype)
+            logits = linear(own, read).to(losses.dtype)
             if bias is not None:
                 logits += bias
             top, chosen = logits.amax(1), logits.gather(1, target).squeeze(1)
@@ -63,9 +64,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias += slopes.sum(0)
             slopes = slopes.to(hidden.dtype)
-            grad_hidden[piece] = slopes @ read
+            grad_hidden[piece] = linear(slopes, read.t())
             if grad_weight is not None:
-                grad_weight.addmm_(slopes.t(), own)
+                add_of_columns(grad_weight, slopes, own)
         grads = (grad_hidden if wanted[0] else None, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         ctx.save_for_backward(*grads)

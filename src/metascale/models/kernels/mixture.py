@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from metascale.core.types import Params
+from metascale.models.kernels.linear import linear
 from metascale.models.network import normal
 
 Gate = Literal["probability", "published"]
@@ -39,7 +40,7 @@ def mixture(params: Params, name: str, tokens: torch.Tensor, gate: Gate) -> tupl
     Returns:
         [n, d], and E·Σ_e (share of tokens of e)·(mean probability of e): 1 when both are even, at most E.
     """
-    logits = F.linear(tokens, params[f"{name}.router"], params[f"{name}.router_bias"])
+    logits = linear(tokens, params[f"{name}.router"], params[f"{name}.router_bias"])
     probabilities = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
     chosen = logits.argmax(1)
     counts = torch.bincount(chosen, minlength=logits.shape[1])
@@ -47,7 +48,7 @@ def mixture(params: Params, name: str, tokens: torch.Tensor, gate: Gate) -> tupl
     places = torch.empty_like(order)
     places[order] = torch.arange(len(order), device=order.device)
     outputs = [
-        F.linear(F.relu(F.linear(own, up, up_bias)), down, down_bias)
+        linear(F.relu(linear(own, up, up_bias)), down, down_bias)
         for own, up, up_bias, down, down_bias in zip(
             _Permute.apply(tokens, order, places).split(counts.tolist()),
             *(params[f"{name}.{part}"].unbind(0) for part in ("up", "up_bias", "down", "down_bias")),

@@ -22,6 +22,8 @@ from torch.autograd import forward_ad
 from metascale.core.dropout import DropoutMasks
 from metascale.core.streams import torch_generator
 from metascale.core.types import Params
+from metascale.models.kernels.attention import HALF, ShortAttention
+from metascale.models.kernels.linear import forward_of
 from metascale.models.kernels.recompute import recomputed
 
 SUFFIX_A = ".lora_A"
@@ -99,11 +101,20 @@ class CheckpointedForward:
     """Takes the place of a block's ``forward``: the block is run again for a gradient when the call asks for it.
 
     Under ``torch.func`` and forward-mode differentiation, which keep nothing for later, the block runs as it is.
+    Elsewhere a block in half precision runs its short attentions in float32 (`ShortAttention`), every time.
     """
 
-    def __init__(self, name: str, base: Callable[..., Any]):
+    def __init__(self, name: str, block: nn.Module):
         self.name = name
-        self.base = base
+        self.forward = block.forward
+        self.half = any(p.dtype in HALF for p in block.parameters())
+
+    def base(self, *args: Any, **kwargs: Any) -> Any:
+        """The block as it is."""
+        if not self.half or _in_transform():
+            return self.forward(*args, **kwargs)
+        with ShortAttention():
+            return self.forward(*args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = _ACTIVE.get()
@@ -126,8 +137,14 @@ def _in_transform() -> bool:
 
 
 def attach(backbone: nn.Module, names: Iterable[str]) -> None:
-    """Let the named linear layers, and the blocks around and beside them, take adapters. Again, it changes nothing."""
+    """Let the named linear layers, and the blocks around and beside them, take adapters. Again, it changes nothing.
+
+    Every plain linear layer of the backbone computes by `models.kernels.linear` from then on.
+    """
     with _ATTACH_LOCK:
+        for module in backbone.modules():
+            if type(module) is nn.Linear and "forward" not in vars(module):
+                module.forward = forward_of(module)  # type: ignore[method-assign,assignment]
         for name in names:
             module = backbone.get_submodule(name)
             if not isinstance(module.forward, AdaptedForward):
@@ -135,7 +152,7 @@ def attach(backbone: nn.Module, names: Iterable[str]) -> None:
             stack = enclosing_block(backbone, name).rpartition(".")[0]
             for number, block in backbone.get_submodule(stack).named_children() if stack else ():
                 if not isinstance(block.forward, CheckpointedForward):
-                    block.forward = CheckpointedForward(f"{stack}.{number}", block.forward)
+                    block.forward = CheckpointedForward(f"{stack}.{number}", block)
 
 
 def enclosing_block(backbone: nn.Module, name: str) -> str:
