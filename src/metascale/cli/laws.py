@@ -5,18 +5,19 @@ Everything heavier than typer is imported where it is used: a command line that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, overload
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metascale.cli.table import Chosen, open_table
-from metascale.cli.words import JsonFlag, say, say_notes, stage, write_results
+from metascale.cli.table import Chosen, Opening, open_table
+from metascale.cli.words import JsonFlag, folder_of, say, say_notes, stage, write_results
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
     from metascale.laws import Analysis, Forecast, SurfaceAnalysis
+    from metascale.laws.metrics import ShareOptions
     from metascale.laws.objective import Objective
     from metascale.laws.prepared import Columns, Prepared
     from metascale.laws.table import ScaleColumns
@@ -32,6 +33,12 @@ XNames = Annotated[
     typer.Option("--x", help="column of a scale; repeatable; guessed when only one can be meant"),
 ]
 XName = Annotated[str | None, typer.Option("--x", help="column of the scale; guessed when only one can be meant")]
+YNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--y", help="column of the loss, accuracy ...; repeatable: one law each; guessed where one can be meant"
+    ),
+]
 YName = Annotated[str | None, typer.Option("--y", help="column of the loss; guessed when only one can be meant")]
 Replicate = Annotated[str | None, typer.Option("--replicate", help="column that distinguishes repeats (default: seed)")]
 Group = Annotated[
@@ -55,16 +62,25 @@ Rows = Annotated[
     int | None, typer.Option("--rows", help="fit a sample of so many rows (default: of more than 5,000, 600 a group)")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="folder for the results as JSON, CSV, PNG and HTML")]
+Kind = Annotated[
+    str | None, typer.Option("--kind", help="share, error (a share of failures) or loss; default: by name and values")
+]
+Chance = Annotated[float | None, typer.Option("--chance", help="of a share: what guessing has, such as 0.25")]
+Trials = Annotated[
+    str | None, typer.Option("--trials", help="of a share: column of the numbers of questions, or one number")
+]
+Via = Annotated[
+    str | None, typer.Option("--via", help="of a share: column of the loss that it is read off, in two steps")
+]
 Seed = Annotated[int, typer.Option("--seed", help="seed of the bootstrap")]
 FRONTIER_POINTS = 25
 HORIZONS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # times the largest scale: where forecasts are written
-_LONGEST_NAME = 50  # letters of a group's name in its folder's; up to four bytes each
 
 
 def fit(
     table: TablePath,
     x: XNames = None,
-    y: YName = None,
+    y: YNames = None,
     group: Group = None,
     series: Series = None,
     best_of: BestOf = None,
@@ -89,38 +105,83 @@ def fit(
     ] = None,
     level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.95,
     n_bootstrap: Annotated[
-        int, typer.Option("--bootstrap", help="number of resamples; formulas, and auto in three scales, need none")
+        int,
+        typer.Option("--bootstrap", help="number of resamples; formulas, shares, and auto in three scales, need none"),
     ] = 1000,
+    kind: Kind = None,
+    chance: Chance = None,
+    trials: Trials = None,
+    via: Via = None,
     seed: Seed = 0,
     json_: JsonFlag = False,
     out: Out = None,
 ) -> None:
     """Fit a scaling law to a table: parameters with intervals, error, backtest, verdict."""
-    from metascale.cli.scales import objective_of, parse_bounds, parse_values, print_json, run_fit
-    from metascale.laws.prepared import one_scale
+    from metascale.cli.metrics import of_metrics, share_options
+    from metascale.cli.scales import objective_of, parse_bounds, parse_values
 
     _require_scales(x, x2, x3)
-    bounds, fixed = parse_bounds(bound), parse_values(fix, "fix")
     asked = (*(x or ()), *filter(None, (x2, x3)))
-    opened = open_table(table, asked, y, group, series, best_of, Chosen(run, replicate, checkpoints, rows))
-    scales = _named_scales(opened, asked, x, law)
-    if _any_scales(opened, scales, law):
-        _require_rows_alike(None, weights)
-        options = {"law": law, "level": level, "objective": objective_of(objective), "bounds": bounds, "fixed": fixed}
-        run_fit(opened, scales, replicate, options, out, json_)
-        return
-    if bounds or fixed:
-        raise InputError(f"`bound` and `fix` are for a formula or a law of the library, not for '{law}'", field="law")
+    opening = Opening(table, asked, group, series, best_of, Chosen(run, replicate, checkpoints, rows))
     options = {
-        "law": law, "level": level, "n_bootstrap": n_bootstrap, "seed": seed, "objective": _objective(objective),
+        "law": law, "level": level, "objective": objective_of(objective), "bounds": parse_bounds(bound),
+        "fixed": parse_values(fix, "fix"), "weights": weights, "n_bootstrap": n_bootstrap, "seed": seed,
     }  # fmt: skip
+    how = share_options(kind, chance, trials, via)
+
+    def measure(name: str | None, folder: Path | None) -> dict[str, Any]:
+        return _fit_metric(opening, name, asked if x is None else tuple(x), options, how, folder, json_)
+
+    of_metrics(y, measure, "fit", out, json_)
+
+
+def _fit_metric(
+    opening: Opening,
+    y: str | None,
+    x: Sequence[str],
+    options: Mapping[str, Any],
+    how: ShareOptions,
+    out: Path | None,
+    json_: bool,
+) -> dict[str, Any]:
+    """One metric of a table: its laws by group, as JSON."""
+    from metascale.cli.metrics import fit_shares
+    from metascale.cli.scales import run_fit
+    from metascale.laws.metrics import share_metric
+
+    law, replicate = options["law"], opening.chosen.seed
+    opened = opening.open(y if how.via is None else how.via)
+    metric = share_metric(opened, how, y, law)
+    if metric is not None:
+        return fit_shares(opened, metric, how, options, out, json_)
+    scales = _named_scales(opened, opening.scales, x, law)
+    rest = {name: options[name] for name in ("law", "level", "objective")}
+    if _any_scales(opened, scales, law):
+        _require_rows_alike(None, options["weights"])
+        kept = {"bounds": options["bounds"], "fixed": options["fixed"]}
+        return run_fit(opened, scales, replicate, {**rest, **kept}, out, json_)
+    if options["bounds"] or options["fixed"]:
+        raise InputError(f"`bound` and `fix` are for a formula or a law of the library, not for '{law}'", field="law")
+    rest |= {
+        "n_bootstrap": options["n_bootstrap"],
+        "seed": options["seed"],
+        "objective": rest["objective"] or _objective(None),
+    }
     if len(scales) > 1:
-        _require_rows_alike(replicate, weights)
-        _fit_surfaces(opened, scales, options, out, json_)
-        return
-    columns = one_scale(opened, replicate)
+        _require_rows_alike(replicate, options["weights"])
+        return _fit_surfaces(opened, scales, rest, out, json_)
+    return _fit_series(opened, opening, rest, options["weights"], out, json_)
+
+
+def _fit_series(
+    opened: Prepared, opening: Opening, options: dict[str, Any], weights: str | None, out: Path | None, json_: bool
+) -> dict[str, Any]:
+    """The laws in one scale, one a group."""
+    from metascale.laws.prepared import one_scale
+
+    columns = one_scale(opened, opening.chosen.seed)
     named = opened.group
-    if named != group and opened.compared:
+    if named != opening.group and opened.compared:
         say("several methods in the table: each gets its own law (as --group method)", to_stderr=json_)
     found = {name: _analysis(part, {**options, "weights": weights}) for name, part in columns.split(named).items()}
     for name, analysis in found.items():
@@ -128,13 +189,12 @@ def fit(
     _say_table_notes(columns, opened, json_)
     compared = named is not None and len(found) > 1 and opened.compared
     grouped = _compare_groups(columns, str(named), options, json_) if compared else None
-    if json_:
-        print_json({name: analysis.to_json() for name, analysis in found.items()})
     if out is not None:
         _write_fit(found, grouped, out, json_)
+    return {name: analysis.to_json() for name, analysis in found.items()}
 
 
-def _named_scales(opened: Prepared, asked: Sequence[str], x: Sequence[str] | None, law: str) -> tuple[str, ...]:
+def _named_scales(opened: Prepared, asked: Sequence[str], x: Sequence[str], law: str) -> tuple[str, ...]:
     """The scales that were named, the study's, or the columns that a formula names; empty where they are guessed."""
     from metascale.laws.expression import as_name, is_formula, names_in
     from metascale.laws.table import SIZE_NAMES, guess_one
@@ -164,9 +224,9 @@ def _require_rows_alike(replicate: str | None, weights: str | None) -> None:
 
 def _fit_surfaces(
     opened: Prepared, scales: Sequence[str], options: dict[str, Any], out: Path | None, json_: bool
-) -> None:
+) -> dict[str, Any]:
     """The surfaces in two or three scales that have a verdict of their own, one a group."""
-    from metascale.cli.scales import print_json, say_pooled
+    from metascale.cli.scales import say_pooled
     from metascale.laws.prepared import groups_of
 
     records = {}
@@ -178,9 +238,8 @@ def _fit_surfaces(
         say_pooled(columns.table, opened, (*scales, columns.loss_name), scales, json_)
         records[name] = found.to_json()
         if out is not None:
-            _write_surface(_folder(out, name or None), found, columns, json_)
-    if json_:
-        print_json(records)
+            _write_surface(folder_of(out, name or None), found, columns, json_)
+    return records
 
 
 def forecast(
@@ -192,7 +251,7 @@ def forecast(
         ),
     ],
     x: XNames = None,
-    y: YName = None,
+    y: YNames = None,
     group: Group = None,
     series: Series = None,
     best_of: BestOf = None,
@@ -200,21 +259,44 @@ def forecast(
     run: RunName = None,
     checkpoints: Checkpoints = False,
     rows: Rows = None,
+    kind: Kind = None,
+    chance: Chance = None,
+    trials: Trials = None,
+    via: Via = None,
     level: Annotated[float, typer.Option("--level", help="level of the interval")] = 0.90,
     json_: JsonFlag = False,
     out: Out = None,
 ) -> None:
     """Predict the loss of a new run beyond the table, with an interval that widens with the distance."""
-    from metascale.cli.scales import forecast_scales, print_json
+    from metascale.cli.metrics import forecast_shares, of_metrics, share_options
+    from metascale.cli.scales import forecast_scales
+    from metascale.laws.metrics import share_metric
+
+    opening = Opening(table, x or (), group, series, best_of, Chosen(run, replicate, checkpoints, rows))
+    how = share_options(kind, chance, trials, via)
+
+    def measure(name: str | None, folder: Path | None) -> dict[str, Any]:
+        opened = opening.open(name if how.via is None else how.via)
+        metric = share_metric(opened, how, name)
+        if metric is not None:
+            return forecast_shares(opened, metric, how, to, level, folder, json_)
+        if len(opened.scales) > 1:
+            return forecast_scales(opened, to, replicate, level, folder, json_)
+        return _forecast_series(opened, to, replicate, level, folder, json_)
+
+    of_metrics(y, measure, "forecast", out, json_)
+
+
+def _forecast_series(
+    opened: Prepared, to: Sequence[str], replicate: str | None, level: float, out: Path | None, json_: bool
+) -> dict[str, Any]:
+    """The forecasts in one scale, one a group."""
+    from metascale.cli.scales import one_target
     from metascale.laws.forecasting import forecast as predict
     from metascale.laws.prepared import one_scale
 
-    opened = open_table(table, x or (), y, group, series, best_of, Chosen(run, replicate, checkpoints, rows))
-    if len(opened.scales) > 1:
-        forecast_scales(opened, to, replicate, level, out, json_)
-        return
     columns = one_scale(opened, replicate)
-    wanted = [_one_target(text, columns.scale) for text in to]
+    wanted = [one_target(text, columns.scale) for text in to]
     named, records = opened.group, {}
     for name, part in columns.split(named).items():
         data = part.data
@@ -227,7 +309,7 @@ def forecast(
             _print_forecast(found, name)
         say_notes((*part.table.notes, *found.notes), to_stderr=json_)
         if out is not None:
-            folder = _folder(out, None if named is None else name)
+            folder = folder_of(out, None if named is None else name)
             write_results(
                 folder,
                 {"forecast.json": found.to_json()},
@@ -235,23 +317,8 @@ def forecast(
                 {"forecast.png": found.plot()},
                 to_stderr=json_,
             )
-    if json_:
-        print_json(records)
     _say_table_notes(columns, opened, json_)
-
-
-def _one_target(text: str, scale: str) -> float:
-    """A scale of ``--to``: a number, or NAME=NUMBER of the only scale."""
-    import math
-
-    name, sign, value = text.rpartition("=")
-    try:
-        found = float(value)
-    except ValueError:
-        found = math.nan
-    if (sign and name.strip() != scale) or not (math.isfinite(found) and found > 0):
-        raise InputError(f"--to {text} is not a scale; give a positive number of '{scale}'", field="to", value=text)
-    return found
+    return records
 
 
 def backtest(
@@ -287,7 +354,7 @@ def backtest(
         say((f"{name}:\n" if name else "") + found.summary(), to_stderr=json_)
         say_notes(part.table.notes, to_stderr=json_)
         if out is not None:
-            folder = _folder(out, None if named is None else name)
+            folder = folder_of(out, None if named is None else name)
             plots = {"backtest.png": found.plot()}
             write_results(folder, {"backtest.json": found.to_json()}, {}, plots, to_stderr=json_)
     if json_:
@@ -343,7 +410,7 @@ def optimum(
         records[name] = {**best.to_json(), "other_approaches": checked.to_json(), "law": found.to_json()}
         if out is not None:
             files = {"fit.json": found.to_json(), "optimum.json": records[name]}
-            write_results(_folder(out, name or None), files, {}, {"optimum.png": checked.plot()}, to_stderr=json_)
+            write_results(folder_of(out, name or None), files, {}, {"optimum.png": checked.plot()}, to_stderr=json_)
     if json_:
         print_json(records)
 
@@ -363,29 +430,6 @@ def _require_scales(x: Sequence[str] | None, x2: str | None, x3: str | None) -> 
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"`x` names '{twice}' twice; every scale is named once", field="x", value=twice)
-
-
-@overload
-def _folder(out: Path, group: str | None) -> Path: ...
-
-
-@overload
-def _folder(out: None, group: str | None) -> None: ...
-
-
-def _folder(out: Path | None, group: str | None) -> Path | None:
-    """Where a group's files go: a folder of its own below ``out``, or ``out`` itself where nothing is grouped.
-
-    A name that is no plain folder name is cleaned, and gets a hash that keeps it apart from the others.
-    """
-    from metascale.core.canonical import content_id
-
-    if group is None or out is None:
-        return out
-    clean = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in group)[:_LONGEST_NAME]
-    if clean == group and clean.strip("."):
-        return out / clean
-    return out / f"{clean.strip('.') or 'group'}-{content_id(group, 8)}"
 
 
 def _analysis(columns: ScaleColumns, options: dict[str, Any]) -> Analysis:

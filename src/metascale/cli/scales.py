@@ -155,7 +155,7 @@ def run_fit(
     options: Mapping[str, Any],
     out: Path | None,
     json_: bool,
-) -> None:
+) -> dict[str, Any]:
     """`fit` by the machinery for any number of scales."""
     from metascale.laws.prepared import groups_of
     from metascale.laws.scales import analyse_scales
@@ -166,10 +166,9 @@ def run_fit(
             found[name] = analyse_scales(**columns.data, notes=columns.table.notes, **options)
         say((f"{name}: " if name else "") + found[name].summary(), to_stderr=json_)
         say_pooled(columns.table, opened, (columns.loss_name, replicate), scales, json_)
-    if json_:
-        print_json({name: analysis.to_json() for name, analysis in found.items()})
     if out is not None:
         write_scales(out, found)
+    return {name: analysis.to_json() for name, analysis in found.items()}
 
 
 def print_json(found: Mapping[str, Any]) -> None:
@@ -192,16 +191,12 @@ def say_pooled(
 
 def forecast_scales(
     opened: Prepared, to: Sequence[str], replicate: str | None, level: float, out: Path | None, json_: bool
-) -> None:
+) -> dict[str, Any]:
     """`forecast` in several scales: the rows of ``--to``, one a run."""
     from metascale.laws.corners import choose
     from metascale.laws.prepared import groups_of
 
-    wanted = ",".join(f"{name}=..." for name in opened.scales)
-    targets = [parse_values([text], "to", wanted) for text in to]
-    for given in targets:
-        if set(given) != set(opened.scales):
-            raise InputError(f"`to` must name every scale once; give {wanted}", field="to")
+    targets = targets_of(to, opened.scales)
     records: dict[str, Any] = {}
     for name, columns in groups_of(opened, opened.scales):
         table = columns.observations()
@@ -214,12 +209,34 @@ def forecast_scales(
         ]}  # fmt: skip
         say_forecast(records[name], name, json_)
         say_notes((*columns.table.notes, *table.notes), to_stderr=json_)
-    if json_:
-        print_json(records)
     if out is not None:
         rows_ = [{"group": name, **row} if name else row for name, one in records.items() for row in one["rows"]]
         stored = records[""] if list(records) == [""] else {"groups": records}
         write_results(out, {"forecast.json": stored}, {"forecast.csv": rows_}, {}, to_stderr=json_)
+    return records
+
+
+def one_target(text: str, scale: str) -> float:
+    """A scale of ``--to``: a number, or NAME=NUMBER of the only scale."""
+    import math
+
+    name, sign, value = text.rpartition("=")
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if (sign and name.strip() != scale) or not (math.isfinite(found) and found > 0):
+        raise InputError(f"--to {text} is not a scale; give a positive number of '{scale}'", field="to", value=text)
+    return found
+
+
+def targets_of(to: Sequence[str], scales: Sequence[str]) -> list[dict[str, float]]:
+    """The rows of ``--to`` in several scales."""
+    wanted = ",".join(f"{name}=..." for name in scales)
+    targets = [parse_values([text], "to", wanted) for text in to]
+    if any(set(given) != set(scales) for given in targets):
+        raise InputError(f"`to` must name every scale once; give {wanted}", field="to")
+    return targets
 
 
 def say_forecast(record: Mapping[str, Any], name: str, json_: bool) -> None:

@@ -30,6 +30,21 @@ class Chosen:
     rows: int | None = None
 
 
+@dataclass(frozen=True)
+class Opening:
+    """A table argument and what chooses its rows, to be opened for one metric after another."""
+
+    path: Path
+    scales: Sequence[str]
+    group: str | None
+    series: Sequence[str] | None
+    best_of: Sequence[str] | None
+    chosen: Chosen
+
+    def open(self, y: str | None) -> Prepared:
+        return open_table(self.path, self.scales, y, self.group, self.series, self.best_of, self.chosen)
+
+
 def open_table(
     path: Path,
     scales: Sequence[str | None] = (),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from metascale.laws.picture import LawPicture
 
+_LONGEST_NAME = 50  # letters of a group's name in its folder's; up to four bytes each
 JsonFlag = Annotated[bool, typer.Option("--json", help="print the result as JSON; words go to standard error")]
 
 
@@ -96,3 +97,26 @@ def write_results(
         write_png(ax, out / name)
     names = [*records, *tables, *(("law.png", "law.html") if pictures else ()), *plots]
     typer.echo(f"wrote {out}/{', '.join(names[:-1])} and {names[-1]}", err=to_stderr)
+
+
+@overload
+def folder_of(out: Path, group: str | None) -> Path: ...
+
+
+@overload
+def folder_of(out: None, group: str | None) -> None: ...
+
+
+def folder_of(out: Path | None, group: str | None) -> Path | None:
+    """Where a group's files go: a folder of its own below ``out``, or ``out`` itself where nothing is grouped.
+
+    A name that is no plain folder name is cleaned, and gets a hash that keeps it apart from the others.
+    """
+    from metascale.core.canonical import content_id
+
+    if group is None or out is None:
+        return out
+    clean = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in group)[:_LONGEST_NAME]
+    if clean == group and clean.strip("."):
+        return out / clean
+    return out / f"{clean.strip('.') or 'group'}-{content_id(group, 8)}"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from metascale.laws.irregular import leave_one_out
     from metascale.laws.library import LIBRARY, law_of, mixture_law
     from metascale.laws.likelihood import LikelihoodProfile, influence, profile
+    from metascale.laws.metrics import ByMetric
     from metascale.laws.mixture import Mixture
     from metascale.laws.next_plan import NextRuns, Outcome, follow, grid, next_runs, read_plan
     from metascale.laws.objective import LeastSquares, LogHuber
@@ -41,8 +42,10 @@ if TYPE_CHECKING:
     from metascale.laws.prediction import Prediction
     from metascale.laws.record import Interval, LawRecord, read_laws, write_laws
     from metascale.laws.scales import ScalesAnalysis, analyse_scales
+    from metascale.laws.share_analysis import ShareAnalysis, analyse_shares
     from metascale.laws.surface_fit import SurfaceAnalysis
     from metascale.laws.table import Table, read_table
+    from metascale.laws.two_steps import TaskAnalysis, TaskPrediction
     from metascale.laws.uncertainty import Bootstrap, bootstrap, replicate_weights
 
 __all__ = [
@@ -55,6 +58,7 @@ __all__ = [
     "Backtest",
     "Bootstrap",
     "ByGroup",
+    "ByMetric",
     "Choice",
     "CornerTest",
     "CrossCheck",
@@ -81,11 +85,15 @@ __all__ = [
     "Replicates",
     "SavedLaw",
     "ScalesAnalysis",
+    "ShareAnalysis",
     "Smooth",
     "SurfaceAnalysis",
     "Table",
+    "TaskAnalysis",
+    "TaskPrediction",
     "analyse",
     "analyse_scales",
+    "analyse_shares",
     "backtest",
     "backtest_corners",
     "bootstrap",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,12 +23,15 @@ from metascale.laws.corners import CornerTest, backtest_corners, choose
 from metascale.laws.fitting import LawFit
 from metascale.laws.forecasting import Forecast
 from metascale.laws.groups import Grouped, grouped
+from metascale.laws.metrics import ByMetric, ShareOptions, analyse_arrays, analyse_metric, each_metric, share_metric
 from metascale.laws.notebook import words
 from metascale.laws.predicting import SavedLaw, load_saved, with_predictor
 from metascale.laws.prediction import Prediction
 from metascale.laws.prepared import Columns, Prepared, columns_of, groups_of, one_scale, prepare, run_labels
 from metascale.laws.record import LawRecord, save_record
 from metascale.laws.scales import ScalesAnalysis
+from metascale.laws.share_analysis import ShareAnalysis
+from metascale.laws.shares import Metric
 from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
 from metascale.laws.table import (
     SIZE_NAMES,
@@ -41,10 +44,12 @@ from metascale.laws.table import (
     sizes_and_tokens,
     split_table,
 )
+from metascale.laws.two_steps import TaskAnalysis, TaskPrediction
 from metascale.laws.uncertainty import Bootstrap
 
 Result = TypeVar("Result")
-Law = Analysis | SurfaceAnalysis | ScalesAnalysis
+Law = Analysis | SurfaceAnalysis | ScalesAnalysis | ShareAnalysis | TaskAnalysis
+Ahead = Forecast | Prediction | TaskPrediction
 COMPARED = ("auto", "power", "power_irreducible")  # the laws of which groups can be compared
 
 
@@ -82,7 +87,7 @@ class ByGroup(Mapping[str, Result], Generic[Result]):
             InputError: the groups' results are no laws.
         """
         for one in self.results.values():
-            if not isinstance(one, (Analysis, SurfaceAnalysis, ScalesAnalysis, Forecast, SavedLaw)):
+            if not isinstance(one, (*get_args(Law), Forecast, SavedLaw)):
                 raise InputError(f"a {type(one).__name__} is no law; `to_json` holds what can be written of it")
         save_record(path, {name: saved_record(one) for name, one in self.results.items()})
 
@@ -136,16 +141,24 @@ def fit(
     loss: ArrayLike | None = None,
     *,
     x: Any = None,
-    y: str | None = None,
+    y: str | Sequence[str] | None = None,
     group: str | None = None,
+    kind: str | None = None,
+    chance: float | None = None,
+    trials: Any = None,
+    via: Any = None,
     **options: Any,
-) -> Law | ByGroup[Law]:
+) -> Law | ByGroup[Law] | ByMetric[Law | ByGroup[Law]]:
     """Fit a law with intervals to a table or to arrays.
 
     Args:
         data: a table (see `read_table`); or, with ``loss`` [n], scales [n] or [n, d].
-        x: columns of the scales, y: column of the loss; guessed where only one can be meant.
+        x: columns of the scales, y: column of the loss; guessed where only one can be meant. Several columns ``y`` have
+            a law each: the result is a mapping, and one that is refused does not lose the others.
         group: a column whose values have a law each; the result is then a mapping, and the exponents are compared.
+        kind: "share" (of successes), "error" (a share of failures) or "loss"; by default told by name and values.
+        chance: of a share what guessing has; trials: its numbers of questions, a column or one number.
+        via: the column of a loss (of arrays [n] losses) that the share is read off, in two steps.
         options: of a table ``series``, ``best_of``, ``run``, ``replicate`` (columns), ``checkpoints`` and ``rows``, as
             `metascale.laws.prepared.prepare` says; of either `metascale.laws.analysis.fit`'s law, level, n_bootstrap,
             seed, objective, weights, bounds and fixed.
@@ -159,10 +172,21 @@ def fit(
         >>> fit({"tokens": n, "loss": 2 * n**-0.1}).trend
         'falls'
     """
+    how = ShareOptions(kind, chance, trials, via)
     if loss is not None:
-        return analysis.fit(x if data is None else data, loss, **options)
-    found, seed = _prepared(data, x, y, group, options)
+        scales = x if data is None else data
+        metric = how.of(options.get("loss_name", "loss"), loss, options.get("law", "auto"))
+        return analysis.fit(scales, loss, **options) if metric is None else _fit_arrays(
+            scales, loss, metric, how, options)  # fmt: skip
+    if y is not None and not isinstance(y, str):
+        table, given = read_table(data), {"kind": kind, "chance": chance, "trials": trials, "via": via}
+        return each_metric(y, lambda name: fit(table, x=x, y=name, group=group, **given, **dict(options)))
+    found, seed = _prepared(data, x, _row_loss(y, how), group, options)
     law = options.get("law", "auto")
+    metric = share_metric(found, how, y, law)
+    if metric is not None:
+        level = _share_level(options)
+        return _only({name: one for name, one, _ in analyse_metric(found, metric, how, level)})
     if len(found.scales) > 1:
         surfaces: dict[str, Law] = {
             name: analysis.fit(**part.data, notes=part.table.notes, **options)
@@ -181,6 +205,32 @@ def fit(
     return _only(laws, comparison)
 
 
+def _row_loss(y: str | None, how: ShareOptions) -> str | None:
+    """The column by which rows are chosen: of a share that is read off a loss, the loss."""
+    return y if how.via is None else how.via
+
+
+def _share_level(options: Mapping[str, Any]) -> float:
+    """The level of the intervals, the only option of a fit that a share has as well.
+
+    Raises:
+        InputError: another one.
+    """
+    other = next((name for name in options if name not in ("level", "law")), None)
+    if other is not None:
+        raise InputError(f"`{other}` is not for shares such as accuracies", field=other)
+    return float(options.get("level", 0.95))
+
+
+def _fit_arrays(scales: Any, loss: ArrayLike, metric: Metric, how: ShareOptions, options: dict[str, Any]) -> Law:
+    rest = {name: value for name, value in options.items() if name not in ("x_name", "loss_name", "notes")}
+    named = options.get("x_name") or "x"
+    n_axes = np.shape(scales)[1] if np.ndim(scales) == 2 else 1
+    names = _names(named) if len(_names(named)) == n_axes else tuple(f"x{k + 1}" for k in range(n_axes))
+    more = {"level": _share_level(rest), "notes": options.get("notes", ())}
+    return analyse_arrays(scales, loss, metric, how, names, **more)
+
+
 def compare(columns: ScaleColumns, group: str, law: str, *, level: float = 0.95, seed: int = 0) -> Grouped:
     """The exponents of groups side by side, by a law of `COMPARED`; of "auto" those of power laws."""
     codes, names = columns.table.labels(group)
@@ -194,15 +244,19 @@ def forecast(
     at: Any = None,
     *,
     x: Any = None,
-    y: str | None = None,
+    y: str | Sequence[str] | None = None,
     group: str | None = None,
     level: float = 0.90,
+    kind: str | None = None,
+    chance: float | None = None,
+    trials: Any = None,
+    via: Any = None,
     **options: Any,
-) -> Forecast | Prediction | ByGroup[Forecast] | ByGroup[Prediction]:
+) -> Ahead | ByGroup[Ahead] | ByMetric[Ahead | ByGroup[Ahead]]:
     """Predict the loss of new runs beyond a table or arrays, with intervals that widen with the distance.
 
     Args:
-        data, loss, x, y, group, options: as in `fit`.
+        data, loss, x, y, group, kind, chance, trials, via, options: as in `fit`.
         at: scales [m] to predict at; rows [m, d] of several scales, in the columns ``x``.
 
     Raises:
@@ -210,21 +264,40 @@ def forecast(
     """
     if at is None:
         raise InputError("`at` is missing: give the scales to predict the loss at", field="at")
+    how = ShareOptions(kind, chance, trials, via)
     if loss is not None:
-        return forecasting.forecast(x if data is None else data, loss, at, level=level, **options)
-    found, seed = _prepared(data, x, y, group, options)
+        scales, metric = x if data is None else data, how.of(options.get("loss_name", "loss"), loss)
+        if metric is not None:
+            return _fit_arrays(scales, loss, metric, how, options).predict(at, level)
+        return forecasting.forecast(scales, loss, at, level=level, **options)
+    if y is not None and not isinstance(y, str):
+        table, given = read_table(data), {"kind": kind, "chance": chance, "trials": trials, "via": via, "level": level}
+        return each_metric(y, lambda name: forecast(table, at=at, x=x, y=name, group=group, **given, **dict(options)))
+    found, seed = _prepared(data, x, _row_loss(y, how), group, options)
+    metric = share_metric(found, how, y)
+    if metric is not None:
+        _share_level(options)
+        return _only({
+            name: one.predict(columns.places(found.scales or columns.names, _rows(at, columns.names)), level)
+            for name, one, columns in analyse_metric(found, metric, how)
+        })  # fmt: skip
     if len(found.scales) > 1:
         _require_none(options)
-        surfaces: dict[str, Prediction] = {
+        surfaces: dict[str, Ahead] = {
             name: choose(part.observations()).mixture.predict(part.places(found.scales, at), level)
             for name, part in groups_of(found, found.scales)
         }
         return _only(surfaces)
-    curves: dict[str, Forecast] = {
+    curves: dict[str, Ahead] = {
         name: forecasting.forecast(at=np.atleast_1d(at), level=level, **part.data, **options)
         for name, part in one_scale(found, seed).split(found.group).items()
     }
     return _only(curves)
+
+
+def _rows(at: Any, names: Sequence[str]) -> Any:
+    """Places of one scale as rows [m, 1]."""
+    return np.reshape(np.asarray(at, float), (-1, 1)) if len(names) == 1 else at
 
 
 def backtest(

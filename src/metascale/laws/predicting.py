@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
+from metascale.laws.corners import choose
 from metascale.laws.forecasting import SeriesPredictor
 from metascale.laws.mixture import Mixture
 from metascale.laws.notebook import Shown
+from metascale.laws.observations import observe
 from metascale.laws.picture import BLUE, LawPicture, axis_or_new, draw_band, finish, plot_law
 from metascale.laws.prediction import Prediction
-from metascale.laws.record import Band, Interval, LawRecord, Trend, load_records, read_laws, save_record
+from metascale.laws.record import (
+    Band,
+    Interval,
+    LawRecord,
+    PredictorRecord,
+    Trend,
+    load_records,
+    read_laws,
+    save_record,
+)
+from metascale.laws.share_analysis import LINKS, SharePredictor
+from metascale.laws.two_steps import LossPredictor, TaskPredictor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,22 +94,26 @@ class SavedLaw(Shown):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Of a law in one scale its curve, runs and forecast; of several, predictions along the first one."""
-        if isinstance(self.predictor, SeriesPredictor):
-            table = self.predictor.observations
-            if self.law_record.curve is not None:
+        share = isinstance(self.predictor, (TaskPredictor, SharePredictor))
+        base = self.predictor.loss if isinstance(self.predictor, TaskPredictor) else self.predictor
+        if isinstance(base, SeriesPredictor):
+            table = base.observations
+            if self.law_record.curve is not None and not share:
                 return plot_law(LawPicture.of(self.law_record, table.x[:, 0], table.loss), ax)
             rows = np.geomspace(table.x.min(), 2 * table.x.max(), 60)[:, None]
         else:
-            assert isinstance(self.predictor, Mixture)
-            sites = self.predictor.sites
+            assert isinstance(base, (Mixture, SharePredictor))
+            sites = base.sites
             middle = sites[int(np.argmin(np.abs(sites - np.median(sites, axis=0)).sum(1)))]
             rows = np.repeat(np.exp(middle)[None], 60, 0)
-            rows[:, 0] = np.geomspace(self.predictor.low[0], 2 * self.predictor.high[0], 60)
+            rows[:, 0] = np.geomspace(base.low[0], 2 * base.high[0], 60)
         found = self.predict(rows)
         held = ", ".join(f"{name} {rows[0, k]:.4g}" for k, name in enumerate(found.x_names) if k)
         ax, band = axis_or_new(ax), Band.of(rows[:, 0], found.median, found.low, found.high)
         draw_band(ax, band, BLUE, "one run (90 %)" + (f" at {held}" if held else ""))
-        return finish(ax, found.x_names[0], found.loss_name, y_scale="linear" if min(band.median) <= 0 else "log")
+        return finish(
+            ax, found.x_names[0], found.loss_name, y_scale="linear" if share or min(band.median) <= 0 else "log"
+        )
 
 
 def saved_law(record: LawRecord) -> SavedLaw:
@@ -121,7 +139,38 @@ def predictor_of(record: LawRecord) -> Predictor:
     stored = record.predictor
     if stored is None:
         raise InputError("the law holds no predictor; fit the table again into this folder")
+    if stored.via is not None:
+        loss = _of_loss(stored.via)
+        return TaskPredictor(loss, SharePredictor.of(replace(stored, x_names=(loss.loss_name,))))
+    return SharePredictor.of(stored) if stored.link in LINKS else _of_loss(stored)
+
+
+def _of_loss(stored: PredictorRecord) -> SeriesPredictor | Mixture:
     return SeriesPredictor.from_record(stored) if stored.x else Mixture.of(stored)
+
+
+def predictor_of_loss(
+    x: ArrayLike, loss: ArrayLike, names: Sequence[str], loss_name: str, run: ArrayLike | None = None
+) -> LossPredictor:
+    """What predicts a loss at new scales: the forecast in one scale, the joined forms in several.
+
+    Args:
+        x: [n, d] scales of the rows ``names``; loss: [n], rows without a number left out.
+
+    Raises:
+        InputError: the table is too small for a forecast.
+    """
+    losses = np.asarray(loss, float)
+    known, rows = np.isfinite(losses), np.asarray(x, float).reshape(len(losses), -1)
+    table = observe(
+        rows[known], losses[known], x_name=tuple(names), loss_name=loss_name, signed=len(names) > 1,
+        run=None if run is None else np.asarray(run)[known], replicate=np.arange(int(known.sum())),
+    )  # fmt: skip
+    if len(names) > 1:
+        return choose(table).mixture
+    if table.n_scales < 3:
+        raise InputError(f"the table has {table.n_scales} distinct values of '{names[0]}'; a forecast needs at least 3")
+    return SeriesPredictor.of(table)
 
 
 def read_predictors(folder: Path) -> dict[str, Predictor]:

@@ -50,6 +50,11 @@ class Prediction:
     def outside(self) -> Mask:
         return np.asarray(self.beyond > 1 + 1e-9)
 
+    @property
+    def columns(self) -> list[str]:
+        """The names in `rows`."""
+        return [*self.x_names, "median", "low", "high", "beyond"]
+
     def rows(self) -> list[dict[str, float]]:
         """One dict a row: its scales, then median, low, high and beyond."""
         columns = {name: self.x[:, k] for k, name in enumerate(self.x_names)}
@@ -62,13 +67,12 @@ class Prediction:
         Raises:
             MissingDependency: pandas is not installed.
         """
-        names = [*self.x_names, "median", "low", "high", "beyond"]
-        return require("pandas", "data", "a data frame").DataFrame(self.rows(), columns=names)
+        return require("pandas", "data", "a data frame").DataFrame(self.rows(), columns=self.columns)
 
     def to_csv(self, path: Path | str | None = None) -> str:
         """`rows` as CSV with all digits; written to ``path`` where one is given."""
         stream = io.StringIO()
-        writer = csv.DictWriter(stream, [*self.x_names, "median", "low", "high", "beyond"], lineterminator="\n")
+        writer = csv.DictWriter(stream, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows())
         if path is not None:

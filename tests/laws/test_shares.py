@@ -1,0 +1,210 @@
+"""Shares with a chance level, shares that are read off a loss, several metrics of one table."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit
+from scipy.stats import betabinom, binom
+
+import metascale as ms
+from metascale.core.errors import InputError
+from metascale.laws.predicting import read_predictors
+from metascale.laws.share_analysis import analyse_shares
+from metascale.laws.shares import Form, fit_share, metric_of, run_quantiles
+from tests.laws.test_entry import call, write
+
+N = np.geomspace(1e7, 1e10, 10)
+FOUR_CHOICES = 0.25 + 0.75 * expit(-18 + 0.9 * np.log(N))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "kind", "flipped", "unit"),
+    [
+        ("accuracy", [0.0, 0.4, 1.0], None, False, 1),
+        ("val/acc", [20.0, 55.0], None, False, 100),
+        ("pass@1", [0.1, 0.2], None, False, 1),
+        ("test_error_rate", [0.5, 0.2], None, True, 1),
+        ("solved (%)", [0.5, 0.2], None, False, 100),
+        ("y", [0.5, 0.2], "share", False, 1),
+        ("y", [50.0, 20.0], "error", True, 100),
+    ],
+)
+def test_a_share_is_known_by_its_name_and_values_or_by_kind(name, values, kind, flipped, unit):
+    found = metric_of(name, np.array(values), kind)
+    assert (found.flipped, found.unit) == (flipped, unit)
+    shares = np.array(values) / unit
+    np.testing.assert_allclose(found.successes(np.array(values)), 1 - shares if flipped else shares)
+    np.testing.assert_allclose(found.written(found.successes(np.array(values))), values)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "kind"),
+    [("loss", [0.5, 0.4], None), ("accuracy", [0.5], "loss"), ("accuracy_loss", [0.1], None), ("reward", [7.0], None),
+     ("mean_squared_error", [0.5], None), ("score", [850.0], None)],
+)  # fmt: skip
+def test_a_loss_is_no_share(name, values, kind):
+    assert metric_of(name, np.array(values), kind) is None
+
+
+def test_a_chance_and_a_ceiling_that_were_planted_come_back():
+    found = analyse_shares(N, FOUR_CHOICES)
+    assert found.chance == "fitted"
+    for name, value in {"a": -18, "b": 0.9, "chance": 0.25}.items():
+        assert found.parameters[name].estimate == pytest.approx(value, rel=1e-6)
+    given = analyse_shares(N, 100 * FOUR_CHOICES, chance=25.0, loss_name="accuracy")
+    assert (given.chance, given.chosen) == ("given", "logistic")
+    assert given.parameters["b"].estimate == pytest.approx(0.9, rel=1e-6)
+    assert "chance 25 % as given" in given.verdict
+    top = analyse_shares(N, 0.8 * expit(-18 + 0.9 * np.log(N)))
+    assert top.chosen == "logistic_ceiling"
+    assert top.parameters["missed"].estimate == pytest.approx(0.2, rel=1e-6)
+
+
+def test_counts_with_zeros_are_fitted_by_their_likelihood():
+    """Against a direct maximum of the binomial likelihood; standard errors against its second differences."""
+    x, counts = np.array([1.0, 10, 100, 1000, 1e4]), np.array([0, 3, 9, 18, 20])
+    fit = fit_share(Form("logistic"), np.log(x)[:, None], counts / 20, np.full(5, 20.0), between=0.0)
+
+    def minus_log(theta):
+        odds = theta[0] + theta[1] * np.log(x)
+        return float(-(counts @ odds - 20 * np.logaddexp(0, odds).sum()))
+
+    best = minimize(minus_log, [0.0, 0.5], method="BFGS", options={"gtol": 1e-10})
+    np.testing.assert_allclose(fit.theta[:2], best.x, rtol=0.01)  # the weak prior on the slope moves it by less
+    step, hessian = 1e-3, np.zeros((2, 2))
+    for i in range(2):
+        for j in range(2):
+            ends = [minus_log(fit.theta[:2] + step * (a * np.eye(2)[i] + b * np.eye(2)[j]))
+                    for a, b in ((1, 1), (1, -1), (-1, 1), (-1, -1))]  # fmt: skip
+            hessian[i, j] = (ends[0] - ends[1] - ends[2] + ends[3]) / (4 * step**2)
+    np.testing.assert_allclose(fit.covariance[:2, :2], np.linalg.inv(hessian), rtol=0.02)
+
+
+def test_what_varies_between_runs_beyond_counting_is_found():
+    rng = np.random.default_rng(1)
+    own = rng.beta(FOUR_CHOICES * 50, (1 - FOUR_CHOICES) * 50, (40, 10))
+    seen = rng.binomial(1000, own) / 1000
+    found = analyse_shares(np.tile(N, 40), seen.ravel(), trials=1000, chance=0.25)
+    assert found.fit.between == pytest.approx(1 / 51, rel=0.15)
+    counted = rng.binomial(1000, np.tile(FOUR_CHOICES, 40)) / 1000
+    assert analyse_shares(np.tile(N, 40), counted, trials=1000, chance=0.25).fit.between < 2e-4
+
+
+def test_intervals_of_one_run_are_those_of_the_binomial_at_the_bounds():
+    p, shares = np.array([[0.001, 0.3, 0.999]]), (0.05, 0.5, 0.95)
+    exact = np.array([binom.ppf(shares, 100, share) / 100 for share in p[0]]).T
+    np.testing.assert_array_equal(run_quantiles(p, np.ones(1), 0.0, 100, shares), exact)
+    found = run_quantiles(np.array([[0.02, 0.5]]), np.ones(1), 1 / 51, 100, shares)
+    wide = np.array([betabinom.ppf(shares, 100, 50 * share, 50 * (1 - share)) / 100 for share in (0.02, 0.5)]).T
+    np.testing.assert_allclose(found, wide, atol=0.011)
+    assert (run_quantiles(p, np.ones(1), 0.01, np.inf, shares) >= 0).all()
+
+
+def test_an_error_rate_is_the_mirror_of_an_accuracy_and_nothing_leaves_its_bounds():
+    seen = np.random.default_rng(0).binomial(500, FOUR_CHOICES) / 500
+    accuracy, error = (analyse_shares(N, values, kind=kind, chance=0.25, trials=500)
+                       for values, kind in ((seen, "share"), (1 - seen, "error")))  # fmt: skip
+    ahead, behind = accuracy.predict([2e10, 1e13]), error.predict([2e10, 1e13])
+    np.testing.assert_allclose(ahead.low, 1 - behind.high)
+    np.testing.assert_allclose(ahead.median, 1 - behind.median)
+    assert ahead.high[1] <= 1
+    assert (accuracy.trend, error.trend) == ("rises", "falls")
+    assert accuracy.trends["x"].exponent.estimate == pytest.approx(-error.trends["x"].exponent.estimate)
+
+
+@pytest.mark.parametrize("trials", [None, 300])
+def test_noise_names_a_trend_as_rarely_as_its_level_says(trials):
+    rng = np.random.default_rng(5)
+    found = [analyse_shares(np.geomspace(1, 1e3, 8), rng.binomial(300, 0.4, 8) / 300, trials=trials).trend
+             for _ in range(100)]  # fmt: skip
+    assert sum(answer not in ("none", "undecided") for answer in found) <= 12
+
+
+def test_forecasts_of_several_shapes_hold_what_comes():
+    """Logistic in ln N, and accuracies that follow a loss with a floor: 16 times beyond the table."""
+    rng, held = np.random.default_rng(2), []
+    for k in range(30):
+        x = np.geomspace(1e7, 1.6e11, 12)
+        loss = 1.9 + 60 * x**-0.25
+        p = 0.25 + 0.75 * (expit(-9 + 0.45 * np.log(x)) if k % 2 else expit(-4 * (loss - 2.5)))
+        seen = rng.binomial(1000, p) / 1000
+        ahead = analyse_shares(x[:8], seen[:8], trials=1000, chance=0.25).predict(x[8:])
+        held.append((ahead.low <= seen[8:]) & (seen[8:] <= ahead.high))
+    assert 0.8 <= np.mean(held) <= 1.0
+
+
+def table(n=9):
+    rng = np.random.default_rng(0)
+    x = np.geomspace(1e7, 2e9, n)
+    loss = (2 + 40 * x**-0.25) * np.exp(0.003 * rng.standard_normal(n))
+    seen = rng.binomial(1000, 0.25 + 0.75 * expit(-4 * (loss - 2.4))) / 1000
+    return {"N": x, "loss": loss, "acc": seen, "asked": np.full(n, 1000), "note": ["-"] * n}
+
+
+def test_a_share_is_read_off_a_loss_and_both_errors_are_told():
+    columns = table()
+    task = ms.fit(columns, x="N", y="acc", via="loss", chance=0.25, trials="asked")
+    slope = task.parameters["b"]
+    assert slope.low < -4 < slope.high
+    found, loss = task.predict([1e10]), ms.forecast(columns, at=[1e10], x="N", y="loss")
+    assert found.loss[0] == pytest.approx(loss.median[0])
+    link = task.link.fit.theta
+    ends = 0.25 + 0.75 * expit(link[0] + link[1] * np.array([loss.high[0], loss.low[0]]))
+    np.testing.assert_allclose([part[0] for part in found.from_loss], ends, atol=0.01)
+    assert found.from_link[0][0] < found.median[0] < found.from_link[1][0]
+    width = found.high[0] - found.low[0]
+    assert width > max(np.ptp(found.from_loss), np.ptp(found.from_link))
+
+
+def test_several_metrics_have_a_law_each_and_a_refused_one_loses_no_other():
+    found = ms.fit(table(), x="N", y=["loss", "acc", "note"], level=0.9)
+    assert list(found) == ["loss", "acc"]
+    assert "not a number" in found.refused["note"]
+    assert found["acc"].trend == "rises"
+    assert [line.split()[0] for line in found.table().splitlines()] == ["metric", "loss", "acc", "note"]
+    ahead = ms.forecast(table(), at=[1e10], x="N", y=["loss", "acc"])
+    assert ahead["loss"].median[0] < 2.2
+    assert ahead["acc"].low[0] > 0.6
+    with pytest.raises(InputError, match="not a number"):
+        ms.fit(table(), x="N", y=["note", "note2"])
+
+
+def test_the_command_writes_a_folder_a_metric_and_predicts_from_it(tmp_path):
+    path, out = write(tmp_path / "t.csv", table()), tmp_path / "out"
+    said = call("fit", path, "--x", "N", "--y", "loss", "--y", "acc", "--y", "note", "--bootstrap", 20, "--out", out)
+    assert "refused" in said.output
+    stored = json.loads((out / "metrics.json").read_text())
+    assert set(stored["metrics"]) == {"loss", "acc"}
+    assert list(stored["refused"]) == ["note"]
+    again = read_predictors(out / "acc")[""].predict([1e10])
+    assert again.low[0] == ms.fit(table(), x="N", y="acc").predict([1e10]).low[0]
+    two = tmp_path / "two"
+    options = ["--x", "N", "--y", "acc", "--via", "loss", "--chance", 0.25, "--trials", "asked"]
+    call("fit", path, *options, "--out", two)
+    rows = json.loads(call("forecast", path, *options, "--to", "1e10", "--json").stdout)["rows"]
+    assert read_predictors(two)[""].predict([1e10]).high[0] == pytest.approx(rows[0]["high"])
+    assert rows[0]["low_from_loss"] > rows[0]["low"]
+    assert "loss_low" in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"y": "loss", "chance": 0.25}, "read as a loss"),
+        ({"y": "acc", "kind": "guess"}, "kind 'guess' is unknown"),
+        ({"y": "acc", "chance": 25}, "from 0 to 0.95"),
+        ({"y": "acc", "law": "power", "kind": "share"}, "not for shares"),
+        ({"y": "acc", "objective": ms.laws.LeastSquares()}, "not for shares"),
+        ({"y": "acc", "trials": 0}, "at least 1"),
+        ({"y": "loss", "kind": "share"}, "a share lies between 0 and 100"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, words):
+    columns = table()
+    columns["loss"] = columns["loss"] * 100
+    with pytest.raises(InputError, match=words):
+        ms.fit(columns, x="N", **options)
