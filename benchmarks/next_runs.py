@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from law_cases import one_after_another
 from metascale.laws import choose, follow, observe
 
 TABLES = {
@@ -50,23 +51,20 @@ def main() -> None:
         names, loss_name, cost, published = TABLES[table]
         pool = columns(folder / f"{table}_train.csv", (*names, loss_name))
         aim = columns(folder / f"{table}_test.csv", (*names, loss_name))
-        known = {tuple(row): k for k, row in enumerate(np.column_stack([pool[name] for name in names]).tolist())}
+        rows = np.column_stack([pool[name] for name in names])
         price = eval_cost(cost, pool)
         candidates, target = ({name: part[name] for name in names} for part in (pool, aim))
         x = np.column_stack([aim[name] for name in names])
         for share, best in zip((0.01, 0.05, 0.10), published, strict=True):
             begin = time.perf_counter()
-            chosen, seen, belief = follow(
-                lambda row, known=known, losses=pool[loss_name]: float(losses[known[tuple(row.tolist())]]),
-                candidates, cost, target, share * float(price.sum()),
-            )  # fmt: skip
+            measure = one_after_another(rows, pool[loss_name])
+            chosen, seen, belief = follow(measure, candidates, cost, target, share * float(price.sum()))
             median, low, high = belief.predict(x)
             inside = np.mean((aim[loss_name] >= low) & (aim[loss_name] <= high))
             line = f"{table:<18}{share:>6.2f}{len(chosen):>6}{r2(aim[loss_name], median):>7.3f}{best:>16.2f}"
             line += f"{100 * inside:>11.0f} %{time.perf_counter() - begin:>9.1f}"
             if given.auto:
-                rows = np.column_stack([pool[name] for name in names])[chosen]
-                auto = choose(observe(rows, seen, x_name=names, signed=True)).mixture.predict(x).median
+                auto = choose(observe(rows[chosen], seen, x_name=names, signed=True)).mixture.predict(x).median
                 line += f"   auto {r2(aim[loss_name], auto):.3f}"
             print(line, flush=True)
 

@@ -11,8 +11,8 @@ import metascale as ms
 from metascale.core.errors import InputError
 from metascale.laws import follow, grid, read_plan
 from metascale.laws.belief import believe
-from metascale.laws.next_plan import costs, half_width
-from metascale.laws.picking import Dense, grow, pick
+from metascale.laws.next_plan import _first_of, costs, half_width
+from metascale.laws.picking import Dense, Picks, grow, pick
 
 TARGET = {"N": 7e9, "D": 1.4e11}
 
@@ -247,3 +247,28 @@ def test_the_promised_interval_holds_the_truth():
         at = belief.joint(aim)
         held.append(abs(at.mean[0] - np.log(law(aim)[0])) <= 1.645 * np.sqrt(at.diagonal()[0]))
     assert np.mean(held) >= 0.8, np.mean(held)
+
+
+def test_with_few_runs_known_the_cheapest_of_a_plan_come_first():
+    # Two scales: below 4 (2 + 1) = 12 runs the order is that of cost; the first step takes 2 + 2 runs, later ones 2, or
+    # 15 % of the runs known: at 20 that is 3.
+    picks = Picks(np.array([7, 3, 9, 1, 5]), np.array([4.0, 1.0, 5.0, 2.0, 3.0]), 1.0, *[np.zeros(5)] * 3)
+    assert _first_of(picks, 0, 2, 0.15).tolist() == [3, 1, 5, 7]
+    assert _first_of(picks, 11, 2, 0.15).tolist() == [3, 1]
+    assert _first_of(picks, 12, 2, 0.15).tolist() == [7, 3]
+    assert _first_of(picks, 20, 2, 0.15).tolist() == [7, 3, 9]
+
+
+def test_exponents_are_where_the_prior_puts_them_until_runs_say_otherwise():
+    # Priors of exponents are 0.3 +- 0.2: that of the floor's form is 0.3 with no run; with sixteen runs on a law of
+    # exponent 0.1, over a factor of 100, the slope of the forecast is that of the law.
+    x = np.geomspace(1e7, 1e9, 16)[:, None]
+    loss = 3.0 * (x[:, 0] / 1e8) ** -0.1
+    before = believe(("N",), x[:0], loss[:0], x)
+    form = next(one for one in before.forms if "a_N" in one.law.expression.parameters)
+    theta = dict(zip(form.law.expression.parameters, form.theta, strict=True))
+    assert theta["a_N"] == pytest.approx(0.3)
+    assert form.covariance[form.law.expression.parameters.index("a_N")].max() == pytest.approx(0.2**2)
+    after = believe(("N",), x, loss, x)
+    slope = np.polyfit(np.log(x[:, 0]), np.log(after.predict(x)[0]), 1)[0]
+    assert slope == pytest.approx(-0.1, abs=0.005)

@@ -22,7 +22,7 @@ from metascale.core.suggest import suggest
 from metascale.laws.belief import Belief, believe
 from metascale.laws.expression import as_name, names_in, parse
 from metascale.laws.notebook import Shown
-from metascale.laws.observations import Array, Mask, as_json
+from metascale.laws.observations import Array, Integers, Mask, as_json
 from metascale.laws.picking import Picks, pick
 from metascale.laws.picture import BLUE, GREY, axis_or_new, finish
 from metascale.laws.runs import usable_rows
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_CANDIDATES = 100_000
+CHEAP_FIRST = 4  # times the scales and one: with fewer runs known, `follow` begins a plan with its cheapest runs
 REFIT_SHARE = 0.15  # of the runs known, after which `follow` plans anew
 _SHOWN = 12  # rows of a plan in a summary
 _SAME = 1e-9  # relative difference of scales that are the same run
@@ -355,6 +356,7 @@ def follow(
 
     Args:
         share: of the runs known, after which the plan is made anew; at least two runs, at first the scales and two.
+            Of a plan made from few runs the cheapest come first.
 
     Returns:
         Rows of the candidates that were run [k], their losses [k], and the belief at the end.
@@ -364,8 +366,7 @@ def follow(
     seen: list[float] = []
     belief, picks = asked.plan()
     while len(picks.index):
-        known = len(asked.x)
-        new = picks.index[: max(2, int(share * known)) if known else len(asked.x_names) + 2]
+        new = _first_of(picks, len(asked.x), len(asked.x_names), share)
         came = [float(measure(asked.candidates[k])) for k in new]
         free = asked.free.copy()
         free[new] = False
@@ -377,6 +378,16 @@ def follow(
         seen += came
         belief, picks = asked.plan(belief)
     return np.array(chosen, dtype=np.intp), np.array(seen), belief
+
+
+def _first_of(picks: Picks, known: int, n_scales: int, share: float) -> Integers:
+    """What of a plan is run before it is made anew: its most telling runs, and while few are known its cheapest.
+
+    A plan from few runs rests on the priors; where they are wrong, what the cheap ones tell saves the dear ones.
+    """
+    few = known < CHEAP_FIRST * (n_scales + 1)
+    order = picks.index[np.argsort(picks.cost, kind="stable")] if few else picks.index
+    return order[: max(2, int(share * known)) if known else n_scales + 2]
 
 
 def _forecast(belief: Belief, target: Array, level: float) -> tuple[Array, float, Array]:
