@@ -22,12 +22,14 @@ from metascale.core.types import Params
 from metascale.hypergrad.sama import SAMA
 from metascale.hypergrad.unrolled import Unrolled
 from metascale.models.perceptron import Perceptron
+from metascale.recipes import annotators
 from metascale.recipes.data_pruning import KeptExamples, Scoring, entropy, images
 from metascale.recipes.hypergradient_bias import BiasConfig, Quadratic
+from metascale.tasks.supervised.images import small_digits
 from metascale.training.optimizers import SGD
 from metascale.workflow.recipe import SHIPPED, load_recipe
 
-NAMES = ("noisy_labels", "data_pruning", "auxiliary_tasks", "hypergradient_bias")
+NAMES = ("noisy_labels", "annotators", "data_pruning", "auxiliary_tasks", "hypergradient_bias")
 TINY: dict[str, Any] = {"lower_lr": 1e-3, "batch_size": 6, "max_steps": 3, "eval_every": 2, "max_length": 8}
 
 
@@ -340,3 +342,29 @@ def test_kept_examples_are_all_seen_before_one_comes_again() -> None:
     first = torch.cat([part.batch(step).inputs["index"] for step in range(2)])
     assert sorted(first.tolist()) == kept.tolist()
     assert part.batch(2).inputs["index"].tolist() != part.batch(0).inputs["index"].tolist()
+
+
+def test_annotators_make_the_mistakes_that_are_stated() -> None:
+    """Careful ones 0.05 · 0.9 wrong, those at random 0.9, shifted ones 0.8; nothing is both checked and annotated."""
+    settings = load_recipe("annotators").validate({})
+    data = annotators.answers(settings, 0)
+    truth = torch.from_numpy(small_digits(n_batch=1).true_labels)
+    wrong, who = data.annotated["y"] != truth, data.annotated["who"]
+    shares = [float(wrong[(who >= low) & (who < low + 4)].double().mean()) for low in (0, 4, 8)]
+    assert shares == pytest.approx([0.045, 0.9, 0.8], abs=0.05)
+    assert bool(((data.annotated["y"] - truth)[wrong & (who >= 8)] % 10 == 1).all())
+    assert len(data.checked["y"]) == len(data.selection["y"]) == 50
+    again, other = annotators.answers(settings, 0), annotators.answers(settings, 1)
+    assert torch.equal(again.annotated["y"], data.annotated["y"])
+    assert not torch.equal(other.annotated["y"], data.annotated["y"])
+    with pytest.raises(InputError, match="are more than the 360 validation images"):
+        annotators.answers(replace(settings, n_checked=181), 0)
+
+
+def test_learnt_weights_of_annotators_beat_checked_labels_alone_and_frozen_weights() -> None:
+    rows = {arm: run_trial("annotators", method=arm, max_steps=200) for arm in ("checked", "alike", "learnt")}
+    assert rows["learnt"]["weight_of_careful"] > 0.8
+    assert rows["learnt"]["weight_of_others"] < 0.2
+    accuracy = {arm: row["test_accuracy"] for arm, row in rows.items()}
+    assert accuracy["learnt"] > accuracy["checked"] + 0.05
+    assert accuracy["learnt"] > accuracy["alike"] + 0.05

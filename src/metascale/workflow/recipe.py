@@ -51,6 +51,7 @@ SHIPPED: Mapping[str, str] = {
     "csv": "metascale.recipes.csv",
     "melora": "metascale.recipes.melora",
     "noisy_labels": "metascale.recipes.noisy_labels",
+    "annotators": "metascale.recipes.annotators",
     "data_pruning": "metascale.recipes.data_pruning",
     "auxiliary_tasks": "metascale.recipes.auxiliary_tasks",
     "hypergradient_bias": "metascale.recipes.hypergradient_bias",
