@@ -230,7 +230,7 @@ def _list_of(folder: Path, name: str) -> Path | None:
 def _from_csv(folder: Path) -> dict[Split, Part] | None:
     """``train.csv``, ``val.csv`` and ``test.csv`` (filename, label), as of Ravi & Larochelle, and the images."""
     lists = _in_all_splits(lambda name: _list_of(folder, f"{name}.csv"))
-    return lists and {split: _listed(folder, path, split) for split, path in lists.items()}
+    return None if lists is None else {split: _listed(folder, path, split) for split, path in lists.items()}
 
 
 def _listed(folder: Path, path: Path, split: Split) -> Part:
@@ -277,7 +277,9 @@ def _from_class_lists(folder: Path) -> dict[Split, Part] | None:
 def _from_folders(folder: Path) -> dict[Split, Part] | None:
     """Folders ``train``, ``val`` and ``test`` with a folder of images for each class."""
     tops = _in_all_splits(lambda name: folder / name if (folder / name).is_dir() else None)
-    return tops and {
+    if tops is None:
+        return None
+    return {
         split: _class_folders(sorted(each for each in top.iterdir() if each.is_dir())) for split, top in tops.items()
     }
 
@@ -307,7 +309,7 @@ def _file_of(folder: Path, name: str, endings: Sequence[str]) -> Path | None:
 def _from_pickles(folder: Path) -> dict[Split, Part] | None:
     """One pickle a split: images with a dictionary of classes, or with labels."""
     files = _in_all_splits(lambda name: _file_of(folder, name, (".pkl", ".pickle")))
-    return files and {split: _pickled(path) for split, path in files.items()}
+    return None if files is None else {split: _pickled(path) for split, path in files.items()}
 
 
 def _pickled(path: Path) -> Part:
