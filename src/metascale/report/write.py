@@ -33,6 +33,7 @@ from metascale.report.sections.sizes import sizes
 from metascale.report.sections.tuning import tuning
 from metascale.report.study import ReportStudy, StudySource, open_study
 from metascale.report.style import SOFT, inline_svg, new_figure, png_bytes, styled
+from metascale.study.store.once import reading_once
 
 
 class BuildsSection(Protocol):
@@ -58,12 +59,13 @@ def write_report(source: StudySource) -> list[Path]:
         InputError: the folder holds no study.
         CorruptFile: a file of the study cannot be parsed.
     """
-    study = open_study(source)
     # Everything is computed before anything is written, so that an error leaves no half report.
-    sections = sections_of(study)
-    pictures = [picture for section in sections for picture in section.pictures]
-    images = [(study.folder / "plots" / f"{picture.name}.png", png(picture)) for picture in pictures]
-    page, summary, origin = render_page(study, sections), summarise(study, sections), provenance_json(study)
+    with reading_once():
+        study = open_study(source)
+        sections = sections_of(study)
+        pictures = [picture for section in sections for picture in section.pictures]
+        images = [(study.folder / "plots" / f"{picture.name}.png", png(picture)) for picture in pictures]
+        page, summary, origin = render_page(study, sections), summarise(study, sections), provenance_json(study)
     for path, data in images:
         write_atomic(path, data)
     write_json(study.folder / SUMMARY_JSON, summary)

@@ -7,6 +7,7 @@ the folder holds runs those and leaves the rest alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from metascale.core.files import read_json, write_json
 from metascale.study.content import CONTENT, base_identity, merged_content, refuse_other_content
 from metascale.study.design import TUNE_KEY, Study, Trial, build_trial, differing_keys
 from metascale.study.roles import Roles
+from metascale.study.store.once import once
 from metascale.study.store.paths import check_label, refuse_exits
 from metascale.study.store.seals import SEAL, read_sealed, sealed
 
@@ -66,7 +68,7 @@ class Definition:
         roles, content = study.roles or ours.roles, merged_content(ours.base, study.base, study.axes)
         base = {**study.base, **({CONTENT: content} if content else {})}
         more = max(study.search_trials or 0, ours.search_trials or 0) or None
-        study = replace(study, search_trials=more)
+        study = study if study.search_trials == more else replace(study, search_trials=more)
         known = {trial.id: trial for trial in self.trials}
         asked = study.trials()
         moved = bool(differing_keys(ours.base, base))
@@ -132,9 +134,16 @@ def load_definition(folder: Path) -> Definition:
         CorruptFile: it is not what was written, by its own hash (which format 1 did not have).
     """
     path = folder / STUDY_JSON
-    refuse_exits(folder)
+    once(("exits", folder), lambda: refuse_exits(folder))
     if not path.is_file():
         raise InputError(f"{folder} is not a study folder: it has no {STUDY_JSON}")
+    state = path.stat()
+    return _parsed(path, (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
+
+
+@functools.lru_cache(maxsize=2)
+def _parsed(path: Path, signs: tuple[int, ...]) -> Definition:
+    """What ``path`` holds, which is read once for as long as the file stays the same."""
     stored = read_json(path)
     if isinstance(stored, dict) and (SEAL in stored or stored.get("format") != 1):
         read_sealed(path)
@@ -156,7 +165,8 @@ def load_definition(folder: Path) -> Definition:
             roles=Roles.from_json(stored["roles"]) if "roles" in stored else None,
             search_trials=stored.get("search_trials"),
         )
-        trials = tuple(_trial_from_json(study, item, path) for item in stored["trials"])
+        known = {trial.id: trial for trial in study.trials()}
+        trials = tuple(_trial_from_json(study, item, path, known) for item in stored["trials"])
         version = str(stored["package_version"])
     except KeyError as error:
         raise CorruptFile(f"{path} is not what was written: it has no {error}") from error
@@ -170,8 +180,14 @@ def _trial_to_json(trial: Trial) -> dict[str, Any]:
     return {"id": trial.id, "label": trial.label, "kind": trial.kind, "seed": trial.seed, "axes": plain(axes)}
 
 
-def _trial_from_json(study: Study, stored: dict[str, Any], path: Path) -> Trial:
+def _trial_from_json(study: Study, stored: dict[str, Any], path: Path, known: Mapping[str, Trial]) -> Trial:
     check_label(stored["label"], path)
+    own = known.get(stored["id"])
+    # As texts: 1, 1.0 and true are other values, with other ids.
+    if own is not None and repr([own.seed, own.kind, own.axes]) == repr(
+        [stored["seed"], stored["kind"], dict(stored["axes"])]
+    ):
+        return replace(own, label=stored["label"])
     trial = build_trial(
         study.trial, study.base, dict(stored["axes"]), stored["seed"], stored["kind"], label=stored["label"]
     )

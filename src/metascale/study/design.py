@@ -6,7 +6,7 @@ import importlib
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from metascale.core.canonical import canonical_json, content_id, plain
@@ -79,6 +79,7 @@ class Study:
     extra: Sequence[Mapping[str, Any]] = ()
     roles: Roles | None = None
     search_trials: int | None = None
+    _trials: tuple[Trial, ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
         if not _PATH.fullmatch(self.trial):
@@ -93,7 +94,7 @@ class Study:
         _check_seeds(self.seeds, f"study '{self.name}'")
         if self.roles is not None:
             object.__setattr__(self, "roles", self.roles.completed(self.axes))
-        self.trials()
+        object.__setattr__(self, "_trials", self._make_trials())
 
     @property
     def asked_base(self) -> Mapping[str, Any]:
@@ -104,6 +105,9 @@ class Study:
 
     def trials(self) -> tuple[Trial, ...]:
         """Every trial, in the order given: axes (first slowest), then seeds, then the extras."""
+        return self._trials
+
+    def _make_trials(self) -> tuple[Trial, ...]:
         points = [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*self.axes.values())]
         # With no axes and some extras the extras are the study; with neither, the base alone is.
         designs = [(point, self.seeds, "trial") for point in points if point or not self.extra]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import os
 import shutil
 import sqlite3
@@ -24,13 +23,13 @@ from rich.text import Text
 
 from metascale.core.canonical import plain
 from metascale.core.columns import TEST_LOSS
-from metascale.core.files import read_json
 from metascale.core.units import format_seconds
 from metascale.study.design import flatten
 from metascale.study.run.session import Event, Reporter, StudyOutcome
 from metascale.study.store.claims import is_alive
 from metascale.study.store.folder import INDEX, RESULT, RunView, StudyView, read_progress, read_study
 from metascale.study.store.index import STATUSES, IndexRow, Status, read_index
+from metascale.study.store.once import reading_once
 from metascale.study.store.records import parse_cell
 
 _STYLES = {"finished": "green", "running": "cyan", "diverged": "yellow", "pending": "dim"}
@@ -104,6 +103,11 @@ def study_status(folder: Path | str | StudyView) -> StudyStatus:
     Raises:
         InputError: the folder holds no study.
     """
+    with reading_once():
+        return _study_status(folder)
+
+
+def _study_status(folder: Path | str | StudyView) -> StudyStatus:
     view = folder if isinstance(folder, StudyView) else read_study(folder)
     rows = read_index(view.folder / INDEX)
     alive = {owner: is_alive(owner) for owner in {row.owner for row in rows.values()} if owner is not None}
@@ -277,7 +281,7 @@ def last_loss(run: RunView, status: str, wanted: str = "") -> tuple[str, float] 
         return None
     # The run's folder may go while we read (it was deleted, or a diverged run starts again).
     with contextlib.suppress(FileNotFoundError):
-        return _final_loss(run.folder, wanted) if status == "finished" else _newest_loss(run.folder)
+        return _final_loss(run, wanted) if status == "finished" else _newest_loss(run.folder)
     return None
 
 
@@ -291,10 +295,8 @@ def _newest_loss(folder: Path) -> tuple[str, float] | None:
     return None
 
 
-@functools.lru_cache(maxsize=100_000)
-def _final_loss(folder: Path, wanted: str) -> tuple[str, float] | None:
-    """A finished run is immutable, so its result is read once."""
-    scalars = flatten(read_json(folder / RESULT).get("result") or {})
+def _final_loss(run: RunView, wanted: str) -> tuple[str, float] | None:
+    scalars = flatten(run.result() or {})
     for name in (wanted, TEST_LOSS, "loss"):
         if isinstance(scalars.get(name), float):
             return name, scalars[name]

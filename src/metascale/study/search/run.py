@@ -58,7 +58,7 @@ class ListedStudy(Study):
 
     listed: tuple[Trial, ...] = ()
 
-    def trials(self) -> tuple[Trial, ...]:
+    def _make_trials(self) -> tuple[Trial, ...]:
         return self.listed
 
 
@@ -222,7 +222,7 @@ def _with_extras(study: Study, finals: Sequence[Trial]) -> ListedStudy:
 
 
 def _listed(study: Study, trials: tuple[Trial, ...]) -> ListedStudy:
-    known = {one.name: getattr(study, one.name) for one in fields(Study)}
+    known = {one.name: getattr(study, one.name) for one in fields(Study) if one.init}
     return ListedStudy(**known, listed=trials)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from metascale.study.design import Study, Trial
 from metascale.study.store.checkpoints import clean_leftovers, list_checkpoints, prune
 from metascale.study.store.claims import CLAIM, LOCK
 from metascale.study.store.index import Status
+from metascale.study.store.once import once
 from metascale.study.store.records import read_rows
 from metascale.study.store.seals import read_sealed
 
@@ -48,24 +51,51 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {name: sha256_of((folder / name).read_bytes()) for name in kept}
 
 
-def damage_of(folder: Path) -> str:
-    """What is wrong with a run that has ended, in a sentence; empty where its files are what was written.
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What is wrong with a run that has ended, in a sentence (empty: nothing), and its ``result.json``."""
+
+    damage: str
+    ending: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _ended(folder: Path) -> _Ended | None:
+    """A run that has ended, checked; ``None`` for any other.
 
     Checked are the result by its own hash, and by the hashes in it the configuration, the records and all else that
-    readers of a study read. Weights are checked by whoever loads them, and by `verify`.
+    readers of a study read. Weights are checked by whoever loads them, and by `verify`. A run whose files have not
+    changed since is not read again.
     """
+    return once(("ended", folder), lambda: _look_at(folder))
+
+
+def _look_at(folder: Path) -> _Ended | None:
     signs = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             state = entry.stat()
             signs.append((entry.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
-    return _damage(folder, tuple(sorted(signs)))
+    return _checked(folder, tuple(sorted(signs))) if any(sign[0] == RESULT for sign in signs) else None
 
 
 @functools.lru_cache(maxsize=100_000)
-def _damage(folder: Path, signs: tuple[tuple[str, int, int, int, int], ...]) -> str:
+def _checked(folder: Path, signs: tuple[tuple[str, int, int, int, int], ...]) -> _Ended:
     try:
         ending = read_sealed(folder / RESULT)
+    except CorruptFile as error:
+        return _Ended(str(error))
+    damage = _damage(folder, ending)
+    return _Ended(damage, {} if damage else ending)
+
+
+def damage_of(folder: Path) -> str:
+    """What is wrong with a run that has ended, in a sentence; empty where its files are what was written."""
+    ended = _ended(folder)
+    return "" if ended is None else ended.damage
+
+
+def _damage(folder: Path, ending: Mapping[str, Any]) -> str:
+    try:
         if ending.get("status") not in ("finished", "diverged") or not isinstance(ending.get("files"), dict):
             return f"{folder / RESULT} is not what was written: it is no ending of a run"
         if ending["status"] == "finished" and not isinstance(ending.get("result"), dict):
@@ -173,9 +203,9 @@ class RunView:
     @property
     def status(self) -> Status:
         """How far the run is. ``running`` means claimed: its runner may have died since."""
-        if (self.folder / RESULT).exists():
-            ending = self.ending()
-            status: Status = "damaged" if ending is None else ending["status"]
+        ended = _ended(self.folder)
+        if ended is not None:
+            status: Status = "damaged" if ended.damage else ended.ending["status"]
             return status
         if (self.folder / CLAIM).exists():
             return "running"
@@ -183,16 +213,15 @@ class RunView:
 
     def damage(self) -> str:
         """Why an ended run cannot be trusted (`damage_of`); empty otherwise. Readers leave such a run out."""
-        return damage_of(self.folder) if (self.folder / RESULT).exists() else ""
+        return damage_of(self.folder)
 
     def ending(self) -> dict[str, Any] | None:
         """The whole of ``result.json``: status, result or divergence, and the hashes of the run's files.
 
         ``None`` before the run has ended, and where a file of it is not what was written.
         """
-        if not (self.folder / RESULT).exists() or self.damage():
-            return None
-        return read_sealed(self.folder / RESULT)
+        ended = _ended(self.folder)
+        return None if ended is None or ended.damage else copy.deepcopy(dict(ended.ending))
 
     def result(self) -> dict[str, Any] | None:
         """The row that the trial returned, once finished."""
@@ -221,11 +250,9 @@ class RunView:
 
     def message(self) -> str:
         """Why it failed or diverged, or what is damaged, in a line; empty otherwise."""
-        if damage := self.damage():
-            return damage
-        ending = self.ending()
-        if ending is not None:
-            return str(ending.get("message", ""))
+        ended = _ended(self.folder)
+        if ended is not None:
+            return ended.damage or str(ended.ending.get("message", ""))
         lines = self.error().strip().splitlines()
         return lines[-1] if lines else ""
 

@@ -39,6 +39,7 @@ from metascale.study.store.folder import (
 )
 from metascale.study.store.index import Index, IndexRow, Status
 from metascale.study.store.manifest import unseal
+from metascale.study.store.once import reading_once
 from metascale.study.store.paths import refuse_long_path
 from metascale.study.store.run import StoredRun, note_lost
 
@@ -217,6 +218,10 @@ class RunStore:
 
     def refresh(self) -> None:
         """Bring the index up to the folders; claims of live and dead runners are left as they are."""
+        with reading_once():
+            self._refresh()
+
+    def _refresh(self) -> None:
         rows = self.index.rows()
         self.index.add(self._row_from_folder(trial) for trial in self.trials if trial.id not in rows)
         for trial in self.trials:

@@ -30,6 +30,7 @@ from metascale.study.design import Trial, flatten
 from metascale.study.roles import Roles, loss_of
 from metascale.study.store.claims import locked
 from metascale.study.store.folder import RunView, StudyView, read_study
+from metascale.study.store.once import reading_once
 from metascale.study.store.records import format_cell
 from metascale.study.store.seals import SEAL, is_unsealed, read_sealed
 
@@ -151,9 +152,10 @@ def unsealed_finals(folder: Path) -> str:
 
 def write_results(folder: Path | str) -> ResultsTable:
     """Write ``results.csv`` and ``all_results.json`` of the study in ``folder``, each atomically."""
-    view = read_study(folder)
-    table = results_table(view)
-    complete = complete_results(view)
+    with reading_once():
+        view = read_study(folder)
+        table = results_table(view)
+        complete = complete_results(view)
     with locked(view.folder):
         for leftover in view.folder.glob(".*results.*.tmp"):
             leftover.unlink()
@@ -209,7 +211,7 @@ def _row(run: RunView, first: tuple[str, ...]) -> dict[str, Any]:
     ending = run.ending()
     status = run.status if ending is None else ending["status"]
     row = {"id": trial.id, "label": trial.label, "seed": trial.seed, "kind": trial.kind, "status": status}
-    row["message"] = run.message() or None
+    row["message"] = (run.message() if ending is None else str(ending.get("message", ""))) or None
     with contextlib.suppress(CorruptFile):  # a damaged history takes the seconds, not the results
         row[WALL_S] = round(run.wall_s(), 3) or None
     own = trial.axes if trial.kind in COMPARED_KINDS else {**flatten(trial.config), **trial.axes}
