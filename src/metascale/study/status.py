@@ -375,15 +375,22 @@ class LiveReporter:
         self._console = console
         self._live: Live | None = None
         self._last: RenderableType = Text("")
+        self._next_look = 0.0
 
     def begin(self, folder: Path, total: int, done: int) -> None:
         view = read_study(folder)
 
         def render() -> RenderableType:
-            # Where the index is locked for a moment, the last table stays.
+            # Where the index is locked for a moment, the last table stays; so it does where a study is so large that
+            # looking would take more than a tenth of the time.
+            began = time.monotonic()
+            if began < self._next_look:
+                return self._last
             with contextlib.suppress(sqlite3.OperationalError):
                 rows, width = max(5, self._console.size.height - 10), self._console.width
                 self._last = render_status(study_status(view), max_rows=rows, width=width)
+            ended = time.monotonic()
+            self._next_look = ended + 9 * (ended - began) if ended - began > 0.1 else 0.0
             return self._last
 
         self._live = Live(console=self._console, get_renderable=render, refresh_per_second=_REFRESH_PER_S)
