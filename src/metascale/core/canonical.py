@@ -18,6 +18,8 @@ def plain(value: object) -> Any:
     Raises:
         InputError: a value that JSON cannot hold, or a number that is not finite.
     """
+    if value is None or type(value) in (str, bool, int):
+        return value  # most of any configuration; the checks below are for the rest
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -29,7 +31,7 @@ def plain(value: object) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, (set, frozenset)):
         return sorted(plain(item) for item in value)
-    if value is None or isinstance(value, (bool, str)):
+    if isinstance(value, str):
         return value
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
