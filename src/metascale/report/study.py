@@ -6,6 +6,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -133,9 +134,9 @@ class Point:
         return self.runs.spread
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReportStudy:
-    """A study folder with what was concluded from it.
+    """A study folder with what was concluded from it. What is asked for every run is made once.
 
     Args:
         launched: what command.json says: the command and the question.
@@ -163,7 +164,7 @@ class ReportStudy:
     def base(self) -> Mapping[str, Any]:
         return self.view.study.base
 
-    @property
+    @cached_property
     def main(self) -> tuple[RunRow, ...]:
         """The trials that the axes vary, whatever their status."""
         return tuple(run for run in self.runs if run.main)
@@ -172,7 +173,7 @@ class ReportStudy:
         """Trials of these kinds, whatever their status."""
         return tuple(run for run in self.runs if run.kind in kinds)
 
-    @property
+    @cached_property
     def terms(self) -> Terms:
         """How this study speaks of its test set."""
         supervised = self.main and all(run.kind == TRIAL for run in self.main)
@@ -182,7 +183,7 @@ class ReportStudy:
     def meta(self) -> bool:
         return self.terms is META_TERMS
 
-    @property
+    @cached_property
     def axes(self) -> dict[str, tuple[Any, ...]]:
         """The axes, named by their last word (``task.n_tasks`` is ``n_tasks``)."""
         return {key.rsplit(".", 1)[-1]: tuple(values) for key, values in self.view.study.axes.items()}
@@ -192,12 +193,12 @@ class ReportStudy:
         """The study's law, or the first of several."""
         return next(iter(self.laws.values()), None)
 
-    @property
+    @cached_property
     def roles(self) -> Roles:
         """The stored roles of the axes; without them the first axis of numbers is the scale, every other a series."""
         return self.view.study.roles or assign(self.view.study.axes, loss="")
 
-    @property
+    @cached_property
     def x_name(self) -> str:
         """The law's scale, else the study's."""
         named = [self.law.x_name] if self.law and self.law.x_name else []
@@ -209,7 +210,7 @@ class ReportStudy:
         """Whether the study varies a scale; otherwise it compares methods or settings."""
         return self.x_name in self.columns
 
-    @property
+    @cached_property
     def loss_name(self) -> str:
         named = self.law.loss_name if self.law else self.roles.loss
         if named in self.columns:
@@ -243,7 +244,7 @@ class ReportStudy:
         columns = "|".join(re.escape(name) for name in sorted(words, key=len, reverse=True))
         return re.sub(rf"(?<![\w.])(?:{columns})(?!\w|\.\w)", lambda found: words[found[0]], text)
 
-    @property
+    @cached_property
     def series(self) -> dict[str, str]:
         """The series of every trial by id: its method, and what else tells apart finished runs of one scale.
 
@@ -267,7 +268,7 @@ class ReportStudy:
 
         return {run.id: name(run) for run in self.runs}
 
-    @property
+    @cached_property
     def laws_by_series(self) -> dict[str, LawRecord]:
         """The law of every series by the series' name on the page; a study with one law has it under the empty name."""
         if len(self.laws) < 2:
@@ -292,6 +293,10 @@ class ReportStudy:
     @property
     def points(self) -> list[Point]:
         """The finished runs by series and point of the axes: one point is one configuration, with a run a seed."""
+        return list(self._points)
+
+    @cached_property
+    def _points(self) -> tuple[Point, ...]:
         names = self.series
         axes = [name for name, values in self.axes.items() if len(values) > 1]
         groups: dict[tuple[str, str], list[RunRow]] = {}
@@ -313,7 +318,7 @@ class ReportStudy:
             )
             for (series, _), runs in groups.items()
         ]
-        return sorted(points, key=lambda point: (point.series, point.x, point.name))
+        return tuple(sorted(points, key=lambda point: (point.series, point.x, point.name)))
 
 
 StudySource: TypeAlias = Path | str | ReportStudy

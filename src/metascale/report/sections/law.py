@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -62,6 +63,9 @@ from metascale.report.words import (
 from metascale.study.design import flatten
 
 Write = Callable[[float], str]
+
+READ_OUTS = 1000
+"""Runs with a read-out of their own in a picture; of more, those of the means at each scale tell enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -605,8 +609,13 @@ def _draw_runs(table: ScaleTable, ax: Axes, write: Write) -> list[style.Label]:
     labels = []
     for place, series in enumerate(table.series):
         colour = style.SERIES[place % len(style.SERIES)]
-        for point in (point for point in table.points if point.series == series):
-            (dot,) = ax.plot(point.x, point.value, "o", color=colour, markersize=3.6, alpha=0.55, markeredgewidth=0)
+        own = [point for point in table.points if point.series == series]
+        dots = partial(ax.plot, marker="o", linestyle="", color=colour, markersize=3.6, alpha=0.55, markeredgewidth=0)
+        if len(table.points) > READ_OUTS:
+            dots([point.x for point in own], [point.value for point in own])
+            own = []
+        for point in own:
+            (dot,) = dots(point.x, point.value)
             across = f" (± {write(point.task_sem)} across {table.items})" if point.task_sem is not None else ""
             tip(
                 dot,
