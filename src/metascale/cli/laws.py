@@ -117,10 +117,19 @@ def fit(
     out: Out = None,
 ) -> None:
     """Fit a scaling law to a table: parameters with intervals, error, backtest, verdict."""
+    from metascale.cli.curves import fit_curves
     from metascale.cli.metrics import of_metrics, share_options
     from metascale.cli.scales import objective_of, parse_bounds, parse_values
 
     _require_scales(x, x2, x3)
+    if law == "multi_power":
+        given = {
+            "x": x, "x2": x2, "x3": x3, "group": group, "series": series, "best_of": best_of, "replicate": replicate,
+            "rows": rows, "bound": bound, "fix": fix, "objective": objective, "weights": weights, "kind": kind,
+            "chance": chance, "trials": trials, "via": via,
+        }  # fmt: skip
+        fit_curves(table, y, run, level, given, json_, out)
+        return
     asked = (*(x or ()), *filter(None, (x2, x3)))
     opening = Opening(table, asked, group, series, best_of, Chosen(run, replicate, checkpoints, rows))
     options = {
@@ -245,11 +254,9 @@ def _fit_surfaces(
 def forecast(
     table: TablePath,
     to: Annotated[
-        list[str],
-        typer.Option(
-            "--to", help="the scale to predict the loss at; N=7e10,D=1.4e12 of several; repeatable", show_default=False
-        ),
-    ],
+        list[str] | None,
+        typer.Option("--to", help="the scale to predict the loss at; N=7e10,D=1.4e12 of several; repeatable"),
+    ] = None,
     x: XNames = None,
     y: YNames = None,
     group: Group = None,
@@ -263,15 +270,31 @@ def forecast(
     chance: Chance = None,
     trials: Trials = None,
     via: Via = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            "--schedule",
+            help="of a run to predict from runs with rates: a CSV of step and lr, or a name such "
+            "as cosine:peak=3e-4,steps=24000,warmup=500; --to is then a step, its end by default",
+        ),
+    ] = None,
     level: Annotated[float, typer.Option("--level", help="level of the interval")] = 0.90,
     json_: JsonFlag = False,
     out: Out = None,
 ) -> None:
     """Predict the loss of a new run beyond the table, with an interval that widens with the distance."""
+    from metascale.cli.curves import forecast_curves
     from metascale.cli.metrics import forecast_shares, of_metrics, share_options
     from metascale.cli.scales import forecast_scales
     from metascale.laws.metrics import share_metric
 
+    if schedule is not None:
+        given = {"x": x, "group": group, "series": series, "best_of": best_of, "replicate": replicate, "rows": rows,
+                 "kind": kind, "chance": chance, "trials": trials, "via": via}  # fmt: skip
+        forecast_curves(table, y, run, schedule, to or (), level, given, json_, out)
+        return
+    if not to:
+        raise InputError("`to` is missing: give the scale to predict the loss at", field="to")
     opening = Opening(table, x or (), group, series, best_of, Chosen(run, replicate, checkpoints, rows))
     how = share_options(kind, chance, trials, via)
 
@@ -293,13 +316,13 @@ def _forecast_series(
     """The forecasts in one scale, one a group."""
     from metascale.cli.scales import one_target
     from metascale.laws.forecasting import forecast as predict
-    from metascale.laws.prepared import one_scale
+    from metascale.laws.prepared import forecast_data, one_scale
 
     columns = one_scale(opened, replicate)
     wanted = [one_target(text, columns.scale) for text in to]
     named, records = opened.group, {}
     for name, part in columns.split(named).items():
-        data = part.data
+        data = forecast_data(part)
         largest = float(max(data["x"])) if len(data["x"]) else max(wanted)
         steps = [largest * factor for factor in HORIZONS[1:] if largest * factor < max(wanted)]
         with stage(f"forecasting from {part.table.n_rows:,} rows"):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from metascale.laws.likelihood import LikelihoodProfile, influence, profile
     from metascale.laws.metrics import ByMetric
     from metascale.laws.mixture import Mixture
+    from metascale.laws.multi_power import CurvePrediction, ScheduleFit, fit_multi_power, loss_of
     from metascale.laws.next_plan import NextRuns, Outcome, follow, grid, next_runs, read_plan
     from metascale.laws.objective import LeastSquares, LogHuber
     from metascale.laws.observations import Observations, observe
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from metascale.laws.prediction import Prediction
     from metascale.laws.record import Interval, LawRecord, read_laws, write_laws
     from metascale.laws.scales import ScalesAnalysis, analyse_scales
+    from metascale.laws.schedules import Schedule
     from metascale.laws.share_analysis import ShareAnalysis, analyse_shares
     from metascale.laws.surface_fit import SurfaceAnalysis
     from metascale.laws.table import Table, read_table
@@ -63,6 +65,7 @@ __all__ = [
     "CornerTest",
     "CrossCheck",
     "Crossover",
+    "CurvePrediction",
     "Forecast",
     "Formula",
     "FormulaFit",
@@ -85,6 +88,8 @@ __all__ = [
     "Replicates",
     "SavedLaw",
     "ScalesAnalysis",
+    "Schedule",
+    "ScheduleFit",
     "ShareAnalysis",
     "Smooth",
     "SurfaceAnalysis",
@@ -106,6 +111,7 @@ __all__ = [
     "fit",
     "fit_formula",
     "fit_law",
+    "fit_multi_power",
     "follow",
     "forecast",
     "frontier",
@@ -118,6 +124,7 @@ __all__ = [
     "law_of",
     "leave_one_out",
     "load_law",
+    "loss_of",
     "mixture_law",
     "next_runs",
     "observe",

@@ -24,10 +24,20 @@ from metascale.laws.fitting import LawFit
 from metascale.laws.forecasting import Forecast
 from metascale.laws.groups import Grouped, grouped
 from metascale.laws.metrics import ByMetric, ShareOptions, analyse_arrays, analyse_metric, each_metric, share_metric
+from metascale.laws.multi_power import MULTI_POWER, CurvePrediction, ScheduleFit, fit_curves
 from metascale.laws.notebook import words
 from metascale.laws.predicting import SavedLaw, load_saved, with_predictor
 from metascale.laws.prediction import Prediction
-from metascale.laws.prepared import Columns, Prepared, columns_of, groups_of, one_scale, prepare, run_labels
+from metascale.laws.prepared import (
+    Columns,
+    Prepared,
+    columns_of,
+    forecast_data,
+    groups_of,
+    one_scale,
+    prepare,
+    run_labels,
+)
 from metascale.laws.record import LawRecord, save_record
 from metascale.laws.scales import ScalesAnalysis
 from metascale.laws.share_analysis import ShareAnalysis
@@ -48,8 +58,8 @@ from metascale.laws.two_steps import TaskAnalysis, TaskPrediction
 from metascale.laws.uncertainty import Bootstrap
 
 Result = TypeVar("Result")
-Law = Analysis | SurfaceAnalysis | ScalesAnalysis | ShareAnalysis | TaskAnalysis
-Ahead = Forecast | Prediction | TaskPrediction
+Law = Analysis | SurfaceAnalysis | ScalesAnalysis | ShareAnalysis | TaskAnalysis | ScheduleFit
+Ahead = Forecast | Prediction | TaskPrediction | CurvePrediction
 COMPARED = ("auto", "power", "power_irreducible")  # the laws of which groups can be compared
 
 
@@ -87,7 +97,7 @@ class ByGroup(Mapping[str, Result], Generic[Result]):
             InputError: the groups' results are no laws.
         """
         for one in self.results.values():
-            if not isinstance(one, (*get_args(Law), Forecast, SavedLaw)):
+            if not isinstance(one, (*(kind for kind in get_args(Law) if kind is not ScheduleFit), Forecast, SavedLaw)):
                 raise InputError(f"a {type(one).__name__} is no law; `to_json` holds what can be written of it")
         save_record(path, {name: saved_record(one) for name, one in self.results.items()})
 
@@ -178,6 +188,8 @@ def fit(
         metric = how.of(options.get("loss_name", "loss"), loss, options.get("law", "auto"))
         return analysis.fit(scales, loss, **options) if metric is None else _fit_arrays(
             scales, loss, metric, how, options)  # fmt: skip
+    if options.get("law") == MULTI_POWER:
+        return _fit_curves(data, y, options)
     if y is not None and not isinstance(y, str):
         table, given = read_table(data), {"kind": kind, "chance": chance, "trials": trials, "via": via}
         return each_metric(y, lambda name: fit(table, x=x, y=name, group=group, **given, **dict(options)))
@@ -203,6 +215,16 @@ def fit(
         given = {name: options[name] for name in ("level", "seed") if name in options}
         comparison = compare(columns, found.group, law, **given)
     return _only(laws, comparison)
+
+
+def _fit_curves(data: Any, y: Any, options: Mapping[str, Any]) -> ScheduleFit:
+    """The multi-power law of a long table of runs with their rates."""
+    if y is not None and not isinstance(y, str):
+        raise InputError(f"the law '{MULTI_POWER}' is fitted to one loss; name it with `y`", field="y")
+    other = next((name for name in options if name not in ("law", "level", "run")), None)
+    if other is not None:
+        raise InputError(f"`{other}` is not for the law '{MULTI_POWER}'", field=other)
+    return fit_curves(read_table(data), y, options.get("run"), options.get("level", 0.95))
 
 
 def _row_loss(y: str | None, how: ShareOptions) -> str | None:
@@ -257,11 +279,17 @@ def forecast(
 
     Args:
         data, loss, x, y, group, kind, chance, trials, via, options: as in `fit`.
-        at: scales [m] to predict at; rows [m, d] of several scales, in the columns ``x``.
+        at: scales [m] to predict at; rows [m, d] of several scales, in the columns ``x``. With ``law="multi_power"``
+            and a ``schedule`` (`metascale.laws.schedules.Schedule.read`) steps of it; its end by default.
 
     Raises:
         InputError: the table cannot be read, or is too small for a forecast; ``at`` is missing.
     """
+    if options.get("law") == MULTI_POWER:
+        curves_of = {name: options.pop(name) for name in ("schedule",) if name in options}
+        if not curves_of:
+            raise InputError("`schedule` is missing: give the rates of the run to predict", field="schedule")
+        return _fit_curves(data, y, options).predict(curves_of["schedule"], at, level)
     if at is None:
         raise InputError("`at` is missing: give the scales to predict the loss at", field="at")
     how = ShareOptions(kind, chance, trials, via)
@@ -289,7 +317,7 @@ def forecast(
         }
         return _only(surfaces)
     curves: dict[str, Ahead] = {
-        name: forecasting.forecast(at=np.atleast_1d(at), level=level, **part.data, **options)
+        name: forecasting.forecast(at=np.atleast_1d(at), level=level, **forecast_data(part), **options)
         for name, part in one_scale(found, seed).split(found.group).items()
     }
     return _only(curves)

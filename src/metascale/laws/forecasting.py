@@ -30,6 +30,7 @@ from metascale.laws.observations import Array, Observations, as_json, bounded_ex
 from metascale.laws.picture import BLUE, GREY, axis_or_new, draw_band, finish
 from metascale.laws.prediction import Prediction, points_of
 from metascale.laws.record import Band, LawRecord, PredictorRecord, save_record
+from metascale.laws.runs import counts_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,6 +137,10 @@ TAIL_WEIGHT = 0.4
 MEMBER_LAWS = ("power_irreducible", "m3", "m4")
 FEW_SCALES = 8  # below this a note says that the table alone does not determine the forecast
 BISECTIONS = 40  # of the bracket of a quantile: to a part in 10^12
+# Checkpoints of a run whose rate may yet decay: ln loss falls by one of these besides, a quarter of the weight each, as
+# soon as x has grown by some e^DECAY_REACH, and the curve may be off by DECAY_SPREAD. Told from runs simulated with the
+# multi-power law (`metascale.laws.multi_power`) at its published parameters, under cosine, linear and WSD.
+DECAYS, DECAY_REACH, DECAY_SPREAD = (0.0, 0.015, 0.03, 0.05), 0.15, 0.01
 TESTED_HORIZON = 32.0  # the longest extrapolation that the coverage of the intervals was measured at
 
 
@@ -222,6 +227,7 @@ class SeriesPredictor:
 
     observations: Observations
     model: SlopeModel | None = None
+    checkpoints: bool = False
 
     @classmethod
     def of(cls, table: Observations) -> SeriesPredictor:
@@ -246,7 +252,7 @@ class SeriesPredictor:
     def predict(self, points: Any, level: float = 0.90) -> Prediction:
         """Median and interval for one new run at each scale: an array [m], or what `points_of` reads."""
         rows = points_of(points, self.x_names)
-        ahead = forecast_table(self.observations, rows[:, 0], level, self.model)
+        ahead = forecast_table(self.observations, rows[:, 0], level, self.model, self.checkpoints)
         known = self.observations.x[:, 0]
         beyond = np.maximum(np.maximum(rows[:, 0] / known.max(), known.min() / rows[:, 0]), 1.0)
         return Prediction(
@@ -261,6 +267,7 @@ class SeriesPredictor:
         return PredictorRecord(
             "log", table.x_names, table.loss_name, low=(float(x.min()),), high=(float(x.max()),),
             x=tuple(x.tolist()), loss=tuple(loss.tolist()), reversion=model.reversion, diffusion=model.diffusion,
+            checkpoints=self.checkpoints,
         )  # fmt: skip
 
     @classmethod
@@ -270,7 +277,7 @@ class SeriesPredictor:
             record.x, record.loss, replicate=np.arange(len(record.x)), x_name=record.x_names,
             loss_name=record.loss_name,
         )  # fmt: skip
-        return cls(table, SlopeModel(record.reversion, record.diffusion))
+        return cls(table, SlopeModel(record.reversion, record.diffusion), record.checkpoints)
 
 
 def forecast(
@@ -283,21 +290,28 @@ def forecast(
     model: SlopeModel | None = None,
     x_name: str = "x",
     loss_name: str = "loss",
+    checkpoints: bool | None = None,
 ) -> Forecast:
     """Predict the loss of a new run at scales ``at``.
 
     Args:
         x: [n] scales; loss: [n] losses; at: [m] scales, usually beyond the table.
+        checkpoints: whether the rows are checkpoints of a run, whose rate may decay later: the interval then allows for
+            what a decay gives. By default where ``x_name`` counts steps.
 
     Raises:
         InputError: a table with fewer than 3 distinct scales or with what `observe` refuses, or a bad ``at`` or level.
     """
     observations = observe(x, loss, replicate=replicate, x_name=x_name, loss_name=loss_name)
-    return forecast_table(observations, at, level, model)
+    return forecast_table(observations, at, level, model, counts_steps(x_name) if checkpoints is None else checkpoints)
 
 
 def forecast_table(
-    observations: Observations, at: ArrayLike, level: float = 0.90, model: SlopeModel | None = None
+    observations: Observations,
+    at: ArrayLike,
+    level: float = 0.90,
+    model: SlopeModel | None = None,
+    checkpoints: bool = False,
 ) -> Forecast:
     """`forecast` for a checked table of one axis."""
     _require_one_axis(observations, level)
@@ -317,7 +331,10 @@ def forecast_table(
     weights = mixture_weights(model, target - t[-1], len(names))
     inside = target < t[-1] - 1e-9
     weights[:, inside] = np.where(np.arange(len(names)) == 0, 0.0, 1 / (len(names) - 1))[:, None]
-    centre, low, high = _mixture(np.array(means), np.array(deviations), weights, max(first.freedom, 1), level)
+    parts = np.array(means), np.array(deviations), weights
+    if checkpoints:
+        parts = _decaying(*parts, target - t[-1])
+    centre, low, high = _mixture(*parts, max(first.freedom, 1), level)
     return Forecast(
         np.atleast_1d(np.asarray(at, float)), bounded_exp(centre), bounded_exp(low), bounded_exp(high), level,
         {name: bounded_exp(mean) for name, mean in zip(names, means, strict=True)},
@@ -326,8 +343,9 @@ def forecast_table(
             "last_value": last_value(observations.x[:, 0], observations.loss, np.exp(target)),
             "tail_line": tail_line(observations.x[:, 0], observations.loss, np.exp(target)),
         },
-        first.noise, observations.x_names[0], observations.loss_name, _notes(observations, target, inside, first),
-        SeriesPredictor(observations, model),
+        first.noise, observations.x_names[0], observations.loss_name,
+        (*_notes(observations, target, inside, first), *((CHECKPOINTS,) if checkpoints else ())),
+        SeriesPredictor(observations, model, checkpoints),
     )  # fmt: skip
 
 
@@ -362,6 +380,20 @@ def mixture_weights(model: SlopeModel, beyond: Array, n_members: int) -> Array:
     weights = np.tile((1 - kept) / n_members, (n_members, 1))
     weights[0] += kept
     return weights
+
+
+CHECKPOINTS = (
+    "the rows are checkpoints of a run: a rate that decays after them lowers the loss by up to some 5 % more, and the "
+    "interval allows for it; where the rates are known, the law 'multi_power' with a `schedule` says how much"
+)
+
+
+def _decaying(means: Array, deviations: Array, weights: Array, beyond: Array) -> tuple[Array, Array, Array]:
+    """The members, each with every decay of `DECAYS` after a growth of ln x by ``beyond`` [m]."""
+    reach = -np.expm1(-np.maximum(beyond, 0.0) / DECAY_REACH)
+    lower = np.concatenate([means - decay * reach for decay in DECAYS])
+    wider = np.tile(np.hypot(deviations, DECAY_SPREAD * reach), (len(DECAYS), 1))
+    return lower, wider, np.tile(weights / len(DECAYS), (len(DECAYS), 1))
 
 
 def _mixture(means: Array, deviations: Array, weights: Array, freedom: int, level: float) -> tuple[Array, Array, Array]:

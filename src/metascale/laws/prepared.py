@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from metascale.core.errors import InputError
 from metascale.laws.observations import Array, Integers, Observations, observe
-from metascale.laws.runs import run_column, usable_rows
+from metascale.laws.runs import are_checkpoints, run_column, usable_rows
 from metascale.laws.table import (
     COMPUTE_NAMES,
     DATA_NAMES,
@@ -187,6 +187,11 @@ def one_scale(prepared: Prepared, seed: str | None = None) -> ScaleColumns:
     scale = prepared.scales[0] if prepared.scales else None
     columns = ScaleColumns.of(prepared.table, scale, prepared.loss, seed)
     return replace(columns, run=prepared.run)
+
+
+def forecast_data(columns: ScaleColumns) -> dict[str, Any]:
+    """The arguments of a forecast in one scale: those of every law, and whether the rows are checkpoints."""
+    return {**columns.data, "checkpoints": are_checkpoints(columns.table, columns.scale, columns.run)}
 
 
 def notes_of(columns: ScaleColumns, prepared: Prepared) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ class PredictorRecord:
             what the forms disagree by and do not know.
         low, high: [d] ends of the table; sites: [k][d] ln scales of the runs, from which distance is counted.
         x, loss: the runs, of a predictor in one scale; reversion, diffusion: of its slope
-            (`metascale.laws.forecasting.SlopeModel`).
+            (`metascale.laws.forecasting.SlopeModel`); checkpoints: whether they are of one run.
         trials, flipped, unit: of a share (`metascale.laws.share_analysis`): questions of a new run, whether it counts
             failures, and 100 for per cent; via: what predicts the loss that the share is read off.
     """
@@ -144,6 +144,7 @@ class PredictorRecord:
     loss: tuple[float, ...] = ()
     reversion: float = 0.45
     diffusion: float = 3.0
+    checkpoints: bool = False
     trials: float | None = None
     flipped: bool = False
     unit: float = 1.0

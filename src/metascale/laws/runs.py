@@ -9,7 +9,7 @@ import numpy as np
 from metascale.core.columns import NOT_IN_A_LAW
 from metascale.core.errors import InputError
 from metascale.laws.observations import Integers, Mask
-from metascale.laws.table import Table, is_of_a_study, named_like, varies
+from metascale.laws.table import Table, is_of_a_study, named_like, plain_name, varies
 
 STATE_NAMES = ("status", "state", "run_status", "run_state", "job_state")
 FINISHED = frozenset(
@@ -111,6 +111,18 @@ class Runs:
         order = np.lexsort((np.arange(len(codes)), steps, codes))
         ends = np.r_[np.flatnonzero(np.diff(codes[order])), len(order) - 1]
         return cls(column, step, codes, names, np.sort(order[ends]))
+
+
+def counts_steps(name: str) -> bool:
+    """Whether a column by its name counts the steps of a run, so that its rows are checkpoints."""
+    return plain_name(name) in {plain_name(known) for known in STEP_NAMES}
+
+
+def are_checkpoints(table: Table, scale: str, run: str | None) -> bool:
+    """Whether rows that are to be fitted are checkpoints: steps of a run, or several rows of one."""
+    if run is not None and run in table.names:
+        return table.n_distinct(run) < table.n_rows
+    return counts_steps(scale)
 
 
 def _ends_of_runs(table: Table, run: str | None, checkpoints: bool, scale: str | None) -> Table:

@@ -1,0 +1,170 @@
+"""The multi-power law of learning curves, schedules, and what forecasts allow for in checkpoints."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import metascale as ms
+from metascale.core.errors import InputError
+from metascale.laws.forecasting import CHECKPOINTS, forecast
+from metascale.laws.multi_power import NAMES, Path, Run, fit_multi_power, loss_of
+from metascale.laws.schedules import Schedule
+from tests.laws.test_entry import call, write
+
+# Luo et al. 2025, parameters of the model of 25 M.
+PUBLISHED = dict(zip(NAMES, (3.04, 0.525, 0.508, 363.8, 2.066, 0.583, 0.641), strict=True))
+
+
+def naive(parameters, rates, warmup, t):
+    """The two sums of equation 2, term by term."""
+    drop = 0.0
+    for k in range(warmup + 1, t + 1):
+        since = sum(rates[tau - 1] for tau in range(k, t + 1))
+        kernel = 1 - (1 + parameters["C"] * rates[k - 1] ** -parameters["gamma"] * since) ** -parameters["beta"]
+        drop += ((rates[k - 2] if k > 1 else rates[0]) - rates[k - 1]) * kernel
+    return parameters["L0"] + parameters["A"] * sum(rates[:t]) ** -parameters["alpha"] - parameters["B"] * drop
+
+
+@pytest.mark.parametrize("text", ["cosine:peak=3e-4,steps=300,warmup=20", "wsd:peak=1e-3,steps=250,end=0.01"])
+def test_the_sums_are_those_of_a_double_loop(text):
+    schedule, at = Schedule.named(text), [60, 249, 250]
+    expected = [naive(PUBLISHED, schedule.rates.tolist(), schedule.warmup, t) for t in at]
+    np.testing.assert_allclose(loss_of(PUBLISHED, schedule, at), expected, rtol=1e-12)
+    np.testing.assert_allclose(loss_of(PUBLISHED, schedule, at[::-1]), expected[::-1], rtol=1e-12)
+
+
+def test_one_drop_of_the_rate_has_its_closed_form():
+    """From 1e-3 to 2e-4 at step 101: S of 100 steps after it is 100 x 2e-4."""
+    schedule = Schedule(np.r_[np.full(100, 1e-3), np.full(100, 2e-4)], 0)
+    gained = 363.8 * 8e-4 * (1 - (1 + 2.066 * 2e-4**-0.641 * 100 * 2e-4) ** -0.583)
+    expected = 3.04 + 0.525 * (0.1 + 0.02) ** -0.508 - gained
+    assert loss_of(PUBLISHED, schedule, [200])[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_joined_changes_of_rate_differ_little_from_each_on_its_own():
+    schedule, at = Schedule.named("cosine:peak=3e-4,steps=24000,warmup=1000"), np.arange(2000, 24001, 500)
+    for found in (Path.of(schedule, at), Path.of(schedule, at, 1)):
+        assert len(found.drop) < 200
+    fit = fit_multi_power([run("a", "cosine:peak=3e-4,steps=24000,warmup=1000", 500)])
+    np.testing.assert_allclose(fit.predict(schedule, at).median, loss_of(PUBLISHED, schedule, at), rtol=2e-5)
+
+
+def run(name, text, every, noise=0.0, seed=0):
+    schedule = Schedule.named(text)
+    at = np.arange(schedule.warmup + every, len(schedule.rates) + 1, every)
+    noises = np.exp(noise * np.random.default_rng(seed).standard_normal(len(at)))
+    return Run(name, schedule, at, loss_of(PUBLISHED, schedule, at) * noises)
+
+
+def test_planted_parameters_come_back():
+    shapes = (
+        "cosine:peak=3e-4,steps=400,warmup=20",
+        "wsd:peak=3e-4,steps=400,end=0.01",
+        "constant:peak=3e-4,steps=400",
+    )
+    fit = fit_multi_power([run(text[:3], text, 4) for text in shapes])
+    for name, value in PUBLISHED.items():
+        assert fit.parameters[name].estimate == pytest.approx(value, rel=2e-3), name
+    assert all(abs(error) < 1e-5 for error in fit.held_out.values())
+
+
+def test_another_schedule_is_predicted_with_an_interval_and_one_constant_run_knows_little():
+    shapes = ("cosine:peak=3e-4,steps=8000,warmup=400", "constant:peak=3e-4,steps=8000,warmup=400")
+    runs = [run(text[:3], text, 100, 0.002, k) for k, text in enumerate(shapes)]
+    other = Schedule.named("linear:peak=3e-4,steps=10000,warmup=400,end=0")
+    two, one = (fit_multi_power(part).predict(other) for part in (runs, runs[1:]))
+    truth = loss_of(PUBLISHED, other, [10000])[0]
+    assert two.low[0] < truth < two.high[0]
+    assert two.median[0] == pytest.approx(truth, rel=0.004)
+    assert one.low[0] < truth < one.high[0]
+    assert one.high[0] - one.low[0] > 3 * (two.high[0] - two.low[0])
+
+
+def test_the_unit_of_the_rate_changes_coefficients_and_nothing_else():
+    first = run("a", "cosine:peak=3e-4,steps=2000,warmup=100", 40, 0.001)
+    scaled = Run("a", Schedule(1e3 * first.schedule.rates, first.schedule.warmup), first.steps, first.loss)
+    one, other = (fit_multi_power([part]) for part in (first, scaled))
+    assert other.predict(scaled.schedule).median[0] == pytest.approx(one.predict(first.schedule).median[0], rel=1e-9)
+    assert other.parameters["B"].estimate == pytest.approx(one.parameters["B"].estimate / 1e3, rel=1e-6)
+
+
+def test_schedules_by_name_and_from_a_table():
+    wsd = Schedule.named("wsd:peak=2,steps=10,warmup=2,end=0,decay=0.5")
+    np.testing.assert_allclose(wsd.rates, [1, 2, 2, 2, 2, 1.6, 1.2, 0.8, 0.4, 0])
+    assert wsd.warmup == 1
+    cosine = Schedule.named("cosine:peak=1,steps=4,end=0.2")
+    np.testing.assert_allclose(cosine.rates, 0.2 + 0.8 * (0.5 + 0.5 * np.cos(np.pi * np.array([0.25, 0.5, 0.75, 1]))))
+    read = Schedule.read({"step": [2, 4], "lr": [0.4, 0.2]})
+    np.testing.assert_allclose(read.rates, [0.2, 0.4, 0.3, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("cosin:peak=1,steps=10", "cosin"),
+        ("cosine:steps=10", "no peak"),
+        ("cosine:peak=1,steps=10,warmup=10", "warmup is below steps"),
+        ("cosine:peak=x,steps=10", "is no setting"),
+        ({"step": [1, 2], "rate_of": [1, 1]}, "columns 'step' and 'lr'"),
+        ({"step": [1, 2], "lr": [1, -1]}, "at least 0"),
+    ],
+)
+def test_what_is_no_schedule_is_refused(source, words):
+    with pytest.raises(InputError, match=words):
+        Schedule.read(source)
+
+
+def long_table():
+    shapes = ("cosine", "constant")
+    parts = [run(name, f"{name}:peak=3e-4,steps=4000,warmup=200", 100, 0.002, k) for k, name in enumerate(shapes)]
+    return {
+        "run": [part.name for part in parts for _ in part.steps],
+        "step": np.concatenate([part.steps for part in parts]),
+        "lr": np.concatenate([part.schedule.rates[part.steps - 1] for part in parts]),
+        "loss": np.concatenate([part.loss for part in parts]),
+    }
+
+
+def test_a_long_table_is_fitted_and_forecast_in_python_and_by_the_command(tmp_path):
+    table = long_table()
+    schedule = "wsd:peak=3e-4,steps=5000,warmup=200"
+    ahead = ms.forecast(table, law="multi_power", schedule=schedule)
+    truth = loss_of(PUBLISHED, Schedule.named(schedule), [5000])[0]
+    assert ahead.low[0] < truth < ahead.high[0]
+    path = write(tmp_path / "curves.csv", table)
+    found = json.loads(call("forecast", path, "--schedule", schedule, "--to", 5000, "--json").stdout)
+    assert found["rows"][0]["median"] == pytest.approx(ahead.median[0])
+    stored = json.loads(call("fit", path, "--law", "multi_power", "--json", "--out", tmp_path / "out").stdout)
+    assert set(stored["parameters"]) == set(NAMES)
+    assert (tmp_path / "out" / "curves.csv").exists()
+    with pytest.raises(InputError, match="no column of learning rates"):
+        ms.fit({name: table[name] for name in ("run", "step", "loss")}, law="multi_power")
+    with pytest.raises(InputError, match="not for the law"):
+        ms.fit(table, law="multi_power", n_bootstrap=10)
+
+
+def test_checkpoints_without_rates_are_warned_of_and_their_interval_holds_what_a_decay_gives():
+    """The end, seen from a quarter, half and three quarters of runs under three schedules."""
+    plain, held = [], []
+    for shape in ("cosine", "linear", "wsd"):
+        for seed, steps in enumerate((6000, 12000)):
+            one = run("a", f"{shape}:peak=3e-4,steps={steps},warmup={steps // 20}", steps // 40, 0.002, seed)
+            for cut in (0.25, 0.5, 0.75):
+                seen = one.steps <= cut * steps
+                for kept, flag in ((plain, False), (held, True)):
+                    ahead = forecast(one.steps[seen], one.loss[seen], one.steps[-1:], checkpoints=flag)
+                    kept.append(bool(ahead.low[0] <= one.loss[-1] <= ahead.high[0]))
+    assert np.mean(plain) <= 0.7
+    assert np.mean(held) >= 0.8
+
+
+def test_only_checkpoints_are_widened():
+    x, loss = np.geomspace(100, 6400, 7), 2 + 5 * np.geomspace(100, 6400, 7) ** -0.3
+    steps, tokens = ({name: x, "loss": loss} for name in ("step", "tokens"))
+    assert CHECKPOINTS in ms.forecast(steps, at=[12800], x="step").notes
+    assert CHECKPOINTS not in ms.forecast(tokens, at=[12800]).notes
+    runs = {"run": ["a"] * 7, "tokens": x, "step": x, "loss": loss}
+    assert CHECKPOINTS in ms.forecast(runs, at=[12800], x="tokens", checkpoints=True).notes
