@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -192,7 +192,8 @@ def fit(
         return _fit_curves(data, y, options)
     if y is not None and not isinstance(y, str):
         table, given = read_table(data), {"kind": kind, "chance": chance, "trials": trials, "via": via}
-        return each_metric(y, lambda name: fit(table, x=x, y=name, group=group, **given, **dict(options)))
+        several = each_metric(y, lambda name: fit(table, x=x, y=name, group=group, **given, **dict(options)))
+        return cast("ByMetric[Law | ByGroup[Law]]", several)
     found, seed = _prepared(data, x, _row_loss(y, how), group, options)
     law = options.get("law", "auto")
     metric = share_metric(found, how, y, law)
@@ -300,7 +301,8 @@ def forecast(
         return forecasting.forecast(scales, loss, at, level=level, **options)
     if y is not None and not isinstance(y, str):
         table, given = read_table(data), {"kind": kind, "chance": chance, "trials": trials, "via": via, "level": level}
-        return each_metric(y, lambda name: forecast(table, at=at, x=x, y=name, group=group, **given, **dict(options)))
+        ahead = each_metric(y, lambda name: forecast(table, at=at, x=x, y=name, group=group, **given, **dict(options)))
+        return cast("ByMetric[Ahead | ByGroup[Ahead]]", ahead)
     found, seed = _prepared(data, x, _row_loss(y, how), group, options)
     metric = share_metric(found, how, y)
     if metric is not None:

@@ -288,7 +288,9 @@ def fit_multi_power(
         own = np.einsum("mp,pq,mq->m", slope, spread, slope)
         late = slice(len(missed) // 2, None)
         excess.append(float(np.mean(missed[late] ** 2 - own[late])) - noise**2)
-    found = max(float(np.sqrt(max(np.mean(excess), 0.0))), SMALLEST_DISCREPANCY) if excess else DISCREPANCY
+    found = DISCREPANCY
+    if excess:
+        found = max(float(np.sqrt(max(float(np.mean(excess)), 0.0))), SMALLEST_DISCREPANCY)
     if len(runs) == 1:
         notes = (
             *notes,

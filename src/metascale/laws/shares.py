@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy.special import betainc, betaincinv, expit, logit, stdtrit, xlogy
 
 from metascale.core.errors import InputError
-from metascale.laws.observations import Array
+from metascale.laws.observations import Array, Mask
 from metascale.laws.record import Interval
 from metascale.laws.verdict import is_score
 
@@ -107,7 +107,7 @@ class Form:
     floor: float | None = 0.0
     misses: bool = False
 
-    def free(self, n_axes: int) -> Array:
+    def free(self, n_axes: int) -> Mask:
         """[n_axes + 3] which of a, b, c, m are fitted."""
         return np.array([True] * (1 + n_axes) + [self.floor is None, self.misses])
 
@@ -173,7 +173,7 @@ def _deviance(p: Array, y: Array, weight: Array) -> float:
     return float(2 * weight @ (xlogy(y, y) + xlogy(1 - y, 1 - y) - xlogy(y, kept) - xlogy(1 - y, 1 - kept)))
 
 
-def _scored(start: Array, free: Array, t: Array, y: Array, weight: Array) -> tuple[Array, float, bool]:
+def _scored(start: Array, free: Mask, t: Array, y: Array, weight: Array) -> tuple[Array, float, bool]:
     """Fisher scoring with Levenberg's damping inside the bounds; t in standard units."""
     d = t.shape[1]
     low = np.r_[-200.0, np.full(d, -_STEEPEST), 0.0, 0.0]
@@ -279,7 +279,8 @@ def _starts(form: Form, z: Array, y: Array) -> list[Array]:
     misses = [0.0] if not form.misses else sorted({0.0, 0.9 * (1 - top), 1 - top})
     found = []
     for floor, miss in product(floors, misses):
-        c, m = min(cast("float", floor), 0.9), min(miss, 0.9 * (1 - min(cast("float", floor), 0.9)))
+        c = min(floor, 0.9)
+        m = min(miss, 0.9 * (1 - c))
         odds = logit(np.clip((y - c) / (1 - c - m), 0.02, 0.98))
         design = np.column_stack([np.ones(len(y)), z])
         line = np.linalg.lstsq(design, odds, rcond=None)[0]
@@ -287,7 +288,7 @@ def _starts(form: Form, z: Array, y: Array) -> list[Array]:
     return found
 
 
-def _covariance(theta: Array, free: Array, z: Array, weight: Array) -> Array:
+def _covariance(theta: Array, free: Mask, z: Array, weight: Array) -> Array:
     p, jacobian = _derivatives(theta, z)
     kept = np.clip(p, _CLIP, 1 - _CLIP)
     inside = free.copy()
@@ -295,7 +296,7 @@ def _covariance(theta: Array, free: Array, z: Array, weight: Array) -> Array:
     information = (jacobian * (weight / (kept * (1 - kept)))[:, None]).T @ jacobian
     d = z.shape[1]
     information += np.diag(np.r_[1 / 60.0**2, np.full(d, 1 / _PRIOR**2), 1.0, 1.0])  # a chance is known to 1 at least
-    found = np.zeros_like(information)
+    found: Array = np.zeros(information.shape)
     found[np.ix_(inside, inside)] = np.linalg.inv(information[np.ix_(inside, inside)])
     return found
 
