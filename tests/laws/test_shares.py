@@ -161,7 +161,7 @@ def test_a_share_is_read_off_a_loss_and_both_errors_are_told():
 
 
 def test_several_metrics_have_a_law_each_and_a_refused_one_loses_no_other():
-    found = ms.fit(table(), x="N", y=["loss", "acc", "note"], level=0.9)
+    found = ms.fit(table(), x="N", y=["loss", "acc", "note"], level=0.9, n_bootstrap=50)
     assert list(found) == ["loss", "acc"]
     assert "not a number" in found.refused["note"]
     assert found["acc"].trend == "rises"

@@ -234,12 +234,12 @@ def _row_loss(y: str | None, how: ShareOptions) -> str | None:
 
 
 def _share_level(options: Mapping[str, Any]) -> float:
-    """The level of the intervals, the only option of a fit that a share has as well.
+    """The level of the intervals, the only option of a fit that a share has as well; it draws no resamples.
 
     Raises:
         InputError: another one.
     """
-    other = next((name for name in options if name not in ("level", "law")), None)
+    other = next((name for name in options if name not in ("level", "law", "n_bootstrap", "seed")), None)
     if other is not None:
         raise InputError(f"`{other}` is not for shares such as accuracies", field=other)
     return float(options.get("level", 0.95))
