@@ -57,12 +57,12 @@ from metascale.report.study import ReportStudy, RunRow, _method, open_study
 from metascale.report.words import decimals, interval
 from metascale.report.write import finding_of, png
 from metascale.study.definition import load_definition, save_definition
+from metascale.study.design import Study
 from metascale.study.store.folder import RunView, StudyView, run_folder
 from metascale.study.store.records import parse_cell
 from metascale.study.store.table import ResultsTable, results_table
 from metascale.workflow.conclude import laws_of
-from metascale.workflow.launch import Plan, plan
-from metascale.workflow.recipe import roles_of
+from metascale.workflow.recipe import load_recipe, roles_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -104,9 +104,9 @@ class Record:
         found, _ = laws_of(self.study.view.study, self.table)
         return {series: thinned(one.record()) for series, one in found.items()}
 
-    def plan(self) -> Plan:
-        """What the recorded command asks for today."""
-        return plan_of(self.told["command"])
+    def today(self) -> Study:
+        """What the recorded command asks for today; the data need not be there."""
+        return study_of(self.told["command"])
 
     @property
     def digest(self) -> str:
@@ -195,7 +195,7 @@ def _table(place: Path) -> ResultsTable:
     return ResultsTable(tuple(rows[0]), tuple(rows))
 
 
-def plan_of(command: str) -> Plan:
+def study_of(command: str) -> Study:
     """What a study's ``metascale run`` command asks for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe")
@@ -205,7 +205,7 @@ def plan_of(command: str) -> Plan:
     parser.add_argument("--no-baselines", action="store_true")
     given = parser.parse_args(shlex.split(command)[2:])
     values, seeds = _parse_values(given.set), _parse_seeds(given.seeds)
-    return plan(given.recipe, values, profile=given.profile, seeds=seeds, baselines=not given.no_baselines)
+    return load_recipe(given.recipe).study(values, given.profile, seeds, not given.no_baselines)
 
 
 # Parts of pages. ------------------------------------------------------------------------------------------------------
@@ -247,6 +247,22 @@ def groups(one: Record) -> list[Block]:
     return [Code(found.summary())]
 
 
+def accuracy(one: Record) -> list[Block]:
+    """Test accuracy of every trained learner, with the 95 % interval that few-shot papers print."""
+    rows = [row for row in one.table.finished().rows if row["kind"] in MAIN_KINDS]
+    n_tasks = one.study.base["n_test_tasks"]
+    said = []
+    for row in rows:
+        half = 1.96 * row["test_accuracy_sem"]
+        chosen = ", chosen on validation tasks" if row["test_choice"] == "validation" else ""
+        steps = f"{row['test_inner_steps']} inner steps at test{chosen}"
+        said.append(
+            f"**{100 * row['test_accuracy']:.2f} ± {100 * half:.2f} %** (mean and 95 % interval over {n_tasks:,} test "
+            f"tasks, seed {row['seed']}; {row['test_loss_nats']:.4f} nats; {steps}) after {row['steps']:,} outer steps"
+        )
+    return [Bullets(tuple(said))]
+
+
 def run(one: Record) -> list[Block]:
     """Where and when the study ran, and how long it took."""
     told, n = one.told, len(one.study.runs)
@@ -267,6 +283,7 @@ def sentence(one: Record) -> list[Block]:
 
 
 PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
+    "accuracy": accuracy,
     "finding": finding,
     "scales": scales,
     "law": law,

@@ -25,6 +25,8 @@ from metascale.laws.record import LawRecord
 from metascale.report.sections.provenance import _machine
 from metascale.study import SerialExecutor, read_study, results_table, run_study
 from metascale.study.store.provenance import machine
+from metascale.workflow.recipe import load_recipe
+from tests.conftest import need
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -79,7 +81,7 @@ def numbers(law: LawRecord) -> dict[str, float]:
 def test_a_recorded_command_asks_for_the_recorded_trials(name: str) -> None:
     """Their ids hash every value of their configurations: a changed default of a recipe shows here."""
     record = results.open_record(name)
-    today = {trial.id for trial in record.plan().study.trials()}
+    today = {trial.id for trial in record.today().trials()}
     assert (today == set(record.table.column("id"))) == (name not in OF_AN_OLDER_RECIPE)
     assert set(record.table.column("status")) == {"finished"}
 
@@ -121,7 +123,7 @@ def check_rows(record: results.Record, folder: Path) -> None:
 def test_trials_of_the_demo_give_the_recorded_losses(tmp_path: Path) -> None:
     """`make demo` in small: the smallest N with one seed, and two baselines, exactly as the whole study runs them."""
     record = results.open_record(DEMO)
-    study = record.plan().study
+    study = record.today()
     cheap = [extra for extra in study.extra if extra["method"] in ("prototypes", "class_prior")]
     few: Any = replace(study, axes={"n_tasks": study.axes["n_tasks"][:1]}, seeds=study.seeds[:1], extra=cheap)
     assert len(few.trials()) == 3
@@ -134,7 +136,9 @@ def test_trials_of_the_demo_give_the_recorded_losses(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in OF_AN_OLDER_RECIPE])
 def test_every_recorded_trial_gives_the_recorded_loss(name: str, tmp_path: Path) -> None:
     record = results.open_record(name)
-    run_study(record.plan().study, tmp_path, SerialExecutor())
+    for data in load_recipe(record.today().base["recipe"]).data_sets_of(record.today().base):
+        need(data)
+    run_study(record.today(), tmp_path, SerialExecutor())
     check_rows(record, tmp_path)
 
 
