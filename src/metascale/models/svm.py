@@ -149,8 +149,9 @@ class _Dual:
         matrix = free.unsqueeze(2) * self.quadratic + torch.diag_embed(1 - free)
         wanted = torch.where(bound, self.upper, self.linear)
         system = self._bordered(matrix, free)
-        found = torch.linalg.solve(system, torch.cat([wanted, wanted.new_zeros(len(wanted), self.shape[0])], 1))
-        return found[:, : matrix.shape[1]].unflatten(1, self.shape)
+        given = torch.cat([wanted, wanted.new_zeros(len(wanted), self.shape[0])], 1)
+        found: torch.Tensor = torch.linalg.solve(system, given)[:, : matrix.shape[1]]
+        return found.reshape(-1, *self.shape)
 
     def check(self, alpha: torch.Tensor, bound: torch.Tensor) -> None:
         """
