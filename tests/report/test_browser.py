@@ -18,6 +18,10 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs the packag
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
 )
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="needs Chromium on the path"),
     pytest.mark.timeout(600),  # a browser starts slowly on a busy machine
@@ -27,9 +31,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(
-            executable_path=CHROMIUM, timeout=300_000, args=["--no-sandbox", "--disable-gpu"]
-        )
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, timeout=300_000, args=FLAGS)
         yield chromium
         chromium.close()
 
@@ -108,6 +110,37 @@ def test_on_a_phone_nothing_sticks_out(page: Any) -> None:
     law = page.locator("#figure-law .view").first
     assert law.locator(".narrow").is_visible()
     assert not law.locator(".wide").is_visible()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_tables_fit_and_words_of_figures_do_not_overlap(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
+    page.wait_for_timeout(100)
+    assert page.evaluate(WIDER_THAN_THEIR_PLACE) == []
+    assert page.evaluate(OVERLAPPING_WORDS) == []
+
+
+WIDER_THAN_THEIR_PLACE = """[...document.querySelectorAll('.scroll')]
+  .filter(place => place.scrollWidth > place.clientWidth)
+  .map(place => document.getElementById(place.getAttribute('aria-labelledby')).textContent)"""
+OVERLAPPING_WORDS = """[...document.querySelectorAll('figure svg')].flatMap(svg => {
+  const boxes = [...svg.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()])
+    .filter(([words, box]) => words.trim() && box.width > 0)
+  const found = []
+  boxes.forEach(([one, a], place) => boxes.slice(place + 1).forEach(([other, b]) => {
+    const across = Math.min(a.right, b.right) - Math.max(a.left, b.left)
+    const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top)
+    if (across > 1 && down > 4) found.push([one, other, across, down])
+  }))
+  return found
+})"""
+"""Boxes of lines hold the room above and below the glyphs: 4 pixels of it may be shared."""
+
+
+def test_the_head_is_one_sentence(page: Any) -> None:
+    assert page.locator("header .answer").count() == 1
+    assert page.locator("header .answer").inner_text().count(". ") == 0
 
 
 def test_dark_screens_get_dark_paper_and_print_gets_white(page: Any) -> None:

@@ -220,9 +220,9 @@ def test_methods_without_a_scale_meet_the_exact_one_and_every_baseline(tmp_path:
         "method", "loss (nats)", "outer steps", "GFLOP an outer step",
     ]  # fmt: skip
     assert [[cell.text for cell in row.cells] for row in table.rows] == [
-        ["Reptile", "1.0000", "10", "2.00"],
-        ["first-order MAML", "1.1000", "11", "4.00"],
-        ["MELoRA, exact", "1.2000", "12", "6.00"],
+        ["Reptile", "1.00", "10", "2.00"],
+        ["first-order MAML", "1.10", "11", "4.00"],
+        ["MELoRA, exact", "1.20", "12", "6.00"],
     ]
 
 
@@ -254,7 +254,7 @@ def test_a_baseline_that_beats_the_largest_scale_is_said_first(tmp_path: Path) -
     (sentence,), others = standing(study).beaten, standing(study).others
     assert not others
     assert sentence == (
-        "MAML, N\u00a0=\u00a08 (meta-test loss 1.000 nats) is beaten by fine-tuning (0.800; difference 0.200, "
+        "MAML, N\u00a0=\u00a08 (meta-test loss 1.00 nats) is beaten by fine-tuning (0.800; difference 0.200, "
         "95\u00a0% [0.200, 0.200]), linear probe (0.900; not paired by task)."
     )
     finding = finding_of(study)
@@ -265,8 +265,8 @@ def test_a_baseline_that_beats_the_largest_scale_is_said_first(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("baseline", "words"),
     [
-        ([0.9, 1.4, 1.9, 1.4], "beats fine-tuning (1.400; difference −0.400, 95\u00a0% [−0.400, −0.400])."),
-        ([0.1, 1.9, 0.9, 1.9], "cannot be told apart from fine-tuning (1.200; difference −0.200, 95\u00a0% ["),
+        ([0.9, 1.4, 1.9, 1.4], "beats fine-tuning (1.40; difference −0.400, 95\u00a0% [−0.400, −0.400])."),
+        ([0.1, 1.9, 0.9, 1.9], "cannot be told apart from fine-tuning (1.20; difference −0.200, 95\u00a0% ["),
     ],
 )
 def test_how_the_largest_scale_stands_beside_the_best_baseline(
@@ -283,7 +283,7 @@ def test_how_the_largest_scale_stands_beside_the_best_baseline(
     study = open_study(builder.write())
     (sentence,), beaten = standing(study).others, standing(study).beaten
     assert not beaten
-    assert sentence.startswith(f"MAML, N\u00a0=\u00a08 (meta-test loss 1.000 nats) {words}")
+    assert sentence.startswith(f"MAML, N\u00a0=\u00a08 (meta-test loss 1.00 nats) {words}")
     finding = finding_of(study)
     assert sentence in finding.answer
     assert not finding.cautions
@@ -400,14 +400,14 @@ def test_a_reason_is_the_last_line_of_the_traceback_and_time_is_that_of_all_atte
         '{"event": "ended", "at": 1.0, "wall_s": 1.5}\n{"event": "ended", "at": 2.0, "wall_s": 2.0}\n'
     )
     reasons, every = trials(open_study(builder.write())).tables
-    assert (reasons.rows[0].cells[-1].text, every.rows[0].cells[-1].text) == ("RuntimeError: no room", "3.5")
+    assert (reasons.rows[0].cells[-1].text, every.rows[0].cells[-1].text) == ("RuntimeError: no room", "3.50")
 
 
 def test_families_are_ordered_by_backtest(study_folder: Path) -> None:
     (table,) = families(open_study(study_folder)).tables
-    assert [row.cells[0].text for row in table.rows] == ["power (chosen)", "power_irreducible", "none"]
+    assert [row.cells[0].text for row in table.rows] == ["power (chosen)", "power irreducible", "none"]
     assert [row.mark for row in table.rows] == ["chosen", "", ""]
-    assert any("alpha 0.16" in cell.text for cell in table.rows[0].cells)
+    assert any("α 0.160" in cell.text for cell in table.rows[0].cells)
 
 
 def test_fixed_settings_put_the_budget_first_and_leave_out_the_axis(study_folder: Path) -> None:

@@ -167,7 +167,7 @@ def test_labels_in_the_margin_do_not_overlap(study_folder: Path) -> None:
             figure, (ax,) = new_figure(*size)
             plot_study_law(law_data(study_folder), ax, compact=compact)
             figure.draw_without_rendering()
-            boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
+            boxes = sorted((Text.get_window_extent(text) for text in ax.texts), key=lambda box: box.y0)
             gaps = [upper.y0 - lower.y1 for lower, upper in itertools.pairwise(boxes)]
             assert min(gaps) > -1.0
             assert max(box.x1 for box in boxes) <= figure.bbox.x1

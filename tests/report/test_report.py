@@ -17,6 +17,7 @@ from metascale.core.columns import LAW_JSON
 from metascale.core.errors import InputError
 from metascale.report import law_data, open_study, plot_study_law, write_report
 from metascale.report.style import SERIES, new_figure
+from metascale.report.words import measured
 from metascale.report.write import Drawn, View, render_page, sections_of
 from metascale.study.definition import load_definition, save_definition
 from tests.report.study_fixture import SCALES, StudyBuilder, keep, make_study
@@ -116,7 +117,7 @@ def test_page_holds_the_numbers_of_the_law(page: str, study_folder: Path) -> Non
     law = json.loads((study_folder / "law.json").read_text())
     for parameter in law["parameters"].values():
         for value in parameter.values():
-            assert f'data-key="{value}">{value:.7g}</td>' in page
+            assert re.search(rf'data-key="{re.escape(str(value))}" [^>]*>{re.escape(measured(value))}</td>', page)
     for family in law["families"].values():
         assert f'data-key="{family["backtest_rmse_log"]}"' in page
     held_out = law["extrapolation"]
@@ -267,7 +268,7 @@ def test_a_study_without_any_result_still_gives_a_report(tmp_path: Path, monkeyp
 
 def test_one_seed_has_no_error_bar_across_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, words = report_of(make_study(tmp_path, seeds=(0,), failures=False), monkeypatch)
-    assert "No error bar across seeds at n_tasks = 2, 5, 10, 20, 50, 100, 200: one finished seed there." in words
+    assert "No error bar across seeds at N = 2, 5, 10, 20, 50, 100, 200: one finished seed there." in words
     assert "one seed each, so there is no error bar across seeds" in words
 
 

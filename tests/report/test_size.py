@@ -151,8 +151,8 @@ def test_laws_keep_their_intervals_or_their_reasons(folder: Path) -> None:
     assert table.line("resnet_bk") is None
     section = sizes(open_study(folder))
     words = {table.caption[:12]: [[cell.text for cell in row.cells] for row in table.rows] for table in section.tables}
-    assert words["perplexity ="][0][2] == "−0.120 [−0.150, −0.090]"
-    assert words["Laws of the "][0][2:5] == ["0.040 [0.030, 0.050]", "0.040 [0.030, 0.050]", "0.04 [0.03, 0.05]"]
+    assert words["perplexity ="][0][2] == "−0.120 [−0.150, −0.0900]"
+    assert words["Laws of the "][0][2:5] == ["0.0400 [0.0300, 0.0500]", "0.040 [0.030, 0.050]", "0.04 [0.03, 0.05]"]
     assert words["perplexity ="][1][-1] == words["Laws of the "][1][-1] == "too few sizes"
     heads = [column.title for column in section.tables[3].columns]
     assert heads[4] == "difference to Transformer"
@@ -176,7 +176,7 @@ def test_every_figure_draws_its_table(folder: Path) -> None:
     ax = Figure().subplots()
     plot_perplexity(table, ax)
     words = {text.get_text() for text in ax.texts}
-    assert words >= {"64×4", "128×8", "Transformer", "bigram 165", "unigram 449 lies above"}
+    assert words >= {"64×4", "128×8", "Transformer", "bigram 165", "unigram 449\nlies above"}
     lines = [line for line in ax.lines if len(xs(line)) == 40]
     assert len(lines) == 1, "the architecture without a law has no line"
     assert ys(lines[0])[0] == pytest.approx(900.0 * table.sizes[0].means["n_params_total"] ** -0.12)

@@ -1,4 +1,4 @@
-// Sortable tables, read-outs on points, curves on demand. Without it the page shows the same numbers: tables as
+// Sortable tables that fit, read-outs on points, curves on demand. Without it the page shows the same numbers: tables as
 // written, SVG titles.
 (function () {
   "use strict";
@@ -44,6 +44,19 @@
       button.addEventListener("click", function () { sortBy(table, heads, column); });
     });
   });
+
+  // A table that is wider than its place is shown row by row; measured as a table, again when the place changes.
+  var places = Array.from(document.querySelectorAll(".scroll"));
+  function fit() {
+    places.forEach(function (place) { place.classList.remove("stacked"); });
+    places
+      .filter(function (place) { return place.scrollWidth > place.clientWidth; })
+      .forEach(function (place) { place.classList.add("stacked"); });
+  }
+  window.addEventListener("resize", fit);
+  window.addEventListener("beforeprint", fit);
+  document.querySelectorAll("details").forEach(function (part) { part.addEventListener("toggle", fit); });
+  fit();
 
   document.querySelectorAll("input[data-shows]").forEach(function (input) {
     var figure = input.closest("figure");

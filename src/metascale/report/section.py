@@ -14,7 +14,7 @@ from typing import ClassVar, TypeAlias
 from matplotlib.axes import Axes
 
 from metascale.laws.record import Interval, Trend
-from metascale.report.words import decimals, number, percent
+from metascale.report.words import measured, number, percent
 
 DASH = "–"
 Draw: TypeAlias = Callable[[Axes, bool], Axes]
@@ -52,10 +52,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell's text, and the number to sort by where it has one."""
+    """A cell's text, the number to sort by where it has one, and a read-out: all digits, or the name in the files."""
 
     text: str
     key: float | None = None
+    full: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,7 @@ class Finding:
         exponent: α in L = A·x^-α, which some papers call β: above 0, L falls.
         level: of the exponent's interval.
         cautions: what of the answer says that a baseline does better, or that runs had not converged.
+        parts: the sentences of the answer; the first is the page's headline, the others stand below it.
     """
 
     question: str
@@ -171,6 +173,7 @@ class Finding:
     level: float = 0.95
     verdict: str = ""
     cautions: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 def unfolded(blocks: Sequence[Block]) -> Iterator[Block]:
@@ -184,7 +187,7 @@ def unfolded(blocks: Sequence[Block]) -> Iterator[Block]:
 def table(caption: str, columns: Sequence[Column | str], rows: Sequence[Sequence[Cell | str] | Row]) -> PageTable:
     """A table from plain parts: a heading given as text is one of numbers, except for the first.
 
-    A column of numbers in which no row has one is left out.
+    A column in which no row has anything is left out.
     """
     heads = [
         column if isinstance(column, Column) else Column(column, numeric=place > 0)
@@ -194,11 +197,7 @@ def table(caption: str, columns: Sequence[Column | str], rows: Sequence[Sequence
         row if isinstance(row, Row) else Row(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in row))
         for row in rows
     ]
-    idle = {
-        k
-        for k, head in enumerate(heads)
-        if k and head.numeric and body and all(row.cells[k].text in (DASH, "") for row in body)
-    }
+    idle = {k for k, head in enumerate(heads) if k and body and all(row.cells[k].text in (DASH, "") for row in body)}
     if idle:
         heads = [head for k, head in enumerate(heads) if k not in idle]
         body = [Row(tuple(cell for k, cell in enumerate(row.cells) if k not in idle), row.mark) for row in body]
@@ -210,13 +209,13 @@ def text_column(title: str) -> Column:
     return Column(title, numeric=False)
 
 
-def fixed(value: float | None, digits: int = 3) -> Cell:
-    """A number with so many decimals."""
-    return Cell(decimals(value, digits), value)
+def reading(value: float | None) -> Cell:
+    """What was measured, with three significant digits."""
+    return Cell(measured(value), value)
 
 
 def plain(value: float | None) -> Cell:
-    """A number as people write it."""
+    """A setting or a count."""
     return Cell(DASH if value is None else number(value), value)
 
 
@@ -251,5 +250,5 @@ def of(series: str) -> str:
 
 
 def signed(value: float) -> str:
-    """Three decimals with a sign, a real minus among them."""
-    return f"{value:+.3f}".replace("-", "−")
+    """Three significant digits with a sign, a real minus among them."""
+    return ("+" if value > 0 else "") + measured(value)

@@ -27,7 +27,7 @@ from metascale.core.files import read_json
 from metascale.core.units import finite as finite
 from metascale.laws.held_out import Replicates
 from metascale.laws.record import LawRecord, read_laws
-from metascale.report.words import axis_label, method_label, number, scale_symbol
+from metascale.report.words import axis_label, method_label, number, scale_symbol, scale_words, seed_words
 from metascale.study.roles import Roles, assign, loss_of
 from metascale.study.store.folder import RunView, StudyView, read_study
 from metascale.study.store.records import format_cell
@@ -46,6 +46,8 @@ class Terms:
 
 META_TERMS = Terms(test="meta-test", unit="tasks", trained="meta-learnt", step="outer step")
 SUPERVISED_TERMS = Terms(test="test", unit="examples", trained="trained", step="step")
+TRAINED = "trained"
+"""What the runs of a study without methods are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,11 +262,12 @@ class ReportStudy:
 
         def name(run: RunRow) -> str:
             parts = [
-                f"{column.replace('_', ' ')} {run.text(column).removesuffix('.0')}"
+                f"{column.replace('_', ' ')} {method_label(run.text(column).removesuffix('.0'))}"
                 for column in extra
                 if run.text(column)
             ]
-            return ", ".join([method_label(run.method), *parts])
+            unnamed = run.method == TRAINED and parts
+            return ", ".join(parts if unnamed else [method_label(run.method), *parts])
 
         return {run.id: name(run) for run in self.runs}
 
@@ -280,6 +283,27 @@ class ReportStudy:
             if label in self.laws:
                 found[names[run.id] if len(self.roles.scales) < 2 else label] = self.laws[label]
         return dict(sorted(found.items())) or {"": next(iter(self.laws.values()))}
+
+    def place(self, run: RunRow) -> str:
+        """Where a run stands on the other axes than scale, method and seed, in words; a search's trial has a number."""
+        told = [
+            f"{axis_label(axis)} {method_label(_words(run, axis))}"
+            for axis, values in self.axes.items()
+            if len(values) > 1 and axis not in (self.x_name, "method") and run.text(axis)
+        ]
+        return ", ".join([*told, *([f"search {run.label.rsplit('-', 1)[-1]}"] if run.kind == TUNING else [])])
+
+    def name_of(self, run: RunRow) -> str:
+        """A run in words, its method left out where all have one: ``N = 10, seed 0``."""
+        x = run.number(self.x_name)
+        several = len({other.method for other in self.runs}) > 1
+        parts = (
+            method_label(run.method) if several else "",
+            self.place(run),
+            "" if x is None else scale_words(self.x_name, x),
+            "" if run.kind == TUNING else seed_words(run.seed),
+        )
+        return ", ".join(part for part in parts if part) or run.label
 
     def crossed_at(self, run: RunRow) -> dict[str, str]:
         """Where a run stands on the axes that change what a baseline does; only there may the two be compared."""
@@ -354,7 +378,7 @@ def open_study(source: StudySource) -> ReportStudy:
 
 def _method(cells: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """The method of a run; beside baselines, that of an only learner is in the base configuration alone."""
-    unnamed = "trained" if cells["kind"] in (TRIAL, TUNING) else "meta-learnt"
+    unnamed = TRAINED if cells["kind"] in (TRIAL, TUNING) else "meta-learnt"
     return str(cells.get("method") or cells.get("result.method") or base.get("method") or unnamed)
 
 

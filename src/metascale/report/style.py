@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from typing import Any
 from urllib.parse import unquote
 from xml.sax.saxutils import escape
@@ -18,13 +19,14 @@ from xml.sax.saxutils import escape
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from metascale.report.words import number
+from metascale.report.words import number, numbers
 
 INK, SOFT, MUTED, GRID, PAPER = "#1b2530", "#5b6670", "#a9b3bc", "#dde2e7", "#fefefe"
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#b0588f", "#c98600", "#3a9bd0"
@@ -40,6 +42,8 @@ VARIABLES = {
     **{colour: f"--series-{place}" for place, colour in enumerate(SERIES)},
     **{colour: f"--ramp-{place}" for place, colour in enumerate(RAMP)},
 }
+FEWEST_TICKS = 3
+"""Labelled ticks that an axis of numbers has at least."""
 _RC: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 10.0,
@@ -162,15 +166,17 @@ def _ticks_at(
     ordered = sorted(set(values))
     low, high = to_axis(ordered[0]), to_axis(ordered[-1])
     span = (high - low) or 1.0
-    ax.set_xlim(from_axis(low - 0.06 * span), from_axis(high + 0.06 * span))
+    ends = from_axis(low - 0.06 * span), from_axis(high + 0.06 * span)
+    ax.set_xlim(*ends)
     closest *= max(1.0, max(len(number(value)) for value in ordered) / 6)
     shown: list[float] = []
-    for value in [ordered[-1], *ordered[:-1]]:
+    between: list[float] = []
+    if len(ordered) < FEWEST_TICKS:
+        between = round_ticks(*ends) if to_axis is np.log else _inside(MaxNLocator(5).tick_values(*ends), *ends)
+    for value in [ordered[-1], *ordered[:-1], *between]:
         if all(abs(to_axis(value) - to_axis(other)) / (1.12 * span) >= closest for other in shown):
             shown.append(value)
-    ax.xaxis.set_major_locator(FixedLocator(ordered))
-    ax.xaxis.set_major_formatter(FixedFormatter([number(value) if value in shown else "" for value in ordered]))
-    ax.xaxis.set_minor_locator(NullLocator())
+    set_ticks(ax.xaxis, sorted({*ordered, *shown}), shown)
 
 
 def log_y_ticks(ax: Axes) -> None:
@@ -179,10 +185,56 @@ def log_y_ticks(ax: Axes) -> None:
         return
     low, high = ax.get_ylim()
     ticks = round_ticks(low, high)
-    ax.yaxis.set_major_locator(FixedLocator(ticks))
-    ax.yaxis.set_major_formatter(FixedFormatter([number(tick) for tick in ticks]))
-    ax.yaxis.set_minor_locator(NullLocator())
+    set_ticks(ax.yaxis, ticks, ticks)
     ax.set_ylim(low, high)
+
+
+def set_ticks(axis: Axis, ticks: Sequence[float], labelled: Sequence[float]) -> None:
+    """Ticks at these values, with a label at some of them and none between."""
+    axis.set_major_locator(FixedLocator(list(ticks)))
+    texts = zip(ticks, numbers(ticks), strict=True)
+    axis.set_major_formatter(FixedFormatter([text if tick in labelled else "" for tick, text in texts]))
+    axis.set_minor_locator(NullLocator())
+
+
+def step_ticks(ax: Axes, compact: bool) -> None:
+    """An x axis of steps or epochs: whole numbers where the axis has three of them."""
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(
+        MaxNLocator(4 if compact else 5, integer=high - low >= FEWEST_TICKS - 1, min_n_ticks=FEWEST_TICKS)
+    )
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+
+
+def spaced(
+    ax: Axes,
+    positions: Sequence[float],
+    texts: Sequence[str],
+    size: float,
+    to_axis: Callable[[float], float] = float,
+) -> list[str]:
+    """The labels along an x axis that have room beside their neighbours, the others empty; the ends go first.
+
+    ``positions`` are on the axis, after ``to_axis``, such as a logarithm.
+    """
+    low, high = map(to_axis, ax.get_xlim())
+    place = ax.get_subplotspec()
+    room = figure_size(ax)[0] * 0.78 / (place.get_gridspec().ncols if place else 1)
+    shown: list[int] = []
+    order = list(range(len(texts)))
+    for index in dict.fromkeys([*order[:1], *order[-1:], *order[len(order) // 2 :], *order]):
+        gaps = (
+            abs(positions[index] - positions[other]) / (high - low) * room
+            - (width_in(texts[index], size) + width_in(texts[other], size)) / 2
+            for other in shown
+        )
+        if all(gap >= 0.08 for gap in gaps):
+            shown.append(index)
+    return [text if index in shown else "" for index, text in enumerate(texts)]
+
+
+def _inside(ticks: Sequence[float], low: float, high: float) -> list[float]:
+    return [round(float(tick), 12) for tick in ticks if low <= tick <= high]
 
 
 def round_ticks(low: float, high: float) -> list[float]:
@@ -197,24 +249,30 @@ def round_ticks(low: float, high: float) -> list[float]:
     return [round(tick, 12) for tick in ticks if low <= tick <= high and tick > 0]
 
 
-def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def spread(positions: Sequence[float], gap: float | Sequence[float], low: float, high: float) -> list[float]:
     """``positions`` moved as little as needed so that neighbours are ``gap`` apart, inside [low, high] if they fit.
 
     Pool-adjacent-violators on the positions less their places: the least-squares answer.
+
+    Args:
+        gap: the distance of neighbours, or the height of each, so that two are half of both apart.
     """
     order = sorted(range(len(positions)), key=lambda index: positions[index])
+    heights = [gap] * len(order) if isinstance(gap, (int, float)) else [gap[index] for index in order]
+    steps = [0.0, *((one + other) / 2 for one, other in pairwise(heights))]
+    places = list(accumulate(steps[: len(order)]))
     blocks: list[list[float]] = []
     for place, index in enumerate(order):
-        blocks.append([positions[index] - place * gap, 1.0])
+        blocks.append([positions[index] - places[place], 1.0])
         while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
             mean, count = blocks.pop()
             before, weight = blocks[-1]
             blocks[-1] = [(before * weight + mean * count) / (weight + count), weight + count]
     flat = [mean for mean, count in blocks for _ in range(int(count))]
-    top = high - (len(order) - 1) * gap
+    top = high - places[-1] if order else high
     moved = [0.0] * len(order)
     for place, index in enumerate(order):
-        moved[index] = max(min(flat[place], top), min(low, top)) + place * gap
+        moved[index] = max(min(flat[place], top), min(low, top)) + places[place]
     return moved
 
 
@@ -229,18 +287,18 @@ def side_labels(
     """Labels (data y, text, colour) in the right margin, kept apart, with a thin leader where one had to move."""
     if not entries:
         return
-    height_pt = figure_size(ax)[1] * 72 * 0.76
-    lines = [text.count("\n") + 1 for _, text, _ in entries]
-    step = gap if gap is not None else max(lines) * size * 1.22 / height_pt
+    place = ax.get_subplotspec()
+    height_pt = figure_size(ax)[1] * 72 * 0.74 / (place.get_gridspec().nrows if place else 1)
+    heights = [gap or (text.count("\n") + 1) * size * 1.3 / height_pt for _, text, _ in entries]
     to_axes = ax.transData + ax.transAxes.inverted()
     x_right = ax.get_xlim()[1]
     wanted = [float(to_axes.transform((x_right, y))[1]) for y, _, _ in entries]
-    for y, place, (_, text, colour) in zip(wanted, spread(wanted, step, 0.0, 1.0), entries, strict=True):
+    for y, moved, (_, text, colour) in zip(wanted, spread(wanted, heights, 0.0, 1.0), entries, strict=True):
         ax.annotate(
             text,
             xy=(1.0, y),
             xycoords="axes fraction",
-            xytext=(at + 0.025, place),
+            xytext=(at + 0.025, moved),
             textcoords="axes fraction",
             va="center",
             ha="left",
@@ -276,7 +334,7 @@ def finish(ax: Axes, finding: str, x_label: str, y_label: str, compact: bool, pa
     return ax
 
 
-def _width_in(text: str, size: float, weight: str = "normal") -> float:
+def width_in(text: str, size: float, weight: str = "normal") -> float:
     """The width in inches of one line of text."""
     font = FontProperties(family=_RC["font.family"], weight=weight)
     return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
@@ -286,14 +344,14 @@ def _names_in(ax: Axes, size: float) -> float:
     """Inches that names beside the y axis take; 0 where it has numbers."""
     names = ax.yaxis.get_major_formatter()
     lines = [line for name in names.seq for line in name.split("\n")] if isinstance(names, FixedFormatter) else []
-    return max((_width_in(line, size) for line in lines), default=0.0)
+    return max((width_in(line, size) for line in lines), default=0.0)
 
 
 def _wrapped(text: str, n_characters: int, room_in: float, size: float) -> list[str]:
     """Lines of at most so many characters, fewer where wide ones would make a bold line wider than the room."""
     for count in range(n_characters, 11, -2):
         lines = textwrap.wrap(text, count, break_long_words=False, break_on_hyphens=False)
-        if all(_width_in(line, size, "bold") <= room_in for line in lines):
+        if all(width_in(line, size, "bold") <= room_in for line in lines):
             break
     return lines
 

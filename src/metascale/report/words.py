@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 
 AXIS_LABELS = {
     "n_tasks": "training tasks N",
@@ -46,6 +48,8 @@ METHOD_LABELS = {
     "linear_probe": "linear probe",
     "zero_shot": "zero-shot",
     "class_prior": "class prior",
+    "resnet_bk": "ResNet-BK",
+    "transformer": "Transformer",
 }
 
 
@@ -59,24 +63,62 @@ def axis_label(column: str) -> str:
     return AXIS_LABELS.get(column, column.replace("_", " "))
 
 
-def number(value: float) -> str:
-    """A plain number: thousands with commas, no exponent for what people read at a glance."""
+DIGITS = 3
+"""Significant digits of what was measured; the tables' read-outs and summary.json have all of them."""
+
+
+def number(value: float, digits: int = DIGITS) -> str:
+    """A setting or a count: whole numbers to ten million in full, others with three significant digits at most."""
+    if math.isfinite(value) and value == int(value) and abs(value) < 1e7:
+        return f"{int(value):,}".replace("-", "−")
+    return _significant(value, digits, zeros=False)
+
+
+def measured(value: float | None, digits: int = DIGITS) -> str:
+    """A measured value with three significant digits, zeros kept: 0.160; a dash for what is unknown."""
+    return "–" if value is None else _significant(value, digits, zeros=True)
+
+
+def _significant(value: float, digits: int, *, zeros: bool) -> str:
+    """Thousands with commas; a power of ten below 0.0001 and from ten million on."""
     if not math.isfinite(value):
-        return str(value)
-    if value == int(value) and abs(value) < 1e7:
-        text = f"{int(value):,}"
+        return str(value).replace("-", "−")
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    size = int(exponent)
+    if -4 <= size < 7:
+        places = max(0, digits - 1 - size)
+        text = f"{round(value, digits - 1 - size):,.{places}f}"
+        power = ""
     else:
-        text = f"{value:.4g}" if abs(value) < 1e7 else f"{value:.3g}".replace("e+0", "e").replace("e+", "e")
-    return text.replace("-", "−")
+        text, power = mantissa, f"×10{str(size).translate(_RAISED)}"
+    if not zeros and "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return text.replace("-", "−") + power
 
 
-def decimals(value: float | None, digits: int = 3) -> str:
-    """A fixed number of decimals; a dash for what is unknown."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "sigma": "σ", "kappa": "κ"}
+
+
+def greek(text: str) -> str:
+    """Names of parameters as papers write them: ``A x^-alpha`` is ``A x^−α``."""
+    named = re.sub(r"(?<![A-Za-z])(?:alpha|beta|gamma|delta|sigma|kappa)(?![A-Za-z])", lambda m: GREEK[m[0]], text)
+    return named.replace("^-", "^−")
+
+
+def numbers(values: Sequence[float]) -> list[str]:
+    """Numbers of one axis: with more digits than three where two of them would read the same."""
+    for digits in range(DIGITS, 16):
+        texts = [number(value, digits) for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction as a percentage."""
+    """A fraction as a percentage, to a tenth of a percent."""
     return "–" if value is None else f"{100 * value:.{digits}f} %".replace("-", "−")
 
 
@@ -85,9 +127,12 @@ def p_words(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """The two ends of an interval in brackets."""
-    return "" if low is None or high is None else f"[{decimals(low, digits)}, {decimals(high, digits)}]"
+def interval(low: float | None, high: float | None) -> str:
+    """The two ends of an interval in brackets, with more digits than three where both would read the same."""
+    if low is None or high is None:
+        return ""
+    digits = next((n for n in range(DIGITS, 10) if measured(low, n) != measured(high, n)), DIGITS)
+    return f"[{measured(low, digits)}, {measured(high, digits)}]"
 
 
 def scale_words(x_name: str, x: float) -> str:

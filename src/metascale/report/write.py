@@ -33,6 +33,7 @@ from metascale.report.sections.sizes import sizes
 from metascale.report.sections.tuning import tuning
 from metascale.report.study import ReportStudy, StudySource, open_study
 from metascale.report.style import SOFT, inline_svg, new_figure, png_bytes, styled
+from metascale.report.words import greek
 from metascale.study.store.once import reading_once
 
 
@@ -90,10 +91,11 @@ def finding_of(study: ReportStudy, compared: Contest | None = None) -> Finding:
     """
     found = law_finding(study) if study.scaled or not study.columns else contest_finding(study)
     against, loose = standing(study, compared), unconverged(study)
-    answer = " ".join([*against.beaten, upper_first(study.in_words(found.answer)), *against.others, *loose])
-    verdict = upper_first(study.in_words(found.verdict))
+    parts = (*against.beaten, upper_first(study.in_words(found.answer)), *against.others, *loose)
+    answer = " ".join(parts)
+    verdict = greek(upper_first(study.in_words(found.verdict)))
     cautions = (*against.beaten, *loose)
-    return replace(found, answer=answer, verdict="" if verdict in answer else verdict, cautions=cautions)
+    return replace(found, answer=answer, verdict="" if verdict in answer else verdict, cautions=cautions, parts=parts)
 
 
 def summarise(study: ReportStudy, sections: Sequence[Section]) -> dict[str, object]:

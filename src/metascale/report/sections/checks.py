@@ -24,9 +24,9 @@ from metascale.report.section import (
     Picture,
     Row,
     Section,
-    fixed,
     named,
     plain,
+    reading,
     series_key,
     signed,
     table,
@@ -34,7 +34,7 @@ from metascale.report.section import (
 )
 from metascale.report.sections.tuning import TuningTable, edges_used, label_of, tuning_data
 from metascale.report.study import Point, ReportStudy, StudySource, cut_short, finite, open_study, stopped_by_patience
-from metascale.report.words import axis_label, decimals, interval, number
+from metascale.report.words import axis_label, interval, measured, number
 
 
 def held_out_data(source: StudySource, share: float = SHARE) -> tuple[HeldOut, ...]:
@@ -59,7 +59,7 @@ def held_out_sentence(one: HeldOut, x_name: str) -> str:
     inside, n = one.n_inside(LAW), len(one.hidden)
     sizes = [row.point.x for row in one.hidden]
     parts = [
-        f"{name} = {decimals(part['estimate'])} {interval(part['low'], part['high'])}"
+        f"{name} = {measured(part['estimate'])} {interval(part['low'], part['high'])}"
         for name, part in one.parameters.items()
     ]
     of_seen = ", ".join(parts)
@@ -68,10 +68,10 @@ def held_out_sentence(one: HeldOut, x_name: str) -> str:
         f"{one.series}: fitted to the {len(one.seen)} configurations of up to {number(one.seen[-1].x)} "
         f"{axis_label(x_name)}, the power law with irreducible loss ({of_seen}) predicts the {n} larger ones, of "
         f"{number(min(sizes))} to {number(max(sizes))}: {inside} of {n} lie inside its {100 * one.level:g} % "
-        f"prediction interval; its error is {decimals(one.rmse_log(LAW))} in ln loss"
+        f"prediction interval; its error is {measured(one.rmse_log(LAW))} in ln loss"
     )
     if closer:
-        return text + "; closer were " + ", ".join(f"{name} ({decimals(one.rmse_log(name))})" for name in closer) + "."
+        return text + "; closer were " + ", ".join(f"{name} ({measured(one.rmse_log(name))})" for name in closer) + "."
     return text + ", less than that of every plain baseline."
 
 
@@ -86,7 +86,7 @@ def plot_held_out(table: tuple[HeldOut, ...], ax: Axes, *, y_label: str, x_label
         ax.axvline(one.hidden[0].point.x / 1.03, color=style.SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
         for point in one.seen:
             (dot,) = ax.plot(point.x, point.mean, "o", color=colour, markersize=5, markeredgecolor=style.PAPER)
-            tip(dot, f"{one.series}, {point.name}: {decimals(point.mean)}, {number(point.x)} {x_label}")
+            tip(dot, f"{one.series}, {point.name}: {measured(point.mean)}, {number(point.x)} {x_label}")
         for row in one.hidden:
             inside = row.predictions[LAW].holds(row.point.mean)
             (ring,) = ax.plot(
@@ -94,8 +94,8 @@ def plot_held_out(table: tuple[HeldOut, ...], ax: Axes, *, y_label: str, x_label
                 color=colour if inside else style.ORANGE, markeredgecolor=colour if inside else style.ORANGE,
             )  # fmt: skip
             said = row.predictions[LAW]
-            words = f"{decimals(said.predicted)} {interval(said.low, said.high)}"
-            tip(ring, f"{one.series}, {row.point.name}: measured {decimals(row.point.mean)}, predicted {words}")
+            words = f"{measured(said.predicted)} {interval(said.low, said.high)}"
+            tip(ring, f"{one.series}, {row.point.name}: measured {measured(row.point.mean)}, predicted {words}")
     ax.set_yscale("log")
     sizes = [point.x for one in table for point in (*one.seen, *(row.point for row in one.hidden))]
     style.log_x_ticks(ax, sizes, closest=0.14 if compact else 0.09)
@@ -238,7 +238,7 @@ def irregular_table(found: IrregularTable) -> PageTable:
     rows = [
         [
             Cell(named(row.series, row.name)), Cell(row.cause), plain(row.x), plain(row.n_runs),
-            fixed(row.observed, 4), fixed(row.predicted, 4), Cell(interval(row.low, row.high, 4)),
+            reading(row.observed), reading(row.predicted), Cell(interval(row.low, row.high)),
             Cell(signed(row.log_error), row.log_error),
         ]
         for row in found.rows
@@ -278,8 +278,8 @@ def hidden_table(one: HeldOut, x_name: str) -> PageTable:
         said = hidden.predictions[LAW]
         inside = said.holds(hidden.point.mean)
         cells = (
-            Cell(hidden.point.name), plain(hidden.point.x), fixed(hidden.point.mean, 4), fixed(said.predicted, 4),
-            Cell(interval(said.low, said.high, 4)), Cell("inside" if inside else "outside"),
+            Cell(hidden.point.name), plain(hidden.point.x), reading(hidden.point.mean), reading(said.predicted),
+            Cell(interval(said.low, said.high)), Cell("inside" if inside else "outside"),
         )  # fmt: skip
         rows.append(Row(cells, "" if inside else "diverged"))
     heads = ("configuration", axis_label(x_name), "measured", "law with E", f"{100 * one.level:g} % interval")
@@ -294,7 +294,7 @@ def predictors_table(one: HeldOut) -> PageTable:
     for name in one.predictors:
         inside = one.n_inside(name)
         held = DASH if inside is None else f"{inside} of {len(one.hidden)}"
-        rows.append([Cell("law with E" if name == LAW else name), fixed(one.rmse_log(name)), Cell(held, inside)])
+        rows.append([Cell("law with E" if name == LAW else name), reading(one.rmse_log(name)), Cell(held, inside)])
     caption = (
         f"{one.series}. Over the {len(one.hidden)} hidden configurations; the law with E is that of the table above."
     )

@@ -33,8 +33,8 @@ from metascale.report.section import (
     PageTable,
     Picture,
     Section,
-    fixed,
     plain,
+    reading,
     share,
     table,
     text_column,
@@ -51,18 +51,18 @@ from metascale.report.study import (
     standard_error,
     unit_of,
 )
-from metascale.report.words import decimals, interval, method_label, number, p_words, percent, scale_words
+from metascale.report.words import interval, measured, method_label, number, p_words, percent, scale_words
 from metascale.study.roles import Better
 
 REFERENCE = "melora"
 """The exact meta-gradient: where a study has it the other methods are compared with it, else with the first series."""
 COSTS = {
-    "steps": ("{step}s", 1.0, 0),
-    "step_flops": ("GFLOP an {step}", 1e9, 2),
-    "step_peak_bytes": ("peak MiB of a step", 2.0**20, 1),
-    "step_peak_without_weights_bytes": ("without frozen weights", 2.0**20, 1),
+    "steps": ("{step}s", 1.0),
+    "step_flops": ("GFLOP an {step}", 1e9),
+    "step_peak_bytes": ("peak MiB of a step", 2.0**20),
+    "step_peak_without_weights_bytes": ("without frozen weights", 2.0**20),
 }
-"""Columns of results that say what training costs: title, unit and decimals."""
+"""Columns of results that say what training costs: title and unit."""
 _LONG = 20
 """A table of more comparisons is folded."""
 _NO_FILE = "has no test_tasks.csv."
@@ -362,12 +362,12 @@ def standing(study: ReportStudy, contest: Contest | None = None) -> Standing:
             largest[row.series] = row
     beaten, others = [], []
     for learner in largest.values():
-        name = f"{learner.name} ({f'{study.loss_words} {decimals(learner.loss)} {found.unit}'.rstrip()})"
+        name = f"{learner.name} ({f'{study.loss_words} {measured(learner.loss)} {found.unit}'.rstrip()})"
         met = [row for row in _beside(found.rows, learner) if row.kind == BASELINE]
         met = sorted(met, key=lambda row: sign * row.loss)
         answers = [_against(learner, other, tests.get((learner.name, other.name)), sign) for other in met]
         words = [
-            f"{other.name} ({decimals(other.loss)}; {_difference(tests.get((learner.name, other.name)), study)})"
+            f"{other.name} ({measured(other.loss)}; {_difference(tests.get((learner.name, other.name)), study)})"
             for other in met
         ]
         ahead = [told for told, answer in zip(words, answers, strict=True) if answer == "ahead"]
@@ -395,7 +395,7 @@ def _difference(test: PairedTest | None, study: ReportStudy) -> str:
     if test is None:
         return f"not paired by {study.terms.unit[:-1]}"
     ends = interval(test.difference.low, test.difference.high)
-    return f"difference {decimals(test.difference.estimate)}, {100 * test.level:g}\u00a0% {ends}"
+    return f"difference {measured(test.difference.estimate)}, {100 * test.level:g}\u00a0% {ends}"
 
 
 def at_an_edge(study: ReportStudy) -> tuple[str, ...]:
@@ -424,19 +424,19 @@ def contest_finding(study: ReportStudy) -> Finding:
     if not rows:
         return Finding(question, "No answer yet: no trial has finished with a loss.", "No result")
     best = rows[0]
-    answer = f"{best_word.capitalize()} {study.loss_words}: {best.name}, {decimals(best.loss)} {found.unit}".rstrip()
+    answer = f"{best_word.capitalize()} {study.loss_words}: {best.name}, {measured(best.loss)} {found.unit}".rstrip()
     if best.accuracy is not None:
         answer += f" ({percent(best.accuracy)})"
     met = [one for one in found.comparisons if one.first == best.name and one.second == found.reference]
     if met:
         difference = met[0].test.difference
         answer += (
-            f"; {decimals(abs(difference.estimate))} {'below' if difference.estimate < 0 else 'above'} "
+            f"; {measured(abs(difference.estimate))} {'below' if difference.estimate < 0 else 'above'} "
             f"{found.reference} ({100 * met[0].test.level:g}\u00a0% interval of the difference "
             f"{interval(difference.low, difference.high)}, p {p_words(met[0].p_holm)} after Holm)"
         )
     elif best.name == found.reference and len(rows) > 1:
-        answer += f"; the next is {rows[1].name} with {decimals(rows[1].loss)}"
+        answer += f"; the next is {rows[1].name} with {measured(rows[1].loss)}"
     return Finding(
         question,
         f"{answer}.",
@@ -485,7 +485,7 @@ def contest_table(found: Contest) -> PageTable:
     rows = []
     for row in found.shown:
         settings = ", ".join(f"{key.replace('_', ' ')} {_setting(value)}" for key, value in row.settings.items())
-        losses = (fixed(row.loss, 4), fixed(row.task_sem, 4), share(row.accuracy), share(row.accuracy_task_sem))
+        losses = (reading(row.loss), reading(row.task_sem), share(row.accuracy), share(row.accuracy_task_sem))
         rows.append([Cell(row.name), Cell(row.kind), *losses, Cell(settings)])
     heads = (
         "method",
@@ -512,12 +512,12 @@ def comparisons_table(found: Contest) -> PageTable:
         rows.append(
             [
                 Cell(row.second if len(firsts) == 1 else f"{row.first} − {row.second}"),
-                fixed(difference.estimate, 4),
-                Cell(interval(difference.low, difference.high, 4), difference.estimate),
-                fixed(row.seed_sem, 4),
+                reading(difference.estimate),
+                Cell(interval(difference.low, difference.high), difference.estimate),
+                reading(row.seed_sem),
                 Cell(p_words(row.p_holm), row.p_holm),
-                fixed(test.cohen_d, 2),
-                fixed(test.rank_biserial, 2),
+                reading(test.cohen_d),
+                reading(test.rank_biserial),
                 Cell(str(test.n_tasks), test.n_tasks),
             ]
         )
@@ -545,7 +545,7 @@ def plot_baselines(found: Contest, ax: Axes, *, compact: bool = False) -> Axes:
     reach = max(ends)
     for place, (row, end) in enumerate(zip(rows, ends, strict=True)):
         (bar,) = ax.barh(place, row.loss, height=0.62, color=style.BLUE if row.kind in MAIN_KINDS else style.MUTED)
-        text = decimals(row.loss) + (f" ± {decimals(row.task_sem)}" if row.task_sem is not None else "")
+        text = measured(row.loss) + (f" ± {measured(row.task_sem)}" if row.task_sem is not None else "")
         accuracy = f", {percent(row.accuracy)}" if row.accuracy is not None else ""
         tip(bar, f"{row.name}: {text} {found.unit}{accuracy}")
         if row.task_sem is not None:
@@ -565,7 +565,7 @@ def plot_baselines(found: Contest, ax: Axes, *, compact: bool = False) -> Axes:
     ax.set_xlim(0, reach * (1.42 if compact else 1.2))
     style.name_bars(ax, [row.name.replace(", ", ",\n") if compact else row.name for row in rows], compact)
     best, loss = rows[0], found.loss_label.split(" (")[0]
-    style.finish(ax, f"Lowest {loss}: {best.name}, {decimals(best.loss)} {found.unit}", found.loss_label, "", compact)
+    style.finish(ax, f"Lowest {loss}: {best.name}, {measured(best.loss)} {found.unit}", found.loss_label, "", compact)
     ax.grid(visible=False)  # every bar has its number, which a line would strike through
     return ax
 
@@ -585,7 +585,7 @@ def costs(study: ReportStudy) -> Section:
         return Section("methods", title)
     body = []
     for row in sorted(rows, key=lambda row: row.loss):
-        cells = [fixed(row.loss, 4), fixed(standard_error(row.seed_values), 4)]
+        cells = [reading(row.loss), reading(standard_error(row.seed_values))]
         body.append([Cell(row.name), *cells, *(_cost(row, name) for name in known)])
     unit = unit_of(study.loss_name)
     heads = ["method", f"loss ({unit})" if unit else "loss", "SE across seeds"]
@@ -595,8 +595,5 @@ def costs(study: ReportStudy) -> Section:
 
 
 def _cost(row: Contestant, name: str) -> Cell:
-    _, unit, digits = COSTS[name]
-    value = row.costs.get(name)
-    if value is None or not digits:
-        return plain(value)
-    return Cell(decimals(value / unit, digits), value)
+    unit, value = COSTS[name][1], row.costs.get(name)
+    return plain(value) if value is None or unit == 1 else Cell(measured(value / unit), value)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from metascale.core.errors import InputError
 from metascale.laws.picture import tip
 from metascale.report import style
-from metascale.report.section import Cell, Draw, PageTable, Picture, Section, fixed, table, upper_first
+from metascale.report.section import Cell, Draw, PageTable, Picture, Section, reading, table, upper_first
 from metascale.report.study import (
     UNITS,
     ReportStudy,
@@ -27,7 +27,7 @@ from metascale.report.study import (
     sem_column,
     unit_of,
 )
-from metascale.report.words import decimals, number, scale_words, seed_words
+from metascale.report.words import measured, number, scale_words, seed_words
 
 _SETS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "validation": ("eval_stats", (("validation_loss", "meta-validation loss"),)),
@@ -218,13 +218,12 @@ def plot_learning_curves(table: LearningTable, ax: Axes, *, compact: bool = Fals
             tip(
                 dot,
                 f"{curve.series}{scale}, {seed_words(curve.seed)}: "
-                f"kept step {number(curve.kept_step)}, {decimals(value)}",
+                f"kept step {number(curve.kept_step)}, {measured(value)}",
             )
     ax.set_yscale("log")
     style.pad_y(ax)
     style.log_y_ticks(ax)
-    ax.xaxis.set_major_locator(MaxNLocator(4 if compact else 5, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    style.step_ticks(ax, compact)
     rows = 0
     if key and scales:
         handles = [Line2D([], [], color=colour, linewidth=3, label=number(x)) for x, colour in colours.items()]
@@ -256,7 +255,7 @@ def plot_adaptation(table: AdaptationTable, ax: Axes, *, compact: bool = False) 
             )
         for k, value, sem in zip(curve.inner_steps, curve.values, curve.task_sem, strict=True):
             (dot,) = ax.plot(k, value, "o", color=colour, markersize=5, markeredgecolor=style.PAPER, zorder=4)
-            tip(dot, f"{name}, K = {k}: {decimals(value)}" + (f" ± {decimals(sem)} across tasks" if sem else ""))
+            tip(dot, f"{name}, K = {k}: {measured(value)}" + (f" ± {measured(sem)} across tasks" if sem else ""))
         labels.append((curve.values[-1], name.replace(", ", ",\n") if compact else name, colour))
     ticks = sorted({k for curve in table.curves for k in curve.inner_steps})
     ax.set_xscale("function", functions=(np.log1p, np.expm1))
@@ -271,11 +270,17 @@ def plot_adaptation(table: AdaptationTable, ax: Axes, *, compact: bool = False) 
 
 
 def _key(ax: Axes, handles: list[Line2D], columns: int) -> int:
-    """A key between title and axes; returns how many rows it takes."""
-    columns = min(len(handles), columns)
+    """A key between title and axes, in as many of ``columns`` as there is room for; returns how many rows it takes."""
+    place = ax.get_subplotspec()
+    room = style.figure_size(ax)[0] * 0.82 / (place.get_gridspec().ncols if place else 1)
+    widths = [style.width_in(str(handle.get_label()), 8) for handle in handles]
+    for n_columns in range(min(len(handles), columns), 0, -1):
+        rows = -(-len(handles) // n_columns)
+        if sum(max(widths[k : k + rows]) + 0.27 for k in range(0, len(widths), rows)) <= room:
+            break
     ax.legend(
         handles=handles,
-        ncols=columns,
+        ncols=n_columns,
         loc="lower left",
         bbox_to_anchor=(-0.015, 1.0),
         borderaxespad=0.0,
@@ -285,7 +290,7 @@ def _key(ax: Axes, handles: list[Line2D], columns: int) -> int:
         handletextpad=0.35,
         frameon=False,
     )
-    return -(-len(handles) // columns)
+    return rows
 
 
 def _adaptation_looks(table: AdaptationTable) -> list[tuple[str, str]]:
@@ -307,7 +312,7 @@ def _adaptation_title(table: AdaptationTable) -> str:
     best = min(table.curves, key=lambda curve: min(curve.values))
     place = best.values.index(min(best.values))
     name = best.series if best.x is None else f"{best.series} from {scale_words(table.x_name, best.x)}"
-    return f"Lowest of these after adaptation: {name}, {decimals(best.values[place])} at K = {best.inner_steps[place]}"
+    return f"Lowest of these after adaptation: {name}, {measured(best.values[place])} at K = {best.inner_steps[place]}"
 
 
 def learning(study: ReportStudy) -> Section:
@@ -356,6 +361,6 @@ def adaptation_table(found: AdaptationTable) -> PageTable:
     for curve in found.curves:
         values = dict(zip(curve.inner_steps, curve.values, strict=True))
         name = curve.series if curve.x is None else f"{curve.series}, {scale_words(found.x_name, curve.x)}"
-        rows.append([Cell(name), *(fixed(values.get(k)) for k in steps)])
+        rows.append([Cell(name), *(reading(values.get(k)) for k in steps)])
     caption = f"{upper_first(found.y_label)} after K inner steps, means over seeds."
     return table(caption, ("start", *(f"K = {k}" for k in steps)), rows)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from metascale.laws.picture import tip
 from metascale.report import style
@@ -24,9 +23,9 @@ from metascale.report.section import (
     PageTable,
     Picture,
     Section,
-    fixed,
     named,
     plain,
+    reading,
     table,
     text_column,
     upper_first,
@@ -42,7 +41,7 @@ from metascale.report.study import (
     open_study,
     stopped_by_patience,
 )
-from metascale.report.words import axis_label, decimals, number, percent, seed_words
+from metascale.report.words import axis_label, measured, number, percent, seed_words
 
 TRAIN, VALIDATION = "train_loss_nats", "validation_loss_nats"
 WIDE, NARROW = 0.5, 0.2
@@ -224,7 +223,7 @@ def plot_diagnosis(row: Diagnosis, ax: Axes, *, x_label: str, compact: bool = Fa
     ax.set_yscale("log")
     style.pad_y(ax)
     style.log_y_ticks(ax)
-    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    style.step_ticks(ax, compact=True)
     title = f"{number(row.point.x)}: {row.verdict}, gap {100 * row.gap:.0f} %"
     return style.finish(ax, title, x_label, style.y_scale_label(ax, "loss (nats)"), compact)
 
@@ -234,7 +233,7 @@ def gap_words(rows: Sequence[Diagnosis]) -> str:
     return (
         f"Losses at the kept state, without dropout, means over seeds. Overfits: the gap is over {100 * WIDE:.0f} % of "
         f"the validation loss. Underfits: it is under {100 * NARROW:.0f} % and the validation loss over "
-        f"{decimals(HIGH, 1)} times the lowest of the series. Not converged: half of the runs or more were not "
+        f"{measured(HIGH)} times the lowest of the series. Not converged: half of the runs or more were not "
         "stopped by patience. Rise: how far validation had risen again at the last step, in ln loss."
     )
 
@@ -370,8 +369,8 @@ def diagnosis_table(found: DiagnosisTable) -> PageTable:
     rows = [
         [
             Cell(named(row.point.series, row.point.name)), plain(row.point.x),
-            *(plain(row.settings.get(name)) for name in settings), fixed(row.train, 4), fixed(row.validation, 4),
-            Cell(f"{100 * row.gap:.0f} %", row.gap), fixed(row.rise), Cell(row.verdict),
+            *(plain(row.settings.get(name)) for name in settings), reading(row.train), reading(row.validation),
+            Cell(f"{100 * row.gap:.0f} %", row.gap), reading(row.rise), Cell(row.verdict),
         ]
         for row in found.rows
     ]  # fmt: skip
@@ -398,7 +397,13 @@ def unconverged_table(found: Convergence, study: ReportStudy) -> PageTable:
     rows = []
     for run in listed:
         names = ([study.x_name] if scaled else []) + ["steps", "best_step"]
-        rows.append([Cell(run.label), *(plain(run.number(name)) for name in names), Cell(endings[run.id])])
+        rows.append(
+            [
+                Cell(study.name_of(run), full=run.label),
+                *(plain(run.number(name)) for name in names),
+                Cell(endings[run.id]),
+            ]
+        )
     scale = (axis_label(study.x_name),) if scaled else ()
     which = "that patience did not end" if found.scheduled else "that had not converged"
     caption = f"Runs {which}. Best step: where the validation loss was lowest."

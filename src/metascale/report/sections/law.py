@@ -31,9 +31,9 @@ from metascale.report.section import (
     Picture,
     Row,
     Section,
-    fixed,
     of,
     plain,
+    reading,
     share,
     table,
     text_column,
@@ -52,8 +52,9 @@ from metascale.report.study import (
 )
 from metascale.report.words import (
     axis_label,
-    decimals,
+    greek,
     interval,
+    measured,
     method_label,
     number,
     percent,
@@ -275,7 +276,7 @@ def _several(question: str, laws: Mapping[str, LawRecord], loss: str) -> Finding
 
 
 def _shown(found: Interval) -> str:
-    return f"{decimals(found.estimate)} {interval(found.low, found.high)}"
+    return f"{measured(found.estimate)} {interval(found.low, found.high)}"
 
 
 def missing_law_reason(study: ReportStudy) -> str:
@@ -313,7 +314,7 @@ def facts(study: ReportStudy, finding: Finding) -> tuple[tuple[str, str], ...]:
         rows.append(("finished runs", f"{len(found.scales.points)} at {ends}"))
     errors = [law.extrapolation.log_error for law in found.laws.values() if law.extrapolation]
     if len(errors) == 1 and errors[0] is not None:
-        rows.append(("log error, hidden largest scale", decimals(errors[0], 4)))
+        rows.append(("log error, hidden largest scale", measured(errors[0])))
     return tuple(rows)
 
 
@@ -322,9 +323,9 @@ def _formula(law: LawRecord, x_name: str) -> str:
     values = {name: found.estimate for name, found in law.parameters.items()}
     scale, exponent, floor = values.get("A"), values.get("alpha", values.get("beta")), values.get("E")
     if scale is None or exponent is None or set(values) - {"A", "alpha", "beta", "E"}:
-        return law.formula or law.law or "no law"
-    power = f"{number(scale)}·{'N' if x_name == 'n_tasks' else 'x'}^{decimals(-exponent)}"
-    return f"L = {number(floor)} + {power}" if floor is not None else f"L = {power}"
+        return greek(law.formula or law.law.replace("_", " ") or "no law")
+    power = f"{measured(scale)}·{'N' if x_name == 'n_tasks' else 'x'}^{measured(-exponent)}"
+    return f"L = {measured(floor)} + {power}" if floor is not None else f"L = {power}"
 
 
 def _levels_words(scales: ScaleTable) -> str:
@@ -398,15 +399,16 @@ def _caption(found: LawTable) -> str:
 
 
 def parameters_table(series: str, one: LawRecord) -> PageTable:
-    """Parameters of the chosen law with all the digits that repeating the prediction needs."""
+    """Parameters of the chosen law; the digits that repeating the prediction needs are its cells' read-outs."""
     rows = [
-        [Cell(name), *(Cell(f"{part:.7g}", part) for part in (found.estimate, found.low, found.high))]
+        [Cell(greek(name), full=name), *(reading(part) for part in (found.estimate, found.low, found.high))]
         for name, found in one.parameters.items()
     ]
-    quality = [f"R² of log loss {one.r2_log:.4f}"] if one.r2_log is not None else []
-    quality += [f"objective {one.objective:.10g}"] if one.objective is not None else []
-    formula = f": {one.formula}" if one.formula else ""
-    caption = f"{of(series)}Parameters of the chosen law '{one.law}'{formula}. {', '.join(quality)}".strip()
+    quality = [f"R² of log loss {measured(one.r2_log)}"] if one.r2_log is not None else []
+    quality += [f"objective {measured(one.objective)}"] if one.objective is not None else []
+    formula = f": {greek(one.formula)}" if one.formula else ""
+    named = one.law.replace("_", " ")
+    caption = f"{of(series)}Parameters of the chosen law '{named}'{formula}. {', '.join(quality)}".strip()
     return table(caption, ("parameter", "estimate", f"{100 * one.level:g} % low", "high"), rows)
 
 
@@ -418,7 +420,7 @@ def scales_table(found: LawTable, accuracy: ScaleTable) -> PageTable:
     rows = []
     for mean in scales.means:
         other = accuracies.get((mean.series, mean.x))
-        losses = (fixed(mean.mean, 4), fixed(mean.seed_sem, 4), fixed(mean.task_sem, 4))
+        losses = (reading(mean.mean), reading(mean.seed_sem), reading(mean.task_sem))
         shares = (share(other.mean if other else None), share(other.seed_sem if other else None))
         named = (Cell(mean.series),) if several else ()
         rows.append([*named, plain(mean.x), plain(mean.n_seeds), *losses, *shares])
@@ -445,14 +447,15 @@ def families_table(series: str, one: LawRecord) -> PageTable:
     """Families by backtest error."""
     rows = []
     for name, family in _by_backtest(one):
-        parameters = ", ".join(f"{key} {number(found.estimate)}" for key, found in family.parameters.items())
+        parameters = ", ".join(f"{greek(key)} {measured(found.estimate)}" for key, found in family.parameters.items())
         noted = family.converged or family.note.startswith("did not converge")
         note = "; ".join(part for part in ("" if noted else "did not converge", family.note) if part)
         chosen = name == one.law
         cells = (
-            Cell(f"{name} (chosen)" if chosen else name), fixed(family.backtest_rmse_log, 4),
-            share(family.backtest_coverage, 0), fixed(family.rmse_log, 4), fixed(family.aicc, 1), Cell(parameters),
-            Cell(note),
+            Cell(name.replace("_", " ") + (" (chosen)" if chosen else ""), full=name),
+            reading(family.backtest_rmse_log),
+            share(family.backtest_coverage, 0), reading(family.rmse_log), reading(family.aicc), Cell(parameters),
+            Cell(greek(note)),
         )  # fmt: skip
         rows.append(Row(cells, "chosen" if chosen else ""))
     heads = ("family", "backtest RMSE", "inside its 90 % intervals", "fit RMSE", "AICc")
@@ -481,8 +484,8 @@ def _extrapolation_sentence(series: str, hidden: HiddenScale, found: LawTable) -
     closer = [name.replace("_", " ") for name, error in errors.items() if error < own]
     sentence = (
         f"{of(series)}Hidden from the fit, {scale_words(found.scales.x_name, hidden.x)} was predicted at "
-        f"{decimals(hidden.predicted, 4)} {interval(hidden.low, hidden.high, 4)}; measured "
-        f"{decimals(hidden.observed, 4)}, {'inside' if inside else 'outside'} the {100 * found.level:g} % interval."
+        f"{measured(hidden.predicted)} {interval(hidden.low, hidden.high)}; measured "
+        f"{measured(hidden.observed)}, {'inside' if inside else 'outside'} the {100 * found.level:g} % interval."
     )
     return sentence + (f" A plain baseline was closer: {', '.join(closer)}." if closer else "")
 
@@ -490,15 +493,15 @@ def _extrapolation_sentence(series: str, hidden: HiddenScale, found: LawTable) -
 def extrapolation_table(hidden: HiddenScale, found: LawTable) -> PageTable:
     """What was predicted for the largest scale, by the law and by the plain baselines."""
     rows = [
-        [Cell("measured"), fixed(hidden.observed, 4), Cell(""), Cell(DASH)],
+        [Cell("measured"), reading(hidden.observed), Cell(""), Cell(DASH)],
         [
-            Cell(f"law '{hidden.law}'" if hidden.law else "law"), fixed(hidden.predicted, 4),
-            Cell(interval(hidden.low, hidden.high, 4)), fixed(hidden.log_error, 4),
+            Cell(f"law '{hidden.law.replace('_', ' ')}'" if hidden.law else "law"), reading(hidden.predicted),
+            Cell(interval(hidden.low, hidden.high)), reading(hidden.log_error),
         ],
     ]  # fmt: skip
     for name, value in hidden.baselines.items():
         error = math.log(value / hidden.observed) if value > 0 and hidden.observed > 0 else None
-        rows.append([Cell(name.replace("_", " ")), fixed(value, 4), Cell(""), fixed(error, 4)])
+        rows.append([Cell(name.replace("_", " ")), reading(value), Cell(""), reading(error)])
     heads = ("predictor", found.scales.y_label, f"{100 * found.level:g} % interval", "log error")
     return table("Predicted from the smaller scales alone; log error is ln(predicted / measured).", heads, rows)
 
@@ -547,7 +550,7 @@ def plot_study_law(
         return style.nothing(ax, "No finished run with a test loss")
 
     def write(value: float) -> str:
-        return f"{decimals(value)} {scales.unit}".strip()
+        return f"{measured(value)} {scales.unit}".strip()
 
     labels: list[style.Label] = []
     for series, one in table.laws.items():
@@ -556,7 +559,7 @@ def plot_study_law(
         if one.curve and not series:
             labels.append((one.curve.median[-1], f"law, {100 * table.level:g} %", _colour(scales, series)))
     labels += _draw_runs(scales, ax, write)
-    labels += _draw_levels(scales, ax, lambda value: decimals(value, 2), write)
+    labels += _draw_levels(scales, ax, lambda value: measured(value), write)
     if not linear:
         ax.set_yscale("log")
     x_label = style.scale_x_ticks(ax, [point.x for point in scales.points], scales.x_label, 0.12 if compact else 0.07)
@@ -581,8 +584,8 @@ def plot_study_law(
 def _hidden_words(hidden: HiddenScale, scales: ScaleTable) -> str:
     ends = "" if hidden.low is None else f" {interval(hidden.low, hidden.high)}"
     return (
-        f"{scale_words(scales.x_name, hidden.x)} predicted from smaller scales: {decimals(hidden.predicted)}{ends}; "
-        f"measured {decimals(hidden.observed)}"
+        f"{scale_words(scales.x_name, hidden.x)} predicted from smaller scales: {measured(hidden.predicted)}{ends}; "
+        f"measured {measured(hidden.observed)}"
     )
 
 

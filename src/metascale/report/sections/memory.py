@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from metascale.laws.picture import tip
 from metascale.report import style
-from metascale.report.section import Cell, Picture, Section, fixed, table
+from metascale.report.section import Cell, Picture, Section, reading, table
 from metascale.report.study import ReportStudy, StudySource, open_study
 
 MEMORY_KINDS = {
@@ -66,7 +67,7 @@ def memory(study: ReportStudy) -> Section:
         (lambda ax, compact: plot_memory(found, ax, compact=compact),),
         height_in=2.2 + 0.42 * len(found),
     )
-    rows = [[Cell(row.series), *(fixed(mib, 2) for mib in row.by_kind), fixed(row.total, 2)] for row in found]
+    rows = [[Cell(row.series), *(reading(mib) for mib in row.by_kind), reading(row.total)] for row in found]
     heads = ("method", *MEMORY_KINDS.values(), "total")
     return Section("memory", "Memory", (picture, table("MiB at the peak of one step.", heads, rows)))
 
@@ -90,9 +91,9 @@ def plot_memory(rows: Sequence[MemoryRow], ax: Axes, *, compact: bool = False) -
     ax.set_xlim(0, reach * 1.12)
     style.name_bars(ax, [row.series for row in rows], compact)
     columns = 2 if compact else 3
-    # Half an inch below the axes, clear of their title.
-    below = -0.5 / (0.6 * style.figure_size(ax)[1])
-    ax.legend(loc="upper center", bbox_to_anchor=(0.45, below), ncols=columns, fontsize=size, frameon=False)
+    figure, handles = ax.get_figure(root=True), ax.get_legend_handles_labels()
+    if isinstance(figure, Figure):
+        figure.legend(*handles, loc="outside lower center", ncols=columns, fontsize=size, frameon=False)
     least, most = rows[0], rows[-1]
     ends = f"{least.total:.0f} MiB ({least.series}) to {most.total:.0f} MiB ({most.series})"
     style.finish(ax, f"Peak of one training step: {ends}", "live MiB at the peak", "", compact)

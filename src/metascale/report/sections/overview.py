@@ -15,15 +15,15 @@ from metascale.report.section import (
     Pairs,
     Row,
     Section,
-    fixed,
     plain,
+    reading,
     share,
     table,
     text_column,
 )
 from metascale.report.sections.law import missing_law_reason
 from metascale.report.study import ReportStudy, RunRow, StudySource, open_study, sem_column
-from metascale.report.words import method_label, number, scale_symbol, value_words
+from metascale.report.words import axis_label, method_label, number, scale_symbol, value_words
 from metascale.study.design import flatten
 
 _FIRST = (
@@ -53,11 +53,15 @@ def missing_data(source: StudySource) -> tuple[str, ...]:
         missing.append(f"{len(waiting)} trials have not ended yet: the numbers will change.")
     off_axis = [run for run in finished if study.scaled and run.number(study.x_name) is None]
     if off_axis:
-        missing.append(f"{len(off_axis)} finished trials have no value of {study.x_name} and are not drawn.")
+        missing.append(
+            f"{len(off_axis)} finished trials have no value of {axis_label(study.x_name)} and are not drawn."
+        )
     lonely = _scales_with_one_seed(study, finished) if study.scaled else []
     if lonely:
         scales = ", ".join(number(x) for x in lonely)
-        missing.append(f"No error bar across seeds at {study.x_name} = {scales}: one finished seed there.")
+        missing.append(
+            f"No error bar across seeds at {scale_symbol(study.x_name)} = {scales}: one finished seed there."
+        )
     if study.meta and finished and not any(run.number(TEST_ACCURACY) is not None for run in finished):
         missing.append("Accuracy is missing: results.csv has no test_accuracy (a regression study has none).")
     if finished and not any(run.run.rows("eval_stats") for run in study.main):
@@ -128,15 +132,18 @@ def trials(study: ReportStudy) -> Section:
         told = ", ".join(f"{count} {status}" for status, count in counts.items())
         blocks = [f"{len(statuses)} {'trial' if len(statuses) == 1 else 'trials'}: {told}."]
         unfinished = [run for run in study.runs if not run.finished]
-        blocks += [reasons_table(unfinished)] if unfinished else []
+        blocks += [reasons_table(study, unfinished)] if unfinished else []
         every = trials_table(study)
         blocks.append(Folded(f"All {len(statuses)} trials", (every,), open=len(statuses) <= _LONG))
     return Section("trials", "Trials", tuple(blocks), {"trials": counts})
 
 
-def reasons_table(runs: Sequence[RunRow]) -> PageTable:
+def reasons_table(study: ReportStudy, runs: Sequence[RunRow]) -> PageTable:
     """Trials that did not finish, and why."""
-    rows = [_row(run, [Cell(run.text("message") or "no reason was recorded")]) for run in runs]
+    rows = [
+        _row(run, Cell(study.name_of(run), full=run.label), [Cell(run.text("message") or "no reason was recorded")])
+        for run in runs
+    ]
     caption = "Trials that did not finish; none of them is in the law."
     return table(caption, ("trial", text_column("status"), text_column("reason")), rows)
 
@@ -145,14 +152,14 @@ def trials_table(study: ReportStudy) -> PageTable:
     """Every trial with its numbers."""
     loss, rows = study.loss_name, []
     for run in study.runs:
-        losses = (fixed(run.number(loss), 4), fixed(run.number(sem_column(loss)), 4), share(run.number(TEST_ACCURACY)))
-        steps = (plain(run.kept_step), plain(run.number("steps")), fixed(run.run.wall_s() or None, 1))
-        setting = (Cell(method_label(run.method)), plain(run.number(study.x_name)), Cell(str(run.seed), run.seed))
-        rows.append(_row(run, [*setting, *losses, *steps]))
-    texts = ("trial", text_column("status"), text_column("method"))
+        losses = (reading(run.number(loss)), reading(run.number(sem_column(loss))), share(run.number(TEST_ACCURACY)))
+        steps = (plain(run.kept_step), plain(run.number("steps")), reading(run.run.wall_s() or None))
+        place = (Cell(study.place(run)), plain(run.number(study.x_name)), Cell(str(run.seed), run.seed))
+        rows.append(_row(run, Cell(method_label(run.method), full=run.label), [*place, *losses, *steps]))
+    texts = ("method", text_column("status"), text_column("setting"))
     numbers = ("seed", "loss", f"SE across {study.terms.unit}", "accuracy", "kept step", "steps", "wall s")
     return table("Every trial of results.csv.", (*texts, scale_symbol(study.x_name), *numbers), rows)
 
 
-def _row(run: RunRow, cells: Sequence[Cell]) -> Row:
-    return Row((Cell(run.label), Cell(run.status), *cells), run.status if run.status in ("failed", "diverged") else "")
+def _row(run: RunRow, name: Cell, cells: Sequence[Cell]) -> Row:
+    return Row((name, Cell(run.status), *cells), run.status if run.status in ("failed", "diverged") else "")

@@ -22,15 +22,15 @@ from metascale.report.section import (
     PageTable,
     Picture,
     Section,
-    fixed,
     plain,
+    reading,
     series_key,
     signed,
     text_column,
 )
 from metascale.report.section import table as page_table
 from metascale.report.study import Point, ReportStudy, StudySource, finite, open_study
-from metascale.report.words import axis_label, decimals, number
+from metascale.report.words import axis_label, measured, number
 
 TITLE = "Loss along each axis of the shape"
 ASPECT = "width / depth"
@@ -139,7 +139,7 @@ def plot_shape_axis(table: ShapeTable, ax: Axes, *, axis: str, y_label: str, com
             ax.plot([shape.values[axis] for shape in alike], losses, color=colour, linewidth=0.7, alpha=0.45)
         for shape in table.of(series):
             (dot,) = ax.plot(shape.values[axis], shape.point.mean, "o", color=colour, markersize=3.2, alpha=0.6)
-            tip(dot, f"{series}, {shape.point.name}: {decimals(shape.point.mean)}, {number(shape.point.x)} parameters")
+            tip(dot, f"{series}, {shape.point.name}: {measured(shape.point.mean)}, {number(shape.point.x)} parameters")
         if axis != ASPECT:
             values, means, *_ = zip(*table.by_value(axis, series), strict=True)
             ax.plot(values, means, "o-", color=colour, linewidth=2.0, markersize=5.5, markeredgecolor=style.PAPER)
@@ -201,7 +201,7 @@ def _effects_table(found: ShapeTable, size: str) -> PageTable:
 
 def _values_table(found: ShapeTable, size: str) -> PageTable:
     rows = [
-        (series, _axis(axis), plain(value), Cell(str(count), count), fixed(loss, 4), Cell(signed(off), off))
+        (series, _axis(axis), plain(value), Cell(str(count), count), reading(loss), Cell(signed(off), off))
         for series in found.series
         for axis in found.axes
         if axis != ASPECT

@@ -8,7 +8,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ from metascale.core.columns import N_PARAMS_NON_EMBEDDING, N_PARAMS_TOTAL, SIZE_
 from metascale.core.files import read_json
 from metascale.laws.picture import tip
 from metascale.report import style
-from metascale.report.section import DASH, Cell, Draw, PageTable, Picture, Section, fixed, plain, table, text_column
+from metascale.report.section import DASH, Cell, Draw, PageTable, Picture, Section, plain, reading, table, text_column
 from metascale.report.study import ReportStudy, RunRow, StudySource, finite, open_study, standard_error
-from metascale.report.words import axis_label, decimals, interval, number, p_words
+from metascale.report.words import axis_label, interval, measured, number, p_words
 
 PERPLEXITY = "test_perplexity"
 NAMES = {"transformer": "Transformer", "resnet_bk": "ResNet-BK"}
@@ -170,7 +169,7 @@ def plot_perplexity(found: SizeTable, ax: Axes, *, compact: bool = False) -> Axe
         if line is not None:
             x = np.geomspace(own[0].means[N_PARAMS_TOTAL], own[-1].means[N_PARAMS_TOTAL], 40)
             ax.plot(x, line["a"] * np.power(x, line["b"]), color=colour, linewidth=1.6)
-            titles.append(f"{name} b = {decimals(line['b'])}")
+            titles.append(f"{name} b = {measured(line['b'])}")
         labels.append((own[-1].perplexity, name, colour))
     labels += _floor_lines(found, ax)
     _log_axes(ax, found.sizes, N_PARAMS_TOTAL, compact)
@@ -225,13 +224,13 @@ def plot_compute(found: SizeTable, ax: Axes, *, compact: bool = False) -> Axes:
         for curve in (one for one in found.curves if one.architecture == architecture):
             ax.plot(curve.flops, curve.losses, color=colour, linewidth=0.7, alpha=0.35)
             (dot,) = ax.plot(*curve.end, "o", color=colour, markersize=4, markeredgewidth=0, alpha=0.8)
-            tip(dot, f"{curve.label}: {decimals(curve.end[1])} nats at {curve.end[0]:.3g} FLOPs")
+            tip(dot, f"{curve.label}: {measured(curve.end[1])} nats at {curve.end[0]:.3g} FLOPs")
         frontier = found.stored["frontier"].get(architecture, ())
         if frontier:
             x, y = zip(*frontier, strict=True)
             ax.plot(x, y, color=colour, linewidth=2, marker="o", markersize=7, markeredgecolor=style.PAPER)
             labels.append((y[-1], f"{architecture_name(architecture)},\nfrontier", colour))
-            best.append(f"{architecture_name(architecture)} {decimals(y[-1])} at {x[-1]:.2g} FLOPs")
+            best.append(f"{architecture_name(architecture)} {measured(y[-1])} at {x[-1]:.2g} FLOPs")
     flops, losses = zip(*(curve.end for curve in found.curves), strict=True)
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -269,8 +268,8 @@ def _name_points(ax: Axes, sizes: Sequence[Size], colour: str, y: str, compact: 
 
 
 def _floor_lines(found: SizeTable, ax: Axes) -> list[style.Label]:
-    """The counting models' test perplexities as horizontal lines; one far from all models is only written down."""
-    labels, far = [], []
+    """The counting models' test perplexities as horizontal lines; one far from all models is named at that end."""
+    labels: list[style.Label] = []
     low, high = (end(one.perplexity for one in found.sizes) for end in (min, max))
     for order in ("unigram", "bigram"):
         value = found.stored["floors"].get(f"{order}_test")
@@ -278,12 +277,13 @@ def _floor_lines(found: SizeTable, ax: Axes) -> list[style.Label]:
             continue
         words = f"{order} {number(round(value))}"
         if not low / FAR < value < high * FAR:
-            far.append(f"{words} lies {'above' if value > high else 'below'}")
+            labels.append(
+                (max(min(value, high), low), f"{words}\nlies {'above' if value > high else 'below'}", style.SOFT)
+            )
             continue
         line = ax.axhline(value, color=style.SOFT, linewidth=1.2, linestyle=(0, (5, 3)), zorder=1)
         tip(line, words)
         labels.append((value, words, style.INK))
-    ax.text(1.0, 1.0, "\n".join(far), transform=ax.transAxes, ha="right", va="top", fontsize=8.5, color=style.SOFT)
     return labels
 
 
@@ -355,26 +355,22 @@ def sentences(found: SizeTable) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _short(value: float | None) -> Cell:
-    return Cell(DASH if value is None else f"{value:.3g}".replace("e+", "e"), value)
-
-
 SIZE_COLUMNS: Mapping[str, tuple[str, Callable[[float | None], Cell]]] = {
     "parameters": (N_PARAMS_TOTAL, plain),
     "non-embedding": (N_PARAMS_NON_EMBEDDING, plain),
     "seeds": ("n_seeds", plain),
-    "test loss (nats)": (TEST_LOSS, partial(fixed, digits=4)),
-    "test perplexity": (PERPLEXITY, partial(fixed, digits=2)),
-    "its SE across seeds": ("perplexity_sem", partial(fixed, digits=2)),
-    "validation perplexity": ("validation_perplexity", partial(fixed, digits=2)),
-    "best in training": ("best_perplexity", partial(fixed, digits=2)),
-    "last in training": ("final_perplexity", partial(fixed, digits=2)),
-    "training tokens": ("tokens", _short),
-    "FLOPs a step": ("step_flops", _short),
-    "FLOPs in all": (TRAIN_FLOPS, _short),
-    "peak MiB": ("peak_mib", partial(fixed, digits=0)),
-    "weights MiB": ("model_size_mb", partial(fixed, digits=1)),
-    "wall s": ("wall_s", partial(fixed, digits=0)),
+    "test loss (nats)": (TEST_LOSS, reading),
+    "test perplexity": (PERPLEXITY, reading),
+    "its SE across seeds": ("perplexity_sem", reading),
+    "validation perplexity": ("validation_perplexity", reading),
+    "best in training": ("best_perplexity", reading),
+    "last in training": ("final_perplexity", reading),
+    "training tokens": ("tokens", reading),
+    "FLOPs a step": ("step_flops", reading),
+    "FLOPs in all": (TRAIN_FLOPS, reading),
+    "peak MiB": ("peak_mib", reading),
+    "weights MiB": ("model_size_mb", reading),
+    "wall s": ("wall_s", reading),
 }
 
 
@@ -399,7 +395,7 @@ def lines_table(found: SizeTable) -> PageTable:
             b = _shown({"estimate": one["b"], "low": one["b_low"], "high": one["b_high"]})
             trend = str(one.get("trend", ""))
             note = Cell(FLAT.get(trend, trend))
-            cells = [b, Cell(f"{one['a']:.4g}", one["a"]), fixed(one.get("r2")), plain(one.get("n_sizes", 0)), note]
+            cells = [b, reading(one["a"]), reading(one.get("r2")), plain(one.get("n_sizes", 0)), note]
         rows.append([*_where(one), *cells])
     heads = (f"b, {100 * found.stored['level']:g} %", "a", "R²", "sizes", text_column("note"))
     caption = (
@@ -420,7 +416,7 @@ def laws_table(found: SizeTable) -> PageTable:
             filter(None, (f"supported: {FLAT.get(trend) or SUPPORTED.get(chosen, chosen)}", floored.get("note")))
         )
         exponents = (_shown(power.get("parameters", {}).get("alpha")), _shown(above.get("alpha")))
-        rows.append([*_where(one), *exponents, _shown(above.get("E"), 2), Cell(note)])
+        rows.append([*_where(one), *exponents, _shown(above.get("E")), Cell(note)])
     heads = ("α of A·x^−α", "α of E + A·x^−α", "E (nats)", text_column("note"))
     level = f"{100 * found.stored['level']:g} %"
     caption = f"Laws of the test loss with {level} intervals, without and with irreducible loss E."
@@ -455,7 +451,7 @@ def effects_table(found: SizeTable) -> PageTable:
     for architecture, one in found.stored["width_and_depth"].items():
         cells = [_shown(one.get("effects", {}).get(name)) for name in EFFECTS]
         note = one.get("reason") or f"noise: {one['noise']}, {one['freedom']} degrees of freedom"
-        rows.append([Cell(architecture_name(architecture)), *cells, fixed(finite(one.get("r2"))), Cell(note)])
+        rows.append([Cell(architecture_name(architecture)), *cells, reading(finite(one.get("r2"))), Cell(note)])
     caption = f"Test loss = A · d^−a · layers^−b, {100 * found.stored['level']:g} % intervals (Student's)."
     return table(caption, ("architecture", *EFFECTS.values(), "R²", text_column("note")), rows)
 
@@ -464,9 +460,9 @@ def _where(one: Mapping[str, Any]) -> tuple[Cell, Cell]:
     return Cell(architecture_name(one["architecture"])), Cell(axis_label(one["x"]))
 
 
-def _shown(part: Mapping[str, Any] | None, digits: int = 3) -> Cell:
+def _shown(part: Mapping[str, Any] | None) -> Cell:
     """An estimate with its ends, where all three are finite."""
     estimate, low, high = (finite((part or {}).get(end)) for end in ("estimate", "low", "high"))
     if estimate is None or low is None or high is None:
         return Cell(DASH)
-    return Cell(f"{decimals(estimate, digits)} {interval(low, high, digits)}", estimate)
+    return Cell(f"{measured(estimate)} {interval(low, high)}", estimate)

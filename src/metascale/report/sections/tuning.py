@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator
 
 from metascale.core.columns import TUNING_JSON
 from metascale.core.errors import CorruptFile
 from metascale.core.files import read_json
 from metascale.laws.picture import tip
 from metascale.report import style
-from metascale.report.section import Cell, Draw, PageTable, Picture, Section, fixed, table, text_column
+from metascale.report.section import Cell, Draw, PageTable, Picture, Section, reading, table, text_column
 from metascale.report.study import ReportStudy, StudySource, open_study
-from metascale.report.words import axis_label, decimals, number
+from metascale.report.words import axis_label, measured, number, numbers
 from metascale.study.search.search import SearchResult, Tried
 from metascale.study.search.space import dimension_from_json
 
@@ -118,7 +118,7 @@ def plot_tuned(table: TuningTable, ax: Axes, *, name: str, compact: bool = False
                 markersize=3.4, alpha=0.5 if faint else 0.7, markeredgewidth=0.9 if faint else 0,
             )  # fmt: skip
             ended = ", ended early" if faint else ""
-            tip(dot, f"{name_of(point)}: {label_of(name)} {_text(one.values[name])}, loss {decimals(one.loss)}{ended}")
+            tip(dot, f"{name_of(point)}: {label_of(name)} {_text(one.values[name])}, loss {measured(one.loss)}{ended}")
         at_edge = name in point.edges
         (ring,) = ax.plot(
             places[_key(point.values[name])], 0.0, "o", markersize=7 if at_edge else 5.5, zorder=4,
@@ -127,7 +127,7 @@ def plot_tuned(table: TuningTable, ax: Axes, *, name: str, compact: bool = False
         edge = f", at the {point.edges[name]} end of its range" if at_edge else ""
         tip(
             ring,
-            f"{name_of(point)}: best {label_of(name)} {_text(point.values[name])}, loss {decimals(point.loss)}{edge}",
+            f"{name_of(point)}: best {label_of(name)} {_text(point.values[name])}, loss {measured(point.loss)}{edge}",
         )
     _ticks(ax, values, places, next(iter(table.ranges.get(name, ())), None))
     ax.set_ylim(-0.1, SHOWN_EXCESS * 1.05)
@@ -144,20 +144,23 @@ def _ticks(ax: Axes, values: Sequence[Any], places: Mapping[str, float], kind: s
     Where the range is not known, numbers that span much are drawn on a logarithmic axis.
     """
     if not all(_number(value) for value in values) or len(values) <= 5:
-        ax.xaxis.set_major_locator(FixedLocator([places[_key(value)] for value in values]))
-        ax.xaxis.set_major_formatter(FixedFormatter([_text(value) for value in values]))
+        at = [places[_key(value)] for value in values]
         ax.set_xlim(-0.5, len(values) - 0.5)
+        ax.xaxis.set_major_locator(FixedLocator(at))
+        ax.xaxis.set_major_formatter(FixedFormatter(style.spaced(ax, at, [_text(value) for value in values], 9.5)))
         return
     low, high = float(values[0]), float(values[-1])
     if low > 0 and (kind == "log" or (kind is None and high / low > LOG_RANGE)):
         decades = [10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+        ticks = [tick for tick in decades if low <= tick <= high]
+        ticks = ticks if len(ticks) >= style.FEWEST_TICKS else style.round_ticks(low, high)
         style.log_x_ticks(ax, [low, high])
-        ticks = [tick for tick in decades if low <= tick <= high] or [low, high]
-        ax.xaxis.set_major_locator(FixedLocator(ticks))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.xaxis.set_minor_locator(NullLocator())
+        labels = style.spaced(ax, [math.log(tick) for tick in ticks], numbers(ticks), 9.5, math.log)
+        shown = [tick for tick, label in zip(ticks, labels, strict=True) if label]
+        style.set_ticks(ax.xaxis, ticks, shown)
     else:
-        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=style.FEWEST_TICKS))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
 def _places(values: Sequence[Any]) -> dict[str, float]:
@@ -220,7 +223,7 @@ def best_table(found: TuningTable) -> PageTable:
     for point in found.points:
         values = [_value(point.values.get(name), point.edges.get(name)) for name in found.names]
         counts = ", ".join(f"{count} {status}" for status, count in Counter(one.status for one in point.tried).items())
-        rows.append([Cell(name_of(point)), *values, fixed(point.loss, 4), Cell(counts)])
+        rows.append([Cell(name_of(point)), *values, reading(point.loss), Cell(counts)])
     columns = ["point", *map(label_of, found.names), "validation loss"]
     caption = "Best values of each searched point; ▲ and ▼: at the upper or lower end of the range."
     return table(caption, [*columns, text_column("trials")], rows)

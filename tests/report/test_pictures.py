@@ -1,0 +1,96 @@
+"""No words of a figure lie over others, and every axis of numbers has three labelled ticks: measured by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from metascale.report.section import Picture
+from metascale.report.study import open_study
+from metascale.report.style import FEWEST_TICKS, styled
+from metascale.report.write import _figure as figure_of
+from metascale.report.write import sections_of
+from tests.report.shape_fixture import write_shapes
+from tests.report.study_fixture import make_study
+
+TOUCHING = 1.0
+"""Pixels that two boxes may share: glyphs do not fill their boxes."""
+
+
+def words(figure: Figure) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """Every visible text and its box in pixels; ticks outside their axis are not drawn."""
+    figure.draw_without_rendering()
+    ticks = {id(text) for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for text in axis.get_ticklabels()}
+    drawn = [text for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for text in labels(axis)]
+    others = [text for text in figure.findobj(Text) if id(text) not in ticks and not text.get_text().isspace()]
+    found = []
+    for text in [*drawn, *others]:
+        if text.get_visible() and text.get_text() and text.axes is not None and text.axes.axison:
+            found.append((text.get_text(), Text.get_window_extent(text).extents))
+    return found
+
+
+def labels(axis: Axis) -> list[Text]:
+    """Labels of the ticks that are drawn."""
+    low, high = sorted(axis.get_view_interval())
+    ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high and tick.label1.get_visible()]
+    return [tick.label1 for tick in ticks if tick.label1.get_text()]
+
+
+def overlaps(figure: Figure) -> list[tuple[str, str]]:
+    """Pairs of texts whose boxes share more than a line of pixels, and texts that stick out of the figure."""
+    found = words(figure)
+    width, height = figure.canvas.get_width_height()
+    pairs = [
+        (one, other)
+        for (one, a), (other, b) in combinations(found, 2)
+        if min(a[2], b[2]) - max(a[0], b[0]) > TOUCHING and min(a[3], b[3]) - max(a[1], b[1]) > TOUCHING
+    ]
+    outside = [
+        (text, "edge") for text, box in found if box[0] < -1 or box[1] < -1 or box[2] > width + 1 or box[3] > height + 1
+    ]
+    return pairs + outside
+
+
+def short_axes(figure: Figure) -> list[list[str]]:
+    """Axes of numbers with fewer labelled ticks than they must have; names on an axis are no numbers."""
+    found = []
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            texts = [text.get_text() for text in labels(axis)]
+            numbers = all(text.replace("−", "").strip(" %")[:1].isdigit() for text in texts)
+            beside = axis is ax.yaxis and not texts and len(ax.get_shared_y_axes().get_siblings(ax)) > 1
+            if ax.axison and axis.get_visible() and numbers and len(texts) < FEWEST_TICKS and not beside:
+                found.append(texts)
+    return found
+
+
+def pictures(folder: Path) -> Iterator[Picture]:
+    for section in sections_of(open_study(folder)):
+        yield from section.pictures
+
+
+@pytest.fixture(scope="module")
+def folders(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Of tasks, of tuned shapes, and of few scales and seeds."""
+    root = tmp_path_factory.mktemp("pictures")
+    few = make_study(root / "few", scales=(2, 200), seeds=(0,))
+    return {"digits": study_folder, "shapes": write_shapes(root / "shapes"), "few": few}
+
+
+@pytest.mark.parametrize("compact", [False, True], ids=["wide", "narrow"])
+def test_words_do_not_overlap_and_axes_have_ticks(folders: dict[str, Path], compact: bool) -> None:
+    for name, folder in folders.items():
+        with styled():
+            for picture in pictures(folder):
+                for shown in [replace(picture, draws=(draw,)) for _, draw in picture.on_page] or [picture]:
+                    figure = figure_of(shown, compact=compact)
+                    assert (name, picture.name, overlaps(figure)) == (name, picture.name, [])
+                    assert (name, picture.name, short_axes(figure)) == (name, picture.name, [])

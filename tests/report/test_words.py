@@ -1,0 +1,43 @@
+"""One style of numbers for pages and pictures."""
+
+from __future__ import annotations
+
+import pytest
+
+from metascale.report.words import greek, interval, measured, number, numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "setting", "reading"),
+    [
+        (0.1, "0.1", "0.100"),
+        (1 / 3, "0.333", "0.333"),
+        (12.5, "12.5", "12.5"),
+        (1482.0, "1,482", "1,480"),
+        (16695.7, "16,700", "16,700"),
+        (999.9, "1,000", "1,000"),
+        (0.0003676, "0.000368", "0.000368"),
+        (7.414e-6, "7.41×10⁻⁶", "7.41×10⁻⁶"),
+        (-4.332673e10, "−4.33×10¹⁰", "−4.33×10¹⁰"),
+        (0.0, "0", "0"),
+        (float("inf"), "inf", "inf"),
+    ],
+)
+def test_three_significant_digits(value: float, setting: str, reading: str) -> None:
+    assert (number(value), measured(value)) == (setting, reading)
+
+
+def test_what_is_unknown_is_a_dash() -> None:
+    assert measured(None) == "–"
+    assert interval(None, 1.0) == ""
+
+
+def test_numbers_that_would_read_the_same_get_more_digits() -> None:
+    assert interval(1.00122, 1.00431) == "[1.001, 1.004]"
+    assert interval(0.152, 0.168) == "[0.152, 0.168]"
+    assert numbers([1.0, 1.0005, 1.001]) == ["1", "1.0005", "1.001"]
+
+
+def test_parameters_are_greek_and_words_are_not() -> None:
+    assert greek("L = E + A x^-alpha, beta_2") == "L = E + A x^−α, β_2"
+    assert greek("alphabet") == "alphabet"
