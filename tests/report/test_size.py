@@ -152,12 +152,12 @@ def test_laws_keep_their_intervals_or_their_reasons(folder: Path) -> None:
     section = sizes(open_study(folder))
     words = {table.caption[:12]: [[cell.text for cell in row.cells] for row in table.rows] for table in section.tables}
     assert words["perplexity ="][0][2] == "−0.120 [−0.150, −0.0900]"
-    assert words["Laws of the "][0][2:5] == ["0.0400 [0.0300, 0.0500]", "0.040 [0.030, 0.050]", "0.04 [0.03, 0.05]"]
+    assert words["Laws of the "][0][2:5] == ["0.0400 [0.0300, 0.0500]", "0.0400 [0.0300, 0.0500]", "0.0400 [0.0300, 0.0500]"]
     assert words["perplexity ="][1][-1] == words["Laws of the "][1][-1] == "too few sizes"
     heads = [column.title for column in section.tables[3].columns]
     assert heads[4] == "difference to Transformer"
-    assert section.tables[3].rows[0].cells[4].text == "0.010 [−0.020, 0.040]"
-    assert words["Test loss = "][0][1] == "0.100 [0.050, 0.150]"
+    assert section.tables[3].rows[0].cells[4].text == "0.0100 [−0.0200, 0.0400]"
+    assert words["Test loss = "][0][1] == "0.100 [0.0500, 0.150]"
     assert "depth needs at least 2" in words["Test loss = "][1][-1]
 
 
