@@ -54,7 +54,7 @@ from metascale.report.sections.contest import (
 from metascale.report.sections.diagnosis import convergence
 from metascale.report.sections.provenance import gather
 from metascale.report.study import ReportStudy, RunRow, _method, open_study
-from metascale.report.words import decimals, interval
+from metascale.report.words import measured, interval
 from metascale.report.write import finding_of, png
 from metascale.study.definition import load_definition, save_definition
 from metascale.study.design import Study
@@ -278,7 +278,7 @@ def sentence(one: Record) -> list[Block]:
     """What README says of the demo."""
     found, best = finding_of(one.study, one.contest), one.contest.shown
     unit = one.contest.unit
-    order = ", ".join(f"{row.name} {decimals(row.loss)} {unit}".strip() for row in best[:4])
+    order = ", ".join(f"{row.name} {measured(row.loss)} {unit}".strip() for row in best[:4])
     return [f"{found.answer} Lowest losses: {order}."]
 
 
@@ -343,7 +343,7 @@ def _law_words(found: LawRecord) -> str:
     exponent = found.exponent
     if exponent is None:
         return f"`{found.law}`"
-    return f"`{found.law}`, α = {decimals(exponent.estimate)} {interval(exponent.low, exponent.high)}"
+    return f"`{found.law}`, α = {measured(exponent.estimate)} {interval(exponent.low, exponent.high)}"
 
 
 def rendered(text: str) -> str:
