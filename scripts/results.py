@@ -54,7 +54,7 @@ from metascale.report.sections.contest import (
 from metascale.report.sections.diagnosis import convergence
 from metascale.report.sections.provenance import gather
 from metascale.report.study import ReportStudy, RunRow, _method, open_study
-from metascale.report.words import measured, interval
+from metascale.report.words import interval, measured
 from metascale.report.write import finding_of, png
 from metascale.study.definition import load_definition, save_definition
 from metascale.study.design import Study

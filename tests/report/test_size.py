@@ -152,7 +152,11 @@ def test_laws_keep_their_intervals_or_their_reasons(folder: Path) -> None:
     section = sizes(open_study(folder))
     words = {table.caption[:12]: [[cell.text for cell in row.cells] for row in table.rows] for table in section.tables}
     assert words["perplexity ="][0][2] == "−0.120 [−0.150, −0.0900]"
-    assert words["Laws of the "][0][2:5] == ["0.0400 [0.0300, 0.0500]", "0.0400 [0.0300, 0.0500]", "0.0400 [0.0300, 0.0500]"]
+    assert words["Laws of the "][0][2:5] == [
+        "0.0400 [0.0300, 0.0500]",
+        "0.0400 [0.0300, 0.0500]",
+        "0.0400 [0.0300, 0.0500]",
+    ]
     assert words["perplexity ="][1][-1] == words["Laws of the "][1][-1] == "too few sizes"
     heads = [column.title for column in section.tables[3].columns]
     assert heads[4] == "difference to Transformer"
