@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from metascale.core.canonical import canonical_json
 from metascale.core.columns import BEST_STEP, KEPT_STEP, TEST_LOSS
 from metascale.laws.contrasts import bootstrap_mean
-from metascale.report.words import decimals, number, percent
+from metascale.report.words import measured, number, percent
 
 if TYPE_CHECKING:
     from metascale.integrations.adapters import AdapterRun
@@ -92,7 +92,7 @@ def _loading(run: AdapterRun, base: str, folder_name: str) -> str:
 def _results(run: AdapterRun) -> str:
     result, rows = run.result, run.test_rows
     lines = []
-    for words, column, write in (("loss (nats)", "loss_nats", decimals), ("accuracy", "accuracy", percent)):
+    for words, column, write in (("loss (nats)", "loss_nats", measured), ("accuracy", "accuracy", percent)):
         if f"test_{column}" not in result:
             continue
         ends = "unknown"
@@ -111,7 +111,7 @@ def _results(run: AdapterRun) -> str:
         (
             name.replace("_", " "),
             str(entry.get("kind", "baseline")),
-            decimals(entry.get(TEST_LOSS)),
+            measured(entry.get(TEST_LOSS)),
             percent(entry.get("test_accuracy")),
         )
         for name, entry in run.baselines.items()

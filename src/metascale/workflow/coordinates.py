@@ -36,7 +36,7 @@ from metascale.report.style import (
     ramp,
     styled,
 )
-from metascale.report.words import decimals, number
+from metascale.report.words import measured, number
 from metascale.training.coordinate_check import LOGITS, CoordinateCheck, CoordinateRow, measure_coordinates
 from metascale.training.optimizers import Adam
 
@@ -75,7 +75,7 @@ class Coordinates:
         for name, check in self.checks.items():
             layer, exponent = check.steepest()
             kept = "grows with" if exponent > GROWS else "does not grow with"
-            parts.append(f"{TITLES[name]}: {layer} {kept} the width (exponent {decimals(exponent, 2)})")
+            parts.append(f"{TITLES[name]}: {layer} {kept} the width (exponent {measured(exponent)})")
         return "; ".join(parts) + "."
 
 
@@ -185,12 +185,12 @@ def plot_coordinates(found: Coordinates, ax: Axes, *, parameterisation: str, com
             widths, changes, "o-", color=colours[name], linewidth=2.4 if thick else 1.4, markersize=6 if thick else 4,
             markeredgecolor=PAPER, label=name, zorder=4 if thick else 2,
         )  # fmt: skip
-        tip(line, f"{name}: exponent {decimals(exponents[name], 2)}")
+        tip(line, f"{name}: exponent {measured(exponents[name])}")
     ax.set_yscale("log")
     log_x_ticks(ax, sorted({width for pairs in drawn.values() for width, _ in pairs}))
     pad_y(ax)
     log_y_ticks(ax)
-    title = f"{TITLES[parameterisation]}, steepest: width^{decimals(check.steepest()[1], 2)}"
+    title = f"{TITLES[parameterisation]}, steepest: width^{measured(check.steepest()[1], 2)}"
     return finish(ax, title, "width (log scale)", log_label("mean |change of activation|"), compact)
 
 
