@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,39 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import pytest  # noqa: E402
+
+
+def allowed_skips(path: Path) -> list[re.Pattern[str]]:
+    """The patterns of reasons in a file of lines ``pattern | why``; # starts a remark."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"]
+    pairs = [line.rpartition(" | ") for line in lines]
+    assert all(pattern and why.strip() for pattern, _, why in pairs), f"{path}: a line is no 'pattern | why'"
+    return [re.compile(pattern) for pattern, _, _ in pairs]
+
+
+def _refuse_skip(report: Any) -> None:
+    """Where METASCALE_SKIPS names a file, a skip whose reason is not in it fails: nothing is left out unseen."""
+    named = os.environ.get("METASCALE_SKIPS")
+    if not named or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+    if not any(pattern.search(reason) for pattern in allowed_skips(Path(named))):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be skipped that {named} does not list: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, Any]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, Any, Any]:
+    report = yield
+    _refuse_skip(report)
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,22 @@
+"""The refusals that docs/faq.md explains are still those of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+QUOTED = re.findall(r'^## "(.+)"$', (ROOT / "docs" / "faq.md").read_text(encoding="utf-8"), re.MULTILINE)
+CODE = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+SENTENCES = re.sub(r'"\s*\n\s*f?"', "", CODE)  # neighbouring strings are one sentence
+
+
+@pytest.mark.parametrize("refusal", QUOTED)
+def test_a_refusal_of_the_faq_is_in_the_code(refusal: str) -> None:
+    assert refusal in SENTENCES
+
+
+def test_the_faq_quotes_refusals() -> None:
+    assert len(QUOTED) >= 6
