@@ -190,7 +190,7 @@ def plot_coordinates(found: Coordinates, ax: Axes, *, parameterisation: str, com
     log_x_ticks(ax, sorted({width for pairs in drawn.values() for width, _ in pairs}))
     pad_y(ax)
     log_y_ticks(ax)
-    title = f"{TITLES[parameterisation]}, steepest: width^{measured(check.steepest()[1], 2)}"
+    title = f"{TITLES[parameterisation]}, steepest: width^{measured(check.steepest()[1])}"
     return finish(ax, title, "width (log scale)", log_label("mean |change of activation|"), compact)
 
 
