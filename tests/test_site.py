@@ -1,4 +1,4 @@
-"""The refusals that docs/faq.md explains are still those of the code."""
+"""The site: every page is in its index, and the refusals that docs/faq.md explains are those of the code."""
 
 from __future__ import annotations
 
@@ -20,3 +20,11 @@ def test_a_refusal_of_the_faq_is_in_the_code(refusal: str) -> None:
 
 def test_the_faq_quotes_refusals() -> None:
     assert len(QUOTED) >= 6
+
+
+def test_every_page_is_in_the_index_of_the_site() -> None:
+    """`make docs` would fail on it as well, where Sphinx is installed."""
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    named = {line for block in re.findall(r"```{toctree}\n(.*?)```", index, re.DOTALL) for line in block.splitlines()}
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert pages - named == set(), "add these pages to docs/index.md"
