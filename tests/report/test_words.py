@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from metascale.report.study import open_study
 from metascale.report.words import greek, interval, measured, number, numbers
 
 
@@ -41,3 +44,10 @@ def test_numbers_that_would_read_the_same_get_more_digits() -> None:
 def test_parameters_are_greek_and_words_are_not() -> None:
     assert greek("L = E + A x^-alpha, beta_2") == "L = E + A x^−α, β_2"
     assert greek("alphabet") == "alphabet"
+
+
+def test_a_study_is_a_table_in_a_notebook(study_folder: Path) -> None:
+    text = open_study(study_folder)._repr_html_()
+    assert text.count("<tr>") == 1 + len(open_study(study_folder).points)
+    assert "1 diverged" in text
+    assert "training tasks" in text or "N\u00a0=\u00a0200" in text

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,7 +29,7 @@ from metascale.core.files import read_json
 from metascale.core.units import finite as finite
 from metascale.laws.held_out import Replicates
 from metascale.laws.record import LawRecord, read_laws
-from metascale.report.words import axis_label, method_label, number, scale_symbol, scale_words, seed_words
+from metascale.report.words import axis_label, measured, method_label, number, scale_symbol, scale_words, seed_words
 from metascale.study.roles import Roles, assign, loss_of
 from metascale.study.store.folder import RunView, StudyView, read_study
 from metascale.study.store.records import format_cell
@@ -304,6 +306,20 @@ class ReportStudy:
             "" if run.kind == TUNING else seed_words(run.seed),
         )
         return ", ".join(part for part in parts if part) or run.label
+
+    def _repr_html_(self) -> str:
+        """For notebooks: how the trials ended, the laws' verdicts, and the mean loss of every point."""
+        statuses = Counter(run.status for run in self.runs)
+        told = ", ".join(f"{count} {status}" for status, count in statuses.items())
+        verdicts = [f"{name}: {law.verdict}" if name else law.verdict for name, law in self.laws.items()]
+        head = "".join(f"<p>{escape(self.in_words(line))}</p>" for line in (f"{self.name}: {told}", *verdicts))
+        rows = "".join(
+            f"<tr><th>{escape(point.series)}</th><td>{escape(scale_words(self.x_name, point.x))}</td>"
+            f"<td>{measured(point.mean)}</td><td>{len(point.losses)}</td></tr>"
+            for point in self.points
+        )
+        heads = "".join(f"<th>{escape(text)}</th>" for text in ("series", "scale", self.loss_label, "seeds"))
+        return f"<div>{head}<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
 
     def crossed_at(self, run: RunRow) -> dict[str, str]:
         """Where a run stands on the axes that change what a baseline does; only there may the two be compared."""
