@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from metascale.cli import laws as cli_laws
+from metascale.cli.words import folder_of
 from metascale.core.errors import InputError
 
 
@@ -160,13 +161,13 @@ def test_methods_are_forecast_apart(app, two_methods, tmp_path):
 
 def test_every_group_has_a_folder_of_its_own_below_the_one_named(app, tmp_path):
     groups = ["maml+", "maml*", "maml_", "..", ".", " ", "", "a/b", "x" * 300, "x" * 301, "/etc"]
-    folders = [cli_laws._folder(tmp_path, group) for group in groups]
+    folders = [folder_of(tmp_path, group) for group in groups]
     assert len(set(folders)) == len(groups)
     for folder in folders:
         assert folder.resolve().parent == tmp_path.resolve()
         folder.mkdir()
-    assert cli_laws._folder(tmp_path, "maml_") == tmp_path / "maml_"
-    assert cli_laws._folder(tmp_path, None) == tmp_path
+    assert folder_of(tmp_path, "maml_") == tmp_path / "maml_"
+    assert folder_of(tmp_path, None) == tmp_path
     path = study(tmp_path / "near.csv", (("maml+", 2.0), ("maml*", 1.8)))
     run(app, "forecast", path, "--to", 400, "--out", tmp_path / "out")
     assert len(list((tmp_path / "out").glob("maml_-*/forecast.json"))) == 2

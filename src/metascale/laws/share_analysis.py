@@ -116,7 +116,9 @@ class SharePredictor:
             steep = self.growth * float(np.sqrt(np.sum(theta[1:-2] ** 2)))
             odds = drawn[:, :1] + np.einsum("kmd,kd->km", own, drawn[:, 1:-2])
             odds = odds + steep * away * rng.standard_normal((each, 1))
-            room = 1 - drawn[:, -2:-1] - drawn[:, -1:]
+            # What the table shows as missed at any scale may sink on beyond it; it does not grow.
+            missed = drawn[:, -1:] * np.exp(-self.growth * away * np.abs(rng.standard_normal((each, 1))))
+            room = 1 - drawn[:, -2:-1] - missed
             found.append(drawn[:, -2:-1] + room / (1 + np.exp(-np.clip(odds, -700, 700))))
         return np.concatenate(found), np.repeat(self.weights / each, each)
 

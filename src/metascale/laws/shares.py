@@ -275,8 +275,8 @@ def fit_share(form: Form, t: Array, y: Array, trials: Array, between: float | No
 def _starts(form: Form, z: Array, y: Array) -> list[Array]:
     """Straight lines through the odds, for a few values of what chance and ceiling may be."""
     bottom, top = float(y.min()), float(y.max())
-    floors = [form.floor] if form.floor is not None else sorted({0.0, 0.9 * bottom, bottom})
-    misses = [0.0] if not form.misses else sorted({0.0, 0.9 * (1 - top), 1 - top})
+    floors = [form.floor] if form.floor is not None else sorted({0.0, 0.95 * bottom})
+    misses = [0.0] if not form.misses else sorted({0.0, 0.95 * (1 - top)})
     found = []
     for floor, miss in product(floors, misses):
         c = min(floor, 0.9)
