@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from metascale.core import Batch, Diverged, Episode, InputError, MetascaleError, episode
     from metascale.core.version import __version__
-    from metascale.laws import backtest, fit, forecast, load_law, next_runs, optimum, read_table
+    from metascale.laws import backtest, fit, forecast, load_law, next_runs, optimum, read_table, simulate_table
     from metascale.meta import FOMAML, MAML, InnerLoop, MetaLearner, Reptile, benchmark, evaluate
     from metascale.models import Module, Perceptron
     from metascale.models.text import LoRA
@@ -71,6 +71,7 @@ __all__ = [
     "optimum",
     "read_table",
     "run",
+    "simulate_table",
 ]
 
 __getattr__, __dir__ = lazy(__name__)

@@ -16,6 +16,7 @@ NAMES = {
     "hang_s": "hang_after",
     "k_shot": "shots",
     "loss": "y",
+    "noise": "noise_column",
     "n_test_tasks": "n_tasks",
     "scale": "x",
     "trial_timeout_s": "trial_timeout",

@@ -18,7 +18,6 @@ from metascale.core.errors import InputError
 if TYPE_CHECKING:
     from metascale.laws import Analysis, Forecast, SurfaceAnalysis
     from metascale.laws.metrics import ShareOptions
-    from metascale.laws.objective import Objective
     from metascale.laws.prepared import Columns, Prepared
     from metascale.laws.table import ScaleColumns
 
@@ -61,6 +60,9 @@ Checkpoints = Annotated[
 Rows = Annotated[
     int | None, typer.Option("--rows", help="fit a sample of so many rows (default: of more than 5,000, 600 a group)")
 ]
+NoiseColumn = Annotated[
+    str | None, typer.Option("--noise-column", help="column of known standard errors of the loss's evaluation")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="folder for the results as JSON, CSV, PNG and HTML")]
 Kind = Annotated[
     str | None, typer.Option("--kind", help="share, error (a share of failures) or loss; default: by name and values")
@@ -88,6 +90,7 @@ def fit(
     run: RunName = None,
     checkpoints: Checkpoints = False,
     rows: Rows = None,
+    noise_column: NoiseColumn = None,
     law: Annotated[
         str, typer.Option("--law", help="a family, a law of the library, a formula such as 'E + A/N**alpha', or auto")
     ] = "auto",
@@ -126,12 +129,12 @@ def fit(
         given = {
             "x": x, "x2": x2, "x3": x3, "group": group, "series": series, "best_of": best_of, "replicate": replicate,
             "rows": rows, "bound": bound, "fix": fix, "objective": objective, "weights": weights, "kind": kind,
-            "chance": chance, "trials": trials, "via": via,
+            "chance": chance, "trials": trials, "via": via, "noise": noise_column,
         }  # fmt: skip
         fit_curves(table, y, run, level, given, json_, out)
         return
     asked = (*(x or ()), *filter(None, (x2, x3)))
-    opening = Opening(table, asked, group, series, best_of, Chosen(run, replicate, checkpoints, rows))
+    opening = Opening(table, asked, group, series, best_of, Chosen(run, replicate, checkpoints, rows, noise_column))
     options = {
         "law": law, "level": level, "objective": objective_of(objective), "bounds": parse_bounds(bound),
         "fixed": parse_values(fix, "fix"), "weights": weights, "n_bootstrap": n_bootstrap, "seed": seed,
@@ -156,16 +159,19 @@ def _fit_metric(
     """One metric of a table: its laws by group, as JSON."""
     from metascale.cli.metrics import fit_shares
     from metascale.cli.scales import run_fit
+    from metascale.laws.evaluation import refuse_noise
     from metascale.laws.metrics import share_metric
 
     law, replicate = options["law"], opening.chosen.seed
     opened = opening.open(y if how.via is None else how.via)
     metric = share_metric(opened, how, y, law)
     if metric is not None:
+        refuse_noise(opening.chosen.noise)
         return fit_shares(opened, metric, how, options, out, json_)
     scales = _named_scales(opened, opening.scales, x, law)
     rest = {name: options[name] for name in ("law", "level", "objective")}
     if _any_scales(opened, scales, law):
+        refuse_noise(opening.chosen.noise)
         _require_rows_alike(None, options["weights"])
         kept = {"bounds": options["bounds"], "fixed": options["fixed"]}
         return run_fit(opened, scales, replicate, {**rest, **kept}, out, json_)
@@ -174,7 +180,7 @@ def _fit_metric(
     rest |= {
         "n_bootstrap": options["n_bootstrap"],
         "seed": options["seed"],
-        "objective": rest["objective"] or _objective(None),
+        "objective": rest["objective"],
     }
     if len(scales) > 1:
         _require_rows_alike(replicate, options["weights"])
@@ -266,6 +272,7 @@ def forecast(
     run: RunName = None,
     checkpoints: Checkpoints = False,
     rows: Rows = None,
+    noise_column: NoiseColumn = None,
     kind: Kind = None,
     chance: Chance = None,
     trials: Trials = None,
@@ -286,21 +293,24 @@ def forecast(
     from metascale.cli.curves import forecast_curves
     from metascale.cli.metrics import forecast_shares, of_metrics, share_options
     from metascale.cli.scales import forecast_scales
+    from metascale.laws.evaluation import refuse_noise
     from metascale.laws.metrics import share_metric
 
     if schedule is not None:
         given = {"x": x, "group": group, "series": series, "best_of": best_of, "replicate": replicate, "rows": rows,
-                 "kind": kind, "chance": chance, "trials": trials, "via": via}  # fmt: skip
+                 "kind": kind, "chance": chance, "trials": trials, "via": via, "noise": noise_column}  # fmt: skip
         forecast_curves(table, y, run, schedule, to or (), level, given, json_, out)
         return
     if not to:
         raise InputError("`to` is missing: give the scale to predict the loss at", field="to")
-    opening = Opening(table, x or (), group, series, best_of, Chosen(run, replicate, checkpoints, rows))
+    opening = Opening(table, x or (), group, series, best_of, Chosen(run, replicate, checkpoints, rows, noise_column))
     how = share_options(kind, chance, trials, via)
 
     def measure(name: str | None, folder: Path | None) -> dict[str, Any]:
         opened = opening.open(name if how.via is None else how.via)
         metric = share_metric(opened, how, name)
+        if metric is not None or len(opened.scales) > 1:
+            refuse_noise(noise_column)
         if metric is not None:
             return forecast_shares(opened, metric, how, to, level, folder, json_)
         if len(opened.scales) > 1:
@@ -355,6 +365,7 @@ def backtest(
     run: RunName = None,
     checkpoints: Checkpoints = False,
     rows: Rows = None,
+    noise_column: NoiseColumn = None,
     level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.90,
     json_: JsonFlag = False,
     out: Out = None,
@@ -362,10 +373,14 @@ def backtest(
     """Hide the largest scales and compare how well every family, the forecast and the baselines predict them."""
     from metascale.cli.scales import backtest_scales, print_json
     from metascale.laws.backtesting import backtest as run_backtest
+    from metascale.laws.evaluation import refuse_noise
     from metascale.laws.prepared import one_scale
 
-    opened = open_table(table, x or (), y, group, series, best_of, Chosen(run, replicate, checkpoints, rows))
+    opened = open_table(
+        table, x or (), y, group, series, best_of, Chosen(run, replicate, checkpoints, rows, noise_column)
+    )
     if len(opened.scales) > 1:
+        refuse_noise(noise_column)
         backtest_scales(opened, replicate, level, out, json_)
         return
     columns = one_scale(opened, replicate)
@@ -399,8 +414,11 @@ def optimum(
     run: RunName = None,
     checkpoints: Checkpoints = False,
     rows: Rows = None,
+    noise_column: NoiseColumn = None,
     law: Annotated[str, typer.Option("--law", help="chinchilla, kaplan or auto")] = "auto",
-    objective: Annotated[str, typer.Option("--objective", help="huber or least-squares, of log residuals")] = "huber",
+    objective: Annotated[
+        str | None, typer.Option("--objective", help="huber (the default) or least-squares, of log residuals")
+    ] = None,
     level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.90,
     gpu_flops: Annotated[
         float | None, typer.Option("--gpu-flops", help="peak FLOP/s of one GPU, for GPU-hours")
@@ -411,16 +429,16 @@ def optimum(
     out: Out = None,
 ) -> None:
     """Estimate the compute-optimal model size and tokens of a budget, with intervals, by three approaches."""
-    from metascale.cli.scales import print_json, say_pooled
+    from metascale.cli.scales import objective_of, print_json, say_pooled
     from metascale.laws import cross_check
     from metascale.laws.entry import sizes_of
     from metascale.laws.table import split_table
 
-    chosen = Chosen(run, None, checkpoints, rows)
+    chosen = Chosen(run, None, checkpoints, rows, noise_column)
     opened = open_table(table, (n, d) if n and d else (), y, group, series, best_of, chosen)
     if len(opened.scales) > 1 and not (n or d):
         n, d = opened.scales[:2]
-    options, records = {"law": law, "seed": seed, "objective": _objective(objective)}, {}
+    options, records = {"law": law, "seed": seed, "objective": objective_of(objective)}, {}
     for name, part in split_table(opened.table, opened.group).items():
         columns = sizes_of(part, n, d, opened)
         found = _surface(columns, options)
@@ -436,13 +454,6 @@ def optimum(
             write_results(folder_of(out, name or None), files, {}, {"optimum.png": checked.plot()}, to_stderr=json_)
     if json_:
         print_json(records)
-
-
-def _objective(name: str | None) -> Objective:
-    from metascale.cli.scales import objective_of
-    from metascale.laws.objective import LogHuber
-
-    return objective_of(name) or LogHuber()
 
 
 def _require_scales(x: Sequence[str] | None, x2: str | None, x3: str | None) -> None:

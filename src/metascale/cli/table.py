@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which rows of a table count: what `prepare` calls run, seed, checkpoints and rows."""
+    """Which rows of a table count, and what for: what `prepare` calls run, seed, checkpoints, rows and noise."""
 
     run: str | None = None
     seed: str | None = None
     checkpoints: bool = False
     rows: int | None = None
+    noise: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def open_table(
         return prepare(
             table, named, y, group=group, series=split, best_of=best_of or (), run=how.run, seed=how.seed,
             checkpoints=how.checkpoints, rows=how.rows,
+            noise=how.noise,
         )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from metascale.laws.scales import ScalesAnalysis, analyse_scales
     from metascale.laws.schedules import Schedule
     from metascale.laws.share_analysis import ShareAnalysis, analyse_shares
+    from metascale.laws.simulate import simulate_table
     from metascale.laws.surface_fit import SurfaceAnalysis
     from metascale.laws.table import Table, read_table
     from metascale.laws.two_steps import TaskAnalysis, TaskPrediction
@@ -136,6 +137,7 @@ __all__ = [
     "read_predictors",
     "read_table",
     "replicate_weights",
+    "simulate_table",
     "slope",
     "training_flops",
     "width_and_depth",

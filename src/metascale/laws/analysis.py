@@ -14,11 +14,12 @@ from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
 from metascale.laws.backtesting import FamilyResult, compare_families
+from metascale.laws.evaluation import refuse_noise, weigh
 from metascale.laws.families import ALIASES, ONE_AXIS, require_law
 from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law, require_level, require_scales
 from metascale.laws.forecasting import SeriesPredictor, last_value, tail_line
 from metascale.laws.notebook import Shown
-from metascale.laws.objective import LogHuber, Objective
+from metascale.laws.objective import LeastSquares, LogHuber, Objective
 from metascale.laws.observations import Array, Observations, observe, table_warnings
 from metascale.laws.picture import LawPicture, plot_law
 from metascale.laws.predicting import with_predictor
@@ -215,6 +216,7 @@ def analyse(
     weights: str | None = None,
     higher_is_better: bool | None = None,
     notes: Sequence[str] = (),
+    noise: ArrayLike | None = None,
 ) -> Analysis:
     """Fit a law in one scale and say how far it can be trusted.
 
@@ -224,6 +226,8 @@ def analyse(
         law: a family, or "auto": what `metascale.laws.verdict` chooses; all families are fitted either way.
         objective: Huber's function of log residuals by default; or `LeastSquares`.
         weights: "replicate" weighs every row by the inverse variance between the runs at its scale.
+        noise: [n] known standard errors of the losses' evaluation: rows weigh by the inverse of that variance and the
+            runs' own, and the objective is least squares by default (`metascale.laws.evaluation`).
         higher_is_better: by default told from the name of the column; shares below 1 then get the logistic law.
 
     Raises:
@@ -232,13 +236,15 @@ def analyse(
     require_level(level)
     if hold_out not in ("largest", None):
         raise InputError(f"hold_out '{hold_out}' is unknown; allowed are: 'largest', None", field="hold_out")
-    observations = observe(x, loss, replicate=replicate, run=run, x_name=x_name, loss_name=loss_name)
+    observations = observe(x, loss, replicate=replicate, run=run, x_name=x_name, loss_name=loss_name, noise=noise)
+    objective = objective or (LogHuber() if noise is None else LeastSquares())
     wanted = ALIASES.get(law, law)
     _require_usable(wanted, observations)
     higher = is_score(loss_name) or wanted == "logistic" if higher_is_better is None else higher_is_better
     share = wanted == "logistic" or (wanted == "auto" and higher and float(observations.loss.max()) < 1)
     names = tuple(name for name in ONE_AXIS if share or name != "logistic")
-    found = compare_families(observations, objective or LogHuber(), names, _row_weights(weights, observations))
+    observations = weigh(observations)
+    found = compare_families(observations, objective, names, _row_weights(weights, observations))
     trend = trend_of(observations, level, share)
     chosen = choose(found, trend) if wanted == "auto" else wanted
     fit = found[chosen].fit
@@ -264,6 +270,8 @@ def analyse(
 def _row_weights(weights: str | None, observations: Observations) -> Array | None:
     if weights not in (None, "replicate"):
         raise InputError(f"weights '{weights}' is unknown; allowed are: None, 'replicate'", field="weights")
+    if weights and observations.error is not None:
+        raise InputError("`weights` and `noise` cannot go together: both say what a row weighs", field="weights")
     return replicate_weights(observations) if weights else None
 
 
@@ -296,6 +304,7 @@ def fit(
     bounds: Mapping[str, tuple[float, float]] | None = None,
     fixed: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
+    noise: ArrayLike | None = None,
 ) -> Analysis | SurfaceAnalysis | ScalesAnalysis:
     """Fit a law with intervals: in one scale for ``x`` [n], in several for ``x`` [n, d].
 
@@ -309,6 +318,7 @@ def fit(
     if any_scales(law, shape[1] if len(shape) == 2 else 1, np.asarray(loss, float)):
         if weights is not None:
             raise InputError("weights by replicate variance are for tables with one scale", field="weights")
+        refuse_noise(noise)
         columns = np.reshape(x, (len(np.asarray(loss)), -1))
         given = (x_name,) if isinstance(x_name, str) else tuple(x_name or ())
         names = given or (
@@ -326,14 +336,13 @@ def fit(
         names = ("N", "D", "U")[: shape[1]] if x_name is None or isinstance(x_name, str) else tuple(x_name)
         return analyse_surface(
             x, loss, law=law, run=run, replicate=replicate, level=level, n_bootstrap=n_bootstrap, seed=seed,
-            x_name=names,
-            loss_name=loss_name, objective=objective, notes=notes,
+            x_name=names, loss_name=loss_name, objective=objective, notes=notes, noise=noise,
         )  # fmt: skip
     return analyse(
         np.reshape(x, -1) if len(shape) == 2 else x, loss, replicate=replicate, run=run, level=level,
         n_bootstrap=n_bootstrap, seed=seed, law=law,
         x_name="x" if x_name is None else x_name if isinstance(x_name, str) else x_name[0], loss_name=loss_name,
-        objective=objective, weights=weights, notes=notes,
+        objective=objective, weights=weights, notes=notes, noise=noise,
     )  # fmt: skip
 
 

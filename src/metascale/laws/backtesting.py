@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
+from metascale.laws.evaluation import weigh
 from metascale.laws.families import ONE_AXIS, Law, require_law
 from metascale.laws.fitting import LawFit, fit_law, require_level
 from metascale.laws.forecasting import forecast_table, last_value, tail_line
 from metascale.laws.notebook import Shown
-from metascale.laws.objective import LogHuber, Objective
+from metascale.laws.objective import LeastSquares, LogHuber, Objective
 from metascale.laws.observations import Array, Mask, Observations, as_json, observe
 from metascale.laws.picture import axis_or_new, finish_outside
 from metascale.laws.uncertainty import delta_prediction
@@ -219,13 +220,15 @@ def backtest(
     objective: Objective | None = None,
     x_name: str = "x",
     loss_name: str = "loss",
+    noise: ArrayLike | None = None,
 ) -> Backtest:
     """Hide the largest scales at several cuts; compare every family, the forecast and the baselines.
 
     Raises:
         InputError: fewer than 4 distinct scales (3 to see and 1 to hide), or what `observe` refuses.
     """
-    observations = observe(x, loss, replicate=replicate, x_name=x_name, loss_name=loss_name)
+    observations = weigh(observe(x, loss, replicate=replicate, x_name=x_name, loss_name=loss_name, noise=noise))
+    objective = objective or (LogHuber() if noise is None else LeastSquares())
     if observations.n_axes != 1:
         raise InputError("a backtest needs a table with one scale axis")
     require_level(level)
@@ -240,7 +243,7 @@ def backtest(
         )
     rows: list[BacktestRow] = []
     for cut in found:
-        rows += _at_cut(observations, cut, level, names, objective or LogHuber())
+        rows += _at_cut(observations, cut, level, names, objective)
     return Backtest(tuple(rows), level, observations.x_names[0], observations.loss_name)
 
 

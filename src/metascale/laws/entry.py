@@ -20,6 +20,7 @@ from metascale.laws.allocation import Optimum
 from metascale.laws.analysis import Analysis
 from metascale.laws.backtesting import Backtest
 from metascale.laws.corners import CornerTest, backtest_corners, choose
+from metascale.laws.evaluation import refuse_noise
 from metascale.laws.fitting import LawFit
 from metascale.laws.forecasting import Forecast
 from metascale.laws.groups import Grouped, grouped
@@ -53,6 +54,7 @@ from metascale.laws.table import (
     read_table,
     sizes_and_tokens,
     split_table,
+    standard_errors,
 )
 from metascale.laws.two_steps import TaskAnalysis, TaskPrediction
 from metascale.laws.uncertainty import Bootstrap
@@ -126,7 +128,7 @@ def _names(given: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if given is None else (given,) if isinstance(given, str) else tuple(given)
 
 
-OF_TABLES = ("series", "best_of", "run", "replicate", "checkpoints", "rows")
+OF_TABLES = ("series", "best_of", "run", "replicate", "checkpoints", "rows", "noise")
 
 
 def _prepared(
@@ -169,9 +171,9 @@ def fit(
         kind: "share" (of successes), "error" (a share of failures) or "loss"; by default told by name and values.
         chance: of a share what guessing has; trials: its numbers of questions, a column or one number.
         via: the column of a loss (of arrays [n] losses) that the share is read off, in two steps.
-        options: of a table ``series``, ``best_of``, ``run``, ``replicate`` (columns), ``checkpoints`` and ``rows``, as
-            `metascale.laws.prepared.prepare` says; of either `metascale.laws.analysis.fit`'s law, level, n_bootstrap,
-            seed, objective, weights, bounds and fixed.
+        options: of a table ``series``, ``best_of``, ``run``, ``replicate``, ``noise`` (columns), ``checkpoints`` and
+            ``rows``, as `metascale.laws.prepared.prepare` says; of either `metascale.laws.analysis.fit`'s law, level,
+            n_bootstrap, seed, objective, weights, bounds and fixed.
 
     Raises:
         InputError: the table cannot be read or fitted; the message says why.
@@ -198,6 +200,7 @@ def fit(
     law = options.get("law", "auto")
     metric = share_metric(found, how, y, law)
     if metric is not None:
+        refuse_noise(found.noise)
         level = _share_level(options)
         return _only({name: one for name, one, _ in analyse_metric(found, metric, how, level)})
     if len(found.scales) > 1:
@@ -258,7 +261,8 @@ def compare(columns: ScaleColumns, group: str, law: str, *, level: float = 0.95,
     """The exponents of groups side by side, by a law of `COMPARED`; of "auto" those of power laws."""
     codes, names = columns.table.labels(group)
     labels = [names[code] for code in codes]
-    return grouped(group=labels, law="power" if law == "auto" else law, level=level, seed=seed, **columns.data)
+    data = {name: values for name, values in columns.data.items() if name != "noise"}
+    return grouped(group=labels, law="power" if law == "auto" else law, level=level, seed=seed, **data)
 
 
 def forecast(
@@ -306,13 +310,14 @@ def forecast(
     found, seed = _prepared(data, x, _row_loss(y, how), group, options)
     metric = share_metric(found, how, y)
     if metric is not None:
+        refuse_noise(found.noise)
         _share_level(options)
         return _only({
             name: one.predict(columns.places(found.scales or columns.names, _rows(at, columns.names)), level)
             for name, one, columns in analyse_metric(found, metric, how)
         })  # fmt: skip
     if len(found.scales) > 1:
-        _require_none(options)
+        _require_none(options, found)
         surfaces: dict[str, Ahead] = {
             name: choose(part.observations()).mixture.predict(part.places(found.scales, at), level)
             for name, part in groups_of(found, found.scales)
@@ -351,7 +356,7 @@ def backtest(
         return backtesting.backtest(x if data is None else data, loss, level=level, **options)
     found, seed = _prepared(data, x, y, group, options)
     if len(found.scales) > 1:
-        _require_none(options)
+        _require_none(options, found)
         corners: dict[str, CornerTest] = {
             name: backtest_corners(part.observations(), level) for name, part in groups_of(found, found.scales)
         }
@@ -363,7 +368,8 @@ def backtest(
     return _only(curves)
 
 
-def _require_none(options: Mapping[str, Any]) -> None:
+def _require_none(options: Mapping[str, Any], found: Prepared) -> None:
+    refuse_noise(found.noise)
     if options:
         raise InputError(f"'{next(iter(options))}' is for tables with one scale", field=next(iter(options)))
 
@@ -415,7 +421,7 @@ def sizes_of(part: Table, n: str | None, d: str | None, found: Prepared) -> Colu
     loss = found.loss or guess_loss(part)
     size = n or guess_one(part, SIZE_NAMES, "model size", "n")
     if d is not None:
-        return columns_of(part, (size, d), loss, found.run)
+        return columns_of(part, (size, d), loss, found.run, found.noise)
     sizes, tokens, name = sizes_and_tokens(part, size, d)
     values, loss_name = losses(part, loss)
     known = np.isfinite(sizes) & np.isfinite(tokens) & np.isfinite(values)
@@ -423,5 +429,6 @@ def sizes_of(part: Table, n: str | None, d: str | None, found: Prepared) -> Colu
         part = part.rows(known, f"{int((~known).sum())} rows left out: no number in {size}, {name} or {loss}")
     x = np.column_stack([sizes, tokens])[known]
     return Columns(
-        part, x, values[known], (size, name), loss_name, np.arange(len(x)), run_labels(part, found.run)
+        part, x, values[known], (size, name), loss_name, np.arange(len(x)), run_labels(part, found.run),
+        None if found.noise is None else standard_errors(part, found.noise, loss),
     )  # fmt: skip

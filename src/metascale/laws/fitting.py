@@ -324,7 +324,7 @@ def fit_law(
     """Fit ``law`` from each of its starts and keep the best minimum.
 
     Args:
-        weights: [n] positive weights of the rows, 1 by default.
+        weights: [n] positive weights of the rows; by default those of the table, or 1.
         starts: [S, p] coded starts in centred units, in place of the law's own.
         prior: mean [p] and precision [p] of a Gaussian prior on the coded parameters, in units of the objective.
 
@@ -333,7 +333,8 @@ def fit_law(
     """
     require_identified(law, observations)
     objective = objective or LogHuber()
-    row_weights = np.ones(observations.n) if weights is None else np.asarray(weights, float)
+    given = observations.weights if weights is None else weights
+    row_weights = np.ones(observations.n) if given is None else np.asarray(given, float)
     t = observations.log_x - reference(observations, law)
     y = observations.log_loss
     with np.errstate(all="ignore"):

@@ -13,7 +13,7 @@ the noise is profiled out of the Kalman likelihood; prediction and its variance 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
 from metascale.core.errors import InputError
+from metascale.laws.evaluation import weigh
 from metascale.laws.families import ONE_AXIS
 from metascale.laws.fitting import fit_law, log_scales, require_level
 from metascale.laws.notebook import Shown
@@ -66,14 +67,19 @@ class SlopeModel:
     reversion: float = 0.45
     diffusion: float = 3.0
 
-    def fit(self, t: Array, y: Array) -> SlopeState:
-        """Filter the table ``t`` = ln x [n] ascending, ``y`` = ln loss [n], to its end."""
+    def fit(self, t: Array, y: Array, relative: Array | None = None, own: float = 1.0) -> SlopeState:
+        """Filter the table ``t`` = ln x [n] ascending, ``y`` = ln loss [n], to its end.
+
+        Args:
+            relative: [n] variances of the rows in units of the noise variance, 1 by default; own: that of a new run.
+        """
+        widths = np.ones(len(t)) if relative is None else relative
         level, slope = float(y[0]), 0.0
         # Diffuse start: the first run fixes the level, the slope is anything a table can show.
         p_ll, p_ls, p_ss = 1e8, 0.0, 1e8
         squares, logs, used = 0.0, 0.0, 0
         previous = float(t[0])
-        for time, value in zip(t.tolist(), y.tolist(), strict=True):
+        for time, value, width in zip(t.tolist(), y.tolist(), widths.tolist(), strict=True):
             gap = time - previous
             if gap > 0:
                 fade, reach, q_ll, q_ls, q_ss = self.transition(gap)
@@ -82,7 +88,7 @@ class SlopeModel:
                 p_ls = fade * p_ls + reach * fade * p_ss + q_ls
                 p_ss = fade * fade * p_ss + q_ss
             previous = time
-            variance = p_ll + 1.0
+            variance = p_ll + width
             innovation = value - level
             if variance < 1e6:
                 squares += innovation * innovation / variance
@@ -94,7 +100,7 @@ class SlopeModel:
             p_ls = p_ls * (1 - gain_l)
             p_ll = p_ll * (1 - gain_l)
         noise = float(np.sqrt(squares / used)) if used else 0.0
-        return SlopeState(self, previous, level, slope, (p_ll, p_ls, p_ss), noise, used)
+        return SlopeState(self, previous, level, slope, (p_ll, p_ls, p_ss), noise, used, own)
 
     def transition(self, gap: float) -> tuple[float, float, float, float, float]:
         """Over ``gap`` of ln x: the slope's factor, its reach into the level, and the three process variances."""
@@ -111,7 +117,8 @@ class SlopeModel:
 @dataclass(frozen=True)
 class SlopeState:
     """The filtered state at the largest scale: ``level`` and ``slope`` of ln loss, their covariance in units of the
-    noise variance, and ``noise``, the standard deviation of ln loss about the level (``freedom`` innovations)."""
+    noise variance, and ``noise``, the standard deviation of ln loss about the level (``freedom`` innovations); ``own``
+    is the variance of a new run, in units of the noise variance."""
 
     model: SlopeModel
     t_end: float
@@ -120,6 +127,7 @@ class SlopeState:
     covariance: tuple[float, float, float]
     noise: float
     freedom: int
+    own: float = 1.0
 
     def predict(self, t: Array) -> tuple[Array, Array]:
         """Mean of ln loss and standard deviation of a run at ``t`` ≥ the end of the table (its level before that)."""
@@ -128,7 +136,7 @@ class SlopeState:
         for i, time in enumerate(t.tolist()):
             _, reach, q_ll, _, _ = self.model.transition(max(time - self.t_end, 0.0))
             mean[i] = self.level + reach * self.slope
-            variance[i] = p_ll + 2 * reach * p_ls + reach * reach * p_ss + q_ll + 1.0
+            variance[i] = p_ll + 2 * reach * p_ls + reach * reach * p_ss + q_ll + self.own
         return mean, self.noise * np.sqrt(variance)
 
 
@@ -267,7 +275,7 @@ class SeriesPredictor:
         return PredictorRecord(
             "log", table.x_names, table.loss_name, low=(float(x.min()),), high=(float(x.max()),),
             x=tuple(x.tolist()), loss=tuple(loss.tolist()), reversion=model.reversion, diffusion=model.diffusion,
-            checkpoints=self.checkpoints,
+            checkpoints=self.checkpoints, error=() if table.error is None else tuple(table.error.tolist()),
         )  # fmt: skip
 
     @classmethod
@@ -277,6 +285,7 @@ class SeriesPredictor:
             record.x, record.loss, replicate=np.arange(len(record.x)), x_name=record.x_names,
             loss_name=record.loss_name,
         )  # fmt: skip
+        table = replace(table, error=np.array(record.error)) if record.error else table
         return cls(table, SlopeModel(record.reversion, record.diffusion), record.checkpoints)
 
 
@@ -291,6 +300,7 @@ def forecast(
     x_name: str = "x",
     loss_name: str = "loss",
     checkpoints: bool | None = None,
+    noise: ArrayLike | None = None,
 ) -> Forecast:
     """Predict the loss of a new run at scales ``at``.
 
@@ -298,11 +308,12 @@ def forecast(
         x: [n] scales; loss: [n] losses; at: [m] scales, usually beyond the table.
         checkpoints: whether the rows are checkpoints of a run, whose rate may decay later: the interval then allows for
             what a decay gives. By default where ``x_name`` counts steps.
+        noise: [n] known standard errors of the losses' evaluation.
 
     Raises:
         InputError: a table with fewer than 3 distinct scales or with what `observe` refuses, or a bad ``at`` or level.
     """
-    observations = observe(x, loss, replicate=replicate, x_name=x_name, loss_name=loss_name)
+    observations = observe(x, loss, replicate=replicate, x_name=x_name, loss_name=loss_name, noise=noise)
     return forecast_table(observations, at, level, model, counts_steps(x_name) if checkpoints is None else checkpoints)
 
 
@@ -317,13 +328,15 @@ def forecast_table(
     _require_one_axis(observations, level)
     target = log_scales(at, 1)[:, 0]
     model = model or SlopeModel()
+    observations = weigh(observations)
     t, y = observations.log_x[:, 0], observations.log_loss
-    first = model.fit(t, y)
+    spread = _relative(observations)
+    first = model.fit(t, y, *spread)
     mean, deviation = first.predict(target)
     names, means, deviations = ["local slope"], [mean], [deviation]
     for name in member_names(observations):
         curve, here = _law_curve(name, observations, target)
-        mean, deviation = model.fit(t, y - here).predict(target)
+        mean, deviation = model.fit(t, y - here, *spread).predict(target)
         between = target < t[-1] - 1e-9  # inside the table a law is read off as it is, with its own residual spread
         names.append(name)
         means.append(np.where(between, curve, curve + mean))
@@ -349,6 +362,15 @@ def forecast_table(
     )  # fmt: skip
 
 
+def _relative(table: Observations) -> tuple[Array | None, float]:
+    """Variances of the rows [n] and of a new run in one unit, where the errors of evaluation are known."""
+    if table.error is None:
+        return None, 1.0
+    variances = np.maximum(table.run_variance + table.error**2, 1e-300)
+    unit = float(variances.mean())
+    return variances / unit, table.run_variance / unit
+
+
 def _require_one_axis(observations: Observations, level: float) -> None:
     require_level(level)
     if observations.n_axes != 1:
@@ -370,6 +392,7 @@ def member_names(observations: Observations) -> list[str]:
 def _law_curve(name: str, observations: Observations, target: Array) -> tuple[Array, Array]:
     """ln of a tail-weighted law at ``target`` [m] and at the table [n]."""
     weights = (observations.x[:, 0] / observations.x[-1, 0]) ** TAIL_WEIGHT
+    weights = weights if observations.weights is None else weights * observations.weights
     fit = fit_law(ONE_AXIS[name], observations, LeastSquares(), weights)
     return fit.log_predict(np.exp(target)), fit.log_predict(observations.x)
 

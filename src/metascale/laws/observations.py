@@ -43,6 +43,9 @@ class Observations:
         scale: [n] which distinct scale a row belongs to, numbered in ascending order (lexicographic for d > 1).
         run: [n] which run a row belongs to: rows of one run stay together in a bootstrap.
         notes: what was done to the table on the way in.
+        error: [n] known standard errors of ln loss, of the evaluation alone; None where none are known.
+        weights, run_variance: [n] of the rows in a fit, and the variance of ln loss between runs that evaluation does
+            not explain (`metascale.laws.evaluation.weigh`); None for equal weights.
     """
 
     x: Array
@@ -52,6 +55,9 @@ class Observations:
     x_names: tuple[str, ...] = ("x",)
     loss_name: str = "loss"
     notes: tuple[str, ...] = field(default=())
+    error: Array | None = None
+    weights: Array | None = None
+    run_variance: float = 0.0
 
     @property
     def n(self) -> int:
@@ -90,9 +96,12 @@ class Observations:
     def keep(self, rows: Mask) -> Observations:
         """The table with only these rows."""
         scale = np.unique(self.scale[rows], return_inverse=True)[1]
+        error = None if self.error is None else self.error[rows]
+        weights = None if self.weights is None else self.weights[rows]
         return Observations(
-            self.x[rows], self.loss[rows], scale, self.run[rows], self.x_names, self.loss_name, self.notes
-        )
+            self.x[rows], self.loss[rows], scale, self.run[rows], self.x_names, self.loss_name, self.notes, error,
+            weights, self.run_variance,
+        )  # fmt: skip
 
 
 def observe(
@@ -104,6 +113,7 @@ def observe(
     x_name: str | Sequence[str] = "x",
     loss_name: str = "loss",
     signed: bool = False,
+    noise: ArrayLike | None = None,
 ) -> Observations:
     """Check a table and put it in order of scale.
 
@@ -111,6 +121,7 @@ def observe(
         x: [n] or [n, d] scales, positive; loss: [n], positive unless ``signed``.
         replicate: [n] labels of repeats at one scale (seeds): exact duplicates of (x, replicate, loss) are dropped.
         run: [n] labels of runs where several rows belong to one run (checkpoints); by default each row is a run.
+        noise: [n] known standard errors of the losses' evaluation, in the unit of the loss.
 
     Raises:
         InputError: lengths differ, a value is missing, not finite or not positive, or there is no scale to fit.
@@ -137,11 +148,31 @@ def observe(
         _positive(losses, loss_name)
     rows, notes = _without_duplicates(scales, losses, replicate)
     runs = _labels(run, len(losses), "run") if run is not None else np.arange(len(losses))
+    error = None if noise is None else _errors(noise, losses)[rows]
     scales, losses, runs = scales[rows], losses[rows], runs[rows]
     order = np.lexsort(scales.T[::-1])
     scales, losses, runs = scales[order], losses[order], np.unique(runs[order], return_inverse=True)[1]
     index = np.unique(scales, axis=0, return_inverse=True)[1].reshape(-1)
-    return Observations(scales, losses, index, runs, names, loss_name, notes)
+    return Observations(
+        scales, losses, index, runs, names, loss_name, notes, None if error is None else error[order]
+    )  # fmt: skip
+
+
+def _errors(noise: ArrayLike, losses: Array) -> Array:
+    """Standard errors of ln loss from those of the loss."""
+    errors = _numbers(noise, "noise")
+    if errors.shape != losses.shape:
+        raise InputError(f"there are {errors.size} standard errors and {len(losses)} losses; there must be one a loss",
+                         field="noise")  # fmt: skip
+    bad = ~(np.isfinite(errors) & (errors >= 0))
+    if bad.any() or not errors.any():
+        row = int(np.argmax(bad))
+        what = f"{errors[row]:g} in row {row + 1}" if bad.any() else "0 in every row"
+        raise InputError(f"`noise` is {what}; it is the standard error of a loss: 0 or more, and not all 0",
+                         field="noise")  # fmt: skip
+    if not (losses > 0).all():
+        raise InputError("`noise` is for losses that are all positive", field="noise")
+    return errors / losses
 
 
 def _numbers(values: ArrayLike, name: str) -> Array:

@@ -28,6 +28,7 @@ from metascale.laws.table import (
     pooled_notes,
     sizes_and_tokens,
     split_table,
+    standard_errors,
     tokens_of_compute,
     varies,
     with_series,
@@ -46,6 +47,7 @@ class Prepared:
         compared: whether the groups' exponents are compared.
         used: columns that have a role, so that their variation is no accident.
         run: the column of runs that have several rows each, which stay together in a bootstrap.
+        noise: the column of known standard errors of the loss.
     """
 
     table: Table
@@ -55,6 +57,7 @@ class Prepared:
     compared: bool
     used: tuple[str, ...]
     run: str | None = None
+    noise: str | None = None
 
 
 def prepare(
@@ -69,6 +72,7 @@ def prepare(
     seed: str | None = None,
     checkpoints: bool = False,
     rows: int | None = None,
+    noise: str | None = None,
 ) -> Prepared:
     """The rows that count, once each, split and thinned out as asked.
 
@@ -77,6 +81,7 @@ def prepare(
         best_of: columns of which every point keeps the best value.
         run, seed: the columns of runs and of repeats; guessed by default.
         checkpoints: fit every row of a run, and not its end alone.
+        noise: the column of known standard errors of the loss.
         rows: fit a sample of so many; by default all of 5,000 and 600 a group of more.
 
     Raises:
@@ -85,6 +90,8 @@ def prepare(
     if rows is not None and rows < 1:
         raise InputError(f"rows is {rows}; give how many rows are fitted, at least 1", field="rows", value=rows)
     table = usable_rows(table, run, checkpoints=checkpoints, scale=scales[0] if len(scales) == 1 else None)
+    if noise is not None:
+        table = without_blanks(table, (noise,))
     named, split = group_column(table, group), tuple(series)
     if split and group is None and named is not None:
         split = tuple(dict.fromkeys((named, *split)))
@@ -99,8 +106,8 @@ def prepare(
     if known is not None and places:
         table = without_repeats(table, places, known, seed, run)
     table = sampled(table, places, named, rows)
-    used = (*split, *best_of, *([named] if named else []))
-    return Prepared(table, tuple(scales), loss, named, not split, used, run_column(table, run))
+    used = (*split, *best_of, *([named] if named else []), *([noise] if noise else []))
+    return Prepared(table, tuple(scales), loss, named, not split, used, run_column(table, run), noise)
 
 
 def _places(table: Table, loss: str | None) -> tuple[str, ...]:
@@ -133,13 +140,14 @@ class Columns:
     loss_name: str
     replicate: Integers
     run: Integers | None
+    noise: Array | None = None
 
     @property
     def data(self) -> dict[str, Any]:
         """Arguments that `observe`, `analyse_surface` and `analyse_scales` share."""
         return {
             "x": self.x, "loss": self.loss, "x_name": self.names, "loss_name": self.loss_name, "run": self.run,
-            "replicate": self.replicate,
+            "replicate": self.replicate, **({} if self.noise is None else {"noise": self.noise}),
         }  # fmt: skip
 
     def observations(self) -> Observations:
@@ -154,7 +162,9 @@ class Columns:
         return found
 
 
-def columns_of(table: Table, scales: Sequence[str], loss: str | None, run: str | None) -> Columns:
+def columns_of(
+    table: Table, scales: Sequence[str], loss: str | None, run: str | None, noise: str | None = None
+) -> Columns:
     """The columns of a table; a column of compute in second place becomes tokens, D = C / 6N."""
     loss = loss or guess_loss(table)
     table = without_blanks(table, (*scales, loss))
@@ -165,7 +175,8 @@ def columns_of(table: Table, scales: Sequence[str], loss: str | None, run: str |
     else:
         x = np.column_stack([table.numbers(name) for name in scales])
     values, loss_name = losses(table, loss)
-    return Columns(table, x, values, tuple(names), loss_name, np.arange(len(values)), run_labels(table, run))
+    errors = None if noise is None else standard_errors(table, noise, loss)
+    return Columns(table, x, values, tuple(names), loss_name, np.arange(len(values)), run_labels(table, run), errors)
 
 
 def run_labels(table: Table, run: str | None) -> NDArray[np.intp] | None:
@@ -179,14 +190,14 @@ def run_labels(table: Table, run: str | None) -> NDArray[np.intp] | None:
 def groups_of(prepared: Prepared, scales: Sequence[str]) -> Iterator[tuple[str, Columns]]:
     """Every group's columns by its name, "" where nothing is split."""
     for name, part in split_table(prepared.table, prepared.group).items():
-        yield name, columns_of(part, scales, prepared.loss, prepared.run)
+        yield name, columns_of(part, scales, prepared.loss, prepared.run, prepared.noise)
 
 
 def one_scale(prepared: Prepared, seed: str | None = None) -> ScaleColumns:
     """The columns of a law in one scale, named or guessed; notes say what else varies."""
     scale = prepared.scales[0] if prepared.scales else None
     columns = ScaleColumns.of(prepared.table, scale, prepared.loss, seed)
-    return replace(columns, run=prepared.run)
+    return replace(columns, run=prepared.run, noise=prepared.noise)
 
 
 def forecast_data(columns: ScaleColumns) -> dict[str, Any]:

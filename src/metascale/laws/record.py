@@ -125,7 +125,8 @@ class PredictorRecord:
             what the forms disagree by and do not know.
         low, high: [d] ends of the table; sites: [k][d] ln scales of the runs, from which distance is counted.
         x, loss: the runs, of a predictor in one scale; reversion, diffusion: of its slope
-            (`metascale.laws.forecasting.SlopeModel`); checkpoints: whether they are of one run.
+            (`metascale.laws.forecasting.SlopeModel`); checkpoints: whether they are of one run; error: standard errors
+            of ln loss, where they are known.
         trials, flipped, unit: of a share (`metascale.laws.share_analysis`): questions of a new run, whether it counts
             failures, and 100 for per cent; via: what predicts the loss that the share is read off.
     """
@@ -149,6 +150,7 @@ class PredictorRecord:
     flipped: bool = False
     unit: float = 1.0
     via: PredictorRecord | None = None
+    error: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

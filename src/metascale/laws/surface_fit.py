@@ -15,13 +15,14 @@ from metascale.core.errors import InputError
 from metascale.laws.allocation import Optimum, optimum, training_flops
 from metascale.laws.corners import Choice, choose
 from metascale.laws.curves import LogSumExp
+from metascale.laws.evaluation import weigh
 from metascale.laws.families import MANY_AXES
 from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law
 from metascale.laws.library import law_of
 from metascale.laws.likelihood import influence
 from metascale.laws.mixture import Mixture
 from metascale.laws.notebook import Shown
-from metascale.laws.objective import LogHuber, Objective
+from metascale.laws.objective import LeastSquares, LogHuber, Objective
 from metascale.laws.observations import Observations, observe, table_warnings
 from metascale.laws.picture import LawPicture
 from metascale.laws.predicting import with_predictor
@@ -179,17 +180,22 @@ def analyse_surface(
     loss_name: str = "loss",
     objective: Objective | None = None,
     notes: Sequence[str] = (),
+    noise: ArrayLike | None = None,
 ) -> SurfaceAnalysis:
     """Fit a law in (N, D), or (N, D, U) with U unique tokens.
 
     Args:
         x: [n, 2] or [n, 3]; law: "chinchilla", "kaplan", "data_constrained", or "auto": chinchilla for two axes and
             data_constrained for three, with the other surfaces beside it.
+        noise: [n] known standard errors of the losses' evaluation, as in `metascale.laws.analyse`.
 
     Raises:
         InputError: an unknown law, the wrong number of axes, or a table that `observe` refuses.
     """
-    observations = observe(x, loss, run=run, replicate=replicate, x_name=x_name, loss_name=loss_name)
+    observations = observe(
+        x, loss, run=run, replicate=replicate, x_name=x_name, loss_name=loss_name, noise=noise
+    )  # fmt: skip
+    objective = objective or (LogHuber() if noise is None else LeastSquares())
     usable = [name for name, candidate in MANY_AXES.items() if candidate.n_axes == observations.n_axes]
     if law != "auto" and law not in MANY_AXES:
         raise InputError(f"the law '{law}' is unknown for several scales; allowed are: auto, {', '.join(MANY_AXES)}")
@@ -199,12 +205,15 @@ def analyse_surface(
         )
     chosen = usable[0] if law == "auto" else law
     names = dict.fromkeys([chosen, *usable])
-    families = {name: fit_law(MANY_AXES[name], observations, objective or LogHuber()) for name in names}
+    observations = weigh(observations)
+    families = {name: fit_law(MANY_AXES[name], observations, objective) for name in names}
     fit = families[chosen]
     n_resamples = n_bootstrap if isinstance(fit.law.curve, LogSumExp) else min(n_bootstrap, SLOW_RESAMPLES)
     sample = bootstrap(fit, n_resamples, seed=seed)
     found = [*notes, *observations.notes, *table_warnings(observations), sample.how, *_fit_notes(fit)]
     found += misfit_notes(sample.noise)
+    if noise is not None:
+        found.append("predictions weigh every row alike; the parameters above weigh rows by their evaluation errors")
     if fit.law.name == "chinchilla":
         found += influence_notes(fit, sample)
     return SurfaceAnalysis(fit, sample, families, level, tuple(found), law != "auto")

@@ -209,6 +209,12 @@ def losses(table: Table, name: str) -> tuple[Array, str]:
         return np.log(values), f"ln {name}"
 
 
+def standard_errors(table: Table, noise: str, loss: str) -> Array:
+    """A column of known standard errors, in the unit of what `losses` reads: of ln perplexity by the perplexity."""
+    errors, (_, name) = table.numbers(noise), losses(table, loss)
+    return errors if name == loss else errors / table.numbers(loss)
+
+
 def guess_loss(table: Table) -> str:
     """The column that holds the loss.
 
@@ -279,7 +285,8 @@ def _only(found: list[str], table: Table, what: str, argument: str) -> str:
 class ScaleColumns:
     """A table, every row of which counts, and the columns of it that a law in one scale reads.
 
-    ``seed`` is None when no column tells repeats, ``run`` where every row is a run.
+    ``seed`` is None when no column tells repeats, ``run`` where every row is a run; ``noise`` is the column of standard
+    errors.
     """
 
     table: Table
@@ -287,6 +294,7 @@ class ScaleColumns:
     loss: str
     seed: str | None
     run: str | None = None
+    noise: str | None = None
 
     @classmethod
     def of(cls, table: Table, x: str | None = None, y: str | None = None, replicate: str | None = None) -> ScaleColumns:
@@ -308,6 +316,7 @@ class ScaleColumns:
             "replicate": np.arange(len(loss)),  # `without_repeats` has dropped what is there twice
             "x_name": self.scale,
             "loss_name": name,
+            **({} if self.noise is None else {"noise": standard_errors(self.table, self.noise, self.loss)}),
         }
 
     def split(self, group: str | None) -> dict[str, ScaleColumns]:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.special import fdtrc, stdtrit
 
 from metascale.core.errors import InputError
+from metascale.laws.evaluation import run_variance, run_variances
 from metascale.laws.fitting import Intervals, LawFit, log_scales, solve_law
 from metascale.laws.notebook import Shown
 from metascale.laws.observations import Array, Observations, bounded_exp
@@ -47,8 +48,17 @@ class Noise:
 
 
 def residual_noise(fit: LawFit) -> Noise:
-    """One-way analysis of variance of the residuals by scale; the fit has used up its parameters between scales."""
+    """One-way analysis of variance of the residuals by scale; the fit has used up its parameters between scales.
+
+    Of a table with evaluation errors: what these leave unexplained, runs and misfit together.
+    """
     observations, residuals = fit.observations, fit.residuals
+    if observations.error is not None:
+        spare = max(observations.n - fit.law.n_parameters, 1)
+        variance = max(
+            run_variance(residuals, observations.error, spare), NO_RUN_NOISE * float(np.mean(observations.error**2))
+        )
+        return Noise(variance, 0.0, spare, observations.n_scales < observations.n)
     means = observations.scale_means(residuals)
     counts = np.bincount(observations.scale)
     within_sum = float(np.sum((residuals - means[observations.scale]) ** 2))
@@ -66,6 +76,7 @@ def residual_noise(fit: LawFit) -> Noise:
     return Noise(within, max(misfit - within, 0.0) / runs_per_scale, between_freedom, True)
 
 
+NO_RUN_NOISE = 1e-12  # of the known variance: where evaluation explains all, runs still differ by this much
 PRIOR_FREEDOM = 1  # the pooled variance counts as this many further seeds when the variance of one scale is estimated
 
 
@@ -221,7 +232,7 @@ def bootstrap(fit: LawFit, n_resamples: int = 1000, *, seed: int = 0, kind: str 
         how = f"{n_resamples} bootstrap resamples of {observations.n_runs} runs"
     else:
         targets, spread = _noisy_tables(fit, noise, n_resamples, rng)
-        weights, how = fit.weights[None], _describe(noise, n_resamples, observations.n / observations.n_scales)
+        weights, how = fit.weights[None], _describe(fit, noise, n_resamples)
     theta, value = _refit(fit, t, targets, weights, n_resamples)
     good = np.isfinite(theta).all(1) & np.isfinite(value)
     return Bootstrap(fit, theta[good], spread[good], noise, int((~good).sum()), how)
@@ -255,13 +266,21 @@ def _noisy_tables(fit: LawFit, noise: Noise, n: int, rng: np.random.Generator) -
     observations, residuals = fit.observations, fit.residuals
     spread = np.sqrt(noise.freedom / rng.chisquare(noise.freedom, n))
     if observations.n >= SMALL_POOL:
-        centred = residuals - residuals.mean()
+        scaled = residuals
+        if observations.error is not None:
+            scaled = residuals / np.sqrt(noise.within + np.maximum(observations.error, 1e-150) ** 2)
+        centred = scaled - scaled.mean()
         if noise.has_replicates and noise.between > 0:
             centred = residuals - observations.scale_means(residuals)[observations.scale]
         pool = _pool(fit, centred)
         draws = rng.choice(pool, (n, observations.n)) * rng.choice([-1.0, 1.0], (n, observations.n))
     else:
         draws = rng.standard_normal((n, observations.n))
+    if observations.error is not None:  # what is known of the noise needs no Student spread
+        drawn = run_variances(residuals, observations.error, rng.chisquare(noise.freedom, n))
+        spread = np.sqrt(drawn / noise.within)
+        size = np.sqrt(noise.within * spread[:, None] ** 2 + observations.error**2)
+        return observations.log_loss - residuals + draws * size, spread
     misfit = rng.standard_normal((n, observations.n_scales))[:, observations.scale]
     tables = draws * np.sqrt(noise.within) + misfit * np.sqrt(noise.between)
     fitted = observations.log_loss - residuals
@@ -281,8 +300,11 @@ def _pool(fit: LawFit, centred: Array) -> Array:
     return centred / size if size > 0 else centred
 
 
-def _describe(noise: Noise, n: int, runs_per_scale: float) -> str:
+def _describe(fit: LawFit, noise: Noise, n: int) -> str:
+    runs_per_scale = fit.observations.n / fit.observations.n_scales
     text = f"{n} bootstrap tables drawn about the curve; noise of ln loss {np.sqrt(noise.within):.3g}"
+    if fit.observations.error is not None:
+        return f"{text} beside the known errors of evaluation; Student spread with {noise.freedom} degrees of freedom"
     if noise.has_replicates:
         text += f" between runs of one scale ({runs_per_scale:.3g} a scale; variance over degrees of freedom, so that"
         text += " few seeds do not shrink it)"
@@ -300,6 +322,9 @@ def delta_covariance(fit: LawFit) -> Array:
     noise = residual_noise(fit)
     information = np.linalg.pinv(jacobian.T @ (jacobian * fit.weights[:, None]), hermitian=True)
     factor = np.pi / 2 if fit.objective.name != "least squares" else 1.0
+    if fit.observations.error is not None:
+        pulled = information @ (jacobian * fit.weights[:, None]).T
+        return factor * (pulled * (noise.within + fit.observations.error**2)) @ pulled.T
     return information * factor * (noise.within + noise.between * fit.observations.n / fit.observations.n_scales)
 
 
