@@ -30,7 +30,17 @@ if TYPE_CHECKING:
     )
     from metascale.core import Batch, Diverged, Episode, InputError, MetascaleError, episode
     from metascale.core.version import __version__
-    from metascale.laws import backtest, fit, forecast, load_law, next_runs, optimum, read_table, simulate_table
+    from metascale.laws import (
+        backtest,
+        fit,
+        fit_many,
+        forecast,
+        load_law,
+        next_runs,
+        optimum,
+        read_table,
+        simulate_table,
+    )
     from metascale.meta import FOMAML, MAML, InnerLoop, MetaLearner, Reptile, benchmark, evaluate
     from metascale.models import Module, Perceptron
     from metascale.models.text import LoRA
@@ -65,6 +75,7 @@ __all__ = [
     "evaluate",
     "few_shot",
     "fit",
+    "fit_many",
     "forecast",
     "load_law",
     "next_runs",

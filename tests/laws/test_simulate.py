@@ -50,7 +50,7 @@ def test_what_cannot_be_planted_is_refused():
     ):
         with pytest.raises(InputError, match=words):
             ms.simulate_table(*options)
-    with pytest.raises(InputError, match="as many values"):
+    with pytest.raises(InputError, match="as many values as"):
         ms.simulate_table("hoffmann", GRID, HOFFMANN, crossed=False)
     with pytest.raises(InputError, match="1 or more"):
         ms.simulate_table("hoffmann", GRID, HOFFMANN, seeds=0)

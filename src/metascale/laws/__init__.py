@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from metascale.laws.corners import Choice, CornerTest, backtest_corners, choose
     from metascale.laws.curves import Smooth
     from metascale.laws.effects import slope, width_and_depth
-    from metascale.laws.entry import ByGroup, backtest, fit, forecast, load_law, optimum
+    from metascale.laws.entry import ByGroup, backtest, fit, fit_many, forecast, load_law, optimum
     from metascale.laws.families import AMPLITUDE, FLOOR, LAWS, Law, box
     from metascale.laws.fitting import LawFit, fit_law
     from metascale.laws.forecasting import Forecast
@@ -112,6 +112,7 @@ __all__ = [
     "fit",
     "fit_formula",
     "fit_law",
+    "fit_many",
     "fit_multi_power",
     "follow",
     "forecast",

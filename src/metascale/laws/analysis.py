@@ -94,6 +94,10 @@ class Analysis(Shown):
         """
         return self.predictor.predict(points, level)
 
+    def to_arviz(self) -> Any:
+        """The bootstrap's draws for arviz; see `metascale.laws.Bootstrap`."""
+        return self.bootstrap.to_arviz()
+
     def save(self, path: Path | str) -> None:
         """Write the law to a file, from which `metascale.laws.load_law` predicts the same."""
         save_record(path, with_predictor(self.record(), self.predictor))

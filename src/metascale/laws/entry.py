@@ -24,6 +24,7 @@ from metascale.laws.evaluation import refuse_noise
 from metascale.laws.fitting import LawFit
 from metascale.laws.forecasting import Forecast
 from metascale.laws.groups import Grouped, grouped
+from metascale.laws.many import fit_each
 from metascale.laws.metrics import ByMetric, ShareOptions, analyse_arrays, analyse_metric, each_metric, share_metric
 from metascale.laws.multi_power import MULTI_POWER, CurvePrediction, ScheduleFit, fit_curves
 from metascale.laws.notebook import words
@@ -204,16 +205,15 @@ def fit(
         level = _share_level(options)
         return _only({name: one for name, one, _ in analyse_metric(found, metric, how, level)})
     if len(found.scales) > 1:
-        surfaces: dict[str, Law] = {
-            name: analysis.fit(**part.data, notes=part.table.notes, **options)
+        return _only(fit_each({
+            name: {**part.data, "notes": part.table.notes, **options}
             for name, part in groups_of(found, found.scales)
-        }
-        return _only(surfaces)
+        }))  # fmt: skip
     columns = one_scale(found, seed)
-    laws: dict[str, Law] = {}
-    for name, part in columns.split(found.group).items():
-        run = run_labels(part.table, found.run)
-        laws[name] = analysis.fit(**part.data, run=run, notes=part.table.notes, **options)
+    laws = fit_each({
+        name: {**part.data, "run": run_labels(part.table, found.run), "notes": part.table.notes, **options}
+        for name, part in columns.split(found.group).items()
+    })  # fmt: skip
     comparison = None
     if found.group is not None and len(laws) > 1 and found.compared and law in COMPARED:
         given = {name: options[name] for name in ("level", "seed") if name in options}
@@ -255,6 +255,41 @@ def _fit_arrays(scales: Any, loss: ArrayLike, metric: Metric, how: ShareOptions,
     names = _names(named) if len(_names(named)) == n_axes else tuple(f"x{k + 1}" for k in range(n_axes))
     more = {"level": _share_level(rest), "notes": options.get("notes", ())}
     return analyse_arrays(scales, loss, metric, how, names, **more)
+
+
+def fit_many(
+    tables: Mapping[str, Any],
+    *,
+    x: str | Sequence[str] | None = None,
+    y: str | None = None,
+    workers: int | None = None,
+    **options: Any,
+) -> ByGroup[Law]:
+    """A law for each of many tables, on every core; the same laws as `fit` of one after another.
+
+    Args:
+        tables: by name, each what `read_table` reads. x, y, options: as in `fit`, the same for all.
+        workers: processes; by default one a core, where there are 8 tables for each.
+
+    Raises:
+        InputError: a table cannot be read or fitted; the message names it.
+    """
+    jobs: dict[str, dict[str, Any]] = {}
+    for name, table in tables.items():
+        given = dict(options)
+        found, seed = _prepared(table, x, y, None, given)
+        if share_metric(found, ShareOptions(None, None, None, None), y, options.get("law", "auto")) is not None:
+            raise InputError(f"{name}: shares such as accuracies are fitted by `fit`", field="tables", value=name)
+        if found.group is not None:
+            raise InputError(f"{name}: the table has groups in '{found.group}'; give each as a table", field="tables")
+        if len(found.scales) > 1:
+            part = columns_of(found.table, found.scales, found.loss, found.run, found.noise)
+            jobs[name] = {**part.data, "notes": part.table.notes, **given}
+        else:
+            columns = one_scale(found, seed)
+            run = run_labels(columns.table, found.run)
+            jobs[name] = {**columns.data, "run": run, "notes": columns.table.notes, **given}
+    return ByGroup(fit_each(jobs, workers))
 
 
 def compare(columns: ScaleColumns, group: str, law: str, *, level: float = 0.95, seed: int = 0) -> Grouped:

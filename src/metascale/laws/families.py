@@ -101,9 +101,19 @@ class Law:
     def n_parameters(self) -> int:
         return len(self.parameters)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """A law of `LAWS` is pickled by its name: its curve holds functions without one."""
+        if LAWS.get(self.name) is not self:
+            raise TypeError(f"the law '{self.name}' is none of `LAWS` and cannot be pickled")
+        return _named, (self.name,)
+
     def decode(self, theta: Array) -> Array:
         """Coded parameters [..., p] as the user reads them."""
         return np.where(np.array(self.positive), bounded_exp(np.where(self.positive, theta, 0.0)), theta)
+
+
+def _named(name: str) -> Law:
+    return LAWS[name]
 
 
 MAX_EXPONENT = 8.0

@@ -1,4 +1,4 @@
-"""Tables drawn from a planted law, with noise between seeds and a cost for each run: for tests of power of one's own."""
+"""Tables drawn from a planted law, with noise between seeds and a cost for each run: for power checks of one's own."""
 
 from __future__ import annotations
 
@@ -56,14 +56,15 @@ def simulate_table(
         [1.256, 0.998]
     """
     if seeds < 1 or not (noise >= 0 and evaluation >= 0 and np.isfinite(noise + evaluation)):
-        raise InputError(f"seeds is {seeds}, noise {noise} and evaluation {evaluation}; seeds are 1 or more, the others "
-                         "not negative", field="seeds" if seeds < 1 else "noise")  # fmt: skip
+        raise InputError(f"seeds is {seeds}, noise {noise} and evaluation {evaluation}; seeds are 1 or more, "
+                         "the others not negative", field="seeds" if seeds < 1 else "noise")  # fmt: skip
     names, rows = _rows(scales, crossed, seeds)
     truth = _planted(law, parameters, names, rows)
     bad = ~(np.isfinite(truth) & (truth > 0))
     if bad.any():
-        raise InputError(f"the planted loss is {truth[int(np.argmax(bad))]:g} in row {int(np.argmax(bad)) + 1}; it must "
-                         "be a positive number", field="parameters")  # fmt: skip
+        row = int(np.argmax(bad))
+        what = f"the planted loss is {truth[row]:g} in row {row + 1}"
+        raise InputError(f"{what}; it must be a positive number", field="parameters")
     repeated = np.repeat(np.arange(len(rows)), seeds)
     rng = np.random.default_rng([seed, 505])
     of_run, of_evaluation = rng.standard_normal((2, len(repeated)))
@@ -86,7 +87,7 @@ def _rows(scales: Mapping[str, ArrayLike], crossed: bool, seeds: int) -> tuple[t
     lengths = {name: len(part) for name, part in values.items()}
     if not crossed and len(set(lengths.values())) > 1:
         raise InputError(
-            f"row by row every scale has as many values as the others; they have {lengths}", field="scales"
+            f"row by row all scales have as many values as one another; they have {lengths}", field="scales"
         )
     total = float(np.prod(list(lengths.values()))) if crossed else float(max(lengths.values()))
     if total * seeds > MOST_ROWS:

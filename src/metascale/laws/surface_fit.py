@@ -106,6 +106,10 @@ class SurfaceAnalysis(Shown):
         """
         return self.predictor.predict(points, level)
 
+    def to_arviz(self) -> Any:
+        """The bootstrap's draws for arviz; see `metascale.laws.Bootstrap`."""
+        return self.bootstrap.to_arviz()
+
     def save(self, path: Path | str) -> None:
         """Write the law and its predictor to a file, for `metascale.laws.load_law`."""
         save_record(path, with_predictor(self.record(), self.predictor))

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.special import fdtrc, stdtrit
 
 from metascale.core.errors import InputError
+from metascale.core.optional import require
 from metascale.laws.evaluation import run_variance, run_variances
 from metascale.laws.fitting import Intervals, LawFit, log_scales, solve_law
 from metascale.laws.notebook import Shown
@@ -139,6 +140,24 @@ class Bootstrap(Shown):
             low, high = self.interval(name, level)
             out[name] = {"estimate": estimate, "low": min(low, estimate), "high": max(high, estimate)}
         return out
+
+    def to_arviz(self) -> Any:
+        """The refits as draws of a posterior, one chain: an InferenceData, or a DataTree of arviz 1 and later.
+
+        They are the bootstrap's draws and no chain of a sampler: diagnostics of convergence do not apply.
+
+        Raises:
+            MissingDependency: arviz is not installed.
+        """
+        arviz = require("arviz", "arviz", "an export to arviz")
+        table = self.fit.observations
+        groups = {
+            "posterior": {name: values[None] for name, values in self.parameters.items()},
+            "observed_data": {"loss": table.loss},
+            "constant_data": {name: table.x[:, k] for k, name in enumerate(table.x_names)},
+        }
+        whole = int(str(arviz.__version__).split(".")[0]) >= 1  # from then on one mapping of groups, not keywords
+        return arviz.from_dict(groups) if whole else arviz.from_dict(**groups)
 
     def to_json(self) -> dict[str, Any]:
         return {
