@@ -38,7 +38,7 @@ def test_workers_return_the_laws_of_one_after_another():
 def test_a_table_that_cannot_be_fitted_is_named():
     given = {**tables(2), "task x": {"tokens": [1e3, 1e4], "loss": [2.0, 1.0]}}
     for workers in (1, 2):
-        with pytest.raises(InputError, match="^task x: the table has 2 distinct values"):
+        with pytest.raises(InputError, match=r"^task x: the table has 2 distinct values"):
             ms.fit_many(given, workers=workers, law="power", n_bootstrap=20)
     with pytest.raises(InputError, match="at least 1"):
         fit_each({}, workers=0)

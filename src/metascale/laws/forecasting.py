@@ -367,7 +367,7 @@ def _relative(table: Observations) -> tuple[Array | None, float]:
     if table.error is None:
         return None, 1.0
     variances = np.maximum(table.run_variance + table.error**2, 1e-300)
-    unit = float(variances.mean())
+    unit = float(1 / np.mean(1 / variances))  # that of well-known rows: the slope wanders in units of this noise
     return variances / unit, table.run_variance / unit
 
 
