@@ -53,7 +53,8 @@ def weigh(observations: Observations) -> Observations:
     if error is None:
         return observations
     law = _reference(observations)
-    weights, variance = np.ones(observations.n), 0.0
+    # From the errors alone: one badly known row must not make the others look noisy. A floor keeps zeros finite.
+    weights, variance = row_weights((0.1 * float(np.median(error))) ** 2 + 1e-12, error), 0.0
     for _ in range(ROUNDS if law is not None else 0):
         assert law is not None
         fit = fit_law(law, observations, LeastSquares(), weights)
