@@ -205,15 +205,16 @@ def fit(
         level = _share_level(options)
         return _only({name: one for name, one, _ in analyse_metric(found, metric, how, level)})
     if len(found.scales) > 1:
-        return _only(fit_each({
+        surfaces: dict[str, Law] = {**fit_each({
             name: {**part.data, "notes": part.table.notes, **options}
             for name, part in groups_of(found, found.scales)
-        }))  # fmt: skip
+        })}  # fmt: skip
+        return _only(surfaces)
     columns = one_scale(found, seed)
-    laws = fit_each({
+    laws: dict[str, Law] = {**fit_each({
         name: {**part.data, "run": run_labels(part.table, found.run), "notes": part.table.notes, **options}
         for name, part in columns.split(found.group).items()
-    })  # fmt: skip
+    })}  # fmt: skip
     comparison = None
     if found.group is not None and len(laws) > 1 and found.compared and law in COMPARED:
         given = {name: options[name] for name in ("level", "seed") if name in options}
@@ -289,7 +290,8 @@ def fit_many(
             columns = one_scale(found, seed)
             run = run_labels(columns.table, found.run)
             jobs[name] = {**columns.data, "run": run, "notes": columns.table.notes, **given}
-    return ByGroup(fit_each(jobs, workers))
+    laws: dict[str, Law] = {**fit_each(jobs, workers)}
+    return ByGroup(laws)
 
 
 def compare(columns: ScaleColumns, group: str, law: str, *, level: float = 0.95, seed: int = 0) -> Grouped:

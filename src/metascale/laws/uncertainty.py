@@ -343,7 +343,7 @@ def delta_covariance(fit: LawFit) -> Array:
     factor = np.pi / 2 if fit.objective.name != "least squares" else 1.0
     if fit.observations.error is not None:
         pulled = information @ (jacobian * fit.weights[:, None]).T
-        return factor * (pulled * (noise.within + fit.observations.error**2)) @ pulled.T
+        return np.asarray(factor * (pulled * (noise.within + fit.observations.error**2)) @ pulled.T)
     return information * factor * (noise.within + noise.between * fit.observations.n / fit.observations.n_scales)
 
 
