@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metascale.cli.run import _parse_values, _read_config, _text_keys
+from metascale.cli.run import _parse_seeds, _parse_values, _read_config, _text_keys
 from metascale.core.errors import InputError
 
 
@@ -63,3 +63,25 @@ def test_a_file_that_is_no_configuration_is_one_sentence(content: bytes, said: s
     if b"\xff" not in content and not content.startswith(b"-"):
         with pytest.raises(InputError, match=said):
             _parse_values([f"key={content.decode().partition(': ')[2] or content.decode()}"])
+
+
+def test_commas_make_a_list_of_what_is_no_text() -> None:
+    typed = ["n_tasks=2,5,10", "inner_lr=1e-3, 1e-2", "optimizer=sgd,adam", "quoted='2,5'", "prompt=Hello, world"]
+    assert _parse_values([*typed, "path=a,b.csv"], frozenset(["path"])) == {
+        "n_tasks": [2, 5, 10], "inner_lr": [0.001, 0.01], "optimizer": ["sgd", "adam"], "quoted": "2,5",
+        "prompt": "Hello, world", "path": "a,b.csv",
+    }  # fmt: skip
+    for wrong, said in {"2,,5": "nothing at one side", "5,": "nothing at one side", "1,000": "1000 without"}.items():
+        with pytest.raises(InputError, match=said):
+            _parse_values([f"n_tasks={wrong}"])
+
+
+@pytest.mark.parametrize(("typed", "seeds"), [("0-4", [0, 1, 2, 3, 4]), ("7, 1-2", [7, 1, 2]), ("3", [3]), ("0-0", [0])])
+def test_seeds_are_numbers_and_ranges(typed: str, seeds: list[int]) -> None:
+    assert _parse_seeds(typed) == seeds
+
+
+@pytest.mark.parametrize("typed", ["4-0", "-1", "a", "1,", "0-99999", "0..4", "1.5"])
+def test_seeds_that_are_none_are_refused(typed: str) -> None:
+    with pytest.raises(InputError, match="--seeds"):
+        _parse_seeds(typed)

@@ -10,6 +10,7 @@ from metascale.study import RunStore, run_study
 from metascale.study.status import (
     LiveReporter,
     PlainReporter,
+    StudyStatus,
     TrialStatus,
     default_reporter,
     estimate_left_s,
@@ -21,6 +22,9 @@ from metascale.study.store.claims import new_owner, retire
 from metascale.study.store.folder import run_folder
 from metascale.study.store.run import StoredRun
 from tests.study.folders import tiny_study
+
+
+NONE = dict.fromkeys(("pending", "finished", "diverged", "damaged"), 0)
 
 
 def shown(renderable, **options) -> str:
@@ -131,3 +135,31 @@ def test_a_live_table_on_a_terminal(tmp_path):
     assert "2/2 trials ended (1 finished, 1 failed)" in text
     assert "failed n_tasks=5-seed=0" in text
     assert summary(outcome)[:30] in text
+
+
+@pytest.mark.parametrize("width", [52, 60])
+def test_sixty_columns_hold_label_state_step_loss_and_time(tmp_path, width):
+    trials = [
+        trial_status(label=f"method=maml-n_tasks={n}-seed={seed}", done=1200, total=3000, left_s=75.0, loss=0.51234)
+        for n in (2, 200)
+        for seed in (0, 1)
+    ]
+    trials += [trial_status("failed", 40.0, label="method=maml-n_tasks=500-seed=0", message="ValueError: " + "x" * 90)]
+    standing = StudyStatus("digits", tmp_path / ("y" * 70), tuple(trials), {"running": 4, "failed": 1} | NONE, 75.0)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(render_status(standing, width=width))
+    printed = console.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= width
+    lines = [line for line in printed.splitlines() if "1200/3000" in line]
+    assert [line.split()[1:] for line in lines] == [["running", "1200/3000", "0.5123", "1", "min", "15", "s"]] * 4
+    labels = [line.split()[0] for line in lines]
+    assert all(label.startswith("me") and "…" in label for label in labels)
+    assert [label[-1] for label in labels] == ["0", "1", "0", "1"]
+    assert "failed method=maml-n_tasks=500-seed=0:" in " ".join(printed.split())
+    assert "1 min 15 s left" in " ".join(printed.split())
+
+
+def test_a_failed_trial_shows_the_step_it_reached(tmp_path):
+    run_study(tiny_study("progress_then_fail"), tmp_path, fail_fast=True)
+    failed = study_status(tmp_path).trials[0]
+    assert (failed.status, failed.done, failed.total, failed.left_s) == ("failed", 7, 20, None)

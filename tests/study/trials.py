@@ -235,3 +235,8 @@ def names_no_text(config: dict[str, Any], run: Run, device: str) -> dict[str, An
     if config["n_tasks"] == 2:
         raise ValueError("bad name \udcff")
     return {"loss": 1.0}
+
+
+def progress_then_fail(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
+    run.progress(7, 20)
+    raise ValueError("after seven steps")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,7 +52,7 @@ def run(
     out_dir: Annotated[Path, typer.Option("--out", help="The study's folder; nothing is written outside it.")],
     values: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value over the recipe's configuration; a list makes an axis. Repeatable."),
+        typer.Option("--set", help="key=value over the recipe's configuration; a list (2,5,10) makes an axis. Repeatable."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of keys and values, below --set.")] = None,
     scale: Annotated[
@@ -70,7 +71,7 @@ def run(
     better: Annotated[str, typer.Option(help="Own function or program: lower or higher.")] = "lower",
     profile: Annotated[str | None, typer.Option(help="A variant of the recipe.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The same as --profile quick.")] = False,
-    seeds: Annotated[str | None, typer.Option(help="Training seeds, such as 0,1,2.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Training seeds, such as 0,1,2 or 0-4.")] = None,
     tune: Annotated[int | None, typer.Option(help="First search the recipe's own ranges in this many trials.")] = None,
     memory_budget: Annotated[
         str | None, typer.Option(help="Such as 8GiB: chooses checkpointing and micro-batches to fit.")
@@ -185,11 +186,30 @@ def _parse_values(items: list[str], texts: frozenset[str] = frozenset()) -> dict
 def _as_meant(key: str, text: str, texts: frozenset[str]) -> Any:
     where = f"--set {key}: '{text[:200]}'"
     value = _number(_yaml(text, yaml.SafeLoader, where))
+    if key not in texts and isinstance(value, str) and value == text.strip() and "," in value:
+        return _listed(key, value, where)
     if key not in texts or (value is None and text.strip()):
         return value
     # The same reader without guesses: 123, 0.. and 1e3 are texts, a list is one of texts.
     written = _yaml(text, yaml.BaseLoader, where)
     return "" if written is None else written
+
+
+def _listed(key: str, text: str, where: str) -> Any:
+    """``2,5,10`` as the list that it is; a text with spaces after its commas stays one.
+
+    Raises:
+        InputError: a place between commas is empty.
+    """
+    parts = text.split(",")
+    if any(part != part.strip() for part in parts) and not all(isinstance(_number(part), float) for part in parts):
+        return text
+    if not all(part.strip() for part in parts):
+        raise InputError(f"--set {key}={text} has nothing at one side of a comma", field=key, value=text)
+    if any(re.fullmatch(r"0[0-9]+", part.strip()) for part in parts):
+        whole = "".join(parts)
+        raise InputError(f"--set {key}={text} is a list; write {whole} without commas", field=key, value=text)
+    return [_number(_yaml(part, yaml.SafeLoader, where)) for part in parts]
 
 
 def _yaml(text: str, loader: type[yaml.SafeLoader | yaml.BaseLoader], where: str) -> Any:
@@ -283,13 +303,29 @@ def _nearest_file(path: Path) -> str:
     return f"; {hint}" if hint.startswith("did you mean") else ""
 
 
+MOST_SEEDS = 10_000
+
+
 def _parse_seeds(text: str | None) -> list[int] | None:
+    """``0,1,2`` or ``0-4`` or both.
+
+    Raises:
+        InputError: anything else, or a range that goes down or is too long.
+    """
     if text is None:
         return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"--seeds needs whole numbers separated by commas, such as 0,1,2, not '{text}'") from error
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", part)
+        if found is None:
+            raise InputError(
+                f"--seeds needs whole numbers separated by commas, such as 0,1,2, or a range such as 0-4, not '{text}'"
+            )
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first or last - first >= MOST_SEEDS:
+            raise InputError(f"--seeds {part.strip()}: a range goes up, by at most {MOST_SEEDS:,} seeds, such as 0-4")
+        seeds += range(first, last + 1)
+    return seeds
 
 
 def _print_costs(planned: Plan) -> None:

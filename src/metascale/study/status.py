@@ -35,7 +35,7 @@ from metascale.study.store.records import parse_cell
 _STYLES = {"finished": "green", "running": "cyan", "diverged": "yellow", "pending": "dim"}
 _STYLES |= {"failed": "red", "damaged": "red"}
 _COLUMNS = ("trial", "status", "device", "steps", "", "loss", "steps/s", "left", "note")
-_WIDE = 130
+_WIDE, _NARROW = 130, 80
 _TAIL_BYTES = 8192
 _REFRESH_PER_S = 2
 
@@ -138,12 +138,53 @@ def estimate_left_s(trials: Sequence[TrialStatus]) -> float | None:
 def render_status(status: StudyStatus, *, max_rows: int = 40, width: int = 120) -> RenderableType:
     """A table of the trials (all, or those that matter most now) above a bar for the study as a whole.
 
-    On a terminal narrower than 130 columns it goes without bars, rates, devices and columns that are empty.
+    On a terminal narrower than 130 columns it goes without bars, rates, devices and columns that are empty; below 80,
+    without frames, with labels cut in their middle, and with messages under the table.
     """
+    shown = _most_relevant(status.trials, max_rows)
+    parts = _narrow(status, shown, width) if width < _NARROW else [_framed(status, shown, width)]
+    n_hidden = len(status.trials) - len(shown)
+    ended = sum(status.counts[name] for name in ("finished", "failed", "diverged", "damaged"))
+    counts = ", ".join(f"{n} {name}" for name, n in status.counts.items() if n)
+    line = Text(f"{ended}/{len(status.trials)} trials ended ({counts}), about {format_seconds(status.eta_s)} left")
+    if n_hidden:
+        parts.append(Text(f"... and {n_hidden} more trials", style="dim"))
+    # A bar alone ends without a line break, and the counts would be cut where the line is full.
+    bar = ProgressBar(total=max(1, len(status.trials)), completed=ended, width=max(10, min(60, width - 1)))
+    return Group(*parts, Padding(bar, 0), line)
+
+
+def _narrow(status: StudyStatus, shown: Sequence[TrialStatus], width: int) -> list[RenderableType]:
+    """The trials without frames: label, state, step reached, loss, time; then what went wrong, a line each."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    rows = [_cells(trial) for trial in shown]
+    names = [name for name in ("trial", "status", "steps", "loss", "left") if any(cells[name] for cells in rows)]
+    taken = sum(max(len(name), *(len(str(cells[name])) for cells in rows)) + 1 for name in names[1:]) if rows else 0
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for trial, cells in zip(shown, rows, strict=True):
+        label = escape(_cut(trial.label, max(8, width - taken - 1)))
+        table.add_row(label, *(cells[name] for name in names[1:]))
+    said = [
+        Text(f"{trial.shown_status} {trial.label}: {trial.message}", style=_STYLES.get(trial.shown_status, "magenta"))
+        for trial in shown
+        if trial.message
+    ]
+    return [Text(status.name, style="bold"), Text(str(status.folder), style="dim", overflow="fold"), table, *said]
+
+
+def _cut(label: str, room: int) -> str:
+    """A label of at most ``room`` characters: its beginning and its end, where the seed stands."""
+    if len(label) <= room:
+        return label
+    tail = (room - 1) // 2
+    return f"{label[: room - 1 - tail]}…{label[len(label) - tail :]}"
+
+
+def _framed(status: StudyStatus, shown: Sequence[TrialStatus], width: int) -> Table:
     table = Table(title=escape(f"{status.name} · {status.folder}"), title_justify="left", expand=False)
     # On a narrow terminal the long labels give way, never the states.
     widths = {"status": 8, "steps": 9, "": 10, "loss": 6, "left": 11}
-    shown = _most_relevant(status.trials, max_rows)
     rows = [_cells(trial) for trial in shown]
     names = list(_COLUMNS)
     if width < _WIDE:
@@ -156,16 +197,7 @@ def render_status(status: StudyStatus, *, max_rows: int = 40, width: int = 120) 
         table.add_column(name, no_wrap=name != "note", overflow="ellipsis", min_width=widths.get(name), max_width=most)
     for cells in rows:
         table.add_row(*(cells[name] for name in names))
-    n_hidden = len(status.trials) - len(shown)
-    ended = sum(status.counts[name] for name in ("finished", "failed", "diverged", "damaged"))
-    counts = ", ".join(f"{n} {name}" for name, n in status.counts.items() if n)
-    line = Text(f"{ended}/{len(status.trials)} trials ended ({counts}), about {format_seconds(status.eta_s)} left")
-    parts: list[RenderableType] = [table]
-    if n_hidden:
-        parts.append(Text(f"... and {n_hidden} more trials", style="dim"))
-    # A bar alone ends without a line break, and the counts would be cut where the line is full.
-    bar = Padding(ProgressBar(total=max(1, len(status.trials)), completed=ended, width=60), 0)
-    return Group(*parts, bar, line)
+    return table
 
 
 def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool | None], wanted: str) -> TrialStatus:
@@ -173,12 +205,12 @@ def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool |
     # The folder is asked where the index is missing or behind it.
     behind = row is None or _is_behind(row, run)
     status = run.status if behind or row is None else row.status
-    progress = read_progress(run.folder) if status == "running" else None
+    progress = read_progress(run.folder) if status in ("running", "failed", "diverged") else None
     wall_s = run.wall_s() if row is None else row.wall_s
     if row is not None and status == "running" and row.started_at:
         wall_s += time.time() - row.started_at
     loss_name, loss = last_loss(run, status, wanted) or ("", None)
-    steps_per_s, left_s = _pace(progress)
+    steps_per_s, left_s = _pace(progress) if status == "running" else (None, None)
     updated_at = max(row.updated_at if row else 0.0, progress["updated_at"] if progress else 0.0)
     return TrialStatus(
         id=trial.id,

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from metascale.core.errors import InputError
 from metascale.core.suggest import suggest
 from metascale.core.units import parse_bytes
+from metascale.workflow.foreign import hint
 
 if TYPE_CHECKING:
     from metascale.tasks.fewshot import FewShotSettings
@@ -495,9 +496,8 @@ def validate(kind: type[Config], values: Mapping[str, object], where: str) -> Co
     known = [field.name for field in dataclasses.fields(kind)]
     for key, value in values.items():
         if key not in known:
-            raise InputError(
-                f"{where}: there is no key '{key}'; {suggest(key, known, 'allowed keys are')}", field=key, value=value
-            )
+            near = hint(key, known) or suggest(key, known, "allowed keys are")
+            raise InputError(f"{where}: there is no key '{key}'; {near}", field=key, value=value)
     if kind not in _ADAPTERS:
         _refuse_redeclared(kind)
         _ADAPTERS[kind] = TypeAdapter(kind)

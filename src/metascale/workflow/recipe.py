@@ -35,6 +35,7 @@ from metascale.workflow.config import (
     plural_keys,
     validate,
 )
+from metascale.workflow.foreign import hint
 
 if TYPE_CHECKING:
     from metascale.study.store.folder import StudyView
@@ -179,6 +180,10 @@ class Recipe(Generic[Config]):
         Raises:
             InputError: an unknown profile or key, or a value that is not allowed.
         """
+        for key in ("seed", "recipe", "trial"):
+            if key in (values or {}):
+                what = hint(key, ()) or "the study itself sets it"
+                raise InputError(f"recipe '{self.name}': there is no key '{key}'; {what}", field=key)
         chosen = self.profile(profile)
         base = {**chosen.values, **(values or {})}
         tune = self._tune(base.pop(TUNE, self.tuned), chosen.values.get(TUNE))
