@@ -23,7 +23,6 @@ from metascale.study.store.folder import run_folder
 from metascale.study.store.run import StoredRun
 from tests.study.folders import tiny_study
 
-
 NONE = dict.fromkeys(("pending", "finished", "diverged", "damaged"), 0)
 
 
@@ -160,6 +159,8 @@ def test_sixty_columns_hold_label_state_step_loss_and_time(tmp_path, width):
 
 
 def test_a_failed_trial_shows_the_step_it_reached(tmp_path):
-    run_study(tiny_study("progress_then_fail"), tmp_path, fail_fast=True)
-    failed = study_status(tmp_path).trials[0]
-    assert (failed.status, failed.done, failed.total, failed.left_s) == ("failed", 7, 20, None)
+    run_study(tiny_study("saves_then_fails"), tmp_path, fail_fast=True)
+    standing = study_status(tmp_path)
+    failed = standing.trials[0]
+    assert (failed.status, failed.done, failed.total, failed.left_s) == ("failed", 7, None, None)
+    assert "7 saved" in shown(render_status(standing))

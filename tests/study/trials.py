@@ -237,6 +237,7 @@ def names_no_text(config: dict[str, Any], run: Run, device: str) -> dict[str, An
     return {"loss": 1.0}
 
 
-def progress_then_fail(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
+def saves_then_fails(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     run.progress(7, 20)
+    run.save(Checkpoint(7, {"state": b"seven"}))
     raise ValueError("after seven steps")

@@ -26,8 +26,9 @@ from metascale.core.columns import TEST_LOSS
 from metascale.core.units import format_seconds
 from metascale.study.design import flatten
 from metascale.study.run.session import Event, Reporter, StudyOutcome
+from metascale.study.store.checkpoints import list_checkpoints, step_of
 from metascale.study.store.claims import is_alive
-from metascale.study.store.folder import INDEX, RESULT, RunView, StudyView, read_progress, read_study
+from metascale.study.store.folder import CHECKPOINTS, INDEX, RESULT, RunView, StudyView, read_progress, read_study
 from metascale.study.store.index import STATUSES, IndexRow, Status, read_index
 from metascale.study.store.once import reading_once
 from metascale.study.store.records import parse_cell
@@ -36,6 +37,7 @@ _STYLES = {"finished": "green", "running": "cyan", "diverged": "yellow", "pendin
 _STYLES |= {"failed": "red", "damaged": "red"}
 _COLUMNS = ("trial", "status", "device", "steps", "", "loss", "steps/s", "left", "note")
 _WIDE, _NARROW = 130, 80
+_RESUMABLE = ("pending", "running", "failed")
 _TAIL_BYTES = 8192
 _REFRESH_PER_S = 2
 
@@ -46,7 +48,8 @@ class TrialStatus:
 
     Args:
         owner_alive: whether the runner that holds a running trial lives; ``None`` when that cannot be seen from here.
-        done, total: steps, as the trial last reported; ``None`` before it has.
+        done, total: steps, as the trial last reported; ``None`` before it has. Of a trial that waits to be resumed, the
+            step of its checkpoint, and no total.
         wall_s: seconds spent so far, over all attempts.
         loss, loss_name: the loss of the result, or of the newest row of the records; ``None`` before the first.
         steps_per_s: of this attempt so far.
@@ -205,12 +208,13 @@ def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool |
     # The folder is asked where the index is missing or behind it.
     behind = row is None or _is_behind(row, run)
     status = run.status if behind or row is None else row.status
-    progress = read_progress(run.folder) if status in ("running", "failed", "diverged") else None
+    progress = read_progress(run.folder) if status == "running" else None
     wall_s = run.wall_s() if row is None else row.wall_s
     if row is not None and status == "running" and row.started_at:
         wall_s += time.time() - row.started_at
     loss_name, loss = last_loss(run, status, wanted) or ("", None)
-    steps_per_s, left_s = _pace(progress) if status == "running" else (None, None)
+    steps_per_s, left_s = _pace(progress)
+    saved = list_checkpoints(run.folder / CHECKPOINTS) if progress is None and status in _RESUMABLE else []
     updated_at = max(row.updated_at if row else 0.0, progress["updated_at"] if progress else 0.0)
     return TrialStatus(
         id=trial.id,
@@ -223,7 +227,7 @@ def _trial_status(run: RunView, row: IndexRow | None, alive: Mapping[str, bool |
         owner=row.owner if row else None,
         owner_alive=alive.get(row.owner) if row and row.owner else None,
         device=row.device if row else "",
-        done=progress["done"] if progress else None,
+        done=progress["done"] if progress else step_of(saved[-1]) if saved else None,
         total=progress["total"] if progress else None,
         note=progress["note"] if progress else "",
         wall_s=wall_s,
@@ -266,6 +270,8 @@ def _cells(trial: TrialStatus) -> dict[str, RenderableType]:
     if trial.done is not None and trial.total:
         bar = ProgressBar(total=trial.total, completed=trial.done, width=10)
         steps = f"{trial.done}/{trial.total}"
+    elif trial.done is not None:
+        steps = f"{trial.done} saved"
     loss = "" if trial.loss is None else f"{trial.loss:.4g}"
     rate = "" if trial.steps_per_s is None else f"{trial.steps_per_s:.3g}"
     left = format_seconds(trial.left_s) if trial.status == "running" and trial.left_s is not None else ""
