@@ -52,9 +52,7 @@ def run(
     out_dir: Annotated[Path, typer.Option("--out", help="The study's folder; nothing is written outside it.")],
     values: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", help="key=value over the recipe's configuration; a list (2,5,10) makes an axis. Repeatable."
-        ),
+        typer.Option("--set", help="key=value over the recipe's; a list (2,5,10) makes an axis. Repeatable."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of keys and values, below --set.")] = None,
     scale: Annotated[

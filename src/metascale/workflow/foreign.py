@@ -93,9 +93,9 @@ def _by_theirs() -> Mapping[str, tuple[str, ...]]:
     for ours, names in _BY_OURS.items():
         for name in names.split():
             found[name] = (*found.get(name, ()), ours)
-    both = ("inner_lr", "outer_lr", "lower_lr", "upper_lr")
-    return {**found, "lr": both, "learning_rate": ("lr", *both), "weight_decay": ("inner_weight_decay", "outer_weight_decay"),
-            "optimizer": ("inner_optimizer", "outer_optimizer")}  # fmt: skip
+    rates = ("inner_lr", "outer_lr", "lower_lr", "upper_lr")
+    found |= {"lr": rates, "learning_rate": ("lr", *rates), "optimizer": ("inner_optimizer", "outer_optimizer")}
+    return {**found, "weight_decay": ("inner_weight_decay", "outer_weight_decay")}
 
 
 THEIRS = _by_theirs()
