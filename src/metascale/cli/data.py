@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from metascale.cli.answer import give
+
 app = typer.Typer(no_args_is_help=True, help="Data sets: list them, check a folder, fetch from their public homes.")
 out = Console()
 
@@ -23,7 +25,9 @@ def data_list() -> None:
     """List the data sets that recipes can use."""
     from metascale.tasks.datasets import DATASETS
 
-    table = Table("name", "licence", "home", "citation")
+    columns = ("name", "licence", "home", "citation")
+    give(data_sets=[{key: getattr(item, key) for key in columns} for item in DATASETS.values()])
+    table = Table(*columns)
     for item in DATASETS.values():
         table.add_row(item.name, item.licence, item.home, item.citation)
     out.print(table)
@@ -37,6 +41,7 @@ def data_check(
     from metascale.tasks.datasets import check
 
     found = check(name, data_dir)
+    give(ok=found.ok, files=[{"path": file.path, "status": file.status, "note": file.note} for file in found.files])
     table = Table("file", "state")
     for file in found.files:
         table.add_row(file.path, f"{file.status} {file.note}".rstrip())
@@ -53,4 +58,6 @@ def data_get(
     """Fetch a data set from its public home into the data folder."""
     from metascale.tasks.datasets import get
 
-    out.print(f"{name} is in {get(name, data_dir)}")
+    place = get(name, data_dir)
+    give(name=name, folder=place)
+    out.print(f"{name} is in {place}")

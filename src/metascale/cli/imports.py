@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from metascale.cli.answer import give
 from metascale.core.errors import InputError
 
 console = Console()
@@ -38,6 +39,7 @@ def import_runs(
         write_atomic(out, to_csv(columns))
     except (NotADirectoryError, PermissionError, FileExistsError) as error:
         raise InputError(f"`out` {out} cannot be written: {error.strerror}", field="out") from error
+    give(out=out, n_runs=len(found.runs), columns=list(columns), notes=found.notes)
     n_rows, n_runs = len(columns["run"]), len(found.runs)
     what = f"{n_runs} run{'' if n_runs == 1 else 's'}" + (f", {n_rows} logged steps," if curves else "")
     console.print(Text(f"{what} written to {out} ({len(columns)} columns)"), soft_wrap=True)

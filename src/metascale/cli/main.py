@@ -9,7 +9,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -25,6 +25,7 @@ from metascale.cli import next_run as cli_next
 from metascale.cli import run as cli_run
 from metascale.cli import scales as cli_scales
 from metascale.cli import study as cli_study
+from metascale.cli.answer import answering, forget, give, give_error
 from metascale.cli.data import DataDir
 from metascale.cli.flags import flags_of, keys_of, sentence
 from metascale.cli.run import print_conclusion, use_data_dir
@@ -34,6 +35,7 @@ from metascale.core.errors import InputError, MetascaleError, MissingDependency
 from metascale.core.files import sync_folder
 
 POSIX = os.name == "posix"
+_BAD_INPUT = (InputError, MissingDependency)
 
 
 @contextlib.contextmanager
@@ -173,23 +175,24 @@ def main() -> None:
     Exit status 2: invalid input or a missing optional package. 1: any other failure, a full disk or a locked database
     included. 130: Ctrl-C.
     """
+    forget()
     try:
         app()
     except MetascaleError as error:
         typed = sys.argv[1:]
-        _say(sentence(error, flags_of(app, typed), keys_of(typed)))
-        sys.exit(2 if isinstance(error, (InputError, MissingDependency)) else 1)
+        _leave(sentence(error, flags_of(app, typed), keys_of(typed)), error, 2 if isinstance(error, _BAD_INPUT) else 1)
     except BrokenPipeError:
         raise
     except (OSError, sqlite3.OperationalError) as error:
-        _say(_on_one_line(error))
-        sys.exit(1)
+        _leave(_on_one_line(error), error, 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _say(text: str) -> None:
+def _leave(text: str, error: Exception, status: int) -> NoReturn:
     err.print(Text(f"metascale: {text}"), style="red", soft_wrap=True)
+    give_error(text, error, status)
+    sys.exit(status)
 
 
 def _on_one_line(error: OSError | sqlite3.OperationalError) -> str:
@@ -204,14 +207,18 @@ def recipes() -> None:
     """List the ready-made studies and their profiles."""
     from metascale.workflow.recipe import load_recipe, recipe_names
 
-    table = Table("recipe", "what it is", "profiles", "data")
+    table, found = Table("recipe", "what it is", "profiles", "data"), []
     for name in recipe_names():
         try:
             recipe = load_recipe(name)
         except InputError as error:  # one broken package hides no other recipe
+            found.append({"name": name, "error": str(error)})
             table.add_row(name, str(error), "-", "-")
             continue
-        table.add_row(name, recipe.title, "\n".join(recipe.profiles) or "-", ", ".join(recipe.data_sets_of({})) or "-")
+        data = recipe.data_sets_of({})
+        found.append({"name": name, "title": recipe.title, "profiles": list(recipe.profiles), "data": data})
+        table.add_row(name, recipe.title, "\n".join(recipe.profiles) or "-", ", ".join(data) or "-")
+    give(recipes=found)
     out.print(table)
 
 
@@ -246,8 +253,10 @@ def evaluate(
 
     wanted = {"k_shot": shots, "eval_inner_steps": inner_steps, "n_test_tasks": n_tasks}
     result = evaluate_run(run_folder, {key: value for key, value in wanted.items() if value is not None}, device)
+    curve = result.curve()
+    give(n_tasks=len(result.task_ids), curve=curve)
     table = Table("inner steps", "loss (nats)", "± s.e. over tasks", "accuracy", "± s.e. over tasks")
-    for row in result.curve():
+    for row in curve:
         cells = [row["loss_nats"], row["loss_sem_nats"], row.get("accuracy"), row.get("accuracy_sem")]
         table.add_row(str(row["inner_steps"]), *("-" if cell is None else f"{cell:.4f}" for cell in cells))
     out.print(table)
@@ -259,8 +268,10 @@ def doctor() -> None:
     """What is installed and what this machine has."""
     from metascale.workflow.doctor import describe_machine
 
+    found = describe_machine()
+    give(**dict(found))
     table = Table("", "")
-    for name, value in describe_machine():
+    for name, value in found:
         table.add_row(name, value)
     out.print(table)
 
@@ -281,7 +292,7 @@ def _options(
 
 
 for registered in (*app.registered_commands, *cli_data.app.registered_commands):
-    registered.callback = at_home(registered.callback) if registered.callback else None
+    registered.callback = at_home(answering(registered.callback)) if registered.callback else None
 
 
 if __name__ == "__main__":

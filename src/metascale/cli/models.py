@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from metascale.cli.answer import give
 from metascale.core.errors import InputError
 
 out = Console()
@@ -33,6 +34,7 @@ def coordinate_check(
 
     found, written = check_coordinates(model, wanted, out_dir, steps=steps, lr=lr, depth=depth, seeds=chosen)
     slopes = {name: check.exponents() for name, check in found.checks.items()}
+    give(exponents=slopes, verdict=found.verdict, written=written)
     table = Table("activation", *(f"exponent, {name}" for name in slopes))
     for layer in dict.fromkeys(layer for one in slopes.values() for layer in one):
         table.add_row(layer, *(f"{one[layer]:+.2f}" if layer in one else "-" for one in slopes.values()))

@@ -58,9 +58,9 @@ def place_of(
 
 def with_place(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` with the options of `place_of` instead of its parameter ``place``, which is made of them."""
-    shared = _parameters(place_of)
+    shared = parameters_of(place_of)
     parameters: dict[str, inspect.Parameter] = {}
-    for name, parameter in _parameters(command).items():
+    for name, parameter in parameters_of(command).items():
         parameters |= shared if name == "place" else {name: parameter}
 
     def with_options(**values: Any) -> None:
@@ -74,7 +74,7 @@ def with_place(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
-def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """A function's parameters by name, each given by name alone, so that any order of defaults is allowed."""
     annotations = inspect.get_annotations(function, globals=_names(function), eval_str=True)
     return {
@@ -85,4 +85,4 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def _names(function: Callable[..., Any]) -> dict[str, Any]:
     """What a function's annotations may name; a `Place` is imported for the type checker alone."""
-    return {**function.__globals__, "Place": object}
+    return {**inspect.unwrap(function).__globals__, "Place": object}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Iterator
@@ -16,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from metascale.cli.answer import give
 from metascale.cli.data import DataDir
 from metascale.cli.place import with_place
-from metascale.cli.study import Folder
+from metascale.cli.study import Folder, law_json
 from metascale.core.errors import InputError
 from metascale.core.suggest import suggest
 
@@ -330,6 +332,7 @@ def _parse_seeds(text: str | None) -> list[int] | None:
 
 def _print_costs(planned: Plan) -> None:
     title, headings, rows = _costs(planned)
+    give(study=planned.study.name, headings=headings, costs=rows)
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False) if title else Table()
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if title and place else "left")
@@ -364,6 +367,7 @@ def _print_read(planned: Plan) -> None:
 
 
 def _finish(outcome: StudyOutcome, conclusion: Conclusion | None) -> None:
+    give(**{one.name: getattr(outcome, one.name) for one in dataclasses.fields(outcome)})
     if conclusion is not None:
         print_conclusion(conclusion)
     if outcome.exit_status:
@@ -371,6 +375,8 @@ def _finish(outcome: StudyOutcome, conclusion: Conclusion | None) -> None:
 
 
 def print_conclusion(conclusion: Conclusion) -> None:
+    laws = {label: law_json(found) for label, found in conclusion.analyses.items()}
+    give(laws=laws, no_law=conclusion.no_law, cautions=conclusion.cautions, written=conclusion.written)
     for caution in conclusion.cautions:
         out.print(Text(caution), style="bold yellow")
     for label, analysis in conclusion.analyses.items():

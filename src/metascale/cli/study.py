@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import time
@@ -14,13 +13,13 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from metascale.cli.answer import give, give_line, warn
 from metascale.core.canonical import plain
 from metascale.core.columns import TUNING
 from metascale.core.errors import InputError
 from metascale.core.units import format_bytes
 
 console = Console()
-err = Console(stderr=True)
 Folder = Annotated[Path, typer.Argument(help="A study's folder (what --out named).")]
 _DISK_EVERY_S = 30.0
 _FORMATS = ("csv", "json", "parquet", "mlflow", "tensorboard", "wandb")
@@ -28,16 +27,13 @@ _FORMATS = ("csv", "json", "parquet", "mlflow", "tensorboard", "wandb")
 
 def status(
     folder: Folder,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON for other programs instead of a table.")] = False,
     with_law: Annotated[bool, typer.Option("--law/--no-law", help="Fit the law to what has finished.")] = True,
     rows: Annotated[int, typer.Option(min=1, help="Trials to show at most.")] = 40,
 ) -> None:
     """Show the state of a study's trials, its law so far, and disk space."""
     shown = _Standing(folder, with_law)
-    if as_json:
-        console.print_json(json.dumps(shown.to_json()))
-    else:
-        console.print(shown.render(rows))
+    give(**shown.to_json())
+    console.print(shown.render(rows))
     leave_if_damaged(folder)
 
 
@@ -47,11 +43,17 @@ def watch(
     with_law: Annotated[bool, typer.Option("--law/--no-law", help="Fit the law to what has finished.")] = True,
     until_done: Annotated[bool, typer.Option(help="Exit when every trial has ended.")] = True,
 ) -> None:
-    """Follow a study from another shell until every trial has ended; Ctrl-C leaves it running."""
+    """Follow a study from another shell until every trial has ended; Ctrl-C leaves it running.
+
+    With --json a line is printed whenever something has changed; with --quiet it only waits.
+    """
     standing = _Standing(folder, with_law)
+    said: dict[str, Any] = {}
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
             live.update(standing.render(max(5, console.size.height - 12)), refresh=True)
+            if (now := standing.to_json()) != said:
+                give_line(said := now)
             if until_done and standing.is_done:
                 break
             time.sleep(every_s)
@@ -66,11 +68,12 @@ def leave_if_damaged(folder: Path) -> None:
     from metascale.study.store.verify import missing_results
 
     if note := unsealed_finals(folder):
-        err.print(Text(f"metascale: {note}"), style="yellow", soft_wrap=True)
+        warn(note, "yellow")
     view = read_study(folder)
     found = (*damaged_runs(view), *missing_results(view))
     for damage in found:
-        err.print(Text(f"metascale: left out: {damage}"), style="red", soft_wrap=True)
+        warn(f"left out: {damage}", "red")
+    give(damaged=found)
     if found:
         raise typer.Exit(1)
 
@@ -80,6 +83,7 @@ def verify(folder: Folder) -> None:
     from metascale.study.store.verify import verify_study
 
     found = verify_study(folder)
+    give(ok=found.ok, n_files=found.n_files, n_runs=found.n_runs, damages=found.damages)
     for damage in found.damages:
         console.print(Text(f"{damage.path}: {damage.problem}", style="red"), soft_wrap=True)
     if not found.ok:
@@ -93,6 +97,7 @@ def reindex(folder: Folder) -> None:
     from metascale.study.store.store import rebuild_index
 
     rebuild_index(folder).close()
+    give(folder=folder)
     console.print(f"rebuilt the index of {folder} from its run folders")
 
 
@@ -107,6 +112,7 @@ def stop(
     standing = study_status(folder)
     running = [trial for trial in standing.trials if trial.shown_status == "running"]
     ask_to_stop(folder, "checkpoint" if now else "finish")
+    give(folder=folder, running=[trial.label for trial in running], mode="checkpoint" if now else "finish")
     if not running:
         console.print("no trial is running; idle runners will stop too")
         return
@@ -138,6 +144,7 @@ def export(
         count = export_study(folder, kind, out)
     except (NotADirectoryError, PermissionError, FileExistsError) as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
+    give(n_trials=count, out=out)
     console.print(f"{count} trials written to {out}", soft_wrap=True)
     leave_if_damaged(folder)
 
@@ -150,7 +157,9 @@ def push(
     """Upload exported adapters and their card to the hub, with the token from `hf auth login` or HF_TOKEN."""
     from metascale.integrations.adapters import push_adapter
 
-    console.print(Text(push_adapter(folder, repo, public=public)), soft_wrap=True)
+    address = push_adapter(folder, repo, public=public)
+    give(address=address)
+    console.print(Text(address), soft_wrap=True)
 
 
 def _export_adapter(run_folder: Path, peft: Path, base: str | None) -> None:
@@ -160,6 +169,7 @@ def _export_adapter(run_folder: Path, peft: Path, base: str | None) -> None:
         written = export_adapter(run_folder, peft, base)
     except (NotADirectoryError, PermissionError) as error:
         raise InputError(f"--peft {peft} cannot be written: {error.strerror}") from error
+    give(written=written)
     for path in written:
         console.print(Text(str(path)), soft_wrap=True)
     console.print("The licence line of the card is yours to fill in; `metascale push` uploads the folder.")
@@ -215,7 +225,7 @@ class _Standing:
 
     def to_json(self) -> dict[str, Any]:
         """JSON types: trials, counts, seconds left, the law's parameters with intervals, the disk."""
-        laws = {label: _law_json(found) for label, found in self._laws.items()}
+        laws = {label: law_json(found) for label, found in self._laws.items()}
         law = {"laws": laws, "no_law": self._no_law} if self._with_law else {}
         return {**self._status.to_json(), **law, "disk": plain(self._disk)}
 
@@ -233,13 +243,14 @@ class _Standing:
         )
 
 
-def _law_json(analysis: Any) -> dict[str, Any]:
+def law_json(analysis: Any) -> dict[str, Any]:
+    """What commands about studies say of a law; law.json has all of it."""
     whole = analysis.to_json()
     return {key: whole[key] for key in ("law", "formula", "parameters", "level", "verdict", "n_observations")}
 
 
 def _law_lines(label: str, analysis: Any) -> list[str]:
-    law = _law_json(analysis)
+    law = law_json(analysis)
     parts = [
         f"{name} = {value['estimate']:.4g} [{value['low']:.4g}, {value['high']:.4g}]"
         for name, value in law["parameters"].items()
