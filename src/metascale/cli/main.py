@@ -22,10 +22,12 @@ from metascale.cli import imports as cli_imports
 from metascale.cli import laws as cli_laws
 from metascale.cli import models as cli_models
 from metascale.cli import next_run as cli_next
+from metascale.cli import recipes as cli_recipes
 from metascale.cli import run as cli_run
 from metascale.cli import scales as cli_scales
 from metascale.cli import study as cli_study
 from metascale.cli.answer import answering, forget, give, give_error
+from metascale.cli.complete import runs
 from metascale.cli.data import DataDir
 from metascale.cli.flags import flags_of, keys_of, sentence
 from metascale.cli.run import print_conclusion, use_data_dir
@@ -152,6 +154,8 @@ for command in (cli_laws.fit, cli_laws.forecast, cli_laws.backtest, cli_laws.opt
 app.command()(cli_scales.predict)
 app.command("next")(into_folder(of_trusted_runs(cli_next.next_)))
 app.command("import")(cli_imports.import_runs)
+app.command()(cli_recipes.recipes)
+app.command()(cli_recipes.init)
 for study_command in (
     into_folder(cli_run.run),
     cli_run.resume,
@@ -203,26 +207,6 @@ def _on_one_line(error: OSError | sqlite3.OperationalError) -> str:
 
 
 @app.command()
-def recipes() -> None:
-    """List the ready-made studies and their profiles."""
-    from metascale.workflow.recipe import load_recipe, recipe_names
-
-    table, found = Table("recipe", "what it is", "profiles", "data"), []
-    for name in recipe_names():
-        try:
-            recipe = load_recipe(name)
-        except InputError as error:  # one broken package hides no other recipe
-            found.append({"name": name, "error": str(error)})
-            table.add_row(name, str(error), "-", "-")
-            continue
-        data = recipe.data_sets_of({})
-        found.append({"name": name, "title": recipe.title, "profiles": list(recipe.profiles), "data": data})
-        table.add_row(name, recipe.title, "\n".join(recipe.profiles) or "-", ", ".join(data) or "-")
-    give(recipes=found)
-    out.print(table)
-
-
-@app.command()
 @on_posix
 def report(folder: Folder) -> None:
     """Fit the law again and write the tables, plots and report.html of a study."""
@@ -237,7 +221,9 @@ def report(folder: Folder) -> None:
 @app.command()
 @on_posix
 def evaluate(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: STUDY/runs/NAME.")],
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder: STUDY/runs/NAME.", autocompletion=runs)
+    ],
     shots: Annotated[int | None, typer.Option(min=1, help="Support examples a class.")] = None,
     inner_steps: Annotated[int | None, typer.Option(min=0, help="Inner steps of the headline.")] = None,
     n_tasks: Annotated[int | None, typer.Option(min=1, help="Test tasks.")] = None,

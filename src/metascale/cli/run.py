@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from metascale.cli import complete
 from metascale.cli.answer import give
 from metascale.cli.data import DataDir
 from metascale.cli.place import with_place
@@ -41,7 +42,8 @@ def run(
         str | None,
         typer.Argument(
             help="A recipe of `metascale recipes`, a Python file that defines one, or your own function as "
-            "PATH.py:FUNCTION or package.module:FUNCTION."
+            "PATH.py:FUNCTION or package.module:FUNCTION, or a study file of `metascale init` (.yaml).",
+            autocompletion=complete.recipes,
         ),
     ] = None,
     command: Annotated[
@@ -54,24 +56,41 @@ def run(
     out_dir: Annotated[Path, typer.Option("--out", help="The study's folder; nothing is written outside it.")],
     values: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value over the recipe's; a list (2,5,10) makes an axis. Repeatable."),
+        typer.Option(
+            "--set",
+            help="key=value over the recipe's; a list (2,5,10) makes an axis. Repeatable.",
+            autocompletion=complete.settings,
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of keys and values, below --set.")] = None,
     scale: Annotated[
         list[str] | None,
-        typer.Option("--scale", help="Axis (or measured column) that the law runs along. Twice: a law L(N, D)."),
+        typer.Option(
+            "--scale",
+            help="Axis (or measured column) that the law runs along. Twice: a law L(N, D).",
+            autocompletion=complete.keys,
+        ),
     ] = None,
     series: Annotated[
-        list[str] | None, typer.Option("--series", help="Axis that is compared: a law for each value. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--series", help="Axis that is compared: a law for each value. Repeatable.", autocompletion=complete.keys
+        ),
     ] = None,
     best_of: Annotated[
         list[str] | None,
-        typer.Option("--best-of", help="Axis of which the best value counts, by validation. Repeatable."),
+        typer.Option(
+            "--best-of",
+            help="Axis of which the best value counts, by validation. Repeatable.",
+            autocompletion=complete.keys,
+        ),
     ] = None,
     loss: Annotated[str, typer.Option(help="Own function or program: the column of its results to fit.")] = "",
     units: Annotated[str, typer.Option(help="Own function or program: the unit of the loss.")] = "",
     better: Annotated[str, typer.Option(help="Own function or program: lower or higher.")] = "lower",
-    profile: Annotated[str | None, typer.Option(help="A variant of the recipe.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="A variant of the recipe.", autocompletion=complete.profiles)
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The same as --profile quick.")] = False,
     seeds: Annotated[str | None, typer.Option(help="Training seeds, such as 0,1,2 or 0-4.")] = None,
     tune: Annotated[int | None, typer.Option(help="First search the recipe's own ranges in this many trials.")] = None,
@@ -93,17 +112,33 @@ def run(
     from metascale.workflow.launch import launch, plan
 
     use_data_dir(data_dir)
+    filed = _read_study_file(recipe)
+    if filed:
+        recipe, command = filed.get("recipe"), command or filed.get("command")
+        profile = profile or (None if quick else filed.get("profile"))
+        baselines = baselines and filed.get("baselines", True)
+        scale, series, best_of = (
+            scale or filed.get("scale"),
+            series or filed.get("series"),
+            best_of or filed.get("best_of"),
+        )
+        loss, units = loss or filed.get("loss", ""), units or filed.get("units", "")
+        better = filed.get("better", better) if better == "lower" else better
     if quick and profile not in (None, "quick"):
         raise InputError(f"--quick is --profile quick: it cannot go with --profile {profile}")
     texts = _text_keys(recipe)
-    chosen = {**_read_config(config, texts), **_parse_values(values or [], texts)}
+    chosen = {
+        **_texts_kept(filed.get("values") or {}, texts),
+        **_read_config(config, texts),
+        **_parse_values(values or [], texts),
+    }
     flags = {"tune": tune, "memory_budget": memory_budget}
     chosen |= {key: value for key, value in flags.items() if value is not None}
     planned = plan(
         recipe,
         chosen,
         profile="quick" if quick else profile,
-        seeds=_parse_seeds(seeds),
+        seeds=_parse_seeds(seeds) if seeds is not None else filed.get("seeds"),
         place=place,
         baselines=baselines,
         command=command,
@@ -258,7 +293,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _read_config(path: Path | None, texts: frozenset[str] = frozenset()) -> dict[str, Any]:
+def _read_config(path: Path | None, texts: frozenset[str] = frozenset(), name: str = "--config") -> dict[str, Any]:
     """The keys and values of a YAML file.
 
     Args:
@@ -271,18 +306,43 @@ def _read_config(path: Path | None, texts: frozenset[str] = frozenset()) -> dict
         return {}
     path = path.expanduser()
     if not path.exists():
-        raise InputError(f"--config {path} does not exist{_nearest_file(path)}")
+        raise InputError(f"{name} {path} does not exist{_nearest_file(path)}")
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 ({error.reason})"
-        raise InputError(f"--config {path} cannot be read: {reason}") from error
-    values = _yaml(content, _WholeKeys, f"--config {path}")
-    written = _yaml(content, yaml.BaseLoader, f"--config {path}") if texts else {}
+        raise InputError(f"{name} {path} cannot be read: {reason}") from error
+    values = _yaml(content, _WholeKeys, f"{name} {path}")
+    written = _yaml(content, yaml.BaseLoader, f"{name} {path}") if texts else {}
     if not isinstance(values, dict):
-        raise InputError(f"--config {path} must hold keys and values, not a {type(values).__name__}")
+        raise InputError(f"{name} {path} must hold keys and values, not a {type(values).__name__}")
     chosen = {str(key): _number(value) for key, value in values.items()}
     return {key: written[key] if key in texts and value is not None else value for key, value in chosen.items()}
+
+
+def _read_study_file(recipe: str | None) -> dict[str, Any]:
+    """What a study file holds; nothing where ``recipe`` names none.
+
+    Raises:
+        InputError: it is not there, is no YAML, or has a key or a value that is none of a study file.
+    """
+    from metascale.workflow.study_file import SUFFIXES, checked
+
+    if recipe is None or not recipe.lower().endswith(SUFFIXES):
+        return {}
+    found = checked(_read_config(Path(recipe), name="the study file"), recipe)
+    if isinstance(found.get("seeds"), (str, int)):
+        found["seeds"] = _parse_seeds(str(found["seeds"]))
+    return found
+
+
+def _texts_kept(values: Mapping[str, Any], texts: frozenset[str]) -> dict[str, Any]:
+    """The values of a study file; what the recipe declares as a text stays one."""
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        as_text = key in texts and value is not None and not isinstance(value, (list, bool))
+        kept[key] = str(value) if as_text else _number(value)
+    return kept
 
 
 class _WholeKeys(yaml.SafeLoader):

@@ -46,7 +46,8 @@ class BiasConfig(TrialConfig):
         off_diagonal: share ρ of the curvature off its diagonal: H = S ((1 − ρ) I + ρ C) S with a random correlation
             matrix C.
         spread: largest over smallest diagonal entry of H.
-        rows, columns: shape of θ; n_upper: entries of λ.
+        rows, columns: shape of θ.
+        n_upper: entries of λ.
         solver: ``"identity"`` is implicit differentiation with H⁻¹ ≈ I; ``"sama"`` adapts to the lower optimiser.
         optimizer: of the lower level.
         lr: its rate.

@@ -141,7 +141,7 @@ class FewShotConfig(TrialConfig):
         eval_every, patience, min_delta: validation and early stopping.
         eval_inner_steps: inner steps at validation and test, at the rate of training; none means that validation takes
             ``inner_steps``, and the test what meta-validation chooses.
-        adaptation_curve: numbers of inner steps K of the adaptation-step curve, on ``n_curve_tasks`` test tasks.
+        adaptation_curve, n_curve_tasks: numbers of inner steps K of the adaptation-step curve, and its test tasks.
         tune_rates, tune_steps: inner rates and numbers of inner steps, beside those of training, among which the
             meta-learner and the fine-tuning baseline choose on meta-validation how they adapt to the test tasks.
         train_threads: threads, or processes where the model says so, that share the tasks of a meta-batch inside one

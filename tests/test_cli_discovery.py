@@ -1,0 +1,153 @@
+"""Finding the way on the command line: what a recipe is, study files, completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from metascale.workflow.describe import allowed, describe
+from metascale.workflow.recipe import load_recipe, recipe_names
+from metascale.workflow.study_file import study_text
+from tests.test_cli import Call, call  # noqa: F401
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_key_of_every_recipe_has_a_meaning_and_a_range(name: str) -> None:
+    found = describe(load_recipe(name))
+    assert found.question
+    assert not [key.name for key in found.keys if not key.meaning]
+    assert not [key.name for key in found.keys if "typing" in key.allowed or "<" in key.allowed]
+    assert {"Hardware", "Took"} & set(found.header)
+
+
+def test_a_recipe_is_described_with_defaults_ranges_and_profiles() -> None:
+    found = describe(load_recipe("digits"))
+    keys = {key.name: key for key in found.keys}
+    assert keys["outer_lr"].default == 0.003  # the recipe's, not the class's
+    assert keys["n_tasks"].default == [2, 5, 10, 20, 50, 100, 200]
+    assert keys["method"].profiles == {"steps": "maml", "converged": "maml", "classes": "maml"}
+    assert keys["n_train_classes"].profiles == {"classes": [5, 8, 12, 16, 20, 24]}
+    assert keys["inner_momentum"].allowed == "a number at least 0, below 1"
+    assert keys["k_shot"].allowed == "a whole number at least 1"
+    assert keys["n_tasks"].allowed == "a whole number at least 1; or none"
+    assert keys["tune_rates"].allowed == "a list, each a number above 0"
+    assert keys["outer_final_rate"].meaning.startswith("how the outer rate moves")
+    assert "2 minutes on 2 quiet cores" in found.header["Hardware"]
+    assert allowed(bool | None) == "true or false; or none"
+
+
+def test_recipes_name_prints_it(call: Call) -> None:  # noqa: F811
+    code, printed, _ = call("recipes", "digits")
+    assert code == 0
+    assert all(words in printed for words in ("outer_lr = 0.003", "--profile smoke", "2 quiet cores", "sgd, adam or"))
+    found = json.loads(call("recipes", "model-size", "--json", "--quiet")[1])
+    assert found["data_sets"] == ["wikitext-2-v1"]
+    assert {"name", "meaning", "default", "allowed", "profiles", "own"} == set(found["keys"][0])
+    assert "did you mean 'digits'" in call("recipes", "digit")[2]
+
+
+def test_a_study_file_runs_as_it_is_and_with_its_comments_taken_away(tmp_path: Path, call: Call) -> None:  # noqa: F811
+    file = tmp_path / "mine.yaml"
+    assert call("init", "digits", "--profile", "smoke", "--out", str(file))[0] == 0
+    typed = (
+        "run",
+        str(file),
+        "--out",
+        str(tmp_path / "study"),
+        "--executor",
+        "serial",
+        "--json",
+        "--quiet",
+        "--dry-run",
+    )
+    code, printed, said = call(*typed)
+    assert (code, said) == (0, "")
+    assert json.loads(printed)["study"] == "digits"
+    assert json.loads(printed)["costs"][-1] == ["axes", "n_tasks in [2, 5, 10, 20]; seeds [0, 1, 2]"]
+    found = json.loads(call(*typed, "--seeds", "0-4", "--set", "n_tasks=2,5", "--set", "inner_lr=0.5")[1])
+    assert found["costs"][-1] == ["axes", "n_tasks in [2, 5]; seeds [0, 1, 2, 3, 4]"]
+    assert "there already" in call("init", "digits", "--out", str(file))[2]
+    assert "ends in .yaml" in call("init", "digits", "--out", str(tmp_path / "x.txt"))[2]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_default_of_a_study_file_is_the_default(name: str) -> None:
+    recipe = load_recipe(name)
+    for profile in (None, *recipe.profiles):
+        text = study_text(recipe, profile)
+        given = yaml.safe_load(text)
+        asked = {"path": "mine.csv"} if "path" in {key.name for key in describe(recipe).keys} else {}
+        plain = recipe.study({**given["values"], **asked}, profile, given["seeds"])
+        uncommented = "\n".join(
+            line.replace("# ", "", 1)
+            if line.startswith("  # ") and ": " in line and line[4:].split(":")[0].isidentifier()
+            else line
+            for line in text.splitlines()
+        )
+        keys = {key.name for key in describe(recipe).keys}
+        whole = {key: value for key, value in yaml.safe_load(uncommented)["values"].items() if key in keys}
+        assert keys == set(whole)
+        assert recipe.study({**whole, **asked}, profile, given["seeds"]).trials() == plain.trials()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("recipe: digits\ninner_lr: 1\n", "keys of the recipe stand under values"),
+        ("seeds: [0]\n", "neither a recipe nor a command"),
+        ("recipe: digits\nseeds: 4-1\n", "a range goes up"),
+        ("recipe: digits\nvalues: [1]\n", "'values' is not the configuration"),
+        ("recipe: digits\nvalues: {meta_lr: 1}\n", "here it is 'outer_lr'"),
+        ("recipe: digits\nbaselines: 3\n", "'baselines' is not false"),
+    ],
+)
+def test_a_study_file_that_is_none_is_one_sentence(text: str, said: str, tmp_path: Path, call: Call) -> None:  # noqa: F811
+    (tmp_path / "bad.yaml").write_text(text)
+    code, _, error = call("run", str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "study"))
+    assert (code, said in error, len(error.strip().splitlines())) == (2, True, 1), error
+    assert not (tmp_path / "study").exists()
+    assert "study file" in call("run", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "study"))[2]
+
+
+def completed(*words: str, shell: str = "zsh", cwd: Path | None = None) -> list[str]:
+    line = " ".join(("metascale", *words))
+    environment = {**os.environ, "_METASCALE_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": line}
+    environment |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+    code = "import sys; sys.argv[0] = 'metascale'\ntry:\n    from metascale.cli.main import app; app()\n"
+    code += "finally:\n    assert not {'torch', 'scipy', 'matplotlib', 'pandas'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=cwd)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout.split("\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("run", "dig"), "digits"),
+        (("run", "digits", "--profile", "sm"), "smoke"),
+        (("run", "digits", "--set", "inner_l"), "inner_lr="),
+        (("run", "digits", "--scale", "n_ta"), "n_tasks"),
+        (("init", "omni"), "omniglot"),
+        (("recipes", "banking"), "banking77"),
+        (("evaluate", "mine/runs/n_t"), "mine/runs/n_tasks=2"),
+        (("evaluate", "mine"), "mine/runs/n_tasks=2"),
+    ],
+)
+def test_shells_are_offered_names(shell: str, words: tuple[str, ...], offered: str, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "runs" / "n_tasks=2").mkdir(parents=True)
+    (tmp_path / "mine" / "study.json").write_text("{}")
+    assert any(offered in line for line in completed(*words, shell=shell, cwd=tmp_path))
+
+
+def test_values_of_a_choice_are_offered_and_no_file_is_run(tmp_path: Path) -> None:
+    assert any("method=maml" in line for line in completed("run", "digits", "--set", "method=ma"))
+    (tmp_path / "mine.py").write_text("open('ran', 'w')")
+    completed("run", "mine.py", "--set", "a", cwd=tmp_path)
+    assert not (tmp_path / "ran").exists()
