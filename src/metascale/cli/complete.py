@@ -82,7 +82,8 @@ def _recipe(ctx: typer.Context) -> Recipe | None:  # type: ignore[type-arg]
     from metascale.workflow.own import is_function
     from metascale.workflow.recipe import is_file, load_recipe
 
-    name = ctx.params.get("recipe")
+    # An option that waits for its value leaves what was typed before it unparsed.
+    name = ctx.params.get("recipe") or next((word for word in ctx.args if not word.startswith("-")), None)
     # A file is not run for a press of TAB.
     if not name or is_function(name) or is_file(name):
         return None

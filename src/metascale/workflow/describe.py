@@ -24,7 +24,7 @@ class Key:
 
     Args:
         meaning: from the docstring of its class; empty where that does not name it.
-        default: the recipe's.
+        default: the recipe's, where the key does not vary.
         allowed: its type and range, in words.
         profiles: what each profile sets it to, or varies it over.
         own: whether the recipe's own class declares it.
@@ -90,7 +90,7 @@ def _keys(recipe: Recipe[TrialConfig]) -> Iterator[Key]:
             for name, profile in recipe.profiles.items()
             if one.name in (profile.axes or {}) or one.name in profile.values
         }
-        default = recipe.axes.get(one.name, recipe.defaults.get(one.name, one.default))
+        default = recipe.defaults.get(one.name, one.default)
         yield Key(
             one.name,
             meanings.get(one.name, ""),
