@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 
 from metascale.core.canonical import plain
 from metascale.workflow.config import TrialConfig
-from metascale.workflow.recipe import Recipe
+from metascale.workflow.recipe import Profile, Recipe
 
 _NO_LIMIT = 1e6
 """Upper bounds from here on only keep nonsense out."""
@@ -58,7 +58,7 @@ def describe(recipe: Recipe[TrialConfig]) -> Description:
     profiles = {
         name: {
             "about": one.about,
-            "values": plain(dict(one.values)),
+            "values": plain(values_of(recipe, one)),
             "axes": plain(dict(recipe.axes if one.axes is None else one.axes)),
             "seeds": list(one.seeds or recipe.seeds),
             **({"question": one.question} if one.question else {}),
@@ -79,6 +79,12 @@ def describe(recipe: Recipe[TrialConfig]) -> Description:
     )
 
 
+def values_of(recipe: Recipe[TrialConfig], profile: Profile) -> dict[str, object]:
+    """What a profile sets, and the defaults that its values bring with them."""
+    brought = {key: value for one in recipe.following(profile.values) for key, value in one.values.items()}
+    return {**brought, **profile.values}
+
+
 def _keys(recipe: Recipe[TrialConfig]) -> Iterator[Key]:
     hints = get_type_hints(recipe.config, include_extras=True)
     meanings = _meanings(recipe.config)
@@ -86,9 +92,9 @@ def _keys(recipe: Recipe[TrialConfig]) -> Iterator[Key]:
     fields = dataclasses.fields(recipe.config)
     for one in sorted(fields, key=lambda one: one.name not in own):
         varied = {
-            name: (profile.axes or {}).get(one.name, profile.values.get(one.name))
+            name: (profile.axes or {}).get(one.name, values_of(recipe, profile).get(one.name))
             for name, profile in recipe.profiles.items()
-            if one.name in (profile.axes or {}) or one.name in profile.values
+            if one.name in (profile.axes or {}) or one.name in values_of(recipe, profile)
         }
         default = recipe.defaults.get(one.name, one.default)
         yield Key(
