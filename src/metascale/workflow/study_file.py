@@ -10,7 +10,7 @@ from typing import Any
 from metascale.core.errors import InputError
 from metascale.core.suggest import suggest
 from metascale.workflow.config import TrialConfig
-from metascale.workflow.describe import Key, describe
+from metascale.workflow.describe import Key, describe, values_of
 from metascale.workflow.recipe import Recipe
 
 SUFFIXES = (".yaml", ".yml")
@@ -52,9 +52,10 @@ def study_text(recipe: Recipe[TrialConfig], profile: str | None = None) -> str:
     lines += ["", "values:", *_comment("what varies: each list is an axis", 2)]
     lines += [f"  {name}: {_yaml(list(values))}" for name, values in axes.items()]
     lines += ["", *_comment("what stays the same; the values are the defaults, so a line counts when its # is gone", 2)]
+    values = values_of(recipe, chosen)
     for key in known.keys:
         if key.name not in axes:
-            lines += _key(key, chosen.values.get(key.name, key.default))
+            lines += _key(key, values.get(key.name, key.default))
     return "\n".join(lines) + "\n"
 
 
