@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "bilevel": {"core", "hypergrad", "training"},
     "laws": {
         "core.canonical",
+        "core.cells",
         "core.columns",
         "core.errors",
         "core.files",

@@ -62,14 +62,19 @@ def say_notes(notes: Iterable[str], *, to_stderr: bool = False) -> None:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV, numbers with all their digits."""
+    """Rows as CSV, numbers with all their digits, texts that no spreadsheet runs."""
     import csv
     import io
 
+    from metascale.core.cells import safe_text
+
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(stream, lineterminator="\n")
+    names = list(rows[0])
+    writer.writerow([safe_text(name) for name in names])
+    for row in rows:
+        values = (row.get(name, "") for name in names)
+        writer.writerow([safe_text(value) if isinstance(value, str) else value for value in values])
     return stream.getvalue()
 
 

@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metascale.core.cells import plain_text
 from metascale.core.errors import InputError
 from metascale.core.optional import require
 from metascale.core.units import format_bytes
@@ -374,13 +375,21 @@ def _read_csv(path: Path, start: bytes) -> Read:
         raise InputError(f"'{path}' is not a text table in UTF-8 ({error.reason}); give a CSV file") from error
     except (csv.Error, OSError, EOFError) as error:
         raise InputError(f"'{path}' is not a CSV table ({error})") from error
-    if not len(columns[head.names[0]]):
+    columns = {plain_text(name): _plain_texts(values) for name, values in columns.items()}
+    if not len(next(iter(columns.values()))):
         raise InputError(f"'{path}' has no rows; give a header line and one row a run")
     notes = () if not comments else (f"{comments} lines that begin with # are comments, not rows",)
     decimal = has_decimal_comma(list(columns.values()), head.delimiter)
     if decimal:
         notes = (*notes, "numbers are read with a decimal comma")
     return Read(columns, path.name, notes, decimal)
+
+
+def _plain_texts(values: NDArray[Any]) -> NDArray[Any]:
+    """Texts without the apostrophe that keeps spreadsheets from running them."""
+    if values.dtype.kind not in "OUT" or not any(isinstance(one, str) and one.startswith("'") for one in values):
+        return values
+    return np.array([plain_text(one) if isinstance(one, str) else one for one in values], dtype=values.dtype)
 
 
 def _header(path: Path, encoding: str) -> _Head:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from metascale.core.cells import safe_text
 from metascale.core.errors import InputError
 
 MOST_POINTS = 5_000_000
@@ -319,9 +320,10 @@ def _count(n: int, what: str) -> str:
 
 
 def to_csv(columns: Columns) -> str:
-    """CSV text; floats read back bit for bit, and an empty cell is None."""
+    """CSV text; floats read back bit for bit, an empty cell is None, and no spreadsheet runs a text."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    writer.writerow([safe_text(name) for name in columns])
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow([safe_text(value) if isinstance(value, str) else value for value in row])
     return stream.getvalue()

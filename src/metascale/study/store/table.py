@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metascale.core.canonical import canonical_json, plain
+from metascale.core.cells import safe_text
 from metascale.core.columns import (
     ALL_RESULTS_JSON,
     COMPARED_KINDS,
@@ -69,14 +70,14 @@ class ResultsTable:
         return [row[name] for row in self.rows]
 
     def to_csv(self) -> str:
-        """CSV text; floats are written so that they read back bit for bit."""
+        """CSV text; floats are written so that they read back bit for bit, texts so that no spreadsheet runs them."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow([safe_text(name) for name in self.columns])
         for row in self.rows:
-            # Texts as they are: unlike a record, this file is for other programs to read.
+            # Texts as they are: unlike a record, this file is for other programs to read, spreadsheets among them.
             values = [row[name] for name in self.columns]
-            writer.writerow([value if isinstance(value, str) else format_cell(value) for value in values])
+            writer.writerow([safe_text(value) if isinstance(value, str) else format_cell(value) for value in values])
         return stream.getvalue()
 
     def to_pandas(self) -> pandas.DataFrame:
