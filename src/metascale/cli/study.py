@@ -22,7 +22,7 @@ from metascale.core.units import format_bytes
 console = Console()
 Folder = Annotated[Path, typer.Argument(help="A study's folder (what --out named).")]
 _DISK_EVERY_S = 30.0
-_FORMATS = ("csv", "json", "parquet", "mlflow", "tensorboard", "wandb")
+_FORMATS = ("csv", "json", "parquet", "mlflow", "tensorboard", "wandb", "optuna")
 
 
 def status(

@@ -1,6 +1,6 @@
 """Text cells of CSV files that no spreadsheet runs as a formula, and back.
 
-A cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line's end may be run (CSV injection, CWE-1236): such a text
+A cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line's end may be run (CSV injection, CWE-1236): it
 gets an apostrophe in front, which spreadsheets take as the mark of a text. A text that already begins so behind
 apostrophes gets one more, so that reading gives every text back. Numbers are no texts and stay as they are.
 """

@@ -18,6 +18,7 @@ from metascale.core.canonical import canonical_json
 from metascale.core.errors import InputError
 from metascale.core.files import write_atomic, write_json
 from metascale.core.optional import require
+from metascale.integrations.optuna_storage import write_optuna
 from metascale.study import RunView, StudyView, read_study, results_table
 from metascale.study.design import flatten
 
@@ -62,7 +63,8 @@ def export_study(folder: Path | str, kind: str, out: str) -> int:
 
     Args:
         kind: a key of `FORMATS`.
-        out: a file for a table; a folder for TensorBoard and W&B; for MLflow a folder or a tracking URI.
+        out: a file for a table; a folder for TensorBoard and W&B; for MLflow a folder or a tracking URI; for Optuna a
+            database's URL, a file, or a journal (.log).
 
     Raises:
         InputError: an unknown format, no study, or a place that holds something else.
@@ -277,5 +279,6 @@ FORMATS: dict[str, Callable[[StudyView, str], int]] = {
     "mlflow": _write_mlflow,
     "tensorboard": _write_tensorboard,
     "wandb": _write_wandb,
+    "optuna": write_optuna,
 }
 """Tables, then experiment trackers."""
