@@ -17,7 +17,7 @@ from metascale.core.files import read_json, write_json
 from metascale.core.optional import require_installed
 from metascale.core.suggest import suggest
 from metascale.study.definition import load_definition
-from metascale.study.design import Study, load_function
+from metascale.study.design import TUNE_KEY, Study, load_function
 from metascale.study.executors.local import ProcessExecutor, SerialExecutor
 from metascale.study.executors.ray import RayExecutor
 from metascale.study.executors.slurm import SlurmExecutor
@@ -221,7 +221,7 @@ def plan(
         InputError: an unknown recipe, profile or key, a value out of range, or what `preflight` refuses.
         MissingDependency: a package that the study needs is not installed.
     """
-    reading = reading or Reading()
+    reading, values = reading or Reading(), _with_named_sampler(values or {})
     if (recipe is None) == (command is None):
         raise InputError("give a recipe, a function as PATH.py:FUNCTION, or a program with `command`: one of them")
     if recipe is None or is_function(recipe):
@@ -238,6 +238,16 @@ def plan(
     line = _command(recipe, command, values or {}, profile, seeds, baselines, reading)
     planned = _planned(chosen, study, place, {"command": line, **chosen.presentation(profile)})
     return replace(planned, following=tuple(one.about for one in chosen.following(values or {})))
+
+
+def _with_named_sampler(values: Mapping[str, object]) -> Mapping[str, object]:
+    """Values that JSON can hold: a sampler that is an object is kept in this process, and stands there by its class."""
+    tune = values.get(TUNE_KEY)
+    if not isinstance(tune, Mapping) or "sampler" not in tune:
+        return values
+    from metascale.study.search.samplers import named
+
+    return {**values, TUNE_KEY: {**tune, "sampler": named(tune["sampler"])}}
 
 
 def _command(

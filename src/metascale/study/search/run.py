@@ -29,6 +29,7 @@ from metascale.study.run.job import Executor
 from metascale.study.run.session import Event, Reporter, StudyOutcome
 from metascale.study.run.stopping import StopWatch
 from metascale.study.runner import run_study
+from metascale.study.search.samplers import build, suggestion
 from metascale.study.search.search import (
     PRUNE_KEY,
     Point,
@@ -100,6 +101,8 @@ def run_tuned_study(
         raise InputError(f"study '{study.name}' has no search: its base needs the key 'tune'")
     searched_points(study, search)  # validate before writing anything
     require("optuna", "tune", "a search for hyperparameters")
+    if search.sampler:
+        build(search.sampler, 0)  # refuse it before anything is written
     # One watch for all rounds: a request that comes between two of them ends the next.
     options.setdefault("stop_seen", StopWatch.start(folder).seen)
     _seal_finals(folder)
@@ -301,6 +304,8 @@ def _suggest(search: Search, tried: Sequence[Tried], purpose: str, default: Mapp
     multivariate): a loss counts as it is, whatever was pruned, diverged or failed as worse than all of them, and what
     still runs keeps others away.
     """
+    if search.sampler:
+        return suggestion(search, tried, purpose, default)
     known = {canonical_json(one.values) for one in tried}
     number, space = len(tried), search.space
     if number == 0 and all(space[name].holds(default.get(name)) for name in space):

@@ -19,6 +19,7 @@ from metascale.core.columns import TUNING, VALIDATION_LOSS
 from metascale.core.errors import InputError
 from metascale.core.suggest import suggest
 from metascale.study.design import TUNE_KEY, Study, load_function, merge
+from metascale.study.search.samplers import named
 from metascale.study.search.space import Dimension, Edge, LogUniform, Uniform, dimension_from_json
 from metascale.study.store.folder import RunView, StudyView
 
@@ -95,6 +96,9 @@ class Search:
         along: the axes that a measured size stands for; all others are searched separately.
         rule_points: see ``strategy``.
         pruning: how trials end early; ``None``: they do not.
+        sampler: instead of the built-in one: a class of ``optuna.samplers`` by name, ``{name: options}``, the import
+            path ``"module:function"`` of what makes a sampler, or a sampler. ``startup`` is then the sampler's own, and
+            ``trials`` is a multiple of ``together``, so that a continued search has the rounds of a longer one.
 
     Raises:
         InputError: an empty space, or a number out of range.
@@ -111,6 +115,7 @@ class Search:
     along: Sequence[str] = ()
     rule_points: int = 3
     pruning: Pruning | None = field(default_factory=Pruning)
+    sampler: str | Mapping[str, Any] = ""
 
     def __post_init__(self) -> None:
         if not self.space:
@@ -125,6 +130,15 @@ class Search:
         if isinstance(self.along, str) or not isinstance(self.along, Sequence):
             raise InputError(f"'along' of a search is a list of axes, not {self.along!r}")
         object.__setattr__(self, "along", tuple(self.along))
+        if self.sampler != "":
+            object.__setattr__(self, "sampler", named(self.sampler))
+            if self.trials % self.together:
+                raise InputError(
+                    f"a search with a sampler of its own takes a multiple of {self.together} trials (`together`), not "
+                    f"{self.trials}",
+                    field="trials",
+                    value=self.trials,
+                )
 
     @property
     def measured(self) -> bool:
@@ -149,7 +163,8 @@ class Search:
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
-        own = {one.name: getattr(self, one.name) for one in fields(Search) if one.name not in ("space", "pruning")}
+        apart = ("space", "pruning", *(() if self.sampler else ("sampler",)))
+        own = {one.name: getattr(self, one.name) for one in fields(Search) if one.name not in apart}
         space = {name: dimension.to_json() for name, dimension in self.space.items()}
         return {**own, "space": space, "prune": False if self.pruning is None else plain(self.pruning)}
 
