@@ -22,7 +22,7 @@ from metascale.core.units import format_bytes
 console = Console()
 Folder = Annotated[Path, typer.Argument(help="A study's folder (what --out named).")]
 _DISK_EVERY_S = 30.0
-_FORMATS = ("csv", "json", "parquet", "mlflow", "tensorboard", "wandb", "optuna")
+_FORMATS = ("csv", "json", "parquet", "latex", "markdown", "mlflow", "tensorboard", "wandb", "optuna")
 
 
 def status(
@@ -145,7 +145,8 @@ def export(
     except (NotADirectoryError, PermissionError, FileExistsError) as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
     give(n_trials=count, out=out)
-    console.print(f"{count} trials written to {out}", soft_wrap=True)
+    what = "rows" if kind in ("latex", "markdown") else "trials"
+    console.print(f"{count} {what} written to {out}", soft_wrap=True)
     leave_if_damaged(folder)
 
 

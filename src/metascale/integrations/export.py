@@ -19,6 +19,7 @@ from metascale.core.errors import InputError
 from metascale.core.files import write_atomic, write_json
 from metascale.core.optional import require
 from metascale.integrations.optuna_storage import write_optuna
+from metascale.integrations.paper_tables import paper_table
 from metascale.study import RunView, StudyView, read_study, results_table
 from metascale.study.design import flatten
 
@@ -91,6 +92,18 @@ def _write_parquet(view: StudyView, out: str) -> int:
     table, path = results_table(view), _file(out, "parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
     table.write_parquet(path)
+    return len(table.rows)
+
+
+def _write_latex(view: StudyView, out: str) -> int:
+    table = paper_table(view)
+    write_atomic(_file(out, "tex"), table.latex())
+    return len(table.rows)
+
+
+def _write_markdown(view: StudyView, out: str) -> int:
+    table = paper_table(view)
+    write_atomic(_file(out, "md"), table.markdown())
     return len(table.rows)
 
 
@@ -276,6 +289,8 @@ FORMATS: dict[str, Callable[[StudyView, str], int]] = {
     "csv": _write_csv,
     "json": _write_json,
     "parquet": _write_parquet,
+    "latex": _write_latex,
+    "markdown": _write_markdown,
     "mlflow": _write_mlflow,
     "tensorboard": _write_tensorboard,
     "wandb": _write_wandb,
