@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import sqlite3
@@ -208,13 +209,26 @@ def _on_one_line(error: OSError | sqlite3.OperationalError) -> str:
 
 @app.command()
 @on_posix
-def report(folder: Folder) -> None:
+def report(
+    folder: Folder,
+    figures: Annotated[
+        str | None, typer.Option(help="Also every picture as a file for papers: svg, pdf or svg,pdf.")
+    ] = None,
+) -> None:
     """Fit the law again and write the tables, plots and report.html of a study."""
     from metascale.workflow.conclude import conclude
 
     if folder.is_dir():
         require_writable(folder, "the study's folder")
-    print_conclusion(conclude(folder))
+    kinds = [kind.strip().lower() for kind in figures.split(",")] if figures is not None else []
+    if kinds:
+        from metascale.report.figures import require_kinds, write_figures
+
+        require_kinds(kinds)  # before anything is written
+    found = conclude(folder)
+    if kinds:
+        found = dataclasses.replace(found, written=(*found.written, *write_figures(folder, kinds)))
+    print_conclusion(found)
     leave_if_damaged(folder)
 
 

@@ -60,7 +60,8 @@ def init(
 
     if file.suffix.lower() not in SUFFIXES:
         raise InputError(f"`out` {file} is no study file: its name ends in .yaml or .yml", field="out", value=str(file))
-    text = study_text(load_recipe(recipe), profile)
+    how = f"metascale run {file.name} --out runs/{file.stem}        (with --dry-run: what it costs)"
+    text = study_text(load_recipe(recipe), profile, how)
     if file.exists():
         raise InputError(f"`out` {file} is there already; give another name", field="out", value=str(file))
     try:

@@ -80,7 +80,7 @@ _SENTENCES: Mapping[str, str] = {
     "output_dir": "the study's folder is not a key: `out`",
     "experiment_name": "the study's folder is not a key: `out`",
     "save_dir": "the study's folder is not a key: `out`",
-    "skip_baselines": "baselines are not a key: run with `baselines` off (--no-baselines)",
+    "skip_baselines": "baselines are not a key: switch the argument `baselines` off",
     "hyperparameter_search": "here it is `tune`: a number of trials",
     "n_trials": "here it is `tune`: a number of trials",
     "mode": "there are no modes: one command runs, concludes and reports, and `metascale evaluate` evaluates a run",

@@ -31,8 +31,11 @@ KEYS: Mapping[str, str] = {
 """What a study file may hold; each is an option of `metascale run` too, and that one wins."""
 
 
-def study_text(recipe: Recipe[TrialConfig], profile: str | None = None) -> str:
+def study_text(recipe: Recipe[TrialConfig], profile: str | None = None, how: str = "") -> str:
     """A study file of ``recipe``: its axes and seeds as they are, every other key in a comment with meaning and range.
+
+    Args:
+        how: a line for its head that says how it is run.
 
     Raises:
         InputError: the recipe has no such profile.
@@ -43,7 +46,7 @@ def study_text(recipe: Recipe[TrialConfig], profile: str | None = None) -> str:
     lines = [*_comment(f"{recipe.name}: {recipe.title}."), *_comment(chosen.question or recipe.question)]
     for name in ("Data", "Hardware", "Took"):
         lines += _comment(f"{name}: {known.header[name]}") if name in known.header else []
-    lines += ["#", "# metascale run THIS_FILE --out runs/FOLDER        (with --dry-run: what it costs)", ""]
+    lines += ["#", f"# {how}", ""] if how else [""]
     lines += [f"recipe: {recipe.source or recipe.name}"]
     lines += [f"profile: {profile}"] if profile else []
     lines += [f"seeds: {_yaml(list(chosen.seeds or recipe.seeds))}"]
