@@ -75,7 +75,8 @@ def init(
 def _list() -> None:
     from metascale.workflow.recipe import load_recipe, recipe_names
 
-    table, found = Table("recipe", "what it is", "profiles", "data"), []
+    table = Table("recipe", "what it is", "profiles", "data")
+    found: list[dict[str, object]] = []
     for name in recipe_names():
         try:
             recipe = load_recipe(name)

@@ -126,6 +126,9 @@ def export(
     out: Annotated[
         str | None, typer.Option("--out", help="A file (tables), a folder (trackers) or an MLflow tracking URI.")
     ] = None,
+    config: Annotated[
+        bool, typer.Option("--config", help="csv, json, parquet: also the configuration that does not vary.")
+    ] = False,
     peft: Annotated[Path | None, typer.Option("--peft", help="A new folder for the run's adapters and card.")] = None,
     base: Annotated[str | None, typer.Option("--base", help="With --peft: the base model's name for others.")] = None,
 ) -> None:
@@ -141,7 +144,7 @@ def export(
 
     out = os.path.expanduser(out)
     try:
-        count = export_study(folder, kind, out)
+        count = export_study(folder, kind, out, config=config)
     except (NotADirectoryError, PermissionError, FileExistsError) as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
     give(n_trials=count, out=out)

@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from metascale.integrations.optuna_storage import write_optuna
 from metascale.integrations.paper_tables import paper_table
 from metascale.study import RunView, StudyView, read_study, results_table
 from metascale.study.design import flatten
+from metascale.study.store.table import ResultsTable
 
 _METRICS_A_BATCH, _PARAMETERS_A_BATCH, _PARAMETER_LENGTH = 1000, 100, 6000
 _TRIAL_TAG = "metascale.trial"
@@ -59,7 +61,12 @@ class TrackedRun:
     ended_at: float
 
 
-def export_study(folder: Path | str, kind: str, out: str) -> int:
+_TABLES = ("csv", "json", "parquet")
+CONFIG = "config."
+"""Before the name of a column of the fixed configuration."""
+
+
+def export_study(folder: Path | str, kind: str, out: str, *, config: bool = False) -> int:
     """Write the study in ``folder`` in format ``kind``; how many runs were written.
 
     Args:
@@ -67,29 +74,42 @@ def export_study(folder: Path | str, kind: str, out: str) -> int:
         out: a file for a table; a folder for TensorBoard and W&B; for MLflow a folder or a tracking URI; for Optuna a
             database's URL, a file, or a journal (.log).
 
+        config: csv, json and parquet: also the configuration that does not vary, as columns ``config.KEY``.
+
     Raises:
         InputError: an unknown format, no study, or a place that holds something else.
         MissingDependency: the format's package is not installed.
     """
     if kind not in FORMATS:
         raise InputError(f"the format is one of {', '.join(FORMATS)}, not '{kind}'", field="kind", value=kind)
-    return FORMATS[kind](read_study(folder), out)
+    view = read_study(folder)
+    if not config:
+        return FORMATS[kind](view, out)
+    if kind not in _TABLES:
+        raise InputError(f"`config` is for {', '.join(_TABLES)}: {kind} has the configuration anyhow", field="config")
+    return _WRITERS[kind](with_configuration(view, results_table(view)), out)
 
 
-def _write_csv(view: StudyView, out: str) -> int:
-    table = results_table(view)
+def with_configuration(view: StudyView, table: ResultsTable) -> ResultsTable:
+    """``table`` and, for every key of a trial's configuration that is no column of it, the column ``config.KEY``."""
+    configs = {run.trial.id: flatten(run.trial.config) for run in view.runs}
+    keys = [key for key in dict.fromkeys(key for one in configs.values() for key in one) if key not in table.columns]
+    rows = [{**row, **{f"{CONFIG}{key}": configs[row["id"]].get(key) for key in keys}} for row in table.rows]
+    return ResultsTable((*table.columns, *(f"{CONFIG}{key}" for key in keys)), tuple(rows), table.notes)
+
+
+def _write_csv(table: ResultsTable, out: str) -> int:
     write_atomic(_file(out, "csv"), table.to_csv())
     return len(table.rows)
 
 
-def _write_json(view: StudyView, out: str) -> int:
-    table = results_table(view)
+def _write_json(table: ResultsTable, out: str) -> int:
     write_json(_file(out, "json"), [dict(row) for row in table.rows])
     return len(table.rows)
 
 
-def _write_parquet(view: StudyView, out: str) -> int:
-    table, path = results_table(view), _file(out, "parquet")
+def _write_parquet(table: ResultsTable, out: str) -> int:
+    path = _file(out, "parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
     table.write_parquet(path)
     return len(table.rows)
@@ -285,10 +305,19 @@ def _new_folder(out: str, kind: str) -> Path:
     return folder
 
 
-FORMATS: dict[str, Callable[[StudyView, str], int]] = {
+_WRITERS: dict[str, Callable[[ResultsTable, str], int]] = {
     "csv": _write_csv,
     "json": _write_json,
     "parquet": _write_parquet,
+}
+
+
+def _tabulated(kind: str, view: StudyView, out: str) -> int:
+    return _WRITERS[kind](results_table(view), out)
+
+
+FORMATS: dict[str, Callable[[StudyView, str], int]] = {
+    **{kind: partial(_tabulated, kind) for kind in _TABLES},
     "latex": _write_latex,
     "markdown": _write_markdown,
     "mlflow": _write_mlflow,

@@ -145,7 +145,7 @@ def render_status(status: StudyStatus, *, max_rows: int = 40, width: int = 120) 
     without frames, with labels cut in their middle, and with messages under the table.
     """
     shown = _most_relevant(status.trials, max_rows)
-    parts = _narrow(status, shown, width) if width < _NARROW else [_framed(status, shown, width)]
+    parts: list[RenderableType] = _narrow(status, shown, width) if width < _NARROW else [_framed(status, shown, width)]
     n_hidden = len(status.trials) - len(shown)
     ended = sum(status.counts[name] for name in ("finished", "failed", "diverged", "damaged"))
     counts = ", ".join(f"{n} {name}" for name, n in status.counts.items() if n)
