@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,10 @@ def build(sampler: str | Mapping[str, Any], seed: int) -> Any:
     if "seed" in takes and "seed" not in options:
         options = {**options, "seed": seed}
     try:
-        found = make(**options)
+        with warnings.catch_warnings():
+            # Optuna calls many of its samplers experimental; whoever names one has chosen it.
+            warnings.filterwarnings("ignore", r"[\s\S]*is experimental", Warning)
+            found = make(**options)
     except (TypeError, ValueError) as error:
         raise InputError(f"the sampler '{name}' of a search cannot be made: {error}", field="sampler") from error
     if not callable(getattr(found, "sample_relative", None)):
@@ -111,7 +115,9 @@ def suggestion(
         optuna.logging.set_verbosity(verbosity)
 
 
-def _played(optuna: Any, study: Any, search: Search, tried: Sequence[Tried], default: Mapping[str, Any]) -> Any:
+def _played(
+    optuna: Any, study: Any, search: Search, tried: Sequence[Tried], default: Mapping[str, Any]
+) -> dict[str, Any] | None:
     space, known, asked = search.space, set[str](), list[Any]()
     distributions = {name: dimension.distribution(optuna) for name, dimension in space.items()}
     if all(space[name].holds(default.get(name)) for name in space):
