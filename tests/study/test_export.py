@@ -181,7 +181,7 @@ def test_wandb_reads_back_from_its_offline_files(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "out", "message"),
     [
-        ("xlsx", "out", "the format is one of csv, json, parquet, mlflow, tensorboard, wandb"),
+        ("xlsx", "out", "the format is one of csv, json, parquet, latex, markdown, mlflow"),
         ("csv", "", "is a folder; the format csv needs a file"),
     ],
 )
