@@ -76,7 +76,7 @@ def test_feature_norm(kind: type[ZeroHead]) -> None:
 
 def test_named_heads() -> None:
     assert named_head("prototype", scale=5.0) == PrototypeHead(scale=5.0)
-    assert set(HEADS) == {"zero", "prototype", "learned"}
+    assert set(HEADS) == {"zero", "prototype", "learned", "score"}
     with pytest.raises(InputError, match="'zero', 'prototype', 'learned'"):
         named_head("random")
 

@@ -9,7 +9,7 @@ from metascale.core.lazy import lazy
 if TYPE_CHECKING:
     from metascale.models.text.any_model import LoRA
     from metascale.models.text.classifiers import AdapterClassifier, FullClassifier, TextClassifier
-    from metascale.models.text.heads import Head, LearnedHead, PrototypeHead, ZeroHead, named_head
+    from metascale.models.text.heads import Head, LearnedHead, PrototypeHead, ScoreHead, ZeroHead, named_head
     from metascale.models.text.hf import (
         TextEncoder,
         count_parameters,
@@ -29,6 +29,7 @@ __all__ = [
     "LearnedHead",
     "LoRA",
     "PrototypeHead",
+    "ScoreHead",
     "TextClassifier",
     "TextEncoder",
     "ZeroHead",

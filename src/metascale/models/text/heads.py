@@ -38,9 +38,12 @@ class Head(Protocol):
 
 
 def head_logits(head: Head, params: Params, features: torch.Tensor) -> torch.Tensor:
-    """[T, B, C] from features [T, B, d], ``head.weight`` [T, C, d] and ``head.bias`` [T, C]."""
-    weight, bias = params[WEIGHT], params[BIAS]
-    return torch.baddbmm(bias.unsqueeze(1), head.scaled(features.to(weight.dtype)), weight.transpose(1, 2))
+    """[T, B, C] from features [T, B, d], ``head.weight`` [T, C, d] and ``head.bias`` [T, C] where the head has one."""
+    weight, bias = params[WEIGHT], params.get(BIAS)
+    seen = head.scaled(features.to(weight.dtype))
+    if bias is None:
+        return torch.bmm(seen, weight.transpose(1, 2))
+    return torch.baddbmm(bias.unsqueeze(1), seen, weight.transpose(1, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,24 @@ class LearnedHead(_Rescaling):
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreHead:
+    """One head for all tasks without a bias, on features as they are: the ``score`` layer of transformers' classifiers.
+
+    A model that reads the last token with it can be written as peft's SEQ_CLS (`save_peft`).
+    """
+
+    def init(self, n_classes: int, n_features: int, seed: int) -> Params:
+        """Weights uniform in ±1/sqrt(d)."""
+        return {WEIGHT: LearnedHead().init(n_classes, n_features, seed)[WEIGHT]}
+
+    def begin(self, zeros: Params, features: Callable[[], torch.Tensor], targets: torch.Tensor) -> Params:
+        return {}
+
+    def scaled(self, features: torch.Tensor) -> torch.Tensor:
+        return features
+
+
+@dataclass(frozen=True, slots=True)
 class PrototypeHead:
     """A head made from the support set's class means, as Proto-MAML (Triantafillou et al. 2020, arXiv 1903.03096, 2.3).
 
@@ -132,7 +153,12 @@ class PrototypeHead:
         return F.normalize(features, dim=-1)
 
 
-HEADS: dict[str, Callable[..., Head]] = {"zero": ZeroHead, "prototype": PrototypeHead, "learned": LearnedHead}
+HEADS: dict[str, Callable[..., Head]] = {
+    "zero": ZeroHead,
+    "prototype": PrototypeHead,
+    "learned": LearnedHead,
+    "score": ScoreHead,
+}
 
 
 def named_head(name: str, **fields: float | None) -> Head:

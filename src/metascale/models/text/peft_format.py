@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from safetensors import SafetensorError
@@ -16,10 +16,11 @@ from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_atomic
 from metascale.core.types import Params
 from metascale.models.text.classifiers import AdapterClassifier
-from metascale.models.text.heads import BIAS, WEIGHT
+from metascale.models.text.heads import BIAS, WEIGHT, ScoreHead
 from metascale.models.text.hf import matches_target
 from metascale.models.text.language_model import AdapterLanguageModel
 from metascale.models.text.lora import SUFFIX_A, SUFFIX_B, is_transposed, linear_shapes
+from metascale.models.text.seq_cls import StockHead, head_tensors
 
 CONFIG = "adapter_config.json"
 ADAPTERS = "adapter_model.safetensors"
@@ -75,23 +76,31 @@ _CHANGED_BASE = ("pissa", "olora")
 """Values at which peft changes the base's weights as it loads, in a way that they determine."""
 
 
-def save_peft(folder: Path | str, params: Params, model: Adapted, prefix: str = "") -> None:
+def save_peft(
+    folder: Path | str,
+    params: Params,
+    model: Adapted,
+    prefix: str = "",
+    task_type: Literal["SEQ_CLS"] | None = None,
+) -> None:
     """Write one task's adapters (no task axis) so that ``PeftModel.from_pretrained`` reads them.
 
-    The head, which the format has no place for, goes to ``head.safetensors`` beside it.
+    The head goes to ``head.safetensors`` beside it, or with ``task_type="SEQ_CLS"`` into the adapters' file.
 
     Args:
         folder: made if it is not there; files of the same names are replaced, each atomically.
-        params, model, prefix: as `peft_files`.
+        params, model, prefix, task_type: as `peft_files`.
     """
-    folder, files = Path(folder), peft_files(params, model, prefix)
+    folder, files = Path(folder), peft_files(params, model, prefix, task_type)
     if HEAD not in files:
         (folder / HEAD).unlink(missing_ok=True)
     for name, data in files.items():
         write_atomic(folder / name, data)
 
 
-def peft_files(params: Params, model: Adapted, prefix: str = "") -> dict[str, bytes]:
+def peft_files(
+    params: Params, model: Adapted, prefix: str = "", task_type: Literal["SEQ_CLS"] | None = None
+) -> dict[str, bytes]:
     """The files of one task's adapters in the PEFT format, by name.
 
     Args:
@@ -99,10 +108,20 @@ def peft_files(params: Params, model: Adapted, prefix: str = "") -> dict[str, by
         model: whose parameters these are.
         prefix: where the backbone sits in the model that will load the adapters: empty for the bare backbone,
             ``"model."`` for ``LlamaForCausalLM``, ``"transformer."`` for ``GPT2LMHeadModel``, ``"bert."`` and so on.
-            A language model knows its own.
+            A language model knows its own, and so does SEQ_CLS.
+        task_type: ``"SEQ_CLS"`` writes adapters and head for transformers' ``AutoModelForSequenceClassification``, the
+            head in ``modules_to_save``: `peft` then computes the same logits. ``None``: the adapters for the backbone.
+
+    Raises:
+        InputError: ``params`` are not those of one task of ``model``, or SEQ_CLS cannot hold the model
+            (`metascale.models.text.seq_cls.head_tensors`).
     """
-    tensors = {}
-    prefix = prefix or model.peft_prefix if isinstance(model, AdapterLanguageModel) else prefix
+    stock, head = _stock(params, model, prefix, task_type)
+    tensors = {f"{_ROOT}{name}": _plain_tensor(value) for name, value in head.items()}
+    if stock is not None:
+        prefix = stock.prefix
+    elif isinstance(model, AdapterLanguageModel):
+        prefix = prefix or model.peft_prefix
     for name, (d_in, d_out) in model.shapes.items():
         for suffix, shape in ((SUFFIX_A, (model.rank, d_in)), (SUFFIX_B, (d_out, model.rank))):
             value = params.get(name + suffix)
@@ -113,11 +132,31 @@ def peft_files(params: Params, model: Adapted, prefix: str = "") -> dict[str, by
                 )
             tensors[f"{_ROOT}{prefix}{name}{suffix}.weight"] = _plain_tensor(value)
     files = {ADAPTERS: save_tensors(tensors, metadata={"format": "pt"})}
-    head = {name: _plain_tensor(value) for name, value in params.items() if name.startswith("head.")}
-    if head:
-        files[HEAD] = save_tensors(head, metadata={"format": "pt"})
-    files[CONFIG] = (json.dumps(_config(model, prefix), indent=2, sort_keys=True) + "\n").encode()
+    own = {name: _plain_tensor(value) for name, value in params.items() if name.startswith("head.")}
+    if own and stock is None:
+        files[HEAD] = save_tensors(own, metadata={"format": "pt"})
+    files[CONFIG] = (json.dumps(_config(model, prefix, stock), indent=2, sort_keys=True) + "\n").encode()
     return files
+
+
+def _stock(params: Params, model: Adapted, prefix: str, task_type: str | None) -> tuple[StockHead | None, Params]:
+    """transformers' head to write and its tensors; none unless SEQ_CLS is asked for."""
+    if task_type is None:
+        return None, {}
+    if task_type != "SEQ_CLS":
+        raise InputError(
+            f"task_type must be 'SEQ_CLS' or None, not {task_type!r}; a language model's is its own",
+            field="task_type",
+            value=task_type,
+            allowed="'SEQ_CLS', None",
+        )
+    if not isinstance(model, AdapterClassifier):
+        raise InputError(
+            f"task_type='SEQ_CLS' is for a classifier of texts, not for {type(model).__name__}", field="task_type"
+        )
+    if prefix:
+        raise InputError("task_type='SEQ_CLS' goes without prefix: it knows where the backbone sits", field="prefix")
+    return head_tensors(params, model)
 
 
 def _task_type(model: Adapted, prefix: str) -> str | None:
@@ -130,15 +169,17 @@ def _plain_tensor(value: torch.Tensor) -> torch.Tensor:
     return value.detach().cpu().contiguous()
 
 
-def _config(model: Adapted, prefix: str) -> dict[str, Any]:
+def _config(model: Adapted, prefix: str, stock: StockHead | None) -> dict[str, Any]:
     """Short target names where they select exactly the adapted layers; whole names otherwise."""
     targets = model.target_names
-    selected = [name for name in linear_shapes(model.backbone) if any(matches_target(name, short) for short in targets)]
+    there = linear_shapes(model.backbone if stock is None else stock.model)
+    selected = [name for name in there if any(matches_target(name, short) for short in targets)]
     whole = [prefix + name for name in model.shapes]
     return {
         **_PLAIN,
         "peft_type": "LORA",
-        "task_type": _task_type(model, prefix),
+        "task_type": _task_type(model, prefix) if stock is None else "SEQ_CLS",
+        "modules_to_save": None if stock is None else list(stock.modules),
         "base_model_name_or_path": str(model.backbone.config._name_or_path),
         "r": model.rank,
         "lora_alpha": int(model.alpha) if float(model.alpha).is_integer() else model.alpha,
@@ -305,6 +346,8 @@ def _taken(
 def _read_head(folder: Path, model: AdapterClassifier) -> Params:
     head = _read(folder / HEAD)
     shapes = {WEIGHT: (model.n_classes, model.n_features), BIAS: (model.n_classes,)}
+    if isinstance(model.head, ScoreHead):
+        del shapes[BIAS]
     if head.keys() != shapes.keys():
         raise InputError(
             f"{folder / HEAD} must hold {' and '.join(shapes)}, not {', '.join(sorted(head)) or 'nothing'}"
