@@ -209,7 +209,8 @@ def test_two_scales_give_a_frontier_to_read_and_to_see(app, tmp_path):
 def test_scales_that_are_no_size_and_tokens_have_no_frontier_in_compute(app, tmp_path, undrawn):
     path = surface(tmp_path, ("params", "tokens", "loss"))
     path.write_text(path.read_text().replace("params,tokens", "experts,params", 1))
-    text = run(app, "fit", path, "--x", "experts", "--x", "params", "--bootstrap", 50, "--out", tmp_path)
+    named = ("--law", "chinchilla", "--bootstrap", 50)
+    text = run(app, "fit", path, "--x", "experts", "--x", "params", *named, "--out", tmp_path)
     assert "no frontier in compute: 'experts' and 'params' are not known as model size and tokens" in text
     assert not (tmp_path / "forecast.csv").exists()
     page = (tmp_path / "law.html").read_text()

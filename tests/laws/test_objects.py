@@ -158,3 +158,21 @@ def test_notebooks_show_small_escaped_pictures_with_the_numbers_of_the_text(obje
     assert "&lt;b&gt;" in evil._repr_html_()
     said = evil.predict([2e9])
     assert html.escape(said.summary()) in said._repr_html_()
+
+
+def test_two_scales_that_are_no_size_and_data_have_the_verdict_of_what_predicts():
+    table = {"experts": SIZE, "width": DATA, "loss": SURFACE}
+    found = ms.fit(table, x=("experts", "width"))
+    assert type(found) is laws.ScalesAnalysis
+    assert "predicted by" in found.verdict
+    assert found.predict(ROWS[:1]).by == found.predictor.by
+    assert type(ms.fit(table, x=("experts", "width"), law="chinchilla", n_bootstrap=20)) is laws.SurfaceAnalysis
+    for names in (("params", "tokens"), ("n_params", "compute_flops")):
+        sized = {names[0]: SIZE, names[1]: DATA if names[1] == "tokens" else 6 * SIZE * DATA, "loss": SURFACE}
+        surface = ms.fit(sized, x=names, n_bootstrap=20)
+        assert type(surface) is laws.SurfaceAnalysis
+        assert surface.fit.observations.x.max(0) == pytest.approx([SIZE.max(), DATA.max()])
+    # compute beside what is no model size is a scale like any other
+    other = ms.fit({"experts": SIZE, "compute": DATA, "loss": SURFACE}, x=("experts", "compute"))
+    assert other.fit.observations.x_names == ("experts", "compute")
+    assert other.fit.observations.x.max(0) == pytest.approx([SIZE.max(), DATA.max()])

@@ -109,7 +109,7 @@ def fit(
     level: Annotated[float, typer.Option("--level", help="level of the intervals")] = 0.95,
     n_bootstrap: Annotated[
         int,
-        typer.Option("--bootstrap", help="number of resamples; formulas, shares, and auto in three scales, need none"),
+        typer.Option("--bootstrap", help="number of resamples; formulas, shares and joined forms need none"),
     ] = 1000,
     kind: Kind = None,
     chance: Chance = None,
@@ -228,7 +228,7 @@ def _any_scales(opened: Prepared, scales: Sequence[str], law: str) -> bool:
     from metascale.laws.table import guess_loss, losses
 
     values, _ = losses(opened.table, opened.loss or guess_loss(opened.table))
-    return any_scales(law, max(len(scales), 1), values)
+    return any_scales(law, scales or ("x",), values)
 
 
 def _require_rows_alike(replicate: str | None, weights: str | None) -> None:
@@ -508,13 +508,13 @@ def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: b
     from metascale.laws import training_flops
     from metascale.laws.record import write_laws
     from metascale.laws.scales import pictures_of
-    from metascale.laws.table import sizes_by_tokens
+    from metascale.laws.table import sizes_by_data
 
     drawn = list(pictures_of(found.predictor, found.fit.observations, found.verdict))
     write_laws(out, {"": dataclasses.replace(found.record(), predictor=found.predictor.record())})
     say(f"predictions by {found.predictor.by}", to_stderr=json_)
     files, plots = {"fit.json": found.to_json()}, {"fit.png": found.plot()}
-    if not sizes_by_tokens(columns.names):
+    if not sizes_by_data(columns.names):
         size, data = columns.names
         note = (f"no frontier in compute: '{size}' and '{data}' are not known as model size and tokens; `optimum` "
                 "takes any two columns by name")  # fmt: skip

@@ -312,24 +312,23 @@ def fit(
 ) -> Analysis | SurfaceAnalysis | ScalesAnalysis:
     """Fit a law with intervals: in one scale for ``x`` [n], in several for ``x`` [n, d].
 
-    The arguments are those of `analyse`, `analyse_surface` (two scales) and `analyse_scales` (more scales, a formula,
-    a law of the library, losses that are not all positive), which say what each table allows.
+    The arguments are those of `analyse`, `analyse_surface` (model size and data) and `analyse_scales` (other scales, a
+    formula, a law of the library, losses that are not all positive), which say what each table allows. Two columns are
+    model size and data where ``x_name`` says so, or where no names are given.
 
     Raises:
         InputError: the table cannot be fitted; the message says why.
     """
     shape = np.shape(x)
-    if any_scales(law, shape[1] if len(shape) == 2 else 1, np.asarray(loss, float)):
+    n_scales = shape[1] if len(shape) == 2 else 1
+    names = _names(x_name, n_scales)
+    if any_scales(law, names, np.asarray(loss, float)):
         if weights is not None:
             raise InputError("weights by replicate variance are for tables with one scale", field="weights")
         refuse_noise(noise)
         columns = np.reshape(x, (len(np.asarray(loss)), -1))
-        given = (x_name,) if isinstance(x_name, str) else tuple(x_name or ())
-        names = given or (
-            ("x",) if columns.shape[1] == 1 else (*"NDU", *(f"x{k + 4}" for k in range(columns.shape[1])))
-        )
         return analyse_scales(
-            columns, loss, law=law, x_name=names[: columns.shape[1]], run=run, replicate=replicate, level=level,
+            columns, loss, law=law, x_name=names, run=run, replicate=replicate, level=level,
             loss_name=loss_name, objective=objective, bounds=bounds, fixed=fixed, notes=notes,
         )  # fmt: skip
     if bounds or fixed:
@@ -337,17 +336,22 @@ def fit(
     if len(shape) == 2 and shape[1] > 1:
         if weights is not None:
             raise InputError("weights by replicate variance are for tables with one scale", field="weights")
-        names = ("N", "D", "U")[: shape[1]] if x_name is None or isinstance(x_name, str) else tuple(x_name)
         return analyse_surface(
             x, loss, law=law, run=run, replicate=replicate, level=level, n_bootstrap=n_bootstrap, seed=seed,
             x_name=names, loss_name=loss_name, objective=objective, notes=notes, noise=noise,
         )  # fmt: skip
     return analyse(
         np.reshape(x, -1) if len(shape) == 2 else x, loss, replicate=replicate, run=run, level=level,
-        n_bootstrap=n_bootstrap, seed=seed, law=law,
-        x_name="x" if x_name is None else x_name if isinstance(x_name, str) else x_name[0], loss_name=loss_name,
-        objective=objective, weights=weights, notes=notes, noise=noise,
+        n_bootstrap=n_bootstrap, seed=seed, law=law, x_name=names[0], loss_name=loss_name, objective=objective,
+        weights=weights, notes=notes, noise=noise,
     )  # fmt: skip
+
+
+def _names(given: str | Sequence[str] | None, n_scales: int) -> tuple[str, ...]:
+    """Of the scales: N, D, U and x4, x5 ... where several have no names."""
+    if given and not (isinstance(given, str) and n_scales > 1):
+        return (given,) if isinstance(given, str) else tuple(given)
+    return ("x",) if n_scales == 1 else (*"NDU", *(f"x{k + 4}" for k in range(n_scales)))[:n_scales]
 
 
 def _family_intervals(

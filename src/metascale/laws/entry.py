@@ -56,6 +56,7 @@ from metascale.laws.table import (
     sizes_and_tokens,
     split_table,
     standard_errors,
+    without_blanks,
 )
 from metascale.laws.two_steps import TaskAnalysis, TaskPrediction
 from metascale.laws.uncertainty import Bootstrap
@@ -458,7 +459,7 @@ def sizes_of(part: Table, n: str | None, d: str | None, found: Prepared) -> Colu
     loss = found.loss or guess_loss(part)
     size = n or guess_one(part, SIZE_NAMES, "model size", "n")
     if d is not None:
-        return columns_of(part, (size, d), loss, found.run, found.noise)
+        part = without_blanks(part, (size, d, loss))
     sizes, tokens, name = sizes_and_tokens(part, size, d)
     values, loss_name = losses(part, loss)
     known = np.isfinite(sizes) & np.isfinite(tokens) & np.isfinite(values)

@@ -27,6 +27,7 @@ from metascale.laws.table import (
     named_like,
     pooled_notes,
     sizes_and_tokens,
+    sizes_by_data,
     split_table,
     standard_errors,
     tokens_of_compute,
@@ -165,11 +166,11 @@ class Columns:
 def columns_of(
     table: Table, scales: Sequence[str], loss: str | None, run: str | None, noise: str | None = None
 ) -> Columns:
-    """The columns of a table; a column of compute in second place becomes tokens, D = C / 6N."""
+    """The columns of a table; a column of compute beside model sizes becomes tokens, D = C / 6N."""
     loss = loss or guess_loss(table)
     table = without_blanks(table, (*scales, loss))
     names = list(scales)
-    if len(scales) == 2 and scales[1] in named_like(table, COMPUTE_NAMES):
+    if len(scales) == 2 and sizes_by_data(scales) and scales[1] in named_like(table, COMPUTE_NAMES):
         sizes, tokens, names[1] = sizes_and_tokens(table, scales[0], scales[1])
         x = np.column_stack([sizes, tokens])
     else:

@@ -1,8 +1,8 @@
 """A table in any number of scales, analysed: a named law or the best of many forms, trends, and a predictor for all.
 
-`analyse_scales` is what `fit` does with three scales and more, with a formula, and with a law of the library. A table
-in two scales with no law named keeps the verdict of `metascale.laws.surface_fit`; its predictions are those of
-`metascale.laws.corners` too.
+`analyse_scales` is what `fit` does with three scales and more, with two that are not model size and data, with a
+formula, and with a law of the library. A table in model size and data with no law named keeps the verdict of
+`metascale.laws.surface_fit`; its predictions are those of `metascale.laws.corners` too.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from metascale.laws.observations import Array, Mask, Observations, observe, tabl
 from metascale.laws.picture import BLUE, GREY, LawPicture, axis_or_new, finish
 from metascale.laws.prediction import Prediction
 from metascale.laws.record import Band, FamilyRecord, LawRecord, TrendResult, save_record
+from metascale.laws.table import sizes_by_data
 from metascale.laws.verdict import axis_trends, axis_words, is_score, overall
 
 if TYPE_CHECKING:
@@ -226,14 +227,15 @@ def analyse_scales(
     return ScalesAnalysis(fit, choice, level, True, tuple(said))
 
 
-def any_scales(law: str, n_scales: int, loss: Array) -> bool:
-    """Whether `analyse_scales` fits a table: a formula, a law of `LIBRARY`, three scales or more, or two with losses
-    that are not all positive; the others keep the verdicts of one scale and of (N, D)."""
+def any_scales(law: str, names: Sequence[str], loss: Array) -> bool:
+    """Whether `analyse_scales` fits a table: a formula, a law of `LIBRARY`, three scales or more, or two that are not
+    by their ``names`` model size and data, or with losses that are not all positive; the others keep the verdicts of
+    one scale and of (N, D)."""
     if law in (*MANY_AXES, *ONE_AXIS, *ALIASES):
         return False
     if law == AUTO:
-        return n_scales > 2 or (n_scales == 2 and bool((loss <= 0).any()))
-    return n_scales > 1 or is_formula(law) or law in LIBRARY or law == "mixture"
+        return len(names) > 2 or (len(names) == 2 and (not sizes_by_data(names) or bool((loss <= 0).any())))
+    return len(names) > 1 or is_formula(law) or law in LIBRARY or law == "mixture"
 
 
 def pictures(analysis: ScalesAnalysis, name: str = "") -> list[LawPicture]:

@@ -459,9 +459,9 @@ def sizes_and_tokens(table: Table, size: str, data: str | None) -> tuple[Array, 
     return sizes, table.numbers(name), name
 
 
-def sizes_by_tokens(names: Sequence[str]) -> bool:
-    """Whether two scales are by their names model sizes and tokens, so that their product is compute, C = 6 N D."""
-    size, data = ({plain_name(name) for name in known} for known in (SIZE_NAMES, DATA_NAMES))
+def sizes_by_data(names: Sequence[str]) -> bool:
+    """Whether two scales are by their names model sizes and tokens, or compute, C = 6 N D, that tokens come from."""
+    size, data = ({plain_name(name) for name in known} for known in (SIZE_NAMES, (*DATA_NAMES, *COMPUTE_NAMES)))
     return plain_name(names[0]) in size and (plain_name(names[1]) in data or names[1].endswith(PER_SIZE))
 
 
