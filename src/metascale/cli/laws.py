@@ -403,7 +403,8 @@ def backtest(
 def optimum(
     table: TablePath,
     compute: Annotated[
-        list[float], typer.Option("--compute", help="budget in FLOPs; may be repeated", show_default=False)
+        list[float],
+        typer.Option("--compute", help="budget in FLOPs (unit of --cost); may be repeated", show_default=False),
     ],
     n: Annotated[str | None, typer.Option("--n", help="column of the model size; guessed")] = None,
     d: Annotated[str | None, typer.Option("--d", help="column of the tokens; guessed, or compute / 6N")] = None,
@@ -415,6 +416,10 @@ def optimum(
     checkpoints: Checkpoints = False,
     rows: Rows = None,
     noise_column: NoiseColumn = None,
+    cost: Annotated[
+        str | None,
+        typer.Option("--cost", help="column of what a run cost: a power law in N and D is fitted to it; else 6 N D"),
+    ] = None,
     law: Annotated[str, typer.Option("--law", help="chinchilla, kaplan or auto")] = "auto",
     objective: Annotated[
         str | None, typer.Option("--objective", help="huber (the default) or least-squares, of log residuals")
@@ -431,7 +436,7 @@ def optimum(
     """Estimate the compute-optimal model size and tokens of a budget, with intervals, by three approaches."""
     from metascale.cli.scales import objective_of, print_json, say_pooled
     from metascale.laws import cross_check
-    from metascale.laws.entry import sizes_of
+    from metascale.laws.entry import cost_of, sizes_of
     from metascale.laws.table import split_table
 
     chosen = Chosen(run, None, checkpoints, rows, noise_column)
@@ -441,12 +446,13 @@ def optimum(
     options, records = {"law": law, "seed": seed, "objective": objective_of(objective)}, {}
     for name, part in split_table(opened.table, opened.group).items():
         columns = sizes_of(part, n, d, opened)
+        spent = cost_of(columns, cost)
         found = _surface(columns, options)
-        best = found.optimum(compute, level=level, flops_per_second=gpu_flops, utilisation=utilisation)
+        best = found.optimum(compute, level=level, flops_per_second=gpu_flops, utilisation=utilisation, cost=spent)
         checked = cross_check(columns.x[:, 0], columns.x[:, 1], columns.loss, best)
         text = [*([f"{name}:"] if name else []), found.summary(), "", best.summary(), checked.summary()]
         say("\n".join(text), to_stderr=json_)
-        used = (*columns.names, n, d, columns.loss_name)
+        used = (*columns.names, n, d, cost, columns.loss_name)
         say_pooled(columns.table, opened, used, (columns.names[0], d or columns.names[1]), json_)
         records[name] = {**best.to_json(), "other_approaches": checked.to_json(), "law": found.to_json()}
         if out is not None:

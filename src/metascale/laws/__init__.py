@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from metascale.laws.backtesting import Backtest
     from metascale.laws.contrasts import PairedTest, bootstrap_mean, holm, paired_test
     from metascale.laws.corners import Choice, CornerTest, backtest_corners, choose
+    from metascale.laws.cost import CostLaw, fit_cost
     from metascale.laws.curves import Smooth
     from metascale.laws.effects import slope, width_and_depth
     from metascale.laws.entry import ByGroup, backtest, fit, fit_many, forecast, load_law, optimum
@@ -64,6 +65,7 @@ __all__ = [
     "ByMetric",
     "Choice",
     "CornerTest",
+    "CostLaw",
     "CrossCheck",
     "Crossover",
     "CurvePrediction",
@@ -110,6 +112,7 @@ __all__ = [
     "crossover",
     "envelope",
     "fit",
+    "fit_cost",
     "fit_formula",
     "fit_law",
     "fit_many",

@@ -1,7 +1,8 @@
 """Compute-optimal allocation by the three approaches of Hoffmann et al. (2022), with intervals, and whether they agree.
 
-Compute is C = k N D training FLOPs with k = 6 (two for the forward and four for the backward pass). N counts what the
-table counts: with or without embeddings is the table's choice, and exponents depend on it at small scale.
+Compute is C = 6 N D training FLOPs (two for the forward and four for the backward pass), or what a power law says that
+was fitted to the table's own column (`metascale.laws.cost`). N counts what the table counts: with or without embeddings
+is the table's choice, and exponents depend on it at small scale.
 
 Known bias of approach 2: a parabola in ln N is only the second-order picture of a valley whose sides differ when α ≠ β,
 and a grid of sizes that is not centred on the minimum shifts it. Levels whose lowest loss is at the edge of the grid
@@ -10,18 +11,23 @@ are therefore left out and counted, and only the points around the minimum enter
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from metascale.core.errors import InputError
+from metascale.laws.corners import choose
+from metascale.laws.cost import SIX_N_D, CostLaw
 from metascale.laws.fitting import LawFit, require_level
+from metascale.laws.library import IN_THE_LIBRARY, law_of
 from metascale.laws.notebook import Shown
 from metascale.laws.observations import FLOPS_PER_PARAMETER_AND_TOKEN, Array, as_json, bounded_exp, observe
 from metascale.laws.picture import BLUE, axis_or_new, draw_band, finish
+from metascale.laws.prediction import Prediction
 from metascale.laws.record import Band
 from metascale.laws.uncertainty import Bootstrap, bootstrap
 
@@ -43,14 +49,36 @@ def training_flops(
     return np.asarray(per_token * np.asarray(tokens, float))
 
 
+class Predicts(Protocol):
+    """What predicts a new run at rows of scales."""
+
+    def predict(self, points: Any, level: float = 0.90) -> Prediction: ...
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One fitted law in (N, D) as what predicts, judged on hidden corners of its table."""
+
+    fit: LawFit
+
+    @cached_property
+    def _mixture(self) -> Predicts:
+        table = self.fit.observations
+        return choose(table, [law_of(IN_THE_LIBRARY[self.fit.law.name], table.x_names)]).mixture
+
+    def predict(self, points: Any, level: float = 0.90) -> Prediction:
+        return self._mixture.predict(points, level)
+
+
 @dataclass(frozen=True)
 class Optimum(Shown):
     """The best model size and data for one budget or several, in the table's units.
 
     Attributes:
-        compute: [m]; n_params, tokens, loss: name "estimate", "low", "high" to [m].
+        compute: [m] budgets, in the unit of ``cost``; n_params, tokens, loss: name "estimate", "low", "high" to [m].
         gpu_hours: [m] when a speed was given.
         exponent: "estimate", "low", "high" of a in N_opt ∝ C^a.
+        cost: what a run costs; source: what `predict` asks; unique_tokens: of the data-constrained law.
     """
 
     law: str
@@ -62,6 +90,23 @@ class Optimum(Shown):
     level: float
     gpu_hours: Array | None
     notes: tuple[str, ...]
+    cost: CostLaw
+    source: Predicts = field(repr=False, compare=False)
+    unique_tokens: float | None = None
+
+    @property
+    def points(self) -> Array:
+        """[m, d] the rows of scales at which the loss is least."""
+        size, data = self.n_params["estimate"], self.tokens["estimate"]
+        if self.law != "data_constrained":
+            return np.column_stack([size, data])
+        unique = np.inf if self.unique_tokens is None else self.unique_tokens
+        return np.column_stack([size, data, np.minimum(data, unique)])
+
+    def predict(self, points: Any = None, level: float | None = None) -> Prediction:
+        """Median and interval for one new run at the optima, or at other rows: by the law that was named, else by all
+        forms that hold in hidden corners of the table (`metascale.laws.corners`)."""
+        return self.source.predict(self.points if points is None else points, self.level if level is None else level)
 
     def rows(self) -> list[dict[str, float]]:
         """One dict a budget: for ``forecast.csv``."""
@@ -73,13 +118,14 @@ class Optimum(Shown):
         ]
 
     def to_json(self) -> dict[str, Any]:
-        return dict(as_json(self))
+        kept = (part.name for part in fields(self) if part.name not in ("source", "cost", "unique_tokens"))
+        return {**{name: as_json(getattr(self, name)) for name in kept}, "cost": self.cost.to_json()}
 
     def summary(self) -> str:
         percent, lines = f"{100 * self.level:g} %", []
         for i, compute in enumerate(self.compute):
             hours = "" if self.gpu_hours is None else f", {self.gpu_hours[i]:.4g} GPU-hours"
-            lines.append(f"compute {compute:.4g} FLOPs{hours}")
+            lines.append(f"compute {compute:.4g} {self.cost.unit}{hours}")
             for name, part, digits in (("N", self.n_params, 4), ("D", self.tokens, 4), ("loss", self.loss, 5)):
                 low, middle, high = (f"{part[key][i]:.{digits}g}" for key in ("low", "estimate", "high"))
                 lines.append(f"  {name:<5}{middle:<11} {percent} interval {low} to {high}")
@@ -93,7 +139,7 @@ class Optimum(Shown):
         ax, sizes = axis_or_new(ax), self.n_params
         band = Band.of(self.compute, sizes["estimate"], sizes["low"], sizes["high"])
         draw_band(ax, band, BLUE, f"N_opt ({self.law}), {100 * self.level:g} % interval", "-o")
-        return finish(ax, "compute (FLOPs)", "N")
+        return finish(ax, f"compute ({self.cost.unit})", "N")
 
 
 def optimum(
@@ -106,47 +152,62 @@ def optimum(
     unique_tokens: float | None = None,
     flops_per_second: float | None = None,
     utilisation: float = 0.4,
+    cost: CostLaw = SIX_N_D,
+    source: Predicts | None = None,
 ) -> Optimum:
     """Model size and tokens of least predicted loss at each budget.
 
     Args:
         fit: a fitted law in (N, D), or its bootstrap.
-        compute: budgets in FLOPs, C = 6 N D.
+        compute: budgets in FLOPs, C = 6 N D, or in the unit of ``cost``.
         unique_tokens: for the data-constrained law, how many different tokens there are (default: no limit).
         flops_per_second: peak of one GPU, for GPU-hours at ``utilisation``.
+        cost: what a run costs; the error of a fitted one (`metascale.laws.fit_cost`) widens the intervals.
+        source: what predicts at the optima, by default ``fit`` alone.
 
     Raises:
-        InputError: a law without (N, D), a level outside (0, 1), or a budget that is not positive or so far beyond the
-            table that its columns must be in other units.
+        InputError: a law without (N, D), a level outside (0, 1), a budget that is not positive or so far beyond the
+            table that its columns must be in other units, or GPU-hours of a cost that is not in FLOPs.
     """
     budgets = np.atleast_1d(np.asarray(compute, float))
     if not (np.isfinite(budgets).all() and (budgets > 0).all()):
-        raise InputError("compute budgets must be positive finite numbers of FLOPs")
+        raise InputError(f"compute budgets must be positive finite numbers of {cost.unit}")
     require_level(level)
     sample = fit if isinstance(fit, Bootstrap) else bootstrap(fit, n_bootstrap, seed=seed)
     whole = sample.fit
     if whole.law.n_axes < 2:
         raise InputError(f"the law '{whole.law.name}' has one axis; an optimum needs a law in model size and data")
-    largest = float(training_flops(whole.observations.x[:, 0], whole.observations.x[:, 1]).max())
-    if budgets.max() > FARTHEST * largest:
-        raise InputError(
-            f"the largest 6*N*D of the table is {largest:.2g}, and the budget {budgets.max():.2g} is more than "
-            f"{FARTHEST:.0e} times that: give N and D as plain counts, not in millions or billions",
-            field="compute", value=float(budgets.max()),
-        )  # fmt: skip
-    thetas = np.concatenate([whole.theta[None], sample.theta])
-    log_n, log_loss, exponent = _best_sizes(whole, thetas, np.log(budgets), unique_tokens)
-    log_d = np.log(budgets / FLOPS_PER_PARAMETER_AND_TOKEN) - log_n
-    log_loss = _with_run_noise(log_loss, sample, seed)
+    _require_reach(budgets, whole, cost)
     hours = None
     if flops_per_second is not None:
+        if not cost.is_flops:
+            raise InputError(f"GPU-hours are told from FLOPs, and the budgets are in {cost.name}", field="gpu_flops")
         hours = budgets / (flops_per_second * utilisation) / 3600
+    thetas = np.concatenate([whole.theta[None], sample.theta])
+    costs = cost.draws(len(sample.theta), seed)
+    log_n, log_loss, exponent = _best_sizes(whole, thetas, costs, np.log(budgets), unique_tokens)
+    log_d = (np.log(budgets) - costs[:, :1] - costs[:, 1:2] * log_n) / costs[:, 2:]
+    log_loss = _with_run_noise(log_loss, sample, seed)
     return Optimum(
         whole.law.name, budgets, _band(bounded_exp(log_n), level), _band(bounded_exp(log_d), level),
         _band(bounded_exp(log_loss), level),
         {name: float(value[0]) for name, value in _band(exponent[:, None], level).items()}, level, hours,
-        _notes(whole, budgets, sample),
+        _notes(whole, budgets, sample, cost), cost, source or Alone(whole), unique_tokens,
     )  # fmt: skip
+
+
+def _require_reach(budgets: Array, fit: LawFit, cost: CostLaw) -> None:
+    largest = _largest(fit, cost)
+    if budgets.max() > FARTHEST * largest:
+        raise InputError(
+            f"the largest {'6*N*D' if cost.n == 0 else cost.name} of the table is {largest:.2g}, and the budget "
+            f"{budgets.max():.2g} is more than {FARTHEST:.0e} times that: give N and D as plain counts, not in "
+            "millions or billions, and budgets in the unit of the table", field="compute", value=float(budgets.max()),
+        )  # fmt: skip
+
+
+def _largest(fit: LawFit, cost: CostLaw) -> float:
+    return float(cost.of(fit.observations.x[:, 0], fit.observations.x[:, 1]).max())
 
 
 def frontier(fit: LawFit | Bootstrap, low: float, high: float, n_points: int = 50, **options: Any) -> Optimum:
@@ -154,44 +215,58 @@ def frontier(fit: LawFit | Bootstrap, low: float, high: float, n_points: int = 5
     return optimum(fit, np.geomspace(low, high, n_points), **options)
 
 
-def _best_sizes(fit: LawFit, thetas: Array, log_c: Array, unique: float | None) -> tuple[Array, Array, Array]:
-    """ln N_opt [B, m], ln loss there [B, m] and the local exponent d ln N_opt / d ln C [B]."""
-    log_nd = log_c - np.log(FLOPS_PER_PARAMETER_AND_TOKEN)
+def _best_sizes(
+    fit: LawFit, thetas: Array, costs: Array, log_c: Array, unique: float | None
+) -> tuple[Array, Array, Array]:
+    """ln N_opt [B, m], ln loss there [B, m] and the local exponent d ln N_opt / d ln C [B], with costs [B, 3]."""
     names = fit.law.parameters
     if fit.law.name == "chinchilla":
         coded = fit.law.units(thetas, fit.t_ref)
         log_a, log_b, alpha, beta = (coded[:, names.index(name), None] for name in ("A", "B", "alpha", "beta"))
-        # dL/dN = 0 on N D = C/6: N = G (C/6)^(β/(α+β)), G = (α A / β B)^(1/(α+β)).
-        log_g = (np.log(alpha / beta) + log_a - log_b) / (alpha + beta)
-        exponent = beta / (alpha + beta)
-        log_n = log_g + exponent * log_nd
+        log_k, a, b = (costs[:, k, None] for k in range(3))
+        # dL = 0 along k N^a D^b = C: α A N^-α / a = β B D^-β / b.
+        weight = alpha * b + beta * a
+        log_n = (b * (np.log(alpha * b / (beta * a)) + log_a - log_b) + beta * (log_c - log_k)) / weight
+        log_d = (log_c - log_k - a * log_n) / b
         value = [
-            fit.log_predict(np.exp(np.column_stack([row, log_nd - row])), theta[None])[0]
-            for theta, row in zip(thetas, log_n, strict=True)
+            fit.log_predict(np.exp(np.column_stack(rows)), theta[None])[0]
+            for theta, *rows in zip(thetas, log_n, log_d, strict=True)
         ]
-        return log_n, np.array(value), exponent[:, 0]
-    return _searched_sizes(fit, thetas, log_nd, unique)
+        return log_n, np.array(value), (beta / weight)[:, 0]
+    return _searched_sizes(fit, thetas, costs, log_c, unique)
 
 
-def _searched_sizes(fit: LawFit, thetas: Array, log_nd: Array, unique: float | None) -> tuple[Array, Array, Array]:
+def _searched_sizes(
+    fit: LawFit, thetas: Array, costs: Array, log_c: Array, unique: float | None
+) -> tuple[Array, Array, Array]:
     """The same by search over ln N on a grid, refined by the parabola through the three best points."""
-    pairs = np.concatenate([log_nd, log_nd + 0.1])
-    best, value = np.empty((len(thetas), len(pairs))), np.empty((len(thetas), len(pairs)))
-    for j, total in enumerate(pairs):
-        grid = total / 2 + np.linspace(-16.0, 16.0, 801)
-        columns = [grid, total - grid]
+    budgets = np.concatenate([log_c, log_c + 0.1])
+    costs = costs[:1] if np.all(costs == costs[:1]) else costs
+    best, value = np.empty((len(thetas), len(budgets))), np.empty((len(thetas), len(budgets)))
+    rows, steps = np.arange(len(thetas)), np.linspace(-16.0, 16.0, 801)
+    for j, budget in enumerate(budgets):
+        log_k, a, b = costs.T[:, :, None]
+        grid = (budget - log_k) / (a + b) + steps  # [1 or B, 801]
+        data = (budget - log_k - a * grid) / b
+        columns = [grid, data]
         if fit.law.n_axes == 3:
-            columns.append(np.minimum(total - grid, np.log(unique) if unique else np.inf))
-        curve = fit.law.curve.log_predict(thetas, np.column_stack(columns) - fit.t_ref)
-        k = np.clip(np.argmin(curve, axis=1), 1, len(grid) - 2)
-        rows = np.arange(len(thetas))
+            columns.append(np.minimum(data, np.log(unique) if unique else np.inf))
+        curve = _along(fit, thetas, np.stack(columns, 2) - fit.t_ref)
+        k = np.clip(np.argmin(curve, axis=1), 1, len(steps) - 2)
         before, here, after = curve[rows, k - 1], curve[rows, k], curve[rows, k + 1]
         bend = before - 2 * here + after
         shift = np.where(bend > 0, 0.5 * (before - after) / np.where(bend > 0, bend, 1.0), 0.0)
-        best[:, j] = grid[k] + np.clip(shift, -1, 1) * (grid[1] - grid[0])
+        best[:, j] = grid[rows % len(grid), k] + np.clip(shift, -1, 1) * (steps[1] - steps[0])
         value[:, j] = here - 0.25 * (before - after) * np.clip(shift, -1, 1)
-    half = len(log_nd)
+    half = len(log_c)
     return best[:, :half], value[:, :half], ((best[:, half:] - best[:, :half]) / 0.1).mean(axis=1)
+
+
+def _along(fit: LawFit, thetas: Array, t: Array) -> Array:
+    """[B, g] ln loss of every refit on a grid [1, g, d] of all, or [B, g, d] one of its own each."""
+    if len(t) == 1:
+        return np.asarray(fit.law.curve.log_predict(thetas, t[0]))
+    return np.array([fit.law.curve.log_predict(theta[None], rows)[0] for theta, rows in zip(thetas, t, strict=True)])
 
 
 def _with_run_noise(log_loss: Array, sample: Bootstrap, seed: int) -> Array:
@@ -208,13 +283,15 @@ def _band(values: Array, level: float) -> dict[str, Array]:
     return {"estimate": values[0], "low": np.minimum(low, values[0]), "high": np.maximum(high, values[0])}
 
 
-def _notes(fit: LawFit, budgets: Array, sample: Bootstrap) -> tuple[str, ...]:
-    x = fit.observations.x
-    seen = FLOPS_PER_PARAMETER_AND_TOKEN * float(np.max(x[:, 0] * x[:, 1]))
-    notes: list[str] = [f"C = 6 N D; {sample.how}; the intervals trust the law; that of the loss is for one new run"]
+def _notes(fit: LawFit, budgets: Array, sample: Bootstrap, cost: CostLaw) -> tuple[str, ...]:
+    seen = _largest(fit, cost)
+    notes: list[str] = [
+        f"{cost.summary()}; {sample.how}; the intervals trust the law; that of the loss is for one new run"
+    ]
     if budgets.max() > 10 * seen:
         notes.append(
-            f"the largest budget is {budgets.max() / seen:.3g} times the largest run of the table ({seen:.3g} FLOPs)"
+            f"the largest budget is {budgets.max() / seen:.3g} times the largest run of the table "
+            f"({seen:.3g} {cost.unit})"
         )
     if fit.at_bound:
         notes.append(f"{', '.join(fit.at_bound)} ended on a bound: the allocation is not identified by this table")
@@ -416,7 +493,8 @@ class CrossCheck(Shown):
             ours = float(self.parametric.n_params["estimate"][int(np.argmax(self.parametric.compute))])
             lines.append(
                 f"{other.approach}: N_opt ~ C^{other.exponent:.4f} ({100 * other.level:g} % {low:.4f} to {high:.4f}); "
-                f"at {self.parametric.compute.max():.3g} FLOPs N = {size:.3g} ({least:.3g} to {most:.3g}), "
+                f"at {self.parametric.compute.max():.3g} {self.parametric.cost.unit} N = {size:.3g} "
+                f"({least:.3g} to {most:.3g}), "
                 f"{'agrees' if self.agrees(other) else 'DISAGREES'} with the parametric {ours:.3g}"
             )
         return "\n".join(lines)
@@ -431,9 +509,15 @@ class CrossCheck(Shown):
         return ax
 
 
-def cross_check(n_params: ArrayLike, tokens: ArrayLike, loss: ArrayLike, parametric: Optimum) -> CrossCheck:
-    """Run the IsoFLOP parabolas and the envelope on a table of runs, beside its parametric optimum."""
-    compute = training_flops(n_params, tokens)
+def cross_check(
+    n_params: ArrayLike, tokens: ArrayLike, loss: ArrayLike, parametric: Optimum, compute: ArrayLike | None = None
+) -> CrossCheck:
+    """Run the IsoFLOP parabolas and the envelope on a table of runs, beside its parametric optimum.
+
+    Args:
+        compute: [n] what the runs cost; by default what the optimum's cost law says.
+    """
+    compute = parametric.cost.of(n_params, tokens) if compute is None else compute
     others: list[Allocation] = []
     refused = {}
     for name, approach in (("isoFLOP parabolas", isoflop), ("envelope", envelope)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, get_args
 
@@ -20,6 +21,7 @@ from metascale.laws.allocation import Optimum
 from metascale.laws.analysis import Analysis
 from metascale.laws.backtesting import Backtest
 from metascale.laws.corners import CornerTest, backtest_corners, choose
+from metascale.laws.cost import SIX_N_D, CostLaw, fit_cost
 from metascale.laws.evaluation import refuse_noise
 from metascale.laws.fitting import LawFit
 from metascale.laws.forecasting import Forecast
@@ -422,36 +424,42 @@ def optimum(
     group: str | None = None,
     law: str = "auto",
     level: float = 0.90,
+    cost: str | CostLaw | None = None,
     **options: Any,
 ) -> Optimum | ByGroup[Optimum]:
     """Model size and tokens of least predicted loss at each budget, of a fitted law or of a table.
 
     Args:
         data: a law in (N, D) that was fitted, or its bootstrap; or a table (see `read_table`).
-        compute: budgets in FLOPs, C = 6 N D.
+        compute: budgets in FLOPs, C = 6 N D, or in the unit of ``cost``.
         n, d, y: the columns of model size, tokens (or compute) and loss; guessed. group: as in `fit`.
+        cost: the column of what a run cost (FLOPs, GPU-hours), to which a power law in N and D is fitted; of a fitted
+            law what `metascale.laws.fit_cost` returns.
         options: of `metascale.laws.allocation.optimum`.
 
     Raises:
-        InputError: no law in (N, D), or a budget that its table cannot be asked about.
+        InputError: no law in (N, D), a budget that its table cannot be asked about, or a cost that is no power law.
     """
-    if isinstance(data, (LawFit, Bootstrap)):
-        return allocation.optimum(data, compute, level=level, **options)
-    if isinstance(data, SurfaceAnalysis):
-        return data.optimum(compute, level=level, **options)
+    if isinstance(data, (LawFit, Bootstrap, SurfaceAnalysis)):
+        if isinstance(cost, str):
+            raise InputError("a fitted law has no columns: give `cost` as what `fit_cost` returns", field="cost")
+        of = data.optimum if isinstance(data, SurfaceAnalysis) else partial(allocation.optimum, data)
+        return of(compute, level=level, **options, **({} if cost is None else {"cost": cost}))
     found, _ = _prepared(data, (n, d) if n and d else None, y, group, options)
     fitted = {name: options.pop(name) for name in ("n_bootstrap", "seed", "objective") if name in options}
-    best: dict[str, Optimum] = {
-        name: surface_of(part, n, d, found, law=law, **fitted).optimum(compute, level=level, **options)
-        for name, part in split_table(found.table, found.group).items()
-    }
+    best: dict[str, Optimum] = {}
+    for name, part in split_table(found.table, found.group).items():
+        columns = sizes_of(part, n, d, found)
+        surface = analyse_surface(**columns.data, notes=columns.table.notes, law=law, **fitted)
+        best[name] = surface.optimum(compute, level=level, cost=cost_of(columns, cost), **options)
     return _only(best)
 
 
-def surface_of(part: Table, n: str | None, d: str | None, found: Prepared, **options: Any) -> SurfaceAnalysis:
-    """The law in model size and data of one group."""
-    columns = sizes_of(part, n, d, found)
-    return analyse_surface(**columns.data, notes=columns.table.notes, **options)
+def cost_of(columns: Columns, cost: str | CostLaw | None) -> CostLaw:
+    """What a run of one group costs: 6 N D, or the law fitted to a column."""
+    if cost is None or isinstance(cost, CostLaw):
+        return cost or SIX_N_D
+    return fit_cost(columns.x[:, 0], columns.x[:, 1], columns.table.numbers(cost), cost)
 
 
 def sizes_of(part: Table, n: str | None, d: str | None, found: Prepared) -> Columns:

@@ -114,6 +114,10 @@ LIBRARY = {
 }  # fmt: skip
 
 
+# The surfaces of `metascale.laws.families` as formulas.
+IN_THE_LIBRARY = {"chinchilla": "hoffmann", "kaplan": "kaplan_joint", "data_constrained": "muennighoff"}
+
+
 def mixture_law(n_domains: int) -> Formula:
     """The loss on one domain against the proportions of all: c + exp(sum of t_j r_j) (Ye et al. 2024, equation 6).
 

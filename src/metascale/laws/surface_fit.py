@@ -18,7 +18,7 @@ from metascale.laws.curves import LogSumExp
 from metascale.laws.evaluation import weigh
 from metascale.laws.families import MANY_AXES
 from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law
-from metascale.laws.library import law_of
+from metascale.laws.library import IN_THE_LIBRARY, law_of
 from metascale.laws.likelihood import influence
 from metascale.laws.mixture import Mixture
 from metascale.laws.notebook import Shown
@@ -34,7 +34,6 @@ from metascale.laws.verdict import axis_trends, axis_words, is_score, misfit_not
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-IN_THE_LIBRARY = {"chinchilla": "hoffmann", "kaplan": "kaplan_joint", "data_constrained": "muennighoff"}
 SLOW_RESAMPLES = 200  # for surfaces whose refits take tens of milliseconds each
 INFLUENTIAL = 0.5  # a row is named when leaving it out moves a parameter by more than half its standard error
 
@@ -97,7 +96,7 @@ class SurfaceAnalysis(Shown):
 
     def optimum(self, compute: ArrayLike, **options: Any) -> Optimum:
         """Compute-optimal allocation at budgets in FLOPs; see `metascale.laws.optimum`."""
-        return optimum(self.bootstrap, compute, **options)
+        return optimum(self.bootstrap, compute, source=self, **options)
 
     def predict(self, points: Any, level: float = 0.90) -> Prediction:
         """Median and interval for one new run at each row: by the law that was named, else by the forms of `choice`.
