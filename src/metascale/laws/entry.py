@@ -444,7 +444,7 @@ def optimum(
         if isinstance(cost, str):
             raise InputError("a fitted law has no columns: give `cost` as what `fit_cost` returns", field="cost")
         of = data.optimum if isinstance(data, SurfaceAnalysis) else partial(allocation.optimum, data)
-        return of(compute, level=level, **options, **({} if cost is None else {"cost": cost}))
+        return of(compute, level=level, cost=cost or SIX_N_D, **options)
     found, _ = _prepared(data, (n, d) if n and d else None, y, group, options)
     fitted = {name: options.pop(name) for name in ("n_bootstrap", "seed", "objective") if name in options}
     best: dict[str, Optimum] = {}
