@@ -38,6 +38,29 @@ def test_episodes_that_a_benchmark_cannot_have_are_refused() -> None:
             benchmark(lambda episode: {}, tasks, n_episodes=n_episodes)
 
 
+def test_regression_on_a_table_reports_the_mean_squared_error() -> None:
+    """
+    Both groups of the test have targets 0 and 1 (of two rows, support and query, in either order), and the module gives
+    out 3, so that an episode's error is 9 or 4; its mean absolute error, 3 or 2, is called a loss.
+    """
+    table = {"city": list("aabbcc"), "x": [1.0, 2, 3, 4, 5, 6], "y": [0.0, 1] * 3}
+    split = {"train": ["a"], "val": ["b"], "test": ["c"]}
+    tasks = few_shot(table, label="y", group="city", k_shot=1, n_query=1, n_test_tasks=40, split=split)
+    net = nn.Linear(1, 1)
+    with torch.no_grad():
+        net.weight.zero_(), net.bias.fill_(3.0)
+    model = Module(net, loss="mse")
+    targets = tasks.episodes("test", range(40)).query.targets.flatten()
+    assert set(targets.tolist()) == {0.0, 1.0}
+    errors = (3 - targets.double()).square().numpy()
+    found = benchmark(adapted_predictor(model, InnerLoop(SGD(0.1), 1), model.init(0), [0]), tasks, n_episodes=40)
+    half = 2.02269092 * errors.std(ddof=1) / 40**0.5  # t of 39 degrees of freedom at 97.5 %
+    assert found.loss_nats == pytest.approx((errors.mean(), half), rel=1e-6)
+    assert str(found).startswith(f"mean squared error {errors.mean():.4f} ± {half:.4f} (95 % interval, 40 episodes")
+    absolute = adapted_predictor(Module(net, loss=F.l1_loss), InnerLoop(SGD(0.1), 1), model.init(0), [0])
+    assert str(benchmark(absolute, tasks, n_episodes=40)).startswith("loss 2.")
+
+
 def test_accuracy_of_an_own_loss_counts_classes_alone() -> None:
     """Two of three labelled targets are hit; a single output a target is no class."""
     outputs = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]])

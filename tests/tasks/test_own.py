@@ -72,7 +72,8 @@ FORMS: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_the_same_data_gives_the_same_tasks(form: str) -> None:
-    found, expected = few_shot(FORMS[form](), **SMALL), few_shot((X, Y), **SMALL)
+    as_they_stand: dict[str, Any] = {"standardize": "none"} if form == "data frame" else {}
+    found, expected = few_shot(FORMS[form](), **SMALL, **as_they_stand), few_shot((X, Y), **SMALL)
     assert isinstance(found, FewShotTasks)
     for split in ("train", "test"):
         one, two = (tasks.episodes(split, [0, 1]) for tasks in (found, expected))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ Predictor: TypeAlias = Callable[[Episode], Mapping[int, torch.Tensor]]
 """Predictions for the query sets [T, B, ...], by the number of inner steps taken (0 for methods without). In processes
 it must be an object that another process can load, not a closure."""
 
+Measure: TypeAlias = Literal["loss", "mean squared error"]
+"""What a loss is, in words."""
 
 OutputLosses: TypeAlias = Callable[[torch.Tensor, Batch], torch.Tensor]
 """Predictions [T, B, ...] and their batch to losses [T]."""
@@ -37,12 +39,14 @@ class Evaluation:
         inner_steps: the K values, ascending.
         loss_nats: [n, K] mean query loss of each task (squared error for regression).
         accuracy: [n, K] query accuracy of each task; NaN for regression.
+        measure: what ``loss_nats`` is, in words: ``"loss"``, or ``"mean squared error"`` of real-valued targets.
     """
 
     task_ids: tuple[str, ...]
     inner_steps: tuple[int, ...]
     loss_nats: np.ndarray
     accuracy: np.ndarray
+    measure: Measure = "loss"
 
     def at(self, inner_steps: int) -> dict[str, float]:
         """Means over tasks and their standard errors (across tasks) after that many inner steps."""
@@ -120,6 +124,12 @@ class _Adapted:
     def losses(self) -> OutputLosses | None:
         """The model's own loss of predictions, where it says that it has one."""
         return cast(OutputModel, self.model).output_losses if getattr(self.model, "own_loss", False) else None
+
+    @property
+    def measure(self) -> Measure:
+        """What the loss of real-valued predictions is called (`score`)."""
+        own = self.losses is not None and getattr(self.model, "loss", None) != "squared_error"
+        return "loss" if own else "mean squared error"
 
 
 def predict_in_parts(model: Model, params: Params, batch: Batch, micro_batch: int | None) -> torch.Tensor:
@@ -203,7 +213,9 @@ def evaluate(
         raise Diverged(
             f"the {split} loss of {len(ids)} task(s) is not finite, the first is {ids[0]}", step=-1, task_ids=ids
         )
-    return Evaluation(tuple(names), inner_steps, loss_table, accuracy_table)
+    real = episode.query.targets.is_floating_point()
+    measure: Measure = getattr(predictor, "measure", "mean squared error") if real else "loss"
+    return Evaluation(tuple(names), inner_steps, loss_table, accuracy_table, measure)
 
 
 @dataclass(frozen=True)
@@ -231,7 +243,7 @@ class Benchmark:
 
     @property
     def loss_nats(self) -> tuple[float, float]:
-        """Mean and half width of the query loss."""
+        """Mean and half width of the query loss (`Evaluation.measure`)."""
         return self._interval(self.evaluation.loss_nats)
 
     def _interval(self, values: np.ndarray) -> tuple[float, float]:
@@ -239,7 +251,7 @@ class Benchmark:
         return float(own.mean()), float(t.ppf(0.975, len(own) - 1) * own.std(ddof=1) / math.sqrt(len(own)))
 
     def __str__(self) -> str:
-        loss = f"loss {self.loss_nats[0]:.4f} ± {self.loss_nats[1]:.4f}"
+        loss = f"{self.evaluation.measure} {self.loss_nats[0]:.4f} ± {self.loss_nats[1]:.4f}"
         accuracy = "" if math.isnan(self.accuracy[0]) else f"accuracy {self.accuracy[0]:.2%} ± {self.accuracy[1]:.2%}, "
         return f"{accuracy}{loss} (95 % interval, {self.n_episodes} episodes, {self.inner_steps} inner steps)"
 

@@ -46,6 +46,11 @@ class WithContext:
         return bool(getattr(self.model, "own_loss", False))
 
     @property
+    def loss(self) -> object:
+        """The name of the model's loss, or the loss, where it says so."""
+        return getattr(self.model, "loss", None)
+
+    @property
     def output_losses(self) -> Callable[[torch.Tensor, Batch], torch.Tensor]:
         """The model's own, where it has one."""
         return cast(OutputModel, self.model).output_losses

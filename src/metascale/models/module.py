@@ -40,7 +40,7 @@ class Module:
         net: the module, whose weights are where learning starts, whatever the seed; or a function without arguments (a
             class, say) that makes one, called once for every seed with torch's generators set by it.
         loss: ``"cross_entropy"`` (nats; classes last, or second as torch has them; targets of −100 do not count),
-            ``"squared_error"``, or a function of one task's outputs and targets.
+            ``"squared_error"`` or ``"mse"`` (the mean of squares), or a function of one task's outputs and targets.
         start: ``"weights"``, as the module comes; ``"seed"``: every part drawn anew by its ``reset_parameters``.
             Default: weights for a module, the seed for a function that makes one.
         batch_statistics: what batch normalisation uses, in training and prediction alike. ``"batch"``: the statistics
@@ -64,7 +64,7 @@ class Module:
     def __init__(
         self,
         net: nn.Module | Callable[[], nn.Module],
-        loss: Literal["cross_entropy", "squared_error"] | Loss = "cross_entropy",
+        loss: Literal["cross_entropy", "squared_error", "mse"] | Loss = "cross_entropy",
         *,
         start: Literal["weights", "seed"] | None = None,
         batch_statistics: BatchStatistics = "batch",
@@ -77,7 +77,8 @@ class Module:
     ) -> None:
         self._make = None if isinstance(net, nn.Module) else net
         self.net = net if isinstance(net, nn.Module) else _seeded(net, 0)
-        self.loss, self.output, self.steps = loss, output, steps
+        self.loss = "squared_error" if loss == "mse" else loss
+        self.output, self.steps = output, steps
         self.start = start or ("weights" if self._make is None else "seed")
         self.statistics = batch_statistics
         self._check(train)
@@ -120,7 +121,7 @@ class Module:
                 )
         if not callable(self.loss) and self.loss not in ("cross_entropy", "squared_error"):
             raise InputError(
-                f"loss must be 'cross_entropy', 'squared_error' or a function, not {self.loss!r}", field="loss"
+                f"loss must be 'cross_entropy', 'squared_error' ('mse') or a function, not {self.loss!r}", field="loss"
             )
         if isinstance(train, str):
             raise InputError(f"train must be a list of patterns, such as [{train!r}], not a text", field="train")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         pool_position,
         split_sizes,
     )
+    from metascale.tasks.groups import GroupTable, GroupTasks
     from metascale.tasks.intents import intent_tasks, read_banking77, read_clinc150
     from metascale.tasks.omniglot import omniglot_tasks
     from metascale.tasks.own import few_shot
@@ -38,6 +39,8 @@ __all__ = [
     "EpisodePlan",
     "FewShotSettings",
     "FewShotTasks",
+    "GroupTable",
+    "GroupTasks",
     "LabelledText",
     "QuadraticTasks",
     "RegressionTasks",

@@ -16,6 +16,17 @@ from metascale.core.nested import flatten
 from metascale.core.optional import require
 from metascale.core.types import SPLITS, Split
 from metascale.tasks.pictures import SUFFIXES, ImageFiles, Pictures
+from metascale.tasks.tables import (
+    Features,
+    Table,
+    features_of,
+    is_missing,
+    is_numeric,
+    is_plain,
+    joined_features,
+    read_table,
+    scalar,
+)
 from metascale.tasks.words import words_of
 
 PARTS: Mapping[str, Split] = {
@@ -38,8 +49,8 @@ class Arrays:
         return {name: torch.from_numpy(array[ids]) for name, array in self.values.items()}
 
 
-Inputs: TypeAlias = "Arrays | ImageFiles | Pictures | tuple[str, ...]"
-"""What the examples are; a tuple of texts still has to be made into numbers."""
+Inputs: TypeAlias = "Arrays | ImageFiles | Pictures | Features | tuple[str, ...]"
+"""What the examples are; features and a tuple of texts still have to be made into numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +70,8 @@ class Labelled:
     def keys(self) -> list[bytes]:
         """A number for the content of each example: equal ones for equal examples (texts: the same words)."""
         inputs = self.inputs
+        if isinstance(inputs, Features):
+            return inputs.keys()
         if isinstance(inputs, tuple):
             return [_digest(" ".join(words_of(text)).encode()) for text in inputs]
         if isinstance(inputs, ImageFiles):
@@ -78,6 +91,7 @@ def read_labelled(
     *,
     label: str | None = None,
     inputs: Sequence[str] | str | None = None,
+    categorical: Sequence[str] | str = (),
     image_size: int | None = None,
 ) -> Labelled:
     """The examples of ``data`` (see `tasks.few_shot`, which explains the arguments).
@@ -88,16 +102,16 @@ def read_labelled(
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"image_size must be at least 1, not {image_size}", field="image_size", value=image_size)
+    named = [categorical] if isinstance(categorical, str) else list(categorical)
     if isinstance(data, str | Path):
-        return _from_path(Path(data).expanduser(), label, inputs, image_size)
+        return _from_path(Path(data).expanduser(), label, inputs, named, image_size)
     _refuse("image_size", image_size, "a folder of images")
-    if hasattr(data, "columns") and hasattr(data, "iloc"):
-        frame: Any = data
-        return _from_columns({str(name): frame[name].tolist() for name in frame.columns}, label, inputs)
-    if hasattr(data, "column_names"):
-        return _from_hugging_face(data, label, inputs)
-    if isinstance(data, Mapping):
-        return _from_columns(data, label, inputs)
+    if hasattr(data, "column_names") and not hasattr(data, "iloc"):
+        return _from_hugging_face(data, label, inputs, named)
+    table = read_table(data)
+    if table is not None:
+        return _from_table(table, label, inputs, named)
+    _refuse("categorical", named or None, "a table with columns")
     _refuse("label", label, "a table with columns")
     _refuse("inputs", inputs, "a table with columns")
     if isinstance(data, tuple) and len(data) == 2:
@@ -129,11 +143,11 @@ def _from_items(items: Iterable[Any]) -> Labelled:
             )
     if not pairs:
         raise InputError("the data set has no examples", field="data")
-    return Labelled(_together([inputs for inputs, _ in pairs]), _names([label for _, label in pairs]))
+    return Labelled(_together([inputs for inputs, _ in pairs]), names_of([label for _, label in pairs]))
 
 
 def _from_pairs(inputs: Any, labels: Any) -> Labelled:
-    names = _names(labels)
+    names = names_of(labels)
     found = _texts(inputs) or Arrays({name: _plain(value) for name, value in flatten(_tensors(inputs)).items()})
     counts = {"": len(found)} if isinstance(found, tuple) else {name: len(v) for name, v in found.values.items()}
     for name, count in counts.items():
@@ -146,31 +160,76 @@ def _from_pairs(inputs: Any, labels: Any) -> Labelled:
     return Labelled(found, names)
 
 
-def _from_columns(
-    table: Mapping[str, Any], label: str | None, inputs: Sequence[str] | str | None, classes: Sequence[str] = ()
+def _from_table(
+    table: Table, label: str | None, inputs: Sequence[str] | str | None, categorical: Sequence[str]
 ) -> Labelled:
-    columns = list(table)
-    label = label or _chosen("label", [name for name in _LABELS if name in columns][:1], columns)
-    _require_columns("label", [label], columns)
-    if not len(table[label]):
-        raise InputError("the data set has no examples", field="data")
-    others = [name for name in columns if name != label]
-    numeric = [name for name in others if len(table[name]) and isinstance(_scalar(table[name][0]), int | float)]
-    if inputs is None:
-        known = [name for name in _INPUTS if name in others]
-        inputs = others if others == numeric else _chosen("inputs", known[:1] or others, columns)
-    wanted = [inputs] if isinstance(inputs, str) else list(inputs)
-    _require_columns("inputs", wanted, columns)
-    names = _names([classes[int(value)] for value in table[label]] if classes else table[label])
-    if all(name in numeric for name in wanted):
-        x = np.array([table[name] for name in wanted], np.float32).T
-        if np.isnan(x).any():
-            raise InputError(f"{int(np.isnan(x).any(1).sum())} rows lack a number in {', '.join(wanted)}", field="data")
-        return Labelled(Arrays({"x": np.ascontiguousarray(x)}), names)
+    columns = table.columns
+    label = label_column(table, label)
+    wanted = input_columns(table, [label], inputs, categorical)
+    if label == table.label and table.class_names:
+        names = tuple(_class_name(row, scalar(value), table.class_names) for row, value in enumerate(columns[label]))
+    else:
+        names = names_of(columns[label])
+    if is_features(table, wanted, categorical):
+        return Labelled(features_of(columns, wanted, {*table.categorical, *categorical}), names)
+    _refuse("categorical", list(categorical) or None, "a table with a column for each feature")
     if len(wanted) == 1:
-        return Labelled(_together(list(table[wanted[0]])), names)
-    rows = [dict(zip(wanted, values, strict=True)) for values in zip(*(table[name] for name in wanted), strict=True)]
+        return Labelled(_together(list(columns[wanted[0]])), names)
+    rows = [dict(zip(wanted, each, strict=True)) for each in zip(*(columns[name] for name in wanted), strict=True)]
     return Labelled(_together(rows), names)
+
+
+def _class_name(row: int, value: Any, names: Sequence[str]) -> str:
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        raise InputError(
+            f"example {row} has the label {value!r}; there are classes 0 to {len(names) - 1}", field="label"
+        )
+    return names[value]
+
+
+def label_column(table: Table, label: str | None) -> str:
+    """The column that holds labels or targets, and does hold some."""
+    columns = list(table.columns)
+    label = label or table.label or _chosen("label", [name for name in _LABELS if name in columns][:1], columns)
+    _require_columns("label", [label], columns)
+    lengths = {name: len(values) for name, values in table.columns.items()}
+    if not lengths[label]:
+        raise InputError("the data set has no examples", field="data")
+    for name, length in lengths.items():
+        if length != lengths[label]:
+            raise InputError(
+                f"column '{name}' has {length} rows and column '{label}' {lengths[label]}", field="data", value=name
+            )
+    return label
+
+
+def input_columns(
+    table: Table, taken: Sequence[str], inputs: Sequence[str] | str | None, categorical: Sequence[str]
+) -> list[str]:
+    """The input columns: those that ``inputs`` names, else what is left by the rules of `tasks.few_shot`."""
+    others = [name for name in table.columns if name not in taken]
+    if inputs is None:
+        plain = [name for name in others if is_plain(table.columns[name])]
+        known = [name for name in _INPUTS if name in others and not is_numeric(table.columns[name])]
+        inputs = others
+        if known or len(plain) < len(others):
+            inputs = _chosen("inputs", known[:1] or others, list(table.columns))
+    wanted = [inputs] if isinstance(inputs, str) else list(inputs)
+    if not wanted:
+        raise InputError(f"there is no input column besides {', '.join(taken)}", field="inputs")
+    _require_columns("inputs", wanted, list(table.columns))
+    _require_columns("categorical", categorical, wanted)
+    for name in wanted:
+        if name in taken:
+            raise InputError(f"column '{name}' is what is to be predicted or the group, no input", field="inputs")
+    return wanted
+
+
+def is_features(table: Table, wanted: Sequence[str], categorical: Sequence[str]) -> bool:
+    """Whether these columns are features; a single column of texts is not."""
+    if len(wanted) == 1 and not is_numeric(table.columns[wanted[0]]):
+        return wanted[0] in {*table.categorical, *categorical}
+    return all(is_plain(table.columns[name]) for name in wanted)
 
 
 def _require_columns(field: str, wanted: Sequence[str], columns: Sequence[str]) -> None:
@@ -185,12 +244,20 @@ def _chosen(what: str, found: Sequence[str], columns: Sequence[str]) -> str:
     return found[0]
 
 
-def _from_hugging_face(data: Any, label: str | None, inputs: Sequence[str] | str | None) -> Labelled:
-    if not isinstance(data.column_names, Mapping):
-        found = label or _chosen("label", [n for n in _LABELS if n in data.column_names][:1], data.column_names)
-        classes = getattr(getattr(data, "features", {}).get(found), "names", None) or ()
-        return _from_columns({name: data[name][:] for name in data.column_names}, found, inputs, classes)
-    return joined({name: _from_hugging_face(data[name], label, inputs) for name in data.column_names})
+def _from_hugging_face(
+    data: Any, label: str | None, inputs: Sequence[str] | str | None, categorical: Sequence[str]
+) -> Labelled:
+    if isinstance(data.column_names, Mapping):
+        parts = {name: _from_hugging_face(data[name], label, inputs, categorical) for name in data.column_names}
+        return joined(parts)
+    return _from_table(columns_of(data, label), label, inputs, categorical)
+
+
+def columns_of(data: Any, label: str | None) -> Table:
+    """The columns of one part of a Hugging Face data set."""
+    found = label or _chosen("label", [n for n in _LABELS if n in data.column_names][:1], data.column_names)
+    classes = getattr(getattr(data, "features", {}).get(found), "names", None) or ()
+    return Table({name: data[name][:] for name in data.column_names}, found, tuple(classes))
 
 
 def joined(parts: Mapping[str, Labelled]) -> Labelled:
@@ -204,12 +271,23 @@ def joined(parts: Mapping[str, Labelled]) -> Labelled:
     first = values[0]
     if isinstance(first, tuple):
         return Labelled(tuple(text for each in values for text in each), labels, tuple(splits))  # type: ignore[union-attr]
+    if isinstance(first, Features):
+        same = [each for each in values if isinstance(each, Features) and each.columns.keys() == first.columns.keys()]
+        if len(same) < len(values):
+            raise InputError("the parts of the data set have different columns", field="data")
+        return Labelled(joined_features(same), labels, tuple(splits))
     assert isinstance(first, Arrays)
     arrays = {name: np.concatenate([each.values[name] for each in values]) for name in first.values}  # type: ignore[union-attr]
     return Labelled(Arrays(arrays), labels, tuple(splits))
 
 
-def _from_path(path: Path, label: str | None, inputs: Sequence[str] | str | None, image_size: int | None) -> Labelled:
+def _from_path(
+    path: Path,
+    label: str | None,
+    inputs: Sequence[str] | str | None,
+    categorical: Sequence[str],
+    image_size: int | None,
+) -> Labelled:
     if not path.exists():
         raise InputError(
             f"there is no file or folder {path}; a data set of the Hugging Face hub is given as "
@@ -217,18 +295,20 @@ def _from_path(path: Path, label: str | None, inputs: Sequence[str] | str | None
             field="data",
             value=str(path),
         )
+    if path.is_file():
+        _refuse("categorical", list(categorical) or None, "a table with columns (a CSV file has texts here)")
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         return _from_csv(path, label, inputs, image_size)
     if not path.is_dir():
         raise InputError(f"{path} is neither a folder nor a .csv or .tsv file", field="data", value=str(path))
     if any((path / name).is_file() for name in _SAVED):
         reader = require("datasets", "data", "a folder of a Hugging Face data set")
-        return _from_hugging_face(reader.load_from_disk(str(path)), label, inputs)
+        return _from_hugging_face(reader.load_from_disk(str(path)), label, inputs, categorical)
     if not any(each.is_dir() for each in path.iterdir()) and any(path.glob("*.parquet")):
         reader = require("datasets", "data", "a folder of a Hugging Face data set")
-        return _from_hugging_face(reader.load_dataset(str(path)), label, inputs)
-    _refuse("label", label, "a table with columns")
-    _refuse("inputs", inputs, "a table with columns")
+        return _from_hugging_face(reader.load_dataset(str(path)), label, inputs, categorical)
+    for field, value in (("label", label), ("inputs", inputs), ("categorical", list(categorical) or None)):
+        _refuse(field, value, "a table with columns")
     return _image_folder(path, image_size)
 
 
@@ -323,7 +403,12 @@ def _tensors(value: Any) -> Any:
         return tuple(_tensors(each) for each in value)
     if value is None or isinstance(value, str | bytes):
         raise InputError(f"an example is {value!r}, where numbers, images or texts are allowed", field="data")
-    return torch.from_numpy(np.array(value))
+    try:
+        return torch.from_numpy(np.array(value))
+    except TypeError as error:
+        raise InputError(
+            f"an example holds {type(value).__name__}, where numbers, images or texts are allowed", field="data"
+        ) from error
 
 
 def _plain(values: torch.Tensor) -> np.ndarray:
@@ -340,23 +425,21 @@ def _plain(values: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(values.numpy())
 
 
-def _scalar(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
-
-
-def _names(labels: Any) -> tuple[str, ...]:
-    """Labels as names of classes.
+def names_of(labels: Any, kind: str = "label") -> tuple[str, ...]:
+    """Labels as names of classes; or what else names them (``kind``: the group) as names.
 
     Raises:
         InputError: a label is missing, or a real number.
     """
-    values = labels.tolist() if hasattr(labels, "tolist") else [_scalar(label) for label in labels]
+    values = labels.tolist() if hasattr(labels, "tolist") else [scalar(label) for label in labels]
     for number, value in enumerate(values):
-        if value is None or value != value or (isinstance(value, str) and not value.strip()):
-            raise InputError(f"example {number} has no label", field="labels")
+        if is_missing(value) or (isinstance(value, str) and not value.strip()):
+            raise InputError(f"example {number} has no {kind}", field=f"{kind}s")
         if not isinstance(value, str | int) and not (isinstance(value, float) and value.is_integer()):
+            what = "classes" if kind == "label" else "tasks"
+            hint = "; for regression give group=, the column of tasks" if kind == "label" else ""
             raise InputError(
-                f"labels must name classes (texts or whole numbers); that of example {number} is {value!r}",
-                field="labels",
+                f"{kind}s must name {what} (texts or whole numbers); that of example {number} is {value!r}{hint}",
+                field=f"{kind}s",
             )
     return tuple(value.strip() if isinstance(value, str) else str(int(value)) for value in values)
