@@ -254,7 +254,7 @@ def files_of(room: str, root: Path = ROOT) -> list[str]:
 
 
 def order(mutant: Mutant, files: Sequence[Measured]) -> list[Measured]:
-    """All test files: the one named after the module, those that reach the mutant's line, the others; quickest first."""
+    """All files: the one named after the module, those that reach the mutant's line, the others; quickest first."""
     name = f"test_{Path(mutant.file).stem}.py"
 
     def place(each: Measured) -> tuple[bool, bool, float]:
