@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from metascale.laws import Analysis, Forecast, SurfaceAnalysis
     from metascale.laws.metrics import ShareOptions
     from metascale.laws.prepared import Columns, Prepared
+    from metascale.laws.record import LawRecord
     from metascale.laws.table import ScaleColumns
 
 TablePath = Annotated[
@@ -243,8 +244,9 @@ def _fit_surfaces(
     """The surfaces in two or three scales that have a verdict of their own, one a group."""
     from metascale.cli.scales import say_pooled
     from metascale.laws.prepared import groups_of
+    from metascale.laws.record import write_laws
 
-    records = {}
+    records, stored = {}, {}
     for name, columns in groups_of(opened, scales):
         if name:
             say(f"{name}:", to_stderr=json_)
@@ -253,7 +255,9 @@ def _fit_surfaces(
         say_pooled(columns.table, opened, (*scales, columns.loss_name), scales, json_)
         records[name] = found.to_json()
         if out is not None:
-            _write_surface(folder_of(out, name or None), found, columns, json_)
+            stored[name] = _write_surface(folder_of(out, name or None), found, columns, json_)
+    if out is not None and "" not in stored:
+        write_laws(out, stored)  # of all groups, for `predict`
     return records
 
 
@@ -505,8 +509,12 @@ def _surface(columns: Columns, options: dict[str, Any]) -> SurfaceAnalysis:
         return analyse_surface(**columns.data, notes=columns.table.notes, **options)
 
 
-def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: bool) -> None:
-    """The frontier of sizes and tokens as forecast.csv, the misfit as fit.png, and what `predict` needs in law.json."""
+def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: bool) -> LawRecord:
+    """The frontier of sizes and tokens as forecast.csv, the misfit as fit.png, and what `predict` needs in law.json.
+
+    Returns:
+        What law.json holds.
+    """
     import dataclasses
 
     import numpy as np
@@ -517,7 +525,8 @@ def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: b
     from metascale.laws.table import sizes_by_data
 
     drawn = list(pictures_of(found.predictor, found.fit.observations, found.verdict))
-    write_laws(out, {"": dataclasses.replace(found.record(), predictor=found.predictor.record())})
+    record = dataclasses.replace(found.record(), predictor=found.predictor.record())
+    write_laws(out, {"": record})
     say(f"predictions by {found.predictor.by}", to_stderr=json_)
     files, plots = {"fit.json": found.to_json()}, {"fit.png": found.plot()}
     if not sizes_by_data(columns.names):
@@ -526,10 +535,11 @@ def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: b
                 "takes any two columns by name")  # fmt: skip
         say_notes((note,), to_stderr=json_)
         write_results(out, files, {}, plots, drawn, to_stderr=json_)
-        return
+        return record
     compute = training_flops(columns.x[:, 0], columns.x[:, 1])
     best = found.optimum(np.geomspace(compute.min(), HORIZONS[-1] * compute.max(), FRONTIER_POINTS), level=0.90)
     write_results(out, files, {"forecast.csv": best.rows()}, plots, [found.picture(best), *drawn], to_stderr=json_)
+    return record
 
 
 def _write_fit(found: dict[str, Analysis], grouped: dict[str, Any] | None, out: Path, json_: bool) -> None:

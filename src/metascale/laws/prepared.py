@@ -97,15 +97,16 @@ def prepare(
     if split and group is None and named is not None:
         split = tuple(dict.fromkeys((named, *split)))
     if best_of:
-        guessed = ScaleColumns.of(table, scales[0] if scales else None, loss)
-        point = dict.fromkeys((*(scales or (guessed.scale,)), *split, *([named] if named else [])))
-        table = keep_best(table, best_of, [name for name in point if name not in best_of], guessed.loss)
+        known = loss or guess_loss(table)
+        at = tuple(scales) or _places(table, known) or (guess_scale(table, known),)
+        point = dict.fromkeys((*at, *split, *([named] if named else [])))
+        table = keep_best(table, best_of, [name for name in point if name not in best_of], known)
     if split:
         table, named = with_series(table, split)
     places = tuple(scales) or _places(table, loss)
-    known = loss or _guessed_loss(table)
-    if known is not None and places:
-        table = without_repeats(table, places, known, seed, run)
+    measured = loss or _guessed_loss(table)
+    if measured is not None and places:
+        table = without_repeats(table, places, measured, seed, run)
     table = sampled(table, places, named, rows)
     used = (*split, *best_of, *([named] if named else []), *([noise] if noise else []))
     return Prepared(table, tuple(scales), loss, named, not split, used, run_column(table, run), noise)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 _SHOWN = 6  # forms in a summary
 _BAND_POINTS = 200
+_NO_ANSWER = 1e100  # an error beyond it is that of a law that blew up
 _NEAR = 0.05  # in ln units: runs this near a slice are drawn on it
 
 
@@ -178,9 +179,9 @@ _ANSWERS = {
 
 
 def _error(choice: Choice, k: int) -> float | None:
-    if not choice.corners:
-        return None
-    return float(np.sqrt(np.mean([corner.errors[k] ** 2 for corner in choice.corners])))
+    """Of a form over the hidden corners; None where there is none, or one that the form had no answer for."""
+    errors = [corner.errors[k] for corner in choice.corners]
+    return float(np.sqrt(np.mean(np.square(errors)))) if errors and max(errors) < _NO_ANSWER else None
 
 
 def analyse_scales(
@@ -220,6 +221,8 @@ def analyse_scales(
     fit = fit_formula(formula, observations, objective)
     choice = choose(observations, [formula])
     said += list(choice.notes)
+    if lost := [corner.name for corner in choice.corners if not corner.errors[0] < _NO_ANSWER]:
+        said.append(f"without the {', '.join(lost)} the table does not determine the law: no error is known there")
     if not fit.converged:
         said.append("the fit did not converge")
     if fit.at_bound:
