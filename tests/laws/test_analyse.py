@@ -8,6 +8,7 @@ import pytest
 
 from metascale.core.errors import CorruptFile, InputError
 from metascale.laws import LawRecord, LeastSquares, analyse, fit, read_laws, write_laws
+from metascale.laws.observations import observe
 from metascale.laws.verdict import shared_errors
 
 SCALES = np.repeat([2.0, 5, 10, 20, 50, 100, 200], 3)
@@ -204,3 +205,12 @@ def test_a_record_of_another_version_is_read_as_far_as_it_goes(tmp_path):
         (tmp_path / "law.json").write_text(text)
         with pytest.raises(CorruptFile, match=r"law\.json"):
             read_laws(tmp_path)
+
+
+def test_runs_in_any_order_are_resampled_without_the_largest_scale():
+    x = np.geomspace(1e6, 1e9, 60)[::-1]  # the largest run stands first, and is the one that is hidden
+    loss = (1.7 + 400 * x**-0.35) * np.exp(0.01 * np.random.default_rng(0).standard_normal(60))
+    kept = observe(x, loss).keep(np.arange(60) < 59)
+    assert kept.n_runs == 59
+    assert kept.run.max() == 58
+    assert analyse(x, loss, n_bootstrap=20, law="power").trend == "falls"

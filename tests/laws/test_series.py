@@ -96,7 +96,7 @@ def test_optimum_of_a_study_of_two_scales(tmp_path: Path) -> None:
     text = call("optimum", tmp_path, "--compute", 1e6)
     assert "alpha 0.5" in text
     assert "beta 0.3" in text
-    assert "alpha 0.5" in call("fit", tmp_path)
+    assert "alpha 0.5" in call("fit", tmp_path, "--law", "chinchilla")
     with pytest.raises(InputError, match=r"`to` '10000.0' is no value; give NAME=VALUE, such as size=...,tokens=..."):
         call("forecast", tmp_path, "--to", 1e4)
     assert call("forecast", tmp_path, "--x", "size", "--to", 1e4).count("tokens=") == 4

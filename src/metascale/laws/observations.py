@@ -95,11 +95,11 @@ class Observations:
 
     def keep(self, rows: Mask) -> Observations:
         """The table with only these rows."""
-        scale = np.unique(self.scale[rows], return_inverse=True)[1]
+        scale, run = (np.unique(labels[rows], return_inverse=True)[1] for labels in (self.scale, self.run))
         error = None if self.error is None else self.error[rows]
         weights = None if self.weights is None else self.weights[rows]
         return Observations(
-            self.x[rows], self.loss[rows], scale, self.run[rows], self.x_names, self.loss_name, self.notes, error,
+            self.x[rows], self.loss[rows], scale, run, self.x_names, self.loss_name, self.notes, error,
             weights, self.run_variance,
         )  # fmt: skip
 
