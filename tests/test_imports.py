@@ -44,6 +44,7 @@ ALLOWED: dict[str, set[str]] = {
         "core.errors",
         "core.files",
         "core.lazy",
+        "core.notebook",
         "core.optional",
         "core.streams",
         "core.suggest",

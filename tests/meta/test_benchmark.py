@@ -30,6 +30,20 @@ def test_the_interval_is_students_t_over_episodes() -> None:
     assert str(found) == "accuracy 50.00% ± 41.09%, loss 0.5000 ± 0.4109 (95 % interval, 4 episodes, 5 inner steps)"
 
 
+def test_a_notebook_shows_the_curve_and_the_interval() -> None:
+    """Losses 1 and 3 have the SE 1, accuracies 0.2 and 0.4 the SE 0.1 (across two tasks)."""
+    losses, accuracies = np.array([[1.0, 2.0], [3.0, 2.0]]), np.array([[0.2, 0.5], [0.4, 0.5]])
+    found = Evaluation(("a", "b"), (0, 5), losses, accuracies)
+    page = found._repr_html_()
+    assert "<tr><th>0</th><td>2.0000 ± 1.0000</td><td>30.00% ± 10.00%</td></tr>" in page
+    assert "<tr><th>5</th><td>2.0000 ± 0.0000</td><td>50.00% ± 0.00%</td></tr>" in page
+    assert "2 tasks" in page
+    regression = Evaluation(("a", "b"), (0,), losses[:, :1], np.full((2, 1), np.nan))._repr_html_()
+    assert "accuracy" not in regression
+    assert "nan" not in regression
+    assert str(Benchmark(found, 5)) in Benchmark(found, 5)._repr_html_()
+
+
 def test_episodes_that_a_benchmark_cannot_have_are_refused() -> None:
     labels = np.arange(90) % 9
     tasks = few_shot((np.random.default_rng(0).standard_normal((90, 2)), labels), 3, 1, 4, n_test_tasks=10)

@@ -30,8 +30,7 @@ from metascale.report.sections.law import (
 )
 from metascale.report.study import open_study
 from metascale.report.style import finish, inline_svg, new_figure, pad_y, png_bytes, ramp, round_ticks, spread, styled
-from metascale.report.write import _figure as figure_of
-from metascale.report.write import sections_of
+from metascale.report.write import figure_of, sections_of
 from tests.report.shape_fixture import write_shapes
 from tests.report.study_fixture import SCALES, SEEDS, StudyBuilder, make_study
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pytest
 
+from metascale.report.sections.contest import contest_data
 from metascale.report.study import open_study
 from metascale.report.words import greek, interval, measured, number, numbers
 
@@ -51,3 +54,17 @@ def test_a_study_is_a_table_in_a_notebook(study_folder: Path) -> None:
     assert text.count("<tr>") == 1 + len(open_study(study_folder).points)
     assert "1 diverged" in text
     assert "training tasks" in text or "N\u00a0=\u00a0200" in text
+
+
+def test_a_comparison_is_tables_in_a_notebook(study_folder: Path) -> None:
+    found = contest_data(study_folder)
+    text = found._repr_html_()
+    assert found.comparisons
+    assert text.count("<tr>") == 2 + len(found.shown) + len(found.comparisons)
+    first = found.comparisons[0]
+    assert f"{escape(first.first)} − {escape(first.second)}</th><td>{measured(first.test.difference.estimate)}" in text
+    told = replace(
+        found, rows=(replace(found.rows[0], name="<b>x</b>"),), comparisons=(), notes=("a < b",)
+    )._repr_html_()
+    assert "<b>x" not in told
+    assert "a &lt; b" in told

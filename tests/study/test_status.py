@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import html
 import io
 import json
+import sys
+import types
 
 import pytest
 from rich.console import Console
@@ -9,6 +12,7 @@ from rich.console import Console
 from metascale.study import RunStore, run_study
 from metascale.study.status import (
     LiveReporter,
+    NotebookReporter,
     PlainReporter,
     StudyStatus,
     TrialStatus,
@@ -122,6 +126,29 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path):
     assert lines[2].startswith("[1/2] finished n_tasks=2-seed=0 in ")
     assert lines[-1] == summary(outcome)
     assert lines[-1].startswith("2 of 2 trials finished (2 run now")
+
+
+def test_a_bar_that_replaces_itself_in_a_notebook(tmp_path, monkeypatch):
+    """IPython is stood in for: `display` of a page with an id gives a handle, and the handle takes the next pages."""
+    shown = []
+    ipython, screen = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    ipython.get_ipython = lambda: types.SimpleNamespace(kernel=None)
+    screen.HTML = lambda text: text
+    screen.display = lambda page, display_id: shown.append([page]) or types.SimpleNamespace(update=shown[-1].append)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", screen)
+    assert not isinstance(default_reporter(), NotebookReporter)  # IPython in a terminal
+    ipython.get_ipython = lambda: types.SimpleNamespace(kernel=object())
+    reporter = default_reporter()
+    assert isinstance(reporter, NotebookReporter)
+    study = tiny_study("sometimes_fails", fail_at=5, cured="nowhere")
+    outcome = run_study(study, tmp_path, reporter=reporter)
+    (pages,) = shown
+    assert 'value="0" max="2"' in pages[0]
+    assert any("0/2 trials ended: n_tasks=2-seed=0" in page for page in pages)
+    assert 'value="2" max="2"' in pages[-1]
+    assert "failed n_tasks=5-seed=0" in pages[-1]
+    assert html.escape(summary(outcome)) in pages[-1]
 
 
 def test_a_live_table_on_a_terminal(tmp_path):

@@ -20,11 +20,11 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.corners import choose
 from metascale.laws.cost import SIX_N_D, CostLaw
 from metascale.laws.fitting import LawFit, require_level
 from metascale.laws.library import IN_THE_LIBRARY, law_of
-from metascale.laws.notebook import Shown
 from metascale.laws.observations import FLOPS_PER_PARAMETER_AND_TOKEN, Array, as_json, bounded_exp, observe
 from metascale.laws.picture import BLUE, axis_or_new, draw_band, finish
 from metascale.laws.prediction import Prediction

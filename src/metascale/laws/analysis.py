@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.backtesting import FamilyResult, compare_families
 from metascale.laws.evaluation import refuse_noise, weigh
 from metascale.laws.families import ALIASES, ONE_AXIS, require_law
 from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law, require_level, require_scales
 from metascale.laws.forecasting import SeriesPredictor, last_value, tail_line
-from metascale.laws.notebook import Shown
 from metascale.laws.objective import LeastSquares, LogHuber, Objective
 from metascale.laws.observations import Array, Observations, observe, table_warnings
 from metascale.laws.picture import LawPicture, plot_law

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.evaluation import weigh
 from metascale.laws.families import ONE_AXIS, Law, require_law
 from metascale.laws.fitting import LawFit, fit_law, require_level
 from metascale.laws.forecasting import forecast_table, last_value, tail_line
-from metascale.laws.notebook import Shown
 from metascale.laws.objective import LeastSquares, LogHuber, Objective
 from metascale.laws.observations import Array, Mask, Observations, as_json, observe
 from metascale.laws.picture import axis_or_new, finish_outside

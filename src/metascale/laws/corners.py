@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.descent import Link
 from metascale.laws.formula import Formula, FormulaFit, link_of, robust_fit
 from metascale.laws.mixture import (
@@ -26,7 +27,6 @@ from metascale.laws.mixture import (
     weights_at,
     widen,
 )
-from metascale.laws.notebook import Shown
 from metascale.laws.observations import Array, Mask, Observations
 from metascale.laws.picture import axis_or_new
 from metascale.laws.space import forms

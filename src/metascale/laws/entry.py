@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import words
 from metascale.laws import allocation, analysis, backtesting, forecasting
 from metascale.laws.allocation import Optimum
 from metascale.laws.analysis import Analysis
@@ -29,7 +30,6 @@ from metascale.laws.groups import Grouped, grouped
 from metascale.laws.many import fit_each
 from metascale.laws.metrics import ByMetric, ShareOptions, analyse_arrays, analyse_metric, each_metric, share_metric
 from metascale.laws.multi_power import MULTI_POWER, CurvePrediction, ScheduleFit, fit_curves
-from metascale.laws.notebook import words
 from metascale.laws.predicting import SavedLaw, load_saved, with_predictor
 from metascale.laws.prediction import Prediction
 from metascale.laws.prepared import (

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.curves import LogSumExp
 from metascale.laws.families import LAWS, Law
 from metascale.laws.newton import Local, Minimum, minimise
-from metascale.laws.notebook import Shown
 from metascale.laws.objective import LogHuber, Objective
 from metascale.laws.observations import Array, Integers, Observations, bounded_exp
 from metascale.laws.picture import BLUE, GREY, axis_or_new, finish

@@ -22,10 +22,10 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.evaluation import weigh
 from metascale.laws.families import ONE_AXIS
 from metascale.laws.fitting import fit_law, log_scales, require_level
-from metascale.laws.notebook import Shown
 from metascale.laws.objective import LeastSquares
 from metascale.laws.observations import Array, Observations, as_json, bounded_exp, observe, table_warnings
 from metascale.laws.picture import BLUE, GREY, axis_or_new, draw_band, finish

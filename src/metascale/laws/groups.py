@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.families import ONE_AXIS
 from metascale.laws.fitting import LawFit, fit_law
 from metascale.laws.likelihood import solve_held
-from metascale.laws.notebook import Shown
 from metascale.laws.objective import LeastSquares
 from metascale.laws.observations import Array, Observations, as_json, observe
 from metascale.laws.picture import GREY, axis_or_new, finish

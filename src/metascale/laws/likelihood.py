@@ -9,10 +9,10 @@ import numpy as np
 from scipy.special import stdtrit
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.families import Law
 from metascale.laws.fitting import LawFit, solve_law
 from metascale.laws.newton import Local, minimise
-from metascale.laws.notebook import Shown
 from metascale.laws.objective import Objective
 from metascale.laws.observations import Array, Integers, as_json
 from metascale.laws.picture import BLUE, GREY, axis_or_new

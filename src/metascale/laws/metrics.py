@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import words
 from metascale.laws.predicting import predictor_of_loss
 from metascale.laws.prepared import Columns, Prepared, groups_of
 from metascale.laws.share_analysis import ShareAnalysis, analyse_shares
@@ -140,7 +140,7 @@ class ByMetric(Mapping[str, Result], Generic[Result]):
         return metrics_table(records, self.refused)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(self.table())}</pre>"
+        return words(self.table())
 
 
 def each_metric(names: Sequence[str], measure: Callable[[str], Result]) -> ByMetric[Result]:

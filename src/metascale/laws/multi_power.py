@@ -20,8 +20,8 @@ from scipy.optimize import least_squares
 from scipy.special import ndtri
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import words
 from metascale.laws.fitting import require_level
-from metascale.laws.notebook import words
 from metascale.laws.observations import Array, Integers
 from metascale.laws.record import Interval
 from metascale.laws.runs import RATE_NAMES, run_column, step_column

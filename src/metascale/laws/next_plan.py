@@ -18,10 +18,10 @@ from scipy.special import ndtri
 
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_json
+from metascale.core.notebook import Shown
 from metascale.core.suggest import suggest
 from metascale.laws.belief import Belief, believe
 from metascale.laws.expression import as_name, names_in, parse
-from metascale.laws.notebook import Shown
 from metascale.laws.observations import Array, Integers, Mask, as_json
 from metascale.laws.picking import Picks, pick
 from metascale.laws.picture import BLUE, GREY, axis_or_new, finish

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.corners import choose
 from metascale.laws.forecasting import SeriesPredictor
 from metascale.laws.mixture import Mixture
-from metascale.laws.notebook import Shown
 from metascale.laws.observations import observe
 from metascale.laws.picture import BLUE, LawPicture, axis_or_new, draw_band, finish, plot_law
 from metascale.laws.prediction import Prediction

@@ -13,8 +13,8 @@ import numpy as np
 
 from metascale.core.errors import InputError
 from metascale.core.files import write_atomic
+from metascale.core.notebook import words
 from metascale.core.optional import require
-from metascale.laws.notebook import words
 from metascale.laws.observations import Array, Mask
 from metascale.laws.table import PER_SIZE, Table, read_table, tokens_of_compute
 

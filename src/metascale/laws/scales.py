@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.corners import Choice, choose
 from metascale.laws.expression import is_formula
 from metascale.laws.families import ALIASES, MANY_AXES, ONE_AXIS
 from metascale.laws.formula import FormulaFit, fit_formula, link_of, objective_words
 from metascale.laws.library import LIBRARY, law_of
 from metascale.laws.mixture import Mixture
-from metascale.laws.notebook import Shown
 from metascale.laws.objective import Objective
 from metascale.laws.observations import Array, Mask, Observations, observe, table_warnings
 from metascale.laws.picture import BLUE, GREY, LawPicture, axis_or_new, finish

@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.fitting import require_level
 from metascale.laws.mixture import distances, sites_of
-from metascale.laws.notebook import Shown
 from metascale.laws.observations import Array, observe
 from metascale.laws.picture import BLUE, axis_or_new, draw_band, finish
 from metascale.laws.prediction import Prediction, points_of

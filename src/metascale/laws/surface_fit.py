@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.allocation import Optimum, optimum, training_flops
 from metascale.laws.corners import Choice, choose
 from metascale.laws.curves import LogSumExp
@@ -21,7 +22,6 @@ from metascale.laws.fitting import Intervals, LawFit, as_intervals, fit_law
 from metascale.laws.library import IN_THE_LIBRARY, law_of
 from metascale.laws.likelihood import influence
 from metascale.laws.mixture import Mixture
-from metascale.laws.notebook import Shown
 from metascale.laws.objective import LeastSquares, LogHuber, Objective
 from metascale.laws.observations import Observations, observe, table_warnings
 from metascale.laws.picture import LawPicture

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.laws.fitting import require_level
-from metascale.laws.notebook import Shown
 from metascale.laws.observations import Array
 from metascale.laws.prediction import Prediction
 from metascale.laws.record import Interval, LawRecord, PredictorRecord, save_record

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike
 from scipy.special import fdtrc, stdtrit
 
 from metascale.core.errors import InputError
+from metascale.core.notebook import Shown
 from metascale.core.optional import require
 from metascale.laws.evaluation import run_variance, run_variances
 from metascale.laws.fitting import Intervals, LawFit, log_scales, solve_law
-from metascale.laws.notebook import Shown
 from metascale.laws.observations import Array, Observations, bounded_exp
 from metascale.laws.picture import BLUE, axis_or_new, finish
 from metascale.laws.record import Interval

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy.stats import t
 
 from metascale.core.errors import Diverged, InputError
+from metascale.core.notebook import table, words
 from metascale.core.trees import stack_tasks
 from metascale.core.types import Batch, Episode, Model, OutputModel, Params, Split, TaskSource, require_same_shape
 from metascale.meta.inner import InnerLoop, after, join_loops, joins_tasks, kind_of
@@ -64,6 +65,19 @@ class Evaluation:
     def curve(self) -> list[dict[str, float]]:
         """The adaptation curve: one row a K."""
         return [{"inner_steps": steps, **self.at(steps)} for steps in self.inner_steps]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the adaptation curve, ± 1 standard error across tasks."""
+        rows = [
+            (
+                str(steps),
+                f"{row['loss_nats']:.4f} ± {row['loss_sem_nats']:.4f}",
+                *([f"{row['accuracy']:.2%} ± {row['accuracy_sem']:.2%}"] if "accuracy" in row else []),
+            )
+            for steps, row in ((steps, self.at(steps)) for steps in self.inner_steps)
+        ]
+        heads = ("inner steps", "loss", "accuracy")[: len(rows[0])]
+        return table(heads, rows, f"Mean of {len(self.task_ids)} tasks ± 1 standard error across tasks")
 
     def tasks(self, inner_steps: int) -> list[dict[str, int | float | str | None]]:
         column = self.inner_steps.index(inner_steps)
@@ -249,6 +263,9 @@ class Benchmark:
     def _interval(self, values: np.ndarray) -> tuple[float, float]:
         own = values[:, self.evaluation.inner_steps.index(self.inner_steps)]
         return float(own.mean()), float(t.ppf(0.975, len(own) - 1) * own.std(ddof=1) / math.sqrt(len(own)))
+
+    def _repr_html_(self) -> str:
+        return words(str(self))
 
     def __str__(self) -> str:
         loss = f"{self.evaluation.measure} {self.loss_nats[0]:.4f} ± {self.loss_nats[1]:.4f}"

@@ -13,7 +13,7 @@ from metascale.core.files import write_atomic
 from metascale.core.suggest import suggest
 from metascale.report.study import StudySource, open_study
 from metascale.report.style import styled
-from metascale.report.write import _figure, sections_of
+from metascale.report.write import figure_of, sections_of
 
 KINDS = ("svg", "pdf")
 # No date and no program in a file; fonts are embedded as outlines that every viewer has (Type 42).
@@ -44,7 +44,7 @@ def write_figures(source: StudySource, kinds: Sequence[str] = KINDS) -> list[Pat
         for picture in (picture for section in sections_of(study) for picture in section.pictures):
             for kind in dict.fromkeys(kinds):
                 stream = io.BytesIO()
-                _figure(picture, compact=False).savefig(stream, format=kind, metadata=_METADATA[kind])
+                figure_of(picture, compact=False).savefig(stream, format=kind, metadata=_METADATA[kind])
                 written.append(study.folder / "plots" / f"{picture.name}.{kind}")
                 write_atomic(written[-1], stream.getvalue())
     return written

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from metascale.core import notebook
 from metascale.core.canonical import canonical_json
 from metascale.core.columns import (
     BASELINES_JSON,
@@ -312,14 +312,12 @@ class ReportStudy:
         statuses = Counter(run.status for run in self.runs)
         told = ", ".join(f"{count} {status}" for status, count in statuses.items())
         verdicts = [f"{name}: {law.verdict}" if name else law.verdict for name, law in self.laws.items()]
-        head = "".join(f"<p>{escape(self.in_words(line))}</p>" for line in (f"{self.name}: {told}", *verdicts))
-        rows = "".join(
-            f"<tr><th>{escape(point.series)}</th><td>{escape(scale_words(self.x_name, point.x))}</td>"
-            f"<td>{measured(point.mean)}</td><td>{len(point.losses)}</td></tr>"
+        head = "".join(notebook.words(self.in_words(line)) for line in (f"{self.name}: {told}", *verdicts))
+        rows = [
+            (point.series, scale_words(self.x_name, point.x), measured(point.mean), str(len(point.losses)))
             for point in self.points
-        )
-        heads = "".join(f"<th>{escape(text)}</th>" for text in ("series", "scale", self.loss_label, "seeds"))
-        return f"<div>{head}<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+        ]
+        return f"<div>{head}{notebook.table(('series', 'scale', self.loss_label, 'seeds'), rows)}</div>"
 
     def crossed_at(self, run: RunRow) -> dict[str, str]:
         """Where a run stands on the axes that change what a baseline does; only there may the two be compared."""

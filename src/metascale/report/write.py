@@ -162,7 +162,7 @@ class Drawn:
 def png(picture: Picture) -> bytes:
     """The picture as a PNG file, its caption below."""
     with styled():
-        figure = _figure(picture, compact=False)
+        figure = figure_of(picture, compact=False)
         figure.supxlabel("\n".join(textwrap.wrap(picture.caption, 122)), x=0.012, ha="left", fontsize=7.5, color=SOFT)
         return png_bytes(figure)
 
@@ -175,7 +175,7 @@ def drawn(picture: Picture) -> Drawn:
         for place, (name, variant) in enumerate(named):
             found = []
             for compact in (False, True):
-                figure = _figure(variant, compact=compact)
+                figure = figure_of(variant, compact=compact)
                 if len(figure.axes) == 1:
                     finding = figure.axes[0].get_title(loc="left").replace("\n", " ")
                     figure.axes[0].set_title("", loc="left")
@@ -186,7 +186,8 @@ def drawn(picture: Picture) -> Drawn:
     return Drawn(picture.name, picture.caption, finding, tuple(views), tuple(options))
 
 
-def _figure(picture: Picture, *, compact: bool) -> Figure:
+def figure_of(picture: Picture, *, compact: bool) -> Figure:
+    """A picture of the page drawn: its parts side by side, or one under another in the ``compact`` form for phones."""
     count = len(picture.draws)
     if compact:
         figure, axes = new_figure(3.9, 3.4 * count if picture.height_in == 4.8 else picture.height_in, rows=count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import html
 import os
 import shutil
 import sqlite3
@@ -23,6 +24,7 @@ from rich.text import Text
 
 from metascale.core.canonical import plain
 from metascale.core.columns import TEST_LOSS
+from metascale.core.notebook import in_notebook, words
 from metascale.core.units import format_seconds
 from metascale.study.design import flatten
 from metascale.study.run.session import Event, Reporter, StudyOutcome
@@ -38,6 +40,8 @@ _STYLES |= {"failed": "red", "damaged": "red"}
 _COLUMNS = ("trial", "status", "device", "steps", "", "loss", "steps/s", "left", "note")
 _WIDE, _NARROW = 130, 80
 _RESUMABLE = ("pending", "running", "failed")
+_TOLD = ("failed", "diverged", "lost", "interrupted", "stopping")
+"""Events that stay as lines."""
 _TAIL_BYTES = 8192
 _REFRESH_PER_S = 2
 
@@ -359,7 +363,10 @@ def _last_row_loss(path: Path) -> tuple[str, float] | None:
 
 
 def default_reporter(console: Console | None = None) -> Reporter:
-    """A live table when ``console`` (default: standard error) is a terminal, plain lines otherwise."""
+    """A live table when ``console`` (default: standard error) is a terminal, plain lines otherwise; without a console,
+    a bar under the cell of a notebook."""
+    if console is None and in_notebook():
+        return NotebookReporter()
     console = console or Console(stderr=True)
     return LiveReporter(console) if console.is_terminal else PlainReporter(console)
 
@@ -406,6 +413,57 @@ class PlainReporter:
         self._console.print(Text(text), soft_wrap=True)
 
 
+class NotebookReporter:
+    """One bar under the cell, with what is running and the time left; failures stay as lines below it.
+
+    It is HTML that replaces itself, so it needs no widgets and stays in a saved notebook.
+    """
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._folder = ""
+        self._total = self._done = 0
+        self._running: list[str] = []
+        self._left = ""
+        self._lines: list[str] = []
+
+    def begin(self, folder: Path, total: int, done: int) -> None:
+        self._folder, self._total, self._done = str(folder), total, done
+        self._show()
+
+    def event(self, event: Event) -> None:
+        self._total, self._done = event.total or self._total, event.done
+        self._running = [label for label in self._running if label != event.label]
+        if event.kind == "started":
+            self._running.append(event.label)
+        elif event.kind in _TOLD:
+            self._lines.append(f"{event.kind} {event.label} {event.message}".rstrip())
+        if event.eta_s is not None:
+            self._left = f", about {format_seconds(event.eta_s)} left"
+        self._show()
+
+    def end(self, outcome: StudyOutcome | None) -> None:
+        self._running, self._left = [], ""
+        if outcome is not None:
+            self._done = outcome.total - outcome.pending
+            self._lines.append(summary(outcome))
+        self._show()
+
+    def _show(self) -> None:
+        from IPython.display import HTML, display
+
+        more = len(self._running) - 1
+        running = f": {self._running[0]}{f' and {more} more' if more > 0 else ''}" if self._running else ""
+        told = f"{self._done}/{self._total} trials ended{self._left}{running}"
+        bar = f'<progress value="{self._done}" max="{max(1, self._total)}" style="width:16em"></progress>'
+        lines = words("\n".join(self._lines)) if self._lines else ""
+        page = HTML(f'<div title="{html.escape(self._folder)}">{bar} {html.escape(told)}{lines}</div>')
+        if self._handle is None:
+            self._handle = display(page, display_id=True)
+        else:
+            self._handle.update(page)
+
+
 class LiveReporter:
     """The table of `render_status`, refreshed twice a second; failures also stay as lines above it."""
 
@@ -435,7 +493,7 @@ class LiveReporter:
         self._live.start()
 
     def event(self, event: Event) -> None:
-        if event.kind in ("failed", "diverged", "lost", "interrupted", "stopping"):
+        if event.kind in _TOLD:
             self._console.print(f"[bold]{event.kind}[/] {escape(event.label)} {escape(event.message)}")
 
     def end(self, outcome: StudyOutcome | None) -> None:

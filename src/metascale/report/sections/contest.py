@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 
+from metascale.core import notebook
 from metascale.core.columns import (
     BASELINE,
     COMPARED_KINDS,
@@ -145,6 +146,27 @@ class Contest:
         """The series that the others are compared with."""
         exact = [row.series for row in self.rows if row.series and row.method == REFERENCE]
         return next(iter([*exact, *(row.series for row in self.rows if row.series)]), "")
+
+    def _repr_html_(self) -> str:
+        """For notebooks: everyone's loss, then the paired tests and what could not be compared."""
+        label = f"{self.loss_label}, {self.unit}" if self.unit and self.unit not in self.loss_label else self.loss_label
+        losses = [
+            (row.name, measured(row.loss), measured(row.task_sem), str(len(row.seed_values))) for row in self.shown
+        ]
+        parts = [notebook.table(("setting", label, f"SE across {self.items}", "seeds"), losses)]
+        if self.comparisons:
+            level = f"{100 * self.comparisons[0].test.level:g}\u00a0% interval"
+            tests = [
+                (
+                    f"{one.first} − {one.second}",
+                    measured(one.test.difference.estimate),
+                    interval(one.test.difference.low, one.test.difference.high),
+                    p_words(one.p_holm),
+                )
+                for one in self.comparisons
+            ]
+            parts.append(notebook.table((f"difference paired by {self.items}", "mean", level, "p after Holm"), tests))
+        return f"<div>{''.join(parts)}{''.join(notebook.words(note) for note in self.notes)}</div>"
 
 
 def contest_data(source: StudySource, *, level: float = 0.95) -> Contest:

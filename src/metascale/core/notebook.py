@@ -1,9 +1,11 @@
-"""Results in a notebook: the text of ``summary()`` beside a small picture of ``plot()``, the same numbers in both."""
+"""Results in a notebook: words, tables and small pictures, each one element of a page, escaped."""
 
 from __future__ import annotations
 
 import base64
 import io
+import sys
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +25,7 @@ class Result(Protocol):
 
 
 class Shown:
-    """Base of results: notebooks show their picture above their words."""
+    """Base of results: notebooks show the picture of ``plot()`` above the text of ``summary()``."""
 
     def _repr_html_(self: Result) -> str:
         return f"<div>{image(self.plot(), type(self).__name__)}{words(self.summary())}</div>"
@@ -32,6 +34,24 @@ class Shown:
 def words(text: str) -> str:
     """Text as a page's element, escaped."""
     return f'<pre style="{STYLE}">{escape(text)}</pre>'
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
+    """A table as a page's element, escaped; the first cell of a row is its head."""
+    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    body = "".join(
+        f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>"
+        for first, *rest in rows
+    )
+    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{above}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def in_notebook() -> bool:
+    """Whether this is the kernel of a notebook (Jupyter, Colab, VS Code); IPython in a terminal is not."""
+    # Read from the modules that are loaded: a kernel has loaded IPython, and nothing else has to.
+    found = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(found, "kernel", None) is not None
 
 
 def image(ax: Axes, alternative: str) -> str:
