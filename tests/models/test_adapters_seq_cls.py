@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel, PeftModelForSequenceClassification
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from metascale.core.errors import InputError
@@ -18,7 +19,7 @@ from metascale.models.text.any_model import LoRA
 from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import Head, LearnedHead, PrototypeHead, ScoreHead, ZeroHead
 from metascale.models.text.hf import random_backbone
-from metascale.models.text.peft_format import save_peft
+from metascale.models.text.peft_format import load_peft, save_peft
 from tests.models.test_any_model import CONFIGS, config, moved
 from tests.models.tiny_backbones import text_batch
 
@@ -52,6 +53,11 @@ def check_against_stock(model: AdapterClassifier, params: Params, folder: Path) 
         expected = model.predict(stack_tasks(params, 1), batch)[0]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert not (folder / "adapters/head.safetensors").exists()
+    theirs.save_pretrained(str(folder / "again"))
+    for written in ("adapters", "again"):
+        ours = load_peft(folder / written, model)
+        assert all(torch.equal(ours[name], value) for name, value in params.items())
+        assert ours.keys() == params.keys()
     read: dict[str, Any] = json.loads((folder / "adapters/adapter_config.json").read_text())
     return read
 
@@ -125,6 +131,27 @@ def test_writing_draws_nothing_from_the_global_generator(tmp_path: Path) -> None
     state = torch.get_rng_state()
     save_peft(tmp_path, model.init(0), model, task_type="SEQ_CLS")
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_stock_head_that_ours_cannot_hold_is_not_read(tmp_path: Path) -> None:
+    model = classifier("distilbert", head=WITH_BIAS, pooling="first")
+    params = moved(model.init(0))
+    save_peft(tmp_path, params, model, task_type="SEQ_CLS")
+    for head, message in ((ScoreHead(), "has a bias, and ScoreHead none"), (PrototypeHead(), "rescales")):
+        with pytest.raises(InputError, match=message):
+            load_peft(tmp_path, classifier("distilbert", head=head, pooling="first"))
+    with pytest.raises(InputError, match="one linear head of 4 classes"):
+        load_peft(tmp_path, classifier("distilbert", n_classes=4, head=WITH_BIAS, pooling="first"))
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors["base_model.model.classifier.weight"][0, 0] += 0.1
+    save_file(tensors, path)
+    with pytest.raises(InputError, match="or were trained on"):
+        load_peft(tmp_path, model)
+    del tensors["base_model.model.classifier.weight"]
+    save_file(tensors, path)
+    with pytest.raises(InputError, match=r"'classifier\.weight' of DistilBertForSequenceClassification is missing"):
+        load_peft(tmp_path, model)
 
 
 def test_arguments_that_do_not_go_together_are_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from metascale.models.text.heads import BIAS, WEIGHT, ScoreHead
 from metascale.models.text.hf import matches_target
 from metascale.models.text.language_model import AdapterLanguageModel
 from metascale.models.text.lora import SUFFIX_A, SUFFIX_B, is_transposed, linear_shapes
-from metascale.models.text.seq_cls import StockHead, head_tensors
+from metascale.models.text.seq_cls import StockHead, head_tensors, own_head
 
 CONFIG = "adapter_config.json"
 ADAPTERS = "adapter_model.safetensors"
@@ -194,7 +194,8 @@ def _config(model: Adapted, prefix: str, stock: StockHead | None) -> dict[str, A
 def load_peft(folder: Path | str, model: Adapted) -> Params:
     """One task's parameters, as `AdapterClassifier.init` names them, from a folder in the PEFT format.
 
-    Adapters of a larger model (``LlamaForCausalLM`` and the like) are found by the end of their names. A field of
+    Adapters of a larger model (``LlamaForCausalLM`` and the like) are found by the end of their names; the head of a
+    SEQ_CLS file is read where the model's head computes the same. A field of
     peft's LoraConfig is taken at its default, or where what it asks for is computed here; any other is refused by name.
 
     PiSSA (Meng et al. 2024, arXiv 2404.02948) and OLoRA (Büyükakyüz 2024, arXiv 2406.01775) start from a part of the
@@ -213,18 +214,26 @@ def load_peft(folder: Path | str, model: Adapted) -> Params:
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict):
         raise CorruptFile(f"{folder / CONFIG} must hold a JSON object, not a {type(config).__name__}")
-    _check_fields(config, folder)
+    whole = (
+        isinstance(model, AdapterClassifier) and config.get("task_type") == "SEQ_CLS" and config.get("modules_to_save")
+    )
+    _check_fields({**config, "modules_to_save": None} if whole else config, folder)
     start = _start(config, folder)
     _check_scale(config, model, folder, doubled=start is not None)
-    found = _own_names(_read(folder / ADAPTERS), model, folder)
+    tensors, head = _read(folder / ADAPTERS), {}
+    if isinstance(model, AdapterClassifier) and whole:
+        tensors = {name.removeprefix(_ROOT): value for name, value in tensors.items()}
+        head = own_head(tensors, model, folder)
+    found = _own_names(tensors, model, folder)
     rank = model.rank if start is None else model.rank // 2
     for name, (d_in, d_out) in model.shapes.items():
         _check_shape(found, name + SUFFIX_A, (rank, d_in), folder)
         _check_shape(found, name + SUFFIX_B, (d_out, rank), folder)
     if start is not None:
         found = _without_start(found, model, start, folder)
-    if isinstance(model, AdapterClassifier) and (folder / HEAD).is_file():
-        found.update(_read_head(folder, model))
+    if isinstance(model, AdapterClassifier) and not whole and (folder / HEAD).is_file():
+        head = _read_head(folder, model)
+    found.update(head)
     ordered = sorted(found, key=list(model.init(0)).index) if found.keys() == model.init(0).keys() else list(found)
     return {name: found[name].to(device=model.backbone.device, dtype=model.dtype) for name in ordered}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
@@ -13,7 +14,7 @@ from metascale.core.errors import InputError
 from metascale.core.streams import torch_generator
 from metascale.core.types import Params
 from metascale.models.text.classifiers import AdapterClassifier
-from metascale.models.text.heads import BIAS, POOLINGS, WEIGHT, named_pooling
+from metascale.models.text.heads import BIAS, POOLINGS, WEIGHT, ScoreHead, named_pooling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,7 +94,46 @@ def head_tensors(params: Params, model: AdapterClassifier) -> tuple[StockHead, P
     return stock, stock.tensors(weight, bias)
 
 
-def _own_head(params: Params, model: AdapterClassifier) -> tuple[torch.Tensor, torch.Tensor]:
+def own_head(tensors: Params, model: AdapterClassifier, folder: Path) -> Params:
+    """The head of ``model`` that a SEQ_CLS file holds in its stock layers; its tensors leave ``tensors``.
+
+    Args:
+        tensors: by their names in the stock model.
+        folder: where they come from, for messages.
+
+    Raises:
+        InputError: the file's layers are others, or compute no linear map that the model's head can hold.
+    """
+    _refuse_rescaling(model)
+    stock = stock_head(model)
+    names = [
+        f"{layer}.{kind}" for layer in stock.layers for kind, _ in stock.model.get_submodule(layer).named_parameters()
+    ]
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise InputError(f"the adapters in '{folder}' are SEQ_CLS, and '{missing[0]}' of {stock.name} is missing")
+    held = {name: tensors.pop(name) for name in names}
+    weight = held[f"{stock.layers[0]}.weight"][: model.n_classes]
+    bias = held.get(f"{stock.layers[-1]}.bias", weight.new_zeros(model.n_classes))
+    again = stock.tensors(weight, bias)
+    if any(value.shape != held[name].shape or not torch.equal(value, held[name]) for name, value in again.items()):
+        raise InputError(
+            f"the classifier in '{folder}' is none that one linear head of {model.n_classes} classes on "
+            f"{model.n_features} features computes: its layers {', '.join(stock.layers)} are of another size, or were "
+            "trained on"
+        )
+    if not isinstance(model.head, ScoreHead):
+        return {WEIGHT: weight, BIAS: bias}
+    if bool(bias.any()):
+        raise InputError(
+            f"the classifier in '{folder}' has a bias, and ScoreHead none; make the model with "
+            "head=LearnedHead(feature_norm=None)",
+            field="head",
+        )
+    return {WEIGHT: weight}
+
+
+def _refuse_rescaling(model: AdapterClassifier) -> None:
     drawn = torch.randn(2, 3, model.n_features, generator=torch_generator(0, "seq-cls"), dtype=torch.float64)
     if not torch.equal(model.head.scaled(drawn), drawn):
         raise InputError(
@@ -103,6 +143,10 @@ def _own_head(params: Params, model: AdapterClassifier) -> tuple[torch.Tensor, t
             value=type(model.head).__name__,
             allowed=_HEADS,
         )
+
+
+def _own_head(params: Params, model: AdapterClassifier) -> tuple[torch.Tensor, torch.Tensor]:
+    _refuse_rescaling(model)
     weight, shape = params.get(WEIGHT), (model.n_classes, model.n_features)
     if weight is None or weight.shape != shape:
         found = "nothing: it is made when a task is adapted to" if weight is None else list(weight.shape)
