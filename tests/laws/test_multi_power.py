@@ -108,6 +108,8 @@ def test_schedules_by_name_and_from_a_table():
         ("cosine:steps=10", "no peak"),
         ("cosine:peak=1,steps=10,warmup=10", "warmup is below steps"),
         ("cosine:peak=x,steps=10", "is no setting"),
+        ("cosine:peak=1,steps=10,decay=0.2", "is no setting of 'cosine'"),
+        ("constant:peak=1,steps=10,end=0.1", "is no setting of 'constant'"),
         ({"step": [1, 2], "rate_of": [1, 1]}, "columns 'step' and 'lr'"),
         ({"step": [1, 2], "lr": [1, -1]}, "at least 0"),
     ],

@@ -14,7 +14,11 @@ from metascale.core.errors import InputError
 from metascale.core.suggest import suggest
 from metascale.laws.observations import Array
 
-SCHEDULES = ("constant", "linear", "cosine", "wsd")
+SETTINGS = {
+    "constant": ("peak", "steps", "warmup"), "linear": ("peak", "steps", "warmup", "end"),
+    "cosine": ("peak", "steps", "warmup", "end"), "wsd": ("peak", "steps", "warmup", "end", "decay"),
+}  # fmt: skip
+SCHEDULES = tuple(SETTINGS)
 MOST_STEPS = 10_000_000
 _AT_PEAK = 0.999  # the warm-up ends where the rate first reaches this part of its largest
 
@@ -65,13 +69,13 @@ class Schedule:
 
     @classmethod
     def named(cls, text: str) -> Schedule:
-        """``cosine:peak=3e-4,steps=24000,warmup=500,end=0.1,decay=0.2``.
+        """``cosine:peak=3e-4,steps=24000,warmup=500,end=0.1``, or ``wsd:peak=3e-4,steps=24000,decay=0.2``.
 
         constant, linear (to the end), cosine, or wsd: constant, and linear over the last part ``decay`` of the steps.
-        ``end`` is the last rate as a part of the peak (0.1; of constant 1); ``warmup`` steps rise from 0 (none).
+        ``end`` is the last rate as a part of the peak (0.1; constant has none); ``warmup`` steps rise from 0 (none).
 
         Raises:
-            InputError: an unknown name or setting, or one that is missing.
+            InputError: an unknown name or setting, one that the schedule has no use for, or one that is missing.
         """
         name, _, rest = text.partition(":")
         if name not in SCHEDULES:
@@ -79,14 +83,15 @@ class Schedule:
                              f"and lr, and {', '.join(SCHEDULES)} as in cosine:peak=3e-4,steps=24000", field="schedule",
                              value=text)  # fmt: skip
         given = {"warmup": 0.0, "end": 1.0 if name == "constant" else 0.1, "decay": 0.2}
+        wanted = SETTINGS[name]
         for part in filter(None, rest.split(",")):
             key, sign, value = part.partition("=")
             try:
                 number = float(value)
             except ValueError:
                 number = float("nan")
-            if key.strip() not in ("peak", "steps", *given) or not sign or not np.isfinite(number) or number < 0:
-                raise InputError(f"`schedule`: '{part}' is no setting; give peak, steps, warmup, end, decay as numbers",
+            if key.strip() not in wanted or not sign or not np.isfinite(number) or number < 0:
+                raise InputError(f"`schedule`: '{part}' is no setting of '{name}'; give {', '.join(wanted)} as numbers",
                                  field="schedule", value=text)  # fmt: skip
             given[key.strip()] = number
         missing = next((key for key in ("peak", "steps") if given.get(key, 0) <= 0), None)
@@ -100,8 +105,6 @@ class Schedule:
         gone = np.clip((at - start) / max(steps - start, 1), 0.0, 1.0)
         shape = {"constant": gone, "linear": gone, "wsd": gone, "cosine": 0.5 - 0.5 * np.cos(np.pi * gone)}[name]
         rates = given["peak"] * (1 - (1 - given["end"]) * shape)
-        if name == "constant":
-            rates = np.full(steps, given["peak"])
         rates[:warmup] = given["peak"] * at[:warmup] / warmup
         return cls(rates, max(warmup - 1, 0))
 
