@@ -15,6 +15,7 @@ from itertools import product
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import betainc, betaincinv, expit, logit, stdtrit, xlogy
 
 from metascale.core.errors import InputError
@@ -33,7 +34,7 @@ _NO_SHARES = frozenset(("reward", "bleu"))
 _CLIP = 1e-9  # nearest that a fitted share comes to 0 or 1
 _STEEPEST = 30.0  # of b, per unit of t in its own standard deviations
 _PRIOR = 10.0  # standard deviation of b in the same unit: what keeps separated tables finite
-_HIGHEST = 0.95  # of chance and of what is missed
+_HIGHEST, _FULLEST = 0.95, 0.98  # of chance and of what is missed, and of both together
 _ITERATIONS = 200
 _BISECTIONS = 60
 
@@ -177,7 +178,7 @@ def _scored(start: Array, free: Mask, t: Array, y: Array, weight: Array) -> tupl
     """Fisher scoring with Levenberg's damping inside the bounds; t in standard units."""
     d = t.shape[1]
     low = np.r_[-200.0, np.full(d, -_STEEPEST), 0.0, 0.0]
-    high = np.r_[200.0, np.full(d, _STEEPEST), _HIGHEST, _HIGHEST]
+    high = np.r_[200.0, np.full(d, _STEEPEST), _HIGHEST, _HIGHEST if free[-2] else _FULLEST - start[-2]]
     prior = np.r_[1 / 60.0**2, np.full(d, 1 / _PRIOR**2), 0.0, 0.0]
 
     def value_of(theta: Array) -> float:
@@ -197,8 +198,8 @@ def _scored(start: Array, free: Mask, t: Array, y: Array, weight: Array) -> tupl
             part + damping * np.diag(np.diag(part)) + 1e-12 * np.eye(len(part)), pull[moving]
         )
         moved = np.where(free, np.clip(theta + step, low, high), theta)
-        if moved[-2] + moved[-1] > 0.98:
-            moved[-2:] *= 0.98 / (moved[-2] + moved[-1]) if free[-2] and free[-1] else 1.0
+        if free[-2] and moved[-2] + moved[-1] > _FULLEST:
+            moved[-2:] *= _FULLEST / (moved[-2] + moved[-1])
         tried = value_of(moved)
         if tried <= value + 1e-13 * (1 + abs(value)):
             small = bool(np.abs(moved - theta).max() < 1e-10)
@@ -313,20 +314,35 @@ def run_quantiles(p: Array, weight: Array, between: float, trials: float, shares
     kept = np.clip(p, _CLIP, 1 - _CLIP)
     if between > 1e-9:
         size = (1 - between) / between
+        kept, weight = _thinned(kept, weight)
         own = _beta_nodes(kept, size)
         draws, weights = own.reshape(-1, p.shape[1]), np.repeat(weight[None] / len(own), len(own), 0).reshape(-1)
     else:
         draws, weights = kept, weight
     weights = weights / weights.sum()
     if np.isfinite(trials):
-        return _binomial_quantiles(draws, weights, round(trials), shares)
-    order = np.argsort(draws, axis=0)
-    ranked = np.take_along_axis(draws, order, 0)
-    mass = np.cumsum(weights[order], axis=0) - 0.5 * weights[order]
-    return np.array([[np.interp(share, mass[:, j], ranked[:, j]) for j in range(p.shape[1])] for share in shares])
+        return _binomial_quantiles(*_thinned(draws, weights), round(trials), shares)
+    return _quantiles(draws, weights, shares)
 
 
 _NODES = 15  # of the beta distribution between runs
+_POINTS = 200  # that stand for the draws where a distribution is laid about each of them
+
+
+def _quantiles(draws: Array, weights: Array, shares: ArrayLike) -> Array:
+    """[len(shares), m] of weighted draws [K, m]."""
+    order = np.argsort(draws, axis=0)
+    ranked = np.take_along_axis(draws, order, 0)
+    mass = np.cumsum(weights[order], axis=0) - 0.5 * weights[order]
+    return np.column_stack([np.interp(shares, mass[:, j], ranked[:, j]) for j in range(draws.shape[1])])
+
+
+def _thinned(draws: Array, weights: Array) -> tuple[Array, Array]:
+    """At most `_POINTS` draws [K, m] of equal weight, with the quantiles of all."""
+    if len(draws) <= _POINTS:
+        return draws, weights
+    middles = (np.arange(_POINTS) + 0.5) / _POINTS
+    return _quantiles(draws, weights / weights.sum(), middles), np.full(_POINTS, 1 / _POINTS)
 
 
 def _beta_nodes(p: Array, size: float) -> Array:
