@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -319,7 +320,7 @@ class ShareAnalysis(Shown):
         return LawRecord(
             law=self.chosen, formula=self.formula, x_names=self.x_names, loss_name=self.metric.name, level=self.level,
             parameters=self.parameters, trend=only, trends=trends, verdict=self.verdict, families=families,
-            extrapolation_reason="shares are not tested on a hidden scale", curve=self.band(),
+            extrapolation_reason="shares are not tested on a hidden scale", curve=self._curve,
             objective=self.fit.deviance, objective_name="quasi-deviance", n_observations=len(self.successes),
             n_scales=len(np.unique(self.x, axis=0)), notes=self.notes, predictor=self.predictor.record(),
         )  # fmt: skip
@@ -328,6 +329,10 @@ class ShareAnalysis(Shown):
         found = self.record().to_json()
         found.pop("predictor", None)
         return {**found, "chance": self.chance, "between_runs": self.fit.between}
+
+    @cached_property
+    def _curve(self) -> Band | None:
+        return self.band()
 
     def band(self, n_points: int = 60, beyond: float = 1.0) -> Band | None:
         """The curve with the interval of one run, in one scale; up to ``beyond`` times the largest one."""
