@@ -69,7 +69,13 @@ class ShareOptions:
 
 
 def share_metric(found: Prepared, options: ShareOptions, y: str | None, law: str = "auto") -> Metric | None:
-    """How the metric of a table is a share; None for a loss."""
+    """How the metric of a table is a share; None for a loss.
+
+    Raises:
+        InputError: options that do not fit the metric, or ``via`` without the name of a share.
+    """
+    if y is None and options.via is not None:
+        raise InputError(f"`y` is missing: name the share that is read off '{options.via}'", field="y")
     name = y or found.loss or guess_loss(found.table)
     found.table.column(name)
     values, _ = losses(found.table, name)

@@ -56,10 +56,12 @@ class Metric:
         shares = np.asarray(values, float) / self.unit
         bad = ~((shares >= 0) & (shares <= 1))
         if bad.any():
-            row = int(np.flatnonzero(bad)[0])
+            row, given = int(np.flatnonzero(bad)[0]), np.asarray(values, float)
+            counts = given.max() > PER_CENT and bool((given == np.round(given)).all())
             raise InputError(
-                f"'{self.name}' is {float(np.asarray(values)[row]):g} in row {row + 1} ({int(bad.sum())} such rows); "
-                f"a share lies between 0 and {self.unit:g}",
+                f"'{self.name}' is {given[row]:g} in row {row + 1} ({int(bad.sum())} such rows); "
+                f"a share lies between 0 and {self.unit:g}"
+                + ("; divide counts by their numbers of questions, and give these as `trials`" if counts else ""),
                 field="kind", value=self.name,
             )  # fmt: skip
         return 1 - shares if self.flipped else shares
