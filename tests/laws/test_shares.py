@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, logit
 from scipy.stats import betabinom, binom
 
 import metascale as ms
 from metascale.core.errors import InputError
 from metascale.laws.predicting import read_predictors
 from metascale.laws.share_analysis import analyse_shares
-from metascale.laws.shares import Form, fit_share, metric_of, run_quantiles
+from metascale.laws.shares import Form, _derivatives, curve, fit_share, metric_of, run_quantiles, weights_of
 from tests.laws.test_entry import call, write
 
 N = np.geomspace(1e7, 1e10, 10)
@@ -82,6 +83,19 @@ def test_counts_with_zeros_are_fitted_by_their_likelihood():
                     for a, b in ((1, 1), (1, -1), (-1, 1), (-1, -1))]  # fmt: skip
             hessian[i, j] = (ends[0] - ends[1] - ends[2] + ends[3]) / (4 * step**2)
     np.testing.assert_allclose(fit.covariance[:2, :2], np.linalg.inv(hessian), rtol=0.02)
+
+
+def test_derivatives_of_a_share_are_its_differences_by_every_parameter():
+    theta, t = np.array([-1.0, 0.7, -0.4, 0.25, 0.1]), np.array([[0.5, 1.0], [2.0, -1.0], [-3.0, 0.2]])
+    p, jacobian = _derivatives(theta, t)
+    np.testing.assert_allclose(p, curve(theta[None], t)[0], rtol=1e-14)
+    ends = [curve((theta + sign * 1e-6 * np.eye(5)), t) for sign in (1, -1)]
+    np.testing.assert_allclose(jacobian, ((ends[0] - ends[1]) / 2e-6).T, atol=1e-9)
+
+
+def test_a_row_weighs_by_what_runs_differ_and_by_its_questions():
+    """Variance in units of p (1 - p): 0.1 + 0.9 / 10 = 0.19 of ten questions, 1 of one, 0.1 of very many."""
+    np.testing.assert_allclose(1 / weights_of(0.1, np.array([10, 1, np.inf])), [0.19, 1.0, 0.1])
 
 
 def test_what_varies_between_runs_beyond_counting_is_found():
@@ -157,6 +171,15 @@ def test_forecasts_of_several_shapes_hold_what_comes(tables):
     assert 0.8 <= np.mean(held) <= 1.0
 
 
+def test_beyond_the_table_the_slope_of_the_odds_may_be_off():
+    """16 times beyond it: by 0.35 of itself (SD), 0.35 x 0.9 x ln 16 in the odds; nothing inside the table."""
+    predictor = analyse_shares(N, expit(-18 + 0.9 * np.log(N)), chance=0.0).predictor
+    alone = replace(predictor, covariance=np.zeros_like(predictor.covariance))
+    odds = logit(alone.draws(np.array([[16 * N[-1]], [N[3]]]))[0])
+    assert odds[:, 0].std() == pytest.approx(0.35 * 0.9 * np.log(16), rel=0.1)
+    assert odds[:, 1].std() < 1e-6
+
+
 def table(n=9):
     rng = np.random.default_rng(0)
     x = np.geomspace(1e7, 2e9, n)
@@ -177,7 +200,8 @@ def test_a_share_is_read_off_a_loss_and_both_errors_are_told():
     np.testing.assert_allclose([part[0] for part in found.from_loss], ends, atol=0.01)
     assert found.from_link[0][0] < found.median[0] < found.from_link[1][0]
     width = found.high[0] - found.low[0]
-    assert width > max(np.ptp(found.from_loss), np.ptp(found.from_link))
+    parts = np.ptp(found.from_loss), np.ptp(found.from_link)  # of errors without a common cause, here nearly normal
+    assert width == pytest.approx(np.hypot(*parts), rel=0.05)
 
 
 def test_several_metrics_have_a_law_each_and_a_refused_one_loses_no_other():
