@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo docs setup-ci test-ci test test-long soak test-lowest test-newest mutants lint types api records check release-check setup setup-demo clean help
+.PHONY: demo docs setup-ci test-ci test test-long soak test-lowest test-newest mutants lint types api notebooks records check release-check setup setup-demo clean help
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -89,6 +89,9 @@ release-check:   ## build sdist and wheel, check them, try the wheel in a clean 
 
 api: setup       ## write docs/api.md from the public names
 	$(BIN)/python scripts/api.py
+
+notebooks: setup ## run examples/notebooks and write them as .ipynb with their pictures
+	$(BIN)/python scripts/notebooks.py
 
 records: setup   ## run the recorded studies of docs/results again, record them, write their pages (minutes; RECORDS)
 	$(BIN)/python scripts/results.py again $(RECORDS)

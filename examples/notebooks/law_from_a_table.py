@@ -28,6 +28,7 @@ loss = (1.9 + 600 * tokens**-0.42) * np.exp(0.008 * rng.standard_normal(len(toke
 # %%
 law = laws.fit(tokens, loss, replicate=seed, x_name="tokens")
 print(law.summary())
+law
 
 # %% [markdown]
 # ## Would it have told the truth before?

@@ -13,6 +13,8 @@
 # `python examples/notebooks/meta_gradients.py`; nothing is written.
 
 # %%
+import os
+
 from metascale.core import dot, norm
 from metascale.hypergrad import BlockDiagonal, Diagonal, GaussNewton
 from metascale.meta import FOMAML, MAML, InnerLoop, MetaLearner, Reptile
@@ -20,10 +22,12 @@ from metascale.models import Perceptron
 from metascale.tasks import digits_tasks
 from metascale.training import SGD, Adam
 
+# METASCALE_QUICK=1 tries the notebook in seconds; its numbers mean nothing.
+n_episodes, n_steps = (2, 2) if os.environ.get("METASCALE_QUICK") else (32, 100)
 tasks = digits_tasks(n_way=5, k_shot=1, n_train_tasks=50)
 model = Perceptron(n_inputs=64, n_outputs=5)
 inner = InnerLoop(SGD(lr=0.3), steps=5)
-episode = tasks.episodes("train", range(32))
+episode = tasks.episodes("train", range(n_episodes))
 
 # %% [markdown]
 # ## At the start, and after a short training
@@ -53,6 +57,6 @@ show(model.init(0))
 # %%
 learner = MetaLearner(MAML(inner), outer=Adam(lr=3e-3))
 state = learner.init(model, seed=0)
-for step in range(100):
+for step in range(n_steps):
     state, _ = learner.step(model, state, tasks.episodes("train", range(8 * step, 8 * step + 8)))
 show(state.params)

@@ -15,8 +15,7 @@ from matplotlib.text import Text
 from metascale.report.section import Picture
 from metascale.report.study import open_study
 from metascale.report.style import FEWEST_TICKS, styled
-from metascale.report.write import figure_of as figure_of
-from metascale.report.write import sections_of
+from metascale.report.write import figure_of, sections_of
 from tests.report.shape_fixture import write_shapes
 from tests.report.study_fixture import make_study
 
