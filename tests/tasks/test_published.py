@@ -9,6 +9,7 @@ import csv
 import io
 import os
 import pickle
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -189,6 +190,12 @@ def one_image_less(folder: Path) -> None:
     next((folder / "train" / NAMES[0][1]).iterdir()).unlink()
 
 
+def one_image_more(folder: Path) -> None:
+    split_folders(folder)
+    file = next((folder / "train" / NAMES[0][1]).iterdir())
+    shutil.copy(file, file.with_name("again.png"))
+
+
 def one_more_than_of_another(folder: Path) -> None:
     split_folders(folder)
     file = next((folder / "train" / NAMES[0][1]).iterdir())
@@ -239,6 +246,7 @@ def two_splits_alone(folder: Path) -> None:
     [
         (fewer_classes, r"test of small \(made here\) has 3 classes, and here are 2"),
         (one_image_less, "train of small .* has 16 images, and here are 15: the files are not whole"),
+        (one_image_more, "train of small .* has 16 images, and here are 17"),
         (one_more_than_of_another, "has 4 images of each class, and here are 5 of 'n00000000'"),
         (another_split, r"validation of small .* has other classes than here \(n01000001, n02000000"),
         (other_pixels, "has images of 6 x 6 x 3, and here they are 4 x 4 x 3"),
@@ -255,6 +263,32 @@ def test_files_that_are_not_the_published_ones_are_refused(
 ) -> None:
     form(tmp_path)
     with pytest.raises((InputError, CorruptFile), match=message):
+        read(tmp_path)
+
+
+def pickled(**content: object) -> bytes:
+    return pickle.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        ("txt", b""),
+        ("txt", b"\xff\xfe"),
+        ("csv", b"filename,label\n\xff,a\n"),
+        ("csv", b"filename,label\n" + 200_000 * b"a" + b",b\n"),
+        ("csv", b"filename,label\n" + 3000 * b"a" + b",b\n"),
+        ("pkl", pickled(image_data=3, class_dict={})),
+        ("pkl", pickled(data=[np.zeros((2, 2, 3), np.uint8), np.zeros((3, 2, 3), np.uint8)], labels=[0, 1])),
+        ("pkl", pickled(data=pixels(0), labels=[0, 1], catname2label=["a"])),
+        ("pkl", pickled(data=pixels(0), labels=[0, 1], catname2label={"a": "b"})),
+        ("pkl", pickled(image_data=pixels(0), class_dict={"a": [[0], [1, 2]]})),
+    ],
+)
+def test_files_of_other_content_are_refused_by_name(ending: str, content: bytes, tmp_path: Path) -> None:
+    for part in SHORT:
+        (tmp_path / f"{part}.{ending}").write_bytes(content)
+    with pytest.raises(CorruptFile, match=rf"train\.{ending} (must name|does not hold)"):
         read(tmp_path)
 
 

@@ -19,13 +19,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from metascale.core.errors import CorruptFile, InputError
+from metascale.core.errors import CorruptFile, InputError, MetascaleError
 from metascale.core.suggest import suggest
 from metascale.core.types import SPLITS, Split
 from metascale.tasks.labelled import Labelled
 from metascale.tasks.pickles import read_pickle
 from metascale.tasks.pictures import SUFFIXES, ImageFiles, Pictures
 
+_UNREADABLE = (OSError, ValueError, TypeError, AttributeError, IndexError, KeyError, OverflowError)
 _SHORT: Mapping[Split, tuple[str, ...]] = {
     "train": ("train",),
     "validation": ("val", "valid", "validation"),
@@ -218,6 +219,26 @@ def _in_all_splits(find: Callable[[str], Path | None]) -> dict[Split, Path] | No
     return whole if len(whole) == len(SPLITS) else None
 
 
+def _each(files: Mapping[Split, Path] | None, read: Callable[[Path, Split], Part]) -> dict[Split, Part] | None:
+    """What ``read`` makes of the file of each split; ``None`` where there are no files.
+
+    Raises:
+        CorruptFile: a file has the name of one of the set and does not hold what one does.
+    """
+    if files is None:
+        return None
+    found = {}
+    for split, path in files.items():
+        try:
+            found[split] = read(path, split)
+        except MetascaleError:
+            raise
+        except (*_UNREADABLE, csv.Error) as error:
+            why = str(error)[:200] or type(error).__name__
+            raise CorruptFile(f"{path} does not hold what this form of a published set does ({why})") from error
+    return found
+
+
 def _list_of(folder: Path, name: str) -> Path | None:
     """The nearest file of this name, at most two folders down."""
     for pattern in (name, f"*/{name}", f"*/*/{name}"):
@@ -230,7 +251,7 @@ def _list_of(folder: Path, name: str) -> Path | None:
 def _from_csv(folder: Path) -> dict[Split, Part] | None:
     """``train.csv``, ``val.csv`` and ``test.csv`` (filename, label), as of Ravi & Larochelle, and the images."""
     lists = _in_all_splits(lambda name: _list_of(folder, f"{name}.csv"))
-    return None if lists is None else {split: _listed(folder, path, split) for split, path in lists.items()}
+    return _each(lists, lambda path, split: _listed(folder, path, split))
 
 
 def _listed(folder: Path, path: Path, split: Split) -> Part:
@@ -260,18 +281,18 @@ def _listed(folder: Path, path: Path, split: Split) -> Part:
 def _from_class_lists(folder: Path) -> dict[Split, Part] | None:
     """``train.txt``, ``val.txt`` and ``test.txt`` with names of classes, and a folder of images for each class."""
     lists = _in_all_splits(lambda name: _list_of(folder, f"{name}.txt"))
-    if lists is None:
-        return None
-    found: dict[Split, Part] = {}
-    for split, path in lists.items():
-        classes = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        place = next(
-            (each for each in (folder / "data", folder / "images", folder) if (each / classes[0]).is_dir()), None
-        )
-        if place is None:
-            raise InputError(f"{path} names {classes[:1]}, a class that has no folder in {folder}", field="data")
-        found[split] = _class_folders([place / name for name in classes])
-    return found
+    return _each(lists, lambda path, split: _of_classes(folder, path))
+
+
+def _of_classes(folder: Path, path: Path) -> Part:
+    classes = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not classes:
+        raise CorruptFile(f"{path} must name a class in each line, and is empty")
+    places = (folder / "data", folder / "images", folder)
+    place = next((each for each in places if (each / classes[0]).is_dir()), None)
+    if place is None:
+        raise InputError(f"{path} names '{classes[0]}', a class that has no folder in {folder}", field="data")
+    return _class_folders([place / name for name in classes])
 
 
 def _from_folders(folder: Path) -> dict[Split, Part] | None:
@@ -309,7 +330,7 @@ def _file_of(folder: Path, name: str, endings: Sequence[str]) -> Path | None:
 def _from_pickles(folder: Path) -> dict[Split, Part] | None:
     """One pickle a split: images with a dictionary of classes, or with labels."""
     files = _in_all_splits(lambda name: _file_of(folder, name, (".pkl", ".pickle")))
-    return None if files is None else {split: _pickled(path) for split, path in files.items()}
+    return _each(files, lambda path, split: _pickled(path))
 
 
 def _pickled(path: Path) -> Part:
@@ -338,7 +359,7 @@ def _from_images_and_labels(folder: Path) -> dict[Split, Part] | None:
     )
     if labels is None or images is None:
         return None
-    return {split: (_colour(_images(images[split]), images[split]), _ren_labels(labels[split])) for split in SPLITS}
+    return _each(images, lambda path, split: (_colour(_images(path), path), _ren_labels(labels[split])))
 
 
 def _images(path: Path) -> Any:
@@ -358,13 +379,12 @@ def _ren_labels(path: Path) -> list[str]:
 def _from_npz(folder: Path) -> dict[Split, Part] | None:
     """One npz a split with images and labels (``features`` and ``targets``)."""
     files = _in_all_splits(lambda name: _file_of(folder, name, (".npz",)))
-    if files is None:
-        return None
-    found: dict[Split, Part] = {}
-    for split, path in files.items():
-        images, labels = _arrays(path, ("images", "features", "data", "x"), ("labels", "targets", "y"))
-        found[split] = _colour(images, path), _named(labels, {}, path)
-    return found
+    return _each(files, lambda path, split: _archived(path))
+
+
+def _archived(path: Path) -> Part:
+    images, labels = _arrays(path, ("images", "features", "data", "x"), ("labels", "targets", "y"))
+    return _colour(images, path), _named(labels, {}, path)
 
 
 def _arrays(path: Path, *wanted: Sequence[str]) -> list[np.ndarray]:
