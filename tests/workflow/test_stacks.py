@@ -11,7 +11,9 @@ import pytest
 
 from metascale.core.errors import InputError
 from metascale.core.files import read_json
+from metascale.parallel.stacked import MULTIPLE
 from metascale.study.store.folder import read_study
+from metascale.workflow import stacks as of_plans
 from metascale.workflow.launch import Place, launch, plan, plan_from_folder
 from metascale.workflow.recipe import load_recipe
 from metascale.workflow.stacks import stacks_of
@@ -108,6 +110,25 @@ def test_what_cannot_run_together_is_refused_before_anything_is_written(values, 
     with pytest.raises(InputError, match=message):
         plan("digits", {**VALUES, **values}, seeds=[0, 1], place=Place(stack=4))
     assert plan("digits", {**VALUES, **values}, seeds=[0, 1], place=Place(stack="auto")).stack == "auto"
+
+
+def test_tasks_of_sinusoids_with_a_context_are_not_joined():
+    values = {"meta_batch": 8, "n_tasks": [2, 4], "n_context": 2}
+    with pytest.raises(InputError, match="no trials of study 'sinusoid' can run together"):
+        plan("sinusoid", values, seeds=[0], place=Place(stack=2))
+    assert plan("sinusoid", {**values, "n_context": 0}, seeds=[0], place=Place(stack=2)).stack == 2
+
+
+def test_a_command_without_a_stack_may_ask_for_trials_that_have_no_other_beside_them(tmp_path):
+    few = {**VALUES, "max_steps": 1, "n_test_tasks": 8}
+    assert run(tmp_path, few, Place(executor="serial", stack=4)).finished == 4
+    planned = plan("digits", {**few, "n_tasks": [8]}, seeds=[0], place=Place(executor="serial"), baselines=False)
+    assert launch(planned, tmp_path, reporter=Silent())[0].finished == 1
+    assert read_json(tmp_path / "command.json")["stack"] == 4
+
+
+def test_a_plan_and_a_process_agree_on_which_meta_batches_are_joined():
+    assert of_plans.MULTIPLE == MULTIPLE
 
 
 @pytest.mark.parametrize("given", [{"stack": 0}, {"stack": "many"}, {"stack": 2, "executor": "slurm"}])

@@ -31,12 +31,11 @@ class SinusoidConfig(FewShotConfig):
 
     width: Count = 40
     depth: Count = 2
+    n_context: NonNegative = 0
 
     @property
     def tasks_apart(self) -> bool:
-        return True
-
-    n_context: NonNegative = 0
+        return not self.n_context
 
 
 RECIPE = Recipe(

@@ -29,7 +29,7 @@ from metascale.workflow.own import check_own, is_function, is_own, own_study, so
 from metascale.workflow.places import found_again, placed
 from metascale.workflow.preflight import check_devices, fetch_backbones, preflight
 from metascale.workflow.recipe import Recipe, load_recipe, recipe_of
-from metascale.workflow.stacks import stacks_of
+from metascale.workflow.stacks import require_stacks, stacks_of
 
 if TYPE_CHECKING:
     from metascale.study.run.session import Reporter, StudyOutcome
@@ -307,7 +307,7 @@ def _planned(recipe: Recipe[Any] | None, study: Study, place: Place | None, reco
         if is_own(study):
             check_own(study)
     if place.stack is not None:
-        stacks_of(recipe, study, place.stack)
+        require_stacks(recipe, study, place.stack)
     return Plan(recipe, study, executor, workers, place.device_names, record, place.stack, read)
 
 

@@ -37,9 +37,6 @@ def stacks_of(recipe: Recipe[Any] | None, study: Study, stack: int | str) -> tup
 
     Args:
         stack: trials at most, or ``"auto"``.
-
-    Raises:
-        InputError: a number of trials, and none of the study can run together.
     """
     if stack == 1:
         return ()
@@ -48,14 +45,20 @@ def stacks_of(recipe: Recipe[Any] | None, study: Study, stack: int | str) -> tup
         for trial, kind in _kinds(recipe, study.trials()):
             kinds.setdefault(kind, []).append(trial.id)
     found = [group for ids in kinds.values() for group in _cut(ids, AUTO if stack == "auto" else int(stack))]
-    stacks = tuple(group for group in found if len(group) > 1)
-    if not stacks and stack != "auto":
+    return tuple(group for group in found if len(group) > 1)
+
+
+def require_stacks(recipe: Recipe[Any] | None, study: Study, stack: int | str) -> None:
+    """
+    Raises:
+        InputError: ``stack`` is a number of trials from 2, and none of the study can run together.
+    """
+    if stack not in (1, "auto") and not stacks_of(recipe, study, stack):
         raise InputError(
             f"no trials of study '{study.name}' can run together (see docs/tuning.md); leave `stack` out",
             field="stack",
             value=stack,
         )
-    return stacks
 
 
 def _kinds(recipe: Recipe[Any], trials: Iterable[Trial]) -> Iterable[tuple[Trial, str]]:

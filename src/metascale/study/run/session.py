@@ -218,7 +218,9 @@ class Session:
         """The next trial of the queue, and those of its stack."""
         first = self._queue.popleft()
         stack = self._stacks.get(first.id)
-        beside = [trial for trial in self._queue if stack is not None and self._stacks.get(trial.id) == stack]
+        if stack is None:
+            return [first]
+        beside = [trial for trial in self._queue if self._stacks.get(trial.id) == stack]
         for trial in beside:
             self._queue.remove(trial)
         return [first, *beside]
