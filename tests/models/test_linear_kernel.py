@@ -174,4 +174,8 @@ def test_short_attention_in_half_precision_is_that_of_float32_rounded(monkeypatc
     plain = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     with ShortAttention():
         assert torch.equal(F.scaled_dot_product_attention(query, key, value, attn_mask=bias), plain)
+        few = F.scaled_dot_product_attention(query[:, :, :2], key, value, attn_mask=bias[:, :, :2])
     assert not torch.equal(plain, found)
+    # The number of keys decides, however few the queries.
+    assert torch.equal(few, F.scaled_dot_product_attention(query[:, :, :2], key, value, attn_mask=bias[:, :, :2]))
+    assert not torch.equal(few, found[:, :, :2])

@@ -113,6 +113,8 @@ def test_support_vectors_by_hand() -> None:
     for penalty, a in ((0.1, 0.2), (1.0, 0.5)):
         found = machine(features, targets, 2, penalty)
         torch.testing.assert_close(found[0], torch.tensor([[a, -a]], dtype=torch.float64), rtol=1e-8, atol=0)
+    thrice = SupportVectors(1.0).solve({"metric.log_scale": torch.full((1, 1), 3.0).log()}, features, targets, 2)[0]
+    torch.testing.assert_close(thrice[0], torch.tensor([[1.5, -1.5]], dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

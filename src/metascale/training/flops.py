@@ -167,9 +167,9 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     _aten.mkldnn_rnn_layer: _recurrent,
     _aten.mkldnn_rnn_layer_backward: _recurrent_backward,
 }
+"""By shapes, what torch's counter leaves out."""
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
     _FORMULAS[torch.ops.mkldnn._linear_pointwise] = _linear
-"""By shapes, what torch's counter leaves out."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Linear layers by oneDNN where PyTorch's own way to them leaves half of the processor idle.
 
-PyTorch takes float32 matrix products to Intel's MKL, which on AMD's processors uses instructions of 256 bits. oneDNN in
-the same build of PyTorch, uses those of 512 bits. Processors that execute these at full width (AMD's family 26, Zen 5)
-gain a factor of 2 by it; earlier ones gain nothing. The choice depends on the processor and on the shapes alone,
+PyTorch takes float32 matrix products to Intel's MKL, which on AMD's processors uses instructions of 256 bits. oneDNN,
+in the same build of PyTorch, uses those of 512 bits. Processors that execute these at full width (AMD's family 26, Zen
+5) gain a factor of 2 by it; earlier ones gain nothing. The choice depends on the processor and on the shapes alone,
 never on a measurement, so that a run and its resumption on one machine take the same way.
 """
 
