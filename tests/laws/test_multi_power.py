@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import metascale as ms
 from metascale.core.errors import InputError
-from metascale.laws.forecasting import CHECKPOINTS, forecast
+from metascale.laws.forecasting import CHECKPOINTS, _decaying, forecast
 from metascale.laws.multi_power import NAMES, Path, Run, fit_multi_power, loss_of
 from metascale.laws.schedules import Schedule
 from tests.laws.test_entry import call, write
@@ -83,6 +84,24 @@ def test_another_schedule_is_predicted_with_an_interval_and_one_constant_run_kno
     assert one.high[0] - one.low[0] > 3 * (two.high[0] - two.low[0])
 
 
+def test_a_run_beyond_the_longest_is_less_sure():
+    """Noise 0.003 and an error of the law of 0.004 are 0.005; at e times the sum of rates the second is twice that."""
+    fit = fit_multi_power([run("a", "constant:peak=3e-4,steps=2000", 50)])
+    sure = replace(fit, covariance=np.zeros((7, 7)), noise=0.003, discrepancy=0.004)
+    for steps, deviation in ((2000, 0.005), (5437, np.hypot(0.003, 0.008))):
+        found = sure.predict(f"constant:peak=3e-4,steps={steps}")
+        assert np.log(found.high[0] / found.median[0]) == pytest.approx(1.645 * deviation, rel=0.02)
+
+
+def test_a_decay_to_come_lowers_and_widens_each_member():
+    """Half of it is due where x has grown by e^(0.15 ln 2); within the table nothing is."""
+    means, deviations, weights = np.zeros((1, 2)), np.full((1, 2), 0.012), np.ones((1, 2))
+    lower, wider, shares = _decaying(means, deviations, weights, np.array([0.15 * np.log(2), -1.0]))
+    np.testing.assert_allclose(lower, [[0, 0], [-0.0075, 0], [-0.015, 0], [-0.025, 0]], atol=1e-15)
+    np.testing.assert_allclose(wider, np.tile([0.013, 0.012], (4, 1)))  # 0.012 and 0.005 in quadrature
+    np.testing.assert_allclose(shares, 0.25)
+
+
 def test_the_unit_of_the_rate_changes_coefficients_and_nothing_else():
     first = run("a", "cosine:peak=3e-4,steps=2000,warmup=100", 40, 0.001)
     scaled = Run("a", Schedule(1e3 * first.schedule.rates, first.schedule.warmup), first.steps, first.loss)
@@ -97,6 +116,8 @@ def test_schedules_by_name_and_from_a_table():
     assert wsd.warmup == 1
     cosine = Schedule.named("cosine:peak=1,steps=4,end=0.2")
     np.testing.assert_allclose(cosine.rates, 0.2 + 0.8 * (0.5 + 0.5 * np.cos(np.pi * np.array([0.25, 0.5, 0.75, 1]))))
+    after = Schedule.named("cosine:peak=1,steps=6,warmup=2,end=0.2")
+    np.testing.assert_allclose(after.rates, [0.5, 1, *cosine.rates])
     read = Schedule.read({"step": [2, 4], "lr": [0.4, 0.2]})
     np.testing.assert_allclose(read.rates, [0.2, 0.4, 0.3, 0.2])
 
