@@ -32,7 +32,9 @@ from metascale.workflow.recipe import load_recipe, recipe_names
         ("model_size", "n_seq", "here it is 'n_sequence'"),
         ("shapes", "hidden_dim", "here it is 'width'"),
         ("noisy_labels", "meta_lr", "here it is 'upper_lr'"),
-        ("digits", "lora_r", "did you mean|allowed keys are"),  # no adapters here, so no counterpart
+        ("digits", "lora_r", "other recipes call it 'rank', and this one has nothing of the kind$"),
+        ("digits", "num_train_epochs", "other recipes call it 'epochs' or 'max_epochs'"),  # not the key nearest by its letters
+        ("digits", "mode", "there are no modes"),
     ],
 )
 def test_a_key_of_another_program_is_translated(recipe: str, theirs: str, said: str) -> None:

@@ -106,16 +106,22 @@ def hint(name: object, known: Collection[str]) -> str:
     """What ``name`` of another program is called here: ``here it is 'outer_lr'``; empty where that is not known.
 
     Args:
-        known: the keys that there are; a name of which none of these is the counterpart gets no hint.
+        known: the keys that there are; where none of them is the counterpart, the hint says so.
 
     Example:
         >>> hint("meta_lr", ["inner_lr", "outer_lr"])
         "here it is 'outer_lr'"
         >>> hint("lr", ["inner_lr", "outer_lr"])
         "here it is 'inner_lr' or 'outer_lr'"
+        >>> hint("lora_r", ["inner_lr", "outer_lr"])
+        "other recipes call it 'rank', and this one has nothing of the kind"
     """
     plain = str(name).lower().replace("-", "_").rsplit(".", 1)[-1]
-    ours = [f"'{key}'" for key in THEIRS.get(plain, ()) if key in known]
-    if ours:
-        return f"here it is {' or '.join(ours)}"
-    return _SENTENCES.get(plain, "")
+    ours = THEIRS.get(plain, ())
+    here = [f"'{key}'" for key in ours if key in known]
+    if here:
+        return f"here it is {' or '.join(here)}"
+    if plain in _SENTENCES or not ours:
+        return _SENTENCES.get(plain, "")
+    elsewhere = " or ".join(f"'{key}'" for key in ours)
+    return f"other recipes call it {elsewhere}, and this one has nothing of the kind"
