@@ -233,6 +233,24 @@ def test_pooled_conditions_and_mixed_scales_are_said(app, tmp_path):
     assert "'D' varies 10-fold among rows of the same 'N'" in text
 
 
+def test_accuracies_say_the_scales_they_mix_and_a_law_is_loaded_by_its_folder(app, tmp_path):
+    from metascale.laws import load_law, read_predictors
+
+    path = tmp_path / "acc.csv"
+    rows = [(n, d, 1 / (1 + (1e8 / n) ** 0.5 + (1e9 / d) ** 0.5)) for n in (1e6, 1e7, 1e8, 1e9) for d in (1e9, 3e9)]
+    path.write_text("params,tokens,acc\n" + "".join(f"{n:.0f},{d:.0f},{acc:.4f}\n" for n, d, acc in rows))
+    told = run(app, "fit", str(path), "--x", "params", "--y", "acc", "--out", str(tmp_path / "law"))
+    assert "'tokens' varies 3-fold among rows of the same 'params'" in told
+    assert f"metascale predict {tmp_path / 'law'} POINTS.csv" in told.replace("\n", "")
+    loaded, same = load_law(tmp_path / "law"), read_predictors(tmp_path / "law")[""]
+    assert loaded.predict([1e10]).low[0] == same.predict([1e10]).low[0]
+    with pytest.raises(InputError, match=rf"the folder '{re.escape(str(tmp_path / 'law'))}' can be given instead"):
+        load_law(tmp_path / "law" / "law.json")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="there is no law in"):
+        load_law(tmp_path / "empty")
+
+
 def test_bad_input_is_an_input_error(app, results, tmp_path):
     with pytest.raises(InputError, match="did you mean 'n_tasks'"):
         run(app, "fit", results, "--x", "n_task")

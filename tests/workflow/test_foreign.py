@@ -33,7 +33,7 @@ from metascale.workflow.recipe import load_recipe, recipe_names
         ("shapes", "hidden_dim", "here it is 'width'"),
         ("noisy_labels", "meta_lr", "here it is 'upper_lr'"),
         ("digits", "lora_r", "other recipes call it 'rank', and this one has nothing of the kind$"),
-        ("digits", "num_train_epochs", "other recipes call it 'epochs' or 'max_epochs'"),  # not the key nearest by its letters
+        ("digits", "num_train_epochs", "other recipes call it 'epochs' or 'max_epochs'"),
         ("digits", "mode", "there are no modes"),
     ],
 )

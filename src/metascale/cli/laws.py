@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metascale.cli.table import Chosen, Opening, open_table
-from metascale.cli.words import JsonFlag, folder_of, say, say_notes, stage, write_results
+from metascale.cli.words import JsonFlag, folder_of, say, say_law_file, say_notes, stage, write_results
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -527,6 +527,7 @@ def _write_surface(out: Path, found: SurfaceAnalysis, columns: Columns, json_: b
     drawn = list(pictures_of(found.predictor, found.fit.observations, found.verdict))
     record = dataclasses.replace(found.record(), predictor=found.predictor.record())
     write_laws(out, {"": record})
+    say_law_file(out, to_stderr=json_)
     say(f"predictions by {found.predictor.by}", to_stderr=json_)
     files, plots = {"fit.json": found.to_json()}, {"fit.png": found.plot()}
     if not sizes_by_data(columns.names):
@@ -561,6 +562,7 @@ def _write_fit(found: dict[str, Analysis], grouped: dict[str, Any] | None, out: 
         record = {"groups": {name: analysis.to_json() for name, analysis in found.items()}, "comparison": grouped}
     write_laws(out, {name: saved_record(one) for name, one in found.items()})
     write_results(out, {"fit.json": record}, {"forecast.csv": forecasts}, {}, pictures, to_stderr=json_)
+    say_law_file(out, to_stderr=json_)
 
 
 def _print_forecast(found: Forecast, name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metascale.cli.words import folder_of, say, say_notes, stage, write_results
+from metascale.cli.words import folder_of, say, say_law_file, say_notes, stage, write_results
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def fit_shares(
     from metascale.cli.scales import say_pooled
     from metascale.laws.metrics import analyse_metric
     from metascale.laws.record import write_laws
+    from metascale.laws.table import ScaleColumns
 
     other = next((name for name in ("objective", "weights", "bounds", "fixed") if options[name]), None)
     if other is not None:
@@ -85,6 +86,9 @@ def fit_shares(
             found[name] = analysis
             say((f"{name}: " if name else "") + analysis.summary() + "\n", to_stderr=json_)
             say_pooled(columns.table, opened, used, columns.names, json_)
+            if len(columns.names) == 1:
+                say_notes(ScaleColumns(columns.table, columns.names[0], metric.name, None).mixed_notes(),
+                          to_stderr=json_)  # fmt: skip
             if len(columns.names) == 1 and out is not None:
                 ahead = analysis.predict(float(columns.x.max()) * np.array(HORIZONS), 0.90)
                 rows += [{**({"group": name} if name else {}), **row} for row in ahead.rows()]
@@ -94,7 +98,7 @@ def fit_shares(
         stored = records[""] if list(records) == [""] else {"groups": records}
         plots = {"fit.png": found[""].plot()} if list(found) == [""] else {}
         write_results(out, {"fit.json": stored}, {"forecast.csv": rows} if rows else {}, plots, to_stderr=json_)
-        say(f"wrote {out}/law.json, from which `metascale predict {out} POINTS.csv` predicts", to_stderr=json_)
+        say_law_file(out, to_stderr=json_)
     return records
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metascale.cli.words import JsonFlag, csv_text, say, say_notes, stage, write_results
+from metascale.cli.words import JsonFlag, csv_text, say, say_law_file, say_notes, stage, write_results
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def write_scales(out: Path, found: Mapping[str, ScalesAnalysis]) -> None:
     drawn = [picture for name, analysis in found.items() for picture in pictures(analysis, name)]
     write_laws(out, records)
     write_results(out, {"fit.json": stored}, {}, plots, drawn, to_stderr=True)
-    say(f"wrote {out}/law.json, from which `metascale predict {out} POINTS.csv` predicts", to_stderr=True)
+    say_law_file(out, to_stderr=True)
 
 
 def run_fit(

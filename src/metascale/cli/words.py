@@ -104,6 +104,11 @@ def write_results(
     typer.echo(f"wrote {out}/{', '.join(names[:-1])} and {names[-1]}", err=to_stderr)
 
 
+def say_law_file(out: Path, *, to_stderr: bool = False) -> None:
+    """Where the law is that predicts, and how."""
+    say(f"wrote {out}/law.json, from which `metascale predict {out} POINTS.csv` predicts", to_stderr=to_stderr)
+
+
 @overload
 def folder_of(out: Path, group: str | None) -> Path: ...
 

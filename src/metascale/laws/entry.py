@@ -117,8 +117,11 @@ def saved_record(law: Any) -> LawRecord:
 def load_law(path: Path | str) -> SavedLaw | ByGroup[SavedLaw]:
     """A law that ``save`` wrote, or the laws of groups: no code of the file is run, and predictions are the same.
 
+    Args:
+        path: that file, or the folder of ``metascale fit TABLE --out FOLDER``.
+
     Raises:
-        InputError: there is no such file, it is no file of a law, or one of a later version.
+        InputError: there is no such file or no law in the folder, it is no file of a law, or one of a later version.
         CorruptFile: it was changed, or cut, since it was written.
     """
     return _only(load_saved(path))

@@ -308,7 +308,7 @@ class Question:
         if len(known) and not repeats:
             free = ~_among(rows, known)
             if not free.all():
-                notes.append(f"{int((~free).sum())} candidates are in the table and are not run again")
+                notes.append(f"{int((~free).sum())} of {len(rows)} candidates in the table already: not run again")
         affordable = free & (prices <= budget)
         if not affordable.any():
             cheapest = f"the cheapest costs {prices[free].min():.4g}" if free.any() else "all are in the table"

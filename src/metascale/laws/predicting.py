@@ -122,12 +122,20 @@ def saved_law(record: LawRecord) -> SavedLaw:
 
 
 def load_saved(path: Path | str) -> dict[str, SavedLaw]:
-    """By group, the laws of a file that ``save`` wrote; a single one has the empty name.
+    """By group, the laws of a file that ``save`` wrote or a folder that `fit` wrote; a single one has the empty name.
 
     Raises:
         InputError: no such file, no file of a law, or one of a later version. CorruptFile: it was changed.
     """
-    return {name: saved_law(record) for name, record in load_records(path).items()}
+    found = _laws_in(Path(path)) if Path(path).is_dir() else load_records(path)
+    return {name: saved_law(record) for name, record in found.items()}
+
+
+def _laws_in(folder: Path) -> dict[str, LawRecord]:
+    found = read_laws(folder)
+    if not found:
+        raise InputError(f"there is no law in '{folder}'; write one with `metascale fit` and this output folder")
+    return found
 
 
 def predictor_of(record: LawRecord) -> Predictor:
@@ -138,7 +146,10 @@ def predictor_of(record: LawRecord) -> Predictor:
     """
     stored = record.predictor
     if stored is None:
-        raise InputError("the law holds no predictor; fit the table again into this folder")
+        raise InputError(
+            "the law holds no predictor, as those of studies and of earlier versions do not; fit its table (of a study "
+            "its results.csv) into a folder of its own, and predict from there"
+        )
     if stored.via is not None:
         loss = _of_loss(stored.via)
         return TaskPredictor(loss, SharePredictor.of(replace(stored, x_names=(loss.loss_name,))))
@@ -182,10 +193,7 @@ def read_predictors(folder: Path) -> dict[str, Predictor]:
     """
     if folder.is_file():
         return {name: law.predictor for name, law in load_saved(folder).items()}
-    found = read_laws(folder)
-    if not found:
-        raise InputError(f"there is no law in '{folder}'; write one with `metascale fit` and this output folder")
-    return {name: predictor_of(record) for name, record in found.items()}
+    return {name: predictor_of(record) for name, record in _laws_in(folder).items()}
 
 
 def with_predictor(record: LawRecord, predictor: SeriesPredictor | Mixture) -> LawRecord:

@@ -316,7 +316,8 @@ def load_records(path: Path | str) -> dict[str, LawRecord]:
     except (ValueError, RecursionError) as error:
         raise CorruptFile(f"{path} is no JSON, so no law that `save` wrote, or only a part of one: {error}") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise InputError(f"{path} is no law that `save` wrote: its 'format' is not '{FORMAT}'", field="path")
+        folder = f"; the folder '{path.parent}' can be given instead" if path.name == LAW_JSON else ""
+        raise InputError(f"{path} is no law that `save` wrote: its 'format' is not '{FORMAT}'{folder}", field="path")
     if stored.get("version") != VERSION:
         raise InputError(
             f"{path} has version {stored.get('version')!r} of the format; this metascale reads version {VERSION}",
