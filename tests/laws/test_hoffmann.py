@@ -100,7 +100,8 @@ def test_allocation_with_its_interval(kept):
 
 def test_the_closed_form_agrees_with_a_search(kept):
     best = optimum(bootstrap(kept, 50), [1e21, 1e24])
-    searched = _searched_sizes(kept, kept.theta[None], np.log(np.array([1e21, 1e24]) / 6), None)
+    costs, log_c = np.array([[0.0, 1.0, 1.0]]), np.log(np.array([1e21, 1e24]) / 6)  # C / 6 = N D
+    searched = _searched_sizes(kept, kept.theta[None], costs, log_c, None)
     np.testing.assert_allclose(np.exp(searched[0][0]), best.n_params["estimate"], rtol=1e-3)
     np.testing.assert_allclose(np.exp(searched[1][0]), best.loss["estimate"], rtol=1e-6)
     assert searched[2][0] == pytest.approx(best.exponent["estimate"], abs=2e-3)

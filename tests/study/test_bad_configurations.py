@@ -13,7 +13,7 @@ import pytest
 BAD: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     # recipe, options, what the sentence names: the key, the nearest key or the allowed range
     ("digits", ("--set", "n_taks=3"), ("n_taks", "did you mean 'n_tasks'?")),
-    ("digits", ("--set", "kshot=1"), ("kshot", "did you mean 'k_shot'?")),
+    ("digits", ("--set", "kshot=1"), ("kshot", "here it is 'k_shot'")),
     ("digits", ("--set", "inner_rate=0.1"), ("inner_rate",)),
     ("digits", ("--set", "outer_ler=0.1"), ("outer_ler", "did you mean 'outer_lr'?")),
     ("digits", ("--set", "xyz=1"), ("xyz", "allowed keys are")),

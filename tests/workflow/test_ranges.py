@@ -23,6 +23,7 @@ MAY_BE_ZERO = {
     *("weight_decay", "data_seed", "noise_seed", "train_blocks", "label_noise", "duplicates", "warmup", "final_rate"),
     *("inner_beta1", "inner_beta2", "outer_momentum", "outer_beta1", "outer_beta2", "outer_weight_decay"),
     *("outer_warmup", "outer_final_rate", "multi_step", "first_order_steps", "n_context"),
+    *("random", "shifted", "shift"),  # how many annotators are of a kind, and how often they err
 }
 """Keys for which 0 is a sensible value; every other count, rate and size starts above it."""
 NEEDED: dict[str, dict[str, Any]] = {"csv": {"path": "texts.csv"}}

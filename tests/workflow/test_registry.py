@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from metascale.cli import main
+from metascale.cli import main, recipes
 from metascale.cli.main import app
 from metascale.core.errors import InputError
 from metascale.study.design import Study
@@ -243,7 +243,7 @@ def test_names_are_listed_and_doubled_or_wrong_ones_refused(tmp_path: Path, monk
         load_recipe("other")
     with pytest.raises(InputError, match="there is no recipe 'wave'; did you mean 'waves'"):
         load_recipe("wave")
-    monkeypatch.setattr(main.out, "width", 200)  # the width of a terminal differs from one test process to another
+    monkeypatch.setattr(recipes.out, "width", 200)  # the width of a terminal differs from one test process to another
     listed = CliRunner().invoke(app, ["recipes"])
     assert listed.exit_code == 0
     for said in ("Waves of my own", "'digits' is registered twice", "calls itself 'waves'", "sinusoid"):

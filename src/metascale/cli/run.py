@@ -381,7 +381,8 @@ def _parse_seeds(text: str | None) -> list[int] | None:
         found = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", part)
         if found is None:
             raise InputError(
-                f"--seeds needs whole numbers separated by commas, such as 0,1,2, or a range such as 0-4, not '{text}'"
+                "--seeds needs whole numbers, 0 or more, separated by commas, such as 0,1,2, or a range such as 0-4, "
+                f"not '{text}'"
             )
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first or last - first >= MOST_SEEDS:

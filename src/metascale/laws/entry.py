@@ -118,7 +118,7 @@ def load_law(path: Path | str) -> SavedLaw | ByGroup[SavedLaw]:
     """A law that ``save`` wrote, or the laws of groups: no code of the file is run, and predictions are the same.
 
     Args:
-        path: that file, or the folder of ``metascale fit TABLE --out FOLDER``.
+        path: that file, or the folder that the command ``metascale fit`` wrote.
 
     Raises:
         InputError: there is no such file or no law in the folder, it is no file of a law, or one of a later version.

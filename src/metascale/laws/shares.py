@@ -333,10 +333,10 @@ _POINTS = 200  # that stand for the draws where a distribution is laid about eac
 
 def _quantiles(draws: Array, weights: Array, shares: ArrayLike) -> Array:
     """[len(shares), m] of weighted draws [K, m]."""
-    order = np.argsort(draws, axis=0)
+    order, levels = np.argsort(draws, axis=0), np.asarray(shares, float)
     ranked = np.take_along_axis(draws, order, 0)
     mass = np.cumsum(weights[order], axis=0) - 0.5 * weights[order]
-    return np.column_stack([np.interp(shares, mass[:, j], ranked[:, j]) for j in range(draws.shape[1])])
+    return np.column_stack([np.interp(levels, mass[:, j], ranked[:, j]) for j in range(draws.shape[1])])
 
 
 def _thinned(draws: Array, weights: Array) -> tuple[Array, Array]:
