@@ -383,7 +383,7 @@ def follow(
 def _first_of(picks: Picks, known: int, n_scales: int, share: float) -> Integers:
     """What of a plan is run before it is made anew: its most telling runs, and while few are known its cheapest.
 
-    A plan from few runs rests on the priors; where they are wrong, what the cheap ones tell saves the dear ones.
+    A plan from few runs rests on the priors; where these are wrong, cheap runs show it before expensive ones are spent.
     """
     few = known < CHEAP_FIRST * (n_scales + 1)
     order = picks.index[np.argsort(picks.cost, kind="stable")] if few else picks.index
