@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +17,7 @@ from metascale.laws.forecasting import SeriesPredictor
 from metascale.laws.mixture import Mixture
 from metascale.laws.observations import observe
 from metascale.laws.picture import BLUE, LawPicture, axis_or_new, draw_band, finish, plot_law
-from metascale.laws.prediction import Prediction
+from metascale.laws.prediction import Prediction, Predictor
 from metascale.laws.record import (
     Band,
     Interval,
@@ -33,21 +33,6 @@ from metascale.laws.two_steps import LossPredictor, TaskPredictor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-class Predictor(Protocol):
-    """What predicts losses at rows of scales, with intervals for one new run."""
-
-    @property
-    def x_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def loss_name(self) -> str: ...
-
-    @property
-    def by(self) -> str: ...
-
-    def predict(self, points: Any, level: float = 0.90) -> Prediction: ...
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -98,6 +98,21 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         return words(self.summary())
+
+
+class Predictor(Protocol):
+    """What predicts losses at rows of scales, with intervals for one new run."""
+
+    @property
+    def x_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def loss_name(self) -> str: ...
+
+    @property
+    def by(self) -> str: ...
+
+    def predict(self, points: Any, level: float = 0.90) -> Prediction: ...
 
 
 def points_of(points: Any, names: Sequence[str]) -> Array:

@@ -20,7 +20,7 @@ from metascale.core.errors import InputError
 from metascale.core.notebook import Shown
 from metascale.laws.fitting import require_level
 from metascale.laws.observations import Array
-from metascale.laws.prediction import Prediction
+from metascale.laws.prediction import Prediction, Predictor
 from metascale.laws.record import Interval, LawRecord, PredictorRecord, save_record
 from metascale.laws.share_analysis import DRAWS, ShareAnalysis, SharePredictor, analyse_shares
 
@@ -28,19 +28,8 @@ _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)
 FEWEST_PAIRS = 4  # distinct losses with a share beside them
 
 
-class LossPredictor(Protocol):
-    """What predicts the loss of one new run at rows of scales."""
-
-    @property
-    def x_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def loss_name(self) -> str: ...
-
-    @property
-    def by(self) -> str: ...
-
-    def predict(self, points: Any, level: float = 0.90) -> Prediction: ...
+class LossPredictor(Predictor, Protocol):
+    """A `Predictor` of the loss that a file can hold."""
 
     def record(self) -> PredictorRecord: ...
 
