@@ -82,7 +82,7 @@ N ?= 40
 SEED ?= 0
 
 mutants: $(VENV)/.mutation-ready ## N mutants of ROOM, drawn by SEED, against the tests of that room; not part of CI
-	$(BIN)/python scripts/mutants.py run $(ROOM) --n $(N) --seed $(SEED)
+	$(BIN)/python scripts/mutants.py $(ROOM) --n $(N) --seed $(SEED)
 
 release-check:   ## build sdist and wheel, check them, try the wheel in a clean environment
 	PYTHON=$(PYTHON) scripts/release.sh

@@ -1,26 +1,30 @@
 """A seeded sample of mutants of one room, each run against that room's default tests.
 
-    make mutants ROOM=laws N=40 SEED=0   (or: python scripts/mutants.py run laws --n 40 --seed 0)
+    make mutants ROOM=laws N=40 SEED=0   (or: python scripts/mutants.py laws --n 40 --seed 0)
 
 A mutant is the code of the room with one small change. mutmut's operators make the changes; its own runner needs
 functions without decorators, and all mutants of a package, so sampling and running stand here. The sample has at most
 one mutant a source line until each line has had one: lines are ranked by a hash of seed and line, so an edit elsewhere
 leaves the sample of the other lines as it was, and a larger N extends a sample.
 
-Everything runs in a temporary copy of the working tree, without METASCALE_DATA. First each test file runs alone on the
-unmutated code, which gives its seconds and the lines it reaches. A mutant then runs the file named after its module,
-the files that reach its line, quickest first, and the others, up to the first failure. The others run as well because
-lines are not seen in other processes and in threads that Python did not start, such as those of a backward pass.
-A mutant is killed by a failure, by an error, or by taking longer than 30 s plus three times the unmutated run.
+Everything runs in a temporary copy of the working tree, without METASCALE_DATA, in children of a process that has
+loaded torch and the like once (scripts/mutant_runs.py). First each test file runs alone on the unmutated code, which
+gives the CPU seconds of each test and the lines that it reaches. A mutant then runs, up to the first failure and the
+quickest first: the tests that reach its statement; those that reach its function, or its file where the change is
+outside functions; those that start processes, whose lines are not seen; and the rest of the files that hold such a
+test, that reach the statement on loading, or that are named after the module, since a cache may have kept a test from
+a line. A mutant is killed by a failure, by an error, or by taking longer than 20 s plus four times the unmutated run.
 
-Results are appended to build/mutants/ROOM.jsonl as they come: the same command continues after a kill, and starts
-afresh once source, tests or Python packages have changed. scripts/mutants_equivalent.yaml lists mutants that no test
-can tell from the code, with the reason; they are never sampled.
+Results are appended to build/mutants/ROOM.jsonl as they come: the same command continues after a kill. A result holds
+until source, shared test code or Python packages change; a kill also until the test file that made it changes, and a
+survival until any of the room's test files does. scripts/mutants_equivalent.yaml lists mutants that no test can tell
+from the code, with the reason; they are never sampled.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import importlib.metadata
 import json
@@ -33,7 +37,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,9 +45,11 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from scripts.mutant_runs import Measured, MeasuredTest, Server  # noqa: E402
+
 EQUIVALENT = ROOT / "scripts" / "mutants_equivalent.yaml"
 RESULTS = ROOT / "build" / "mutants"
-DEFAULT_TESTS = "not long and not gpu and not soak"
 KEYS = ("file", "source", "operator", "before", "after")
 
 
@@ -52,7 +58,7 @@ class Mutant:
     """One change: in ``file`` (from the repository's root), at ``line``, from the code ``before`` to ``after``.
 
     ``source`` is the text of that line; all texts have single spaces. ``nth`` tells equal changes in equal lines apart.
-    ``code`` gives the whole mutated file.
+    ``code`` gives the whole mutated file; ``statement`` and ``function`` are the first and last lines of what holds it.
     """
 
     file: str
@@ -63,6 +69,8 @@ class Mutant:
     after: str
     nth: int = 0
     code: Callable[[], str] = field(default=str, compare=False, repr=False)
+    statement: tuple[int, int] = field(default=(0, 0), compare=False)
+    function: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -72,15 +80,6 @@ class Mutant:
     @property
     def id(self) -> str:
         return digest(*self.key, self.nth)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one test file did on the unmutated code: seconds, and lines reached by file."""
-
-    name: str
-    seconds: float
-    lines: Mapping[str, Sequence[int]]
 
 
 def digest(*parts: object) -> str:
@@ -111,7 +110,7 @@ def mutants_in(file: str, text: str) -> list[Mutant]:
     wrapper = MetadataWrapper(finder.parse(text))
     wrapper.visit(finder)
     positions = wrapper.resolve(PositionProvider)
-    lines, module = text.splitlines(), wrapper.module
+    lines, module, spans = text.splitlines(), wrapper.module, spans_of(text)
     seen: dict[tuple[str, ...], int] = defaultdict(int)
     mutants = []
     for old, new, operator in finder.found:
@@ -119,9 +118,31 @@ def mutants_in(file: str, text: str) -> list[Mutant]:
         texts = (_one_line(each) for each in (module.code_for_node(old), module.code_for_node(new)))
         key = (file, _one_line(lines[line - 1]), operator, *texts)
         code = lambda old=old, new=new: module.deep_replace(old, new).code
-        mutants.append(Mutant(key[0], line, *key[1:], nth=seen[key], code=code))
+        mutants.append(Mutant(key[0], line, *key[1:], seen[key], code, *spans[line]))
         seen[key] += 1
     return mutants
+
+
+def spans_of(text: str) -> dict[int, tuple[tuple[int, int], tuple[int, int] | None]]:
+    """By line: first and last line of its statement, of which a body is not a part, and of its innermost function."""
+    spans: dict[int, tuple[tuple[int, int], tuple[int, int] | None]] = {
+        line: ((line, line), None) for line in range(1, len(text.splitlines()) + 2)
+    }
+
+    def enter(node: ast.AST, function: tuple[int, int] | None) -> None:
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            end = body[0].lineno - 1 if body else node.end_lineno or node.lineno
+            first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                function = (first, node.end_lineno or node.lineno)
+            for line in range(first, node.end_lineno + 1 if node.end_lineno else end + 1):
+                spans[line] = ((first, max(first, end)) if line <= max(first, end) else (line, line), function)
+        for inner in ast.iter_child_nodes(node):
+            enter(inner, function)
+
+    enter(ast.parse(text), None)
+    return spans
 
 
 def _one_line(text: str) -> str:
@@ -253,14 +274,30 @@ def files_of(room: str, root: Path = ROOT) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in own)
 
 
-def order(mutant: Mutant, files: Sequence[Measured]) -> list[Measured]:
-    """All files: the one named after the module, those that reach the mutant's line, the others; quickest first."""
-    name = f"test_{Path(mutant.file).stem}.py"
+def order(mutant: Mutant, files: Sequence[Measured]) -> list[MeasuredTest]:
+    """The tests to run, as the head of this file says."""
 
-    def place(each: Measured) -> tuple[bool, bool, float]:
-        return Path(each.name).name != name, mutant.line not in each.lines.get(mutant.file, ()), each.seconds
+    def reaches(lines: Mapping[str, Sequence[int]], span: tuple[int, int]) -> bool:
+        return any(span[0] <= line <= span[1] for line in lines.get(mutant.file, ()))
 
-    return sorted(files, key=place)
+    def place(test: MeasuredTest) -> int:
+        if reaches(test.lines, mutant.statement):
+            return 0
+        if reaches(test.lines, mutant.function or (1, sys.maxsize)):
+            return 1
+        return 2 if test.processes else 4
+
+    placed = []
+    for file in files:
+        ranks = {test.name: place(test) for test in file.tests}
+        whole = (
+            min(ranks.values(), default=4) < 2
+            or reaches(file.loading, mutant.statement)
+            or Path(file.name).name == f"test_{Path(mutant.file).stem}.py"
+        )
+        placed += [(min(ranks[test.name], 3 if whole else 4), test) for test in file.tests]
+    chosen = [(rank, test.seconds, test.name, test) for rank, test in placed if rank < 4]
+    return [test for _, _, _, test in sorted(chosen, key=lambda each: each[:3])]
 
 
 @contextmanager
@@ -281,107 +318,90 @@ def copied_tree() -> Iterator[Path]:
 
 
 def state_of(tree: Path, files: Sequence[str]) -> str:
-    """A digest of all that decides a result: source, shared and own test code, settings, packages."""
+    """A digest of what decides every result: source, shared test code, settings, packages."""
     read = {*(tree / "src").rglob("*.py"), *tree.glob("tests/*.py"), tree / "pyproject.toml"}
     read |= {path for name in files for path in (tree / name).parent.rglob("*") if path.is_file()}
-    contents = [[path.relative_to(tree).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()] for path in read]
+    read -= {path for path in read if path.name.startswith("test_")}
+    contents = [[path.relative_to(tree).as_posix(), digest_of(path)] for path in read]
     packages = sorted({f"{each.name} {each.version}" for each in importlib.metadata.distributions()})
-    return digest(sys.version, packages, sorted(contents))
+    return digest(sorted(contents), packages, sys.version)
 
 
-def call(command: Sequence[str], tree: Path, timeout_s: float | None, bytecode: bool = False) -> tuple[int | None, str]:
-    """Exit status (None after the timeout) and output of a command in the copy, with the copy's package; its whole
-    process group is ended with it."""
-    shutil.rmtree(tree / ".hypothesis", ignore_errors=True)  # what one mutant failed on must not help with the next
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("METASCALE_", "PYTEST_"))}
-    env |= {
-        "PYTHONPATH": str(tree / "src"),
-        "PYTHONDONTWRITEBYTECODE": "" if bytecode else "1",
-        "TMPDIR": str(tree / ".tmp"),
-    }
-    (tree / ".tmp").mkdir(exist_ok=True)
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            command, cwd=tree, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            status: int | None = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            shutil.rmtree(tree / ".tmp", ignore_errors=True)
-        output.seek(0)
-        return status, output.read().decode(errors="replace")
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def pytest_arguments(files: Sequence[str]) -> list[str]:
-    return ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0", "-m", DEFAULT_TESTS, *files]
-
-
-def measure(room: str, file: str, out: str) -> int:
-    """In a process of its own: one test file on the unmutated code, with the lines that it reaches, to ``out``."""
-    import coverage
-    import pytest
-
-    source = Path.cwd() / "src" / "metascale" / room
-    seen = coverage.Coverage(data_file=None, include=[f"{source}/*"])
-    start = time.perf_counter()
-    seen.start()
-    status = int(pytest.main(pytest_arguments([file])))
-    seen.stop()
-    seconds = time.perf_counter() - start
-    data = seen.get_data()
-    lines = {
-        Path(each).relative_to(Path.cwd()).as_posix(): sorted(data.lines(each) or ()) for each in data.measured_files()
-    }
-    found = {"name": file, "seconds": round(seconds, 2), "lines": lines}
-    Path(out).write_text(json.dumps(found), encoding="utf-8")
-    return 0 if status == pytest.ExitCode.NO_TESTS_COLLECTED else status
-
-
-def measured(room: str, file: str, tree: Path) -> dict[str, Any]:
-    """What ``measure`` gives, from a process of its own."""
-    out = tree / ".measured.json"
-    command = [sys.executable, "scripts/mutants.py", "measure", room, file, str(out)]
-    status, output = call(command, tree, None, bytecode=True)
-    if status != 0:
-        raise SystemExit(f"{output[-3000:]}\n{file} fails on the unmutated code: mend that first")
-    return dict(json.loads(out.read_text(encoding="utf-8")))
-
-
-def verdict(mutant: Mutant, files: Sequence[Measured], tree: Path) -> str:
-    """``killed``, ``timeout`` or ``survived``; the file is as before afterwards."""
-    files = order(mutant, files)
-    path = tree / mutant.file
+def verdict(mutant: Mutant, files: Sequence[Measured], tree: Path, server: Server) -> tuple[str, str | None]:
+    """``killed``, ``timeout`` or ``survived``, and the test that killed; the file is as before afterwards."""
+    path, of = tree / mutant.file, {test.name: file.name for file in files for test in file.tests}
     before, times = path.read_bytes(), path.stat()
     try:
         path.write_text(mutant.code(), encoding="utf-8")
         os.utime(path, (times.st_atime, times.st_mtime + 60))  # never that of the compiled original
-        command = [sys.executable, "-m", "pytest", *pytest_arguments([each.name for each in files])]
-        status, _ = call(command, tree, 30 + 3 * sum(each.seconds for each in files))
+        for part in parts(order(mutant, files)):
+            chosen = [test.name for test in part]
+            touched = {of[name] for name in chosen}
+            left_out = [name for name in of.keys() - set(chosen) if of[name] in touched]
+            found, by = server.failing(chosen, left_out, 20 + 4 * sum(test.seconds for test in part))
+            if found != "passed":
+                return "timeout" if found == "timeout" else "killed", by
     finally:
         path.write_bytes(before)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    return "timeout" if status is None else "survived" if status == 0 else "killed"
+    return "survived", None
+
+
+def parts(tests: Sequence[MeasuredTest], seconds: float = 2) -> list[Sequence[MeasuredTest]]:
+    """The first tests, so many seconds in all, and the others: most mutants end in the first part, which loads few
+    files."""
+    total = 0.0
+    for count, test in enumerate(tests):
+        total += test.seconds
+        if count and total > seconds:
+            return [tests[:count], tests[count:]]
+    return [tests] if tests else []
 
 
 # ---------------------------------------------------------------------------------------------- the job
 
 
-def read_rows(path: Path, state: str) -> list[dict[str, Any]]:
-    """The rows of this state; a line cut short by a kill is passed over."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if row["state"] == state:
-            rows.append(row)
-    return rows
+class Results:
+    """What is known of a room, in a file to which each result is appended: measured test files and verdicts by mutant.
+
+    ``digests`` are those of the test files by name. A row is passed over that is of another state or other tests, and a
+    line cut short by a kill.
+    """
+
+    def __init__(self, path: Path, state: str, digests: Mapping[str, str]) -> None:
+        self._path, self._state = path, state
+        self._digests = {**digests, "": digest(*sorted(digests.items()))}
+        self.measured: dict[str, Measured] = {}
+        self.verdicts: dict[str, str] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if row["state"] != state or row["tests"] != self._digests.get(row["file"]):
+                continue
+            if "measured" in row:
+                self.measured[row["file"]] = Measured.of(row["measured"])
+            else:
+                self.verdicts[row["mutant"]] = row["verdict"]
+
+    def keep_measured(self, file: str, found: Mapping[str, Any]) -> Measured:
+        self._keep(file, measured=found)
+        self.measured[file] = Measured.of(found)
+        return self.measured[file]
+
+    def keep_verdict(self, mutant: Mutant, found: str, by: str | None) -> None:
+        """The verdict holds while the file of the test that killed stays as it is; without one, while all do."""
+        file = by.partition("::")[0] if by else ""
+        self._keep(file if file in self._digests else "", mutant=mutant.id, verdict=found, by=by)
+        self.verdicts[mutant.id] = found
+
+    def _keep(self, file: str, **found: Any) -> None:
+        append(self._path, {"state": self._state, "file": file, "tests": self._digests[file], **found})
 
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
@@ -395,8 +415,12 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def minutes_left(started: float, done: int, left: int) -> str:
-    return f"{(time.monotonic() - started) / done * left / 60:.0f} min left"
+def counted(todo: Sequence[Any]) -> Iterator[tuple[Any, str]]:
+    """Each with the words ``[done/all, minutes left]``."""
+    started = time.monotonic()
+    for done, each in enumerate(todo):
+        left = f", {(time.monotonic() - started) / done * (len(todo) - done) / 60:.0f} min left" if done else ""
+        yield each, f"[{done + 1}/{len(todo)}{left}]"
 
 
 def summary(room: str, mutants: Sequence[Mutant], verdicts: Mapping[str, str]) -> str:
@@ -415,49 +439,29 @@ def run(room: str, n: int, seed: int) -> None:
     every = mutants_of(room)
     mutants = sample(every, n, seed, equivalent_of(room, every))
     say(f"{len(mutants)} of {len(every)} mutants of {room}, seed {seed}")
-    results = RESULTS / f"{room}.jsonl"
-    with copied_tree() as tree:
+    with copied_tree() as tree, Server(tree) as server:
         names = files_of(room, tree)
-        state = state_of(tree, names)
-        rows = read_rows(results, state)
-        known = {row["name"]: Measured(**_without(row, "state")) for row in rows if "name" in row}
-        verdicts = {row["mutant"]: row["verdict"] for row in rows if "mutant" in row}
-        started, todo = time.monotonic(), [name for name in names if name not in known]
-        for done, name in enumerate(todo, 1):
-            row = measured(room, name, tree)
-            append(results, {"state": state, **row})
-            known[name] = Measured(**row)
-            ahead = minutes_left(started, done, len(todo) - done)
-            say(f"[{done}/{len(todo)}] unmutated {name}  {row['seconds']:.1f} s, {ahead}")
-        files = [known[name] for name in names]
-        started, left = time.monotonic(), [mutant for mutant in mutants if mutant.id not in verdicts]
-        for done, mutant in enumerate(left, 1):
-            start = time.monotonic()
-            found = verdicts[mutant.id] = verdict(mutant, files, tree)
-            seconds = round(time.monotonic() - start, 1)
-            append(results, {"state": state, "mutant": mutant.id, "verdict": found, "seconds": seconds})
-            where = f"{mutant.file}:{mutant.line} {mutant.operator}"
-            say(f"[{done}/{len(left)}] {found} {where}  {seconds} s, {minutes_left(started, done, len(left) - done)}")
-    say(summary(room, mutants, verdicts))
-
-
-def _without(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in names}
+        results = Results(
+            RESULTS / f"{room}.jsonl", state_of(tree, names), {name: digest_of(tree / name) for name in names}
+        )
+        todo = [name for name in names if name not in results.measured]
+        for name, ahead in counted(todo):
+            measured = results.keep_measured(name, server.measure(room, name))
+            say(f"{ahead} unmutated {name}  {sum(test.seconds for test in measured.tests):.1f} s")
+        files = [results.measured[name] for name in names]
+        for mutant, ahead in counted([mutant for mutant in mutants if mutant.id not in results.verdicts]):
+            found, by = verdict(mutant, files, tree, server)
+            results.keep_verdict(mutant, found, by)
+            say(f"{ahead} {found} {mutant.file}:{mutant.line} {mutant.operator}" + (f" by {by}" if by else ""))
+    say(summary(room, mutants, results.verdicts))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    job = commands.add_parser("run", help="sample mutants of a room and run its tests on each")
-    job.add_argument("room")
-    job.add_argument("--n", type=int, default=40, help="how many mutants")
-    job.add_argument("--seed", type=int, default=0)
-    one = commands.add_parser("measure", help="used by run: one test file on the unmutated code")
-    for name in ("room", "file", "out"):
-        one.add_argument(name)
+    parser.add_argument("room", help="a folder of src/metascale")
+    parser.add_argument("--n", type=int, default=40, help="how many mutants")
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    if given.command == "measure":
-        return measure(given.room, given.file, given.out)
     if given.n < 1:
         parser.error("--n is at least 1")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the copy is removed and the tests are ended

@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import mutants  # noqa: E402
-from mutants import Measured, Mutant  # noqa: E402
+from mutants import Measured, MeasuredTest, Mutant, Results  # noqa: E402
 
 FILE = "src/metascale/laws/made.py"
 
@@ -71,17 +71,47 @@ def test_entries_of_the_list_have_a_reason_and_their_code(tmp_path, change, mess
             mutants.equivalent_of("laws", MADE, path)
 
 
-def test_the_module_s_own_test_runs_first_then_the_quickest_that_reach_the_line_then_all_others():
-    mutant = line("y = 1", 5, "number:2")[0]
+def made_file(name: str, *tests: MeasuredTest, loading: tuple[int, ...] = ()) -> Measured:
+    return Measured(f"tests/laws/{name}.py", tests, {FILE: loading})
+
+
+def test_a_mutant_runs_the_tests_that_may_notice_it_and_the_likeliest_first():
+    mutant = replace(line("y = 1", 5, "number:2")[0], statement=(5, 6), function=(3, 9))
     files = [
-        Measured("tests/laws/test_slow.py", 9.0, {FILE: [5]}),
-        Measured("tests/laws/test_elsewhere.py", 0.2, {FILE: [6]}),
-        Measured("tests/laws/test_nothing.py", 0.1, {}),
-        Measured("tests/laws/test_quick.py", 1.0, {FILE: [4, 5]}),
-        Measured("tests/laws/test_made.py", 20.0, {FILE: [5]}),
+        made_file(
+            "test_a",
+            MeasuredTest("slow", 9, {FILE: [6]}),
+            MeasuredTest("quick", 1, {FILE: [4, 5]}),
+            MeasuredTest("cached", 0.1, {}),
+        ),
+        made_file(
+            "test_b", MeasuredTest("same function", 0.5, {FILE: [9]}), MeasuredTest("elsewhere", 0, {FILE: [2, 10]})
+        ),
+        made_file(
+            "test_c",
+            MeasuredTest("process", 0.2, {FILE: [2]}, processes=True),
+            MeasuredTest("other process", 0.3, {}, True),
+        ),
+        made_file("test_d", MeasuredTest("never", 0, {"src/metascale/laws/other.py": [5]})),
+        made_file("test_e", MeasuredTest("loads", 3, {}), loading=(5,)),
+        made_file("test_made", MeasuredTest("named after the module", 2, {})),
     ]
-    names = [Path(each.name).stem for each in mutants.order(mutant, files)]
-    assert names == ["test_made", "test_quick", "test_slow", "test_nothing", "test_elsewhere"]
+    assert [test.name for test in mutants.order(mutant, files)] == [
+        *("quick", "slow", "same function", "process", "other process"),
+        *("elsewhere", "cached", "named after the module", "loads"),
+    ]
+    outside = replace(mutant, function=None)
+    assert [test.name for test in mutants.order(outside, files[:3])] == [
+        *("quick", "slow", "elsewhere", "process", "same function", "other process", "cached")
+    ]
+
+
+def test_the_first_part_takes_two_seconds_and_one_test_at_least():
+    tests = [MeasuredTest(str(seconds), seconds, {}) for seconds in (0.5, 1.5, 0.5, 9)]
+    assert mutants.parts(tests) == [tests[:2], tests[2:]]
+    assert mutants.parts(tests[3:]) == [tests[3:]]
+    assert mutants.parts(tests[3:] + tests) == [tests[3:], tests]
+    assert mutants.parts([]) == []
 
 
 def test_the_last_line_counts_and_survivors_show_their_change():
@@ -92,14 +122,27 @@ def test_the_last_line_counts_and_survivors_show_their_change():
     assert lines[:-1] == [f"survived {FILE}:5  swap", "    y = 1", "  - 1", "  + 3"]
 
 
-def test_results_outlive_a_line_cut_short_and_are_of_one_state(tmp_path):
-    path = tmp_path / "made" / "laws.jsonl"
-    mutants.append(path, {"state": "a", "mutant": "1", "verdict": "killed"})
+def test_results_outlive_a_line_cut_short_and_hold_while_what_made_them_is_the_same(tmp_path):
+    path, digests = tmp_path / "made" / "laws.jsonl", {"a.py": "1", "b.py": "1"}
+    one, two, three, four = (mutant for k in range(4) for mutant in line(f"y{k} = 1", k, "number:2"))
+    results = Results(path, "now", digests)
+    results.keep_measured("a.py", {"name": "a.py", "tests": [{"name": "t", "seconds": 1, "lines": {}}], "loading": {}})
+    results.keep_verdict(one, "killed", "a.py::test")
     with path.open("a", encoding="utf-8") as out:
-        out.write('{"state": "a", "mut')
-    mutants.append(path, {"state": "a", "mutant": "2", "verdict": "survived"})
-    mutants.append(path, {"state": "b", "mutant": "3", "verdict": "killed"})
-    assert [row["mutant"] for row in mutants.read_rows(path, "a")] == ["1", "2"]
+        out.write('{"state": "now", "mut')
+    results.keep_verdict(two, "killed", "b.py::test")
+    results.keep_verdict(three, "survived", None)
+    results.keep_verdict(four, "timeout", None)
+    again = Results(path, "now", digests)
+    assert (again.verdicts, again.measured) == (
+        results.verdicts,
+        {"a.py": Measured("a.py", [MeasuredTest("t", 1, {})], {})},
+    )
+    assert set(again.verdicts) == {one.id, two.id, three.id, four.id}
+    other_tests = Results(path, "now", {"a.py": "1", "b.py": "2"})
+    assert (other_tests.verdicts, set(other_tests.measured)) == ({one.id: "killed"}, {"a.py"})
+    other_source = Results(path, "later", digests)
+    assert (other_source.verdicts, other_source.measured) == ({}, {})
 
 
 def test_every_room_has_tests():
@@ -123,6 +166,18 @@ def one(a: int | None, b=7) -> int | None:
 """
 
 
+def test_what_holds_a_line():
+    spans = mutants.spans_of(CODE)
+    assert spans[3] == ((3, 3), None)
+    assert spans[5] == spans[6] == ((5, 6), (5, 10))  # the head, with decorators
+    assert spans[8] == ((8, 8), (5, 10))
+    assert spans[9] == ((9, 9), (5, 10))
+    long = "def f():\n    return g(\n        1,\n        2)\n\n\nclass A:\n    x = 1\n"
+    spans = mutants.spans_of(long)
+    assert spans[3] == ((2, 4), (1, 4))
+    assert (spans[7], spans[8]) == (((7, 7), None), ((8, 8), None))
+
+
 def test_what_is_mutated_and_what_is_left_alone():
     pytest.importorskip("mutmut")
     made = mutants.mutants_in(FILE, CODE)
@@ -137,5 +192,6 @@ def test_what_is_mutated_and_what_is_left_alone():
     ]
     assert "if (a > b) and False:" in made[2].code()
     assert "if (a > b) or True:" in made[3].code()
+    assert (made[2].statement, made[2].function, made[0].function) == ((8, 8), (5, 10), None)
     assert made[4].code() == CODE.replace("a > b", "a >= b")
     assert made[0].code() == CODE.replace("= 3", "= 4")
