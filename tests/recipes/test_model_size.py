@@ -13,22 +13,25 @@ from typer.testing import CliRunner
 from metascale.cli.main import app
 from metascale.core.errors import InputError
 from metascale.core.run import MemoryRun
+from metascale.laws import sizes as laws_of_sizes
 from metascale.models.mup import MuP
-from metascale.recipes import model_size
 from metascale.recipes.model_size import (
     ModelSizeConfig,
+    check,
     flops,
     language_model,
     memory_of_step,
     model_cost,
     model_costs,
     n_steps,
+    of_most_text,
     rate,
     size_of,
     text,
     training,
     trial,
 )
+from metascale.study.roles import Roles
 from metascale.study.search.run import run_any_study
 from metascale.study.search.search import search_of, searched_points, tuned_points
 from metascale.study.store.folder import read_study
@@ -37,7 +40,7 @@ from metascale.tasks.supervised.tokens import floors
 from metascale.training.supervised import SupervisedTraining
 from metascale.workflow.conclude import write_own
 from metascale.workflow.launch import Place, launch, plan
-from metascale.workflow.recipe import load_recipe
+from metascale.workflow.recipe import load_recipe, roles_of
 from tests.recipes.small_wikitext import write_small_wikitext
 from tests.recipes.test_digits_study import Silent
 
@@ -185,12 +188,31 @@ def test_the_study_is_the_sources_grid() -> None:
     assert len(recipe.study().trials()) == 4 * 4 * 2 * 2
     assert {trial.seed for trial in recipe.study().trials()} == {42, 43}
     assert len(recipe.study({}, "quick").trials()) == 2 * 2 * 2 * 2
-    laptop = recipe.study({}, "laptop")
-    search = search_of(laptop)
+    quick = recipe.study({"tune": 5}, "quick")
+    search = search_of(quick)
     assert search is not None
     smallest = {"d_model": 64, "n_layers": 4}
-    assert searched_points(laptop, search) == [{"architecture": name, **smallest} for name in ARCHITECTURES]
-    assert laptop.base["parameterisation"] == "mup", "what the smallest width found serves the others"
+    assert searched_points(quick, search) == [{"architecture": name, **smallest} for name in ARCHITECTURES]
+
+
+def test_the_recorded_profiles_vary_what_they_say() -> None:
+    """laptop: width alone, over 100-fold in parameters; rates and data: laptop's settings but for what they vary."""
+    recipe = load_recipe("model-size")
+    laptop, rates, data = (recipe.study({}, name) for name in ("laptop", "rates", "data"))
+    for architecture in ARCHITECTURES:
+        models = [model_cost(recipe.validate(one.config)) for one in laptop.trials()]
+        sizes = sorted({one.n_non_embedding for one in models if one.settings.architecture == architecture})
+        assert len(sizes) >= 6
+        assert sizes[-1] > 100 * sizes[0]
+    own = {"d_model", "n_layers", "architecture", "lr", "n_train_tokens", "measure_memory"}
+    for other in (rates, data):
+        assert {key: other.base[key] for key in other.base if key not in own} == {
+            key: laptop.base[key] for key in laptop.base if key not in own
+        }
+    assert laptop.base["lr"] in rates.axes["lr"]
+    assert max(rates.axes["d_model"]) == 4 * min(rates.axes["d_model"]) == 4 * laptop.base["base_width"]
+    assert roles_of(data) == Roles(("n_params_non_embedding", "tokens"), ("architecture",), loss="test_loss_nats")
+    assert roles_of(laptop) == Roles(("n_params_non_embedding",), ("architecture",), loss="test_loss_nats")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +221,7 @@ def test_the_study_is_the_sources_grid() -> None:
         ({"d_model": 20, "architecture": "transformer"}, "multiple of twice n_heads .8., not 20"),
         ({"d_model": 24, "base_width": 20, "parameterisation": "mup"}, "base_width must be a multiple .* not 20"),
         ({"max_steps": 10, "warmup": 10}, "warmup must be below max_steps .10., not 10"),
+        ({"optimizer": "sgd", "parameterisation": "mup"}, "are those of AdamW and Lion, not of sgd"),
         ({"d_modle": 64}, "there is no key 'd_modle'; did you mean 'd_model'"),
         ({"clip_norm": 0}, "'clip_norm' is not allowed"),
     ],
@@ -231,7 +254,7 @@ def test_the_command_counts_a_quick_study_and_refuses_two_profiles(
     assert "500 ms a step" in shown.output
     assert "about 6 h 01 min of" in shown.output
     assert "143.63 MiB of checkpoints" in shown.output
-    searched = CliRunner().invoke(app, [*command[:2], "--profile", "laptop", *command[3:], "--dry-run"])
+    searched = CliRunner().invoke(app, [*command, "--tune", "5", "--dry-run"])
     assert "16 trainings after at most 10 of a search" in " ".join(searched.output.split())
     assert "resnet_bk 128×8      4,706,368       2,119,984" in shown.output
     assert not (tmp_path / "study").exists()
@@ -278,7 +301,7 @@ QUICK = {
 
 def test_a_whole_study_tunes_trains_and_concludes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quick grid in small: the rate of each architecture's smallest model serves all of its models."""
-    monkeypatch.setattr(model_size, "GROUPED", model_size.GROUPED[:1])  # the others take seconds
+    monkeypatch.setattr(laws_of_sizes, "GROUPED", laws_of_sizes.GROUPED[:1])  # the others take seconds
     planned = plan("model-size", QUICK, profile="quick", place=Place("serial"))
     outcome = run_any_study(planned.study, tmp_path / "study", planned.executor)
     assert (outcome.finished, outcome.failed) == (2 * 2 + 2 * 2 * 2 * 2, 0)
@@ -329,3 +352,37 @@ def test_losses_are_finite_in_half_precision_where_it_is_asked_for() -> None:
     row = run_trial(autocast=True, architecture="transformer")
     assert math.isfinite(row["test_loss_nats"])
     assert row["test_loss_nats"] != run_trial(architecture="transformer")["test_loss_nats"]
+
+
+@pytest.mark.parametrize(("unit", "n_vocab"), [("word", 22), ("character", 14), ("bpe", 265)])
+def test_an_own_text_in_every_unit(unit: str, n_vocab: int, data: Path) -> None:
+    """The small text as one file: words w0 to w19; w, ten digits and the space; 256 bytes and pairs of them."""
+    path = data / "wikitext-2-v1" / "train.txt"
+    if unit == "bpe":
+        pytest.importorskip("tokenizers")
+    values = {"path": str(path), "unit": unit, "vocabulary": 265 if unit == "bpe" else 22, "max_steps": 2, "warmup": 0}
+    run = MemoryRun()
+    row = run_trial(run, **values)
+    assert (row["n_vocab"], row["token_unit"]) == (n_vocab, unit)
+    assert run.files["data.json"]["unit"] == unit
+    assert 1 < row["bigram_test_perplexity"] < row["unigram_test_perplexity"]
+    settings: ModelSizeConfig = load_recipe("model_size").validate({**TINY, **values})
+    check(settings)
+    assert model_cost(settings).n_total == row["n_params_total"], "a dry run counts the text's own vocabulary"
+    assert load_recipe("model_size").data_sets_of({**TINY, **values}) == ()
+
+
+@pytest.mark.parametrize("name", ["lion", "sgd"])
+def test_other_optimisers_learn(name: str) -> None:
+    before = run_trial(optimizer=name, max_steps=1, warmup=0, lr=1e-9)["test_loss_nats"]
+    row = run_trial(optimizer=name, max_steps=60, eval_every=30, lr={"lion": 3e-3, "sgd": 0.3}[name], patience=None)
+    assert row["test_loss_nats"] < before - 0.3
+    slots = {"lion": 1, "sgd": 1}[name]
+    assert 4 * row["n_params_total"] * slots <= row["step_optimizer_state_bytes"] < 4 * row["n_params_total"] + 100
+
+
+def test_sizes_of_a_study_that_varies_the_text_are_those_of_all_of_it() -> None:
+    rows = [{"n_train_tokens": n, "d_model": d} for n in (100, 300, None) for d in (16, 32)]
+    assert of_most_text(rows) == rows[4:]
+    assert of_most_text(rows[:4]) == rows[2:4]
+    assert of_most_text([{"d_model": 16}]) == [{"d_model": 16}]

@@ -13,7 +13,8 @@ from scipy.stats import t as student
 
 from metascale.core.errors import InputError
 from metascale.laws.effects import width_and_depth
-from metascale.recipes.model_size import analyse_sizes, conclude, frontier, loss_law, perplexity_law, same_exponent
+from metascale.laws.sizes import analyse_sizes, frontier, loss_law, perplexity_law, same_exponent
+from metascale.recipes.model_size import conclude
 from metascale.study import ResultsTable, Roles, Study, StudyView
 
 WIDTHS, DEPTHS = (64, 128, 256, 512), (4, 8, 12, 16)

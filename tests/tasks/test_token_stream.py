@@ -10,7 +10,8 @@ import pytest
 
 from metascale.core.columns import IGNORED
 from metascale.core.errors import InputError
-from metascale.tasks.supervised.tokens import TokenStream, floors, wikitext
+from metascale.tasks.supervised.language_text import wikitext
+from metascale.tasks.supervised.tokens import TokenStream, floors
 
 
 def stream(n_train: int = 103, n_validation: int = 23, **settings: int) -> TokenStream:

@@ -1,16 +1,16 @@
 """Does a language model's perplexity follow a law in its size, and does ResNet-BK scale as a Transformer does?
 
-Command:    metascale run model-size --out runs/size          (32 models, 2 seeds: a GPU)
-            metascale run model-size --quick --out runs/size  (8 models, 2 seeds)
-Data:       WikiText-2, the words of a stated vocabulary (``metascale data get wikitext-2-v1``)
+Command:    metascale run model-size --profile laptop --out runs/size   (12 models, 2 seeds)
+            metascale run model-size --out runs/size                    (32 models, 2 seeds: a GPU)
+Data:       WikiText-2 (``metascale data get wikitext-2-v1``), or any text file (``--set path=FILE``); in words,
+            characters or byte pairs
 Varied:     width d_model, depth n_layers, and the architecture: a Transformer, or causal ResNet-BK, which has no
             attention
 Beside it:  a unigram and an interpolated bigram model of the same words, counted on the same training text
-Profiles:   ``laptop`` is the recorded one: its learning rates are searched on the smallest model of each architecture
-            and carried to the others by μP (docs/results/model-size.md)
-Took:       laptop 85 minutes of one CPU thread; --quick hours of one core; all 32 models: a GPU
-Result:     at a third of an epoch, no law in size and no evidence that the exponents differ; width helps, depth does
-            not; interpolated bigrams are about as good (docs/results/model-size.md)
+Profiles:   ``laptop``: one epoch at a fixed depth, 112-fold in parameters; ``rates`` checks that its learning rate
+            serves a wider model too, ``data`` gives L(N, D), ``shape`` sets depth against width
+Took:       laptop about half an hour of one CPU thread; --quick hours of one core; all 32 models: a GPU
+Result:     docs/results/model-size.md
 """
 
 from __future__ import annotations
@@ -29,10 +29,8 @@ from metascale.core.columns import (
     BASELINE,
     BASELINES_JSON,
     N_PARAMS_NON_EMBEDDING,
-    N_PARAMS_TOTAL,
     SIZE_JSON,
     TEST_LOSS,
-    TRAIN_FLOPS,
     TRIAL,
 )
 from metascale.core.errors import InputError
@@ -40,9 +38,7 @@ from metascale.core.files import write_json
 from metascale.core.run import Run
 from metascale.core.streams import generator
 from metascale.core.types import Split
-from metascale.laws import analyse, grouped
-from metascale.laws.effects import PerplexityLine, WidthAndDepth, perplexity_line, undominated, width_and_depth
-from metascale.laws.verdict import FEWEST_FOR_A_FLOOR
+from metascale.laws.sizes import EVALUATED, FLOORS, NAMED, Rows, analyse_sizes, by_architecture, floors_of
 from metascale.study.design import Study
 from metascale.study.search.run import n_search_trials
 from metascale.study.search.search import PRUNE_KEY
@@ -58,6 +54,7 @@ if TYPE_CHECKING:
     from metascale.training.flops import TrainingFlops
     from metascale.training.loop import Schedule
     from metascale.training.memory import LiveBytes, MemoryReport
+    from metascale.training.optimizers import Optimizer
     from metascale.training.schedules import RateSchedule
     from metascale.training.supervised import SupervisedTraining
     from metascale.workflow.estimate import Trainings
@@ -74,8 +71,11 @@ class ModelSizeConfig(TrialConfig):
         positions: of the Transformer; ResNet-BK learns its positions.
         tied: the Transformer reads out with its token embedding, where ResNet-BK has a readout of its own.
         dropout: after the embeddings and on what every layer adds.
-        vocabulary: words, <unk> and <eos> among them; rarer words are <unk>.
-        n_train_tokens: only the first so many training tokens; none means all 2,088,628.
+        path: a file of UTF-8 text in the place of WikiText-2: the first 80 % of its lines train, the next 10 %
+            validate, the last 10 % test.
+        unit: of the text: ``"word"``, ``"character"``, or ``"bpe"``, byte pairs learnt on the training text.
+        vocabulary: tokens, <unk> and <eos> among them; rarer words are <unk>. Of characters and byte pairs, at most.
+        n_train_tokens: only the first so many training tokens; none means all (of WikiText-2 2,088,628 words).
         evaluation_tokens: only the first so many validation and test tokens, for quick tries; none means all.
         n_sequence, batch_size: tokens a window, windows a step.
         epochs: passes over the training text.
@@ -84,7 +84,9 @@ class ModelSizeConfig(TrialConfig):
         n_validation_batches: evaluated during training; none means all. The kept model is evaluated on all.
         patience: validations without improvement after which training stops; none trains to the end.
         min_delta: an improvement lowers the best validation loss by more than this (nats).
-        lr, weight_decay: of AdamW (β 0.9 and 0.95); gains and biases are not decayed.
+        optimizer: ``"adamw"`` (β 0.9 and 0.95; gains and biases are not decayed), ``"lion"``, or ``"sgd"`` with
+            momentum 0.9.
+        lr, weight_decay: of the optimiser.
         clip_norm: gradients are scaled down to this norm; none: never.
         schedule: ``"cosine"`` down to ``final_rate``, ``"constant"``, or ``"wsd"``, a plateau and a linear decay over
             the last fifth; each after a linear warm-up over ``warmup`` steps.
@@ -102,6 +104,8 @@ class ModelSizeConfig(TrialConfig):
     positions: Literal["rotary", "learned"] = "rotary"
     tied: bool = False
     dropout: Share = 0.0
+    path: str | None = None
+    unit: Literal["word", "character", "bpe"] = "word"
     vocabulary: Annotated[int, Field(ge=2)] = 10_000
     n_train_tokens: Count | None = None
     evaluation_tokens: Count | None = None
@@ -113,6 +117,7 @@ class ModelSizeConfig(TrialConfig):
     n_validation_batches: Count | None = None
     patience: Count | None = 3
     min_delta: Weight = 0.0
+    optimizer: Literal["adamw", "lion", "sgd"] = "adamw"
     lr: Rate = 1e-3
     weight_decay: Weight = 0.01
     clip_norm: Rate | None = 0.5
@@ -133,10 +138,22 @@ class ModelSizeConfig(TrialConfig):
             raise InputError(
                 f"{where}: base_width must be a multiple of twice n_heads ({2 * self.n_heads}), not {self.base_width}"
             )
+        if self.parameterisation == "mup" and self.optimizer == "sgd":
+            raise InputError(
+                f"{where}: the rates of parameterisation=mup are those of AdamW and Lion, not of sgd",
+                field="optimizer",
+                value=self.optimizer,
+            )
         if self.max_steps is not None and self.warmup >= self.max_steps:
             raise InputError(f"{where}: warmup must be below max_steps ({self.max_steps}), not {self.warmup}")
 
 
+TRAIN_TOKENS, VOCABULARY = 2_088_628, 33_278
+"""Of WikiText-2 in words: tokens of its training text, and different words in it."""
+EVALUATION_TOKENS = 245_569
+"""Of its test text; validation has 217,646."""
+TRAIN_KEY, TOKENS = "n_train_tokens", "tokens"
+"""The key of the training text's length, and the column of the tokens that a model was trained on."""
 SEARCH: Mapping[str, Any] = {
     "space": {"lr": {"log": [1e-3, 3e-2]}},
     "trials": 8,
@@ -152,6 +169,12 @@ QUICK: Mapping[str, list[Any]] = {
     "d_model": [64, 128],
     "n_layers": [4, 8],
 }
+EPOCH: Mapping[str, Any] = {
+    "vocabulary": 2_000, "n_heads": 2, "batch_size": 16, "epochs": 1, "warmup": 40, "eval_every": 255,
+    "n_validation_batches": 32, "patience": None, "lr": 3e-2, "parameterisation": "mup", "base_width": 16,
+}  # fmt: skip
+"""One epoch of WikiText-2 in small models: their width changes, the rate of width 16 serves all."""
+BOTH = ["transformer", "resnet_bk"]
 
 RECIPE = Recipe(
     name="model_size",
@@ -160,27 +183,42 @@ RECIPE = Recipe(
     config=ModelSizeConfig,
     axes={"architecture": ["transformer", "resnet_bk"], "d_model": [64, 128, 256, 512], "n_layers": [4, 8, 12, 16]},
     seeds=(42, 43),
-    scale_columns={"d_model": "n_params_non_embedding", "n_layers": "n_params_non_embedding"},
+    scale_columns={
+        "d_model": N_PARAMS_NON_EMBEDDING,
+        "n_layers": N_PARAMS_NON_EMBEDDING,
+        "n_train_tokens": TOKENS,
+    },
     profiles={
         "quick": Profile("the four smallest models of each architecture", axes=QUICK),
         "laptop": Profile(
-            "quick in 1.5 CPU hours: a third of an epoch in small batches, rates searched and carried over by μP",
-            {
-                "batch_size": 8,
-                "max_steps": 700,
-                "warmup": 35,
-                "eval_every": 70,
-                "n_validation_batches": 16,
-                "lr": 1e-2,
-                "parameterisation": "mup",
-                "tune": {
-                    "space": {"lr": {"choice": [2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2]}},
-                    "trials": 5,
-                    "startup": 5,
-                    "prune": {"n_before": 2, "rungs": 3},
-                },
+            "12 small models of two layers, 112-fold in parameters, one epoch, by a rate that μP carries over widths",
+            EPOCH,
+            axes={"architecture": BOTH, "d_model": [12, 20, 32, 52, 80, 128], "n_layers": [2]},
+        ),
+        "rates": Profile(
+            "laptop's learning rate at the width where it was found and at one four times as large",
+            EPOCH,
+            axes={"architecture": BOTH, "d_model": [16, 64], "n_layers": [2], "lr": [1e-2, 3e-2, 9e-2]},
+            seeds=(42,),
+            question="Does the learning rate of a narrow model serve a wider one?",
+        ),
+        "data": Profile(
+            "L(N, D): three widths of laptop with an eighth and a third of the text and all of it",
+            EPOCH,
+            axes={
+                "architecture": BOTH,
+                "d_model": [16, 32, 64],
+                "n_layers": [2],
+                "n_train_tokens": [261_000, 738_000, TRAIN_TOKENS],
             },
-            axes=QUICK,
+            scale=(N_PARAMS_NON_EMBEDDING, TOKENS),
+            question="How does the loss fall with parameters and with text, and how should compute be split?",
+        ),
+        "shape": Profile(
+            "depth against width: three of each, on a third of the text",
+            {**EPOCH, "n_train_tokens": 738_000},
+            axes={"architecture": BOTH, "d_model": [16, 32, 64], "n_layers": [1, 2, 4]},
+            question="Do parameters help more as width or as depth?",
         ),
         "large": Profile(
             "one step of a model of 101 million parameters: does it fit?",
@@ -203,7 +241,7 @@ RECIPE = Recipe(
             seeds=(42,),
         ),
     },
-    data_sets=("wikitext-2-v1",),
+    data_sets=lambda config: () if config.path else ("wikitext-2-v1",),
     packages=("torch", "safetensors"),
     search=SEARCH,
 )
@@ -212,11 +250,9 @@ RECIPE = Recipe(
 # One trial.
 
 BYTES_A_NUMBER, MIB = 4, 2**20
+HELD_OUT: tuple[Split, ...] = ("validation", "test")
 DECAY_SHARE = 0.2
 """Of a training with the schedule ``wsd``: the decay."""
-EVALUATED: tuple[Split, ...] = ("validation", "test")
-FLOORS: tuple[Literal["unigram", "bigram"], ...] = ("unigram", "bigram")
-"""Models that count words, as floors."""
 
 
 def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
@@ -244,7 +280,7 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
         "n_params_total": model.n_params(),
         "n_params_non_embedding": model.n_non_embedding(),
         "model_size_mb": model.n_params() * BYTES_A_NUMBER / MIB,
-        "tokens": steps * stream.batch_tokens,
+        TOKENS: steps * stream.batch_tokens,
         "epochs": steps / stream.steps_per_epoch,
         # On the validation tokens that training evaluated; those of the kept model on all tokens are above.
         "final_perplexity": evaluations[-1]["validation_perplexity"],
@@ -260,7 +296,10 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
 
 
 def check(settings: ModelSizeConfig) -> None:
-    """Refuse more words or tokens than WikiText-2 has, too few for a window, and a model that cannot be built."""
+    """Refuse more tokens than the text has, too few for a window, and a model that cannot be built."""
+    if settings.path is not None or settings.unit != "word":
+        language_model(settings, text(settings, 0))
+        return
     n_tokens = settings.n_train_tokens or TRAIN_TOKENS
     if settings.vocabulary > VOCABULARY:
         raise InputError(f"vocabulary of WikiText-2 must be from 2 to {VOCABULARY}, not {settings.vocabulary}")
@@ -275,23 +314,43 @@ def check(settings: ModelSizeConfig) -> None:
 
 
 def text(settings: ModelSizeConfig, seed: int) -> TokenStream:
-    """WikiText-2 in the vocabulary of a configuration."""
-    from metascale.tasks.supervised.tokens import wikitext
+    """The text of a configuration in its unit and vocabulary."""
+    from metascale.tasks.supervised.language_text import own_text, wikitext
 
-    sizes = (settings.vocabulary, settings.n_sequence, settings.batch_size)
-    stream = wikitext(None, *sizes, seed, n_train_tokens=settings.n_train_tokens)
+    sizes = (settings.vocabulary, settings.n_sequence, settings.batch_size, seed)
+    given: dict[str, Any] = {"unit": settings.unit, "n_train_tokens": settings.n_train_tokens}
+    stream = own_text(settings.path, *sizes, **given) if settings.path else wikitext(None, *sizes, **given)
     if settings.evaluation_tokens is None:
         return stream
-    cut = {split: stream.tokens[split][: settings.evaluation_tokens] for split in EVALUATED}
+    cut = {split: stream.tokens[split][: settings.evaluation_tokens] for split in HELD_OUT}
     return replace(stream, tokens={**stream.tokens, **cut})
 
 
-def language_model(settings: ModelSizeConfig, stream: TokenStream | None = None) -> Transformer | ResNetBK:
-    """The model of a configuration; without a stream, of the configuration's vocabulary as it is."""
+class Extent(NamedTuple):
+    """Training and test tokens of a configuration, and different ones."""
+
+    n_train: int
+    n_test: int
+    n_vocab: int
+
+
+def extent(settings: ModelSizeConfig) -> Extent:
+    """Known for the words of WikiText-2; any other text is read."""
+    if settings.path is None and settings.unit == "word":
+        n_test = settings.evaluation_tokens or EVALUATION_TOKENS
+        return Extent(settings.n_train_tokens or TRAIN_TOKENS, n_test, settings.vocabulary)
+    stream = text(settings, 0)
+    return Extent(len(stream.tokens["train"]), len(stream.tokens["test"]), stream.n_vocab)
+
+
+def language_model(
+    settings: ModelSizeConfig, stream: TokenStream | None = None, n_vocab: int | None = None
+) -> Transformer | ResNetBK:
+    """The model of a configuration, for the vocabulary of a stream, of so many tokens, or of the configuration."""
     from metascale.models.resnet_bk import ResNetBK
     from metascale.models.transformer import Transformer
 
-    n_vocab = settings.vocabulary if stream is None else stream.n_vocab
+    n_vocab = stream.n_vocab if stream is not None else n_vocab or settings.vocabulary
     d, n_layers, n_positions = settings.d_model, settings.n_layers, settings.n_sequence
     if settings.architecture == "resnet_bk":
         return ResNetBK(n_vocab, d, n_layers, n_positions, dropout=settings.dropout)
@@ -302,14 +361,13 @@ def language_model(settings: ModelSizeConfig, stream: TokenStream | None = None)
 def training(settings: ModelSizeConfig, stream: TokenStream, seed: int, device: str) -> SupervisedTraining:
     """Its training, in the standard parameterisation or in μP."""
     from metascale.models.mup import parameterised
-    from metascale.training.optimizers import InPlaceAdamW
     from metascale.training.supervised import SupervisedTraining
 
     model, multipliers = parameterised(language_model(settings, stream), settings.parameterisation, settings.base_width)
     return SupervisedTraining(
         model,
         stream,
-        InPlaceAdamW(settings.lr, weight_decay=settings.weight_decay),
+        optimizer(settings),
         rate=rate(settings, n_steps(settings, stream.steps_per_epoch)),
         rate_multipliers=multipliers,
         clip_norm=settings.clip_norm,
@@ -319,6 +377,15 @@ def training(settings: ModelSizeConfig, stream: TokenStream, seed: int, device: 
         autocast=settings.autocast,
         device=device,
     )
+
+
+def optimizer(settings: ModelSizeConfig) -> Optimizer:
+    from metascale.training.optimizers import SGD, InPlaceAdamW, Lion
+
+    if settings.optimizer == "sgd":
+        return SGD(settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+    kind = Lion if settings.optimizer == "lion" else InPlaceAdamW
+    return kind(settings.lr, weight_decay=settings.weight_decay)
 
 
 def n_steps(settings: ModelSizeConfig, steps_per_epoch: int) -> int:
@@ -366,7 +433,8 @@ def floor_row(stream: TokenStream) -> dict[str, Any]:
 
     found = floors(stream)
     row = {f"{order}_{split}_perplexity": found.perplexity(order, split) for order in FLOORS for split in EVALUATED}
-    return {**row, "n_vocab": stream.n_vocab, "bigram_weight": found.bigram_weight}
+    unit = (stream.details or {})["unit"]
+    return {**row, "n_vocab": stream.n_vocab, "token_unit": unit, "bigram_weight": found.bigram_weight}
 
 
 def memory_of_step(process: SupervisedTraining, device: str) -> MemoryReport:
@@ -383,14 +451,10 @@ def memory_of_step(process: SupervisedTraining, device: str) -> MemoryReport:
     return measure_memory(call, static, device, default="other")
 
 
-# What the models take, counted from their shapes: nothing is allocated and no data is read.
+# What the models take, counted from their shapes: nothing is allocated, and of WikiText-2 in words no data is read.
 
-TRAIN_TOKENS, VOCABULARY = 2_088_628, 33_278
-"""Of WikiText-2: tokens of its training text, and different words in it."""
-EVALUATION_TOKENS = 245_569
-"""Of its test text; validation has 217,646."""
-COPIES = 4
-"""Numbers a parameter while training: its value, its gradient, and AdamW's two moments."""
+COPIES = {"adamw": 4, "lion": 3, "sgd": 3}
+"""Numbers a parameter while training: its value, its gradient, and the optimiser's state."""
 
 
 def size_of(config: Mapping[str, Any]) -> int:
@@ -416,16 +480,17 @@ class ModelCost(NamedTuple):
 
 def model_cost(settings: ModelSizeConfig) -> ModelCost:
     """The cost of one configuration; ``training_flops`` of all its steps at most."""
-    model = language_model(settings)
+    model = language_model(settings, n_vocab=extent(settings).n_vocab)
     steps = n_steps(settings, steps_per_epoch(settings))
     step, whole = flops(model, settings, 1).exact, flops(model, settings, steps).exact
     n_total = model.n_params()
-    return ModelCost(settings, n_total, model.n_non_embedding(), step, whole, COPIES * BYTES_A_NUMBER * n_total)
+    state_bytes = COPIES[settings.optimizer] * BYTES_A_NUMBER * n_total
+    return ModelCost(settings, n_total, model.n_non_embedding(), step, whole, state_bytes)
 
 
 def steps_per_epoch(settings: ModelSizeConfig) -> int:
     """Training batches that cover the training text."""
-    windows = (settings.n_train_tokens or TRAIN_TOKENS) // settings.n_sequence - 1
+    windows = extent(settings).n_train // settings.n_sequence - 1
     return -(-windows // settings.batch_size)
 
 
@@ -456,7 +521,7 @@ def costs(study: Study) -> tuple[str, list[str], list[list[str]]]:
     time, disk = time_and_disk(trainings(study))
     title = (
         f"{study.name}: models of width × layers, {n_trials} {'training' if n_trials == 1 else 'trainings'}{searches}; "
-        "step and training in FLOPs, forward and backward; state: weights, gradients and AdamW's moments\n"
+        "step and training in FLOPs, forward and backward; state: weights, gradients and the optimiser's\n"
         f"time: {time}\ndisk: {disk}"
     )
     return title, ["model", "parameters", "non-embedding", "step", "training", "state"], rows
@@ -474,7 +539,7 @@ def trainings(study: Study) -> list[Trainings]:
     found = []
     for settings, count in load_recipe(study.base["recipe"]).counts(study).items():
         cost, batch = model_cost(settings), settings.batch_size * settings.n_sequence
-        steps, validation = cost.training_flops / cost.step_flops, settings.evaluation_tokens or EVALUATION_TOKENS
+        steps, validation = cost.training_flops / cost.step_flops, extent(settings).n_test
         seen = min(validation, (settings.n_validation_batches or validation) * batch)
         n_validations = steps // (settings.eval_every or steps_per_epoch(settings)) + 1
         # An evaluation is a forward pass, a third of a step's operations; the kept model's is of both splits.
@@ -489,7 +554,7 @@ def drawn(settings: ModelSizeConfig) -> TokenStream:
     """Random tokens of the configuration's vocabulary, enough for one step."""
     from metascale.tasks.supervised.tokens import TokenStream
 
-    n, batch = settings.vocabulary, settings.batch_size * settings.n_sequence
+    n, batch = extent(settings).n_vocab, settings.batch_size * settings.n_sequence
     tokens = generator(0, "dry-run").integers(n, size=batch + 2 * settings.n_sequence, dtype=np.int32)
     words = tuple(map(str, range(n)))
     return TokenStream("drawn", words, {"train": tokens}, 0, settings.n_sequence, settings.batch_size)
@@ -498,23 +563,10 @@ def drawn(settings: ModelSizeConfig) -> TokenStream:
 # What the study concludes: size.json holds it for the report. Where there are too few models for a question, its place
 # holds the reason instead.
 
-LEVEL = 0.95
-PERPLEXITY = "test_perplexity"
-NAMED = "architecture"
-SCALES = (N_PARAMS_TOTAL, N_PARAMS_NON_EMBEDDING, TRAIN_FLOPS)
-GROUPED = (
-    (TEST_LOSS, "power", N_PARAMS_NON_EMBEDDING),
-    (TEST_LOSS, "power", N_PARAMS_TOTAL),
-    (TEST_LOSS, "power", TRAIN_FLOPS),
-    (TEST_LOSS, "power_irreducible", N_PARAMS_NON_EMBEDDING),
-)
-"""Tests of equal exponents: y, law, x. The first is the study's answer."""
-Rows = Sequence[Mapping[str, Any]]
-
 
 def conclude(view: StudyView, table: ResultsTable) -> list[Path]:
     """Write size.json from a study's finished trials, and the bigram models as baselines; nothing without trials."""
-    tested = [row for row in table.finished(TRIAL).rows if row.get(TEST_LOSS) is not None]
+    tested = of_most_text([row for row in table.finished(TRIAL).rows if row.get(TEST_LOSS) is not None])
     rows = list(named_apart(tested, roles_of(view.study).series))
     path = view.folder / SIZE_JSON
     if not rows:
@@ -534,6 +586,12 @@ def conclude(view: StudyView, table: ResultsTable) -> list[Path]:
     return [path]
 
 
+def of_most_text(rows: Rows) -> Rows:
+    """The rows of the models that were trained on the most text, where a study varies that: it has its own L(N, D)."""
+    amounts = [float(row.get(TRAIN_KEY) or math.inf) for row in rows]
+    return [row for row, amount in zip(rows, amounts, strict=True) if amount == max(amounts)]
+
+
 def named_apart(rows: Rows, series: Sequence[str]) -> Rows:
     """Rows whose architecture also names what else is compared: each vocabulary has its own laws and floors."""
     apart = [key for key in series if key != NAMED and len({str(row.get(key)) for row in rows}) > 1]
@@ -542,117 +600,3 @@ def named_apart(rows: Rows, series: Sequence[str]) -> Rows:
         return ", ".join([str(row[NAMED]), *(f"{key} {as_written(row[key])}" for key in apart)])
 
     return [{**row, NAMED: name(row)} for row in rows]
-
-
-def analyse_sizes(rows: Rows) -> dict[str, Any]:
-    """The analysis of finished trials, rows of a study's table, as JSON."""
-    groups = by_architecture(rows)
-    scales = [(name, own, x) for name, own in groups.items() for x in SCALES]
-    return {
-        "level": LEVEL,
-        "n_vocab": _shared(rows, "n_vocab"),
-        "floors": floors_of(rows),
-        "perplexity_laws": [
-            {"architecture": name, "x": x, **or_reason(perplexity_law, own, x)} for name, own, x in scales
-        ],
-        "loss_laws": [{"architecture": name, "x": x, **or_reason(loss_law, own, x)} for name, own, x in scales],
-        "grouped": [{"y": y, "law": law, "x": x, **or_reason(same_exponent, rows, y, law, x)} for y, law, x in GROUPED],
-        "width_and_depth": {
-            name: or_reason(width_and_depth, *columns(own, "d_model", "n_layers", TEST_LOSS))
-            for name, own in groups.items()
-        },
-        "frontier": {name: frontier(own) for name, own in groups.items()},
-    }
-
-
-def or_reason(
-    answer: Callable[..., PerplexityLine | WidthAndDepth | Mapping[str, Any]], *arguments: Any
-) -> Mapping[str, Any]:
-    """The answer, or why there is none."""
-    try:
-        found = answer(*arguments)
-        return found if isinstance(found, Mapping) else found.to_json()
-    except InputError as error:
-        return {"reason": str(error)}
-
-
-def by_architecture(rows: Rows) -> dict[str, Rows]:
-    """Rows of each architecture, in order of appearance."""
-    names = dict.fromkeys(str(row["architecture"]) for row in rows)
-    return {name: [row for row in rows if row["architecture"] == name] for name in names}
-
-
-def columns(rows: Rows, *names: str) -> tuple[np.ndarray, ...]:
-    return tuple(np.array([float(row[name]) for row in rows]) for name in names)
-
-
-def perplexity_law(rows: Rows, x: str) -> PerplexityLine:
-    """perplexity = a · x^b, the form in which the source of this study states its law.
-
-    Raises:
-        InputError: fewer than three sizes.
-    """
-    sizes, perplexities = columns(rows, x, PERPLEXITY)
-    seeds = [row["seed"] for row in rows]
-    return perplexity_line(sizes, perplexities, replicate=seeds, level=LEVEL, x_name=x, y_name=PERPLEXITY)
-
-
-def loss_law(rows: Rows, x: str) -> dict[str, Any]:
-    """The law of the loss, with and without irreducible loss, and which of them the table supports.
-
-    Raises:
-        InputError: fewer than three sizes.
-    """
-    sizes, losses = columns(rows, x, TEST_LOSS)
-    seeds = [row["seed"] for row in rows]
-    found = analyse(sizes, losses, replicate=seeds, hold_out=None, level=LEVEL, x_name=x, loss_name=TEST_LOSS)
-    n_sizes = len(set(sizes.tolist()))
-    laws: dict[str, Any] = {
-        name: {"parameters": found.family_intervals[name], "note": found.families[name].note}
-        for name in ("power", "power_irreducible")
-        if name in found.family_intervals
-    }
-    if n_sizes < FEWEST_FOR_A_FLOOR:
-        laws["power_irreducible"] = {"parameters": {}, "note": too_few_for_a_floor(n_sizes)}
-    trend = {"trend": found.trend, "verdict": found.verdict}
-    return {"chosen": found.fit.law.name, **trend, "n_sizes": n_sizes, "laws": laws}
-
-
-def same_exponent(rows: Rows, y: str, law: str, x: str) -> dict[str, Any]:
-    """Whether one exponent serves all architectures.
-
-    Raises:
-        InputError: one architecture, or too few sizes of one.
-    """
-    fewest = min((len({row[x] for row in own}) for own in by_architecture(rows).values()), default=0)
-    if law == "power_irreducible" and fewest < FEWEST_FOR_A_FLOOR:
-        raise InputError(too_few_for_a_floor(fewest))
-    names, seeds = [row["architecture"] for row in rows], [row["seed"] for row in rows]
-    sizes, values = columns(rows, x, y)
-    found = grouped(sizes, values, names, replicate=seeds, law=law, level=LEVEL, x_name=x, loss_name=y)
-    return found.to_json() | {"law": law}
-
-
-def too_few_for_a_floor(n_sizes: int) -> str:
-    return f"{n_sizes} sizes cannot tell an irreducible loss from a slope; it is fitted from {FEWEST_FOR_A_FLOOR} on"
-
-
-def frontier(rows: Rows) -> list[list[float]]:
-    """The runs that no run with as little compute beats: [training FLOPs, test loss], ascending."""
-    return [list(pair) for pair in undominated(*columns(rows, TRAIN_FLOPS, TEST_LOSS))]
-
-
-def floors_of(rows: Rows) -> dict[str, float]:
-    """Perplexities of the counting models where all rows share them; those of several vocabularies do not."""
-    return {
-        f"{order}_{split}": float(value)
-        for order in FLOORS
-        for split in EVALUATED
-        if (value := _shared(rows, f"{order}_{split}_perplexity")) is not None
-    }
-
-
-def _shared(rows: Rows, column: str) -> Any:
-    """The one value of a column; ``None`` where rows differ."""
-    values = {row.get(column) for row in rows}
-    return values.pop() if len(values) == 1 else None

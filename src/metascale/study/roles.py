@@ -115,14 +115,15 @@ def assign(
         InputError: a name that is no axis or is named twice, or a scale whose values are no numbers.
     """
     named = {"scale": names(scale), "series": names(series), "best_of": names(best_of)}
+    columns = stands_for or {}
     for role, given in named.items():
         for name in given:
-            _require_axis(role, name, axes)
+            if role != "scale" or name not in columns.values():
+                _require_axis(role, name, axes)
     everything = [name for given in named.values() for name in given]
     for name in everything:
         if everything.count(name) > 1:
             raise InputError(f"'{name}' is named twice: an axis is a scale, a series or best-of", value=name)
-    columns = stands_for or {}
     taken = (*named["series"], *named["best_of"])
     free = [name for name in axes if name not in taken and is_scale(axes[name])]
     scales = named["scale"] or tuple(columns.get(name, name) for name in free[:1])

@@ -83,7 +83,10 @@ OF_EVERY_SEED = ("fine_tuning",)
 
 @dataclass(frozen=True)
 class Profile:
-    """A variant of a recipe; what is ``None`` or empty is as in the recipe."""
+    """A variant of a recipe; what is ``None`` or empty is as in the recipe.
+
+    ``scale`` names what the law runs along: of two, the law is L(N, D).
+    """
 
     about: str
     values: Mapping[str, object] = field(default_factory=dict)
@@ -91,6 +94,7 @@ class Profile:
     seeds: tuple[int, ...] | None = None
     baselines: tuple[Mapping[str, object], ...] | None = None
     question: str = ""
+    scale: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ class Recipe(Generic[Config]):
         reading = reading or Reading()
         roles = assign(
             axes,
-            scale=reading.scale,
+            scale=reading.scale or chosen.scale,
             series=reading.series,
             best_of=reading.best_of,
             stands_for=self.scale_columns,

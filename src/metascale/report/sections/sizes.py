@@ -21,7 +21,8 @@ from metascale.report.section import DASH, Cell, Draw, PageTable, Picture, Secti
 from metascale.report.study import ReportStudy, RunRow, StudySource, finite, open_study, standard_error
 from metascale.report.words import axis_label, interval, measured, number, p_words
 
-PERPLEXITY = "test_perplexity"
+PERPLEXITY, TRAIN_KEY = "test_perplexity", "n_train_tokens"
+UNITS = {"word": "word", "character": "character", "bpe": "token of byte pairs"}
 NAMES = {"transformer": "Transformer", "resnet_bk": "ResNet-BK"}
 EFFECTS: Mapping[str, str] = {
     "width": "width a",
@@ -108,7 +109,10 @@ def size_data(source: StudySource) -> SizeTable | None:
     path = study.folder / SIZE_JSON
     if not path.exists():
         return None
+    stored = read_json(path)
+    tokens = stored.get(TRAIN_KEY)  # where a study varies the text, its sizes are those of all of it
     runs = [run for run in study.main if run.finished and run.number(TEST_LOSS) is not None]
+    runs = [run for run in runs if tokens is None or run.number(TRAIN_KEY) in (None, tokens)]
     groups: dict[tuple[str, int, int], list[RunRow]] = {}
     for run in runs:
         key = (_name_of(study, run), int(run.number("d_model") or 0), int(run.number("n_layers") or 0))
@@ -116,7 +120,7 @@ def size_data(source: StudySource) -> SizeTable | None:
     sizes = [Size(*key, _means(members)) for key, members in groups.items()]
     sizes.sort(key=lambda size: (size.means[N_PARAMS_TOTAL], size.architecture))
     curves = [curve for run in runs if (curve := _curve(run, _name_of(study, run))) is not None]
-    return SizeTable(tuple(sizes), tuple(curves), read_json(path))
+    return SizeTable(tuple(sizes), tuple(curves), stored)
 
 
 def _means(runs: Sequence[RunRow]) -> dict[str, float]:
@@ -345,8 +349,9 @@ def sentences(found: SizeTable) -> tuple[str, ...]:
         )
     n_vocab = finite(stored.get("n_vocab"))
     if n_vocab is not None:
+        unit = UNITS.get(str(stored.get("unit")), "word")
         told.append(
-            f"Perplexity is per word of a vocabulary of {int(n_vocab):,}, <unk> and <eos> included; perplexities of "
+            f"Perplexity is per {unit} of a vocabulary of {int(n_vocab):,}, <unk> and <eos> included; perplexities of "
             "another vocabulary are not comparable."
         )
     for one in stored["grouped"][:1]:

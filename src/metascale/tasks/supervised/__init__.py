@@ -8,7 +8,8 @@ from metascale.core.lazy import lazy
 
 if TYPE_CHECKING:
     from metascale.tasks.supervised.images import ImageSet, image_set, mnist, small_digits
-    from metascale.tasks.supervised.tokens import Floors, TokenStream, floors, wikitext
+    from metascale.tasks.supervised.language_text import own_text, wikitext
+    from metascale.tasks.supervised.tokens import Floors, TokenStream, floors
     from metascale.tasks.supervised.weak_labels import LabelledTexts, WeakLabelData, majority_vote, weak_label_data
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "image_set",
     "majority_vote",
     "mnist",
+    "own_text",
     "small_digits",
     "weak_label_data",
     "wikitext",
