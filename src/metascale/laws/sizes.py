@@ -8,7 +8,7 @@ the reason instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,9 +22,9 @@ from metascale.laws.verdict import FEWEST_FOR_A_FLOOR
 LEVEL = 0.95
 PERPLEXITY = "test_perplexity"
 NAMED = "architecture"
-FLOORS = ("unigram", "bigram")
+FLOORS: tuple[Literal["unigram", "bigram"], ...] = ("unigram", "bigram")
 """Models that count words, as floors."""
-EVALUATED = ("validation", "test")
+EVALUATED: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 SCALES = (N_PARAMS_TOTAL, N_PARAMS_NON_EMBEDDING, TRAIN_FLOPS)
 GROUPED = (
     (TEST_LOSS, "power", N_PARAMS_NON_EMBEDDING),

@@ -37,7 +37,6 @@ from metascale.core.errors import InputError
 from metascale.core.files import write_json
 from metascale.core.run import Run
 from metascale.core.streams import generator
-from metascale.core.types import Split
 from metascale.laws.sizes import EVALUATED, FLOORS, NAMED, Rows, analyse_sizes, by_architecture, floors_of
 from metascale.study.design import Study
 from metascale.study.search.run import n_search_trials
@@ -250,7 +249,6 @@ RECIPE = Recipe(
 # One trial.
 
 BYTES_A_NUMBER, MIB = 4, 2**20
-HELD_OUT: tuple[Split, ...] = ("validation", "test")
 DECAY_SHARE = 0.2
 """Of a training with the schedule ``wsd``: the decay."""
 
@@ -322,7 +320,7 @@ def text(settings: ModelSizeConfig, seed: int) -> TokenStream:
     stream = own_text(settings.path, *sizes, **given) if settings.path else wikitext(None, *sizes, **given)
     if settings.evaluation_tokens is None:
         return stream
-    cut = {split: stream.tokens[split][: settings.evaluation_tokens] for split in HELD_OUT}
+    cut = {split: stream.tokens[split][: settings.evaluation_tokens] for split in EVALUATED}
     return replace(stream, tokens={**stream.tokens, **cut})
 
 
