@@ -22,12 +22,13 @@ from metascale.core.types import Params
 from metascale.hypergrad.sama import SAMA
 from metascale.hypergrad.unrolled import Unrolled
 from metascale.models.perceptron import Perceptron
-from metascale.recipes import annotators
+from metascale.recipes import annotators, noisy_labels
 from metascale.recipes.data_pruning import KeptExamples, Scoring, entropy, images
 from metascale.recipes.hypergradient_bias import BiasConfig, Quadratic
 from metascale.tasks.supervised.images import small_digits
 from metascale.training.optimizers import SGD
 from metascale.workflow.recipe import SHIPPED, load_recipe
+from metascale.workflow.text_fine_tuning import FineTuning
 
 NAMES = ("noisy_labels", "annotators", "data_pruning", "auxiliary_tasks", "hypergradient_bias")
 TINY: dict[str, Any] = {"lower_lr": 1e-3, "batch_size": 6, "max_steps": 3, "eval_every": 2, "max_length": 8}
@@ -94,7 +95,13 @@ def test_the_recipes_are_registered_with_studies_that_validate() -> None:
     ("name", "values", "message"),
     [
         ("noisy_labels", {"method": "noisy", "solver": "cg"}, "method 'noisy' has no upper level"),
-        ("noisy_labels", {"method": "clean", "learn_upper": False}, "go with reweight and reweight_correct"),
+        (
+            "noisy_labels",
+            {"method": "clean", "learn_upper": False},
+            "go with reweight, reweight_correct, reweight_both",
+        ),
+        ("noisy_labels", {"backbone": "", "train_blocks": 2}, "nothing of it is trained"),
+        ("noisy_labels", {"backbone": "", "frozen": True}, "frozen=true needs a backbone"),
         ("noisy_labels", {"solver": "darts", "multitask": True}, "multitask is an option of solver=sama, not of"),
         ("noisy_labels", {"method": "rewieght"}, "method"),
         ("data_pruning", {"label_noise": 1.0}, "label_noise"),
@@ -116,7 +123,11 @@ def test_values_that_make_no_sense_are_refused(name: str, values: dict[str, Any]
         {"method": "noisy"},
         {"method": "clean"},
         {"method": "both"},
+        {"method": "then"},
         {"method": "reweight"},
+        {"method": "reweight_both"},
+        {"method": "reweight_both", "backbone": ""},
+        {"method": "then", "frozen": True, "n_clean": 4},
         {"method": "reweight_correct", "train_blocks": 1},
         {"solver": "sama", "multitask": True, "learn_upper": False},
         {"solver": "sama_unadapted"},
@@ -133,12 +144,12 @@ def test_every_arm_and_solver_of_noisy_labels_runs(
 ) -> None:
     monkeypatch.setenv("METASCALE_DATA", str(texts))
     run = MemoryRun()
-    row = run_trial("noisy_labels", run, data="wrench_youtube", backbone="data:bert", **TINY, **values)
+    row = run_trial("noisy_labels", run, **{"data": "wrench_youtube", "backbone": "data:bert", **TINY, **values})
     assert row["steps"] == 3
     assert math.isfinite(row["test_loss_nats"])
     assert 0 <= row["test_accuracy"] <= 1
     assert len(run.rows("test_tasks")) == 8
-    bilevel = values.get("method", "reweight") in ("reweight", "reweight_correct")
+    bilevel = values.get("method", "reweight").startswith("reweight")
     assert ("weight_of_wrong_labels" in row) == bilevel
     upper_losses = [one["upper_loss_nats"] for one in run.rows("train_stats")]
     assert all((loss is not None) == bilevel for loss in upper_losses)
@@ -154,6 +165,47 @@ def test_the_upper_pass_of_noisy_labels_drops_units_unless_told_not_to(
         run_trial("noisy_labels", run, data="wrench_youtube", backbone="data:bert", **TINY, **fields)
         losses.append(run.rows("train_stats")[0]["upper_loss_nats"])
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_clean_texts_are_drawn_by_the_seed_and_only_they_are_trained_on(
+    texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clean texts of two classes are learnt by heart; more hold those of fewer, up to all."""
+    monkeypatch.setenv("METASCALE_DATA", str(texts))
+    fields: dict[str, Any] = {**TINY, "data": "wrench_youtube", "backbone": "", "lower_lr": 0.01, "eval_every": 1}
+    settings = load_recipe("noisy_labels").validate({**fields, "n_clean": 2})
+    drawn = {
+        (n, seed): noisy_labels.texts(replace(settings, n_clean=n), seed, "cpu") for n in (2, 6) for seed in (0, 1)
+    }
+    small, large, other = (drawn[key].upper.batch([0, 1])[0]["features"] for key in ((2, 0), (6, 0), (2, 1)))
+    assert torch.equal(small, large)
+    assert not torch.equal(small, other)
+    for part in ("upper", "selection"):
+        assert len(getattr(drawn[2, 0], part)) == 2
+    assert len(drawn[2, 0].noisy) == 30
+    assert all(
+        torch.allclose(data.test.batch([0])[0]["features"].norm(), torch.tensor(10.0)) for data in drawn.values()
+    )
+    with pytest.raises(InputError, match=r"n_clean=9, and as many texts to choose among steps, .* n_clean=8 at most"):
+        run_trial("noisy_labels", method="clean", n_clean=9, **fields)
+    accuracy = run_trial("noisy_labels", method="clean", n_clean=8, **{**fields, "max_steps": 40})["test_accuracy"]
+    assert accuracy == 1, "one word tells the classes apart"
+
+
+def test_weak_texts_come_before_clean_ones_or_in_turn(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METASCALE_DATA", str(texts))
+    fields = {**TINY, "data": "wrench_youtube", "backbone": "", "n_clean": 4, "max_steps": 4}
+    sizes = {}
+    for method in ("noisy", "clean", "both", "then", "reweight_both"):
+        settings = load_recipe("noisy_labels").validate({**fields, "method": method})
+        data = noisy_labels.texts(settings, 0, "cpu")
+        model = noisy_labels.classifier(settings, data, 0, "cpu")
+        work = FineTuning(settings, data, model, noisy_labels.upper_model(2, False, 0), 0, "cpu")
+        process = noisy_labels.training(settings, work)
+        sizes[method] = [len(process.lower_batches(step)["labels"]) for step in range(4)]
+    turns = [6, 4, 6, 4]
+    expected = {"noisy": [6] * 4, "clean": [4] * 4, "both": turns, "then": [6, 6, 4, 4], "reweight_both": turns}
+    assert sizes == expected
 
 
 def test_every_arm_of_auxiliary_tasks_runs(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,9 @@ class TokenLists:
     lengths: np.ndarray
     pad_id: int
 
+    def __len__(self) -> int:
+        return len(self.starts)
+
     def __call__(self, ids: np.ndarray) -> dict[str, torch.Tensor]:
         lengths = self.lengths[ids][..., None]
         place = np.arange(lengths.max(initial=1))
@@ -40,6 +43,10 @@ class TokenLists:
         position = np.where(is_token, self.starts[ids][..., None] + place, 0)
         padded = np.where(is_token, self.tokens[position], self.pad_id)
         return {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(is_token.astype(np.int64))}
+
+    def subset(self, ids: np.ndarray) -> TokenLists:
+        """These texts alone."""
+        return replace(self, starts=self.starts[ids], lengths=self.lengths[ids])
 
 
 def token_lists(name: str, rows: Sequence[LabelledText], encoder: Encoder) -> TokenLists:

@@ -113,8 +113,15 @@ class BagOfWords:
         return self.source.plan(split, indices)
 
     def _counted(self, batch: Batch) -> Batch:
-        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"].float()
-        counts = torch.zeros(*ids.shape[:2], self.n_tokens).scatter_add_(2, ids, mask)
+        counts = token_counts(**batch.inputs, n_tokens=self.n_tokens)
         if self.length is None:
-            return Batch({"x": counts / mask.sum(2, keepdim=True).clamp(min=1)}, batch.targets)
+            return Batch(
+                {"x": counts / batch.inputs["attention_mask"].sum(2, keepdim=True).clamp(min=1)}, batch.targets
+            )
         return Batch({"x": self.length * F.normalize(counts, dim=2)}, batch.targets)
+
+
+def token_counts(input_ids: torch.Tensor, attention_mask: torch.Tensor, n_tokens: int) -> torch.Tensor:
+    """[..., n_tokens] how often each token occurs in texts [..., S]."""
+    counts = torch.zeros(*input_ids.shape[:-1], n_tokens)
+    return counts.scatter_add_(-1, input_ids, attention_mask.float())

@@ -427,7 +427,7 @@ LEARNER_KEYS = frozenset(
 )
 """Keys that change meta-training alone. A baseline is the same whatever they are; every other axis changes it."""
 
-LATER_KEYS: Mapping[str, object] = {"train_n_way": None}
+LATER_KEYS: Mapping[str, object] = {"train_n_way": None, "n_clean": None, "frozen": False, "hidden": 128}
 """Keys that are younger than recorded studies: at this value a study leaves them out, so that ids of trials stay."""
 
 Config = TypeVar("Config", bound=TrialConfig)

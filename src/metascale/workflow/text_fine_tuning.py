@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,18 +18,21 @@ from metascale.core.columns import TEST_LOSS
 from metascale.core.run import Run
 from metascale.core.types import Params
 from metascale.workflow.config import Count, NonNegative, Rate, TrialConfig, Weight
-from metascale.workflow.text import backbone_path
+from metascale.workflow.text import WORDS_LENGTH, backbone_path
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import nn
+    from transformers import PreTrainedModel
 
     from metascale.bilevel.levels import BoundModule, ModuleLoss
     from metascale.bilevel.training import Batches, BilevelTraining
-    from metascale.tasks.supervised.weak_labels import LabelledTexts, WeakLabelData
+    from metascale.tasks.supervised.weak_labels import LabelledTexts, TextFeatures, TextInputs, WeakLabelData
 
 EVAL_BATCH = 128
+N_WORDS = 3000
+"""Of the vocabulary where there is no language model."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,10 @@ class FineTuningConfig(TrialConfig):
     data_seed: NonNegative = 0
 
 
-def load_texts(settings: FineTuningConfig, uncovered: Literal["drop", "random"]) -> WeakLabelData:
+Uncovered = Literal["drop", "random"]
+
+
+def load_texts(settings: FineTuningConfig, uncovered: Uncovered) -> WeakLabelData:
     """The texts of a configuration, as tokens of its backbone."""
     from metascale.models.text.hf import load_encoder
     from metascale.tasks.supervised.weak_labels import weak_label_data
@@ -68,11 +76,105 @@ def load_texts(settings: FineTuningConfig, uncovered: Literal["drop", "random"])
     return weak_label_data(settings.data, encoder, settings.data_seed, uncovered=uncovered)
 
 
+@lru_cache(maxsize=4)
+def load_features(
+    folder: Path, backbone: str, max_length: int, data_seed: int, uncovered: Uncovered, device: str
+) -> WeakLabelData:
+    """Texts as features that stay as they are: of a backbone's sentences, or counts of words where it is empty.
+
+    ``folder`` is that of the data set. Every text's features have the Euclidean length `WORDS_LENGTH`. Trials of one
+    process share them.
+    """
+    from metascale.models.text.hf import load_backbone, load_encoder
+    from metascale.tasks.supervised.weak_labels import weak_label_data, weak_label_texts
+    from metascale.tasks.words import WordEncoder
+
+    name, root = folder.name, folder.parent
+    if backbone:
+        model = load_backbone(backbone, device=device)
+        encoder = load_encoder(backbone, max_length)
+        data = weak_label_data(name, encoder, data_seed, uncovered=uncovered, data_dir=root)
+        return data.with_inputs(lambda tokens: _sentences(tokens, model, device))
+    words = WordEncoder.from_texts(weak_label_texts(name, root), N_WORDS, max_length)
+    data = weak_label_data(name, words, data_seed, uncovered=uncovered, data_dir=root)
+    return data.with_inputs(lambda tokens: _words(tokens, words.n_tokens))
+
+
+def _words(tokens: TextInputs, n_tokens: int) -> TextFeatures:
+    import numpy as np
+
+    from metascale.tasks.words import token_counts
+
+    return _scaled(token_counts(**tokens(np.arange(len(tokens))), n_tokens=n_tokens))
+
+
+def _sentences(tokens: TextInputs, backbone: PreTrainedModel, device: str) -> TextFeatures:
+    """The backbone's pooled hidden states, texts of like length together."""
+    import numpy as np
+    import torch
+
+    from metascale.models.text.heads import named_pooling
+    from metascale.models.text.hf import architecture_of, call_options
+
+    pool, options = named_pooling(architecture_of(backbone, "pooling").pooling), call_options(backbone)
+    lengths = tokens(np.arange(len(tokens)))["attention_mask"].sum(1)
+    order = torch.argsort(lengths, stable=True)
+    found = []
+    with torch.no_grad():
+        for numbers in order.split(EVAL_BATCH):
+            inputs = {key: value.to(device) for key, value in tokens(numbers.numpy()).items()}
+            hidden = backbone(**inputs, **options).last_hidden_state
+            found.append(pool(hidden, inputs["attention_mask"]).float().cpu())
+    return _scaled(torch.cat(found)[torch.argsort(order)])
+
+
+def _scaled(values: torch.Tensor) -> TextFeatures:
+    from torch.nn.functional import normalize
+
+    from metascale.tasks.supervised.weak_labels import TextFeatures
+
+    return TextFeatures(WORDS_LENGTH * normalize(values, dim=1))
+
+
+def on_features(n_features: int, n_hidden: int, n_classes: int, seed: int) -> nn.Module:
+    """Logits [B, n_classes] of ``features`` [B, n_features] by one hidden layer; all zero at the start."""
+    import torch
+    from torch import nn
+
+    from metascale.core.streams import torch_generator
+
+    class OnFeatures(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.head = nn.Linear(n_features, n_hidden), nn.Linear(n_hidden, n_classes)
+            with torch.no_grad():
+                draw = torch.randn(n_hidden, n_features, generator=torch_generator(seed, "on-features"))
+                self.hidden.weight.copy_(draw * (2 / n_features) ** 0.5)
+                for zero in (self.hidden.bias, self.head.weight, self.head.bias):
+                    zero.zero_()
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(torch.relu(self.hidden(features)))
+            return logits
+
+    return OnFeatures()
+
+
+def logits_of(model: BoundModule, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """[B, classes] of a batch's texts, whatever the model reads of them."""
+    logits: torch.Tensor = model(**{name: batch[name] for name in INPUTS if name in batch})
+    return logits
+
+
+INPUTS = ("input_ids", "attention_mask", "features")
+"""Of a batch, what a model reads."""
+
+
 def classification_loss(model: BoundModule, upper: BoundModule, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The mean cross-entropy of a batch, whatever the upper level is."""
     from torch.nn.functional import cross_entropy
 
-    return cross_entropy(model(batch["input_ids"], batch["attention_mask"]), batch["labels"])
+    return cross_entropy(logits_of(model, batch), batch["labels"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +265,7 @@ class FineTuning:
             bound = BoundModule(self.model, theta | buffers)
             for start in range(0, len(texts), EVAL_BATCH):
                 inputs, labels = texts.batch(np.arange(start, min(start + EVAL_BATCH, len(texts))))
-                logits = bound(*(inputs[name].to(self.device) for name in ("input_ids", "attention_mask")))
+                logits = logits_of(bound, {name: value.to(self.device) for name, value in inputs.items()})
                 labels = labels.to(self.device)
                 losses.append(cross_entropy(logits, labels, reduction="none"))
                 correct.append((logits.argmax(-1) == labels).double())

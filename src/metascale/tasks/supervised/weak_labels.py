@@ -7,10 +7,10 @@ level from the true labels of ``upper``; ``selection`` chooses among models, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,24 +21,53 @@ from metascale.core.streams import generator
 from metascale.core.types import Encoder
 from metascale.tasks.csv_rows import LabelledText
 from metascale.tasks.datasets import DATASETS, locate
-from metascale.tasks.texts import TokenLists, token_lists
+from metascale.tasks.texts import token_lists
 
 WEAK_SETS = ("wrench_youtube", "wrench_trec", "wrench_sms")
 ABSTAIN = -1
 
 
+class TextInputs(Protocol):
+    """What a model reads of some texts, by their numbers: named tensors with a row a text."""
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, ids: np.ndarray) -> dict[str, torch.Tensor]: ...
+
+    def subset(self, ids: np.ndarray) -> TextInputs:
+        """These texts alone."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TextFeatures:
+    """Numbers [n, d] that describe n texts, instead of their tokens: ``{"features": [B, d]}``."""
+
+    values: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __call__(self, ids: np.ndarray) -> dict[str, torch.Tensor]:
+        return {"features": self.values[torch.from_numpy(ids)]}
+
+    def subset(self, ids: np.ndarray) -> TextFeatures:
+        """These texts alone."""
+        return TextFeatures(self(ids)["features"])
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledTexts:
-    """n tokenised texts with the labels that training sees, and the true ones.
+    """n texts with the labels that training sees, and the true ones.
 
     Args:
-        tokens: the texts.
+        tokens: the texts, tokenised or as features.
         targets: [n] int64 labels to learn from: weak ones, or the true ones of a clean set.
         truth: [n] int64 true labels, for diagnosis of a weak set only.
         votes: [n, functions] int64 votes of the labelling functions, −1 where one abstains.
     """
 
-    tokens: TokenLists
+    tokens: TextInputs
     targets: np.ndarray
     truth: np.ndarray
     votes: np.ndarray
@@ -52,14 +81,15 @@ class LabelledTexts:
         return float((self.targets != self.truth).mean())
 
     def batch(self, ids: Sequence[int] | np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """``{"input_ids", "attention_mask"}`` [B, S] int64, padded to the longest of these texts, and targets [B]."""
+        """The texts' inputs and targets [B]. Inputs of tokens are ``{"input_ids", "attention_mask"}`` [B, S] int64,
+        padded to the longest of these texts; of features, ``{"features"}`` [B, d].
+        """
         chosen = np.asarray(ids, np.int64)
         return self.tokens(chosen), torch.from_numpy(self.targets[chosen])
 
     def subset(self, ids: np.ndarray) -> LabelledTexts:
         """These texts alone."""
-        tokens = replace(self.tokens, starts=self.tokens.starts[ids], lengths=self.tokens.lengths[ids])
-        return LabelledTexts(tokens, self.targets[ids], self.truth[ids], self.votes[ids])
+        return LabelledTexts(self.tokens.subset(ids), self.targets[ids], self.truth[ids], self.votes[ids])
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +103,35 @@ class WeakLabelData:
     selection: LabelledTexts
     test: LabelledTexts
     n_uncovered: int
+
+    def with_inputs(self, make: Callable[[TextInputs], TextInputs]) -> WeakLabelData:
+        """The same texts read in another way; ``make`` is called for each part."""
+
+        def read(part: LabelledTexts) -> LabelledTexts:
+            return replace(part, tokens=make(part.tokens))
+
+        noisy, upper, selection, test = map(read, (self.noisy, self.upper, self.selection, self.test))
+        return replace(self, noisy=noisy, upper=upper, selection=selection, test=test)
+
+    def with_few_clean(self, n: int, seed: int) -> WeakLabelData:
+        """n texts of ``upper`` and n of ``selection`` alone, drawn by ``seed``; a larger n holds those of a smaller.
+
+        Raises:
+            InputError: there are fewer.
+        """
+        available = min(len(self.upper), len(self.selection))
+        if n > available:
+            raise InputError(
+                f"n_clean={n}, and as many texts to choose among steps, are more than '{self.name}' has: its clean "
+                f"texts allow n_clean={available} at most",
+                field="n_clean",
+                value=n,
+            )
+
+        def drawn(part: LabelledTexts, purpose: str) -> LabelledTexts:
+            return part.subset(generator(seed, "few-clean", purpose).permutation(len(part))[:n])
+
+        return replace(self, upper=drawn(self.upper, "upper"), selection=drawn(self.selection, "selection"))
 
     def describe(self) -> dict[str, Any]:
         """JSON for the run's record: sizes, and how many weak labels are wrong."""
@@ -144,6 +203,11 @@ def weak_label_data(
     noisy = replace(train, targets=majority_vote(train.votes, len(names), seed))
     upper, selection = _halves(name, valid, upper_fraction, seed)
     return WeakLabelData(name, names, noisy, upper, selection, test, n_uncovered)
+
+
+def weak_label_texts(name: str, data_dir: Path | str | None = None) -> list[str]:
+    """The training texts of a WRENCH set, of which a vocabulary is made."""
+    return [row["data"]["text"] for row in read_json(locate(name, data_dir) / "train.json").values()]
 
 
 def _halves(name: str, clean: LabelledTexts, fraction: float, seed: int) -> tuple[LabelledTexts, LabelledTexts]:
