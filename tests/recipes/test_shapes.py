@@ -65,12 +65,12 @@ def test_a_dry_run_counts_trials_and_sizes() -> None:
     rows = dict(recipe.count_costs(recipe.study({}, "mnist"))[2])  # type: ignore[index]
     time, disk = rows.pop("time"), rows.pop("disk")
     assert "a step on one thread (measured); about " in time
-    assert disk.endswith("2.24 MiB of checkpoints for each trial that runs")  # 2·4·4 bytes of 73,387
+    assert disk.endswith("1.82 MiB of checkpoints for each trial that runs")  # 2·4·4 bytes of 59,530
     assert rows == {
-        "shapes": "24",
-        "parameters": "828 to 73,387",
-        "trials of the grid": "72 (3 seeds)",
-        "trials of the searches": "32, 8 at 4 shapes",
+        "shapes": "12",
+        "parameters": "858 to 59,530",  # 196·4 + 4² + 2·4 + 4·10 + 10, and 196·128 + 2·128² + 3·128 + 128·10 + 10
+        "trials of the grid": "36 (3 seeds)",
+        "trials of the searches": "96, 8 at 12 shapes",
     }
 
 

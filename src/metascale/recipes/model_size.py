@@ -47,6 +47,7 @@ from metascale.workflow.config import Count, NonNegative, Rate, Share, TrialConf
 from metascale.workflow.recipe import Profile, Recipe, is_search, load_recipe, roles_of
 
 if TYPE_CHECKING:
+    from metascale.core.types import Split
     from metascale.models.resnet_bk import ResNetBK
     from metascale.models.transformer import Transformer
     from metascale.tasks.supervised.tokens import TokenStream
@@ -320,7 +321,7 @@ def text(settings: ModelSizeConfig, seed: int) -> TokenStream:
     stream = own_text(settings.path, *sizes, **given) if settings.path else wikitext(None, *sizes, **given)
     if settings.evaluation_tokens is None:
         return stream
-    cut = {split: stream.tokens[split][: settings.evaluation_tokens] for split in EVALUATED}
+    cut: dict[Split, np.ndarray] = {split: stream.tokens[split][: settings.evaluation_tokens] for split in EVALUATED}
     return replace(stream, tokens={**stream.tokens, **cut})
 
 
