@@ -42,6 +42,35 @@ def test_a_recipe_is_described_with_defaults_ranges_and_profiles() -> None:
     assert allowed(bool | None) == "true or false; or none"
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("run digits --meta_lr 0.1", "there is no option --meta_lr; here it is --set outer_lr=0.1"),
+        ("run noisy-labels --meta-lr=0.1", "here it is --set upper_lr=0.1"),
+        ("run banking77 --k_inner=3", "here it is --set inner_steps=3"),
+        ("run banking77 --lora_r 8", "here it is --set rank=8"),
+        ("run digits --lora_r 8", "other recipes call it 'rank', and this one has nothing of the kind"),
+        ("run digits --num_meta_steps 50 --quick", "here it is --set max_steps=50"),
+        ("run digits --inner-lr 0.3", "it is a key of the configuration: --set inner_lr=0.3"),
+        ("run digits --num_workers 2", "where trials run is not a key: --workers"),
+        ("run train.py:train --lr 0.3", "a key of your own function or program is given by --set lr=0.3 (options"),
+        ("run train.py:train --n_trials 3", "here it is --tune: a number of trials"),
+        ("evaluate study/runs/x --k_spt 5", "there is no option --k_spt; here it is --shots"),
+    ],
+)
+def test_an_option_of_another_program_is_translated(typed: str, said: str, tmp_path: Path, call: Call) -> None:  # noqa: F811
+    folder = tmp_path / "study"
+    code, _, refusal = call(*typed.split(), *(["--out", str(folder)] if typed.startswith("run") else []))
+    assert (code, folder.exists()) == (2, False)
+    assert said in " ".join(refusal.split())
+
+
+def test_any_other_unknown_option_is_refused_as_ever(call: Call) -> None:  # noqa: F811
+    for typed in ("run digits --profil smoke --out x", "run digits --zzz --out x", "status x --zzz"):
+        code, _, refusal = call(*typed.split())
+        assert (code, "No such option" in refusal) == (2, True)
+
+
 def test_recipes_name_prints_it(call: Call) -> None:  # noqa: F811
     code, printed, _ = call("recipes", "digits")
     assert code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,44 @@ def test_the_hub_is_asked_before_the_folder_is_made_and_not_by_a_dry_run(
     planned = plan("csv", values)
     with pytest.raises(InputError, match="cannot load the model 'no-such/model-of-anyone'"):
         launching.launch(planned, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "lacking", "said"),
+    [
+        ({"executor": "slurm"}, "srun", "this machine has no sbatch"),
+        ({"executor": "slurm"}, "submitit", "needs the package 'submitit'"),
+        ({"executor": "ray"}, "ray", "needs the package 'ray'"),
+        ({"executor": "ray", "address": "127.0.0.1:1"}, "", "cannot reach the Ray cluster at '127.0.0.1:1'"),
+        ({"executor": "serial", "processes_per_trial": 2}, "torch.distributed", "needs torch.distributed"),
+        ({"processes_per_trial": 2}, "torch", "needs the package 'torch'"),
+    ],
+)
+@pytest.mark.parametrize("tune", [False, True])
+def test_what_the_machine_lacks_is_refused_before_the_folder_is_made(
+    given: dict[str, Any], lacking: str, said: str, tune: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not lacking:
+        pytest.importorskip("ray", reason="ray is not installed")
+    (tmp_path / "own.py").write_text("def train(config, run, device):\n    return {'loss': config['x']}\n")
+    values: dict[str, Any] = {"x": [1.0, 2.0]}
+    if tune:
+        values["tune"] = {"space": {"lr": {"log": [0.1, 1.0]}}, "trials": 4, "objective": "loss"}
+    if lacking == "torch.distributed":
+        monkeypatch.setattr("torch.distributed.is_available", lambda: False)
+    elif lacking == "srun":
+        pytest.importorskip("submitit", reason="submitit is not installed")
+        monkeypatch.setenv("PATH", str(tmp_path))
+    elif lacking:
+        find = importlib.util.find_spec
+        monkeypatch.setattr(
+            "importlib.util.find_spec", lambda name, *rest: None if name == lacking else find(name, *rest)
+        )
+        if lacking == "torch":
+            monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises((InputError, MissingDependency), match=said):
+        run(f"{tmp_path}/own.py:train", tmp_path / "study", values, loss="loss", place=Place(**given))
     assert not (tmp_path / "study").exists()
 
 

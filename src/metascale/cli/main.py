@@ -31,6 +31,7 @@ from metascale.cli.answer import answering, forget, give, give_error
 from metascale.cli.complete import runs
 from metascale.cli.data import DataDir
 from metascale.cli.flags import flags_of, keys_of, sentence
+from metascale.cli.options import Command
 from metascale.cli.run import print_conclusion, use_data_dir
 from metascale.cli.study import Folder, leave_if_damaged
 from metascale.cli.table import study_of
@@ -293,6 +294,7 @@ def _options(
 
 for registered in (*app.registered_commands, *cli_data.app.registered_commands):
     registered.callback = at_home(answering(registered.callback)) if registered.callback else None
+    registered.cls = Command
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metascale.core.columns import STUDY_JSON
 from metascale.study.design import Study
 from metascale.study.errors import explain_disk_full
 from metascale.study.executors.local import SerialExecutor
@@ -54,18 +55,20 @@ def run_study(
             has a function ``together`` (`metascale.study.run.stack`). Only for executors of this machine.
 
     Raises:
-        InputError: the folder holds another study; nothing is touched.
+        InputError: the folder holds another study, or this machine lacks what the executor needs; nothing is touched.
         DiskFull: no space left; everything recorded is whole and the same call resumes.
         KeyboardInterrupt: everything is resumable, and the reporter has said so.
     """
-    folder = Path(folder).expanduser()
+    folder, executor = Path(folder).expanduser(), executor or SerialExecutor()
+    if not (folder / STUDY_JSON).exists():
+        executor.check()
     with explain_disk_full(folder, "opening the study"):
         store = RunStore.create(folder, study)
     try:
         session = Session(store, study.trials(), reporter, keep_checkpoints, lease_s, facts or {}, stop_seen, stacks)
         with explain_disk_full(folder, "opening the study"):
             session.plan(retry_failed, retry_diverged)
-        return _run(session, study, executor or SerialExecutor(), fail_fast, reporter, facts or {})
+        return _run(session, study, executor, fail_fast, reporter, facts or {})
     finally:
         store.close()
 

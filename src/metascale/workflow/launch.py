@@ -27,7 +27,7 @@ from metascale.study.run.supervise import HANG_S
 from metascale.workflow.content import hashes_of, known_by_content, located
 from metascale.workflow.own import check_own, is_function, is_own, own_study, source_hashes
 from metascale.workflow.places import found_again, placed
-from metascale.workflow.preflight import check_devices, fetch_backbones, preflight
+from metascale.workflow.preflight import check_devices, check_together, fetch_backbones, preflight
 from metascale.workflow.recipe import Recipe, load_recipe, recipe_of
 from metascale.workflow.stacks import require_stacks, stacks_of
 
@@ -306,6 +306,7 @@ def _planned(recipe: Recipe[Any] | None, study: Study, place: Place | None, reco
         check_devices(devices)
         if is_own(study):
             check_own(study)
+    check_together(place.processes_per_trial)
     if place.stack is not None:
         require_stacks(recipe, study, place.stack)
     return Plan(recipe, study, executor, workers, place.device_names, record, place.stack, read)
@@ -325,6 +326,11 @@ def launch(
 
     Args:
         reporter: who is told of progress; default: the terminal.
+
+    Raises:
+        InputError: this machine lacks what the executor needs, a model is not there, or the folder holds another study;
+            nothing is written.
+        MissingDependency: a package is not installed; nothing is written.
     """
     # Drawing and fitting load SciPy and matplotlib: a refused command should not wait for them.
     from metascale.study.errors import explain_disk_full
@@ -335,6 +341,7 @@ def launch(
     from metascale.workflow.conclude import conclude
 
     folder = Path(folder).expanduser()
+    planned.executor.check()
     if planned.recipe is not None:
         fetch_backbones(planned.recipe, planned.study)
     study = placed(known_by_content(planned.recipe, planned.study, folder), folder)

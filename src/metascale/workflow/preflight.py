@@ -86,6 +86,23 @@ def check_devices(names: Sequence[str]) -> None:
             raise InputError(f"`devices` has '{name}', and this machine has {there}", field="devices", value=name)
 
 
+def check_together(processes: int) -> None:
+    """
+    Raises:
+        InputError: a trial is to run on several processes, and this torch cannot join them.
+        MissingDependency: torch is not installed.
+    """
+    if processes == 1:
+        return
+    torch = require("torch", "torch", "`processes_per_trial`")
+    if not torch.distributed.is_available():
+        raise InputError(
+            f"`processes_per_trial` needs torch.distributed, which this build of torch {torch.__version__} lacks",
+            field="processes_per_trial",
+            value=processes,
+        )
+
+
 def distinct_settings(recipe: Recipe[Any], study: Study) -> list[tuple[TrialConfig, int]]:
     """One configuration, with a seed, for every way in which the trials' data, shapes and models differ.
 

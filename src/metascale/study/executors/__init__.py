@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, replace
 
 from metascale.core.errors import InputError
+from metascale.core.optional import require_installed
 from metascale.study.run.job import Job
 from metascale.study.run.supervise import HANG_S
 
@@ -55,6 +56,15 @@ class ClusterExecutor:
             trial_timeout_s=self.trial_timeout_s,
             import_paths=_own_import_paths(),
         )
+
+
+def require_torch(processes: int) -> None:
+    """
+    Raises:
+        MissingDependency: trials run on several processes together, by torchrun, and torch is not installed.
+    """
+    if processes > 1:
+        require_installed("torch", "torch", "a trial on several processes")
 
 
 def check_positive(executor: object, *names: str) -> None:

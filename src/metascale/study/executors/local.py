@@ -19,7 +19,7 @@ from typing import Any
 
 from metascale.core.errors import InputError, MetascaleError
 from metascale.study.errors import require_posix
-from metascale.study.executors import check_positive
+from metascale.study.executors import check_positive, require_torch
 from metascale.study.run.job import Ended, ExitCode, Job, Pool
 from metascale.study.run.output import bound_output
 from metascale.study.run.stack import execute_all
@@ -41,6 +41,9 @@ class SerialExecutor:
     def __post_init__(self) -> None:
         check_devices(self.devices)
         check_positive(self, "processes_per_trial")
+
+    def check(self) -> None:
+        require_torch(self.processes_per_trial)
 
     @contextmanager
     def open(self) -> Iterator[Pool]:
@@ -101,9 +104,13 @@ class ProcessExecutor:
         check_devices(self.devices)
         check_positive(self, "workers", "threads_per_worker", "processes_per_trial", "hang_s", "trial_timeout_s")
 
+    def check(self) -> None:
+        require_posix("a study in processes")
+        require_torch(self.processes_per_trial)
+
     @contextmanager
     def open(self) -> Iterator[Pool]:
-        require_posix("a study in processes")
+        self.check()
         ours, theirs = socket.socketpair()
         pinned = {name: str(self.threads_per_worker) for name in THREAD_VARIABLES}
         command = [sys.executable, "-m", "metascale.study.run.fork_server", str(theirs.fileno()), str(os.getpid())]

@@ -18,7 +18,7 @@ from typing import Any
 
 from metascale.core.errors import InputError, MetascaleError
 from metascale.core.optional import require
-from metascale.study.executors import ClusterExecutor, check_positive
+from metascale.study.executors import ClusterExecutor, check_positive, require_torch
 from metascale.study.run.job import Ended, ExitCode, Job, Pool
 from metascale.study.run.supervise import supervise
 
@@ -43,11 +43,16 @@ class RayExecutor(ClusterExecutor):
         ClusterExecutor.__post_init__(self)
         check_positive(self, "workers", "cpus_per_trial")
 
+    def check(self) -> None:
+        ray = _ray()
+        require_torch(self.processes_per_trial)
+        if self.address is not None and not ray.is_initialized():
+            _connect(ray, self.address)
+            ray.shutdown()
+
     @contextmanager
     def open(self) -> Iterator[Pool]:
-        # Read by Ray when it is first imported.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray = require("ray", "ray", "`executor` ray")
+        ray = _ray()
         ours = not ray.is_initialized()
         if ours:
             _connect(ray, self.address)
@@ -58,6 +63,12 @@ class RayExecutor(ClusterExecutor):
             pool.cancel()
             if ours:
                 ray.shutdown()
+
+
+def _ray() -> Any:
+    # Read by Ray when it is first imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    return require("ray", "ray", "`executor` ray")
 
 
 def run_job(fields: Mapping[str, Any]) -> int:

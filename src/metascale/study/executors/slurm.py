@@ -8,6 +8,7 @@ it claims, and it alone writes the index.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from metascale.core.errors import MetascaleError
-from metascale.core.optional import require
-from metascale.study.executors import ClusterExecutor, check_positive
+from metascale.core.errors import InputError, MetascaleError
+from metascale.core.optional import require, require_installed
+from metascale.study.executors import ClusterExecutor, check_positive, require_torch
 from metascale.study.run.job import Ended, ExitCode, Job, Pool
 from metascale.study.run.supervise import Supervisor
 
@@ -53,6 +54,18 @@ class SlurmExecutor(ClusterExecutor):
     def __post_init__(self) -> None:
         ClusterExecutor.__post_init__(self)
         check_positive(self, "workers", "cpus_per_trial", "timeout_min", "grace_s", "memory_gb", "poll_s")
+
+    def check(self) -> None:
+        require_installed("submitit", "slurm", "`executor` slurm")
+        require_torch(self.processes_per_trial)
+        lacking = [name for name in ("sbatch", "srun") if shutil.which(name) is None]
+        if self.cluster == "slurm" and lacking:
+            raise InputError(
+                f"`executor` slurm submits from a node of a SLURM cluster, and this machine has no {lacking[0]}; "
+                "processes runs the trials here",
+                field="executor",
+                value="slurm",
+            )
 
     @contextmanager
     def open(self) -> Iterator[Pool]:

@@ -103,6 +103,15 @@ class Pool(Protocol):
 class Executor(Protocol):
     """A frozen description of where trials run. Leaving the context of `open` ends whatever still runs."""
 
+    def check(self) -> None:
+        """Refuse what this machine lacks to open it, before anything of a study is written.
+
+        Raises:
+            InputError: there is no such cluster, or this system cannot run trials so.
+            MissingDependency: a package is not installed.
+        """
+        ...
+
     def open(self) -> AbstractContextManager[Pool]: ...
 
 

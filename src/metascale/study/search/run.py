@@ -103,6 +103,8 @@ def run_tuned_study(
     require("optuna", "tune", "a search for hyperparameters")
     if search.sampler:
         build(search.sampler, 0)  # refuse it before anything is written
+    if executor is not None and not (folder / STUDY_JSON).exists():
+        executor.check()
     # One watch for all rounds: a request that comes between two of them ends the next.
     options.setdefault("stop_seen", StopWatch.start(folder).seen)
     _seal_finals(folder)
