@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,8 +49,14 @@ class RayExecutor(ClusterExecutor):
         ray = _ray()
         require_torch(self.processes_per_trial)
         if self.address is not None and not ray.is_initialized():
-            _connect(ray, self.address)
-            ray.shutdown()
+            terminate = signal.getsignal(signal.SIGTERM)
+            try:
+                _connect(ray, self.address)
+                ray.shutdown()
+            finally:
+                # Ray took the signal for itself, and would keep it from the study that follows.
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGTERM, terminate)
 
     @contextmanager
     def open(self) -> Iterator[Pool]:
