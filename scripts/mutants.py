@@ -103,7 +103,8 @@ def mutants_of(room: str, root: Path = ROOT) -> list[Mutant]:
 
 def mutants_in(file: str, text: str) -> list[Mutant]:
     """All mutants of one file. Annotations, decorators, imports, ``__all__``, docstrings, and the words of messages
-    (strings with a space) are left alone: they are not behaviour, or linters hold them. No value becomes None."""
+    (strings with a space) are left alone: they are not behaviour, or linters hold them. So are zip's ``strict``, which
+    asserts what always holds, and ``encoding``, since all here is UTF-8. No value becomes None."""
     from libcst.metadata import MetadataWrapper, PositionProvider
 
     finder = _finder()
@@ -156,6 +157,7 @@ def _finder() -> Any:
 
     # mutmut forces the condition of a ternary either way; the same is done to `if` and to filters of comprehensions.
     operators = [*mutation_operators, (cst.If, operator_if_exp), (cst.CompIf, operator_if_exp)]
+    unsampled = {"strict", "encoding"}
     never_called_with_other = {"len", "isinstance", "cast", "TypeVar", "ParamSpec", "NewType"}
 
     class Finder(cst.CSTVisitor):  # type: ignore[misc]
@@ -175,12 +177,14 @@ def _finder() -> Any:
             for kind, change in operators:
                 if isinstance(node, kind) and not (called in never_called_with_other and kind is cst.Call):
                     operator = change.__name__.removeprefix("operator_")
-                    self.found += [(node, new, operator) for new in change(node) if not _crashes(node, new)]
+                    self.found += [(node, new, operator) for new in change(node) if not _shows_nothing(node, new)]
             return True
 
         def _is_left_alone(self, node: Any) -> bool:
             if isinstance(node, cst.Annotation | cst.Decorator | cst.Import | cst.ImportFrom):
                 return True
+            if isinstance(node, cst.Arg):
+                return keyword(node) in unsampled
             if isinstance(node, cst.SimpleString):
                 return " " in node.value
             if isinstance(node, cst.Expr):
@@ -192,10 +196,16 @@ def _finder() -> Any:
             )
             return any(isinstance(each.target, cst.Name) and each.target.value == "__all__" for each in targets)
 
-    def _crashes(old: Any, new: Any) -> bool:
-        """Whether a value has become None: any test that reaches the line then fails, so it shows nothing of a test."""
+    def keyword(argument: Any) -> str | None:
+        return None if argument.keyword is None else str(argument.keyword.value)
+
+    def _shows_nothing(old: Any, new: Any) -> bool:
+        """Whether a value has become None, with which any test that reaches the line fails, or what is left alone is
+        gone."""
         if isinstance(old, cst.Call):
-            return len(old.args) == len(new.args) and any(
+            if len(old.args) != len(new.args):
+                return bool(({*map(keyword, old.args)} - {*map(keyword, new.args)}) & unsampled)
+            return any(
                 a is not b and isinstance(b.value, cst.Name) and b.value.value == "None"
                 for a, b in zip(old.args, new.args, strict=True)
             )

@@ -163,6 +163,7 @@ def one(a: int | None, b=7) -> int | None:
     if a > b:
         raise ValueError("words of a message")
     return call(a, key=b)
+pairs = zip(x, y, strict=True)
 """
 
 
@@ -189,6 +190,8 @@ def test_what_is_mutated_and_what_is_left_alone():
         (8, "swap_op", "> b", ">= b"),
         (10, "arg_removal", "call(a, key=b)", "call(key=b)"),
         (10, "arg_removal", "call(a, key=b)", "call(a, )"),
+        (11, "arg_removal", "zip(x, y, strict=True)", "zip(y, strict=True)"),
+        (11, "arg_removal", "zip(x, y, strict=True)", "zip(x, strict=True)"),
     ]
     assert "if (a > b) and False:" in made[2].code()
     assert "if (a > b) or True:" in made[3].code()
