@@ -125,3 +125,11 @@ def test_ids_are_pinned() -> None:
 def test_keys_that_collide_as_text_are_refused() -> None:
     with pytest.raises(InputError):
         plain({1: "a", "1": "b"})
+
+
+def test_an_error_names_the_innermost_key_and_keeps_the_value() -> None:
+    with pytest.raises(InputError) as caught:
+        plain({"outer": {"inner": [1, {"rate": float("inf")}]}})
+    assert (caught.value.field, caught.value.value) == ("rate", float("inf"))
+    assert str(caught.value).startswith("'rate': ")
+    assert "outer" not in str(caught.value)

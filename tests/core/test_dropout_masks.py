@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metascale.core.dropout import DropoutMasks
-from metascale.core.streams import torch_generator
+from metascale.core.dropout import DropoutMasks, drop, dropout_key
+from metascale.core.streams import address, torch_generator
 from metascale.core.types import Batch, Episode
 
 
@@ -71,3 +71,48 @@ def test_numbers_follow_the_examples_of_an_episode() -> None:
     assert joined.numbers is not None
     assert joined.numbers.tolist() == [[4, 5, 8, 9]]
     assert joined.to(dtype=torch.float64).numbers is not None
+
+
+def mixed(value: int) -> int:
+    """splitmix64's finaliser on 64 bits, in Python's integers."""
+    value &= 2**64 - 1
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+    return value ^ value >> 31
+
+
+def word(name: int, number: int, position: int, feature: int) -> int:
+    """The 32 bits of an entry, as an unsigned number."""
+    row = mixed(mixed(number ^ name % 2**64) + position * 0x14057B7EF767814F)
+    column = mixed(feature * 0x5851F42D4C957F2D ^ (name >> 64) % 2**64)
+    found = (row ^ column) % 2**32 * 0x2C1B3C6D % 2**32
+    found = (found ^ found >> 15) * 0x297A2D39 % 2**32
+    return (found + 2**31) % 2**32  # ordered as signed integers are
+
+
+def test_an_entry_is_the_hash_of_its_address() -> None:
+    """Kept where the word is at least rate · 2³²; at a rate that is exactly one entry's word, that entry is kept."""
+    name = address(7, "dropout", "layer")
+    words = [[[word(name, n, p, f) for f in range(3)] for p in range(4)] for n in (5, 10**6)]
+    for rate in (0.3, words[1][2][0] / 2**32):
+        mask = masks(rate, numbers=torch.tensor([5, 10**6]))(torch.empty(2, 4, 3, dtype=torch.float64), "layer")
+        expected = [[[(w >= rate * 2**32) / (1 - rate) for w in row] for row in rows] for rows in words]
+        assert torch.allclose(mask, torch.tensor(expected, dtype=torch.float64), rtol=1e-14)
+
+
+def test_dropout_of_a_whole_tensor_keeps_its_mean_and_its_address() -> None:
+    ones = torch.ones(400, 100)
+    found = drop(ones, 0.25, 3, "layer")
+    assert found.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert float((found == 0).double().mean()) == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 40_000) ** 0.5)
+    assert torch.equal(found, drop(ones, 0.25, 3, "layer"))
+    assert not torch.equal(found, drop(ones, 0.25, 4, "layer"))
+    assert not torch.equal(found, drop(ones, 0.25, 3, "other"))
+    assert drop(ones, 0.25, None, "layer") is ones
+    assert drop(ones, 0.0, 3, "layer") is ones
+
+
+def test_a_call_s_key_is_the_low_bits_of_its_address() -> None:
+    whole = address(4, "query-dropout", 2)
+    assert dropout_key(4, "query-dropout", 2) == whole % 2**62
+    assert dropout_key(4, "query-dropout", 2, bits=31) == whole % 2**31

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -18,7 +19,16 @@ import pytest
 from metascale.core import files
 from metascale.core.canonical import canonical_json
 from metascale.core.errors import CorruptFile, InputError
-from metascale.core.files import append_lines, read_json, read_json_lines, sha256_of, write_atomic, write_json
+from metascale.core.files import (
+    append_lines,
+    content_of,
+    heal_lines,
+    read_json,
+    read_json_lines,
+    sha256_of,
+    write_atomic,
+    write_json,
+)
 
 
 class Crash(BaseException):
@@ -211,7 +221,16 @@ def test_sha256_of_nothing_and_of_abc() -> None:
 FIVE_OPERATIONS = """
 import sys
 from pathlib import Path
-from metascale.core.files import append_lines, write_atomic, write_json
+from metascale.core.files import (
+    append_lines,
+    content_of,
+    heal_lines,
+    read_json,
+    read_json_lines,
+    sha256_of,
+    write_atomic,
+    write_json,
+)
 folder = Path(sys.argv[1])
 for number in (1, 2, 3):
     append_lines(folder / "lines.jsonl", [str(number)])
@@ -236,3 +255,38 @@ def test_the_process_is_killed_at_the_named_write(nth: int | None, tmp_path: Pat
         assert read_json(tmp_path / "value.json") == done // 2
     else:
         assert not (tmp_path / "value.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("", ""), ("1\n2\n", "1\n2\n"), ("1\n22", "1\n"), ("22", ""), ("1\n\n2", "1\n\n")]
+)
+def test_a_torn_last_line_is_cut_off(before: str, after: str, tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    heal_lines(path)
+    assert not path.exists()
+    path.write_text(before)
+    heal_lines(path)
+    assert path.read_text() == after
+
+
+def test_a_small_file_s_content_is_hashed_whole_and_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"abc" * 400_000)  # more than one block
+    sha = hashlib.sha256(b"abc" * 400_000).hexdigest()
+    assert content_of(path) == {"name": "weights.bin", "n_bytes": 1_200_000, "sha256": sha}
+    path.write_bytes(b"abd")
+    assert content_of(path)["sha256"] == sha256_of(b"abd")
+
+
+def test_of_a_large_file_64_blocks_from_end_to_end_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 3 bytes of a file of 640: number k of 64 begins at ⌊k · 637 / 63⌋, the last one at 637."""
+    monkeypatch.setattr(files, "WHOLE_BYTES", 639)
+    monkeypatch.setattr(files, "_SAMPLE_BYTES", 3)
+    path, data = tmp_path / "large.bin", bytes(k % 251 for k in range(640))
+    path.write_bytes(data)
+    blocks = b"".join(data[k * 637 // 63 :][:3] for k in range(64))
+    assert blocks[-3:] == data[-3:]
+    expected = {"name": "large.bin", "n_bytes": 640, "sha256": sha256_of(blocks), "sampled": True}
+    assert content_of(path) == expected
+    monkeypatch.setattr(files, "WHOLE_BYTES", 640)
+    assert content_of(path) == {"name": "large.bin", "n_bytes": 640, "sha256": sha256_of(data)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metascale.core.run import Checkpoint, MemoryRun, Run
+from metascale.core.run import Checkpoint, MemoryRun, Run, SharedRun
 
 
 def test_it_is_a_run() -> None:
@@ -70,3 +70,47 @@ def test_without_a_checkpoint_latest_drops_the_rows_of_an_unsaved_attempt() -> N
     run.append("train", {"step": 1})
     assert run.latest() is None
     assert run.rows("train") == []
+
+
+def test_of_a_shared_run_the_first_process_writes_and_the_others_keep_their_rows() -> None:
+    inner, other = MemoryRun(), SharedRun(None, folder=Path("there"), rows=lambda record: [{"step": 0, "of": record}])
+    first = SharedRun(inner)
+    for run in (first, other):
+        run.append("train", {"step": 1})
+        run.append("train", {"step": 2})
+        run.measure({"wall_s": 1.0})
+        run.write("a.json", 3)
+        run.progress(1, 2)
+        run.save(Checkpoint(2, {"state": b"two"}))
+    assert (first.folder, other.folder) == (Path("memory"), Path("there"))
+    assert inner.records == {"train": [{"step": 1}, {"step": 2}]}
+    assert (inner.measurements, inner.files) == ([{"wall_s": 1.0}], {"a.json": 3})
+    assert first.rows("train") == inner.rows("train")
+    assert first.latest() == Checkpoint(2, {"state": b"two"})
+    assert other.rows("train") == [{"step": 0, "of": "train"}, {"step": 1}, {"step": 2}]
+    assert other.rows("new") == [{"step": 0, "of": "new"}]
+    assert other.latest() is None
+    assert SharedRun(None).rows("train") == []
+    assert SharedRun(None).folder == Path("memory")
+    assert SharedRun(None, latest=lambda: Checkpoint(5, {})).latest() == Checkpoint(5, {})
+
+
+def test_processes_agree_on_what_the_first_one_says() -> None:
+    class Stopping(MemoryRun):
+        def stop_asked(self) -> bool:
+            return True
+
+    said = []
+
+    def share(value: object) -> object:
+        """Notes what this process knows; the first process's value comes back."""
+        said.append(value)
+        return "of the first"
+
+    other = SharedRun(None, share=share)
+    assert (other.latest(), other.stop_asked()) == ("of the first", "of the first")
+    other.save(Checkpoint(1, {}))
+    assert said == [None, False, None]
+    assert SharedRun(Stopping()).stop_asked() is True
+    assert SharedRun(MemoryRun()).stop_asked() is False
+    assert SharedRun(None).stop_asked() is False
