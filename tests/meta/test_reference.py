@@ -234,7 +234,7 @@ def test_the_least_share_of_an_earlier_loss() -> None:
 
 
 def test_implicit() -> None:
-    """(I + H/λ)⁻¹ ∇q at the φ that the loop reached, H of the whole support set; and how far from the solution φ is."""
+    """(I + H/λ)⁻¹ ∇q at the φ that the loop reached, H of the whole support set; and how near the solution φ is."""
     found, strength = tasks(), 0.8
     inner = loop(proximal=strength)
     gradient, report = ImplicitMAML(inner, CG(max_iterations=30))(
