@@ -237,9 +237,7 @@ def test_implicit() -> None:
     """(I + H/λ)⁻¹ ∇q at the φ that the loop reached, H of the whole support set; and how near the solution φ is."""
     found, strength = tasks(), 0.8
     inner = loop(proximal=strength)
-    gradient, report = ImplicitMAML(inner, CG(max_iterations=30))(
-        LeastSquares(), theta_of(inner), episode(found), None
-    )
+    gradient, report = ImplicitMAML(inner, CG(max_iterations=30))(LeastSquares(), theta_of(inner), episode(found), None)
     expected, stationarity = [], []
     for task in found:
         x, y, _, _ = task
