@@ -50,6 +50,7 @@ class Variant:
     full: bool = False
     checkpoint_blocks: str = "none"
     micro_batch: int | None = None
+    keep_gradients: int | None = None
     sweep: tuple[int, ...] | None = ()
 
 
@@ -57,9 +58,18 @@ VARIANTS = (
     Variant("R1 full parameters, unrolled", "unrolled", full=True),
     Variant("R2 adapters, unrolled", "unrolled", sweep=None),
     Variant("exact", "exact", sweep=None),
+    Variant("exact, 5 gradients kept", "exact", keep_gradients=5, sweep=(1, 20)),
     Variant("exact, checkpointed", "exact", checkpoint_blocks="adapters", sweep=(1, 20)),
     Variant("exact, micro-batches of 5", "exact", micro_batch=5, sweep=(1, 20)),
     Variant("exact, checkpointed, micro 5", "exact", checkpoint_blocks="adapters", micro_batch=5, sweep=(1, 20)),
+    Variant(
+        "exact, checkpointed, micro 5, 5 kept",
+        "exact",
+        checkpoint_blocks="adapters",
+        micro_batch=5,
+        keep_gradients=5,
+        sweep=(1, 20),
+    ),
     Variant("exact, checkpointed, micro 1", "exact", checkpoint_blocks="adapters", micro_batch=1),
     Variant("block diagonal", "block_diagonal"),
     Variant("diagonal (Hutchinson, 4 probes)", "diagonal_hutchinson"),
@@ -103,7 +113,8 @@ def method(variant: Variant, steps: int) -> MAML:
     through: Through = named_through(variant.through, probes=4)
     if variant.through == "gauss_newton":
         through = GaussNewton("difference")  # forward mode has no tensors without values; both keep no graph for J v
-    return MAML(InnerLoop(SGD(1e-3), steps=steps, micro_batch=variant.micro_batch), through)
+    inner = InnerLoop(SGD(1e-3), steps=steps, micro_batch=variant.micro_batch, keep_gradients=variant.keep_gradients)
+    return MAML(inner, through)
 
 
 def classifier(variant: Variant, weights: Any) -> Model:

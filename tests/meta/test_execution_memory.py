@@ -51,6 +51,7 @@ def measure(
     device: str = "cpu",
     optimizer: Optimizer = INNER_SGD,
     query: int = 30,
+    keep_gradients: int | None = None,
 ) -> MemoryReport:
     """The peak of one task's meta-gradient on a 3-layer encoder: "full" and "unrolled", "exact", or "first order"."""
     config = BertConfig(
@@ -65,7 +66,7 @@ def measure(
         if name == "full"
         else AdapterClassifier(backbone, rank=2, dropout=0.0, checkpoint_blocks=checkpoint_blocks, **fields)
     )
-    inner = InnerLoop(optimizer, steps=steps, micro_batch=micro_batch)
+    inner = InnerLoop(optimizer, steps=steps, micro_batch=micro_batch, keep_gradients=keep_gradients)
     gradient: MetaGradient = MAML(inner, FullGraph()) if name in ("full", "unrolled") else MAML(inner)
     if name == "first order":
         gradient = FOMAML(inner)
@@ -99,6 +100,18 @@ def test_exact_with_micro_batches_needs_no_more_than_first_order() -> None:
     assert dynamic("exact", 5) <= 1.25 * first_order
     assert dynamic("exact", 5, micro_batch=5) <= 0.5 * first_order
     assert dynamic("exact", 5, micro_batch=5, checkpoint_blocks="adapters") < dynamic("exact", 5, micro_batch=5)
+
+
+def test_exact_takes_one_and_a_half_times_first_order_in_the_same_micro_batches() -> None:
+    """A Hessian product holds the graph of a gradient, more than twice what a gradient does, of half the examples."""
+    assert dynamic("exact", 5, micro_batch=4) <= 1.5 * dynamic("first order", 5, micro_batch=4)
+    assert dynamic("exact", 5, query=10) > 1.8 * dynamic("first order", 5, query=10)  # not cut: as one
+
+
+def test_gradients_kept_a_few_steps_at_a_time() -> None:
+    """Of 16 steps, 4 gradients and the 3 states where the earlier groups begin, beside the first, in place of 16."""
+    kept = [dynamic("exact", 16, micro_batch=2, query=10, keep_gradients=few) for few in (None, 4)]
+    assert kept[0] - kept[1] >= (16 - 4 - 3 - 1) * adapted_bytes()
 
 
 def test_exact_with_micro_batches_against_full_parameters() -> None:

@@ -49,6 +49,8 @@ INNERS = {
     "windows": InnerLoop(SGD(0.3), steps=3, batch_size=4),
     "micro_batches": InnerLoop(SGD(0.3), steps=3, micro_batch=4),
     "windows_of_micro_batches": InnerLoop(Adam(0.05), steps=3, batch_size=5, micro_batch=2),
+    "gradients_in_threes": InnerLoop(Adam(0.05, weight_decay=0.1), steps=7, batch_size=5, keep_gradients=3),
+    "gradients_one_by_one": InnerLoop(SGD(0.1, momentum=0.9), steps=3, learn_rates=True, keep_gradients=1),
     "learnt_rates": InnerLoop(SGD(0.3, momentum=0.9), steps=3, learn_rates=True),
     "learnt_rates_adam": InnerLoop(Adam(0.05, weight_decay=0.1), steps=3, clip=0.3, learn_rates=True),
     "proximal": InnerLoop(SGD(0.2, momentum=0.5), steps=3, clip=0.5, proximal=0.7),

@@ -70,11 +70,17 @@ class Curvature(Protocol):
     def __call__(self, point: LossPoint, vector: Params) -> Params: ...
 
 
+def keeps_graph(curvature: Curvature) -> bool:
+    """Whether a product holds the graph of a gradient: 2 to 3 times what a gradient itself holds."""
+    return bool(getattr(curvature, "keeps_graph", False))
+
+
 @dataclass(frozen=True)
 class Exact:
     """The exact product, by differentiating the gradient once more (Pearlmutter 1994), one micro-batch at a time."""
 
     second_order: ClassVar[bool] = True
+    keeps_graph: ClassVar[bool] = True
 
     def __call__(self, point: LossPoint, vector: Params) -> Params:
         def product(part: LossPart) -> Params:
@@ -270,6 +276,7 @@ class BlockDiagonal:
     probes: int = 1
     block_of: Callable[[str], str] = layer_of
     second_order: ClassVar[bool] = True
+    keeps_graph: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.probes < 1:
@@ -335,6 +342,10 @@ class Diagonal:
     @property
     def second_order(self) -> bool:
         return self.estimate == "hutchinson"
+
+    @property
+    def keeps_graph(self) -> bool:
+        return self.second_order
 
     def __call__(self, point: LossPoint, vector: Params) -> Params:
         names = tuple(vector)

@@ -13,7 +13,7 @@ from metascale.core.types import Episode, Model, Params
 from metascale.hypergrad.curvature import Curvature, Exact, LossPoint, Zero, loss_and_gradient, norm_per_task
 from metascale.hypergrad.linear import CG, Identity, LinearSolver, SolveFailed
 from metascale.meta.gradients import EpisodeReport, ends, episode_report, query_gradient
-from metascale.meta.inner import InnerLoop, InnerState, after, loss_parts
+from metascale.meta.inner import InnerLoop, InnerState, after, product_parts
 from metascale.meta.reverse import back_through_begin, begin
 
 
@@ -78,7 +78,8 @@ class ImplicitMAML:
         seed = 0 if key is None else key
         streams = tuple(address(seed, "curvature", task_id) for task_id in episode.task_ids)
         # One Hessian for the whole solve: all of the support set, no masks, the same probes in every product.
-        parts = loss_parts(after(model, last.step), episode.support, self.inner.micro_batch, None)
+        seen = after(model, last.step)
+        parts = product_parts(self.curvature, seen, episode.support, self.inner.micro_batch, None)
         point = LossPoint(last.params, parts, streams)
         names, strength = tuple(last.anchor), self.inner.proximal
 

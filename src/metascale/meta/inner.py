@@ -13,7 +13,7 @@ from metascale.core.dropout import dropout_key
 from metascale.core.errors import InputError
 from metascale.core.trees import detach, tree_map
 from metascale.core.types import Batch, Model, OutputModel, Params
-from metascale.hypergrad.curvature import LossPart, loss_and_gradient
+from metascale.hypergrad.curvature import Curvature, LossPart, keeps_graph, loss_and_gradient
 from metascale.meta.meta_curvature import identities, turned
 from metascale.training.optimizers import (
     SGD,
@@ -49,6 +49,19 @@ def loss_parts(model: Model, batch: Batch, micro_batch: int | None, dropout: int
     starts = range(0, batch.n_examples, size)
     cut = [whole.examples(start, min(start + size, batch.n_examples)) for start in starts]
     return tuple(_part(model, part, part.n_examples / batch.n_examples, dropout) for part in cut)
+
+
+def product_parts(
+    curvature: Curvature, model: Model, batch: Batch, micro_batch: int | None, dropout: int | None
+) -> tuple[LossPart, ...]:
+    """`loss_parts` for products with a curvature.
+
+    Where the batch is cut, a product that keeps the graph of a gradient takes half as many examples at a time, so that
+    the memory stays that of a gradient of ``micro_batch`` examples.
+    """
+    if micro_batch is not None and micro_batch < batch.n_examples and keeps_graph(curvature):
+        micro_batch = max(1, micro_batch // 2)
+    return loss_parts(model, batch, micro_batch, dropout)
 
 
 def _part(model: Model, batch: Batch, weight: float, dropout: int | None) -> LossPart:
@@ -126,9 +139,12 @@ class InnerLoop:
         adapt: patterns (shell style) of the parameter names that adapt; the others stay at their meta-learnt value
             (ANIL, Raghu et al. 2020, is ``("head*",)``).
         batch_size: support examples a step, taken in turn; ``None`` means all of them.
-        micro_batch: examples a forward pass, here and for query losses; gradients of the parts are averaged with exact
-            weights, so the numbers are those of the whole, dropout masks included. ``None`` means one pass. Not for
-            models with batch statistics.
+        micro_batch: examples a forward pass, here and for query losses, and half as many in Hessian products;
+            gradients of the parts are averaged with exact weights, so the numbers are those of the whole, dropout
+            masks included. ``None`` means one pass. Not for models with batch statistics.
+        keep_gradients: a reverse sweep keeps the gradients of so many inner steps at a time, and one state for each
+            such group of steps; those of earlier groups are computed again, at one gradient more a step. So the memory
+            grows with K / keep_gradients + keep_gradients instead of K. ``None`` keeps all.
         proximal: strength λ of the term λ/2 · ‖φ − φ₀‖² added to the loss of every task (Rajeswaran et al. 2019,
             eq. 3). Reported losses are without it.
         learn_rates: make one rate for every parameter element a meta-parameter (Meta-SGD, Li et al. 2017, eq. 3); it
@@ -149,6 +165,7 @@ class InnerLoop:
     adapt: tuple[str, ...] = ("*",)
     batch_size: int | None = None
     micro_batch: int | None = None
+    keep_gradients: int | None = None
     learn_rates: bool = False
     rates_by: Literal["element", "step", "mode"] = "element"
     proximal: float = 0.0
@@ -162,7 +179,7 @@ class InnerLoop:
             raise InputError(f"clip of the inner loop must be positive, not {self.clip}", field="clip")
         refuse_overwriting(self.optimizer, "an inner loop")
         refuse_mixing(self.optimizer)
-        for name in ("batch_size", "micro_batch"):
+        for name in ("batch_size", "micro_batch", "keep_gradients"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} of the inner loop must be at least 1, not {value}", field=name)
@@ -202,10 +219,15 @@ class InnerLoop:
         adapted = {name: params[name] for name in self.adapted_names(params)}
         return InnerState(0, params, self.optimizer.init(adapted), anchor=adapted if self.proximal else None)
 
-    def objective(self, model: Model, support: Batch, step: int, key: int | None) -> tuple[LossPart, ...]:
-        """The loss of inner step ``step`` in micro-batches."""
+    def objective(
+        self, model: Model, support: Batch, step: int, key: int | None, curvature: Curvature | None = None
+    ) -> tuple[LossPart, ...]:
+        """The loss of inner step ``step`` in micro-batches; in those for products with ``curvature`` where given."""
         dropout = None if key is None else dropout_key(key, "inner-dropout", step)
-        return loss_parts(at_step(model, step), self._minibatch(support, step), self.micro_batch, dropout)
+        seen, batch = at_step(model, step), self._minibatch(support, step)
+        if curvature is None:
+            return loss_parts(seen, batch, self.micro_batch, dropout)
+        return product_parts(curvature, seen, batch, self.micro_batch, dropout)
 
     def update(self, theta: Params, state: InnerState, losses: torch.Tensor, grads: Params) -> InnerState:
         """One step along ``grads``: proximal term, clipping, optimiser. Differentiable in all its inputs.

@@ -3,7 +3,8 @@
 One step is update(φ_k, state_k, g_k) with g_k the gradient of the support loss at φ_k. The reverse sweep takes the
 update's vector-Jacobian product, which is cheap arithmetic on the adapted tensors, and a `Curvature` maps the adjoint
 of g_k to that of φ_k. Only g_k is kept of every step: the states in between are recomputed from φ_0 and the gradients,
-at next to no cost. So the memory is that of one micro-batch of one step and K + 1 copies of the adapted tensors.
+at next to no cost. So the memory is that of one micro-batch of one step and K + 1 copies of the adapted tensors, or
+fewer where the inner loop keeps the gradients of a few steps at a time (`InnerLoop.keep_gradients`).
 """
 
 from __future__ import annotations
@@ -105,11 +106,18 @@ def unrolled_adjoint(leaves: Params, last: InnerState, adjoint: Params) -> Param
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """A forward pass through K inner steps: its ends, and each step's support losses [T] and gradient."""
+    """A forward pass through K inner steps.
 
-    start: InnerState
+    Args:
+        starts: the state before each group of steps whose gradients are kept together.
+        losses: each step's support losses [T].
+        gradients: those of the last group, by their step; a reverse sweep uses them up.
+        last: the state after K steps.
+    """
+
+    starts: list[InnerState]
     losses: list[torch.Tensor]
-    gradients: list[Params]
+    gradients: dict[int, Params]
     last: InnerState
 
 
@@ -117,12 +125,15 @@ def follow(
     inner: InnerLoop, model: Model, stacked: Params, support: Batch, key: int | None, start: InnerState
 ) -> Trajectory:
     """K inner steps without history."""
-    path = Trajectory(start, [], [], start)
+    path = Trajectory([start], [], {}, start)
     last = start
     for state in inner.iterate(model, stacked, support, key=key, start=start):
         if state.gradient is not None and state.support_losses is not None:
+            if len(path.gradients) == inner.keep_gradients:
+                path.gradients.clear()
+                path.starts.append(replace(last, support_losses=None, gradient=None))
             path.losses.append(state.support_losses)
-            path.gradients.append(state.gradient)
+            path.gradients[last.step] = state.gradient
         last = state
     return replace(path, last=last)
 
@@ -151,9 +162,8 @@ class Sweep:
         slots: dict[str, Params] = {}
         on_rates: Params = {}
         on_anchor: Params = {}
-        for before in self._backwards(path, path.start, len(path.gradients)):
-            losses, grads = path.losses[before.step], path.gradients[before.step]
-            found = self._back_through_update(before, losses, grads, adjoint, slots)
+        for before, grads in self._backwards(path):
+            found = self._back_through_update(before, path.losses[before.step], grads, adjoint, slots)
             slots = found.slots
             on_rates = add(found.rates, on_rates) if on_rates else found.rates
             on_anchor = add(found.anchor, on_anchor) if on_anchor else found.anchor
@@ -163,7 +173,28 @@ class Sweep:
             adjoint = adjoint if more is None else add(adjoint, more)
         return {n: value + on_anchor[n] if n in on_anchor else value for n, value in adjoint.items()}, on_rates
 
-    def _backwards(self, path: Trajectory, state: InnerState, stop: int) -> Iterator[InnerState]:
+    def _backwards(self, path: Trajectory) -> Iterator[tuple[InnerState, Params]]:
+        """The states before steps K − 1, ..., 0 and the gradients there, one group of steps after another."""
+        stop, gradients = len(path.losses), path.gradients
+        for start in reversed(path.starts):
+            if stop > start.step and stop - 1 not in gradients:
+                gradients.update(self._again(start, stop))
+            for before in self._bisected(path.losses, gradients, start, stop):
+                yield before, gradients.pop(before.step)
+            stop = start.step
+
+    def _again(self, state: InnerState, stop: int) -> Iterator[tuple[int, Params]]:
+        """The gradients of steps ``state.step``, ..., ``stop`` − 1, with their steps."""
+        steps = stop - state.step
+        support = self.episode.support
+        states = self.inner.iterate(self.model, self.stacked, support, steps=steps, key=self.key, start=state)
+        for after in states:
+            if after.step > state.step and after.gradient is not None:
+                yield after.step - 1, after.gradient
+
+    def _bisected(
+        self, losses: list[torch.Tensor], gradients: dict[int, Params], state: InnerState, stop: int
+    ) -> Iterator[InnerState]:
         """The states before steps ``stop`` − 1, ..., ``state.step``, by bisection, the later half first.
 
         At most log₂ K states exist at a time, and ½ K log₂ K updates are repeated.
@@ -172,11 +203,10 @@ class Sweep:
             middle, half = state, (state.step + stop) // 2
             with torch.no_grad():
                 while middle.step < half:
-                    losses, grads = path.losses[middle.step], path.gradients[middle.step]
-                    middle = self.inner.update(self.stacked, middle, losses, grads)
-            yield from self._backwards(path, middle, stop)
+                    middle = self.inner.update(self.stacked, middle, losses[middle.step], gradients[middle.step])
+            yield from self._bisected(losses, gradients, middle, stop)
             del middle
-            yield from self._backwards(path, state, half)
+            yield from self._bisected(losses, gradients, state, half)
         elif stop > state.step:
             yield state
 
@@ -184,7 +214,7 @@ class Sweep:
         seed = 0 if self.key is None else self.key
         return LossPoint(
             state.params,
-            self.inner.objective(self.model, self.episode.support, state.step, self.key),
+            self.inner.objective(self.model, self.episode.support, state.step, self.key, self.curvature),
             tuple(address(seed, "curvature", task_id, state.step) for task_id in self.episode.task_ids),
         )
 
