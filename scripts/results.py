@@ -7,7 +7,8 @@
 
 A record is a folder docs/results/records/NAME: results.csv (the table of the study without columns that no page needs),
 study.json (its definition), law.json, with several laws also laws.json (curves thinned out), and record.json (command,
-commit, date, hardware, seconds, versions, and what the page compares).
+commit, date, hardware, seconds, versions, and what the page compares). Of searches tuning.json has what was tried and
+found; their trials stand in no table. What a study concludes besides (size.json) is kept as it is.
 
 A page has generated parts between ``<!-- generated: NAME.PART -->`` and ``<!-- end -->``; PARTS lists them. Rows of
 docs/results/README.md that end in ``<!-- generated: NAME.row -->`` have generated cells. What is written by hand
@@ -31,12 +32,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import size_parts
 from PIL import Image, PngImagePlugin
 from pydantic import TypeAdapter
 
 from metascale.cli.run import _parse_seeds, _parse_values
 from metascale.core.canonical import plain
-from metascale.core.columns import LAW_JSON, LAWS_JSON, MAIN_KINDS, RESULTS_CSV
+from metascale.core.columns import LAW_JSON, LAWS_JSON, MAIN_KINDS, RESULTS_CSV, SIZE_JSON, TUNING, TUNING_JSON
 from metascale.core.files import read_json, sha256_of, write_json
 from metascale.core.units import format_seconds
 from metascale.laws import grouped
@@ -51,13 +53,15 @@ from metascale.report.sections.contest import (
     contest_data,
     contest_table,
 )
-from metascale.report.sections.diagnosis import convergence
+from metascale.report.sections.diagnosis import convergence, diagnosis_data, diagnosis_sentence
 from metascale.report.sections.provenance import gather
 from metascale.report.study import ReportStudy, RunRow, _method, open_study
 from metascale.report.words import interval, measured
 from metascale.report.write import finding_of, png
+from metascale.study.content import CONTENT, PLACES
 from metascale.study.definition import load_definition, save_definition
 from metascale.study.design import Study
+from metascale.study.search.search import search_of
 from metascale.study.store.folder import RunView, StudyView, run_folder
 from metascale.study.store.records import parse_cell
 from metascale.study.store.table import ResultsTable, results_table
@@ -108,10 +112,19 @@ class Record:
         """What the recorded command asks for today; the data need not be there."""
         return study_of(self.told["command"])
 
+    def asks_alike(self, today: Study) -> bool:
+        """Whether a study asks for the recorded trials: by their ids, which hash every value of a configuration. With
+        a search ids depend on what it found, so that the study itself is compared."""
+        kept = self.study.view.study
+        if search_of(kept) is None:
+            return {trial.id for trial in today.trials()} == set(self.table.column("id"))
+        return _asked(kept) == _asked(today)
+
     @property
     def digest(self) -> str:
         """Of the files that a picture is drawn from."""
-        names = [name for name in (RESULTS_CSV, LAW_JSON, LAWS_JSON) if (self.study.folder / name).exists()]
+        kinds = (RESULTS_CSV, LAW_JSON, LAWS_JSON, SIZE_JSON, TUNING_JSON)
+        names = [name for name in kinds if (self.study.folder / name).exists()]
         return sha256_of(b"".join((self.study.folder / name).read_bytes() for name in names))
 
 
@@ -119,13 +132,24 @@ def record(folder: Path, name: str) -> Path:
     """Write the record of the finished study in ``folder``."""
     study, place = open_study(folder), RECORDS / name
     place.mkdir(parents=True, exist_ok=True)
-    table = results_table(folder)
+    table, definition = results_table(folder), load_definition(folder)
+    table = ResultsTable(table.columns, tuple(row for row in table.rows if row["kind"] != TUNING))
     kept = [key for key in table.columns if key not in NOT_KEPT and any(row[key] is not None for row in table.rows)]
     (place / RESULTS_CSV).write_text(ResultsTable(tuple(kept), table.rows).to_csv(), encoding="utf-8")
-    save_definition(place, load_definition(folder))
+    main = tuple(trial for trial in definition.trials if trial.kind != TUNING)
+    save_definition(place, replace(definition, trials=main))
+    for own in (SIZE_JSON, TUNING_JSON):
+        if (folder / own).exists():
+            write_json(place / own, read_json(folder / own))
     write_laws(place, {series: thinned(law) for series, law in read_laws(folder).items()})
     write_json(place / RECORD_JSON, {"name": name, **_told(study)})
     return place
+
+
+def _asked(study: Study) -> list[Any]:
+    """What makes the trials of a study: its base but for the data's hashes, its axes and seeds."""
+    base = plain({key: value for key, value in study.base.items() if key not in (CONTENT, PLACES)})
+    return [study.trial, base, plain(study.axes), list(study.axes), list(study.seeds)]
 
 
 def _told(study: ReportStudy) -> dict[str, Any]:
@@ -133,11 +157,13 @@ def _told(study: ReportStudy) -> dict[str, Any]:
     events = [event for run in study.runs for event in run.run.history() if "at" in event]
     times = [float(event["at"]) for event in events]
     rows = [asdict(replace(row, losses={})) for row in contest.shown]
+    diagnosed = diagnosis_data(study)
     told = {
         "command": study.launched.get("command"),
         "commit": found.sources[0].revision if found.sources else None,
         "uncommitted": sorted({name for source in found.sources for name in source.changed_files}),
         "date": time.strftime("%Y-%m-%d", time.gmtime(max(times))) if times else None,
+        "n_trials": len(study.runs),
         "trial_s": round(sum(run.run.wall_s() for run in study.runs), 1),
         "elapsed_s": round(max(times) - min(times), 1) if times else None,
         "hardware": found.hardware,
@@ -145,6 +171,7 @@ def _told(study: ReportStudy) -> dict[str, Any]:
         "versions": {name: found.packages.get(name, ()) for name in ("metascale", "torch", "numpy", "scipy")},
         "launched": study.launched,
         "baselines": study.baselines,
+        "diagnosis": diagnosis_sentence(diagnosed) if diagnosed.rows else None,
         "contest": {"rows": rows, "comparisons": [asdict(one) for one in contest.comparisons]},
     }
     return plain(told)
@@ -265,13 +292,18 @@ def accuracy(one: Record) -> list[Block]:
 
 def run(one: Record) -> list[Block]:
     """Where and when the study ran, and how long it took."""
-    told, n = one.told, len(one.study.runs)
+    told, n = one.told, _n_trials(one)
     versions = ", ".join(f"{name} {' and '.join(found)}" for name, found in told["versions"].items() if found)
     took = f"{n} trials, {format_seconds(told['trial_s'])} in all"
     took += f", {format_seconds(told['elapsed_s'])} from the first start to the last end" if told["elapsed_s"] else ""
     commit = f"commit {told['commit'][:12]}" + (" with uncommitted changes" if told["uncommitted"] else "")
     where = f"{'; '.join(told['hardware'])}; {versions}; {commit}, {told['date']}"
     return [f"{took} ({where}). Record: [records/{one.name}](records/{one.name})."]
+
+
+def _n_trials(one: Record) -> int:
+    """Those of searches too, where the record says it."""
+    return int(one.told.get("n_trials", len(one.study.runs)))
 
 
 def sentence(one: Record) -> list[Block]:
@@ -291,9 +323,11 @@ PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
     "baselines": baselines,
     "convergence": lambda one: [block for block in convergence(one.study).blocks if isinstance(block, str)],
     "groups": groups,
+    "diagnosis": lambda one: [one.told["diagnosis"]],
     "caveats": lambda one: laws.caveats(one.study).blocks,
     "run": run,
     "sentence": sentence,
+    **size_parts.PARTS,
 }
 
 
@@ -334,7 +368,7 @@ def row_cells(one: Record) -> dict[str, str]:
         "question": finding_of(one.study, one.contest).question,
         "answer": finding_of(one.study, one.contest).answer,
         "law with interval": "; ".join(fitted) or "none fitted",
-        "budget": f"{len(one.study.runs)} trials, {format_seconds(one.told['trial_s'])}",
+        "budget": f"{_n_trials(one)} trials, {format_seconds(one.told['trial_s'])}",
         "command": f"`{one.told['command']}`",
     }
 
@@ -371,16 +405,18 @@ def page_paths() -> list[Path]:
     return [ROOT / "README.md", *sorted(RESULTS.glob("*.md"))]
 
 
-def picture_paths() -> dict[str, Path]:
-    """The pictures of laws that pages show, by record."""
+def picture_paths() -> dict[tuple[str, str], Path]:
+    """The pictures that pages show, by record and name."""
     shown = "".join(path.read_text(encoding="utf-8") for path in page_paths())
-    return {name: IMAGES / f"{name}_law.png" for name in names() if f"{name}_law.png" in shown}
+    files = {(name, what): f"{name}_{what}.png" for name in names() for what in size_parts.PICTURES}
+    return {key: IMAGES / file for key, file in files.items() if f"/{file}" in shown}
 
 
-def law_picture(name: str) -> bytes:
-    """The picture of a record's law as a PNG file that says which record and matplotlib made it."""
+def picture(name: str, what: str) -> bytes:
+    """A picture of a record as a PNG file that says which record and matplotlib made it."""
     one = open_record(name)
-    (found,) = laws.law(one.study).pictures
+    pictures = size_parts.PICTURES[what](one).pictures
+    (found,) = pictures if what == "law" else [each for each in pictures if each.name == what]
     image = Image.open(io.BytesIO(png(found)))
     info = PngImagePlugin.PngInfo()
     info.add_text("record", one.digest)
@@ -398,8 +434,8 @@ def write_pages() -> list[Path]:
         if (new := rendered(old)) != old:
             path.write_text(new, encoding="utf-8")
             written.append(path)
-    for name, path in picture_paths().items():
-        if (data := law_picture(name)) != (path.read_bytes() if path.exists() else b""):
+    for key, path in picture_paths().items():
+        if (data := picture(*key)) != (path.read_bytes() if path.exists() else b""):
             path.write_bytes(data)
             written.append(path)
     return written

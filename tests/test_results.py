@@ -24,6 +24,7 @@ from metascale.core.columns import COMPARED_KINDS, MAIN_KINDS
 from metascale.laws.record import LawRecord
 from metascale.report.sections.provenance import _machine
 from metascale.study import SerialExecutor, read_study, results_table, run_study
+from metascale.study.search.run import run_any_study
 from metascale.study.store.provenance import machine
 from metascale.workflow.recipe import load_recipe
 from tests.conftest import need
@@ -48,13 +49,13 @@ def test_generated_parts_of_pages_are_current(path: Path) -> None:
     assert text.count("<!-- generated:") == len(results.PART.findall(text)) + len(results.ROW.findall(text))
 
 
-@pytest.mark.parametrize("name", results.picture_paths())
-def test_pictures_are_of_their_records(name: str) -> None:
+@pytest.mark.parametrize(("name", "what"), results.picture_paths())
+def test_pictures_are_of_their_records(name: str, what: str) -> None:
     """The same bytes with the matplotlib that drew it; with another one, of the same record."""
-    path = results.picture_paths()[name]
+    path = results.picture_paths()[name, what]
     told = Image.open(io.BytesIO(path.read_bytes())).info
     assert told["record"] == results.open_record(name).digest, "draw it again: python scripts/results.py pages"
-    new = results.law_picture(name)
+    new = results.picture(name, what)
     if Image.open(io.BytesIO(new)).info["matplotlib"] == told["matplotlib"]:
         assert new == path.read_bytes()
 
@@ -81,8 +82,7 @@ def numbers(law: LawRecord) -> dict[str, float]:
 def test_a_recorded_command_asks_for_the_recorded_trials(name: str) -> None:
     """Their ids hash every value of their configurations: a changed default of a recipe shows here."""
     record = results.open_record(name)
-    today = {trial.id for trial in record.today().trials()}
-    assert (today == set(record.table.column("id"))) == (name not in OF_AN_OLDER_RECIPE)
+    assert record.asks_alike(record.today()) == (name not in OF_AN_OLDER_RECIPE)
     assert set(record.table.column("status")) == {"finished"}
 
 
@@ -138,7 +138,7 @@ def test_every_recorded_trial_gives_the_recorded_loss(name: str, tmp_path: Path)
     record = results.open_record(name)
     for data in load_recipe(record.today().base["recipe"]).data_sets_of(record.today().base):
         need(data)
-    run_study(record.today(), tmp_path, SerialExecutor())
+    run_any_study(record.today(), tmp_path, SerialExecutor())
     check_rows(record, tmp_path)
 
 

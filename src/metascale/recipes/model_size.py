@@ -196,20 +196,20 @@ RECIPE = Recipe(
             axes={"architecture": BOTH, "d_model": [12, 20, 32, 52, 80, 128], "n_layers": [2]},
         ),
         "rates": Profile(
-            "laptop's learning rate at the width where it was found and at one four times as large",
-            EPOCH,
+            "laptop's learning rate and two others at width 16 and at one four times as large, on a third of the text",
+            {**EPOCH, "n_train_tokens": 738_000},
             axes={"architecture": BOTH, "d_model": [16, 64], "n_layers": [2], "lr": [1e-2, 3e-2, 9e-2]},
             seeds=(42,),
             question="Does the learning rate of a narrow model serve a wider one?",
         ),
         "data": Profile(
-            "L(N, D): three widths of laptop with an eighth and a third of the text and all of it",
+            "L(N, D): three widths on three amounts of text, 8-fold from the least to the most",
             EPOCH,
             axes={
                 "architecture": BOTH,
                 "d_model": [16, 32, 64],
                 "n_layers": [2],
-                "n_train_tokens": [261_000, 738_000, TRAIN_TOKENS],
+                "n_train_tokens": [180_000, 510_000, 1_440_000],
             },
             scale=(N_PARAMS_NON_EMBEDDING, TOKENS),
             question="How does the loss fall with parameters and with text, and how should compute be split?",
@@ -218,6 +218,7 @@ RECIPE = Recipe(
             "depth against width: three of each, on a third of the text",
             {**EPOCH, "n_train_tokens": 738_000},
             axes={"architecture": BOTH, "d_model": [16, 32, 64], "n_layers": [1, 2, 4]},
+            seeds=(42,),
             question="Do parameters help more as width or as depth?",
         ),
         "large": Profile(

@@ -1,0 +1,209 @@
+"""Parts of pages of studies of model sizes and of shapes, from their records."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from metascale.core.columns import MAIN_KINDS, TEST_LOSS, TRAIN_FLOPS, VALIDATION_LOSS
+from metascale.laws import optimum
+from metascale.report.section import (
+    Block,
+    Bullets,
+    Cell,
+    Folded,
+    Picture,
+    Section,
+    plain,
+    reading,
+    table,
+    unfolded,
+)
+from metascale.report.sections import checks, shapes, sizes, tuning
+from metascale.report.sections.law import law
+from metascale.report.words import interval, measured, number
+from metascale.workflow.conclude import laws_of
+
+if TYPE_CHECKING:
+    from results import Record
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def _of(section: Section) -> list[Block]:
+    """A section without its pictures."""
+    return [block for block in unfolded(section.blocks) if not isinstance(block, (Picture, Folded))]
+
+
+def _main(one: Record) -> Rows:
+    return [row for row in one.table.finished().rows if row["kind"] in MAIN_KINDS]
+
+
+def _sizes(one: Record) -> sizes.SizeTable:
+    found = sizes.size_data(one.study)
+    assert found is not None, f"the record {one.name} has no size.json"
+    return found
+
+
+def size_table(one: Record) -> list[Block]:
+    """Sentences, and every model with its losses; what the report has besides is left out."""
+    found = _sizes(one)
+    rows = []
+    for size in found.sizes:
+        means = size.means
+        cells = [plain(means["n_params_total"]), plain(means["n_params_non_embedding"]), reading(means[TEST_LOSS])]
+        cells += [reading(means["test_perplexity"]), reading(means.get("perplexity_sem"))]
+        cells += [reading(means[TRAIN_FLOPS]), reading(means.get("peak_mib"))]
+        rows.append([Cell(size.name), *cells])
+    heads = ("parameters", "non-embedding", "test loss (nats)", "test perplexity", "its SE across seeds")
+    caption = "Width × layers, means over seeds; FLOPs of the whole training; peak: live memory of one training step."
+    return [*sizes.sentences(found), table(caption, ("model", *heads, "training FLOPs", "peak MiB"), rows)]
+
+
+def exponents(one: Record) -> list[Block]:
+    """The laws of the loss, of the perplexity, and the tests of equal exponents."""
+    found = _sizes(one)
+    return [sizes.exponents_table(found), sizes.laws_table(found), sizes.lines_table(found)]
+
+
+def effects(one: Record) -> list[Block]:
+    return [sizes.effects_table(_sizes(one))]
+
+
+def frontier(one: Record) -> list[Block]:
+    """At the FLOPs of every model: the best loss of each architecture that takes no more of them."""
+    rows = _main(one)
+    names = list(dict.fromkeys(str(row["architecture"]) for row in rows))
+    budgets = sorted({float(row[TRAIN_FLOPS]) for row in rows})
+    found = {name: {budget: _mean(rows, architecture=name, train_flops=budget) for budget in budgets} for name in names}
+    shown = []
+    for budget in budgets:
+        within = [
+            [loss for flops, loss in found[name].items() if flops <= budget and loss is not None] for name in names
+        ]
+        best = [min(losses, default=None) for losses in within]
+        difference = best[1] - best[0] if best[0] is not None and best[1] is not None else None
+        shown.append([reading(budget), *map(reading, best), reading(difference)])
+    labels = [sizes.architecture_name(name) for name in names]
+    heads = ("training FLOPs", *labels, f"{labels[1]} minus {labels[0]}")
+    return [table("Test loss (nats, mean over seeds) of the best model that takes no more FLOPs.", heads, shown)]
+
+
+def _mean(rows: Rows, **where: Any) -> float | None:
+    here = [float(row[TEST_LOSS]) for row in rows if all(row[key] == value for key, value in where.items())]
+    return statistics.fmean(here) if here else None
+
+
+def rates(one: Record) -> list[Block]:
+    """Validation loss at every learning rate, by model; the best rate of each is bold."""
+    rows = _main(one)
+    tried = sorted({float(row["lr"]) for row in rows})
+    models = dict.fromkeys((str(row["architecture"]), int(row["d_model"])) for row in rows)
+    shown = []
+    for name, width in models:
+        mine = [row for row in rows if (row["architecture"], row["d_model"]) == (name, width)]
+        here = {row["lr"]: float(row[VALIDATION_LOSS]) for row in mine}
+        best = min(here, key=lambda rate: here[rate])
+        cells = [Cell(f"**{here[rate]:.3f}**" if rate == best else f"{here[rate]:.3f}") for rate in tried]
+        shown.append([Cell(f"{sizes.architecture_name(name)}, width {width}"), *cells])
+    caption = "Validation loss (nats) by learning rate of the base width; the lowest of each model is bold."
+    return [table(caption, ("model", *map(number, tried)), shown)]
+
+
+def surface(one: Record) -> list[Block]:
+    """Test loss by size and tokens, a row a model."""
+    rows = _main(one)
+    amounts = sorted({float(row["tokens"]) for row in rows})
+    models = dict.fromkeys((str(row["architecture"]), float(row["n_params_non_embedding"])) for row in rows)
+    shown = []
+    for name, size in models:
+        losses = [_mean(rows, architecture=name, n_params_non_embedding=size, tokens=amount) for amount in amounts]
+        shown.append([Cell(sizes.architecture_name(name)), plain(size), *map(reading, losses)])
+    heads = ("model", "non-embedding parameters", *(f"{number(amount)} tokens" for amount in amounts))
+    return [table("Test loss (nats), means over seeds.", heads, shown)]
+
+
+BUDGETS = (1e11, 1e12, 1e13)
+"""FLOPs of non-embedding parameters (6·N·D) at which the best split is asked for, to tenfold beyond the data."""
+
+
+def allocation(one: Record) -> list[Block]:
+    """The compute-optimal model size and tokens, by series."""
+    found, _ = laws_of(one.study.view.study, one.table)
+    rows, exponents = [], []
+    for series, surface_law in found.items():
+        best = optimum(surface_law.bootstrap, BUDGETS, level=0.95)
+        name = sizes.architecture_name(series.rpartition("=")[2])
+        a = best.exponent
+        exponents.append(f"{name}: N grows as C^{measured(a['estimate'])} {interval(a['low'], a['high'])}")
+        for place, budget in enumerate(BUDGETS):
+            cells = [_band(part, place) for part in (best.n_params, best.tokens, best.loss)]
+            rows.append([Cell(name), reading(budget), *cells])
+    heads = ("model", "FLOPs (6·N·D)", "non-embedding parameters N", "tokens D", "loss (nats)")
+    return [Bullets(tuple(exponents)), table("Compute-optimal split, with 95 % intervals.", heads, rows)]
+
+
+def _band(part: Mapping[str, Any], place: int) -> Cell:
+    estimate, low, high = (float(part[key][place]) for key in ("estimate", "low", "high"))
+    return Cell(f"{measured(estimate)} {interval(low, high)}", estimate)
+
+
+def grid(one: Record) -> list[Block]:
+    """Geometric means of the test loss, and mean accuracy, by width and depth."""
+    rows = _main(one)
+    depths = sorted({int(row["depth"]) for row in rows})
+    shown = []
+    for width in sorted({int(row["width"]) for row in rows}):
+        cells = []
+        for depth in depths:
+            here = [row for row in rows if (row["width"], row["depth"]) == (width, depth)]
+            loss = math.exp(statistics.fmean(math.log(row[TEST_LOSS]) for row in here))
+            accuracy = 100 * statistics.fmean(row["test_accuracy"] for row in here)
+            cells += [plain(here[0]["n_params_total"]), Cell(f"{measured(loss)} ({accuracy:.1f} %)", loss)]
+        shown.append([plain(width), *cells])
+    heads = [part for depth in depths for part in ("parameters", f"{depth} layers: loss (accuracy)")]
+    caption = "Test loss (nats): geometric means over seeds; accuracy: means."
+    return [table(caption, ("width", *heads), shown)]
+
+
+def irregular(one: Record) -> list[Block]:
+    return _of(checks.irregular(one.study))
+
+
+def held_out(one: Record) -> list[Block]:
+    return _of(checks.held_out(one.study))
+
+
+def tuned(one: Record) -> list[Block]:
+    return _of(tuning.tuning(one.study))
+
+
+def shape(one: Record) -> list[Block]:
+    return _of(shapes.shapes(one.study))
+
+
+PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
+    "allocation": allocation,
+    "effects": effects,
+    "exponents": exponents,
+    "frontier": frontier,
+    "grid": grid,
+    "held_out": held_out,
+    "irregular": irregular,
+    "rates": rates,
+    "shape": shape,
+    "size_table": size_table,
+    "surface": surface,
+    "tuned": tuned,
+}
+
+PICTURES: dict[str, Callable[[Record], Section]] = {
+    "law": lambda one: law(one.study),
+    "held_out": lambda one: checks.held_out(one.study),
+    "shapes": lambda one: shapes.shapes(one.study),
+    "size_perplexity": lambda one: sizes.sizes(one.study),
+    "tuning": lambda one: tuning.tuning(one.study),
+}
+"""Sections of the report whose picture of that name a page may show; that of the law is named so for any study."""
