@@ -13,9 +13,12 @@ from scipy.stats import betabinom, binom
 
 import metascale as ms
 from metascale.core.errors import InputError
+from metascale.laws.metrics import ShareOptions
 from metascale.laws.predicting import read_predictors
+from metascale.laws.several import parts_of
 from metascale.laws.share_analysis import analyse_shares
 from metascale.laws.shares import Form, _derivatives, curve, fit_share, metric_of, run_quantiles, weights_of
+from metascale.laws.table import read_table
 from tests.laws.test_entry import call, write
 
 N = np.geomspace(1e7, 1e10, 10)
@@ -215,6 +218,81 @@ def test_several_metrics_have_a_law_each_and_a_refused_one_loses_no_other():
     assert ahead["acc"].low[0] > 0.6
     with pytest.raises(InputError, match="not a number"):
         ms.fit(table(), x="N", y=["note", "note2"])
+
+
+def test_options_of_shares_are_for_the_shares_and_options_of_losses_for_the_losses():
+    """Chance, trials and the loss that is read off go to "acc" alone, least squares to the loss."""
+    columns, squares = table(), ms.laws.LeastSquares()
+    asked = {"chance": 0.25, "trials": "asked", "via": "loss"}
+    found = ms.fit(columns, x="N", y=["loss", "acc"], n_bootstrap=50, objective=squares, **asked)
+    alone = ms.fit(columns, x="N", y="loss", n_bootstrap=50, objective=squares)
+    assert found["loss"].parameters == alone.parameters
+    assert found["acc"].parameters == ms.fit(columns, x="N", y="acc", **asked).parameters
+    ahead = ms.forecast(columns, at=[1e10], x="N", y=["loss", "acc"], chance=0.25)
+    assert list(ahead) == ["loss", "acc"]
+    tested = ms.backtest(columns, x="N", y=["loss", "acc"], chance=0.25)
+    assert [type(one).__name__ for one in tested.values()] == ["Backtest", "ShareBacktest"]
+
+
+def test_a_kind_is_said_of_the_metrics_whose_names_do_not_tell():
+    columns = {**table(), "solved": table()["acc"], "nll": table()["loss"]}
+    parts = parts_of(read_table(columns), ["nll", "loss", "acc", "solved"], ShareOptions("error", 0.25))
+    assert {name: (part.how.kind, part.how.chance) for name, part in parts.items()} == {
+        "nll": ("loss", None), "loss": ("loss", None), "acc": (None, 0.25), "solved": ("error", 0.25)
+    }  # fmt: skip
+    with pytest.raises(InputError, match="`chance` is for shares such as accuracies, and 'nll' and 'loss' are read"):
+        ms.fit(columns, x="N", y=["nll", "loss"], chance=0.25)
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("share", 1), ("error", 1), ("share", 100)])
+def test_a_backtest_of_shares_hides_the_largest_scale(kind, unit):
+    """Odds of .01, .1, 1, 10, 100: the last value misses by 100/101 - 10/11 = 90/1111, a straight line by nothing."""
+    x, odds = 10.0 ** np.arange(1, 6), 10.0 ** np.arange(-2, 3)
+    seen = unit * (odds if kind == "share" else 1) / (1 + odds)
+    found = ms.backtest({"N": x, "y": seen}, x="N", y="y", kind=kind, chance=0.0)
+    near, far = ({row.predictor: row for row in found.rows if row.horizon == horizon} for horizon in (10, 100))
+    assert near["last value"].rmse == pytest.approx(unit * 90 / 1111)
+    assert far["last value"].rmse == pytest.approx(unit * np.hypot(10 / 11 - 0.5, 100 / 101 - 0.5) / 2**0.5)
+    for rows in (near, far):
+        assert rows["tail line"].rmse == pytest.approx(0, abs=1e-9 * unit)
+        assert rows["forecast"].rmse < 0.01 * unit
+        assert (rows["logistic"].coverage, rows["last value"].coverage) == (1, None)
+    assert found.summary().splitlines()[0].split() == ["rmse", "of", "y", "x10", "(4", "seen)", "x100", "(3", "seen)"]
+    assert ms.backtest(x, seen, kind=kind, chance=0.0, loss_name="y").rows == found.rows
+    assert found.to_json()["unit"] == ("share" if unit == 1 else "per cent")
+
+
+def test_a_share_that_is_read_off_a_loss_is_tested_both_ways_and_without_what_is_hidden():
+    columns = table(12)
+    found = ms.backtest(columns, x="N", y="acc", via="loss", chance=0.25, trials="asked")
+    assert {"forecast", "without the loss", "logistic", "last value", "tail line"} <= set(found.means())
+    arrays = ms.backtest(columns["N"], columns["acc"], loss_name="acc", via=columns["loss"], chance=0.25, trials=1000)
+    assert arrays.rows == found.rows
+    changed = {**columns, "loss": np.where(columns["N"] < 1e9, columns["loss"], 3.0)}  # hidden from both steps
+    again = ms.backtest(changed, x="N", y="acc", via="loss", chance=0.25, trials="asked")
+    last = [[row for row in one.rows if row.predictor == "forecast" and row.horizon > 3][-1] for one in (found, again)]
+    assert last[0] == last[1]
+
+
+def test_a_backtest_of_shares_in_several_scales_hides_corners():
+    size, data = (part.ravel() for part in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 3e10, 5)))
+    seen = 0.25 + 0.75 * expit(-20 + 0.5 * np.log(size) + 0.5 * np.log(data))
+    found = ms.backtest({"N": size, "D": data, "acc": seen}, x=["N", "D"], y="acc", chance=0.25)
+    assert "top of scale 1" in found.corners
+    assert max(found.mixture) < 0.01
+    assert found.to_json()["residuals"] == "acc"
+    assert "rmse of acc" in found.summary()
+
+
+def test_the_commands_take_options_of_shares_beside_a_loss_and_test_both(tmp_path):
+    path, options = write(tmp_path / "t.csv", table()), ["--x", "N", "--y", "loss", "--y", "acc", "--chance", 0.25]
+    said = json.loads(call("fit", path, *options, "--trials", "asked", "--bootstrap", 20, "--json").stdout)
+    assert set(said["metrics"]) == {"loss", "acc"}
+    assert said["metrics"]["acc"]["chance"] == "given"
+    out = tmp_path / "out"
+    tested = json.loads(call("backtest", path, *options, "--json", "--out", out).stdout)
+    assert tested["metrics"]["acc"]["means"] == ms.backtest(table(), x="N", y="acc", chance=0.25).means()
+    assert {path.name for path in (out / "acc").iterdir()} == {"backtest.json", "backtest.png"}
 
 
 def test_the_command_writes_a_folder_a_metric_and_predicts_from_it(tmp_path):

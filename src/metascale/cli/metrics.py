@@ -10,11 +10,11 @@ from metascale.cli.words import folder_of, say, say_law_file, say_notes, stage, 
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
+    from metascale.cli.table import Opening
     from metascale.laws.metrics import ShareOptions
     from metascale.laws.prepared import Prepared
+    from metascale.laws.several import Part
     from metascale.laws.shares import Metric
-
-HORIZONS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 
 def share_options(kind: str | None, chance: float | None, trials: str | None, via: str | None) -> ShareOptions:
@@ -29,26 +29,29 @@ def share_options(kind: str | None, chance: float | None, trials: str | None, vi
 
 
 def of_metrics(
+    opening: Opening,
     y: Sequence[str] | None,
-    measure: Callable[[str | None, Path | None], dict[str, Any]],
+    how: ShareOptions,
+    measure: Callable[[str | None, Part, Path | None], dict[str, Any]],
     what: str,
     out: Path | None,
     json_: bool,
 ) -> None:
-    """``measure`` of every metric: one record each, one table, and a folder each below ``out``."""
+    """``measure`` of every metric, with its part of the options: one record each, and a folder each below ``out``."""
     from metascale.cli.scales import print_json
     from metascale.core.files import write_json
-    from metascale.laws.metrics import each_metric, metrics_table
+    from metascale.laws.several import Part, each_metric, metrics_table, parts_of
 
     if not y or len(y) == 1:
-        found = measure(y[0] if y else None, out)
+        found = measure(y[0] if y else None, Part(how), out)
         if json_:
             print_json(found)
         return
+    parts = parts_of(opening.table, y, how)
 
     def one(name: str) -> dict[str, Any]:
         say(f"{name}:", to_stderr=json_)
-        records = measure(name, folder_of(out, name))
+        records = measure(name, parts[name], folder_of(out, name))
         return dict(records[""]) if list(records) == [""] else {"groups": records}
 
     several = each_metric(y, one)
@@ -71,11 +74,12 @@ def fit_shares(
     import numpy as np
 
     from metascale.cli.scales import say_pooled
+    from metascale.cli.series import HORIZONS
     from metascale.laws.metrics import analyse_metric
     from metascale.laws.record import write_laws
     from metascale.laws.table import ScaleColumns
 
-    other = next((name for name in ("objective", "weights", "bounds", "fixed") if options[name]), None)
+    other = next((name for name in ("objective", "weights", "bounds", "fixed") if options.get(name)), None)
     if other is not None:
         flag = {"bounds": "bound", "fixed": "fix"}.get(other, other)
         raise InputError(f"`{flag}` is not for shares such as '{metric.name}'", field=flag)
@@ -136,4 +140,23 @@ def forecast_shares(
         stored = records[""] if list(records) == [""] else {"groups": records}
         table = [{**({"group": name} if name else {}), **row} for name, one in records.items() for row in one["rows"]]
         write_results(out, {"forecast.json": stored}, {"forecast.csv": table}, {}, to_stderr=json_)
+    return records
+
+
+def backtest_shares(
+    opened: Prepared, metric: Metric, how: ShareOptions, level: float, out: Path | None, json_: bool
+) -> dict[str, Any]:
+    """The backtest of a share in every group."""
+    from metascale.laws.metrics import backtest_metric
+
+    records: dict[str, Any] = {}
+    with stage(f"hiding scales of {opened.table.n_rows:,} rows"):
+        for name, found, columns in backtest_metric(opened, metric, how, level):
+            records[name] = found.to_json()
+            say((f"{name}:\n" if name else "") + found.summary(), to_stderr=json_)
+            say_notes(columns.table.notes, to_stderr=json_)
+            if out is not None:
+                plots = {"backtest.png": found.plot()}
+                write_results(folder_of(out, name or None), {"backtest.json": records[name]}, {}, plots,
+                              to_stderr=json_)  # fmt: skip
     return records

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metascale.cli.laws import Out, YName
+from metascale.cli.law_options import Out, YName
 from metascale.cli.words import JsonFlag, say, write_results
 from metascale.core.errors import InputError
 

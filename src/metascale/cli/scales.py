@@ -250,7 +250,7 @@ def say_forecast(record: Mapping[str, Any], name: str, json_: bool) -> None:
             f"{row['low']:.5g} to {row['high']:.5g}){far}", to_stderr=json_)  # fmt: skip
 
 
-def backtest_scales(opened: Prepared, replicate: str | None, level: float, out: Path | None, json_: bool) -> None:
+def backtest_scales(opened: Prepared, level: float, out: Path | None, json_: bool) -> dict[str, Any]:
     """`backtest` in several scales: every form and the mixture on hidden corners."""
     from metascale.laws.corners import backtest_corners
     from metascale.laws.prepared import groups_of
@@ -263,12 +263,11 @@ def backtest_scales(opened: Prepared, replicate: str | None, level: float, out: 
         records[name] = found.to_json()
         say((f"{name}:\n" if name else "") + found.summary(), to_stderr=json_)
         say_notes((*columns.table.notes, *table.notes), to_stderr=json_)
-    if json_:
-        print_json(records)
     if out is not None:
         stored = records[""] if list(records) == [""] else {"groups": records}
         rows = [{"group": name, **row} if name else row for name, one in records.items() for row in one["corners"]]
         write_results(out, {"backtest.json": stored}, {"backtest.csv": rows}, {}, to_stderr=json_)
+    return records
 
 
 def objective_of(name: str | None) -> Objective | None:

@@ -6,7 +6,8 @@ Everything heavier than the standard library is imported where it is used: a ref
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
     from metascale.laws.prepared import Prepared
+    from metascale.laws.several import Part
     from metascale.laws.table import Table
     from metascale.study.roles import Roles
 
@@ -42,8 +44,23 @@ class Opening:
     best_of: Sequence[str] | None
     chosen: Chosen
 
+    @cached_property
+    def table(self) -> Table:
+        """The file, read once; of a study its results."""
+        _require_table(self.path)
+        with stage(f"reading {self.path.name}"):
+            return _read(self.path)[0]
+
     def open(self, y: str | None) -> Prepared:
-        return open_table(self.path, self.scales, y, self.group, self.series, self.best_of, self.chosen)
+        known = self.__dict__.get("table") if study_of(self.path) is None else None
+        return open_table(self.path, self.scales, y, self.group, self.series, self.best_of, self.chosen, known)
+
+
+def part_of(opening: Opening, part: Part) -> Opening:
+    """The opening for one metric among several: errors of evaluation are those of a loss."""
+    if part.takes_loss_options:
+        return opening
+    return replace(opening, chosen=replace(opening.chosen, noise=None))
 
 
 def open_table(
@@ -54,8 +71,12 @@ def open_table(
     series: Sequence[str] | None = None,
     best_of: Sequence[str] | None = None,
     chosen: Chosen | None = None,
+    known: Table | None = None,
 ) -> Prepared:
     """The usable rows of a table, split and thinned out as asked; of a study as its own roles say.
+
+    Args:
+        known: the table where it was read before.
 
     Raises:
         InputError: no such table or column, or --group beside --series.
@@ -67,7 +88,7 @@ def open_table(
     if group is not None and series:
         raise InputError("`group` and `series` cannot go together: `group` is a series whose exponents are compared")
     with stage(f"reading {path.name}"):
-        table, roles = _read(path, y)
+        table, roles = _read(path, y) if known is None else (known, None)
         named, split = tuple(name for name in scales if name), tuple(series or ())
         if roles is not None:
             kept = usable_rows(table)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from metascale.laws.cost import CostLaw, fit_cost
     from metascale.laws.curves import Smooth
     from metascale.laws.effects import slope, width_and_depth
-    from metascale.laws.entry import ByGroup, backtest, fit, fit_many, forecast, load_law, optimum
+    from metascale.laws.entry import backtest, fit, fit_many, forecast, load_law, optimum
     from metascale.laws.families import AMPLITUDE, FLOOR, LAWS, Law, box
     from metascale.laws.fitting import LawFit, fit_law
     from metascale.laws.forecasting import Forecast
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from metascale.laws.irregular import leave_one_out
     from metascale.laws.library import LIBRARY, law_of, mixture_law
     from metascale.laws.likelihood import LikelihoodProfile, influence, profile
-    from metascale.laws.metrics import ByMetric
     from metascale.laws.mixture import Mixture
     from metascale.laws.multi_power import CurvePrediction, ScheduleFit, fit_multi_power, loss_of
     from metascale.laws.next_plan import NextRuns, Outcome, follow, grid, next_runs, read_plan
@@ -45,7 +44,9 @@ if TYPE_CHECKING:
     from metascale.laws.record import Interval, LawRecord, read_laws, write_laws
     from metascale.laws.scales import ScalesAnalysis, analyse_scales
     from metascale.laws.schedules import Schedule
+    from metascale.laws.several import ByGroup, ByMetric
     from metascale.laws.share_analysis import ShareAnalysis, analyse_shares
+    from metascale.laws.share_backtest import ShareBacktest
     from metascale.laws.simulate import simulate_table
     from metascale.laws.surface_fit import SurfaceAnalysis
     from metascale.laws.table import Table, read_table
@@ -94,6 +95,7 @@ __all__ = [
     "Schedule",
     "ScheduleFit",
     "ShareAnalysis",
+    "ShareBacktest",
     "Smooth",
     "SurfaceAnalysis",
     "Table",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -39,7 +39,11 @@ class Cut:
 
 def cuts(observations: Observations, min_scales: int = 3) -> list[Cut]:
     """Where the table is cut: at 1/2, 1/4, 1/8 and 1/16 of the largest scale, in short tables also just below it."""
-    x = observations.x[:, 0]
+    return cuts_at(observations.x[:, 0], min_scales)
+
+
+def cuts_at(x: Array, min_scales: int = 3) -> list[Cut]:
+    """The same of scales [n] alone."""
     levels = np.unique(x)
     counts = [len(levels) - 1] if len(levels) < MANY_SCALES else []
     for horizon in HORIZONS:
@@ -153,6 +157,27 @@ class BacktestRow:
     coverage: float | None
     interval_score: float | None
 
+    @property
+    def error(self) -> float | None:
+        return self.rmse_log
+
+
+class Row(Protocol):
+    """One predictor at one cut, whatever its error is counted in."""
+
+    @property
+    def predictor(self) -> str: ...
+    @property
+    def horizon(self) -> float: ...
+    @property
+    def n_seen(self) -> int: ...
+    @property
+    def error(self) -> float | None: ...
+    @property
+    def coverage(self) -> float | None: ...
+    @property
+    def interval_score(self) -> float | None: ...
+
 
 @dataclass(frozen=True)
 class Backtest(Shown):
@@ -165,44 +190,59 @@ class Backtest(Shown):
 
     def means(self) -> dict[str, dict[str, float | None]]:
         """Per predictor the means over the cuts at which enough scales are left for it."""
-        out: dict[str, dict[str, float | None]] = {}
-        for name in dict.fromkeys(row.predictor for row in self.rows):
-            rows = [row for row in self.rows if row.predictor == name and row.rmse_log is not None]
-            out[name] = {
-                "rmse_log": _mean([row.rmse_log for row in rows]),
-                "coverage": _mean([row.coverage for row in rows]),
-                "interval_score": _mean([row.interval_score for row in rows]),
-                "n_cuts": float(len(rows)),
-            }
-        return out
+        return means_of(self.rows, "rmse_log")
 
     def to_json(self) -> dict[str, Any]:
         return {**as_json(self), "means": self.means()}
 
     def summary(self) -> str:
         """A table: one line a predictor, one column a cut, with the coverage of the interval in brackets."""
-        horizons = list(dict.fromkeys((row.horizon, row.n_seen) for row in self.rows))
-        head = f"{'rmse of ln loss':<18}" + "".join(f"{f'x{h:.3g} ({n} seen)':>18}" for h, n in horizons)
-        lines = [head]
-        for name in dict.fromkeys(row.predictor for row in self.rows):
-            cells = []
-            for key in horizons:
-                row = next(r for r in self.rows if r.predictor == name and (r.horizon, r.n_seen) == key)
-                held = "" if row.coverage is None else f" ({100 * row.coverage:.0f} %)"
-                cells.append(f"{'-' if row.rmse_log is None else f'{row.rmse_log:.4f}{held}':>18}")
-            lines.append(f"{name:<18}" + "".join(cells))
-        return "\n".join([*lines, f"in brackets: hidden rows inside the {100 * self.level:g} % interval"])
+        return table_of(self.rows, "rmse of ln loss", self.level)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Error against horizon, one line a predictor."""
-        ax = axis_or_new(ax)
-        for name in dict.fromkeys(row.predictor for row in self.rows):
-            rows = [row for row in self.rows if row.predictor == name]
-            known = [(row.horizon, row.rmse_log) for row in rows if row.rmse_log is not None]
-            width, colour = (2.5, "black") if name == FORECAST else (1.0, None)
-            if known:
-                ax.plot(*zip(*known, strict=True), "-o", ms=3, label=name, lw=width, color=colour)
-        return finish_outside(ax, f"rmse of ln {self.loss_name}")
+        return draw_rows(self.rows, f"rmse of ln {self.loss_name}", ax)
+
+
+def means_of(rows: Sequence[Row], error: str) -> dict[str, dict[str, float | None]]:
+    """Per predictor its means over the cuts that it has an answer for; its error is called ``error``."""
+    out: dict[str, dict[str, float | None]] = {}
+    for name in dict.fromkeys(row.predictor for row in rows):
+        own = [row for row in rows if row.predictor == name and row.error is not None]
+        out[name] = {
+            error: _mean([row.error for row in own]),
+            "coverage": _mean([row.coverage for row in own]),
+            "interval_score": _mean([row.interval_score for row in own]),
+            "n_cuts": float(len(own)),
+        }
+    return out
+
+
+def table_of(rows: Sequence[Row], head: str, level: float) -> str:
+    """One line a predictor, one column a cut, with the coverage of the interval in brackets."""
+    names = list(dict.fromkeys(row.predictor for row in rows))
+    width = max(18, len(head) + 2, *(len(name) + 2 for name in names))
+    horizons = list(dict.fromkeys((row.horizon, row.n_seen) for row in rows))
+    lines = [f"{head:<{width}}" + "".join(f"{f'x{h:.3g} ({n} seen)':>18}" for h, n in horizons)]
+    for name in names:
+        cells = []
+        for key in horizons:
+            row = next(r for r in rows if r.predictor == name and (r.horizon, r.n_seen) == key)
+            held = "" if row.coverage is None else f" ({100 * row.coverage:.0f} %)"
+            cells.append(f"{'-' if row.error is None else f'{row.error:.4f}{held}':>18}")
+        lines.append(f"{name:<{width}}" + "".join(cells))
+    return "\n".join([*lines, f"in brackets: hidden rows inside the {100 * level:g} % interval"])
+
+
+def draw_rows(rows: Sequence[Row], label: str, ax: Axes | None) -> Axes:
+    """Error against horizon, one line a predictor."""
+    ax = axis_or_new(ax)
+    for name in dict.fromkeys(row.predictor for row in rows):
+        known = [(row.horizon, row.error) for row in rows if row.predictor == name and row.error is not None]
+        width, colour = (2.5, "black") if name == FORECAST else (1.0, None)
+        if known:
+            ax.plot(*zip(*known, strict=True), "-o", ms=3, label=name, lw=width, color=colour)
+    return finish_outside(ax, label)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -264,6 +264,7 @@ class CornerTest(Shown):
     Attributes:
         errors: by form, its root mean square error in each corner (of ln loss, or of the loss where it is signed).
         mixture, coverage, hidden: the same of the mixture, the share of rows that its intervals hold, and their number.
+        metric: what errors are of where it is no loss.
     """
 
     corners: tuple[str, ...]
@@ -273,6 +274,12 @@ class CornerTest(Shown):
     hidden: tuple[int, ...]
     level: float
     link: Link
+    metric: str = ""
+
+    @property
+    def measured(self) -> str:
+        """What errors are of."""
+        return self.metric or ("ln loss" if self.link == "log" else "loss")
 
     def to_json(self) -> dict[str, Any]:
         rows = [
@@ -280,15 +287,17 @@ class CornerTest(Shown):
              **{form: errors[k] for form, errors in self.errors.items()}}
             for k, name in enumerate(self.corners)
         ]  # fmt: skip
-        return {"level": self.level, "residuals": "ln loss" if self.link == "log" else "loss", "corners": rows}
+        return {"level": self.level, "residuals": self.measured, "corners": rows}
 
     def summary(self) -> str:
-        unit, percent = "ln loss" if self.link == "log" else "loss", f"{100 * self.level:g} %"
-        lines = [f"{'hidden corner':<28}{'rows':>6}{f'rmse of {unit}':>18}{f'inside {percent}':>14}  best form"]
+        percent, width = f"{100 * self.level:g} %", max(18, len(f"rmse of {self.measured}") + 2)
+        lines = [
+            f"{'hidden corner':<28}{'rows':>6}{f'rmse of {self.measured}':>{width}}{f'inside {percent}':>14}  best form"
+        ]
         for k, name in enumerate(self.corners):
             best = min(self.errors, key=lambda form: self.errors[form][k])
             lines.append(
-                f"{name:<28}{self.hidden[k]:>6}{self.mixture[k]:>18.4g}{100 * self.coverage[k]:>12.0f} %"
+                f"{name:<28}{self.hidden[k]:>6}{self.mixture[k]:>{width}.4g}{100 * self.coverage[k]:>12.0f} %"
                 f"  {best} ({self.errors[best][k]:.4g})"
             )
         return "\n".join(lines)
@@ -301,7 +310,7 @@ class CornerTest(Shown):
             ax.plot(places, self.errors[form], "-o", ms=3, lw=1, label=form)
         ax.plot(places, self.mixture, "-o", ms=4, lw=2.5, color="black", label="forms together")
         ax.set_xticks(places, self.corners, rotation=20, ha="right", fontsize=8)
-        ax.set(yscale="log", xlabel="hidden corner", ylabel=f"rmse of {'ln loss' if self.link == 'log' else 'loss'}")
+        ax.set(yscale="log", xlabel="hidden corner", ylabel=f"rmse of {self.measured}")
         ax.legend(frameon=False, fontsize=8)
         return ax
 

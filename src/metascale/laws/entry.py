@@ -6,17 +6,15 @@ argument is a table, whose columns are guessed and whose rows are chosen as on t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
-from metascale.core.notebook import words
 from metascale.laws import allocation, analysis, backtesting, forecasting
 from metascale.laws.allocation import Optimum
 from metascale.laws.analysis import Analysis
@@ -28,9 +26,16 @@ from metascale.laws.fitting import LawFit
 from metascale.laws.forecasting import Forecast
 from metascale.laws.groups import Grouped, grouped
 from metascale.laws.many import fit_each
-from metascale.laws.metrics import ByMetric, ShareOptions, analyse_arrays, analyse_metric, each_metric, share_metric
+from metascale.laws.metrics import (
+    ShareOptions,
+    analyse_arrays,
+    analyse_metric,
+    backtest_arrays,
+    backtest_metric,
+    share_metric,
+)
 from metascale.laws.multi_power import MULTI_POWER, CurvePrediction, ScheduleFit, fit_curves
-from metascale.laws.predicting import SavedLaw, load_saved, with_predictor
+from metascale.laws.predicting import SavedLaw, load_saved
 from metascale.laws.prediction import Prediction
 from metascale.laws.prepared import (
     Columns,
@@ -42,9 +47,10 @@ from metascale.laws.prepared import (
     prepare,
     run_labels,
 )
-from metascale.laws.record import LawRecord, save_record
 from metascale.laws.scales import ScalesAnalysis
+from metascale.laws.several import ByGroup, ByMetric, Result, each_metric, parts_of
 from metascale.laws.share_analysis import ShareAnalysis
+from metascale.laws.share_backtest import ShareBacktest
 from metascale.laws.shares import Metric
 from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
 from metascale.laws.table import (
@@ -63,55 +69,9 @@ from metascale.laws.table import (
 from metascale.laws.two_steps import TaskAnalysis, TaskPrediction
 from metascale.laws.uncertainty import Bootstrap
 
-Result = TypeVar("Result")
 Law = Analysis | SurfaceAnalysis | ScalesAnalysis | ShareAnalysis | TaskAnalysis | ScheduleFit
 Ahead = Forecast | Prediction | TaskPrediction | CurvePrediction
 COMPARED = ("auto", "power", "power_irreducible")  # the laws of which groups can be compared
-
-
-@dataclass(frozen=True)
-class ByGroup(Mapping[str, Result], Generic[Result]):
-    """The results of the groups of a table by their names, and their exponents side by side where they are compared."""
-
-    results: dict[str, Result]
-    comparison: Grouped | None = None
-
-    def __getitem__(self, name: str) -> Result:
-        return self.results[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.results)
-
-    def __len__(self) -> int:
-        return len(self.results)
-
-    def summary(self) -> str:
-        parts = [f"{name}:\n{_summary(one)}" for name, one in self.results.items()]
-        return "\n\n".join([*parts, *([self.comparison.summary()] if self.comparison else [])])
-
-    def to_json(self) -> dict[str, Any]:
-        groups = {name: one.to_json() if hasattr(one, "to_json") else None for name, one in self.results.items()}
-        return {"groups": groups, "comparison": None if self.comparison is None else self.comparison.to_json()}
-
-    def _repr_html_(self) -> str:
-        return words(self.summary())
-
-    def save(self, path: Path | str) -> None:
-        """Write all laws to one file, for `load_law`.
-
-        Raises:
-            InputError: the groups' results are no laws.
-        """
-        for one in self.results.values():
-            if not isinstance(one, (*(kind for kind in get_args(Law) if kind is not ScheduleFit), Forecast, SavedLaw)):
-                raise InputError(f"a {type(one).__name__} is no law; `to_json` holds what can be written of it")
-        save_record(path, {name: saved_record(one) for name, one in self.results.items()})
-
-
-def saved_record(law: Any) -> LawRecord:
-    """The record of a law with what predicts."""
-    record: LawRecord = law.record()
-    return record if record.predictor is not None else with_predictor(record, law.predictor)
 
 
 def load_law(path: Path | str) -> SavedLaw | ByGroup[SavedLaw]:
@@ -127,14 +87,12 @@ def load_law(path: Path | str) -> SavedLaw | ByGroup[SavedLaw]:
     return _only(load_saved(path))
 
 
-def _summary(one: Any) -> str:
-    return str(one.summary()) if hasattr(one, "summary") else str(one)
-
-
 def _names(given: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if given is None else (given,) if isinstance(given, str) else tuple(given)
 
 
+Tested = Backtest | CornerTest | ShareBacktest
+OF_ARRAYS = ("x_name", "loss_name", "notes")  # names that a law of arrays is told
 OF_TABLES = ("series", "best_of", "run", "replicate", "checkpoints", "rows", "noise")
 
 
@@ -200,8 +158,11 @@ def fit(
     if options.get("law") == MULTI_POWER:
         return _fit_curves(data, y, options)
     if y is not None and not isinstance(y, str):
-        table, given = read_table(data), {"kind": kind, "chance": chance, "trials": trials, "via": via}
-        several = each_metric(y, lambda name: fit(table, x=x, y=name, group=group, **given, **dict(options)))
+        table = read_table(data)
+        parts = parts_of(table, y, how)
+        several = each_metric(y, lambda name: fit(
+            table, x=x, y=name, group=group, **vars(parts[name].how), **parts[name].options(options)
+        ))  # fmt: skip
         return cast("ByMetric[Law | ByGroup[Law]]", several)
     found, seed = _prepared(data, x, _row_loss(y, how), group, options)
     law = options.get("law", "auto")
@@ -256,12 +217,16 @@ def _share_level(options: Mapping[str, Any]) -> float:
 
 
 def _fit_arrays(scales: Any, loss: ArrayLike, metric: Metric, how: ShareOptions, options: dict[str, Any]) -> Law:
-    rest = {name: value for name, value in options.items() if name not in ("x_name", "loss_name", "notes")}
-    named = options.get("x_name") or "x"
-    n_axes = np.shape(scales)[1] if np.ndim(scales) == 2 else 1
-    names = _names(named) if len(_names(named)) == n_axes else tuple(f"x{k + 1}" for k in range(n_axes))
+    rest = {name: value for name, value in options.items() if name not in OF_ARRAYS}
     more = {"level": _share_level(rest), "notes": options.get("notes", ())}
-    return analyse_arrays(scales, loss, metric, how, names, **more)
+    return analyse_arrays(scales, loss, metric, how, _scale_names(scales, options), **more)
+
+
+def _scale_names(scales: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of arrays: ``x_name``, or x1, x2 ... where several have no names."""
+    named = _names(options.get("x_name") or "x")
+    n_axes = np.shape(scales)[1] if np.ndim(scales) == 2 else 1
+    return named if len(named) == n_axes else tuple(f"x{k + 1}" for k in range(n_axes))
 
 
 def fit_many(
@@ -347,8 +312,11 @@ def forecast(
             return _fit_arrays(scales, loss, metric, how, options).predict(at, level)
         return forecasting.forecast(scales, loss, at, level=level, **options)
     if y is not None and not isinstance(y, str):
-        table, given = read_table(data), {"kind": kind, "chance": chance, "trials": trials, "via": via, "level": level}
-        ahead = each_metric(y, lambda name: forecast(table, at=at, x=x, y=name, group=group, **given, **dict(options)))
+        table = read_table(data)
+        parts = parts_of(table, y, how)
+        ahead = each_metric(y, lambda name: forecast(
+            table, at=at, x=x, y=name, group=group, level=level, **vars(parts[name].how), **parts[name].options(options)
+        ))  # fmt: skip
         return cast("ByMetric[Ahead | ByGroup[Ahead]]", ahead)
     found, seed = _prepared(data, x, _row_loss(y, how), group, options)
     metric = share_metric(found, how, y)
@@ -383,28 +351,50 @@ def backtest(
     loss: ArrayLike | None = None,
     *,
     x: Any = None,
-    y: str | None = None,
+    y: str | Sequence[str] | None = None,
     group: str | None = None,
     level: float = 0.90,
+    kind: str | None = None,
+    chance: float | None = None,
+    trials: Any = None,
+    via: Any = None,
     **options: Any,
-) -> Backtest | CornerTest | ByGroup[Backtest] | ByGroup[CornerTest]:
+) -> Tested | ByGroup[Tested] | ByMetric[Tested | ByGroup[Tested]]:
     """Hide the largest scales of a table or of arrays and compare what each predictor would have said.
 
-    The arguments are those of `fit`; with several scales the expensive corners are hidden.
+    The arguments are those of `fit`; with several scales the expensive corners are hidden. Of shares errors are in the
+    unit of the column, and one that is read off a loss is predicted both ways.
 
     Raises:
         InputError: the table cannot be read, or has too few scales.
     """
+    how = ShareOptions(kind, chance, trials, via)
     if loss is not None:
-        return backtesting.backtest(x if data is None else data, loss, level=level, **options)
-    found, seed = _prepared(data, x, y, group, options)
+        scales, metric = x if data is None else data, how.of(options.get("loss_name", "loss"), loss)
+        if metric is None:
+            return backtesting.backtest(scales, loss, level=level, **options)
+        _share_level({name: value for name, value in options.items() if name not in OF_ARRAYS})
+        return backtest_arrays(scales, loss, metric, how, _scale_names(scales, options), level)
+    if y is not None and not isinstance(y, str):
+        table = read_table(data)
+        parts = parts_of(table, y, how)
+        tested = each_metric(y, lambda name: backtest(
+            table, x=x, y=name, group=group, level=level, **vars(parts[name].how), **parts[name].options(options)
+        ))  # fmt: skip
+        return cast("ByMetric[Tested | ByGroup[Tested]]", tested)
+    found, seed = _prepared(data, x, _row_loss(y, how), group, options)
+    metric = share_metric(found, how, y)
+    if metric is not None:
+        refuse_noise(found.noise)
+        _share_level(options)
+        return _only({name: one for name, one, _ in backtest_metric(found, metric, how, level)})
     if len(found.scales) > 1:
         _require_none(options, found)
-        corners: dict[str, CornerTest] = {
+        corners: dict[str, Tested] = {
             name: backtest_corners(part.observations(), level) for name, part in groups_of(found, found.scales)
         }
         return _only(corners)
-    curves: dict[str, Backtest] = {
+    curves: dict[str, Tested] = {
         name: backtesting.backtest(level=level, **part.data, **options)
         for name, part in one_scale(found, seed).split(found.group).items()
     }

@@ -1,24 +1,26 @@
-"""Metrics of a table that are not one loss: shares, shares read off a loss, and several metrics at once."""
+"""Metrics of a table that are shares, or shares read off a loss: from prepared rows, or arrays, to their laws."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
-from metascale.core.notebook import words
+from metascale.laws.backtesting import FORECAST
+from metascale.laws.corners import CornerTest
+from metascale.laws.observations import Mask
 from metascale.laws.predicting import predictor_of_loss
 from metascale.laws.prepared import Columns, Prepared, groups_of
 from metascale.laws.share_analysis import ShareAnalysis, analyse_shares
+from metascale.laws.share_backtest import DIRECT, Refit, ShareBacktest, backtest_shares
 from metascale.laws.shares import Metric, metric_of
 from metascale.laws.table import guess_loss, guess_scale, losses
 from metascale.laws.two_steps import TaskAnalysis, link_task
 
-Result = TypeVar("Result")
 SHARE_LAWS = ("auto", "logistic")
 _OF_SHARES = ("chance", "trials", "via")
 
@@ -86,19 +88,46 @@ def analyse_metric(
     found: Prepared, metric: Metric, options: ShareOptions, level: float = 0.95
 ) -> Iterator[tuple[str, ShareAnalysis | TaskAnalysis, Columns]]:
     """The law of a share in every group of a table, by its name; with ``via`` in two steps."""
-    target = found if options.via is None else replace(found, loss=options.via)
-    name = metric.name if options.via is None else options.via
+    for group, columns in metric_columns(found, metric, options):
+        yield group, _law_of(columns, metric, options, level), columns
+
+
+def metric_columns(found: Prepared, metric: Metric, options: ShareOptions) -> Iterator[tuple[str, Columns]]:
+    """Every group's columns: of the share, or of the loss that it is read off."""
+    name = options.via or metric.name
     scales = found.scales or (guess_scale(found.table, name),)
-    for group, columns in groups_of(replace(target, loss=name), scales):
-        table, trials = columns.table, _trials_in(columns, options.trials)
-        shared = {"metric": metric, "chance": options.chance, "trials": trials, "level": level,
-                  "loss_name": metric.name, "notes": table.notes}  # fmt: skip
-        if options.via is None:
-            yield group, analyse_shares(columns.x, columns.loss, x_name=columns.names, **shared), columns
-            continue
-        first = predictor_of_loss(columns.x, columns.loss, columns.names, columns.loss_name, columns.run)
-        values = table.numbers(metric.name)
-        yield group, link_task(first, columns.loss, values, n_loss_rows=len(columns.loss), **shared), columns
+    return groups_of(replace(found, loss=name), scales)
+
+
+def _law_of(
+    columns: Columns, metric: Metric, options: ShareOptions, level: float = 0.95
+) -> ShareAnalysis | TaskAnalysis:
+    table, trials = columns.table, _trials_in(columns, options.trials)
+    shared = {"metric": metric, "chance": options.chance, "trials": trials, "level": level,
+              "loss_name": metric.name, "notes": table.notes}  # fmt: skip
+    if options.via is None:
+        return analyse_shares(columns.x, columns.loss, x_name=columns.names, **shared)
+    first = predictor_of_loss(columns.x, columns.loss, columns.names, columns.loss_name, columns.run)
+    return link_task(first, columns.loss, table.numbers(metric.name), n_loss_rows=len(columns.loss), **shared)
+
+
+def backtest_metric(
+    found: Prepared, metric: Metric, options: ShareOptions, level: float = 0.90
+) -> Iterator[tuple[str, ShareBacktest | CornerTest, Columns]]:
+    """Every group's backtest of a share; of one that is read off a loss, both ways."""
+    direct = replace(options, via=None)
+    for group, columns in metric_columns(found, metric, options):
+        values = columns.table.numbers(metric.name)
+        of_share = replace(columns, loss=values, loss_name=metric.name)
+
+        ways = {FORECAST: _refit(columns if options.via else of_share, metric, options)}
+        ways |= {DIRECT: _refit(of_share, metric, direct)} if options.via else {}
+        yield group, backtest_shares(columns.x, values, columns.names, metric, ways, level), columns
+
+
+def _refit(columns: Columns, metric: Metric, options: ShareOptions) -> Refit:
+    known = np.isfinite(columns.loss)
+    return lambda kept: _law_of(columns.keep(kept & known), metric, options)
 
 
 def _trials_in(columns: Columns, trials: Any) -> Any:
@@ -116,68 +145,22 @@ def analyse_arrays(
     return link_task(predictor_of_loss(np.asarray(x, float), via, names, "loss"), via, values, **shared)
 
 
-@dataclass(frozen=True)
-class ByMetric(Mapping[str, Result], Generic[Result]):
-    """The results of several metrics of one table by their names; ``refused`` has why the others have none."""
+def backtest_arrays(
+    x: ArrayLike, values: ArrayLike, metric: Metric, options: ShareOptions, names: tuple[str, ...], level: float
+) -> ShareBacktest | CornerTest:
+    """The same of arrays."""
+    shares = np.asarray(values, float)
+    rows = np.asarray(x, float).reshape(len(shares), -1)
 
-    results: dict[str, Result]
-    refused: dict[str, str]
+    def refit(how: ShareOptions) -> Refit:
+        def law(kept: Mask) -> ShareAnalysis | TaskAnalysis:
+            seen = kept & (np.isfinite(shares) | (how.via is not None))
+            via = None if how.via is None else np.asarray(how.via, float)[seen]
+            trials = np.asarray(how.trials)[seen] if np.ndim(how.trials) else how.trials
+            return analyse_arrays(rows[seen], shares[seen], metric, replace(how, via=via, trials=trials), names)
 
-    def __getitem__(self, name: str) -> Result:
-        return self.results[name]
+        return law
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.results)
-
-    def __len__(self) -> int:
-        return len(self.results)
-
-    def summary(self) -> str:
-        parts = [f"{name}:\n{one.summary()}" for name, one in self.results.items()]  # type: ignore[attr-defined]
-        return "\n\n".join([*parts, *(f"{name}: refused: {why}" for name, why in self.refused.items())])
-
-    def to_json(self) -> dict[str, Any]:
-        return {"metrics": {name: one.to_json() for name, one in self.results.items()},  # type: ignore[attr-defined]
-                "refused": dict(self.refused)}  # fmt: skip
-
-    def table(self) -> str:
-        """One line a metric: its law, its trend and what it says."""
-        records = {name: one.to_json() for name, one in self.results.items()}  # type: ignore[attr-defined]
-        return metrics_table(records, self.refused)
-
-    def _repr_html_(self) -> str:
-        return words(self.table())
-
-
-def each_metric(names: Sequence[str], measure: Callable[[str], Result]) -> ByMetric[Result]:
-    """``measure`` of every metric; one that is refused does not lose the others.
-
-    Raises:
-        InputError: a metric is named twice, or all of them are refused: then the first one's error.
-    """
-    twice = next((name for name in names if list(names).count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"`y` names '{twice}' twice; every metric is named once", field="y", value=twice)
-    found: dict[str, Result] = {}
-    errors: dict[str, InputError] = {}
-    for name in names:
-        try:
-            found[name] = measure(name)
-        except InputError as error:
-            errors[name] = error
-    if not found:
-        raise next(iter(errors.values()))
-    return ByMetric(found, {name: str(error) for name, error in errors.items()})
-
-
-def metrics_table(records: Mapping[str, Mapping[str, Any]], refused: Mapping[str, str]) -> str:
-    """One line a metric of laws as JSON (or of their groups), and why the refused ones have none."""
-    lines = [f"{'metric':<24}{'law':<20}{'trend':<14}parameters"]
-    for name, record in records.items():
-        groups = record.get("groups", {"": record})
-        for group, one in groups.items():
-            label = f"{name} ({group})" if group else name
-            parts = ", ".join(f"{key} {part['estimate']:.4g}" for key, part in one.get("parameters", {}).items())
-            lines.append(f"{label:<24}{one.get('law', '-'):<20}{one.get('trend') or '-':<14}{parts}")
-    lines += [f"{name:<24}refused: {why}" for name, why in refused.items()]
-    return "\n".join(lines)
+    ways = {FORECAST: refit(options)}
+    ways |= {DIRECT: refit(replace(options, via=None))} if options.via is not None else {}
+    return backtest_shares(rows, shares, names, metric, ways, level)

@@ -28,7 +28,7 @@ from metascale.laws.record import (
     read_laws,
     save_record,
 )
-from metascale.laws.share_analysis import LINKS, SharePredictor
+from metascale.laws.share_predictor import LINKS, SharePredictor
 from metascale.laws.two_steps import LossPredictor, TaskPredictor
 
 if TYPE_CHECKING:
@@ -184,3 +184,9 @@ def read_predictors(folder: Path) -> dict[str, Predictor]:
 def with_predictor(record: LawRecord, predictor: SeriesPredictor | Mixture) -> LawRecord:
     """The record from which the law can be loaded and predicts."""
     return replace(record, predictor=predictor.record())
+
+
+def saved_record(law: Any) -> LawRecord:
+    """The record of a law with what predicts."""
+    record: LawRecord = law.record()
+    return record if record.predictor is not None else with_predictor(record, law.predictor)

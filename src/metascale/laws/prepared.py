@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from metascale.core.errors import InputError
-from metascale.laws.observations import Array, Integers, Observations, observe
+from metascale.laws.observations import Array, Integers, Mask, Observations, observe
 from metascale.laws.runs import are_checkpoints, run_column, usable_rows
 from metascale.laws.table import (
     COMPUTE_NAMES,
@@ -151,6 +151,13 @@ class Columns:
             "x": self.x, "loss": self.loss, "x_name": self.names, "loss_name": self.loss_name, "run": self.run,
             "replicate": self.replicate, **({} if self.noise is None else {"noise": self.noise}),
         }  # fmt: skip
+
+    def keep(self, rows: Mask) -> Columns:
+        """Some of the rows."""
+        return replace(
+            self, table=self.table.rows(rows), x=self.x[rows], loss=self.loss[rows], replicate=self.replicate[rows],
+            run=None if self.run is None else self.run[rows], noise=None if self.noise is None else self.noise[rows],
+        )  # fmt: skip
 
     def observations(self) -> Observations:
         """The checked table; losses may be negative."""

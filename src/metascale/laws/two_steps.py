@@ -22,7 +22,8 @@ from metascale.laws.fitting import require_level
 from metascale.laws.observations import Array
 from metascale.laws.prediction import Prediction, Predictor
 from metascale.laws.record import Interval, LawRecord, PredictorRecord, save_record
-from metascale.laws.share_analysis import DRAWS, ShareAnalysis, SharePredictor, analyse_shares
+from metascale.laws.share_analysis import ShareAnalysis, analyse_shares
+from metascale.laws.share_predictor import DRAWS, SharePredictor
 
 _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)
 FEWEST_PAIRS = 4  # distinct losses with a share beside them
