@@ -31,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 def make_backbone(folder: Path) -> Path:
     """A tiny random Llama and a word-level tokenizer."""
+    import torch
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -41,7 +42,9 @@ def make_backbone(folder: Path) -> Path:
     words.pre_tokenizer = Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>").save_pretrained(folder)
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaModel(LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=32, **shape)).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaModel(LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=32, **shape)).save_pretrained(folder)
     return folder
 
 
@@ -52,11 +55,9 @@ def make_texts(path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One meta-learnt run with adapters that have moved, and a baseline."""
-    place = tmp_path_factory.mktemp("export")
-    values = {
+def values_of(place: Path) -> dict[str, Any]:
+    """A study of one run with adapters, small enough for a test."""
+    return {
         "backbone": str(make_backbone(place / "tiny-llama")),
         "path": str(make_texts(place / "mine.csv")),
         "n_tasks": [4],
@@ -75,7 +76,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "alpha": 4.0,
         "head": "learned",
     }
-    planned = plan("csv", values, seeds=[0], place=Place("serial"))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One meta-learnt run with adapters that have moved, and a baseline."""
+    place = tmp_path_factory.mktemp("export")
+    planned = plan("csv", values_of(place), seeds=[0], place=Place("serial"))
     chance = [extra for extra in planned.study.extra if extra["method"] == "class_prior"]
     outcome = run_study(replace(planned.study, extra=chance), place / "study", planned.executor)
     assert (outcome.finished, outcome.failed) == (2, 0), [run.error() for run in read_study(place / "study").runs]
@@ -137,6 +144,43 @@ def test_peft_loads_the_folder_and_computes_the_same_logits_and_losses(run_folde
     torch.testing.assert_close(LearnedHead().scaled(vector).norm(dim=-1), torch.full((len(vector),), 10.0))
 
 
+def test_a_run_with_the_stock_score_layer_is_a_classifier_for_peft(tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    planned = plan("csv", {**values_of(tmp_path), "head": "score"}, seeds=[0], place=Place("serial"))
+    outcome = run_study(replace(planned.study, extra=[]), tmp_path / "study", planned.executor)
+    assert (outcome.finished, outcome.failed) == (1, 0)
+    run_folder = run_of(tmp_path / "study", "meta")
+    written = export_adapter(run_folder, tmp_path / "adapters")
+    assert [path.name for path in written] == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    config = json.loads((tmp_path / "adapters/adapter_config.json").read_text())
+    assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["score"])
+    card = (tmp_path / "adapters/README.md").read_text()
+    assert "AutoModelForSequenceClassification" in card
+    assert "num_labels=3" in card
+    assert "head.safetensors" not in card
+
+    base = AutoModelForSequenceClassification.from_pretrained(
+        config["base_model_name_or_path"], num_labels=3, pad_token_id=1
+    )
+    theirs = PeftModel.from_pretrained(base, str(tmp_path / "adapters")).eval()
+    parts, params = our_model(run_folder)
+    batch = parts.source.episodes("test", [0]).query
+    ids, mask = (batch.inputs[key][0] for key in ("input_ids", "attention_mask"))
+    with torch.no_grad():
+        logits = theirs(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(logits, parts.model.predict(params, batch)[0], rtol=1e-5, atol=1e-5)
+    assert float(logits.std()) > 1e-3
+
+
+def test_the_stock_score_layer_needs_a_language_model(tmp_path: Path) -> None:
+    values = {"path": str(make_texts(tmp_path / "mine.csv")), "n_tasks": [4], "head": "score"}
+    with pytest.raises(InputError, match="head=score is the classifier of a language model"):
+        plan("csv", values, seeds=[0], place=Place("serial"))
+
+
 def test_the_card_says_what_the_run_measured_and_leaves_the_licence_open(run_folder: Path, tmp_path: Path) -> None:
     export_adapter(run_folder, tmp_path / "adapters", base="me/tiny-llama")
     card = (tmp_path / "adapters/README.md").read_text()
@@ -150,7 +194,8 @@ def test_the_card_says_what_the_run_measured_and_leaves_the_licence_open(run_fol
     (run,) = [run for run in read_study(run_folder.parents[1]).runs if run.folder == run_folder]
     result = run.result()
     found = bootstrap_mean([row["loss_nats"] for row in run.rows("test_tasks")])
-    assert f"| loss (nats) | {result['test_loss_nats']:.3f} | {found.low:.3f} to {found.high:.3f} |" in card
+    mean, low, high = (f"{value:#.3g}" for value in (result["test_loss_nats"], found.low, found.high))
+    assert f"| loss (nats) | {mean} | {low} to {high} |" in card
     for said in (
         "starting point",
         "at length 10",

@@ -71,6 +71,12 @@ class AdapterRun:
     def has_head(self) -> bool:
         return HEAD in self.files
 
+    @property
+    def n_labels(self) -> int | None:
+        """Classes of the classifier inside the adapters' file (peft's SEQ_CLS); none where it is not in there."""
+        whole = json.loads(self.files[ADAPTER_CONFIG]).get("task_type") == "SEQ_CLS"
+        return int(self.config["n_way"]) if whole else None
+
 
 def read_adapter_run(folder: Path) -> AdapterRun:
     """The run in ``folder`` (``STUDY/runs/NAME``).

@@ -56,7 +56,11 @@ def _what(run: AdapterRun, base: str) -> str:
         f"from which {run.test_steps} steps of {config['inner_optimizer']} at rate {run.test_rate:g}, on a few "
         "labelled examples of a new task, make a classifier. They are not a finished classifier."
     ]
-    if run.has_head:
+    if run.n_labels is not None:
+        said.append(
+            f"The linear classifier of {run.n_labels} classes that was learnt with them is in `modules_to_save`."
+        )
+    elif run.has_head:
         said.append(
             "`head.safetensors` holds the linear classifier that was learnt with them (`head.weight`, `head.bias`), "
             "which the PEFT format has no place for."
@@ -71,6 +75,8 @@ def _what(run: AdapterRun, base: str) -> str:
 
 
 def _loading(run: AdapterRun, base: str, folder_name: str) -> str:
+    if run.n_labels is not None:
+        return _loading_classifier(run, base, folder_name, run.n_labels)
     model_class = "T5EncoderModel" if "t5" in base.lower() else "AutoModel"
     if run.config.get("random_weights") is None:
         load = f"from transformers import {model_class}\n\nbase = {model_class}.from_pretrained({base!r})"
@@ -86,6 +92,25 @@ def _loading(run: AdapterRun, base: str, folder_name: str) -> str:
         f"model = PeftModel.from_pretrained(base, {folder_name!r})\n```\n\n"
         f"A text, cut at {run.config['max_length']} tokens, becomes one vector by the {pooling} pooling of its last "
         f"hidden states.{head}"
+    )
+
+
+def _loading_classifier(run: AdapterRun, base: str, folder_name: str, n_labels: int) -> str:
+    stock, options = "AutoModelForSequenceClassification", f"num_labels={n_labels}, pad_token_id=tokenizer.pad_token_id"
+    more, load = "", f"base = {stock}.from_pretrained({base!r}, {options})"
+    if run.config.get("random_weights") is not None:
+        more = "from metascale.models.text.hf import load_config, random_backbone\n"
+        load = (
+            f"config = load_config({base!r})\nbackbone = random_backbone(config, {run.config['random_weights']})\n"
+            f"base = {stock}.from_config(config, {options})\n"
+            "base.base_model.load_state_dict(backbone.state_dict())"
+        )
+    return (
+        f"```python\nfrom peft import PeftModel\nfrom transformers import {stock}, AutoTokenizer\n{more}\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({base!r})\n{load}\n"
+        f"model = PeftModel.from_pretrained(base, {folder_name!r})\n```\n\n"
+        f"Texts are cut at {run.config['max_length']} tokens and padded on the right. A classifier that reads the last "
+        "token finds it by `pad_token_id`: where the tokenizer has no padding token, give one that no text ends with."
     )
 
 

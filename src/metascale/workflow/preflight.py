@@ -198,8 +198,8 @@ def check_trial(recipe: Recipe[Any], settings: TrialConfig, seed: int) -> tuple[
         recipe.check(settings)
     elif isinstance(settings, FewShotConfig):
         if isinstance(settings, TextConfig):
-            # Which tasks a data set has does not depend on the encoder of its texts.
-            settings = dataclasses.replace(settings, backbone="")
+            # Which tasks a data set has does not depend on the encoder of its texts, nor on a head.
+            settings = dataclasses.replace(settings, backbone="", head="zero")
         source = recipe.make_parts(settings, seed, "cpu").source
         table = getattr(getattr(source, "source", source), "table", None)
         read = getattr(table, "details", {}).get("read")

@@ -33,6 +33,7 @@ class TextConfig(FewShotConfig):
         rank, alpha, dropout: of the adapters.
         targets: module names to adapt; empty means the architecture's own.
         head: ``"zero"`` and ``"prototype"`` are made afresh for every task, ``"learned"`` is a meta-parameter.
+            ``"score"`` is one that transformers' classifiers have, and the run's adapters are peft's SEQ_CLS with it.
         pooling: ``"last"``, ``"mean"`` or ``"first"`` token; none means the architecture's own.
         dtype: of the frozen backbone.
         attention: ``"sdpa"`` (fast), or ``"eager"``, which second-order methods need.
@@ -51,7 +52,7 @@ class TextConfig(FewShotConfig):
     alpha: Rate = 32.0
     dropout: Share = 0.05
     targets: tuple[str, ...] = ()
-    head: Literal["zero", "prototype", "learned", "shared"] = "learned"
+    head: Literal["zero", "prototype", "learned", "shared", "score"] = "learned"
     pooling: Literal["last", "mean", "first"] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -71,6 +72,13 @@ class TextConfig(FewShotConfig):
     def refuse(self, where: str) -> None:
         if self.load_in_8bit and self.random_weights is not None:
             raise InputError(f"{where}: load_in_8bit needs real weights; leave random_weights out")
+        if self.head == "score" and not self.backbone:
+            raise InputError(
+                f"{where}: head=score is the classifier of a language model, and without a backbone there is none",
+                field="head",
+                value="score",
+                allowed="learned, shared, zero, prototype",
+            )
         super().refuse(where)
 
 
@@ -141,6 +149,7 @@ def _words(
     from metascale.tasks.words import BagOfWords, WordEncoder
     from metascale.workflow.fewshot import Parts
 
+    assert config.head != "score"  # TextConfig.refuse
     encoder = WordEncoder.from_texts(texts(), max_words=config.n_words, max_length=config.max_length)
     bag = BagOfWords(make_source(encoder), encoder.n_tokens, WORDS_LENGTH)
     return Parts(
@@ -177,14 +186,19 @@ def adapted_model(config: TextConfig, device: str) -> AdapterClassifier:
 
 
 def _language_model(config: TextConfig, make_source: Callable[[Encoder], FewShotTasks], device: str) -> Parts:
+    from metascale.models.text.heads import ScoreHead
     from metascale.models.text.hf import load_encoder
     from metascale.models.text.peft_format import peft_files
+    from metascale.models.text.seq_cls import stock_head
     from metascale.workflow.fewshot import Parts
 
     model = adapted_model(config, device)
+    task_type: Literal["SEQ_CLS"] | None = "SEQ_CLS" if isinstance(model.head, ScoreHead) else None
+    if task_type is not None:
+        stock_head(model)  # refused before the run, not after it
 
     def save(params: Params, run: Run) -> None:
-        for file, data in peft_files(params, model).items():
+        for file, data in peft_files(params, model, task_type=task_type).items():
             run.write(f"adapter/{file}", data)
 
     return Parts(
