@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from metascale.core.columns import MAIN_KINDS, TEST_LOSS, TRAIN_FLOPS, VALIDATION_LOSS
-from metascale.laws import optimum
+from metascale.laws import next_runs, optimum
+from metascale.recipes.model_size import size_of
 from metascale.report.section import (
     Block,
     Bullets,
     Cell,
+    Code,
     Folded,
     Picture,
     Section,
@@ -25,6 +27,7 @@ from metascale.report.sections import checks, shapes, sizes, tuning
 from metascale.report.sections.law import law
 from metascale.report.words import interval, measured, number
 from metascale.workflow.conclude import laws_of
+from metascale.workflow.recipe import roles_of
 
 if TYPE_CHECKING:
     from results import Record
@@ -150,6 +153,36 @@ def _band(part: Mapping[str, Any], place: int) -> Cell:
     return Cell(f"{measured(estimate)} {interval(low, high)}", estimate)
 
 
+WIDTHS = (16, 32, 64, 128, 192, 256)
+BEYOND, NEXT_BUDGET = 512, 2e13
+"""The width whose loss the next runs should tell, and what they may take: FLOPs (6·N·D)."""
+
+
+def following(one: Record) -> list[Block]:
+    """Which runs `next_runs` would do after the record, by series, for the loss of width 512 on the most tokens."""
+    scales = roles_of(one.study.view.study).scales
+    rows, shown = _main(one), []
+    most = max(float(row["tokens"]) for row in rows)
+    for name in dict.fromkeys(str(row["architecture"]) for row in rows):
+        known = [row for row in rows if row["architecture"] == name]
+        sizes_of = [size_of({"architecture": name, "d_model": width, "n_layers": 2}) for width in (*WIDTHS, BEYOND)]
+        amounts = sorted({float(row["tokens"]) for row in known}) if "tokens" in scales else [most]
+        candidates = {scales[0]: sizes_of[:-1], "tokens": amounts}
+        target = dict(zip(("n_params_non_embedding", "tokens"), (sizes_of[-1], most), strict=True))
+        plan = next_runs(
+            {key: [float(row[key]) for row in known] for key in (*scales, TEST_LOSS)},
+            candidates,
+            f"6 * {scales[0]} * tokens",
+            {key: target[key] for key in scales},
+            NEXT_BUDGET,
+            x=scales,
+            y=TEST_LOSS,
+            level=0.95,
+        )
+        shown.append(f"{sizes.architecture_name(name)}:\n{plan.summary()}")
+    return [Code("\n\n".join(shown))]
+
+
 def grid(one: Record) -> list[Block]:
     """Geometric means of the test loss, and mean accuracy, by width and depth."""
     rows = _main(one)
@@ -188,6 +221,7 @@ PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
     "allocation": allocation,
     "effects": effects,
     "exponents": exponents,
+    "following": following,
     "frontier": frontier,
     "grid": grid,
     "held_out": held_out,

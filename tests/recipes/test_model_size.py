@@ -15,22 +15,7 @@ from metascale.core.errors import InputError
 from metascale.core.run import MemoryRun
 from metascale.laws import sizes as laws_of_sizes
 from metascale.models.mup import MuP
-from metascale.recipes.model_size import (
-    ModelSizeConfig,
-    check,
-    flops,
-    language_model,
-    memory_of_step,
-    model_cost,
-    model_costs,
-    n_steps,
-    of_most_text,
-    rate,
-    size_of,
-    text,
-    training,
-    trial,
-)
+from metascale.recipes.model_size import check, model_cost, model_costs, of_most_text, size_of, trial
 from metascale.study.roles import Roles
 from metascale.study.search.run import run_any_study
 from metascale.study.search.search import search_of, searched_points, tuned_points
@@ -39,6 +24,16 @@ from metascale.study.store.table import results_table
 from metascale.tasks.supervised.tokens import floors
 from metascale.training.supervised import SupervisedTraining
 from metascale.workflow.conclude import write_own
+from metascale.workflow.language_models import (
+    ModelSizeConfig,
+    flops,
+    language_model,
+    memory_of_step,
+    n_steps,
+    rate,
+    text,
+    training,
+)
 from metascale.workflow.launch import Place, launch, plan
 from metascale.workflow.recipe import load_recipe, roles_of
 from tests.recipes.small_wikitext import write_small_wikitext
