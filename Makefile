@@ -31,8 +31,9 @@ $(VENV)/.mutation-ready: pyproject.toml constraints.txt $(VENV)/.dev-ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,mutation]'
 	@touch $@
 
+# The reference pages are read off the package itself, which needs torch for some of its rooms.
 $(VENV)/.docs-ready: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,docs]'
 	@touch $@
 
 setup-demo: $(VENV)/.demo-ready

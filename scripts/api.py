@@ -1,6 +1,7 @@
-"""Write docs/api.md: every public name by room, with its parameters and the first sentence of its docstring.
+"""Write docs/api.md: every public name by room, with its parameters and the first sentence of its docstring; and the
+pages of docs/reference/, which the site fills with signatures and docstrings.
 
-Command:    make api   (or: python scripts/api.py); tests/test_docs.py holds the page to the code.
+Command:    make api   (or: python scripts/api.py); tests/test_docs.py holds the pages to the code.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
+REFERENCE = PAGE.parent / "reference"
 ROOMS = (
     *("core", "tasks", "tasks.supervised", "models", "models.text", "training", "hypergrad", "meta"),
     *("parallel", "bilevel", "bilevel.distributed", "laws", "study", "report", "integrations", "workflow", "testing"),
@@ -19,6 +21,7 @@ HEAD = """# Public names
 
 Written by `make api` from the `__all__` of each room; do not edit. What is not here is private and may change without
 notice. The everyday names are in `metascale` itself; every room is reached from there too: `ms.laws.grouped`.
+`help(ms.fit)` prints a docstring whole; the site (`make docs`) has all of them, under the link of each room.
 """
 
 
@@ -27,13 +30,25 @@ def page() -> str:
     return "\n".join([HEAD, *(section(name) for name in ("metascale", *(f"metascale.{room}" for room in ROOMS)))])
 
 
+def reference() -> dict[str, str]:
+    """The pages of docs/reference/ by file name."""
+    return {f"{name}.md": reference_page(name) for name in ("metascale", *(f"metascale.{room}" for room in ROOMS))}
+
+
+def reference_page(package: str) -> str:
+    """One room: its sentence, and the line that the site puts its names in the place of."""
+    about = first_sentence(importlib.import_module(package).__doc__ or "")
+    return f"# {package}\n\n{about} [All rooms](../api.md).\n\n<!-- public names: {package} -->\n"
+
+
 def section(package: str) -> str:
     """One package: its sentence and a table of its names."""
     module = importlib.import_module(package)
     names = [name for name in getattr(module, "__all__", ()) if name != "__version__"]
     rows = [f"| {shown(name, getattr(module, name))} | {sentence(name, getattr(module, name))} |" for name in names]
     table = ["", "| name | what it is |", "|---|---|", *rows] if rows else []
-    return "\n".join([f"## {package}", "", first_sentence(module.__doc__ or ""), *table, ""])
+    whole = f"[Signatures and docstrings](reference/{package}.md)."
+    return "\n".join([f"## {package}", "", f"{first_sentence(module.__doc__ or '')} {whole}", *table, ""])
 
 
 def shown(name: str, value: object) -> str:
@@ -69,3 +84,6 @@ def first_sentence(text: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    REFERENCE.mkdir(exist_ok=True)
+    for file, text in reference().items():
+        (REFERENCE / file).write_text(text, encoding="utf-8")

@@ -253,13 +253,15 @@ def test_the_citation_is_whole_and_leaves_the_version_to_the_package() -> None:
     assert citation["license"] == "MIT"
 
 
-def test_the_page_of_public_names_is_current() -> None:
+def test_the_pages_of_public_names_are_current() -> None:
     found = importlib.util.spec_from_file_location("api", ROOT / "scripts" / "api.py")
     assert found is not None
     assert found.loader is not None
     api = importlib.util.module_from_spec(found)
     found.loader.exec_module(api)
     assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == api.page(), "write it again: make api"
+    written = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "reference").glob("*.md")}
+    assert written == api.reference(), "write them again: make api"
 
 
 PAGE = """# A page
