@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
+import metascale as ms
 from metascale.core import trees
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.types import Batch, Params
 from metascale.models.text.classifiers import AdapterClassifier
-from metascale.models.text.heads import LearnedHead
+from metascale.models.text.heads import LearnedHead, ScoreHead
 from metascale.models.text.hf import random_backbone
 from metascale.models.text.peft_format import load_peft, save_peft
 from tests.models.tiny_backbones import CONFIGS, text_batch, tiny
@@ -200,3 +204,50 @@ def test_a_pickle_is_never_read(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     with pytest.raises(InputError, match="holds no adapters"):
         load_peft(tmp_path, model)
+
+
+def what_a_server_asks(folder: Path) -> tuple[dict[str, object], dict[str, torch.Size]]:
+    """Config and tensors by module, as far as vLLM reads them; it takes no other.
+
+    Source: vllm/lora/peft_helper.py (r, lora_alpha and target_modules are required; modules_to_save and DoRA are
+    refused; the scale is lora_alpha / r) and vllm/lora/utils.py and lora_model.py (names end in lora_A.weight and
+    lora_B.weight after base_model.model.MODULE, one of the causal model's linear layers), at commits 0214369, 0306474.
+    """
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert {"r", "lora_alpha", "target_modules"} <= config.keys()
+    assert [config[key] for key in ("modules_to_save", "use_dora", "use_rslora")] == [None, False, False]
+    assert (config["bias"], config["peft_type"]) == ("none", "LORA")
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    assert all(re.fullmatch(r"base_model\.model\..+\.lora_[AB]\.weight", name) for name in shapes)
+    return config, shapes
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "gpt2"])
+def test_a_server_of_adapters_finds_every_name_of_a_causal_model(family: str, tmp_path: Path) -> None:
+    theirs = AutoModelForCausalLM.from_config(CONFIGS[family]())
+    theirs.save_pretrained(tmp_path / "base")
+    model = ms.LoRA(str(tmp_path / "base"), task="causal_lm", rank=4, alpha=6.0)
+    save_peft(tmp_path / "adapters", model.init(0), model)
+    config, shapes = what_a_server_asks(tmp_path / "adapters")
+    assert (config["task_type"], config["r"], config["lora_alpha"]) == ("CAUSAL_LM", 4, 6)
+    assert sorted(path.name for path in (tmp_path / "adapters").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    layers = dict(theirs.named_modules())
+    named = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in shapes}
+    assert named
+    for name in named:
+        weight = layers[name].weight
+        d_out, d_in = weight.shape if isinstance(layers[name], torch.nn.Linear) else weight.shape[::-1]
+        assert shapes[f"base_model.model.{name}.lora_A.weight"] == (4, d_in)
+        assert shapes[f"base_model.model.{name}.lora_B.weight"] == (d_out, 4)
+
+
+def test_a_classifier_s_head_keeps_it_from_a_server_of_adapters(tmp_path: Path) -> None:
+    """vLLM refuses modules_to_save, which SEQ_CLS needs: such a model is served merged (docs/export.md)."""
+    model = AdapterClassifier(tiny("llama"), n_classes=3, rank=4, head=ScoreHead())
+    save_peft(tmp_path, model.init(0), model, task_type="SEQ_CLS")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["modules_to_save"] == ["score"]
