@@ -105,3 +105,15 @@ def test_a_study_as_json(tmp_path: Path, call: Call) -> None:  # noqa: F811
     assert json.loads(call("report", str(tmp_path / "s"), "--json", "--quiet")[1])["laws"][""]["law"]
     dry = call(*typed, "--dry-run", "--quiet")
     assert json.loads(dry[1])["costs"][0] == ["trials", "10"]
+
+
+def test_a_study_without_a_law_says_what_it_compares(capsys: pytest.CaptureFixture[str]) -> None:
+    from metascale.cli.run import print_conclusion
+    from metascale.workflow.conclude import Conclusion
+
+    arms = [("learnt", 0.29941, 0.9266), ("alike", 1.0897, None)]
+    methods = tuple({"name": name, "kind": "trial", "loss": loss, "accuracy": right} for name, loss, right in arms)
+    print_conclusion(Conclusion({}, "no axis is a scale", (), methods=methods))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert ["method", "loss", "accuracy"] in rows
+    assert rows[-2:] == [["learnt", "0.299", "92.7%"], ["alike", "1.09", "-"]]

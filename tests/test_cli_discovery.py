@@ -180,3 +180,10 @@ def test_values_of_a_choice_are_offered_and_no_file_is_run(tmp_path: Path) -> No
     (tmp_path / "mine.py").write_text("open('ran', 'w')")
     completed("run", "mine.py", "--set", "a", cwd=tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_said_beside_a_name_stays_on_its_line_and_a_key_waits_for_its_value() -> None:
+    profiles = [line for line in completed("run", "digits", "--profile", "''", shell="fish") if line]
+    assert {line.partition("\t")[0] for line in profiles} == set(load_recipe("digits").profiles)
+    keys = [line for line in completed("run", "digits", "--set", "inner_l", shell="fish") if line]
+    assert [line.partition("\t")[0] for line in keys] == ["inner_lr=", "inner_lr=0.01"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from metascale.workflow.recipe import Recipe
 
 _MOST = 200
+_WIDTH = 70
+"""Of what is said beside a name: Typer breaks lines at 80, and a shell takes the next line for a name of its own."""
 
 
 def recipes(incomplete: str) -> Iterator[tuple[str, str]]:
@@ -24,7 +27,7 @@ def recipes(incomplete: str) -> Iterator[tuple[str, str]]:
     for name in recipe_names():
         if name.startswith(incomplete.replace("-", "_")):
             try:
-                yield name, load_recipe(name).title
+                yield name, _line(load_recipe(name).title)
             except MetascaleError:  # one broken package hides no other recipe
                 yield name, ""
 
@@ -34,7 +37,7 @@ def profiles(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
     recipe = _recipe(ctx)
     for name, one in recipe.profiles.items() if recipe else ():
         if name.startswith(incomplete):
-            yield name, one.about
+            yield name, _line(one.about)
 
 
 def settings(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
@@ -45,15 +48,17 @@ def settings(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
     from metascale.workflow.describe import describe
 
     typed, sign, value = incomplete.partition("=")
-    for key in describe(recipe).keys:
-        if sign and key.name == typed:
-            for choice in _choices(key.allowed):
-                if choice.startswith(value):
-                    yield f"{typed}={choice}", ""
-        elif not sign and key.name.startswith(typed):
-            yield f"{key.name}=", key.meaning.partition(";")[0]
-            if key.name == typed:  # a second candidate keeps a shell from adding a space after the sign
-                yield f"{key.name}={_short(key.default)}", "the default"
+    known = describe(recipe).keys
+    if sign:
+        for choice in (choice for key in known if key.name == typed for choice in _choices(key.allowed)):
+            if choice.startswith(value):
+                yield f"{typed}={choice}", ""
+        return
+    found = [key for key in known if key.name.startswith(typed)]
+    for key in found:
+        yield f"{key.name}=", _line(key.meaning.partition(";")[0])
+        if len(found) == 1 or key.name == typed:  # a second candidate keeps a shell from adding a space after the sign
+            yield f"{key.name}={_short(key.default)}", "the default"
 
 
 def keys(ctx: typer.Context, incomplete: str) -> Iterator[str]:
@@ -97,6 +102,10 @@ def _choices(allowed: str) -> list[str]:
     if allowed.startswith(("a ", "true")):
         return ["true", "false"] if allowed.startswith("true") else []
     return allowed.partition(";")[0].replace(" or ", ", ").split(", ")
+
+
+def _line(text: str) -> str:
+    return textwrap.shorten(text, _WIDTH, placeholder="…")
 
 
 def _short(value: object) -> str:

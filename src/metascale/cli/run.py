@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -435,9 +435,25 @@ def _finish(outcome: StudyOutcome, conclusion: Conclusion | None) -> None:
         raise typer.Exit(outcome.exit_status)
 
 
+def _compared(methods: Sequence[Mapping[str, Any]]) -> Table:
+    """What a study without a law shows: the mean loss of each method, best first as on the page."""
+    accurate = any(one["accuracy"] is not None for one in methods)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method")
+    for heading in ("loss", *(["accuracy"] if accurate else [])):
+        table.add_column(heading, justify="right")
+    for one in methods:
+        cells = ["-" if one["loss"] is None else format(one["loss"], ".3g")]
+        if accurate:
+            cells.append("-" if one["accuracy"] is None else f"{one['accuracy']:.1%}")
+        table.add_row(Text(str(one["name"])), *cells)
+    return table
+
+
 def print_conclusion(conclusion: Conclusion) -> None:
     laws = {label: law_json(found) for label, found in conclusion.analyses.items()}
     give(laws=laws, no_law=conclusion.no_law, cautions=conclusion.cautions, written=conclusion.written)
+    give(answer=conclusion.answer, methods=conclusion.methods)
     for caution in conclusion.cautions:
         out.print(Text(caution), style="bold yellow")
     for label, analysis in conclusion.analyses.items():
@@ -446,5 +462,7 @@ def print_conclusion(conclusion: Conclusion) -> None:
         out.print(Text(analysis.summary()))
     if conclusion.no_law:
         out.print(Text(f"no law: {conclusion.no_law}"))
+    if not conclusion.analyses and len(conclusion.methods) > 1:
+        out.print(_compared(conclusion.methods))
     for path in conclusion.written:
         out.print(Text(str(path)), soft_wrap=True)

@@ -87,7 +87,12 @@ RECIPE = Recipe(
             axes={"off_diagonal": [0.02, 0.1, 0.4, 0.8], "optimizer": list(get_args(LowerOptimizer))},
         ),
         "uneven": Profile("a diagonal of the curvature that spans a factor of thirty", {"spread": 30.0}),
-        "smoke": Profile("seconds", {"upper_steps": 5}, axes={"off_diagonal": [0.1, 0.4]}, seeds=(0,)),
+        "smoke": Profile(
+            "seconds: the identity's error grows with the share off the diagonal",
+            {"upper_steps": 5, "solver": "identity"},
+            axes={"off_diagonal": [0.05, 0.1, 0.2, 0.4, 0.8]},
+            seeds=(0,),
+        ),
     },
     packages=("torch", "safetensors"),
 )

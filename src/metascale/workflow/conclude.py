@@ -51,12 +51,15 @@ class Conclusion:
     """The laws of a study: one analysis a series (usually one), or why there is none; and the files written.
 
     ``cautions`` are what the page's headline says besides: baselines that do better, runs that had not converged.
+    ``answer`` is that headline, and ``methods`` what it compares: name, kind, mean loss and accuracy (where measured).
     """
 
     analyses: Mapping[str, Law]
     no_law: str
     written: tuple[Path, ...]
     cautions: tuple[str, ...] = ()
+    answer: str = ""
+    methods: tuple[Mapping[str, Any], ...] = ()
 
 
 def conclude(folder: Path | str) -> Conclusion:
@@ -82,10 +85,11 @@ def conclude(folder: Path | str) -> Conclusion:
     analyses, reason = laws_of(view.study, table, roles)
     write_laws(folder, {series: found.record() for series, found in analyses.items()})
     written = [*_write_tuning(view), *write_own(view, table), *write_report(folder)]
-    cautions = tuple(read_json(folder / SUMMARY_JSON)["cautions"])
+    summary = read_json(folder / SUMMARY_JSON)
     own = [folder / name for name in (*TABLES, FINALS, BASELINES_JSON, TEST_POOL_JSON, LAW_JSON, LAWS_JSON)]
     seal_study(view, [*own, *written])
-    return Conclusion(analyses, reason, tuple(written), cautions)
+    methods = tuple({key: one[key] for key in ("name", "kind", "loss", "accuracy")} for one in summary["methods"])
+    return Conclusion(analyses, reason, tuple(written), tuple(summary["cautions"]), summary["answer"], methods)
 
 
 def _write_tuning(view: StudyView) -> list[Path]:
