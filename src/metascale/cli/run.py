@@ -26,6 +26,7 @@ from metascale.core.errors import InputError
 from metascale.core.suggest import suggest
 
 if TYPE_CHECKING:
+    from metascale.study.roles import Reading
     from metascale.study.run.session import StudyOutcome
     from metascale.workflow.conclude import Conclusion
     from metascale.workflow.launch import Place, Plan
@@ -108,41 +109,24 @@ def run(
     The same command again resumes; finished trials are kept. Every axis is a scale, a series or best-of: by default the
     recipe's own scale (else the first axis of numbers) is the scale, and every other axis a series.
     """
-    from metascale.study.roles import Reading
     from metascale.workflow.launch import launch, plan
 
     use_data_dir(data_dir)
+    given = {"scale": scale, "series": series, "best_of": best_of, "loss": loss, "units": units}
     filed = _read_study_file(recipe)
-    if filed:
-        recipe, command = filed.get("recipe"), command or filed.get("command")
-        profile = profile or (None if quick else filed.get("profile"))
-        baselines = baselines and filed.get("baselines", True)
-        scale, series, best_of = (
-            scale or filed.get("scale"),
-            series or filed.get("series"),
-            best_of or filed.get("best_of"),
-        )
-        loss, units = loss or filed.get("loss", ""), units or filed.get("units", "")
-        better = filed.get("better", better) if better == "lower" else better
-    if quick and profile not in (None, "quick"):
-        raise InputError(f"--quick is --profile quick: it cannot go with --profile {profile}")
-    texts = _text_keys(recipe)
-    chosen = {
-        **_texts_kept(filed.get("values") or {}, texts),
-        **_read_config(config, texts),
-        **_parse_values(values or [], texts),
-    }
+    recipe = filed.get("recipe") if filed else recipe
+    asked = {name: value or filed.get(name) for name, value in given.items()}
     flags = {"tune": tune, "memory_budget": memory_budget}
-    chosen |= {key: value for key, value in flags.items() if value is not None}
+    chosen = _chosen(recipe, filed, config, values) | {key: value for key, value in flags.items() if value is not None}
     planned = plan(
         recipe,
         chosen,
-        profile="quick" if quick else profile,
+        profile=_profile(profile, quick, filed),
         seeds=_parse_seeds(seeds) if seeds is not None else filed.get("seeds"),
         place=place,
-        baselines=baselines,
-        command=command,
-        reading=Reading(scale or (), series or (), best_of or (), loss, units, better),  # type: ignore[arg-type]
+        baselines=baselines and filed.get("baselines", True),
+        command=command or filed.get("command"),
+        reading=_reading(asked, filed.get("better", better) if better == "lower" else better),
     )
     _print_read(planned)
     if dry_run:
@@ -150,6 +134,37 @@ def run(
         return
     with _exit_status_of_signals():
         _finish(*launch(planned, out_dir, fail_fast=fail_fast))
+
+
+def _profile(profile: str | None, quick: bool, filed: Mapping[str, Any]) -> str | None:
+    """
+    Raises:
+        InputError: ``--quick`` beside another profile.
+    """
+    if not quick:
+        return profile or filed.get("profile")
+    if profile not in (None, "quick"):
+        raise InputError(f"--quick is --profile quick: it cannot go with --profile {profile}")
+    return "quick"
+
+
+def _chosen(
+    recipe: str | None, filed: Mapping[str, Any], config: Path | None, values: list[str] | None
+) -> dict[str, Any]:
+    """The values of the study file, above them those of ``--config``, above them those of ``--set``."""
+    texts = _text_keys(recipe)
+    return {
+        **_texts_kept(filed.get("values") or {}, texts),
+        **_read_config(config, texts),
+        **_parse_values(values or [], texts),
+    }
+
+
+def _reading(asked: Mapping[str, Any], better: Any) -> Reading:
+    from metascale.study.roles import Reading
+
+    scale, series, best_of = (asked[name] or () for name in ("scale", "series", "best_of"))
+    return Reading(scale, series, best_of, asked["loss"] or "", asked["units"] or "", better)
 
 
 @with_place
