@@ -264,25 +264,25 @@ def test_recipes_and_data_sets_are_listed() -> None:
     assert "banking77" in metascale("data", "list").stdout
 
 
-def test_dry_run_says_the_cost_and_writes_nothing(tmp_path: Path) -> None:
-    result = metascale("run", "digits", "--out", str(tmp_path / "study"), "--dry-run")
-    assert result.returncode == 0, result.stderr
-    assert "28 (21 meta-trained)" in result.stdout
-    assert "8.64 k trainable" in result.stdout
+def test_dry_run_says_the_cost_and_writes_nothing(tmp_path: Path, call: Call) -> None:
+    code, printed, error = call("run", "digits", "--out", str(tmp_path / "study"), "--dry-run")
+    assert code == 0, error
+    assert "28 (21 meta-trained)" in printed
+    assert "8.64 k trainable" in printed
     assert not (tmp_path / "study").exists()
 
 
-def test_config_file_and_numbers_in_scientific_notation(tmp_path: Path) -> None:
+def test_config_file_and_numbers_in_scientific_notation(tmp_path: Path, call: Call) -> None:
     (tmp_path / "config.yml").write_text("inner_lr: 1e-3\nn_tasks: [2, 4]\n")
-    result = metascale(
+    code, printed, error = call(
         "run", "digits", "--out", str(tmp_path / "study"), "--config", str(tmp_path / "config.yml"), "--dry-run"
     )
-    assert result.returncode == 0, result.stderr
-    assert "n_tasks in [2, 4]" in result.stdout
+    assert code == 0, error
+    assert "n_tasks in [2, 4]" in printed
     (tmp_path / "list.yml").write_text("- 1\n")
-    bad = metascale("run", "digits", "--out", str(tmp_path / "study"), "--config", str(tmp_path / "list.yml"))
-    assert bad.returncode == 2
-    assert "must hold keys and values" in bad.stderr
+    code, _, error = call("run", "digits", "--out", str(tmp_path / "study"), "--config", str(tmp_path / "list.yml"))
+    assert code == 2
+    assert "must hold keys and values" in error
 
 
 def test_version() -> None:

@@ -90,6 +90,7 @@ def test_damage_is_said_in_both_ways(tmp_path: Path, call: Call) -> None:  # noq
     assert (code, json.loads(printed)["ok"]) == (1, False)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_as_json(tmp_path: Path, call: Call) -> None:  # noqa: F811
     (tmp_path / "own.py").write_text(OWN)
     typed = ["run", f"{tmp_path}/own.py:train", "--out", str(tmp_path / "s"), "--set", "width=1,2,4,8,16"]

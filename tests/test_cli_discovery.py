@@ -155,18 +155,17 @@ def completed(*words: str, shell: str = "zsh", cwd: Path | None = None) -> list[
     return done.stdout.split("\n")
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize(
-    ("words", "offered"),
+    ("shell", "words", "offered"),
     [
-        (("run", "dig"), "digits"),
-        (("run", "digits", "--profile", "sm"), "smoke"),
-        (("run", "digits", "--set", "inner_l"), "inner_lr="),
-        (("run", "digits", "--scale", "n_ta"), "n_tasks"),
-        (("init", "omni"), "omniglot"),
-        (("recipes", "banking"), "banking77"),
-        (("evaluate", "mine/runs/n_t"), "mine/runs/n_tasks=2"),
-        (("evaluate", "mine"), "mine/runs/n_tasks=2"),
+        ("zsh", ("run", "dig"), "digits"),
+        ("bash", ("run", "digits", "--profile", "sm"), "smoke"),
+        ("fish", ("run", "digits", "--set", "inner_l"), "inner_lr="),
+        ("zsh", ("run", "digits", "--scale", "n_ta"), "n_tasks"),
+        ("zsh", ("init", "omni"), "omniglot"),
+        ("zsh", ("recipes", "banking"), "banking77"),
+        ("bash", ("evaluate", "mine/runs/n_t"), "mine/runs/n_tasks=2"),
+        ("zsh", ("evaluate", "mine"), "mine/runs/n_tasks=2"),
     ],
 )
 def test_shells_are_offered_names(shell: str, words: tuple[str, ...], offered: str, tmp_path: Path) -> None:

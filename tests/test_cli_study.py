@@ -151,6 +151,7 @@ def test_what_export_and_push_refuse(whole: Path, tmp_path: Path, call: Call) ->
     assert not Path(out).exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_home_folder_is_one_wherever_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shell leaves ``~`` as it is after ``--out=`` and in quotes, and Python always: no folder is called ``~``."""
     home, here = tmp_path / "home", tmp_path / "here"

@@ -126,6 +126,10 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
         sys.modules["matplotlib.pyplot"].close("all")
 
 
+LONG = {"README.md", "docs/extending.md", "docs/tutorial.md"}
+"""Pages that run whole studies: with `make test-long`."""
+
+
 def pages() -> list[Page]:
     """README, CONTRIBUTING and everything under docs that has something to run."""
     found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -135,7 +139,9 @@ def pages() -> list[Page]:
 
 # peft 0.21 asks transformers 5.23 for an attribute under its old name.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.name, marks=[pytest.mark.long] * (page.name in LONG)) for page in pages()]
+)
 def test_every_python_block_of_a_page_runs(page: Page, empty_folder: Path) -> None:
     missing = [name for name in page.needs if not os.environ.get(name)]
     if missing:

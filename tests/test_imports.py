@@ -165,7 +165,7 @@ def test_every_room_says_what_is_public(room: str) -> None:
     assert "__all__" in assigned, f"{room}/__init__.py has no __all__"
 
 
-@pytest.mark.parametrize("room", ["", *ROOMS])
+@pytest.mark.parametrize("room", ["", *(pytest.param(room, marks=pytest.mark.long) for room in ROOMS)])
 def test_public_names_are_what_they_say_whatever_was_imported_before(room: str) -> None:
     """A lazy name that is also a module's name would become that module as soon as somebody imports it."""
     package = f"metascale.{room}".rstrip(".")

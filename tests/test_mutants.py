@@ -94,23 +94,23 @@ def test_a_mutant_runs_the_tests_that_may_notice_it_and_the_likeliest_first():
         ),
         made_file("test_d", MeasuredTest("never", 0, {"src/metascale/laws/other.py": [5]})),
         made_file("test_e", MeasuredTest("loads", 3, {}), loading=(5,)),
-        made_file("test_made", MeasuredTest("named after the module", 2, {})),
     ]
     assert [test.name for test in mutants.order(mutant, files)] == [
-        *("quick", "slow", "same function", "process", "other process"),
-        *("elsewhere", "cached", "named after the module", "loads"),
+        *("quick", "slow", "same function", "process", "other process", "loads")
     ]
     outside = replace(mutant, function=None)
-    assert [test.name for test in mutants.order(outside, files[:3])] == [
-        *("quick", "slow", "elsewhere", "process", "same function", "other process", "cached")
+    assert [test.name for test in mutants.order(outside, files)] == [
+        *("quick", "slow", "elsewhere", "process", "same function", "other process")
     ]
 
 
-def test_the_first_part_takes_two_seconds_and_one_test_at_least():
+def test_the_first_part_takes_two_seconds_and_one_test_at_least_and_all_take_forty():
     tests = [MeasuredTest(str(seconds), seconds, {}) for seconds in (0.5, 1.5, 0.5, 9)]
     assert mutants.parts(tests) == [tests[:2], tests[2:]]
     assert mutants.parts(tests[3:]) == [tests[3:]]
     assert mutants.parts(tests[3:] + tests) == [tests[3:], tests]
+    assert mutants.parts(tests, most=2.5) == [tests[:2], tests[2:3]]
+    assert mutants.parts(tests[3:], most=2.5) == [tests[3:]]
     assert mutants.parts([]) == []
 
 

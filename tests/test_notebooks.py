@@ -38,6 +38,7 @@ def test_a_notebook_imports_what_is_there(path: Path) -> None:
     assert found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_keeps_its_pictures(path: Path, tmp_path: Path) -> None:
     """With METASCALE_QUICK each cell gives outputs of the kinds, from the source, of the committed notebook."""

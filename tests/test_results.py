@@ -119,6 +119,7 @@ def check_rows(record: results.Record, folder: Path) -> None:
         assert row["test_accuracy"] == pytest.approx(kept[row["id"]]["test_accuracy"], rel=close), row["label"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(DEMO in OF_AN_OLDER_RECIPE, reason="the record is of an older recipe: make it again")
 def test_trials_of_the_demo_give_the_recorded_losses(tmp_path: Path) -> None:
     """`make demo` in small: the smallest N with one seed, and two baselines, exactly as the whole study runs them."""

@@ -193,6 +193,7 @@ def test_groups_are_compared_with_the_law_that_was_named_or_not_at_all(app, two_
     assert json.loads((tmp_path / "fit.json").read_text())["comparison"] is None
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_scales_give_a_frontier_to_read_and_to_see(app, tmp_path):
     path = surface(tmp_path, ("params", "compute_flops", "loss"))
     text = run(app, "fit", path, "--x", "params", "--x2", "compute_flops", "--bootstrap", 50, "--out", tmp_path)

@@ -184,6 +184,7 @@ def test_rows_must_be_a_count():
         prepare(Table(curve(), "t.csv"), rows=0)
 
 
+@pytest.mark.long
 def test_a_column_of_compute_is_tokens_wherever_it_is_named(tmp_path):
     """Places in FLOPs and in PF-days (8.64e19 FLOPs each) are those of their tokens, C / 6N."""
     one = surface()

@@ -74,6 +74,7 @@ def coverage(tables, seed, with_noise):
     return held / tables, float(np.std(errors))
 
 
+@pytest.mark.long
 def test_intervals_hold_the_truth_and_the_estimate_is_sharper():
     """150 tables; the standard deviation of 90 % is 2.4 %. Equal weights leave an error twice as large."""
     share, error = coverage(150, 0, True)
@@ -104,6 +105,7 @@ def test_the_forecast_leaves_a_badly_evaluated_row_aside_and_a_file_keeps_that(t
     assert ms.load_law(tmp_path / "f.json").predict([4e5]).low[0] == told.low[0]
 
 
+@pytest.mark.long
 def test_the_command_reads_the_column(tmp_path):
     loss = table(np.random.default_rng(3))
     path = write(tmp_path / "t.csv", {"tokens": X, "loss": loss, "loss_se": ERROR * loss})

@@ -162,6 +162,7 @@ def score(curves, horizon):
     return float(np.mean(errors)), float(np.mean(covered))
 
 
+@pytest.mark.long
 def test_development_curves_are_forecast_as_well_as_promised(law_curves):
     error, covered = score(law_curves, 2)
     assert error <= 0.0235

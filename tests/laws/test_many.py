@@ -23,6 +23,7 @@ def tables(n):
     return found
 
 
+@pytest.mark.long
 def test_workers_return_the_laws_of_one_after_another():
     given = tables(4)
     options = {"law": "power", "n_bootstrap": 20}

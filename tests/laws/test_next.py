@@ -109,6 +109,7 @@ def test_half_a_width_in_ln_loss_is_per_cent_or_a_factor(value, unit, said):
     assert half_width(float(value), unit) == said
 
 
+@pytest.mark.long
 def test_following_a_plan_forecasts_better_than_random_runs():
     candidates, budget = pool(), 3e20
     rows = np.column_stack([candidates.numbers("N"), candidates.numbers("D")])

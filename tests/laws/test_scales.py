@@ -297,6 +297,7 @@ def test_groups_have_laws_of_their_own(app, tmp_path, undrawn):
         run(app, "predict", tmp_path / "law", tmp_path / "points.csv")
 
 
+@pytest.mark.long
 def test_forecast_and_backtest_in_two_scales(app, table, tmp_path):
     options = ("--x", "N", "--x", "D")
     text = run(app, "forecast", table, *options, "--to", "N=3e9,D=1e12", "--out", tmp_path)

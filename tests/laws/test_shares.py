@@ -295,6 +295,7 @@ def test_the_commands_take_options_of_shares_beside_a_loss_and_test_both(tmp_pat
     assert {path.name for path in (out / "acc").iterdir()} == {"backtest.json", "backtest.png"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_writes_a_folder_a_metric_and_predicts_from_it(tmp_path):
     path, out = write(tmp_path / "t.csv", table()), tmp_path / "out"
     said = call("fit", path, "--x", "N", "--y", "loss", "--y", "acc", "--y", "note", "--bootstrap", 20, "--out", out)

@@ -79,6 +79,7 @@ def shapes(make, draws, rng, n, sd=0.02, repeats=1):
     return found
 
 
+@pytest.mark.long
 def test_few_seeded_tables_of_each_kind() -> None:
     rng = np.random.default_rng(0)
     for n, repeats in ((4, 1), (5, 1), (8, 1), (30, 1), (5, 3)):

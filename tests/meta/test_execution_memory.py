@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig
@@ -85,6 +86,7 @@ def adapted_bytes() -> int:
     return 4 * (5 * 48 + 5 + 3 * 2 * 2 * (48 + 48))
 
 
+@pytest.mark.long
 def test_exact_is_flat_in_the_inner_steps() -> None:
     """Within 5 %; unrolled is far from it. What grows is one copy of the adapted parameters a step: its gradient."""
     peaks = [dynamic("exact", steps) for steps in (1, 20)]

@@ -359,6 +359,7 @@ print([row["micro_batch"] for row in run.measurements])
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a process's memory is limited as Linux does it")
 def test_memory_that_really_runs_out() -> None:
     """A process that may have only 100 MiB more: its allocator fails, and the step is finished in parts."""

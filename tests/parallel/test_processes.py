@@ -289,6 +289,7 @@ def script(tmp_path: Path, rest: str) -> list[str]:
     return [sys.executable, str(path)]
 
 
+@pytest.mark.long
 def test_a_script_needs_no_guard_and_its_processes_end_with_it_even_when_killed(tmp_path: Path) -> None:
     rest = """
         from beside import starts

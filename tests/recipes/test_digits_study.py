@@ -124,6 +124,7 @@ def test_controls_score_chance_and_baselines_are_tuned(study: Path) -> None:
     assert set(baselines) == {"zero_shot", "fine_tuning", "prototypes", "linear_probe", "class_prior"}
 
 
+@pytest.mark.long
 def test_the_same_command_runs_nothing_again_and_writes_the_same_bytes(study: Path) -> None:
     before = {
         path: path.read_bytes() for path in study.rglob("*") if path.is_file() and path.suffix in (".csv", ".json")

@@ -166,6 +166,7 @@ def test_methods_are_compared_on_the_same_tasks(study: Path) -> None:
     assert '<section id="methods">' in (study / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_a_memory_budget_changes_how_a_step_runs_and_not_its_numbers(
     backbone: Path, texts: Path, tmp_path: Path, study: Path
 ) -> None:

@@ -195,6 +195,7 @@ def test_too_few_models_get_a_reason_instead_of_a_law() -> None:
     assert found["floors"] == {"unigram_test": 448.0, "bigram_test": 151.0}
 
 
+@pytest.mark.long
 def test_vocabularies_have_laws_and_floors_of_their_own(tmp_path: Path) -> None:
     """Once they were pooled as seeds, and the floor of the first stood for all."""
     rows = []

@@ -176,7 +176,7 @@ GRID = {"architecture": "mlp", "width": [4, 8, 16], "depth": [2, 3], "ratio": 1.
     [
         ({"strategy": "each"}, 6),
         ({"strategy": "smallest", "size": "width"}, 2),
-        (
+        pytest.param(
             {
                 "strategy": "rule",
                 "size": "metascale.recipes.shapes:n_params",
@@ -184,6 +184,7 @@ GRID = {"architecture": "mlp", "width": [4, 8, 16], "depth": [2, 3], "ratio": 1.
                 "rule_points": 2,
             },
             2,
+            marks=pytest.mark.long,
         ),
     ],
     ids=["each", "smallest by μP", "rule of the parameters"],

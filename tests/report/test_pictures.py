@@ -84,7 +84,7 @@ def folders(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     return {"digits": study_folder, "shapes": write_shapes(root / "shapes"), "few": few}
 
 
-@pytest.mark.parametrize("compact", [False, True], ids=["wide", "narrow"])
+@pytest.mark.parametrize("compact", [False, pytest.param(True, marks=pytest.mark.long)], ids=["wide", "narrow"])
 def test_words_do_not_overlap_and_axes_have_ticks(folders: dict[str, Path], compact: bool) -> None:
     for name, folder in folders.items():
         with styled():

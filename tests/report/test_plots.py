@@ -287,7 +287,7 @@ def cut_or_struck(picture: Picture, compact: bool) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("compact", [pytest.param(False, marks=pytest.mark.long), True])
 def test_no_text_is_cut_or_struck_through(study_folder: Path, tmp_path: Path, compact: bool) -> None:
     shapes = write_shapes(tmp_path / "shapes")
     for folder in (study_folder, shapes):

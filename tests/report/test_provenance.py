@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from metascale.core.canonical import plain
 from metascale.report import write_report
 from metascale.report.section import Folded
@@ -112,6 +114,7 @@ def test_what_differs_between_runs_is_said(own_study: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_provenance_is_written_for_programs_and_the_page_holds_it(own_study: Path) -> None:
     plant(own_study, [record()] * n_runs(own_study), [record()])
     set_cells(own_study, steps=100, best_step=100, training="converged")

@@ -77,6 +77,7 @@ def test_a_real_study_is_read_whole(real_study: Path) -> None:
     assert "nan at step 3" in diverged.cells[-1].text
 
 
+@pytest.mark.long
 def test_a_real_law_is_reported_as_it_stands(real_study: Path) -> None:
     law = json.loads((real_study / "law.json").read_text())
     finding = law_finding(open_study(real_study))

@@ -86,6 +86,7 @@ def test_report_writes_the_tree(written: Path) -> None:
     assert {path.name for path in (written / "plots").iterdir()} == {Path(name).name for name in names[:5]}
 
 
+@pytest.mark.long
 def test_the_same_study_gives_the_same_bytes_wherever_it_lies(page: str, written: Path, own_study: Path) -> None:
     paths = write_report(own_study)
     assert (own_study / "report.html").read_text() == page

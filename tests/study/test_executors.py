@@ -70,6 +70,7 @@ def test_a_study_asked_to_stop_drains_and_goes_on_later(tmp_path, mode):
     assert final_files(folder) == final_files(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_a_trial_on_two_processes_gives_the_same_bytes_in_every_executor(tmp_path):
     outcome = run_study(ranks_study(), tmp_path / "one", SerialExecutor(processes_per_trial=2))
     assert outcome.finished == 1, read_study(tmp_path / "one").runs[0].error()
@@ -78,6 +79,7 @@ def test_a_trial_on_two_processes_gives_the_same_bytes_in_every_executor(tmp_pat
     assert final_files(tmp_path / "one") == final_files(tmp_path / "two")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "message"),
     [

@@ -119,6 +119,7 @@ def test_kill_9_at_random_instants_until_done(tmp_path, workers, most_kills, sta
     assert all(count <= 1 for count in finishes(tmp_path / "killed"))
 
 
+@pytest.mark.long
 def test_kill_9_at_every_durable_operation(tmp_path):
     """A clean process forks a runner for n = 1, 2, ..., has it killed at its n-th durable write, and resumes."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}

@@ -19,6 +19,7 @@ from metascale.study.store.verify import verify_study
 from metascale.workflow.conclude import conclude
 from tests.study.folders import TRIALS, final_files, tiny_study
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 SIZES = (2, 4, 8, 16, 32, 64)
 
 
@@ -105,7 +106,7 @@ def test_an_edited_record_or_configuration_leaves_its_run_out(tmp_path, name):
 @pytest.mark.parametrize(
     "command",
     [
-        "status {0}", "status {0} --json", "report {0}", "export {0} --format csv --out {1}/t.csv",
+        "status {0} --json", "report {0}", "export {0} --format csv --out {1}/t.csv",
         "fit {0}/results.csv --bootstrap 20", "forecast {0}/results.csv --to 128", "backtest {0}/results.csv",
     ],
 )  # fmt: skip
@@ -118,8 +119,9 @@ def test_every_command_names_the_damaged_run_and_leaves_with_1(folder, tmp_path,
     assert done.stdout
 
 
-@pytest.mark.parametrize("gone", ["result.json", ""])
-@pytest.mark.parametrize("command", ["status {0}", "report {0}", "fit {0} --bootstrap 20"])
+@pytest.mark.parametrize(
+    ("command", "gone"), [("status {0}", "result.json"), ("report {0}", ""), ("fit {0} --bootstrap 20", "result.json")]
+)
 def test_every_command_names_the_result_that_is_gone(folder, command, gone):
     run = read_study(folder).runs[0].folder
     if gone:

@@ -390,6 +390,7 @@ def start(tuning: Study, folder: Path, workers: int = 0, **environment: str) -> 
     )
 
 
+@pytest.mark.long
 def test_killed_again_and_again_it_tries_the_same_values_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     tuning = study({"trials": 8, "together": 3, "prune": {"n_before": 3}}, {"width": [1, 30]}, seeds=(0,))
     run_any_study(tuning, tmp_path / "whole")
@@ -406,6 +407,7 @@ def test_killed_again_and_again_it_tries_the_same_values_and_ends_with_the_same_
     assert [name for name in whole if whole[name] != broken[name]] == []
 
 
+@pytest.mark.long
 def test_two_runners_share_one_search_and_never_overshoot(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     tuning = study({"trials": 12, "together": 3}, calls=str(calls))

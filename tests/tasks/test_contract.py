@@ -22,6 +22,7 @@ def test_shipped_sources_keep_the_contract(kind: str) -> None:
     check_task_source(SHIPPED[kind]())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", WITH_DATA)
 def test_sources_on_real_data_keep_the_contract(kind: str, data_dir: Path) -> None:
     name = kind.split()[0]

@@ -99,6 +99,7 @@ def test_bad_input_is_refused_in_a_sentence(tmp_path: Path) -> None:
         weak_label_data("wrench_youtube", ENCODER, data_dir=tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "n_train", "n_clean", "n_test", "n_functions", "n_unsure"),
     [

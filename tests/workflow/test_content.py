@@ -93,6 +93,7 @@ def test_other_content_of_the_same_size_is_other_content(tmp_path: Path) -> None
         find(record, [path], "`path`")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_content_elsewhere_is_the_same_study(project: Path) -> None:
     shutil.rmtree(project / "data")
     elsewhere = texts(project / "other" / "place" / "mine.csv")
@@ -212,6 +213,7 @@ def test_a_data_set_that_was_replaced_is_refused_by_name_and_may_lie_elsewhere(
         store("there", "text,category\na,b\n")
 
 
+@pytest.mark.long
 def test_a_folder_of_an_older_version_keeps_its_trials_and_is_compared_by_its_provenance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from metascale.workflow.recipe import load_recipe
 from metascale.workflow.text import adapted_model
 
 
+@pytest.mark.long
 def test_flops_from_shapes_equal_flops_of_the_model() -> None:
     values = {"backbone": "minilm-l6", "random_weights": 0, "dtype": "float32", "attention": "eager"}
     config = load_recipe("banking77").validate({**values, "rank": 4, "n_query": 3, "meta_batch": 2})

@@ -66,6 +66,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"{sys.executable} train.py {{width}} {{seed}}"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_function_in_a_file_is_a_study_with_its_own_words(mine: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     values = {"width": [8, 16, 32, 64, 128]}

@@ -58,7 +58,11 @@ def _project(folder: Path) -> None:
         (folder / name).write_text(text)
 
 
-@pytest.mark.parametrize("kind", ["function", "program", "recipe"])
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    "kind",
+    ["function", pytest.param("program", marks=pytest.mark.long), pytest.param("recipe", marks=pytest.mark.long)],
+)
 def test_a_moved_project_goes_on(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _project(tmp_path / "one")
     monkeypatch.chdir(tmp_path / "one")
