@@ -19,7 +19,6 @@ from metascale.study.store.verify import verify_study
 from metascale.workflow.conclude import conclude
 from tests.study.folders import TRIALS, final_files, tiny_study
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 SIZES = (2, 4, 8, 16, 32, 64)
 
 
@@ -103,6 +102,7 @@ def test_an_edited_record_or_configuration_leaves_its_run_out(tmp_path, name):
     assert run_study(tiny_study(), tmp_path).exit_status == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "command",
     [
@@ -119,6 +119,7 @@ def test_every_command_names_the_damaged_run_and_leaves_with_1(folder, tmp_path,
     assert done.stdout
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("command", "gone"), [("status {0}", "result.json"), ("report {0}", ""), ("fit {0} --bootstrap 20", "result.json")]
 )

@@ -1,0 +1,91 @@
+"""Batches, labels, rows and refusals of bilevel training, against values worked out in the tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from metascale.bilevel import LabelCorrector
+from metascale.bilevel.adaptation import LastStep, elementwise_derivative
+from metascale.bilevel.batches import Loaded
+from metascale.bilevel.levels import Start
+from metascale.core.errors import InputError
+from metascale.training.optimizers import SGD
+from tests.bilevel.problems import noisy_training
+
+
+def test_a_loader_s_batch_is_the_same_whichever_was_asked_for_before() -> None:
+    """Batches 3, 4 and 5 are the second epoch of three; a training that goes on may begin with any of them."""
+    data = TensorDataset(torch.arange(6))
+
+    def loaded() -> Loaded:
+        return Loaded(DataLoader(data, batch_size=2, shuffle=True), seed=1)
+
+    whole = loaded()
+    batches = [whole(n)[0].tolist() for n in range(6)]
+    for epoch in (batches[:3], batches[3:]):
+        assert sorted(number for batch in epoch for number in batch) == list(range(6))
+    assert batches[:3] != batches[3:]
+    for order in ([3], [4, 3], [5, 0, 4], [1, 1, 4, 2]):
+        again = loaded()
+        assert [again(n)[0].tolist() for n in order] == [batches[n] for n in order]
+    other = Loaded(DataLoader(data, batch_size=2, shuffle=True), seed=2)
+    assert [other(n)[0].tolist() for n in range(6)] != batches
+
+
+@pytest.mark.parametrize(
+    ("loader", "said"),
+    [
+        (DataLoader(TensorDataset(torch.zeros(0, 1)), batch_size=2), "the clean DataLoader is empty"),
+        (DataLoader([1], batch_size=2, drop_last=True), "the clean DataLoader is empty"),
+    ],
+)
+def test_an_empty_loader_is_refused_by_its_name(loader: DataLoader, said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        Loaded(loader, purpose="clean")
+    assert caught.value.field == "clean"
+
+
+def test_corrected_labels_mix_the_given_class_with_the_network_s_also_where_a_class_is_absent() -> None:
+    """With gate g the result is (1 − g) · one-hot + g · softmax; every class has a place, present or not."""
+    corrector = LabelCorrector(4, hidden=3, initial_gate=0.25)
+    logits, labels = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1])
+    found = corrector(logits, labels)
+    given = torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0]])
+    output = corrector.network(torch.cat([given, logits.softmax(-1)], -1))
+    gate = torch.sigmoid(torch.log(torch.tensor(0.25 / 0.75)) + output[:, :1])
+    torch.testing.assert_close(found, (1 - gate) * given + gate * output[:, 1:].softmax(-1))
+    with pytest.raises(InputError, match=r"logits must be \[2, 4\] beside 2 labels, not \[2, 3\]"):
+        corrector(logits[:, :3], labels)
+
+
+def test_levels_without_parameters_or_in_low_precision_are_refused_by_their_name() -> None:
+    one = {"w": torch.zeros(1)}
+    for lower, upper, level in (({}, one, "lower"), (one, {}, "upper")):
+        with pytest.raises(InputError, match=f"the {level} level has no parameters"):
+            Start(lower, upper)
+    half = {"v": torch.zeros(1, dtype=torch.bfloat16)}
+    for lower, upper, level in (
+        (half, one, "lower"),
+        (one, half, "upper"),
+        (one, {"v": torch.zeros(1).int()}, "upper"),
+    ):
+        with pytest.raises(InputError, match=f"the {level} parameter 'v' is torch"):
+            Start(lower, upper)
+    Start(one, {"v": torch.zeros(1, dtype=torch.float64)})
+
+
+def test_an_optimiser_that_mixes_elements_has_no_elementwise_derivative() -> None:
+    g = {"w": torch.ones(2)}
+    last = LastStep(g, {"v": g, "count": {"count": torch.tensor(1.0)}})
+    with pytest.raises(InputError, match="the step of SGD is not element-wise"):
+        elementwise_derivative(SGD(0.1), last)
+
+
+def test_the_row_of_a_step_has_both_losses_in_nats() -> None:
+    training = noisy_training(unroll_steps=3)
+    state = training.init()
+    _, row = training.step(state, 0)
+    assert {"lower_loss_nats", "upper_loss_nats"} <= set(row)
+    assert 0.3 < float(row["lower_loss_nats"]) < 1.5
