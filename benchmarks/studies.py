@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -41,19 +42,25 @@ def equal(config: Mapping[str, Any], run: Run, device: str) -> dict[str, Any]:
     return {"value": config["k"]}
 
 
+def _cpu_seconds() -> float:
+    """Of this process and of those that it waited for, and they."""
+    found = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in found)
+
+
 def overhead(n_trials: int, workers: int) -> dict[str, Any]:
     """Seconds for empty trials, and again for the command that finds nothing left to do."""
     study = Study("empty", f"{MODULE}:empty", {}, {"k": list(range(n_trials))}, (0,))
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), _cpu_seconds()
         outcome = run_study(study, folder, ProcessExecutor(workers))
-        first_s = time.perf_counter() - start
+        first_s, cpu_s = time.perf_counter() - start, _cpu_seconds() - spent
         assert outcome.finished == n_trials
         start = time.perf_counter()
         assert run_study(study, folder, ProcessExecutor(workers)).ran == 0
         again_s = time.perf_counter() - start
         n_bytes = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    each = {"ms_a_trial": 1000 * first_s / n_trials, "kib_a_trial": n_bytes / 1024 / n_trials}
+    each = {"cpu_s": cpu_s, "ms_a_trial": 1000 * first_s / n_trials, "kib_a_trial": n_bytes / 1024 / n_trials}
     return {"what": "overhead", "trials": n_trials, "workers": workers, "s": first_s, "again_s": again_s, **each}
 
 

@@ -175,7 +175,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
 def test_bad_options(tmp_path: Path) -> None:
     folder = saved("bert", tmp_path)
     with pytest.raises(InputError, match="'float32', 'bfloat16'"):
-        load_backbone(folder, dtype="int8")
+        load_backbone(folder, dtype="int4")
     with pytest.raises(InputError, match="needs real weights"):
         load_backbone(folder, load_in_8bit=True, random_init_seed=0)
     with pytest.raises(InputError, match="attn_implementation"):

@@ -35,7 +35,8 @@ class TextConfig(FewShotConfig):
         head: ``"zero"`` and ``"prototype"`` are made afresh for every task, ``"learned"`` is a meta-parameter.
             ``"score"`` is one that transformers' classifiers have, and the run's adapters are peft's SEQ_CLS with it.
         pooling: ``"last"``, ``"mean"`` or ``"first"`` token; none means the architecture's own.
-        dtype: of the frozen backbone.
+        dtype: of the frozen backbone; ``"int8"`` rounds the weights of its linear layers to 8 bits and computes in
+            float32, with a quarter of their memory.
         attention: ``"sdpa"`` (fast), or ``"eager"``, which second-order methods need.
         checkpointing: run blocks again in the backward pass instead of keeping what is inside them: those that hold
             ``"adapters"``, or ``"all"``.
@@ -54,7 +55,7 @@ class TextConfig(FewShotConfig):
     targets: tuple[str, ...] = ()
     head: Literal["zero", "prototype", "learned", "shared", "score"] = "learned"
     pooling: Literal["last", "mean", "first"] | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"
     checkpointing: Literal["none", "adapters", "all"] = "none"
     load_in_8bit: bool = False
@@ -79,6 +80,8 @@ class TextConfig(FewShotConfig):
                 value="score",
                 allowed="learned, shared, zero, prototype",
             )
+        if self.load_in_8bit and self.dtype == "int8":
+            raise InputError(f"{where}: load_in_8bit and dtype=int8 are two ways to 8 bits; leave one out")
         super().refuse(where)
 
 

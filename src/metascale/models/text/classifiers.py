@@ -31,7 +31,15 @@ from metascale.models.text.heads import (
     head_logits,
     named_pooling,
 )
-from metascale.models.text.hf import architecture_of, call_options, match_targets, refuse_decoder, require_derivative
+from metascale.models.text.hf import (
+    architecture_of,
+    call_options,
+    match_targets,
+    precision_of,
+    refuse_decoder,
+    refuse_int8,
+    require_derivative,
+)
 from metascale.models.text.lora import (
     CHECKPOINTING,
     Active,
@@ -126,7 +134,7 @@ class EpisodeClassifier(ABC):
         return {
             "backbone": config._name_or_path,
             "model_type": config.model_type,
-            "dtype": str(self.backbone.dtype).removeprefix("torch."),
+            "dtype": precision_of(self.backbone),
             "attn_implementation": config._attn_implementation,
             "head": {"name": type(self.head).__name__, **plain(self.head)},
             "pooling": self.pool_name,
@@ -301,6 +309,7 @@ class FullClassifier(EpisodeClassifier):
                 "load it in float32",
                 field="backbone",
             )
+        refuse_int8(self.backbone, "training all weights")
         self._check()
         self.backbone.eval()
 
@@ -376,6 +385,7 @@ class TextClassifier(nn.Module):
         pooling: str | None = None,
         seed: int = 0,
     ) -> None:
+        refuse_int8(backbone, "fine-tuning")
         super().__init__()
         self.pool: Pooling = named_pooling(architecture_of(backbone, "pooling").pooling if pooling is None else pooling)
         self.backbone = backbone

@@ -23,6 +23,7 @@ from metascale.core.dropout import DropoutMasks
 from metascale.core.streams import torch_generator
 from metascale.core.types import Params
 from metascale.models.kernels.attention import HALF, ShortAttention
+from metascale.models.kernels.int8 import Int8Linear
 from metascale.models.kernels.linear import forward_of
 from metascale.models.kernels.recompute import recomputed
 
@@ -176,8 +177,8 @@ def linear_shapes(backbone: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether a layer is GPT-2's ``Conv1D``, which holds its weight as [d_in, d_out]."""
-    return type(module).__name__ == "Conv1D"
+    """Whether a layer is GPT-2's ``Conv1D``, whose weight is [d_in, d_out], or stands for one."""
+    return type(module).__name__ == "Conv1D" or (isinstance(module, Int8Linear) and module.transposed)
 
 
 def init_adapters(shapes: Mapping[str, tuple[int, int]], rank: int, seed: int, dtype: torch.dtype) -> Params:

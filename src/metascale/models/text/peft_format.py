@@ -17,7 +17,7 @@ from metascale.core.files import read_json, write_atomic
 from metascale.core.types import Params
 from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import BIAS, WEIGHT, ScoreHead
-from metascale.models.text.hf import matches_target
+from metascale.models.text.hf import matches_target, precision_of
 from metascale.models.text.language_model import AdapterLanguageModel
 from metascale.models.text.lora import SUFFIX_A, SUFFIX_B, is_transposed, linear_shapes
 from metascale.models.text.seq_cls import StockHead, head_tensors, own_head
@@ -320,10 +320,10 @@ def _check_shape(tensors: Params, name: str, shape: tuple[int, ...], folder: Pat
 def _without_start(tensors: Params, model: Adapted, start: str, folder: Path) -> Params:
     """Adapters [A; A₀] and [B, −B₀] of twice the rank, with s·B₀A₀ what peft takes from the base's weights."""
     backbone = model.backbone
-    if backbone.dtype not in (torch.float32, torch.float64) or getattr(backbone, "is_quantized", False):
+    if precision_of(backbone) not in ("float32", "float64") or getattr(backbone, "is_quantized", False):
         raise InputError(
             f"the adapters in '{folder}' have init_lora_weights={start!r}, which needs the base's weights in float32 "
-            f"or float64, not {backbone.dtype}{' quantised' * bool(getattr(backbone, 'is_quantized', False))}",
+            f"or float64, not {precision_of(backbone)}{' quantised' * bool(getattr(backbone, 'is_quantized', False))}",
             field="dtype",
         )
     found: Params = {}
