@@ -213,3 +213,10 @@ def test_tokens_of_a_grid_in_compute_are_still_a_grid():
     compute = 6 * size.ravel() * tokens.ravel() / 8.64e19
     assert len(np.unique(tokens_of_compute("pf_days", size.ravel(), compute))) == 6
     np.testing.assert_allclose(tokens_of_compute("C", np.array([2.0]), np.array([36.0])), [3.0])
+
+
+@pytest.mark.parametrize("ask", [ms.fit, ms.backtest, lambda *a, **k: ms.forecast(*a, at=[99], **k)])
+def test_a_column_in_the_place_of_losses_is_refused_with_what_to_give(ask):
+    table = {"n": [1.0, 2.0, 4.0, 8.0], "error": [2.0, 1.5, 1.2, 1.0]}
+    with pytest.raises(InputError, match="not 'error'; the column of a table is named by `y`"):
+        ask(table, loss="error", x="n")

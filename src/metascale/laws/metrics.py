@@ -49,8 +49,13 @@ class ShareOptions:
         """How the metric is a share, or None for a loss.
 
         Raises:
-            InputError: an option that only shares have, on a loss; or a law that is none of a share.
+            InputError: a column's name in the place of losses, an option that only shares have, on a loss; or a law
+                that is none of a share.
         """
+        if isinstance(values, str):
+            raise InputError(
+                f"`loss` is an array of losses, not '{values}'; the column of a table is named by `y`", field="loss"
+            )
         known = np.asarray(values, float)
         metric = None
         if law in SHARE_LAWS or self.kind in ("share", "error") or self.given is not None:
