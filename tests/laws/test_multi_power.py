@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 import metascale as ms
+from metascale.cli.scales import predicted_rows
 from metascale.core.errors import InputError
 from metascale.laws.forecasting import CHECKPOINTS, _decaying, forecast
-from metascale.laws.multi_power import NAMES, Path, Run, fit_multi_power, loss_of
+from metascale.laws.multi_power import NAMES, Path, loss_of
+from metascale.laws.predicting import read_predictors
+from metascale.laws.schedule_fit import Run, fit_multi_power
 from metascale.laws.schedules import Schedule
+from metascale.laws.table import read_table
 from tests.laws.test_entry import call, write
 
 # Luo et al. 2025, parameters of the model of 25 M.
@@ -167,6 +171,83 @@ def test_a_long_table_is_fitted_and_forecast_in_python_and_by_the_command(tmp_pa
         ms.fit({name: table[name] for name in ("run", "step", "loss")}, law="multi_power")
     with pytest.raises(InputError, match="not for the law"):
         ms.fit(table, law="multi_power", n_bootstrap=10)
+
+
+def test_a_law_of_schedules_is_saved_and_loaded_and_predicts_the_same(tmp_path):
+    fit, schedule = ms.fit(long_table(), law="multi_power"), "wsd:peak=3e-4,steps=5000,warmup=200"
+    fit.save(tmp_path / "law.json")
+    again = ms.load_law(tmp_path / "law.json")
+    for at in (None, [300, 5000]):
+        one, other = fit.predict(schedule, at), again.predict(schedule, at=at)
+        assert one.rows() == other.rows()
+    assert again.parameters == fit.parameters
+    assert one.to_csv().splitlines()[0] == "step,lr,median,low,high,beyond"
+    for shown in (fit, again, one):
+        assert shown.plot().get_xlabel() == "step"
+        assert "<img" in shown._repr_html_()
+    ms.fit({"x": [1, 2, 4, 8, 16], "loss": [4, 3.5, 3.1, 2.8, 2.6]}).save(tmp_path / "other.json")
+    other = ms.load_law(tmp_path / "other.json")
+    with pytest.raises(InputError, match="`at` is for laws of schedules"):
+        other.predict([32], at=[1])
+
+
+def test_every_group_has_a_law_of_schedules_in_python_and_by_the_command(tmp_path):
+    """The second arm's loss is twice the first's, and so are L0, A and B."""
+    one = long_table()
+    table = {name: np.concatenate([cells, cells]) for name, cells in one.items()}
+    table["loss"] = np.r_[one["loss"], 2 * one["loss"]]
+    table["arm"] = ["old"] * len(one["loss"]) + ["new"] * len(one["loss"])
+    fits, schedule = ms.fit(table, law="multi_power", group="arm"), "cosine:peak=3e-4,steps=3000,warmup=200"
+    ahead = ms.forecast(table, law="multi_power", group="arm", schedule=schedule)
+    assert ahead["new"].median[0] == pytest.approx(2 * ahead["old"].median[0], rel=1e-4)
+    fits.save(tmp_path / "laws.json")
+    assert ms.load_law(tmp_path / "laws.json")["new"].predict(schedule).rows() == ahead["new"].rows()
+    path, out = write(tmp_path / "curves.csv", table), tmp_path / "out"
+    call("fit", path, "--law", "multi_power", "--group", "arm", "--out", out)
+    points = write(tmp_path / "points.csv", {"arm": ["old", "old", "new"], "step": [1, 3000, 3000], "lr": [3e-4] * 3})
+    rows = predicted_rows(read_table(points), read_predictors(out), 0.9, "arm")
+    flat = {arm: fits[arm].predict({"step": [1, 3000], "lr": [3e-4, 3e-4]}) for arm in ("old", "new")}
+    assert [row["median"] for row in rows[1:]] == [flat["old"].median[0], rows[2]["median"]]
+    said = json.loads(call("forecast", path, "--group", "arm", "--schedule", schedule, "--json").stdout)
+    assert said["groups"]["old"]["rows"] == ahead["old"].rows()
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [([0], "step 0 is outside"), ([301], "21 to 300"), ([20], "after its warm-up"), ([30.5], r"30\.5 is not one")],
+)
+def test_a_step_outside_the_schedule_is_refused(at, words):
+    schedule = Schedule.named("cosine:peak=3e-4,steps=300,warmup=21")
+    assert loss_of(PUBLISHED, schedule, [21, 300]).shape == (2,)
+    with pytest.raises(InputError, match=words):
+        loss_of(PUBLISHED, schedule, at)
+
+
+def test_rows_that_are_not_fitted_are_counted_with_their_reasons():
+    """2 rows without a rate, 1 without a loss, 1 in the warm-up, 1 step twice; a third run has no rate at all."""
+    table = {name: list(cells) for name, cells in long_table().items()}
+    n = len(table["step"])
+    table["lr"][3] = table["lr"][4] = table["loss"][6] = float("nan")
+    for name, value in {"run": "cosine", "step": 10, "lr": 1e-5, "loss": 9.0}.items():
+        table[name].append(value)
+    for name in table:
+        table[name].append(table[name][5])
+    for name, value in {"run": "third", "step": 10, "lr": float("nan"), "loss": 9.0}.items():
+        table[name].append(value)
+    fit = ms.fit(table, law="multi_power")
+    assert sum(len(one.steps) for one in fit.runs) == n - 3
+    said = " ".join(fit.notes)
+    for words in (
+        "3 rows left out: no number in 'step' or 'lr'",
+        "1 rows left out: no number above 0 in 'loss'",
+        "1 rows left out: in a warm-up",
+        "a step of the run once more",
+        "1 of 3 runs have no row left (third)",
+    ):
+        assert words in said, words
+    table["step"][0] = 200.5
+    with pytest.raises(InputError, match=r"is 200\.5 in row 1 .*steps are whole numbers"):
+        ms.fit(table, law="multi_power")
 
 
 def test_checkpoints_without_rates_are_warned_of_and_their_interval_holds_what_a_decay_gives():

@@ -7,26 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metascale.cli.scales import one_target, print_json
-from metascale.cli.words import say, stage, write_results
+from metascale.cli.words import folder_name, say, say_notes, stage, write_results
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
     from metascale.cli.table import Opening
     from metascale.laws.metrics import ShareOptions
-    from metascale.laws.multi_power import ScheduleFit
+    from metascale.laws.schedule_fit import ScheduleFit
 
 MULTI_POWER = "multi_power"  # as `metascale.laws.multi_power` has it, which is loaded only where it is used
 
 
 def _fitted(
     opening: Opening, y: Sequence[str] | None, how: ShareOptions, others: Mapping[str, object], level: float
-) -> ScheduleFit:
-    """The law; options that it has no use for are refused."""
-    from metascale.laws.multi_power import fit_curves as fit_table
+) -> dict[str, ScheduleFit]:
+    """The law of every group; options that it has no use for are refused."""
+    from metascale.laws.schedule_fit import fit_curves as fit_table
     from metascale.laws.table import read_table
 
     chosen = opening.chosen
-    given = {"x": opening.scales, "group": opening.group, "series": opening.series, "best_of": opening.best_of,
+    given = {"x": opening.scales, "series": opening.series, "best_of": opening.best_of,
              "replicate": chosen.seed, "rows": chosen.rows, "noise": chosen.noise, **vars(how), **others}  # fmt: skip
     other = next((name for name, value in given.items() if value), None)
     if other is not None:
@@ -34,23 +34,33 @@ def _fitted(
     if y and len(y) > 1:
         raise InputError("the law 'multi_power' is fitted to one loss; give `y` once", field="y")
     with stage(f"fitting {opening.path.name}"):
-        return fit_table(read_table(opening.path), y[0] if y else None, chosen.run, level)
+        return fit_table(read_table(opening.path), y[0] if y else None, chosen.run, level, opening.group)
 
 
 def fit_curves(
     opening: Opening, y: Sequence[str] | None, options: Mapping[str, Any], how: ShareOptions, out: Path | None,
     json_: bool,
 ) -> None:  # fmt: skip
-    """Fit the law, print it and write fit.json."""
+    """Fit the law of every group, print it and write law.json, fit.json and the pictures."""
+    from metascale.laws.record import write_laws
+
     others = {"objective": options["objective"], "bound": options["bounds"], "fix": options["fixed"],
               "weights": options["weights"]}  # fmt: skip
     found = _fitted(opening, y, how, others, options["level"])
-    say(found.summary(), to_stderr=json_)
+    records = {name: one.to_json() for name, one in found.items()}
+    for name, one in found.items():
+        say((f"{name}: " if name else "") + one.summary(), to_stderr=json_)
     if json_:
-        print_json({"": found.to_json()})
+        print_json(records)
     if out is not None:
-        seen = [row for one in found.runs for row in found.residuals(one)]
-        write_results(out, {"fit.json": found.to_json()}, {"curves.csv": seen}, {}, to_stderr=json_)
+        write_laws(out, {name: one.record() for name, one in found.items()})
+        seen = [{**({"group": name} if name else {}), **row}
+                for name, one in found.items() for run in one.runs for row in one.residuals(run)]  # fmt: skip
+        plots = {"fit.png" if not name else f"fit-{folder_name(name)}.png": one.plot() for name, one in found.items()}
+        stored = records[""] if list(records) == [""] else {"groups": records}
+        write_results(out, {"fit.json": stored}, {"curves.csv": seen}, plots, to_stderr=json_)
+        say(f"wrote {out}/law.json, from which `metascale predict {out} SCHEDULE.csv` predicts a CSV of step and lr",
+            to_stderr=json_)  # fmt: skip
 
 
 def forecast_curves(
@@ -66,11 +76,15 @@ def forecast_curves(
     """Predict a run under another schedule, at its end or at the steps of ``--to``."""
     found = _fitted(opening, y, how, {}, 0.95)
     steps: Any = [round(one_target(text, "step")) for text in to] or None
-    ahead = found.predict(schedule, steps, level)
-    say(ahead.summary(), to_stderr=json_)
-    for note in found.notes:
-        say(f"note: {note}", to_stderr=json_)
+    ahead = {name: one.predict(schedule, steps, level) for name, one in found.items()}
+    for name, one in ahead.items():
+        say((f"{name}:\n" if name else "") + one.summary(), to_stderr=json_)
+        say_notes(found[name].notes, to_stderr=json_)
+    records = {name: one.to_json() for name, one in ahead.items()}
     if json_:
-        print_json({"": ahead.to_json()})
+        print_json(records)
     if out is not None:
-        write_results(out, {"forecast.json": ahead.to_json()}, {"forecast.csv": ahead.rows()}, {}, to_stderr=json_)
+        rows = [{**({"group": name} if name else {}), **row} for name, one in ahead.items() for row in one.rows()]
+        stored = records[""] if list(records) == [""] else {"groups": records}
+        plots = {"forecast.png": ahead[""].plot()} if list(ahead) == [""] else {}
+        write_results(out, {"forecast.json": stored}, {"forecast.csv": rows}, plots, to_stderr=json_)

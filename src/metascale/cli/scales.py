@@ -102,7 +102,10 @@ def predicted_rows(
     table: Table, predictors: Mapping[str, Any], level: float, group: str | None
 ) -> list[dict[str, Any]]:
     """The rows of ``table`` with median, low, high and how far each is outside, in their order."""
+    import numpy as np
+
     from metascale.laws.prediction import scales_in
+    from metascale.laws.schedule_predictor import SchedulePredictor
 
     names = next(iter(predictors.values())).x_names
     labels = [""] * table.n_rows
@@ -117,14 +120,17 @@ def predicted_rows(
                              f"{', '.join(predictors)}", field="group", value=unknown)  # fmt: skip
     else:
         labels = [next(iter(predictors))] * table.n_rows
-    x = scales_in(table, names)
     kept = {name: list(table.column(name)) for name in table.names}
     ends: dict[int, dict[str, float]] = {}
     for label in dict.fromkeys(labels):
         mine = [k for k, other in enumerate(labels) if other == label]
-        found: Prediction = predictors[label].predict(x[mine], level)
+        if isinstance(predictors[label], SchedulePredictor):
+            told = predictors[label].of_rows(table.rows(np.isin(np.arange(table.n_rows), mine)), level)
+        else:
+            found: Prediction = predictors[label].predict(scales_in(table, names)[mine], level)
+            told = {key: getattr(found, key) for key in ("median", "low", "high", "beyond")}
         for place, k in enumerate(mine):
-            ends[k] = {key: float(getattr(found, key)[place]) for key in ("median", "low", "high", "beyond")}
+            ends[k] = {key: float(column[place]) for key, column in told.items()}
     return [{**{name: _plain(cells[k]) for name, cells in kept.items()}, **ends[k]} for k in range(table.n_rows)]
 
 

@@ -122,11 +122,14 @@ def folder_of(out: Path | None, group: str | None) -> Path | None:
 
     A name that is no plain folder name is cleaned, and gets a hash that keeps it apart from the others.
     """
+    return out if group is None or out is None else out / folder_name(group)
+
+
+def folder_name(group: str) -> str:
+    """A group's name as that of a folder or file."""
     from metascale.core.canonical import content_id
 
-    if group is None or out is None:
-        return out
     clean = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in group)[:_LONGEST_NAME]
     if clean == group and clean.strip("."):
-        return out / clean
-    return out / f"{clean.strip('.') or 'group'}-{content_id(group, 8)}"
+        return clean
+    return f"{clean.strip('.') or 'group'}-{content_id(group, 8)}"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from metascale.laws.library import LIBRARY, law_of, mixture_law
     from metascale.laws.likelihood import LikelihoodProfile, influence, profile
     from metascale.laws.mixture import Mixture
-    from metascale.laws.multi_power import CurvePrediction, ScheduleFit, fit_multi_power, loss_of
+    from metascale.laws.multi_power import loss_of
     from metascale.laws.next_plan import NextRuns, Outcome, follow, grid, next_runs, read_plan
     from metascale.laws.objective import LeastSquares, LogHuber
     from metascale.laws.observations import Observations, observe
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from metascale.laws.prediction import Prediction
     from metascale.laws.record import Interval, LawRecord, read_laws, write_laws
     from metascale.laws.scales import ScalesAnalysis, analyse_scales
+    from metascale.laws.schedule_fit import ScheduleFit, fit_multi_power
+    from metascale.laws.schedule_predictor import CurvePrediction
     from metascale.laws.schedules import Schedule
     from metascale.laws.several import ByGroup, ByMetric
     from metascale.laws.share_analysis import ShareAnalysis, analyse_shares

@@ -34,7 +34,7 @@ from metascale.laws.metrics import (
     backtest_metric,
     share_metric,
 )
-from metascale.laws.multi_power import MULTI_POWER, CurvePrediction, ScheduleFit, fit_curves
+from metascale.laws.multi_power import MULTI_POWER
 from metascale.laws.predicting import SavedLaw, load_saved
 from metascale.laws.prediction import Prediction
 from metascale.laws.prepared import (
@@ -48,6 +48,8 @@ from metascale.laws.prepared import (
     run_labels,
 )
 from metascale.laws.scales import ScalesAnalysis
+from metascale.laws.schedule_fit import ScheduleFit, fit_curves
+from metascale.laws.schedule_predictor import CurvePrediction
 from metascale.laws.several import ByGroup, ByMetric, Result, each_metric, parts_of
 from metascale.laws.share_analysis import ShareAnalysis
 from metascale.laws.share_backtest import ShareBacktest
@@ -156,7 +158,8 @@ def fit(
         return analysis.fit(scales, loss, **options) if metric is None else _fit_arrays(
             scales, loss, metric, how, options)  # fmt: skip
     if options.get("law") == MULTI_POWER:
-        return _fit_curves(data, y, options)
+        curves: dict[str, Law] = {**_fit_curves(data, y, group, {**options, "x": x, **vars(how)})}
+        return _only(curves)
     if y is not None and not isinstance(y, str):
         table = read_table(data)
         parts = parts_of(table, y, how)
@@ -189,14 +192,15 @@ def fit(
     return _only(laws, comparison)
 
 
-def _fit_curves(data: Any, y: Any, options: Mapping[str, Any]) -> ScheduleFit:
-    """The multi-power law of a long table of runs with their rates."""
+def _fit_curves(data: Any, y: Any, group: str | None, given: Mapping[str, Any]) -> dict[str, ScheduleFit]:
+    """The multi-power law of a long table of runs with their rates, by group."""
     if y is not None and not isinstance(y, str):
         raise InputError(f"the law '{MULTI_POWER}' is fitted to one loss; name it with `y`", field="y")
-    other = next((name for name in options if name not in ("law", "level", "run")), None)
+    allowed = ("law", "level", "run")
+    other = next((name for name, value in given.items() if name not in allowed and value is not None), None)
     if other is not None:
         raise InputError(f"`{other}` is not for the law '{MULTI_POWER}'", field=other)
-    return fit_curves(read_table(data), y, options.get("run"), options.get("level", 0.95))
+    return fit_curves(read_table(data), y, given.get("run"), given.get("level", 0.95), group)
 
 
 def _row_loss(y: str | None, how: ShareOptions) -> str | None:
@@ -298,14 +302,16 @@ def forecast(
     Raises:
         InputError: the table cannot be read, or is too small for a forecast; ``at`` is missing.
     """
+    how = ShareOptions(kind, chance, trials, via)
     if options.get("law") == MULTI_POWER:
-        curves_of = {name: options.pop(name) for name in ("schedule",) if name in options}
-        if not curves_of:
+        schedule = options.pop("schedule", None)
+        if schedule is None:
             raise InputError("`schedule` is missing: give the rates of the run to predict", field="schedule")
-        return _fit_curves(data, y, options).predict(curves_of["schedule"], at, level)
+        fits = _fit_curves(data, y, group, {**options, "x": x, **vars(how)})
+        runs: dict[str, Ahead] = {name: one.predict(schedule, at, level) for name, one in fits.items()}
+        return _only(runs)
     if at is None:
         raise InputError("`at` is missing: give the scales to predict the loss at", field="at")
-    how = ShareOptions(kind, chance, trials, via)
     if loss is not None:
         scales, metric = x if data is None else data, how.of(options.get("loss_name", "loss"), loss)
         if metric is not None:

@@ -28,6 +28,7 @@ from metascale.laws.record import (
     read_laws,
     save_record,
 )
+from metascale.laws.schedule_predictor import SCHEDULE_LINK, SchedulePredictor
 from metascale.laws.share_predictor import LINKS, SharePredictor
 from metascale.laws.two_steps import LossPredictor, TaskPredictor
 
@@ -54,8 +55,20 @@ class SavedLaw(Shown):
     def verdict(self) -> str:
         return self.law_record.verdict
 
-    def predict(self, points: Any, level: float = 0.90) -> Prediction:
-        """Median and interval for one new run at each row: an array, or what `read_table` reads."""
+    def predict(self, points: Any, level: float = 0.90, at: ArrayLike | None = None) -> Prediction:
+        """Median and interval for one new run at each row: an array, or what `read_table` reads.
+
+        Args:
+            points: of a law of schedules a schedule (`metascale.laws.Schedule.read`).
+            at: steps of the schedule, by default its end.
+
+        Raises:
+            InputError: the law has no such scales, or ``at`` and the law is none of schedules.
+        """
+        if isinstance(self.predictor, SchedulePredictor):
+            return self.predictor.predict(points, level, at)
+        if at is not None:
+            raise InputError(f"`at` is for laws of schedules, and '{self.law_record.law}' is none", field="at")
         return self.predictor.predict(points, level)
 
     def record(self) -> LawRecord:
@@ -78,7 +91,11 @@ class SavedLaw(Shown):
         return "\n".join([*lines, f"predictions by {self.predictor.by}", *(f"  note: {note}" for note in record.notes)])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Of a law in one scale its curve, runs and forecast; of several, predictions along the first one."""
+        """Of a law in one scale its curve, runs and forecast; of several, predictions along the first one; of a law of
+        schedules its longest run."""
+        if isinstance(self.predictor, SchedulePredictor):
+            steps, losses = self.predictor.longest
+            return plot_law(LawPicture.of(self.law_record, steps, losses), ax)
         share = isinstance(self.predictor, (TaskPredictor, SharePredictor))
         base = self.predictor.loss if isinstance(self.predictor, TaskPredictor) else self.predictor
         if isinstance(base, SeriesPredictor):
@@ -138,6 +155,8 @@ def predictor_of(record: LawRecord) -> Predictor:
     if stored.via is not None:
         loss = _of_loss(stored.via)
         return TaskPredictor(loss, SharePredictor.of(replace(stored, x_names=(loss.loss_name,))))
+    if stored.link == SCHEDULE_LINK:
+        return SchedulePredictor.of(stored)
     return SharePredictor.of(stored) if stored.link in LINKS else _of_loss(stored)
 
 

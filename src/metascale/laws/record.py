@@ -129,6 +129,8 @@ class PredictorRecord:
             of ln loss, where they are known.
         trials, flipped, unit: of a share (`metascale.laws.share_analysis`): questions of a new run, whether it counts
             failures, and 100 for per cent; via: what predicts the loss that the share is read off.
+        rate_unit, sum_unit: of a law of schedules (`metascale.laws.schedule_predictor`), whose x and loss are those of
+            its longest run.
     """
 
     link: str
@@ -151,6 +153,8 @@ class PredictorRecord:
     unit: float = 1.0
     via: PredictorRecord | None = None
     error: tuple[float, ...] = ()
+    rate_unit: float = 1.0
+    sum_unit: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
 from metascale.core.suggest import suggest
-from metascale.laws.observations import Array
+from metascale.laws.observations import Array, Integers
+from metascale.laws.runs import RATE_NAMES, STEP_NAMES
+from metascale.laws.table import Table, named_like, read_table
 
 SETTINGS = {
     "constant": ("peak", "steps", "warmup"), "linear": ("peak", "steps", "warmup", "end"),
@@ -39,6 +41,23 @@ class Schedule:
     def summed(self) -> Array:
         """[T] the sum of the rates up to each step."""
         return np.cumsum(self.rates) / self.sum_unit
+
+    def steps(self, at: ArrayLike) -> Integers:
+        """[m] steps ``at`` that were checked to lie inside the schedule, after its warm-up.
+
+        Raises:
+            InputError: a step outside, or one that is not whole.
+        """
+        given = np.atleast_1d(np.asarray(at, float))
+        whole = given == np.round(given)
+        wrong = ~whole | (given <= self.warmup) | (given > len(self.rates))
+        if wrong.any():
+            step = float(given[wrong][0])
+            why = "outside the schedule's steps after its warm-up" if whole[wrong][0] else "not one of the steps"
+            raise InputError(
+                f"step {step:.10g} is {why}, {self.warmup + 1} to {len(self.rates)}", field="at", value=step
+            )
+        return np.asarray(given, int)
 
     @classmethod
     def of(cls, steps: ArrayLike, rates: ArrayLike) -> Schedule:
@@ -111,9 +130,6 @@ class Schedule:
     @classmethod
     def read(cls, source: Any) -> Schedule:
         """A schedule, the name of one, or a table (a path, a mapping, a frame) of step and lr."""
-        from metascale.laws.runs import RATE_NAMES, STEP_NAMES
-        from metascale.laws.table import named_like, read_table
-
         if isinstance(source, Schedule):
             return source
         if isinstance(source, str) and source.partition(":")[0] in SCHEDULES:
@@ -121,7 +137,17 @@ class Schedule:
         if isinstance(source, str) and not Path(source).exists():
             return cls.named(source)
         table = read_table(source)
-        step, rate = (next(iter(named_like(table, names)), None) for names in (STEP_NAMES, RATE_NAMES))
-        if step is None or rate is None:
-            raise InputError(f"{table.source} is no schedule: it needs columns 'step' and 'lr'", field="schedule")
+        step, rate = columns_of_schedule(table)
         return cls.of(table.numbers(step), table.numbers(rate))
+
+
+def columns_of_schedule(table: Table) -> tuple[str, str]:
+    """The columns of steps and of rates.
+
+    Raises:
+        InputError: one is missing.
+    """
+    step, rate = (next(iter(named_like(table, names)), None) for names in (STEP_NAMES, RATE_NAMES))
+    if step is None or rate is None:
+        raise InputError(f"{table.source} is no schedule: it needs columns 'step' and 'lr'", field="schedule")
+    return step, rate
