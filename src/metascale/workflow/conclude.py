@@ -30,9 +30,11 @@ from metascale.core.files import read_json, write_json
 from metascale.core.suggest import suggest
 from metascale.core.units import finite
 from metascale.laws import analyse
-from metascale.laws.analysis import Analysis
-from metascale.laws.record import write_laws
-from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
+from metascale.laws.analysis import Analysis, fit
+from metascale.laws.predicting import saved_record
+from metascale.laws.record import LawRecord, write_laws
+from metascale.laws.scales import ScalesAnalysis
+from metascale.laws.surface_fit import SurfaceAnalysis
 from metascale.report.write import write_report
 from metascale.study.design import Study
 from metascale.study.roles import Roles, loss_of
@@ -43,7 +45,7 @@ from metascale.study.store.manifest import TABLES, seal_study, unseal
 from metascale.study.store.table import FINALS, ResultsTable, as_written, write_results
 from metascale.workflow.recipe import recipe_of, roles_of
 
-Law: TypeAlias = Analysis | SurfaceAnalysis
+Law: TypeAlias = Analysis | SurfaceAnalysis | ScalesAnalysis
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def conclude(folder: Path | str) -> Conclusion:
             write_json(folder / TEST_POOL_JSON, shared_pools(read_json(pool)))
             break
     analyses, reason = laws_of(view.study, table, roles)
-    write_laws(folder, {series: found.record() for series, found in analyses.items()})
+    write_laws(folder, {series: record_of(found) for series, found in analyses.items()})
     written = [*_write_tuning(view), *write_own(view, table), *write_report(folder)]
     summary = read_json(folder / SUMMARY_JSON)
     own = [folder / name for name in (*TABLES, FINALS, BASELINES_JSON, TEST_POOL_JSON, LAW_JSON, LAWS_JSON)]
@@ -183,8 +185,13 @@ def laws_of(study: Study, table: ResultsTable, roles: Roles | None = None) -> tu
     return analyses, "; ".join(reasons)
 
 
+def record_of(law: Law) -> LawRecord:
+    """What law.json holds: in several scales what predicts as well, so that ``metascale predict`` reads the study."""
+    return law.record() if isinstance(law, Analysis) else saved_record(law)
+
+
 def _analyse(rows: Sequence[Mapping[str, Any]], roles: Roles, loss: str, notes: Sequence[str]) -> Law:
-    """The law of one series: along one scale with the seeds as repeats, or in two or three scales."""
+    """The law of one series: along one scale with the seeds as repeats, or in several by what `fit` of a table does."""
     scales, higher = roles.scales, True if roles.better == "higher" else None
     whole = [row for row in rows if None not in (finite(row.get(name)) for name in (*scales, loss))]
     if len(whole) < len(rows):
@@ -192,7 +199,8 @@ def _analyse(rows: Sequence[Mapping[str, Any]], roles: Roles, loss: str, notes: 
     x = np.array([[float(row[name]) for name in scales] for row in whole]).reshape(-1, len(scales))
     losses = [float(row[loss]) for row in whole]
     if len(scales) > 1:
-        return analyse_surface(x, losses, x_name=tuple(scales), loss_name=loss, notes=notes)
+        every = np.arange(len(losses))  # equal losses of two seeds are two runs
+        return fit(x, losses, replicate=every, x_name=tuple(scales), loss_name=loss, notes=notes)
     seeds = [row["seed"] for row in whole]
     return analyse(
         x[:, 0], losses, replicate=seeds, x_name=scales[0], loss_name=loss, higher_is_better=higher, notes=notes

@@ -219,8 +219,12 @@ def law_finding(study: ReportStudy) -> Finding:
     axis = axis_label(study.x_name).removesuffix(" N").removesuffix(" K").removesuffix(" r")
     many = "the number of training tasks" if study.x_name == "n_tasks" else axis
     loss = study.loss_words
-    question = str(study.launched.get("question") or f"Does {loss} follow a power law in {many}?")
     laws = study.laws_by_series
+    scales = dict.fromkeys(name for one in laws.values() for name in one.x_names)
+    asked = f"How does {loss} change with {' and '.join(axis_label(name) for name in scales)}?"
+    if len(scales) < 2:
+        asked = f"Does {loss} follow a power law in {many}?"
+    question = str(study.launched.get("question") or asked)
     if not laws:
         return Finding(question, f"No answer yet: {missing_law_reason(study)}", "No law was fitted")
     if len(laws) > 1:
@@ -229,7 +233,8 @@ def law_finding(study: ReportStudy) -> Finding:
     exponent, direction, level = law.exponent, law.direction, law.level
     if len(law.x_names) > 1:
         title = f"{loss.capitalize()} in {' and '.join(law.x_names)}"
-        return Finding(question, upper_first(law.verdict), title, direction, level=level, verdict=law.verdict)
+        answer = upper_first(study.in_words(law.verdict))
+        return Finding(question, answer, title, direction, level=level, verdict=law.verdict)
     if direction == "not monotone":
         found = law.trends.get(law.x_name)
         level = found.level if found else level
@@ -319,7 +324,9 @@ def facts(study: ReportStudy, finding: Finding) -> tuple[tuple[str, str], ...]:
 
 
 def _formula(law: LawRecord, x_name: str) -> str:
-    """The fitted law with its numbers where it is a power law, else its formula."""
+    """The fitted law with its numbers where it is a power law, else its formula; of forms together their number."""
+    if law.law == "auto":
+        return f"{len(law.families)} forms together, the first of them {next(iter(law.families), '')}"
     values = {name: found.estimate for name, found in law.parameters.items()}
     scale, exponent, floor = values.get("A"), values.get("alpha", values.get("beta")), values.get("E")
     if scale is None or exponent is None or set(values) - {"A", "alpha", "beta", "E"}:
@@ -407,8 +414,10 @@ def parameters_table(series: str, one: LawRecord) -> PageTable:
     quality = [f"R² of log loss {measured(one.r2_log)}"] if one.r2_log is not None else []
     quality += [f"objective {measured(one.objective)}"] if one.objective is not None else []
     formula = f": {greek(one.formula)}" if one.formula else ""
-    named = one.law.replace("_", " ")
-    caption = f"{of(series)}Parameters of the chosen law '{named}'{formula}. {', '.join(quality)}".strip()
+    named = f"the chosen law '{one.law.replace('_', ' ')}'"
+    if one.law == "auto":
+        named = f"'{next(iter(one.families), '')}', the first of the {len(one.families)} forms that predict together"
+    caption = f"{of(series)}Parameters of {named}{formula}. {', '.join(quality)}".strip()
     return table(caption, ("parameter", "estimate", f"{100 * one.level:g} % low", "high"), rows)
 
 
