@@ -181,6 +181,8 @@ def test_beyond_the_table_the_slope_of_the_odds_may_be_off():
     odds = logit(alone.draws(np.array([[16 * N[-1]], [N[3]]]))[0])
     assert odds[:, 0].std() == pytest.approx(0.35 * 0.9 * np.log(16), rel=0.1)
     assert odds[:, 1].std() < 1e-6
+    between = predictor.predict(np.geomspace(N[0], N[-1], 40))  # of one scale nothing between two runs is beyond
+    assert (np.diff(between.median) > 0).all()
 
 
 def table(n=9):

@@ -15,7 +15,7 @@ from metascale.core.notebook import Shown
 from metascale.laws.fitting import require_level
 from metascale.laws.multi_power import FORMULA, MULTI_POWER, NAMES, Path, curve_of
 from metascale.laws.observations import Array, Integers
-from metascale.laws.picture import BLUE, axis_or_new, draw_band, finish
+from metascale.laws.picture import INK, axis_or_new, draw_band, finish
 from metascale.laws.prediction import Prediction
 from metascale.laws.record import Band, ComponentRecord, PredictorRecord
 from metascale.laws.schedules import Schedule, columns_of_schedule
@@ -65,7 +65,7 @@ class CurvePrediction(Shown, Prediction):
         ax = axis_or_new(ax)
         label = f"one run ({100 * self.level:g} %)"
         band = Band.of(self.x[:, 0], self.median, self.low, self.high)
-        draw_band(ax, band, BLUE, label, "o-" if len(self) < 3 else "-")
+        draw_band(ax, band, INK, label, "o-" if len(self) < 3 else "-")
         return finish(ax, "step", self.loss_name, x_scale="linear")
 
 

@@ -74,8 +74,8 @@ class SharePredictor:
         """
         t = np.log(x) if self.log else np.asarray(x, float)
         own = np.broadcast_to(t, (each, *t.shape[-2:])) if t.ndim == 2 else t
-        away = np.array([distances(rows, self.sites) for rows in own]) if t.ndim == 3 else np.broadcast_to(
-            distances(t, self.sites), own.shape[:2])  # fmt: skip
+        away = np.array([self._away(rows) for rows in own]) if t.ndim == 3 else np.broadcast_to(
+            self._away(t), own.shape[:2])  # fmt: skip
         found = []
         for k, theta in enumerate(self.theta):
             rng = np.random.default_rng((seed, 77, k))
@@ -88,6 +88,12 @@ class SharePredictor:
             room = 1 - drawn[:, -2:-1] - missed
             found.append(drawn[:, -2:-1] + room / (1 + np.exp(-np.clip(odds, -700, 700))))
         return np.concatenate(found), np.repeat(self.weights / each, each)
+
+    def _away(self, t: Array) -> Array:
+        """[m] how far rows are from the table; of one scale 0 everywhere inside it."""
+        found = distances(t, self.sites)
+        inside = (t >= self.sites.min(0)) & (t <= self.sites.max(0))
+        return np.where(inside[:, 0], 0.0, found) if t.shape[1] == 1 else found
 
     def predict(self, points: Any, level: float = 0.90) -> Prediction:
         """Median and interval for one new run at each row: an array, or what `points_of` reads."""
