@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,3 +106,10 @@ def test_a_short_logarithmic_axis_has_labels_apart(low: float, high: float, labe
     assert len(texts) == len(labels)
     for text, label in zip(texts, labels, strict=True):
         assert label in text
+
+
+def test_the_gallery_shows_what_its_code_draws():
+    page = (Path(__file__).parents[2] / "docs" / "laws.md").read_text(encoding="utf-8")
+    shown = re.findall(r"\(images/(\w+\.png)\)", page)
+    assert shown == re.findall(r'savefig\("(\w+\.png)"', page)
+    assert all((Path(__file__).parents[2] / "docs" / "images" / name).is_file() for name in shown)
