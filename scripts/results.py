@@ -56,7 +56,7 @@ from metascale.report.sections.contest import (
 from metascale.report.sections.diagnosis import convergence, diagnosis_data, diagnosis_sentence
 from metascale.report.sections.provenance import gather
 from metascale.report.study import ReportStudy, RunRow, _method, open_study
-from metascale.report.words import interval, measured
+from metascale.report.words import axis_label, interval, measured
 from metascale.report.write import finding_of, png
 from metascale.study.content import CONTENT, PLACES
 from metascale.study.definition import load_definition, save_definition
@@ -67,6 +67,9 @@ from metascale.study.store.records import parse_cell
 from metascale.study.store.table import ResultsTable, results_table
 from metascale.workflow.conclude import laws_of
 from metascale.workflow.recipe import load_recipe, roles_of
+
+sys.path.insert(0, str(Path(__file__).parent))
+from contrasts import CONTRASTS, contrasts, contrasts_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -274,6 +277,15 @@ def groups(one: Record) -> list[Block]:
     return [Code(found.summary())]
 
 
+def differences(one: Record) -> list[Block]:
+    """Losses of methods minus each other's at every scale, and where the sign changes."""
+    roles = roles_of(one.study.view.study)
+    (scale,), (series,) = roles.scales, roles.series
+    rows = [row for row in one.table.finished().rows if row["kind"] in MAIN_KINDS]
+    pairs = CONTRASTS[one.study.view.study.base["recipe"]]
+    return [contrasts_table(contrasts(rows, pairs, scale=scale, series=series, loss=roles.loss), axis_label(scale))]
+
+
 def accuracy(one: Record) -> list[Block]:
     """Test accuracy of every trained learner, with the 95 % interval that few-shot papers print."""
     rows = [row for row in one.table.finished().rows if row["kind"] in MAIN_KINDS]
@@ -321,6 +333,7 @@ PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
     "law": law,
     "extrapolation": lambda one: laws.extrapolation(one.study).blocks,
     "baselines": baselines,
+    "differences": differences,
     "convergence": lambda one: [block for block in convergence(one.study).blocks if isinstance(block, str)],
     "groups": groups,
     "diagnosis": lambda one: [one.told["diagnosis"]],

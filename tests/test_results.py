@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -198,6 +199,24 @@ def test_a_table_of_a_page_is_a_table_in_markdown() -> None:
     row = Row((Cell("a|b"), Cell("0.5", 0.5)), "chosen")
     found = results.markdown(["One.", Bullets(("x", "y")), table("Two.", (text_column("name"), "loss"), [row])])
     assert found == "One.\n\n- x\n- y\n\nTwo.\n\n| name | loss |\n| --- | ---: |\n| **a\\|b** | **0.5** |\n"
+
+
+def test_differences_are_paired_by_seed_and_cross_where_they_are_zero() -> None:
+    """Two seeds with differences of -1 and -3, then 1 and 3: means -2 and 2, so the crossing is the geometric mean."""
+    gaps = {(10, 0): -1.0, (10, 1): -3.0, (1000, 0): 1.0, (1000, 1): 3.0}
+    rows = [
+        {"method": method, "n": n, "seed": seed, "loss": 5.0 * seed + (gap if method == "a" else 0.0)}
+        for (n, seed), gap in gaps.items()
+        for method in ("a", "b")
+    ]
+    (found,) = results.contrasts(rows, [("a", "b")], scale="n", series="method", loss="loss")
+    half = 12.7062  # of Student's t with one degree of freedom; the standard error is 1
+    assert found.at(0) == pytest.approx((-2, -2 - half, -2 + half), abs=1e-4)
+    assert found.crossing() == pytest.approx((100, 100, 100))
+    assert results.contrasts_table([found], "texts").rows[0].cells[-1].text == "100"
+    one_sided = replace(found, gaps=np.array([[-1.0, 1.0], [-2.0, -3.0]]))
+    assert one_sided.crossing() == (0, 0, np.inf)
+    assert results.contrasts_table([one_sided], "texts").rows[0].cells[-1].text == "below 10 [below 10, above 1000]"
 
 
 def test_only_kinds_that_a_law_or_a_comparison_takes_are_recorded() -> None:

@@ -15,7 +15,7 @@ from metascale.core.streams import torch_generator
 from metascale.core.trees import n_elements, require_grad, stack_tasks, to
 from metascale.core.types import Batch, Params
 from metascale.models.convnet import ConvNet
-from metascale.models.perceptron import Perceptron
+from metascale.models.perceptron import Perceptron, ResidualPerceptron
 from metascale.testing.model_contract import MakeBatch, check_model
 from metascale.training.flops import count_flops
 
@@ -47,6 +47,16 @@ def test_perceptrons_keep_the_contract(activation: Any, depth: int) -> None:
     model = Perceptron(6, 3, width=8, depth=depth, activation=activation)
     check_model(model, class_batches(6), dtype=torch.float64, smooth=activation != "relu")
     check_model(model, class_batches(2, 3), smooth=activation != "relu")
+
+
+def test_a_residual_perceptron_keeps_the_contract_and_starts_from_its_inputs() -> None:
+    model = ResidualPerceptron(6, 3, width=8)
+    check_model(model, class_batches(6), dtype=torch.float64, smooth=False)
+    batch = class_batches(6)(2, 4, 0)
+    params = stack_tasks(model.init(0), 2)
+    torch.testing.assert_close(model.features(params, batch), batch.inputs["x"])
+    grown = {**params, "scale": params["scale"] + math.log(3), "layer1.bias": params["layer1.bias"] + 1}
+    torch.testing.assert_close(model.features(grown, batch), 3 * (batch.inputs["x"] + 1))
 
 
 def test_a_regression_perceptron_keeps_the_contract() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from metascale.core.errors import InputError
+from metascale.core.run import MemoryRun
 from metascale.recipes.melora import ESTIMATORS
 from metascale.report.words import method_label
 from metascale.workflow.recipe import load_recipe
@@ -207,3 +209,28 @@ def test_a_search_tunes_a_method_and_never_sees_the_test_tasks(backbone: Path, t
     assert len(tuned[0]["tried"]) == 2
     for run in json.loads((tmp_path / "study" / "all_results.json").read_text()):
         assert ("test_loss_nats" in run["result"]) == (run["kind"] == "meta")
+
+
+def test_frozen_sentences_are_the_backbone_pooled_and_shared_by_trials(backbone: Path, texts: Path) -> None:
+    """A text of an episode has the features that the backbone gives it alone, whatever it is padded with elsewhere."""
+    from metascale.models.text.hf import load_backbone, load_encoder
+    from metascale.workflow.fewshot import trial
+    from metascale.workflow.text import SENTENCE_LENGTH
+
+    given = {"path": str(texts), "backbone": str(backbone), "frozen": True, "n_way": 3, "k_shot": 1, "n_query": 1}
+    recipe = load_recipe("csv")
+    parts = recipe.make_parts(recipe.validate({**given, "n_tasks": 4}), 0, "cpu")
+    found = parts.source.episodes("test", [0]).support.inputs["x"][0]
+    written = dict.fromkeys(line.split(",")[0] for line in texts.read_text().splitlines()[1:])
+    encoder, model = load_encoder(str(backbone), 64), load_backbone(str(backbone))
+    with torch.no_grad():
+        alone = [model(input_ids=torch.tensor(encoder([text]))).last_hidden_state[0, -1] for text in written]
+    known = SENTENCE_LENGTH * torch.nn.functional.normalize(torch.stack(alone), dim=1)
+    assert torch.cdist(found, known, compute_mode="donot_use_mm_for_euclid_dist").min(1).values.max() < 1e-3
+    small = {"n_test_tasks": 4, "n_validation_tasks": 2, "max_steps": 3, "eval_every": 2, "outer_optimizer": "adam"}
+    study = recipe.study({**given, **small, "n_tasks": [4], "method": "protonet"}, seeds=[0], baselines=False)
+    (one,) = study.trials()
+    assert 0 <= trial(dict(one.config), MemoryRun(), "cpu")["test_accuracy"] <= 1
+    assert "16 frozen features of" in json.dumps(parts.source.describe())
+    with pytest.raises(InputError, match="frozen=true needs a backbone"):
+        recipe.validate({**given, "backbone": ""})

@@ -118,7 +118,7 @@ def _why_none(config: Mapping[str, Any]) -> str:
     kind = config.get("kind", "meta")
     if kind != "meta":
         return f"it is a {kind} ('{config.get('method')}'), which saves no weights"
-    if not config.get("backbone"):
+    if not config.get("backbone") or config.get("frozen"):
         return "its model is not a language model with LoRA (a text recipe with `backbone`=NAME makes one)"
     return "it did not write any"
 

@@ -100,3 +100,46 @@ class Perceptron(Network):
         widths = (self.n_inputs, *self.widths)
         hidden = sum(n_in * n_out for n_in, n_out in itertools.pairwise(widths))
         return {"hidden_layers": 2.0 * hidden, "readout": 2.0 * widths[-1] * self.n_outputs}
+
+
+@dataclass(frozen=True)
+class ResidualPerceptron(Network):
+    """Features that start as the inputs are: e^s (x + W relu(V x + b) + c), with s, W, b and c zero at the start.
+
+    For inputs that are features already, of an encoder that stays frozen: training starts from what they can do.
+
+    Args:
+        n_inputs: numbers in one example, and in its features.
+        n_outputs: classes.
+        width: hidden units.
+        head: what the output layer of a task starts from (see `models.network.HeadStart`).
+    """
+
+    n_inputs: int
+    n_outputs: int
+    width: int = 64
+    head: HeadStart = "learned"
+
+    def __post_init__(self) -> None:
+        check_sizes("perceptron", width=self.width)
+        refuse_head(self.head, True)
+
+    @property
+    def task_axis(self) -> bool:
+        return True
+
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        return self.n_inputs, self.n_outputs
+
+    def init(self, seed: int) -> Params:
+        """``layer0`` and ``layer1`` of the change, ``scale`` [1], which is s, and ``head``."""
+        change = self._init_linear(seed, "layer0", self.n_inputs, self.width, math.sqrt(2 / self.n_inputs))
+        change |= self._init_linear(seed, "layer1", self.width, self.n_inputs, 0.0)
+        return {**change, "scale": torch.zeros(1), **self._init_head(seed, self.n_inputs, self.n_outputs)}
+
+    def features(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
+        """[T, B, n_inputs]."""
+        inputs = batch.inputs["x"].flatten(2)
+        change = self._linear(params, "layer1", torch.relu(self._linear(params, "layer0", inputs)))
+        return params["scale"].exp().unsqueeze(-1) * (inputs + change)

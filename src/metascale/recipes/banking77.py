@@ -53,6 +53,33 @@ LAPTOP: Mapping[str, object] = {
     "tune_rates": [1e-3, 3e-3, 1e-2],
 }
 
+FROZEN: Mapping[str, object] = {
+    "backbone": "sentence-transformers/all-MiniLM-L6-v2",
+    "frozen": True,
+    "dtype": "float32",
+    "method": "protonet",
+    "width": 128,
+    "k_shot": 1,
+    "n_way": 20,
+    "train_n_way": 5,
+    "n_query": 5,
+    "outer_optimizer": "adam",
+    "outer_lr": 1e-3,
+    "outer_schedule": "cosine",
+    "max_steps": 1000,
+    "eval_every": 100,
+    "patience": 10,
+    "n_validation_tasks": 100,
+    "n_test_tasks": 300,
+    "n_curve_tasks": 1,
+    "adaptation_curve": [0],
+}
+"""A prototypical network over the frozen sentence features of MiniLM: seconds a trial. Tests are of 20 classes with one
+example each, where a strong encoder alone leaves room; training is of 5 classes, so that a task is a small part of
+them."""
+UNTRAINED = tuple(
+    {"kind": kind, "method": name} for kind, name in (("baseline", "prototypes"), ("control", "class_prior"))
+)
 
 RECIPE = Recipe(
     name="banking77",
@@ -82,6 +109,13 @@ RECIPE = Recipe(
             {"backbone": "", "labels": "sorted", "classes": "shared"},
             axes={"n_tasks": [5, 20, 100, 500]},
             seeds=(0, 1, 2),
+        ),
+        "frozen": Profile(
+            "a prototypical network over frozen sentence features of MiniLM, 20-way 1-shot; with --executor serial",
+            FROZEN,
+            axes={"n_tasks": [1, 2, 5, 10, 20, 50, 200, 2000]},
+            seeds=(0, 1, 2),
+            baselines=UNTRAINED,
         ),
         "pilot": Profile("one N and fewer steps, to check rates", {"n_tasks": 200, "max_steps": 3000}, seeds=(100,)),
     },

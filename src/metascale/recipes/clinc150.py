@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metascale.recipes.banking77 import DEFAULTS, LAPTOP
+from metascale.recipes.banking77 import DEFAULTS, FROZEN, LAPTOP, UNTRAINED
 from metascale.workflow.config import BASELINES
 from metascale.workflow.recipe import Profile, Recipe
 from metascale.workflow.text import WITHOUT_A_MODEL, TextConfig, text_parts
@@ -55,6 +55,13 @@ RECIPE = Recipe(
             {"backbone": ""},
             axes={"n_tasks": [5, 20, 100, 500]},
             seeds=(0, 1, 2),
+        ),
+        "frozen": Profile(
+            "a prototypical network over frozen sentence features of MiniLM, 20-way 1-shot; with --executor serial",
+            FROZEN,
+            axes={"n_tasks": [1, 2, 5, 10, 20, 50, 200, 2000]},
+            seeds=(0, 1, 2),
+            baselines=UNTRAINED,
         ),
     },
     data_sets=("clinc150",),

@@ -22,6 +22,7 @@ AXIS_LABELS = {
     "n_params_total": "parameters",
     "train_flops": "training FLOPs",
     "n_train": "training examples",
+    "n_clean": "clean texts",
 }
 METHOD_LABELS = {
     "reptile": "Reptile",
@@ -42,6 +43,8 @@ METHOD_LABELS = {
     "sama": "SAMA",
     "reweight": "reweighted",
     "reweight_correct": "reweighted and corrected",
+    "reweight_both": "reweighted beside clean",
+    "then": "weak, then clean",
     "el2n": "EL2N",
     "fine_tuning": "fine-tuning",
     "prototypes": "prototypes",

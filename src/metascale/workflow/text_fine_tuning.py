@@ -18,17 +18,17 @@ from metascale.core.columns import TEST_LOSS
 from metascale.core.run import Run
 from metascale.core.types import Params
 from metascale.workflow.config import Count, NonNegative, Rate, TrialConfig, Weight
-from metascale.workflow.text import WORDS_LENGTH, backbone_path
+from metascale.workflow.text import WORDS_LENGTH, backbone_path, sentence_features
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import nn
-    from transformers import PreTrainedModel
 
     from metascale.bilevel.levels import BoundModule, ModuleLoss
     from metascale.bilevel.training import Batches, BilevelTraining
-    from metascale.tasks.supervised.weak_labels import LabelledTexts, TextFeatures, TextInputs, WeakLabelData
+    from metascale.tasks.supervised.weak_labels import LabelledTexts, WeakLabelData
+    from metascale.tasks.texts import TokenLists
 
 EVAL_BATCH = 128
 N_WORDS = 3000
@@ -85,55 +85,27 @@ def load_features(
     ``folder`` is that of the data set. Every text's features have the Euclidean length `WORDS_LENGTH`. Trials of one
     process share them.
     """
-    from metascale.models.text.hf import load_backbone, load_encoder
+    from metascale.models.text.hf import load_encoder
     from metascale.tasks.supervised.weak_labels import weak_label_data, weak_label_texts
     from metascale.tasks.words import WordEncoder
 
     name, root = folder.name, folder.parent
     if backbone:
-        model = load_backbone(backbone, device=device)
         encoder = load_encoder(backbone, max_length)
         data = weak_label_data(name, encoder, data_seed, uncovered=uncovered, data_dir=root)
-        return data.with_inputs(lambda tokens: _sentences(tokens, model, device))
+        return data.as_features(lambda tokens: WORDS_LENGTH * sentence_features(tokens, backbone, device))
     words = WordEncoder.from_texts(weak_label_texts(name, root), N_WORDS, max_length)
     data = weak_label_data(name, words, data_seed, uncovered=uncovered, data_dir=root)
-    return data.with_inputs(lambda tokens: _words(tokens, words.n_tokens))
+    return data.as_features(lambda tokens: _words(tokens, words.n_tokens))
 
 
-def _words(tokens: TextInputs, n_tokens: int) -> TextFeatures:
+def _words(tokens: TokenLists, n_tokens: int) -> torch.Tensor:
     import numpy as np
+    from torch.nn.functional import normalize
 
     from metascale.tasks.words import token_counts
 
-    return _scaled(token_counts(**tokens(np.arange(len(tokens))), n_tokens=n_tokens))
-
-
-def _sentences(tokens: TextInputs, backbone: PreTrainedModel, device: str) -> TextFeatures:
-    """The backbone's pooled hidden states, texts of like length together."""
-    import numpy as np
-    import torch
-
-    from metascale.models.text.heads import named_pooling
-    from metascale.models.text.hf import architecture_of, call_options
-
-    pool, options = named_pooling(architecture_of(backbone, "pooling").pooling), call_options(backbone)
-    lengths = tokens(np.arange(len(tokens)))["attention_mask"].sum(1)
-    order = torch.argsort(lengths, stable=True)
-    found = []
-    with torch.no_grad():
-        for numbers in order.split(EVAL_BATCH):
-            inputs = {key: value.to(device) for key, value in tokens(numbers.numpy()).items()}
-            hidden = backbone(**inputs, **options).last_hidden_state
-            found.append(pool(hidden, inputs["attention_mask"]).float().cpu())
-    return _scaled(torch.cat(found)[torch.argsort(order)])
-
-
-def _scaled(values: torch.Tensor) -> TextFeatures:
-    from torch.nn.functional import normalize
-
-    from metascale.tasks.supervised.weak_labels import TextFeatures
-
-    return TextFeatures(WORDS_LENGTH * normalize(values, dim=1))
+    return WORDS_LENGTH * normalize(token_counts(**tokens(np.arange(len(tokens))), n_tokens=n_tokens), dim=1)
 
 
 def on_features(n_features: int, n_hidden: int, n_classes: int, seed: int) -> nn.Module:

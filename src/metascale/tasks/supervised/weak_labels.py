@@ -21,7 +21,7 @@ from metascale.core.streams import generator
 from metascale.core.types import Encoder
 from metascale.tasks.csv_rows import LabelledText
 from metascale.tasks.datasets import DATASETS, locate
-from metascale.tasks.texts import token_lists
+from metascale.tasks.texts import TokenLists, token_lists
 
 WEAK_SETS = ("wrench_youtube", "wrench_trec", "wrench_sms")
 ABSTAIN = -1
@@ -104,11 +104,12 @@ class WeakLabelData:
     test: LabelledTexts
     n_uncovered: int
 
-    def with_inputs(self, make: Callable[[TextInputs], TextInputs]) -> WeakLabelData:
-        """The same texts read in another way; ``make`` is called for each part."""
+    def as_features(self, features: Callable[[TokenLists], torch.Tensor]) -> WeakLabelData:
+        """The same texts read as features [n, d], which are made for each part from its tokens."""
 
         def read(part: LabelledTexts) -> LabelledTexts:
-            return replace(part, tokens=make(part.tokens))
+            assert isinstance(part.tokens, TokenLists), "these texts are features already"
+            return replace(part, tokens=TextFeatures(features(part.tokens).cpu()))
 
         noisy, upper, selection, test = map(read, (self.noisy, self.upper, self.selection, self.test))
         return replace(self, noisy=noisy, upper=upper, selection=selection, test=test)
