@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from metascale.core.columns import MAIN_KINDS, TEST_LOSS, TRAIN_FLOPS, VALIDATION_LOSS
 from metascale.laws import next_runs, optimum
+from metascale.laws.next_plan import grid as every_combination
 from metascale.recipes.model_size import size_of
 from metascale.report.section import (
     Block,
@@ -171,7 +172,7 @@ def following(one: Record) -> list[Block]:
         target = dict(zip(("n_params_non_embedding", "tokens"), (sizes_of[-1], most), strict=True))
         plan = next_runs(
             {key: [float(row[key]) for row in known] for key in (*scales, TEST_LOSS)},
-            candidates,
+            every_combination(candidates),
             f"6 * {scales[0]} * tokens",
             {key: target[key] for key in scales},
             NEXT_BUDGET,
