@@ -204,7 +204,8 @@ def test_the_recorded_profiles_vary_what_they_say() -> None:
         assert {key: other.base[key] for key in other.base if key not in own} == {
             key: laptop.base[key] for key in laptop.base if key not in own
         }
-    assert laptop.base["lr"] in rates.axes["lr"]
+    low, middle, high = rates.axes["lr"]
+    assert low < middle == laptop.base["lr"] < high, "the rate stands between two others"
     assert max(rates.axes["d_model"]) == 4 * min(rates.axes["d_model"]) == 4 * laptop.base["base_width"]
     assert roles_of(data) == Roles(("n_params_non_embedding", "tokens"), ("architecture",), loss="test_loss_nats")
     assert roles_of(laptop) == Roles(("n_params_non_embedding",), ("architecture",), loss="test_loss_nats")
