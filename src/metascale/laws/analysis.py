@@ -26,6 +26,7 @@ from metascale.laws.predicting import with_predictor
 from metascale.laws.prediction import Prediction
 from metascale.laws.record import Band, FamilyRecord, HiddenScale, Interval, LawRecord, Trend, TrendResult, save_record
 from metascale.laws.scales import ScalesAnalysis, analyse_scales, any_scales
+from metascale.laws.solving import Steps, stepwise
 from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
 from metascale.laws.trend import answer
 from metascale.laws.uncertainty import Bootstrap, bootstrap, delta_intervals, replicate_weights
@@ -203,6 +204,7 @@ def with_interval(part: Mapping[str, float]) -> str:
     return f"{value:.6g} (not identified)" if wide else f"{value:.6g} ({low:.4g} to {high:.4g})"
 
 
+@stepwise
 def analyse(
     x: ArrayLike,
     loss: ArrayLike,
@@ -221,7 +223,7 @@ def analyse(
     higher_is_better: bool | None = None,
     notes: Sequence[str] = (),
     noise: ArrayLike | None = None,
-) -> Analysis:
+) -> Steps[Analysis]:
     """Fit a law in one scale and say how far it can be trusted.
 
     Args:
@@ -248,12 +250,12 @@ def analyse(
     share = wanted == "logistic" or (wanted == "auto" and higher and float(observations.loss.max()) < 1)
     names = tuple(name for name in ONE_AXIS if share or name != "logistic")
     observations = weigh(observations)
-    found = compare_families(observations, objective, names, _row_weights(weights, observations))
+    found = yield from compare_families.steps(observations, objective, names, _row_weights(weights, observations))
     trend = trend_of(observations, level, share)
     chosen = choose(found, trend) if wanted == "auto" else wanted
     fit = found[chosen].fit
     assert fit is not None
-    intervals, samples = _family_intervals(found, chosen, trend, (level, n_bootstrap, seed))
+    intervals, samples = yield from _family_intervals(found, chosen, trend, (level, n_bootstrap, seed))
     sample = samples[chosen]
     end = end_exponent(sample, level) if chosen in WITH_A_TAIL else None
     others = [name for name, one in found.items() if name not in ("none", chosen) and one.fit and describes(one.fit)]
@@ -264,7 +266,7 @@ def analyse(
     all_notes += tuple(caveats(found, chosen, fit, sample.noise))
     tested: HiddenScale | str = "not asked for"
     if hold_out:
-        tested = _extrapolate(fit, level, n_bootstrap, seed)
+        tested = yield from _extrapolate(fit, level, n_bootstrap, seed)
     if trend.answer == "not monotone":
         tested = "the curve turns, and no law of what comes next follows from it"
     hidden, reason = (None, tested) if isinstance(tested, str) else (tested, None)
@@ -291,6 +293,7 @@ def _require_usable(wanted: str, observations: Observations) -> None:
     require_scales(observations, "power" if wanted == "auto" else wanted)
 
 
+@stepwise
 def fit(
     x: ArrayLike,
     loss: ArrayLike,
@@ -309,7 +312,7 @@ def fit(
     fixed: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
     noise: ArrayLike | None = None,
-) -> Analysis | SurfaceAnalysis | ScalesAnalysis:
+) -> Steps[Analysis | SurfaceAnalysis | ScalesAnalysis]:
     """Fit a law with intervals: in one scale for ``x`` [n], in several for ``x`` [n, d].
 
     The arguments are those of `analyse`, `analyse_surface` (model size and data) and `analyse_scales` (other scales, a
@@ -340,11 +343,11 @@ def fit(
             x, loss, law=law, run=run, replicate=replicate, level=level, n_bootstrap=n_bootstrap, seed=seed,
             x_name=names, loss_name=loss_name, objective=objective, notes=notes, noise=noise,
         )  # fmt: skip
-    return analyse(
+    return (yield from analyse.steps(
         np.reshape(x, -1) if len(shape) == 2 else x, loss, replicate=replicate, run=run, level=level,
         n_bootstrap=n_bootstrap, seed=seed, law=law, x_name=names[0], loss_name=loss_name, objective=objective,
         weights=weights, notes=notes, noise=noise,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _names(given: str | Sequence[str] | None, n_scales: int) -> tuple[str, ...]:
@@ -356,7 +359,7 @@ def _names(given: str | Sequence[str] | None, n_scales: int) -> tuple[str, ...]:
 
 def _family_intervals(
     families: dict[str, FamilyResult], chosen: str, trend: TrendResult, options: tuple[float, int, int]
-) -> tuple[dict[str, Intervals], dict[str, Bootstrap]]:
+) -> Steps[tuple[dict[str, Intervals], dict[str, Bootstrap]]]:
     """Bootstrap intervals for the constant, the power laws and the chosen law, delta-method ones for the others.
 
     Where the interval of the plain exponent and that of the trend disagree about 0, the latter stands: it allows for
@@ -368,7 +371,7 @@ def _family_intervals(
         if result.fit is None:
             continue
         if name in (*INTERVALS, chosen):
-            samples[name] = bootstrap(result.fit, n_bootstrap, seed=seed)
+            samples[name] = yield from bootstrap.steps(result.fit, n_bootstrap, seed=seed)
             intervals[name] = samples[name].intervals(level)
         else:
             intervals[name] = delta_intervals(result.fit, level)
@@ -379,7 +382,7 @@ def _family_intervals(
     return intervals, samples
 
 
-def _extrapolate(fit: LawFit, level: float, n_bootstrap: int, seed: int) -> HiddenScale | str:
+def _extrapolate(fit: LawFit, level: float, n_bootstrap: int, seed: int) -> Steps[HiddenScale | str]:
     """The chosen law fitted without the largest scale predicts it, beside the two baselines; or why it cannot."""
     observations, law = fit.observations, fit.law
     x = observations.x[:, 0]
@@ -390,7 +393,8 @@ def _extrapolate(fit: LawFit, level: float, n_bootstrap: int, seed: int) -> Hidd
         law = ONE_AXIS["power"]
     if rest.n_scales < law.n_parameters + 1:
         return f"without the largest scale {rest.n_scales} are left; even 'power' needs 3"
-    sample = bootstrap(fit_law(law, rest, fit.objective, fit.weights[seen]), n_bootstrap, seed=seed)
+    without = yield from fit_law.steps(law, rest, fit.objective, fit.weights[seen])
+    sample = yield from bootstrap.steps(without, n_bootstrap, seed=seed)
     observed = float(np.exp(observations.log_loss[~seen].mean()))
     said = sample.predict_mean(float(x.max()), level, int((~seen).sum()), (seed, 202))
     return HiddenScale(

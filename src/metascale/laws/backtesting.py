@@ -18,6 +18,7 @@ from metascale.laws.forecasting import forecast_table, last_value, tail_line
 from metascale.laws.objective import LeastSquares, LogHuber, Objective
 from metascale.laws.observations import Array, Mask, Observations, as_json, observe
 from metascale.laws.picture import axis_or_new, finish_outside
+from metascale.laws.solving import Steps, stepwise
 from metascale.laws.uncertainty import delta_prediction
 
 if TYPE_CHECKING:
@@ -75,12 +76,13 @@ class FamilyResult:
     note: str
 
 
+@stepwise
 def compare_families(
     observations: Observations,
     objective: Objective,
     families: tuple[str, ...] | None = None,
     weights: Array | None = None,
-) -> dict[str, FamilyResult]:
+) -> Steps[dict[str, FamilyResult]]:
     """Fit every family to the table and to its cuts; ``weights`` [n] of the rows are 1 by default."""
     names = families or tuple(name for name in ONE_AXIS if name != "logistic")
     table_cuts = cuts(observations)
@@ -91,8 +93,10 @@ def compare_families(
             note = f"not fitted: {law.n_parameters} parameters, {observations.n_scales} distinct scales"
             out[name] = FamilyResult(law, None, None, None, (None,) * len(table_cuts), note)
             continue
-        fit = fit_law(law, observations, objective, weights)
-        tested = [cut_quality(fit, cut) for cut in table_cuts]
+        fit = yield from fit_law.steps(law, observations, objective, weights)
+        tested = []
+        for cut in table_cuts:
+            tested.append((yield from cut_quality(fit, cut)))
         known = [quality for quality in tested if quality is not None]
         error, covered = (float(np.mean(part)) for part in zip(*known, strict=True)) if known else (None, None)
         errors = tuple(None if quality is None else quality[0] for quality in tested)
@@ -103,7 +107,7 @@ def compare_families(
 COVERAGE_LEVEL = 0.90
 
 
-def cut_quality(fit: LawFit, cut: Cut) -> tuple[float, float] | None:
+def cut_quality(fit: LawFit, cut: Cut) -> Steps[tuple[float, float] | None]:
     """Root mean squared log error on the hidden scale means, and the share of them inside the law's 90 % interval.
 
     None when too few scales are left for the law.
@@ -111,7 +115,7 @@ def cut_quality(fit: LawFit, cut: Cut) -> tuple[float, float] | None:
     law = fit.law
     if cut.n_scales < law.n_parameters + (1 if law.n_parameters > 1 else 0):
         return None
-    part = fit_law(law, fit.observations.keep(cut.seen), fit.objective, fit.weights[cut.seen])
+    part = yield from fit_law.steps(law, fit.observations.keep(cut.seen), fit.objective, fit.weights[cut.seen])
     hidden = fit.observations.keep(cut.hidden)
     middle, low, high = (
         hidden.scale_means(np.log(band)) for band in delta_prediction(part, hidden.x, COVERAGE_LEVEL)

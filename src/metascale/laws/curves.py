@@ -3,19 +3,22 @@
 A curve works on θ [B, p] (positive parameters as logarithms), t [n, d] (natural logarithms of the scales, centred) and
 gives the log of the predicted loss [B, n]. Sums of power laws are log-sum-exps, whose exact Hessian is a handful of
 matrix products; other curves give their Jacobian, and their second derivatives are differences of it.
+
+`Curve.expand` is for one table. Where every row of a batch has a table of its own, `EachCurve.expand_each` works on
+arrays [n, B] and adds up along n in order, so that a row's numbers do not depend on the rows beside it, nor on rows of
+weight 0 at the end of its table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from scipy.special import expit
 
 from metascale.laws.newton import Local
-from metascale.laws.objective import Objective
+from metascale.laws.objective import Objective, weighted
 from metascale.laws.observations import Array
 
 
@@ -31,6 +34,18 @@ class Curve(Protocol):
     ) -> Local: ...
 
 
+@runtime_checkable
+class EachCurve(Curve, Protocol):
+    """A curve in one scale that also expands many tables at once, each with its own scales."""
+
+    def expand_each(
+        self, theta: Array, t: Array, target: Array, weights: Array, objective: Objective, exact: bool = True
+    ) -> Local:
+        """Of θ [B, p] at t, target and weights [n, B], for at least two rows B: sums over a single one are added in
+        another order."""
+        ...
+
+
 @dataclass(frozen=True)
 class Term:
     """One addend exp(θ[amplitude] + θ[exponent] · basis(t)); without an exponent it is a constant."""
@@ -42,12 +57,12 @@ class Term:
 
 def falling(axis: int) -> Callable[[Array], Array]:
     """The basis -ln x of a power law in the scale number ``axis``."""
-    return lambda t: -t[:, axis]
+    return lambda t: -t[..., axis]
 
 
 def decaying(axis: int) -> Callable[[Array], Array]:
     """The basis -x of an exponential decay in the scale number ``axis``."""
-    return lambda t: -np.exp(t[:, axis])
+    return lambda t: -np.exp(t[..., axis])
 
 
 @dataclass(frozen=True)
@@ -71,25 +86,15 @@ class LogSumExp:
     def _bases(self, t: Array) -> list[Array | None]:
         if all(term.basis is None for term in self.terms):
             # A constant law still predicts one number a point.
-            return [np.zeros(len(t)) for _ in self.terms]
+            return [np.zeros(t.shape[:-1]) for _ in self.terms]
         return [None if term.basis is None else term.basis(t) for term in self.terms]
 
     def _shares(self, theta: Array, t: Array) -> tuple[Array, list[Array], list[Array | None]]:
         """Log prediction [B, n], each term's share of it [B, n] and the bases [n]."""
         bases = self._bases(t)
         logits = self._logits(theta, bases)
-        if len(logits) == 1:
-            out = np.broadcast_to(logits[0], (len(theta), len(t)))
-            return out, [np.ones_like(out)], bases
-        top = logits[0]
-        for other in logits[1:]:
-            top = np.maximum(top, other)
-        parts = [np.exp(logit - top) for logit in logits]
-        total = parts[0] + parts[1]
-        for part in parts[2:]:
-            total = total + part
-        inverse = 1.0 / total
-        return top + np.log(total), [part * inverse for part in parts], bases
+        value, shares = _shares_of(logits, (len(theta), len(t)))
+        return value, [np.broadcast_to(share, value.shape) for share in shares], bases
 
     def log_predict(self, theta: Array, t: Array) -> Array:
         return self._shares(theta, t)[0]
@@ -113,8 +118,8 @@ class LogSumExp:
         bend = weights * penalty.curvature + slope
         steady = weights * penalty.majoriser
         n_batch, p = len(theta), self.n_parameters
-        gradient = np.zeros((n_batch, p))
-        hessian, majoriser = np.zeros((n_batch, p, p)), np.zeros((n_batch, p, p))
+        gradient, stiffness = np.zeros((n_batch, p)), np.zeros((n_batch, p))
+        hessian = np.zeros((n_batch, p, p))
         ones = np.ones(len(t))
         columns = [self._columns(term, basis, ones) for term, basis in zip(self.terms, bases, strict=True)]
         for k, (indices, vectors) in enumerate(columns):
@@ -126,19 +131,122 @@ class LogSumExp:
             for m in range(k + 1):
                 other_indices, other_vectors = columns[m]
                 pair = shares[k] * shares[m]
-                products = _products(vectors, other_vectors)
-                for matrix, factor in ((hessian, bend), (majoriser, steady)):
-                    block = (factor * pair) @ products
-                    _add(matrix, indices, other_indices, block)
-                    if m != k:
-                        _add(matrix, other_indices, indices, _transposed(block, len(indices), len(other_indices)))
-        return Local(total, gradient, hessian, majoriser)
+                block = (bend * pair) @ _products(vectors, other_vectors)
+                _add(hessian, indices, other_indices, block)
+                if m != k:
+                    _add(hessian, other_indices, indices, _transposed(block, len(indices), len(other_indices)))
+                both = [(row, a, b) for a, row in enumerate(indices) for b, other in enumerate(other_indices)
+                        if row == other]  # fmt: skip
+                if both:
+                    held = steady * pair * (1.0 if m == k else 2.0)
+                    for row, a, b in both:
+                        stiffness[:, row] += held @ (vectors[a] * other_vectors[b])
+        return Local(total, gradient, hessian, stiffness)
+
+    def expand_each(
+        self, theta: Array, t: Array, target: Array, weights: Array, objective: Objective, exact: bool = True
+    ) -> Local:
+        parts = np.ascontiguousarray(theta.T)
+        bases = [None if term.exponent is None else basis
+                 for term, basis in zip(self.terms, self._bases(t[..., None]), strict=True)]  # fmt: skip
+        value, shares = _shares_of(
+            [_logit(parts, term, basis) for term, basis in zip(self.terms, bases, strict=True)], t.shape
+        )
+        penalty = weighted(objective, target - value, weights)
+        alone, (p, n_batch) = len(shares) == 1, parts.shape
+        gradient, stiffness, hessian = np.zeros((p, n_batch)), np.zeros((p, n_batch)), np.zeros((p, p, n_batch))
+        # Of a single power the log is linear in θ: its two terms in the slope cancel.
+        bend = penalty.curvature if alone else penalty.curvature + penalty.slope
+        for k, (term, share, basis) in enumerate(zip(self.terms, shares, bases, strict=True)):
+            a, e = term.amplitude, term.exponent
+            pull = penalty.slope * share
+            level = add(pull)
+            gradient[a] -= level
+            if not alone:
+                hessian[a, a] -= level
+            if basis is not None:
+                pull *= basis
+                level = add(pull)
+                gradient[e] -= level
+                if not alone:
+                    pull *= basis
+                    hessian[a, e] -= level
+                    hessian[e, a] -= level
+                    hessian[e, e] -= add(pull)
+            for factor, matrix in ((bend, hessian), (penalty.majoriser, stiffness)):
+                held = factor if alone else factor * share
+                for m in range(k + 1):
+                    _add_pair(matrix, held if alone else held * shares[m], (term, basis), (self.terms[m], bases[m]))
+        return Local(add(penalty.value), gradient.T, hessian.transpose(2, 0, 1), stiffness.T)
 
     @staticmethod
     def _columns(term: Term, basis: Array | None, ones: Array) -> tuple[list[int], Array]:
         if term.exponent is None or basis is None:
             return [term.amplitude], ones[None]
         return [term.amplitude, term.exponent], np.stack([ones, basis])
+
+
+def add(values: Array) -> Array:
+    """Sums [..., B] over n of ``values`` [..., n, B], in the order of n."""
+    return np.asarray(np.add.reduce(values, axis=-2))
+
+
+def add_squares(hessian: Array, columns: Array, bend: Array, steady: Array) -> Array:
+    """Add Σ bend · column · columnᵀ to ``hessian`` [p, p, B], in place; Σ steady · column² [p, B].
+
+    Args:
+        columns: [p, n, B]; bend, steady: [n, B].
+    """
+    bent = bend * columns
+    for i in range(len(columns)):
+        found = add(bent[i] * columns[: i + 1])
+        hessian[i, : i + 1] += found
+        hessian[:i, i] += found[:i]
+    return add(steady * (columns * columns))
+
+
+def _logit(parts: Array, term: Term, basis: Array | None) -> Array:
+    if basis is None:
+        return np.asarray(parts[term.amplitude])
+    out = parts[term.exponent] * basis
+    out += parts[term.amplitude]
+    return np.asarray(out)
+
+
+def _add_pair(matrix: Array, held: Array, one: tuple[Term, Array | None], other: tuple[Term, Array | None]) -> None:
+    """Add what two terms give to ``matrix`` [p, p, B], or to its diagonal [p, B]; ``held`` [n, B] is their weight."""
+    own = one[0] is other[0]
+    places = [
+        (i, j, first, second) for i, first in ((one[0].amplitude, None), (one[0].exponent, one[1]))
+        for j, second in ((other[0].amplitude, None), (other[0].exponent, other[1]))
+        if i is not None and j is not None and (i == j or matrix.ndim == 3) and not (own and second is not None and first is None)
+    ]
+    for i, j, first, second in places:
+        part = held
+        for basis in (first, second):
+            part = part if basis is None else part * basis
+        total = add(part)
+        if matrix.ndim == 2:
+            matrix[i] += total if own else 2 * total
+            continue
+        matrix[i, j] += total
+        if not (own and i == j):
+            matrix[j, i] += total
+
+
+def _shares_of(logits: list[Array], shape: tuple[int, ...]) -> tuple[Array, list[Array]]:
+    """ln Σ exp(logit), and each term's share of the sum."""
+    if len(logits) == 1:
+        return np.broadcast_to(logits[0], shape), [np.ones(1)]
+    top = logits[0]
+    for other in logits[1:]:
+        top = np.maximum(top, other)
+    parts = [np.exp(logit - top) for logit in logits]
+    total = parts[0] + parts[1]
+    for part in parts[2:]:
+        total = total + part
+    inverse = 1.0 / total
+    return top + np.log(total), [part * inverse for part in parts]
 
 
 def _products(left: Array, right: Array) -> Array:
@@ -172,121 +280,81 @@ class Smooth:
     def expand(
         self, theta: Array, t: Array, target: Array, weights: Array, objective: Objective, exact: bool = True
     ) -> Local:
-        value, jacobian = self.function(theta, t)
-        penalty = objective.penalty(target - value)
-        weights = np.broadcast_to(weights, value.shape)
-        slope = weights * penalty.slope
-        gradient = -np.matmul(slope[:, None, :], jacobian)[:, 0]
-        transposed = jacobian.transpose(0, 2, 1)
-        hessian = np.matmul(transposed * (weights * penalty.curvature)[:, None, :], jacobian)
-        majoriser = np.matmul(transposed * (weights * penalty.majoriser)[:, None, :], jacobian)
-        total = np.einsum("bn,bn->b", weights, penalty.value)
-        if not exact:
-            return Local(total, gradient, hessian, majoriser)
-        # ∂²f contracted with the slopes: forward differences of an exact Jacobian, all parameters in one call.
-        n_batch, p = theta.shape
-        width = 1e-6 * np.abs(theta) + 1e-9
-        moved = theta[:, None, :] + width[:, :, None] * np.eye(p)
-        shifted = self.function(moved.reshape(-1, p), t)[1].reshape(n_batch, p, -1, p)
-        pulled = np.einsum("bn,bjnp->bjp", slope, shifted)
-        second = (pulled + gradient[:, None, :]) / width[:, :, None]
-        hessian = hessian - 0.5 * (second + second.transpose(0, 2, 1))
-        return Local(total, gradient, hessian, majoriser)
+        return _differenced(self.function, theta, t, target, weights, objective, exact)
 
 
-def shifted(theta: Array, t: Array) -> tuple[Array, Array]:
-    """E + A (x + c)^-α; θ = (ln E, ln A, α, ln c)."""
-    x = t[:, 0]
-    log_e, log_a, alpha, log_c = (theta[:, k, None] for k in range(4))
-    inner = np.logaddexp(x, log_c)
-    tail = log_a - alpha * inner
-    value = np.logaddexp(log_e, tail)
-    share = expit(tail - log_e)
-    moved = expit(log_c - x)
-    return value, np.stack([1 - share, share, -share * inner, -share * alpha * moved], -1)
+def _differenced(
+    function: Callable[[Array, Array], tuple[Array, Array]], theta: Array, t: Array, target: Array, weights: Array,
+    objective: Objective, exact: bool,
+) -> Local:  # fmt: skip
+    value, jacobian = function(theta, t)
+    penalty = objective.penalty(target - value)
+    weights = np.broadcast_to(weights, value.shape)
+    slope = weights * penalty.slope
+    gradient = -np.matmul(slope[:, None, :], jacobian)[:, 0]
+    transposed = jacobian.transpose(0, 2, 1)
+    hessian = np.matmul(transposed * (weights * penalty.curvature)[:, None, :], jacobian)
+    stiffness = np.einsum("bn,bnp->bp", weights * penalty.majoriser, jacobian * jacobian)
+    total = np.einsum("bn,bn->b", weights, penalty.value)
+    if not exact:
+        return Local(total, gradient, hessian, stiffness)
+    # ∂²f contracted with the slopes: forward differences of an exact Jacobian, all parameters in one call.
+    n_batch, p = theta.shape
+    width = 1e-6 * np.abs(theta) + 1e-9
+    moved = theta[:, None, :] + width[:, :, None] * np.eye(p)
+    shifted = function(moved.reshape(-1, p), t)[1].reshape(n_batch, p, -1, p)
+    pulled = np.einsum("bn,bjnp->bjp", slope, shifted)
+    second = (pulled + gradient[:, None, :]) / width[:, :, None]
+    hessian = hessian - 0.5 * (second + second.transpose(0, 2, 1))
+    return Local(total, gradient, hessian, stiffness)
 
 
-def m3(theta: Array, t: Array) -> tuple[Array, Array]:
-    """A (1/x + γ)^α; θ = (ln A, α, ln γ)."""
-    x = t[:, 0]
-    log_a, alpha, log_gamma = (theta[:, k, None] for k in range(3))
-    inner = np.logaddexp(-x, log_gamma)
-    value = log_a + alpha * inner
-    return value, np.stack([np.ones_like(inner), inner, alpha * expit(log_gamma + x)], -1)
+Columns: TypeAlias = "tuple[Array, tuple[Array, ...]]"
 
 
-def broken(theta: Array, t: Array) -> tuple[Array, Array]:
-    """E + A x^-α (1 + (x/b)^(1/f))^(-β f); θ = (ln E, ln A, α, β, ln b, ln f)."""
-    x = t[:, 0]
-    log_e, log_a, alpha, beta, log_b, log_f = (theta[:, k, None] for k in range(6))
-    width = np.exp(log_f)
-    z = (x - log_b) / width
-    hinge = width * np.logaddexp(0.0, z)
-    gate = expit(z)
-    tail = log_a - alpha * x - beta * hinge
-    value = np.logaddexp(log_e, tail)
-    share = expit(tail - log_e)
-    columns = [
-        1 - share,
-        share,
-        -share * x,
-        -share * hinge,
-        share * beta * gate,
-        -share * beta * (hinge - width * gate * z),
-    ]
-    return value, np.stack(columns, -1)
+@dataclass(frozen=True)
+class Shape:
+    """A curve in one scale, for one table and for many at once.
 
-
-def m4(theta: Array, t: Array) -> tuple[Array, Array]:
-    """(L - E) / L0 = A x^-α (1 - L/L0)^κ, solved for L; θ = (ln E, ln L0, ln κ, ln A, α).
-
-    A is free of the unit of the loss, unlike in the paper's (L - E) / (L0 - L)^κ = A x^-α.
-    With L = E + (L0 - E) σ(v) the equation is monotone in v: ln σ(v) - κ ln σ(-v) = q, solved by Newton's method, and
-    the derivatives follow from it implicitly.
+    Attributes:
+        function: of the coded parameters, p arrays, and of t, all of shapes that broadcast: the log prediction and its
+            derivatives by each parameter.
     """
-    x = t[:, 0]
-    log_e, log_top, log_kappa, log_a, alpha = (theta[:, k, None] for k in range(5))
-    kappa = np.exp(log_kappa)
-    # E stays below L0 however the optimiser moves: the gap has a floor.
-    log_e = np.minimum(log_e, log_top - 1e-3)
-    log_share = np.log(-np.expm1(log_e - log_top))
-    log_range = log_top + log_share
-    right = log_a - alpha * x + (kappa - 1) * log_share
-    v = np.where(right < 0, right, right / kappa)
-    for _ in range(60):
-        value = kappa * np.logaddexp(0.0, v) - np.logaddexp(0.0, -v) - right
-        rising = expit(v)
-        slope = 1 - rising + kappa * rising
-        ratio = value / slope
-        # Halley's step: the second derivative is (κ - 1) σ(v) σ(-v).
-        move = ratio / (1 - 0.5 * ratio * (kappa - 1) * rising * (1 - rising) / slope)
-        v = v - move
-        if not (np.abs(move) > 1e-12 * (1 + np.abs(v))).any():
-            break
-    rising, falling = expit(v), expit(-v)
-    slope = falling + kappa * rising
-    log_part = log_range - np.logaddexp(0.0, -v)
-    value = np.logaddexp(log_e, log_part)
-    share = np.exp(log_part - value)
-    # ln L = ln(E + R σ(v)), R = L0 - E; d ln R / d ln E = -E/R, d ln R / d ln L0 = L0/R.
-    range_e, range_top = -np.exp(log_e - log_range), np.exp(log_top - log_range)
-    through = share * falling / slope
-    by_range = share + through * (kappa - 1)
-    return value, np.stack(
-        [
-            (1 - share) + by_range * range_e,
-            by_range * range_top - through * (kappa - 1),
-            through * kappa * (log_share - np.logaddexp(0.0, v)),
-            through + 0.0 * x,
-            -through * x,
-        ],
-        -1,
-    )
+
+    n_parameters: int
+    function: Callable[[Sequence[Array], Array], Columns]
+
+    def log_predict(self, theta: Array, t: Array) -> Array:
+        return np.asarray(self.function(_split(theta), t[:, 0])[0])
+
+    def jacobian(self, theta: Array, t: Array) -> tuple[Array, Array]:
+        value, columns = self.function(_split(theta), t[:, 0])
+        return value, np.stack(np.broadcast_arrays(*columns), -1)
+
+    def expand(
+        self, theta: Array, t: Array, target: Array, weights: Array, objective: Objective, exact: bool = True
+    ) -> Local:
+        return _differenced(self.jacobian, theta, t, target, weights, objective, exact)
+
+    def expand_each(
+        self, theta: Array, t: Array, target: Array, weights: Array, objective: Objective, exact: bool = True
+    ) -> Local:
+        parts = np.ascontiguousarray(theta.T)
+        p, n_batch = parts.shape
+        value, found = self.function(parts, t)
+        columns = np.stack(np.broadcast_arrays(*found))
+        penalty = weighted(objective, target - value, weights)
+        gradient, hessian = -add(penalty.slope * columns), np.zeros((p, p, n_batch))
+        stiffness = add_squares(hessian, columns, penalty.curvature, penalty.majoriser)
+        if exact:  # as in `_differenced`
+            width = 1e-6 * np.abs(parts) + 1e-9
+            moved = (parts[:, None] + np.eye(p)[..., None] * width)[:, :, None]  # [p, the one moved, 1, B]
+            pulled = [add(penalty.slope * np.broadcast_to(column, (p, *t.shape))) for column in self.function(moved, t)[1]]
+            second = (np.stack(pulled, 1) + gradient) / width[:, None]
+            hessian -= 0.5 * (second + second.transpose(1, 0, 2))
+        return Local(add(penalty.value), gradient.T, hessian.transpose(2, 0, 1), stiffness.T)
 
 
-def logistic(theta: Array, t: Array) -> tuple[Array, Array]:
-    """1 / (1 + exp(-(a + b t))); θ = (a, b)."""
-    x = t[:, 0]
-    odds = theta[:, :1] + theta[:, 1:2] * x
-    rest = expit(-odds)
-    return -np.logaddexp(0.0, -odds), np.stack([rest, rest * x], -1)
+def _split(theta: Array) -> list[Array]:
+    """The parameters of ``theta`` [B, p], each [B, 1]."""
+    return [theta[:, k, None] for k in range(theta.shape[1])]

@@ -238,14 +238,12 @@ def fit_many(
     *,
     x: str | Sequence[str] | None = None,
     y: str | None = None,
-    workers: int | None = None,
     **options: Any,
 ) -> ByGroup[Law]:
-    """A law for each of many tables, on every core; the same laws as `fit` of one after another.
+    """A law for each of many tables, solved side by side; the same laws as `fit` of one after another.
 
     Args:
         tables: by name, each what `read_table` reads. x, y, options: as in `fit`, the same for all.
-        workers: processes; by default one a core, where there are 8 tables for each.
 
     Raises:
         InputError: a table cannot be read or fitted; the message names it.
@@ -265,7 +263,7 @@ def fit_many(
             columns = one_scale(found, seed)
             run = run_labels(columns.table, found.run)
             jobs[name] = {**columns.data, "run": run, "notes": columns.table.notes, **given}
-    laws: dict[str, Law] = {**fit_each(jobs, workers)}
+    laws: dict[str, Law] = {**fit_each(jobs)}
     return ByGroup(laws)
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from metascale.core.errors import InputError
-from metascale.laws.curves import Curve, LogSumExp, Smooth, Term, broken, decaying, falling, logistic, m3, m4, shifted
+from metascale.laws.curves import Curve, LogSumExp, Shape, Smooth, Term, decaying, falling
 from metascale.laws.newton import solve
 from metascale.laws.observations import Array, bounded_exp
+from metascale.laws.shapes import broken, logistic, m3, m4, shifted
 
 
 def nonnegative_coefficients(columns: Array, y: Array, weights: Array) -> tuple[Array, Array]:
@@ -266,24 +267,24 @@ POWER_IRREDUCIBLE = Law(
 POWER_SHIFTED = Law(
     "power_shifted", "L = E + A (x + c)^-alpha", "a power law that sets in at x = c (Mandelbrot's shift)", 1,
     ("E", "A", "alpha", "c"), (True, True, False, True),
-    Smooth(4, shifted), _shifted_starts, units((1, 2, 0, 1.0), (3, None, 0, 1.0)),
+    Shape(4, shifted), _shifted_starts, units((1, 2, 0, 1.0), (3, None, 0, 1.0)),
     box(FLOOR, AMPLITUDE, EXPONENT, ("t", -6, 4)),
 )  # fmt: skip
 M3 = Law(
     "m3", "L = A (1/x + gamma)^alpha", "M3 of " + ALABDULMOHSIN, 1, ("A", "alpha", "gamma"), (True, False, True),
-    Smooth(3, m3), _m3_starts, units((0, 1, 0, 1.0), (2, None, 0, -1.0)), box(AMPLITUDE, EXPONENT, ("1/x", -10, 4)),
+    Shape(3, m3), _m3_starts, units((0, 1, 0, 1.0), (2, None, 0, -1.0)), box(AMPLITUDE, EXPONENT, ("1/x", -10, 4)),
 )  # fmt: skip
 M4 = Law(
     "m4", "(L - E) / L0 = A x^-alpha (1 - L / L0)^kappa", "M4 of " + ALABDULMOHSIN, 1,
     ("E", "L0", "kappa", "A", "alpha"), (True, True, True, True, False),
-    Smooth(5, m4), _m4_starts, units((3, 4, 0, 1.0)),
+    Shape(5, m4), _m4_starts, units((3, 4, 0, 1.0)),
     box(FLOOR, ("y", 0.0, 8.0), ("", -4.0, 4.0), ("", -500.0, 500.0), EXPONENT),
 )  # fmt: skip
 BROKEN = Law(
     "broken", "L = E + A x^-alpha (1 + (x/b)^(1/f))^(-beta f)",
     "broken neural scaling law with one break, Caballero et al. 2022", 1,
     ("E", "A", "alpha", "beta", "b", "f"), (True, True, False, False, True, True),
-    Smooth(6, broken), _broken_starts, units((1, 2, 0, 1.0), (4, None, 0, 1.0)),
+    Shape(6, broken), _broken_starts, units((1, 2, 0, 1.0), (4, None, 0, 1.0)),
     box(FLOOR, AMPLITUDE, EXPONENT, EXPONENT, ("t", -1.0, 1.0), ("", -3.5, 2.0)),
 )  # fmt: skip
 EXPONENTIAL = Law(
@@ -295,7 +296,7 @@ EXPONENTIAL = Law(
 LOGISTIC = Law(
     "logistic", "accuracy = 1 / (1 + exp(-(a + b ln x)))", "accuracy through a logistic link", 1,
     ("a", "b"), (False, False),
-    Smooth(2, logistic), _logistic_starts, units((0, 1, 0, -1.0)), box(("", -500.0, 500.0), EXPONENT),
+    Shape(2, logistic), _logistic_starts, units((0, 1, 0, -1.0)), box(("", -500.0, 500.0), EXPONENT),
 )  # fmt: skip
 
 ONE_AXIS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -13,11 +13,12 @@ from metascale.core.errors import InputError
 from metascale.core.notebook import Shown
 from metascale.laws.curves import LogSumExp
 from metascale.laws.families import LAWS, Law
-from metascale.laws.newton import Local, Minimum, minimise
+from metascale.laws.newton import Minimum
 from metascale.laws.objective import LogHuber, Objective
-from metascale.laws.observations import Array, Integers, Observations, bounded_exp
+from metascale.laws.observations import Array, Observations, bounded_exp
 from metascale.laws.picture import BLUE, GREY, axis_or_new, finish
 from metascale.laws.record import Interval, LawRecord
+from metascale.laws.solving import Solve, Steps, stepwise, valley_depth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,64 +31,20 @@ SURVIVORS = 2
 PATH_ITERATIONS = 15  # on each easier objective on the way to the wanted one: it only has to lead there
 
 
-def valley_depth(law: Law) -> float:
-    """The relative difference of objectives below which two fits of a law count as one.
-
-    Sums of powers are solved to rounding; in laws with four and more traded-off parameters a part in a thousand of the
-    objective is no evidence, and following the valley to its end takes long.
-    """
-    return 1e-5 if isinstance(law.curve, LogSumExp) else 1e-3
-
-
 def search(
     law: Law, t: Array, y: Array, weights: Array, objective: Objective, starts: Array, prior: tuple[Array, Array] | None
-) -> Minimum:
+) -> Steps[Minimum]:
     """Run every start for a few steps and the best of them to the end, from an easy objective to the wanted one."""
+    ask = partial(Solve, law, t, y[None], weights[None], prior=prior)
     if len(starts) <= SURVIVORS or isinstance(law.curve, LogSumExp):
-        return solve_law(law, t, y[None], weights[None], objective, starts, prior=prior)
-    table = (law, t, y[None], weights[None])
+        return (yield ask(objective, starts))
     *easier, wanted = objective.path()
-    scouts = solve_law(*table, [*easier, wanted][0], starts, max_iterations=SCOUT_ITERATIONS, prior=prior, exact=False)
+    scouts = yield ask([*easier, wanted][0], starts, max_iterations=SCOUT_ITERATIONS, exact=False)
     order = np.argsort(np.where(np.isfinite(scouts.value), scouts.value, np.inf), kind="stable")[:SURVIVORS]
     theta = scouts.theta[order]
     for step in easier:
-        theta = solve_law(*table, step, theta, max_iterations=PATH_ITERATIONS, prior=prior, exact=False).theta
-    return solve_law(*table, wanted, theta, prior=prior)
-
-
-def solve_law(
-    law: Law, t: Array, y: Array, weights: Array, objective: Objective, starts: Array, *,
-    max_iterations: int = 100, prior: tuple[Array, Array] | None = None, exact: bool = True,
-    stall_share: float | None = None,
-) -> Minimum:  # fmt: skip
-    """Minimise from every start [S, p]; ``y`` and ``weights`` are [1, n] (shared) or [S, n] (one row a problem).
-
-    ``prior`` (mean [p], precision [p]) adds ½ · precision · (θ - mean)² to the objective. ``stall_share``: see
-    `minimise`; by default the law's `valley_depth`.
-    """
-    flat = y.reshape(-1)
-    lower, upper = law.bounds(t, flat)
-
-    def evaluate(theta: Array, rows: Integers) -> Local:
-        target = y if len(y) == 1 else y[rows]
-        weight = weights if len(weights) == 1 else weights[rows]
-        local = law.curve.expand(theta, t, target, weight, objective, exact)
-        return local if prior is None else _with_prior(local, theta, *prior)
-
-    stall = valley_depth(law) if stall_share is None else stall_share
-    with np.errstate(all="ignore"):
-        return minimise(evaluate, starts, lower, upper, max_iterations=max_iterations, stall_share=stall)
-
-
-def _with_prior(local: Local, theta: Array, mean: Array, precision: Array) -> Local:
-    away = theta - mean
-    bend = np.diag(precision)
-    return Local(
-        local.value + 0.5 * (away * away) @ precision,
-        local.gradient + away * precision,
-        local.hessian + bend,
-        local.majoriser + bend,
-    )
+        theta = (yield ask(step, theta, max_iterations=PATH_ITERATIONS, exact=False)).theta
+    return (yield ask(wanted, theta))
 
 
 @dataclass(frozen=True)
@@ -313,6 +270,7 @@ def require_identified(law: Law, observations: Observations) -> None:
             raise InputError(f"all rows have the same {name} ({observations.x[0, k]:g}); a law in it cannot be fitted")
 
 
+@stepwise
 def fit_law(
     law: Law,
     observations: Observations,
@@ -320,7 +278,7 @@ def fit_law(
     weights: Array | None = None,
     starts: Array | None = None,
     prior: tuple[Array, Array] | None = None,
-) -> LawFit:
+) -> Steps[LawFit]:
     """Fit ``law`` from each of its starts and keep the best minimum.
 
     Args:
@@ -339,7 +297,7 @@ def fit_law(
     y = observations.log_loss
     with np.errstate(all="ignore"):
         initial = law.starts(t, y, row_weights) if starts is None else starts
-        found = search(law, t, y, row_weights, objective, initial, prior)
+    found = yield from search(law, t, y, row_weights, objective, initial, prior)
     best = int(np.nanargmin(np.where(np.isfinite(found.value), found.value, np.inf)))
     value = float(found.value[best])
     agree = np.abs(found.value - value) <= valley_depth(law) * value + 1e-24

@@ -11,8 +11,9 @@ from scipy.special import stdtrit
 from metascale.core.errors import InputError
 from metascale.core.notebook import Shown
 from metascale.laws.families import Law
-from metascale.laws.fitting import LawFit, solve_law
+from metascale.laws.fitting import LawFit
 from metascale.laws.newton import Local, minimise
+from metascale.laws.solving import Solve, solve
 from metascale.laws.objective import Objective
 from metascale.laws.observations import Array, Integers, as_json
 from metascale.laws.picture import BLUE, GREY, axis_or_new
@@ -44,8 +45,8 @@ def solve_held(
         target = y if len(y) == 1 else y[rows]
         weight = weights if len(weights) == 1 else weights[rows]
         local = law.curve.expand(base[rows] + moved @ free.T, t, target, weight, objective)
-        hessian, majoriser = (free.T @ matrix @ free for matrix in (local.hessian, local.majoriser))
-        return Local(local.value, local.gradient @ free, hessian, majoriser)
+        stiffness = local.stiffness @ (free * free)
+        return Local(local.value, local.gradient @ free, free.T @ local.hessian @ free, stiffness)
 
     reach = np.full(free.shape[1], 60.0)
     with np.errstate(all="ignore"):
@@ -161,6 +162,6 @@ def influence(fit: LawFit) -> dict[str, Array]:
     n = fit.observations.n
     weights = np.repeat(fit.weights[None], n, 0) * (1 - np.eye(n))
     t, y = fit.observations.log_x - fit.t_ref, fit.observations.log_loss
-    found = solve_law(fit.law, t, y[None], weights, fit.objective, np.repeat(fit.theta[None], n, 0))
+    found = solve(Solve(fit.law, t, y[None], weights, fit.objective, np.repeat(fit.theta[None], n, 0)))
     natural = fit.law.decode(fit.law.units(found.theta, fit.t_ref))
     return {name: natural[:, k] for k, name in enumerate(fit.law.parameters)}

@@ -1,15 +1,17 @@
 """Damped Newton for many small fits at once: every start, cut or bootstrap resample is one row of a batch.
 
-The step solves (H + λ M) d = -g with H the exact Hessian and M the Hessian of the quadratic majoriser of the penalty:
-λ → 0 is Newton's step, large λ a short step of iteratively reweighted least squares, which can only go down. Bounds are
-kept by projection: a coordinate at its bound whose gradient points outward rests.
+The step solves (H + λ M) d = -g with H the exact Hessian and M the diagonal of the Hessian of the penalty's quadratic
+majoriser: λ → 0 is Newton's step, large λ a short step downhill in the majoriser's units. Bounds are kept by
+projection: a coordinate at its bound whose gradient points outward rests.
+
+Rows know nothing of each other: a row takes the same steps alone and in a batch of thousands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -17,12 +19,17 @@ from metascale.laws.observations import Array, Integers, Mask
 
 
 class Local(NamedTuple):
-    """Value [B], gradient [B, p], Hessian [B, p, p] and majoriser Hessian [B, p, p] at a batch of points."""
+    """Value [B], gradient [B, p], Hessian [B, p, p] and diagonal [B, p] of the majoriser's Hessian, of a batch."""
 
     value: Array
     gradient: Array
     hessian: Array
-    majoriser: Array
+    stiffness: Array
+
+
+Evaluate: TypeAlias = "Callable[[Array, Integers], Local]"
+"""Given points [b, p] and the batch rows [b] that they belong to, their expansion. ``rows`` is one object from call to
+call until the rows change."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,19 @@ class Minimum:
     iterations: Integers
     converged: Mask
 
+    def rows(self, kept: slice) -> Minimum:
+        """A part of the batch."""
+        return Minimum(self.theta[kept], self.value[kept], self.hessian[kept], self.decrement[kept],
+                       self.iterations[kept], self.converged[kept])  # fmt: skip
+
 
 FIRST_DAMPING, MAX_DAMPING = 1e-2, 1e7
 STALL_ITERATIONS = 8
+CLEARED = 0.25  # rows that have ended make room once they are this share of those at work
 
 
 def minimise(
-    evaluate: Callable[[Array, Integers], Local],
+    evaluate: Evaluate,
     start: Array,
     lower: Array,
     upper: Array,
@@ -56,89 +69,125 @@ def minimise(
     max_iterations: int = 100,
     tolerance: float = 1e-13,
     stall_share: float = 1e-5,
+    width: int | None = None,
 ) -> Minimum:
-    """Minimise every row of a batch from ``start`` [B, p] inside [lower, upper].
+    """Minimise every row of a batch from ``start`` [B, p] inside [lower, upper], each [p] or [B, p].
 
     Args:
-        evaluate: given points [b, p] and the batch rows [b] that they belong to, their ``Local`` expansion.
         tolerance: relative to the value, the predicted decrease at which a row has converged.
         stall_share: a row whose value fell by less than this share in 8 iterations lies in a flat valley (parameters
             that trade off); it is stopped and reported as not converged.
+        width: how many rows are at work at a time, so that they stay inside the cache; all by default. The next one
+            begins where one has ended.
     """
-    rows = np.arange(len(start))
-    theta = np.clip(start, lower, upper)
-    local = evaluate(theta, rows)
-    state = _State(
-        theta, local, np.full(len(start), FIRST_DAMPING), np.full(len(start), np.inf), np.zeros(len(start), np.intp),
-        np.zeros(len(start), bool), np.isfinite(local.value),
-    )  # fmt: skip
-    earlier = local.value.copy()
-    for iteration in range(max_iterations):
-        if iteration and iteration % STALL_ITERATIONS == 0:
-            fallen = earlier - local.value
-            state.alive[:] &= state.converged | (fallen > stall_share * local.value)
-            earlier = local.value.copy()
-        active = np.flatnonzero(state.alive & ~state.converged)
-        if active.size == 0:
-            break
-        _advance(evaluate, state, active, lower, upper, tolerance)
-    return Minimum(theta, local.value, local.hessian, state.decrement, state.iterations, state.converged)
+    total, p = start.shape
+    lower, upper = np.broadcast_to(lower, (total, p)), np.broadcast_to(upper, (total, p))
+    begin = np.clip(start, lower, upper)
+    out = Minimum(begin, np.full(total, np.nan), np.zeros((total, p, p)), np.full(total, np.inf),
+                  np.zeros(total, np.intp), np.zeros(total, bool))  # fmt: skip
+    width = max(width or total, 1)
+    rows, waiting = np.arange(min(width, total)), min(width, total)
+    state = _State.at(evaluate, begin[rows], rows)
+    low, high = lower[rows], upper[rows]
+    while len(rows):
+        _advance(evaluate, state, rows, low, high, tolerance, stall_share)
+        over = state.converged | ~state.alive | (state.iterations >= max_iterations)
+        n_over = int(np.count_nonzero(over))
+        if n_over < len(rows) and n_over < CLEARED * len(rows):
+            continue
+        state.store(out, rows, over)
+        fresh = np.arange(waiting, min(total, waiting + n_over))
+        waiting += len(fresh)
+        rows, state = rows[~over], state.keep(~over)
+        if len(fresh):
+            state = state.joined(_State.at(evaluate, begin[fresh], fresh))
+            rows = np.concatenate([rows, fresh])
+        low, high = lower[rows], upper[rows]
+    return out
 
 
 class _State(NamedTuple):
-    """The batch during the search: every array is [B, ...] and is changed in place."""
+    """The rows at work: every array is [b, ...] and is changed in place. ``earlier`` is the value at the last look for
+    a flat valley."""
 
     theta: Array
-    local: Local
+    value: Array
+    gradient: Array
+    hessian: Array
+    stiffness: Array
     damping: Array
     decrement: Array
+    earlier: Array
     iterations: Integers
     converged: Mask
     alive: Mask
 
+    @classmethod
+    def at(cls, evaluate: Evaluate, theta: Array, rows: Integers) -> _State:
+        n = len(theta)
+        local = Local(*(np.array(part) for part in evaluate(theta, rows)))
+        return cls(
+            theta.copy(), *local, np.full(n, FIRST_DAMPING), np.full(n, np.inf), local.value.copy(),
+            np.zeros(n, np.intp), np.zeros(n, bool), np.isfinite(local.value),
+        )  # fmt: skip
+
+    def keep(self, rows: Mask) -> _State:
+        return _State(*(part[rows] for part in self))
+
+    def joined(self, other: _State) -> _State:
+        return _State(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
+
+    def store(self, out: Minimum, rows: Integers, over: Mask) -> None:
+        """Write the rows that have ended to where the whole batch is."""
+        at = rows[over]
+        out.theta[at], out.value[at], out.hessian[at] = self.theta[over], self.value[over], self.hessian[over]
+        out.decrement[at], out.iterations[at] = self.decrement[over], self.iterations[over]
+        out.converged[at] = self.converged[over]
+
 
 def _advance(
-    evaluate: Callable[[Array, Integers], Local], state: _State, active: Integers, lower: Array, upper: Array,
-    tolerance: float,
-) -> None:  # fmt: skip
-    """One damped Newton step of the ``active`` rows; a step that does not descend is taken back and damped more."""
-    theta, local, damping = state.theta, state.local, state.damping
-    now = Local(*(part[active] for part in local))
-    step, predicted = _step(now, theta[active], damping[active], lower, upper)
+    evaluate: Evaluate, state: _State, rows: Integers, lower: Array, upper: Array, tolerance: float, stall_share: float
+) -> None:
+    """One damped Newton step; a step that does not descend is taken back and damped more."""
+    theta, value, damping = state.theta, state.value, state.damping
+    look = (state.iterations % STALL_ITERATIONS == 0) & (state.iterations > 0)
+    if look.any():
+        state.alive[:] &= ~look | state.converged | (state.earlier - value > stall_share * value)
+        state.earlier[look] = value[look]
+    active = state.alive & ~state.converged
+    step, predicted = _step(state, lower, upper)
     # Damping shortens the step about (1 + λ) times; what counts is the decrease an undamped step would bring.
-    state.decrement[active] = predicted * (1 + damping[active])
-    done = (state.decrement[active] <= tolerance * now.value + 1e-28) & (predicted >= 0)
-    state.converged[active[done]] = True
-    moving = ~done & (predicted > 0)
-    damping[active[~done & ~moving]] *= 10
-    rows_moving = active[moving]
-    if rows_moving.size:
-        candidate = np.clip(theta[rows_moving] + step[moving], lower, upper)
-        new = evaluate(candidate, rows_moving)
-        better = np.isfinite(new.value) & (new.value < local.value[rows_moving])
-        accepted = rows_moving[better]
-        theta[accepted] = candidate[better]
-        for whole, part in zip(local, new, strict=True):
-            whole[accepted] = part[better]
-        damping[accepted] = np.maximum(damping[accepted] * 0.1, 1e-9)
-        damping[rows_moving[~better]] *= 10
-    state.iterations[active] += 1
+    np.copyto(state.decrement, predicted * (1 + damping), where=active)
+    done = active & (state.decrement <= tolerance * value + 1e-28) & (predicted >= 0)
+    state.converged[done] = True
+    open_ = active & ~done
+    moving = open_ & (predicted > 0)
+    better = moving
+    if moving.any():
+        candidate = np.where(moving[:, None], np.minimum(np.maximum(theta + step, lower), upper), theta)
+        new = evaluate(candidate, rows)
+        better = moving & np.isfinite(new.value) & (new.value < value)
+        for whole, part in zip((theta, value, state.gradient, state.hessian, state.stiffness), (candidate, *new),
+                               strict=True):  # fmt: skip
+            np.copyto(whole, part, where=better.reshape(-1, *[1] * (whole.ndim - 1)))
+    np.copyto(damping, np.where(better, np.maximum(damping * 0.1, 1e-9), damping * 10), where=open_)
+    state.iterations[:] += active
     # No descent at the strongest damping: rounding is all that is left, or the row is stuck.
-    stuck = active[damping[active] > MAX_DAMPING]
-    state.converged[stuck] = np.abs(state.decrement[stuck]) <= 1e-9 * local.value[stuck] + 1e-24
-    state.alive[stuck] &= state.converged[stuck]
+    stuck = open_ & (damping > MAX_DAMPING)
+    if stuck.any():
+        state.converged[stuck] = np.abs(state.decrement[stuck]) <= 1e-9 * value[stuck] + 1e-24
+        state.alive[stuck] &= state.converged[stuck]
 
 
-def _step(local: Local, theta: Array, damping: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
+def _step(state: _State, lower: Array, upper: Array) -> tuple[Array, Array]:
     """The damped step [b, p] and the decrease it predicts [b]; negative where the step would not descend."""
-    gradient, majoriser = local.gradient, local.majoriser
+    theta, gradient, stiffness = state.theta, state.gradient, state.stiffness
     n_parameters = theta.shape[1]
     resting = ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
-    matrix = local.hessian.copy()
+    matrix = state.hessian.copy()
     diagonal = np.arange(n_parameters)
-    stiffness = majoriser[:, diagonal, diagonal]
     scale = stiffness.mean(1)
-    matrix[:, diagonal, diagonal] += damping[:, None] * stiffness + (1e-16 * scale + 1e-300)[:, None]
+    matrix[:, diagonal, diagonal] += state.damping[:, None] * stiffness + (1e-16 * scale + 1e-300)[:, None]
     if resting.any():
         gradient = np.where(resting, 0.0, gradient)
         keep = ~resting
@@ -154,10 +203,7 @@ def solve(matrix: Array, vector: Array) -> Array:
     try:
         return np.asarray(np.linalg.solve(matrix, vector[..., None])[..., 0], float)
     except np.linalg.LinAlgError:
-        out = np.full_like(vector, np.nan)
-        for row in range(len(matrix)):
-            try:
-                out[row] = np.linalg.solve(matrix[row], vector[row])
-            except np.linalg.LinAlgError:
-                continue
-        return out
+        half = len(matrix) // 2
+        if half == 0:
+            return np.full_like(vector, np.nan)
+        return np.concatenate([solve(matrix[:half], vector[:half]), solve(matrix[half:], vector[half:])])

@@ -36,6 +36,24 @@ class Objective(Protocol):
     def deviance(self, total: float, n: float) -> float: ...
 
 
+def weighted(objective: Objective, residual: Array, weights: Array) -> Penalty:
+    """The penalty times ``weights``; of Huber's function in as few passes over the numbers as it takes."""
+    if not isinstance(objective, LogHuber):
+        return Penalty(*(weights * part for part in objective.penalty(residual)))
+    delta = objective.delta
+    clipped = np.clip(residual, -delta, delta)
+    curvature = (clipped == residual) * weights
+    slope = clipped * weights
+    clipped *= -0.5
+    clipped += residual
+    clipped *= slope
+    majoriser = np.abs(residual)
+    np.maximum(majoriser, delta, out=majoriser)
+    np.divide(delta, majoriser, out=majoriser)
+    majoriser *= weights
+    return Penalty(clipped, slope, curvature, majoriser)
+
+
 @dataclass(frozen=True, slots=True)
 class LogHuber:
     """Huber's function of log residuals: r²/2 below ``delta``, linear beyond (Hoffmann et al. 2022)."""

@@ -14,10 +14,11 @@ from metascale.core.errors import InputError
 from metascale.core.notebook import Shown
 from metascale.core.optional import require
 from metascale.laws.evaluation import run_variance, run_variances
-from metascale.laws.fitting import Intervals, LawFit, log_scales, solve_law
+from metascale.laws.fitting import Intervals, LawFit, log_scales
 from metascale.laws.observations import Array, Observations, bounded_exp
 from metascale.laws.picture import BLUE, axis_or_new, finish
 from metascale.laws.record import Interval
+from metascale.laws.solving import Solve, Steps, stepwise
 from metascale.laws.trend import POOLING_LEVEL
 
 if TYPE_CHECKING:
@@ -222,7 +223,8 @@ def _band(values: Array, level: float) -> tuple[Array, Array, Array]:
     return median, low, high
 
 
-def bootstrap(fit: LawFit, n_resamples: int = 1000, *, seed: int = 0, kind: str = "auto") -> Bootstrap:
+@stepwise
+def bootstrap(fit: LawFit, n_resamples: int = 1000, *, seed: int = 0, kind: str = "auto") -> Steps[Bootstrap]:
     """Refit the law to resampled tables, each warm-started at the optimum.
 
     Args:
@@ -252,27 +254,13 @@ def bootstrap(fit: LawFit, n_resamples: int = 1000, *, seed: int = 0, kind: str 
     else:
         targets, spread = _noisy_tables(fit, noise, n_resamples, rng)
         weights, how = fit.weights[None], _describe(fit, noise, n_resamples)
-    theta, value = _refit(fit, t, targets, weights, n_resamples)
-    good = np.isfinite(theta).all(1) & np.isfinite(value)
-    return Bootstrap(fit, theta[good], spread[good], noise, int((~good).sum()), how)
-
-
-def _refit(fit: LawFit, t: Array, targets: Array, weights: Array, n: int, chunk: int = 400) -> tuple[Array, Array]:
-    """Coded parameters and values; chunks of resamples keep the working set inside the cache."""
-    thetas, values = [], []
-    for first in range(0, n, chunk):
-        size = min(chunk, n - first)
-        start = np.repeat(fit.theta[None], size, 0)
-        y = targets if len(targets) == 1 else targets[first : first + size]
-        w = weights if len(weights) == 1 else weights[first : first + size]
-        # Warm-started refits do without second derivatives of the curve; sums of powers have them for free.
-        found = solve_law(
-            fit.law, t, y, w, fit.objective, start, max_iterations=REFIT_ITERATIONS, exact=False,
-            stall_share=REFIT_STALL_SHARE,
-        )  # fmt: skip
-        thetas.append(found.theta)
-        values.append(found.value)
-    return np.concatenate(thetas), np.concatenate(values)
+    # Warm-started refits do without second derivatives of the curve; sums of powers have them for free.
+    found = yield Solve(
+        fit.law, t, targets, weights, fit.objective, np.repeat(fit.theta[None], n_resamples, 0),
+        max_iterations=REFIT_ITERATIONS, exact=False, stall_share=REFIT_STALL_SHARE,
+    )  # fmt: skip
+    good = np.isfinite(found.theta).all(1) & np.isfinite(found.value)
+    return Bootstrap(fit, found.theta[good], spread[good], noise, int((~good).sum()), how)
 
 
 def _noisy_tables(fit: LawFit, noise: Noise, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
