@@ -1,6 +1,7 @@
 """Speed of the law room: the reference fit, its bootstrap, scipy over the 4,500-start grid, a one-axis table.
 
 Run: OMP_NUM_THREADS=1 METASCALE_DATA=... python benchmarks/law_fit.py [--starts 60]
+or, for many tables in one call beside one after another: OMP_NUM_THREADS=1 python benchmarks/law_fit.py --tables 200
 scipy is run on a random part of the 4,500 starts (all with --starts 4500) and its time is scaled up; both that and the
 part are printed. One thread; medians.
 """
@@ -13,13 +14,14 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from metascale.laws import LAWS, backtest, bootstrap, fit_law
+from metascale.laws import LAWS, backtest, bootstrap, fit, fit_law, fit_many
 from metascale.laws.observations import observe
 
 REFERENCE = 0.00101827401780
@@ -66,10 +68,40 @@ def median_seconds(function, repeats: int = 5) -> float:
     return float(np.median(times))
 
 
+def many_tables(count: int) -> dict[str, float]:
+    """CPU seconds of ``count`` tables of 30 rows in one call, and of as many single calls, a quarter of them at a time
+    before and after, so that a machine that slows down slows both."""
+    rng, tables = np.random.default_rng(0), {}
+    for k in range(count):
+        x = np.repeat(np.geomspace(1e6, 1e9 * (1 + k % 7), 10), 3)
+        loss = (1.7 + 410 * x**-0.4) * np.exp(0.01 * rng.standard_normal(30))
+        tables[f"table {k}"] = {"tokens": x, "loss": loss}
+    names = list(tables)
+    fit(tables[names[0]])
+    parts = names[: max(count // 8, 1)], names[-max(count // 8, 1) :]
+
+    def one_by_one(part: list[str]) -> float:
+        begin = time.process_time()
+        for name in part:
+            fit(tables[name])
+        return (time.process_time() - begin) / len(part)
+
+    before = one_by_one(parts[0])
+    begin = time.process_time()
+    fit_many(tables)
+    together = (time.process_time() - begin) / count
+    single = (before + one_by_one(parts[1])) / 2
+    return {"tables": count, "single_fit_cpu_s": single, "of_many_cpu_s": together, "ratio": single / together}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--starts", type=int, default=60, help="how many of scipy's 4,500 starts to run")
+    parser.add_argument("--tables", type=int, default=0, help="fit so many tables in one call, and nothing else")
     arguments = parser.parse_args()
+    if arguments.tables:
+        show(many_tables(arguments.tables))
+        return
     table = reference_table()
     observations = observe(np.column_stack(table[:2]), table[2], x_name=("N", "D"))
     law = LAWS["chinchilla"]
@@ -105,6 +137,10 @@ def main() -> None:
         "backtest_50_points_s": backtest_s,
         "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
     }
+    show(record)
+
+
+def show(record: Mapping[str, float | str]) -> None:
     for name, value in record.items():
         print(f"{name:<32}{value:>16}" if isinstance(value, str) else f"{name:<32}{value:>16.6g}")
     print(json.dumps(record))

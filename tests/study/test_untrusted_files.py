@@ -39,7 +39,7 @@ def test_the_bomb_works(tmp_path):
     assert (tmp_path / "mark").exists()
 
 
-PIPES = (PACKAGE / "parallel" / "processes.py", PACKAGE / "laws" / "many.py")
+PIPES = (PACKAGE / "parallel" / "processes.py",)
 """Speak with child processes that the program itself started, through pipes, and with nobody else."""
 PLAIN = PACKAGE / "tasks" / "pickles.py"
 """Reads plain data from pickles of published sets: every name in a file is one of its own stand-ins, or refused."""

@@ -4,8 +4,8 @@ A curve works on θ [B, p] (positive parameters as logarithms), t [n, d] (natura
 gives the log of the predicted loss [B, n]. Sums of power laws are log-sum-exps, whose exact Hessian is a handful of
 matrix products; other curves give their Jacobian, and their second derivatives are differences of it.
 
-`Curve.expand` is for one table. Where every row of a batch has a table of its own, `EachCurve.expand_each` works on
-arrays [n, B] and adds up along n in order, so that a row's numbers do not depend on the rows beside it, nor on rows of
+`Curve.expand` is for one table. Where every row of a batch has a table of its own, ``expand_each`` works on arrays
+[n, B] and adds up along n in order, so that a row's numbers do not depend on the rows beside it, nor on rows of
 weight 0 at the end of its table.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -32,18 +32,6 @@ class Curve(Protocol):
     def expand(
         self, theta: Array, t: Array, target: Array, weights: Array, objective: Objective, exact: bool = True
     ) -> Local: ...
-
-
-@runtime_checkable
-class EachCurve(Curve, Protocol):
-    """A curve in one scale that also expands many tables at once, each with its own scales."""
-
-    def expand_each(
-        self, theta: Array, t: Array, target: Array, weights: Array, objective: Objective, exact: bool = True
-    ) -> Local:
-        """Of θ [B, p] at t, target and weights [n, B], for at least two rows B: sums over a single one are added in
-        another order."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -146,6 +134,10 @@ class LogSumExp:
     def expand_each(
         self, theta: Array, t: Array, target: Array, weights: Array, objective: Objective, exact: bool = True
     ) -> Local:
+        """Of a law in one scale, at θ [B, p] and t, target and weights [n, B].
+
+        B is at least two: along a single row sums are added in another order.
+        """
         parts = np.ascontiguousarray(theta.T)
         bases = [None if term.exponent is None else basis
                  for term, basis in zip(self.terms, self._bases(t[..., None]), strict=True)]  # fmt: skip
@@ -215,23 +207,25 @@ def _logit(parts: Array, term: Term, basis: Array | None) -> Array:
 
 def _add_pair(matrix: Array, held: Array, one: tuple[Term, Array | None], other: tuple[Term, Array | None]) -> None:
     """Add what two terms give to ``matrix`` [p, p, B], or to its diagonal [p, B]; ``held`` [n, B] is their weight."""
-    own = one[0] is other[0]
-    places = [
-        (i, j, first, second) for i, first in ((one[0].amplitude, None), (one[0].exponent, one[1]))
-        for j, second in ((other[0].amplitude, None), (other[0].exponent, other[1]))
-        if i is not None and j is not None and (i == j or matrix.ndim == 3) and not (own and second is not None and first is None)
-    ]
-    for i, j, first, second in places:
-        part = held
-        for basis in (first, second):
-            part = part if basis is None else part * basis
-        total = add(part)
-        if matrix.ndim == 2:
-            matrix[i] += total if own else 2 * total
-            continue
-        matrix[i, j] += total
-        if not (own and i == j):
-            matrix[j, i] += total
+    own, full = one[0] is other[0], matrix.ndim == 3
+    for k, (i, first) in enumerate(_parts_of(*one)):
+        for m, (j, second) in enumerate(_parts_of(*other)):
+            if (own and m > k) or not (full or i == j):
+                continue
+            part = held if first is None else held * first
+            total = add(part if second is None else part * second)
+            if full:
+                matrix[i, j] += total
+                if not (own and i == j):
+                    matrix[j, i] += total
+            else:
+                matrix[i] += total if own else 2 * total
+
+
+def _parts_of(term: Term, basis: Array | None) -> list[tuple[int, Array | None]]:
+    """The parameters of a term, and what multiplies its share in the derivative by each."""
+    level: tuple[int, Array | None] = (term.amplitude, None)
+    return [level] if term.exponent is None else [level, (term.exponent, basis)]
 
 
 def _shares_of(logits: list[Array], shape: tuple[int, ...]) -> tuple[Array, list[Array]]:
@@ -339,6 +333,7 @@ class Shape:
     def expand_each(
         self, theta: Array, t: Array, target: Array, weights: Array, objective: Objective, exact: bool = True
     ) -> Local:
+        """As `LogSumExp.expand_each`."""
         parts = np.ascontiguousarray(theta.T)
         p, n_batch = parts.shape
         value, found = self.function(parts, t)
@@ -349,7 +344,9 @@ class Shape:
         if exact:  # as in `_differenced`
             width = 1e-6 * np.abs(parts) + 1e-9
             moved = (parts[:, None] + np.eye(p)[..., None] * width)[:, :, None]  # [p, the one moved, 1, B]
-            pulled = [add(penalty.slope * np.broadcast_to(column, (p, *t.shape))) for column in self.function(moved, t)[1]]
+            pulled = [
+                add(penalty.slope * np.broadcast_to(column, (p, *t.shape))) for column in self.function(moved, t)[1]
+            ]
             second = (np.stack(pulled, 1) + gradient) / width[:, None]
             hessian -= 0.5 * (second + second.transpose(1, 0, 2))
         return Local(add(penalty.value), gradient.T, hessian.transpose(2, 0, 1), stiffness.T)

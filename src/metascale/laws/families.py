@@ -157,45 +157,42 @@ def _shifted_starts(t: Array, y: Array, w: Array) -> Array:
 def _m3_starts(t: Array, y: Array, w: Array) -> Array:
     span = max(float(np.ptp(t)), 1e-3)
     gammas = -float(t.max()) + np.linspace(-3.0, 0.8 * span, 9)
-    rows = []
-    for gamma in gammas:
-        basis = np.logaddexp(-t[:, 0], gamma)
-        design = np.column_stack([np.ones_like(basis), basis]) * np.sqrt(w)[:, None]
-        solution = np.linalg.lstsq(design, y * np.sqrt(w), rcond=None)[0]
-        rows.append([solution[0], solution[1], gamma])
-    return np.array(rows)
+    basis = np.logaddexp(-t[:, 0], gammas[:, None])
+    centre, middle = basis @ w / w.sum(), float(y @ w / w.sum())
+    away = basis - centre[:, None]
+    slope = (away * w) @ (y - middle) / np.maximum((away * away) @ w, 1e-300)
+    return np.column_stack([middle - slope * centre, slope, gammas])
 
 
 def _m4_starts(t: Array, y: Array, w: Array) -> Array:
     top = float(y.max())
     bottom, x, loss = float(y.min()) - top, t[:, 0], np.exp(y - top)
-    rows, errors = [], []
-    for floor, head, alpha in grid([0.0, 0.5, 0.8, 0.95], [0.02, 0.3, 1.5], [0.3, 1.0, 3.0]):
-        e, start = floor * np.exp(bottom), np.exp(head)
-        left = np.log(loss - e) - head - alpha * np.log(1 - loss / start)
-        slope, constant = np.polyfit(x, left, 1, w=np.sqrt(w))
-        log_e = max(np.log(max(e, 1e-300)), bottom + LOG_ZERO)
-        rows.append([top + log_e, top + head, np.log(alpha), constant, -slope])
-        errors.append(float(w @ (left - constant - slope * x) ** 2))
+    floor, head, alpha = grid([0.0, 0.5, 0.8, 0.95], [0.02, 0.3, 1.5], [0.3, 1.0, 3.0]).T
+    e, start = floor * np.exp(bottom), np.exp(head)
+    left = np.log(loss[:, None] - e) - head - alpha * np.log(1 - loss[:, None] / start)  # [n, starts]
+    slope, constant = np.polyfit(x, left, 1, w=np.sqrt(w))
+    log_e = np.maximum(np.log(np.maximum(e, 1e-300)), bottom + LOG_ZERO)
+    rows = np.column_stack([top + log_e, top + head, np.log(alpha), constant, -slope])
+    errors = w @ (left - constant - np.outer(x, slope)) ** 2
     # The residuals of the rewritten equation are not log losses and do not rank the starts well: run many of them.
-    return distinct_best(np.array(rows), np.array(errors), 12)
+    return distinct_best(rows, errors, 12)
 
 
 def _broken_starts(t: Array, y: Array, w: Array) -> Array:
     x, span = t[:, 0], max(float(np.ptp(t)), 1e-3)
-    rows, errors = [], []
-    top = float(y.max())
+    top, root = float(y.max()), np.sqrt(w)
     loss = np.exp(y - top)
-    breaks = float(x.min()) + span * np.array([0.25, 0.5, 0.75])
-    for floor, place, width in grid([0.0, 0.6, 0.9], breaks, [0.1, 0.4]):
-        e = floor * loss.min()
-        hinge = width * np.logaddexp(0.0, (x - place) / width)
-        design = np.column_stack([np.ones_like(x), x, hinge]) * np.sqrt(w)[:, None]
-        solution = np.linalg.lstsq(design, np.log(loss - e) * np.sqrt(w), rcond=None)[0]
-        log_e = max(np.log(max(e, 1e-300)), float(y.min()) - top + LOG_ZERO)
-        rows.append([top + log_e, top + solution[0], -solution[1], -solution[2], place, np.log(width)])
-        errors.append(float(np.sum((design @ solution - np.log(loss - e) * np.sqrt(w)) ** 2)))
-    return distinct_best(np.array(rows), np.array(errors), 8)
+    places = float(x.min()) + span * np.array([0.25, 0.5, 0.75])
+    floor, place, width = grid([0.0, 0.6, 0.9], places, [0.1, 0.4]).T
+    e = floor * loss.min()
+    hinge = width[:, None] * np.logaddexp(0.0, (x - place[:, None]) / width[:, None])
+    design = np.stack(np.broadcast_arrays(1.0, x, hinge), -1) * root[:, None]  # [starts, n, 3]
+    target = np.log(loss - e[:, None]) * root
+    solution = np.matmul(np.linalg.pinv(design, rcond=1e-14), target[..., None])[..., 0]
+    log_e = np.maximum(np.log(np.maximum(e, 1e-300)), float(y.min()) - top + LOG_ZERO)
+    rows = np.column_stack([top + log_e, top + solution[:, 0], -solution[:, 1], -solution[:, 2], place, np.log(width)])
+    errors = ((np.matmul(design, solution[..., None])[..., 0] - target) ** 2).sum(1)
+    return distinct_best(rows, errors, 8)
 
 
 def _exponential_starts(t: Array, y: Array, w: Array) -> Array:

@@ -13,10 +13,10 @@ from metascale.core.notebook import Shown
 from metascale.laws.families import Law
 from metascale.laws.fitting import LawFit
 from metascale.laws.newton import Local, minimise
-from metascale.laws.solving import Solve, solve
 from metascale.laws.objective import Objective
 from metascale.laws.observations import Array, Integers, as_json
 from metascale.laws.picture import BLUE, GREY, axis_or_new
+from metascale.laws.solving import Solve, solve
 from metascale.laws.uncertainty import delta_covariance, unit_matrix
 
 if TYPE_CHECKING:

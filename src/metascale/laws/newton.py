@@ -200,6 +200,8 @@ def _step(state: _State, lower: Array, upper: Array) -> tuple[Array, Array]:
 
 def solve(matrix: Array, vector: Array) -> Array:
     """Solve [b, p, p] x = [b, p], row by row; a singular row gives NaN instead of failing the batch."""
+    if vector.shape[1] == 1:
+        return np.asarray(vector / matrix[:, 0])
     try:
         return np.asarray(np.linalg.solve(matrix, vector[..., None])[..., 0], float)
     except np.linalg.LinAlgError:

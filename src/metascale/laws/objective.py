@@ -11,6 +11,8 @@ from scipy.special import erf
 
 from metascale.laws.observations import Array
 
+_TINY = 1e-300
+
 
 class Penalty(NamedTuple):
     """A function of each residual: its value, two derivatives, and the weight of its quadratic majoriser."""
@@ -42,15 +44,14 @@ def weighted(objective: Objective, residual: Array, weights: Array) -> Penalty:
         return Penalty(*(weights * part for part in objective.penalty(residual)))
     delta = objective.delta
     clipped = np.clip(residual, -delta, delta)
+    majoriser = clipped + _TINY  # over r: delta / max(|r|, delta), and 1 where r is 0
+    majoriser /= residual + _TINY
+    majoriser *= weights
     curvature = (clipped == residual) * weights
     slope = clipped * weights
     clipped *= -0.5
     clipped += residual
     clipped *= slope
-    majoriser = np.abs(residual)
-    np.maximum(majoriser, delta, out=majoriser)
-    np.divide(delta, majoriser, out=majoriser)
-    majoriser *= weights
     return Penalty(clipped, slope, curvature, majoriser)
 
 

@@ -12,12 +12,13 @@ import functools
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from metascale.core.errors import MetascaleError
-from metascale.laws.curves import EachCurve, LogSumExp
+from metascale.laws.curves import LogSumExp, Shape
 from metascale.laws.families import Law
 from metascale.laws.newton import Local, Minimum, minimise
 from metascale.laws.objective import Objective
@@ -68,7 +69,7 @@ class Solve:
         """Requests of one batch have this in common; None for one that is solved by itself."""
         if self.law.n_axes > 1 or self.prior is not None or self.y.shape[1] > MOST_ROWS:
             return None
-        if not isinstance(self.law.curve, EachCurve):
+        if not isinstance(self.law.curve, (LogSumExp, Shape)):
             return None
         return id(self.law), self.objective, self.max_iterations, self.exact, self.stall, self.size
 
@@ -129,7 +130,8 @@ def _batch(requests: Sequence[Solve]) -> list[Minimum]:
         for request in requests
     ]
     lower, upper = (np.concatenate([pair[k] for pair in limits]) for k in (0, 1))
-    curve = cast(EachCurve, first.law.curve)
+    curve = first.law.curve
+    assert isinstance(curve, (LogSumExp, Shape))
     held: list[tuple[Integers, list[Array]]] = []
 
     def evaluate(theta: Array, rows: Integers) -> Local:
@@ -146,7 +148,7 @@ def _batch(requests: Sequence[Solve]) -> list[Minimum]:
             max_iterations=first.max_iterations, stall_share=first.stall, width=max(AT_WORK // first.size, 16),
         )  # fmt: skip
     ends = np.cumsum([0, *starts])
-    return [found.rows(slice(begin, end)) for begin, end in zip(ends[:-1], ends[1:], strict=True)]
+    return [found.rows(slice(begin, end)) for begin, end in pairwise(ends.tolist())]
 
 
 class _Columns:

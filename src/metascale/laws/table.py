@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ UNIQUE_NAMES = ("unique_tokens", "U", "unique")
 VARIES = 2.0  # a second scale that changes by more than this factor among rows of one scale is noted
 
 
+@lru_cache(maxsize=4096)
 def plain_name(name: str) -> str:
     """A column's name for comparison: in lower case, every sign an underscore: ``"Eval/Loss"`` is ``"eval_loss"``."""
     letters = "".join(letter if letter.isalnum() else "_" for letter in name.lower())

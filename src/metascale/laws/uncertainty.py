@@ -320,13 +320,13 @@ def _describe(fit: LawFit, noise: Noise, n: int) -> str:
     return text + f"; Student spread with {noise.freedom} degrees of freedom"
 
 
-def delta_covariance(fit: LawFit) -> Array:
+def delta_covariance(fit: LawFit, noise: Noise | None = None) -> Array:
     """[p, p] covariance of the coded parameters in centred units, σ² (JᵀJ)⁻¹: a cheap check on the bootstrap.
 
     For the Huber objective it is multiplied by π/2, the loss of efficiency of a median against a mean.
     """
     jacobian = fit.law.curve.jacobian(fit.theta[None], fit.observations.log_x - fit.t_ref)[1][0]
-    noise = residual_noise(fit)
+    noise = noise or residual_noise(fit)
     information = np.linalg.pinv(jacobian.T @ (jacobian * fit.weights[:, None]), hermitian=True)
     factor = np.pi / 2 if fit.objective.name != "least squares" else 1.0
     if fit.observations.error is not None:
@@ -340,8 +340,9 @@ def delta_intervals(fit: LawFit, level: float = 0.95) -> Intervals:
     units = unit_matrix(fit)
     size = np.abs(units).max(1)  # taken out of the square: the unit of a rate may be 1e200
     relative = units / size[:, None]
-    errors = size * np.sqrt(np.maximum(np.diag(relative @ delta_covariance(fit) @ relative.T), 0.0))
-    reach = stdtrit(residual_noise(fit).freedom, (1 + level) / 2) * errors
+    noise = residual_noise(fit)
+    errors = size * np.sqrt(np.maximum(np.diag(relative @ delta_covariance(fit, noise) @ relative.T), 0.0))
+    reach = stdtrit(noise.freedom, (1 + level) / 2) * errors
     reach = np.where(fit.law.positive, np.minimum(reach, 300), reach)
     coded = fit.law.units(fit.theta, fit.t_ref)
     low, high = fit.law.decode(coded - reach), fit.law.decode(coded + reach)
@@ -356,7 +357,7 @@ def delta_prediction(fit: LawFit, x: ArrayLike, level: float = 0.90) -> tuple[Ar
     t = log_scales(x, fit.observations.n_axes) - fit.t_ref
     value, jacobian = (part[0] for part in fit.law.curve.jacobian(fit.theta[None], t))
     noise = residual_noise(fit)
-    variance = np.einsum("np,pq,nq->n", jacobian, delta_covariance(fit), jacobian) + noise.within + noise.between
+    variance = np.einsum("np,np->n", jacobian @ delta_covariance(fit, noise), jacobian) + noise.within + noise.between
     reach = np.minimum(stdtrit(noise.freedom, (1 + level) / 2) * np.sqrt(np.maximum(variance, 0.0)), 300.0)
     return bounded_exp(value), bounded_exp(value - reach), bounded_exp(value + reach)
 

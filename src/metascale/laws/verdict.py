@@ -8,6 +8,7 @@ that predicts hidden scales clearly worse than another. Then whether the law des
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import ndtr
@@ -147,10 +148,15 @@ def describes(fit: LawFit) -> bool:
     statistic = float(left[1:] @ left[:-1] / (left @ left))
     if n > MANY_SCALES:
         return float(ndtr(-statistic * n**0.5)) > MISFIT_LEVEL
-    draws = np.random.default_rng(20240).standard_normal((2000, n))
+    draws = _pure_noise(n)
     draws = draws - (draws @ basis) @ basis.T
     null = np.sum(draws[:, 1:] * draws[:, :-1], 1) / np.sum(draws**2, 1)
     return float(np.mean(null >= statistic)) > MISFIT_LEVEL
+
+
+@lru_cache(maxsize=32)
+def _pure_noise(n: int) -> Array:
+    return np.random.default_rng(20240).standard_normal((2000, n))
 
 
 def end_exponent(sample: Bootstrap, level: float) -> Interval:
