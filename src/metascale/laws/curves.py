@@ -336,7 +336,7 @@ class Shape:
         """As `LogSumExp.expand_each`."""
         parts = np.ascontiguousarray(theta.T)
         p, n_batch = parts.shape
-        value, found = self.function(parts, t)
+        value, found = self.function(list(parts), t)
         columns = np.stack(np.broadcast_arrays(*found))
         penalty = weighted(objective, target - value, weights)
         gradient, hessian = -add(penalty.slope * columns), np.zeros((p, p, n_batch))

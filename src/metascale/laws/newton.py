@@ -132,7 +132,7 @@ class _State(NamedTuple):
         )  # fmt: skip
 
     def keep(self, rows: Mask) -> _State:
-        return _State(*(part[rows] for part in self))
+        return _State._make(part[rows] for part in self)
 
     def joined(self, other: _State) -> _State:
         return _State(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))

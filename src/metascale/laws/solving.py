@@ -139,7 +139,8 @@ def _batch(requests: Sequence[Solve]) -> list[Minimum]:
         if not held or held[-1][0] is not rows:
             held[:] = [(rows, [part.of(np.repeat(rows, 2) if single else rows) for part in columns])]
         theta = np.repeat(theta, 2, 0) if single else theta
-        local = curve.expand_each(theta, *held[-1][1], first.objective, first.exact)
+        t, y, weights = held[-1][1]
+        local = curve.expand_each(theta, t, y, weights, first.objective, first.exact)
         return Local(*(part[:1] for part in local)) if single else local
 
     with np.errstate(all="ignore"):
