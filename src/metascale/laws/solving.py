@@ -28,9 +28,10 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 P = ParamSpec("P")
 
-MOST_ROWS = 600  # of a table that is solved with others: a larger one fills the processor by itself
+MOST_ROWS = 150  # of a table that is solved with others: a larger one fills the processor by itself
 AT_WORK = 24_000  # numbers of an array that fit inside the cache with the dozen arrays beside it
-SIZES = np.unique(np.geomspace(4, MOST_ROWS, 24).astype(int))  # tables are filled up to with rows of weight 0
+AT_WORK_ALONE = 100_000  # the same where products of matrices need fewer arrays
+SIZES = np.unique(np.geomspace(4, MOST_ROWS, 18).astype(int))  # tables are filled up to with rows of weight 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ def _by_itself(request: Solve) -> Minimum:
         local = law.curve.expand(theta, t, target, weight, request.objective, request.exact)
         return local if request.prior is None else _with_prior(local, theta, *request.prior)
 
-    width = max(AT_WORK // y.shape[1], 1) if max(len(y), len(weights)) > 1 else None
+    width = max(AT_WORK_ALONE // y.shape[1], 1)
     with np.errstate(all="ignore"):
         return minimise(
             evaluate, request.starts, lower, upper, max_iterations=request.max_iterations, stall_share=request.stall,
