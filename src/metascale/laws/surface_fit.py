@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SLOW_RESAMPLES = 200  # for surfaces whose refits take tens of milliseconds each
+ROUNDING = 1e-9  # of a parameter: a move by less than this is none
 INFLUENTIAL = 0.5  # a row is named when leaving it out moves a parameter by more than half its standard error
 
 
@@ -242,9 +243,10 @@ def _fit_notes(fit: LawFit) -> list[str]:
 
 def influence_notes(fit: LawFit, sample: Bootstrap, most: int = 3) -> list[str]:
     """Name the rows whose absence moves a parameter most."""
-    errors = sample.standard_errors()
-    moved = influence(fit)
-    shift = np.max([np.abs(values - fit.parameters[name]) / errors[name] for name, values in moved.items()], axis=0)
+    errors, estimates = sample.standard_errors(), fit.parameters
+    # Of a table without noise the errors are 0, and what a row moves is rounding.
+    size = {name: max(errors[name], ROUNDING * abs(value), 1e-300) for name, value in estimates.items()}
+    shift = np.max([np.abs(values - estimates[name]) / size[name] for name, values in influence(fit).items()], axis=0)
     rows = [int(row) for row in np.argsort(-shift)[:most] if shift[row] > INFLUENTIAL]
     return [describe_row(fit.observations, row, float(shift[row])) for row in rows]
 
