@@ -30,20 +30,19 @@ def tables(n):
 def ragged():
     """Tables of other sizes, seeds and shapes, one of which is too large for a batch."""
     rng, found = np.random.default_rng(1), {}
-    for k, (scales, seeds) in enumerate(((3, 1), (4, 2), (7, 1), (9, 3), (16, 2), (MOST_ROWS + 1, 1))):
+    for k, (scales, seeds) in enumerate(((3, 1), (7, 1), (9, 3), (MOST_ROWS + 1, 1))):
         x = np.repeat(np.geomspace(1e6, 1e10, scales), seeds)
         loss = (0.5 * k + 410 * x**-0.3) * np.exp(0.01 * rng.standard_normal(len(x)))
         found[f"{scales} x {seeds}"] = {"tokens": x, "loss": loss}
     flat = np.geomspace(1e6, 1e9, 8)
     found["flat"] = {"tokens": flat, "loss": np.exp(0.02 * rng.standard_normal(8))}
     found["exact"] = {"tokens": flat, "loss": 3 * flat**-0.2}
-    found["constant"] = {"tokens": flat, "loss": np.full(8, 2.0)}
     found["accuracy"] = {"tokens": flat, "loss": 1 / (1 + np.exp(3 - 0.1 * np.log(flat)))}
     return found
 
 
 def test_many_tables_have_the_numbers_of_one_after_another():
-    given = {**tables(4), **ragged()}
+    given = {**tables(2), **ragged()}
     options = {"n_bootstrap": 40}
     found = ms.fit_many(given, **options)
     assert list(found) == list(given)
