@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING
 from metascale.core.lazy import lazy
 
 if TYPE_CHECKING:
-    from metascale.laws.allocation import (
-        Allocation,
-        CrossCheck,
-        Optimum,
-        cross_check,
-        envelope,
-        frontier,
-        isoflop,
-        training_flops,
-    )
+    from metascale.laws.allocation import Optimum, frontier, training_flops
     from metascale.laws.analysis import Analysis, analyse
+    from metascale.laws.approaches import Allocation, CrossCheck, cross_check, envelope, isoflop
     from metascale.laws.backtesting import Backtest
     from metascale.laws.contrasts import PairedTest, bootstrap_mean, holm, paired_test
     from metascale.laws.corners import Choice, CornerTest, backtest_corners, choose
