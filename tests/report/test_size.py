@@ -19,6 +19,7 @@ from metascale.report.sections.sizes import (
     plot_compute,
     plot_perplexity,
     plot_time,
+    sentences,
     size_data,
     sizes,
 )
@@ -128,6 +129,23 @@ def read(folder: Path) -> SizeTable:
     found = size_data(folder)
     assert found is not None
     return found
+
+
+def test_sizes_of_a_study_that_varies_the_text_are_those_of_all_of_it(tmp_path: Path) -> None:
+    """Pooled with the others they would be no size's; and perplexity names the unit of its tokens."""
+    axes = {"architecture": ["transformer"], "d_model": [64], "n_layers": [4], "n_train_tokens": [100, 300]}
+    roles = Roles(("n_params_non_embedding", "tokens"), ("architecture",), loss="test_loss_nats")
+    builder = StudyBuilder(tmp_path, axes, name="model_size", seeds=(0,), roles=roles)
+    for tokens, loss in ((100, 5.0), (300, 4.0)):
+        sizes = {"n_params_total": 9, "n_params_non_embedding": 5, "tokens": tokens, "train_flops": 6.0 * tokens}
+        result = {**sizes, "test_loss_nats": loss, "test_perplexity": math.exp(loss)}
+        sets = {key: values[0] for key, values in axes.items()} | {"n_train_tokens": tokens}
+        builder.run(f"of-{tokens}", sets, 0, result=result)
+    builder.write()
+    (tmp_path / "size.json").write_text(json.dumps(stored() | {"n_train_tokens": 300, "unit": "character"}))
+    found = read(tmp_path)
+    assert [size.means["test_loss_nats"] for size in found.sizes] == [4.0]
+    assert any("Perplexity is per character of a vocabulary" in told for told in sentences(found))
 
 
 def test_configurations_are_means_over_seeds_in_the_order_of_their_parameters(folder: Path) -> None:
