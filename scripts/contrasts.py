@@ -23,6 +23,7 @@ CONTRASTS: Mapping[str, Sequence[tuple[str, str]]] = {
     "noisy_labels": (
         ("reweight", "noisy"),
         ("reweight", "clean"),
+        ("reweight", "then"),
         ("reweight_both", "both"),
         ("reweight_both", "clean"),
         ("reweight_both", "then"),
@@ -100,6 +101,17 @@ def contrasts_table(found: Sequence[Contrast], scale: str) -> PageTable:
     )
     heads = [text_column("first − second"), *(f"{value:g}" for value in found[0].scales), "from"]
     return table(caption, heads, [_row(pair) for pair in found])
+
+
+def contrasts_answer(found: Sequence[Contrast], scale: str) -> str:
+    """What the first method's contrasts say, in a sentence."""
+    own = [pair for pair in found if pair.first == found[0].first]
+    first, last = own[0].scales[0], own[0].scales[-1]
+    ends = "; ".join(f"than {method_label(pair.second)}: {_crossing(pair)}" for pair in own)
+    return (
+        f"Number of {scale} from which {method_label(own[0].first)} loses more, of {first:g} to {last:g} (95 % "
+        f"interval over {own[0].gaps.shape[1]} seeds): {ends}."
+    )
 
 
 def _row(pair: Contrast) -> Row:

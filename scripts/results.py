@@ -69,7 +69,7 @@ from metascale.workflow.conclude import laws_of
 from metascale.workflow.recipe import load_recipe, roles_of
 
 sys.path.insert(0, str(Path(__file__).parent))
-from contrasts import CONTRASTS, contrasts, contrasts_table
+from contrasts import CONTRASTS, Contrast, contrasts, contrasts_answer, contrasts_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -279,11 +279,18 @@ def groups(one: Record) -> list[Block]:
 
 def differences(one: Record) -> list[Block]:
     """Losses of methods minus each other's at every scale, and where the sign changes."""
-    roles = roles_of(one.study.view.study)
+    found, scale = _contrasts(one)
+    return [f"**{contrasts_answer(found, scale)}**", contrasts_table(found, scale)]
+
+
+def _contrasts(one: Record) -> tuple[list[Contrast], str]:
+    """The contrasts of a study's recipe, and the scale in words."""
+    study = one.study.view.study
+    roles = roles_of(study)
     (scale,), (series,) = roles.scales, roles.series
     rows = [row for row in one.table.finished().rows if row["kind"] in MAIN_KINDS]
-    pairs = CONTRASTS[one.study.view.study.base["recipe"]]
-    return [contrasts_table(contrasts(rows, pairs, scale=scale, series=series, loss=roles.loss), axis_label(scale))]
+    pairs = CONTRASTS[study.base["recipe"]]
+    return contrasts(rows, pairs, scale=scale, series=series, loss=roles.loss), axis_label(scale)
 
 
 def accuracy(one: Record) -> list[Block]:
@@ -377,9 +384,11 @@ def _cell(text: str, bold: bool) -> str:
 def row_cells(one: Record) -> dict[str, str]:
     """The generated cells of a study's row in docs/results/README.md, by heading."""
     fitted = [f"{of(series)}{_law_words(found)}" for series, found in one.study.laws_by_series.items()]
+    compared = one.study.view.study.base.get("recipe") in CONTRASTS
+    answer = contrasts_answer(*_contrasts(one)) if compared else finding_of(one.study, one.contest).answer
     return {
         "question": finding_of(one.study, one.contest).question,
-        "answer": finding_of(one.study, one.contest).answer,
+        "answer": answer,
         "law with interval": "; ".join(fitted) or "none fitted",
         "budget": f"{_n_trials(one)} trials, {format_seconds(one.told['trial_s'])}",
         "command": f"`{one.told['command']}`",
