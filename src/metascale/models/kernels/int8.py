@@ -33,9 +33,11 @@ class Int8Linear(nn.Linear):
         weight = weight.detach()
         scale = weight.abs().amax(1) / LARGEST
         safe = torch.where(scale > 0, scale, 1.0)
-        self.weight = nn.Parameter((weight / safe[:, None]).round().to(torch.int8), requires_grad=False)
+        rounded = (weight / safe[:, None]).round().to(torch.int8)
+        self.register_parameter("weight", nn.Parameter(rounded, requires_grad=False))
         self.register_buffer("scale", scale)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        own = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.register_parameter("bias", own)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         product: torch.Tensor = _Product.apply(input, self.weight, False)
