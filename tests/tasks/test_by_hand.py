@@ -1,0 +1,63 @@
+"""Refusals of data sets: what they count, and the argument that they name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from metascale.core.errors import InputError
+from metascale.tasks import few_shot
+from metascale.tasks.fewshot import ClassSplit
+from metascale.tasks.groups import GroupTable, GroupTasks
+from metascale.tasks.supervised.tokens import TokenStream
+from tests.tasks.sources import toy_table, toy_tasks
+
+
+@pytest.mark.parametrize(("n_short", "more"), [(4, ""), (5, ""), (6, ", ..."), (8, ", ...")])
+def test_of_classes_with_too_few_examples_five_are_shown_the_smallest_first(n_short: int, more: str) -> None:
+    """Training class k has 1 + k % 2 of the 5 examples needed, so the even ones come first."""
+    table = toy_table()
+    examples = tuple(each[: 1 + k % 2] if k < n_short else each for k, each in enumerate(table.examples))
+    order = [*range(0, n_short, 2), *range(1, n_short, 2)][:5]
+    shown = ", ".join(f"'c{k:02d}' has {1 + k % 2}" for k in order)
+    with pytest.raises(InputError) as caught:
+        toy_tasks(dataclasses.replace(table, examples=examples))
+    assert f"toy: {n_short} of 8 train classes have fewer than 5 examples (k_shot 2 + n_query 3): " in str(caught.value)
+    assert f": {shown}{more}; k_shot + n_query may be at most 1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "field", "value"),
+    [
+        ({"x": [1.0] * 11, "label": [0, 1] * 6}, "data", "x"),
+        ({"x": [], "label": []}, "data", None),
+        ([(None, 0), (None, 1)] * 6, "data", None),
+        ([(b"bytes", 0), (b"bytes", 1)] * 6, "data", None),
+        ([(np.zeros(2), 0), (np.zeros(3), 1)] * 6, "data", None),
+    ],
+)
+def test_data_that_is_no_data_set_is_refused_by_its_argument(data: object, field: str, value: object) -> None:
+    with pytest.raises(InputError) as caught:
+        few_shot(data, n_way=2, k_shot=1, n_query=1)
+    assert (caught.value.field, caught.value.value) == (field, value)
+
+
+@pytest.mark.parametrize("n_train", [5, 9])
+def test_a_text_shorter_than_two_windows_is_refused_with_what_it_takes(n_train: int) -> None:
+    tokens = {"train": np.zeros(n_train, np.int32), "validation": np.zeros(9, np.int32), "test": np.zeros(9, np.int32)}
+    said = f"'short' has {n_train} training tokens, too few for one window of 5 \\(it takes 10\\)"
+    with pytest.raises(InputError, match=said):
+        TokenStream("short", ("a",), tokens, 0, n_sequence=5, n_batch=1)  # type: ignore[arg-type]
+
+
+def test_group_tasks_without_a_seed_are_those_of_seed_0() -> None:
+    rows = tuple(np.arange(30 * k, 30 * (k + 1)) for k in range(6))
+    table = GroupTable("toy", tuple("abcdef"), rows, torch.zeros(180, 2), torch.zeros(180, 1))
+    split = ClassSplit((0, 1, 2, 3), (4,), (5,))
+    named = GroupTasks(table, split, seed=0, eval_seed=0)
+    plain, other = GroupTasks(table, split), GroupTasks(table, split, seed=1)
+    first = [tasks.episodes("train", range(6)).task_ids for tasks in (named, plain, other)]
+    assert first[0] == first[1] != first[2]
