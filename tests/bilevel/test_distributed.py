@@ -99,7 +99,8 @@ def assert_same_trajectory(found: Params, expected: Params) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("processes", [2, 4])
 def test_processes_follow_one_process(processes: int, tmp_path: Path) -> None:
     """Jointly as one on the joined batch; locally as one that averages the estimates of the parts.
 

@@ -226,6 +226,7 @@ def test_an_error_comes_back_as_itself_and_the_processes_go_on() -> None:
     assert pids() == before
 
 
+@pytest.mark.long
 def test_a_killed_process_is_named_and_new_ones_start_in_which_what_a_model_prints_is_no_reply(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -222,6 +222,7 @@ def test_every_figure_draws_its_table(folder: Path) -> None:
     assert xs(thin[0]) == [50 * 64e9, 100 * 64e9], "steps as FLOPs, without the look before training"
 
 
+@pytest.mark.long
 def test_the_page_has_the_section_and_another_studys_page_has_not(folder: Path, tmp_path: Path) -> None:
     names = [picture.name for picture in sizes(open_study(folder)).pictures]
     wanted = ["size_perplexity", "size_width", "size_depth", "size_time", "size_compute"]

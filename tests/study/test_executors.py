@@ -46,7 +46,7 @@ def test_a_trial_that_always_hangs_failed_and_says_so(tmp_path):
     assert message == "the trial hung: it wrote nothing for 1 s and was killed; its last step was 1 of 6"
 
 
-@pytest.mark.parametrize("mode", ["finish", "checkpoint"])
+@pytest.mark.parametrize("mode", [pytest.param("finish", marks=pytest.mark.long), "checkpoint"])
 def test_a_study_asked_to_stop_drains_and_goes_on_later(tmp_path, mode):
     study = tiny_study(n_tasks=(2, 5, 7, 9), n_steps=40, sleep_s=0.03)
     folder = tmp_path / "study"

@@ -214,7 +214,8 @@ def test_a_users_few_shot_recipe_works_like_a_shipped_one(kind: str, tmp_path: P
         assert "Waves of my own" in metascale("recipes")
 
 
-@pytest.mark.parametrize("kind", ["file", pytest.param("entry point", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["file", "entry point"])
 def test_a_users_own_trial_function_costs_and_conclusion_are_found(kind: str, tmp_path: Path) -> None:
     metascale = shell(kind, "power", OWN_TRIAL, tmp_path)
     assert "power (dry run)" in metascale("run", metascale.recipe, "--dry-run", "--out", "study")

@@ -41,7 +41,9 @@ def runs(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in final_files(folder).items() if name.startswith("runs/")}
 
 
-@pytest.mark.parametrize("place", [Place(workers=1, stack=3), Place(workers=4, stack="auto")])
+@pytest.mark.parametrize(
+    "place", [pytest.param(Place(workers=1, stack=3), marks=pytest.mark.long), Place(workers=4, stack="auto")]
+)
 def test_a_stack_leaves_the_bytes_of_its_trials_alone_on_any_number_of_workers(alone, tmp_path, place):
     outcome = run(tmp_path, VALUES, place)
     assert (outcome.finished, outcome.ran) == (4, 4)
@@ -53,6 +55,7 @@ def test_a_stack_leaves_the_bytes_of_its_trials_alone_on_any_number_of_workers(a
         assert read_json(trial.folder / "provenance.json")["stack"] == own
 
 
+@pytest.mark.long
 def test_each_diverges_or_stops_early_for_itself(tmp_path):
     values = {**VALUES, "n_tasks": 4, "inner_lr": [0.1, 9e5], "outer_lr": [0.1, 1e-6]}
     values |= {"budget": "converged", "patience": 1, "min_delta": 0.001}
@@ -64,6 +67,7 @@ def test_each_diverges_or_stops_early_for_itself(tmp_path):
     assert runs(tmp_path / "stacked") == runs(tmp_path / "alone")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("then", [Place(workers=2), Place(workers=2, stack=1)])
 def test_a_killed_stack_goes_on_from_every_trials_own_checkpoint_stacked_or_alone(tmp_path, then):
     longer = {**VALUES, "max_steps": 120, "eval_every": 10}
