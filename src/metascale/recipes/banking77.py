@@ -2,6 +2,7 @@
 
 Command:    metascale run banking77 --data-dir data --out runs/banking77                     (TinyLlama-1.1B, a GPU)
             metascale run banking77 --profile laptop --data-dir data --out runs/banking77    (a real 260k Llama, CPU)
+            metascale run banking77 --profile frozen --executor serial ...                   (MiniLM, frozen, CPU)
 Data:       Banking77 (CC BY 4.0), 77 intents split 37 / 20 / 20 by class
 Learner:    Reptile over LoRA adapters, 5-way 5-shot, 15 queries (laptop: first-order MAML)
 Arm:        meta-validation early stopping for every N

@@ -1,6 +1,7 @@
 """Task scaling on CLINC150, with whole domains held out if asked for.
 
 Command:    metascale run clinc150 --profile laptop --data-dir data --out runs/clinc150
+            metascale run clinc150 --profile frozen --executor serial --data-dir data --out runs/frozen    (MiniLM, CPU)
 Data:       CLINC150 (CC BY 3.0), 150 intents of 10 domains, out-of-scope left out; split 90 / 30 / 30, or by domain
 Learner:    Reptile over LoRA adapters, 5-way 5-shot, 15 queries (laptop: first-order MAML)
 Hardware:   one GPU of 16 GB or more per worker; laptop: any CPU
