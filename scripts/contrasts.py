@@ -122,7 +122,9 @@ def _row(pair: Contrast) -> Row:
 
 
 def _crossing(pair: Contrast) -> str:
-    """The crossing in words; outside the table only the side is known."""
+    """The crossing in words; outside the table only the side is known, and nothing where all intervals hold zero."""
+    if all(low <= 0 <= high for _, low, high in map(pair.at, range(len(pair.scales)))):
+        return "no difference told"
     first, last = pair.scales[0], pair.scales[-1]
 
     def side(value: float) -> str:

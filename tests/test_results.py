@@ -212,11 +212,14 @@ def test_differences_are_paired_by_seed_and_cross_where_they_are_zero() -> None:
     ]
     (found,) = results.contrasts(rows, [("a", "b")], scale="n", series="method", loss="loss")
     half = 12.7062  # of Student's t with one degree of freedom; the standard error is 1
+    told = replace(found, gaps=np.array([[-20.0, -21.0], [2.0, 2.5]]))
     assert found.at(0) == pytest.approx((-2, -2 - half, -2 + half), abs=1e-4)
     assert found.crossing() == pytest.approx((100, 100, 100))
-    assert results.contrasts_table([found], "texts").rows[0].cells[-1].text == "100"
-    assert results.contrasts_answer([found], "texts").endswith("(95 % interval over 2 seeds): than b: 100.")
-    one_sided = replace(found, gaps=np.array([[-1.0, 1.0], [-2.0, -3.0]]))
+    assert results.contrasts_table([found], "texts").rows[0].cells[-1].text == "no difference told"
+    # 634 = 10 · 100^(20.5 / 22.75); the seeds' own are 658 (20 / 22) and 613 (21 / 23.5)
+    assert results.contrasts_table([told], "texts").rows[0].cells[-1].text == "634 [613, 658]"
+    assert results.contrasts_answer([told], "texts").endswith("(95 % interval over 2 seeds): than b: 634 [613, 658].")
+    one_sided = replace(found, gaps=np.array([[-1.0, 1.0], [-20.0, -20.1]]))
     assert one_sided.crossing() == (0, 0, np.inf)
     assert results.contrasts_table([one_sided], "texts").rows[0].cells[-1].text == "below 10 [below 10, above 1000]"
 
