@@ -1,4 +1,4 @@
-"""Refusals of exports: the argument that they name."""
+"""Exports and imports: refusals by their argument, and the columns of a run worked out in the test."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from metascale.core.errors import InputError
 from metascale.integrations.export import export_study
+from metascale.integrations.sources.runs import Imported, ImportedRun
 from metascale.study import run_study
 from tests.study.folders import tiny_study
 
@@ -19,3 +20,41 @@ def test_a_format_that_is_none_and_an_option_of_another_are_refused_by_their_arg
             export_study(tmp_path / "study", kind, str(tmp_path / "out"), config=config)
         assert caught.value.field == field
     assert not (tmp_path / "out").exists()
+
+
+def test_columns_of_a_run_and_what_is_renamed_where_names_clash() -> None:
+    run = ImportedRun("a", config={"width": 8, "loss": "mse", "steps": 3}, started_at=100.0, ended_at=160.5)
+    for step, loss in ((1, 2.0), (2, 1.0), (3, 1.5)):
+        run.add("loss", step, loss)
+    run.add("accuracy", 3, 0.5)
+    run.add("state", 4, 7.0)
+    table = Imported("here", [run, ImportedRun("b", config={"width": 16})]).table()
+    found = {name: list(values) for name, values in table.items()}
+    assert list(found)[:6] == ["run", "name", "state", "width", "config.loss", "config.steps"]
+    expected = {"run": ["a", "b"], "width": [8, 16], "config.loss": ["mse", None], "config.steps": [3, None]}
+    expected |= {"loss": [1.5, None], "loss_step": [3, None], "loss_min": [1.0, None], "loss_min_step": [2, None]}
+    expected |= {"accuracy": [0.5, None], "accuracy_step": [3, None], "metric.state": [7.0, None]}
+    expected |= {"steps": [4, None], "wall_s": [60.5, None]}
+    assert {name: found[name] for name in expected} == expected
+    assert "accuracy_max" not in found
+    run.config["config.loss"] = 1
+    with pytest.raises(InputError, match=r"here would have two columns named 'config\.loss'") as caught:
+        Imported("here", [run]).table()
+    assert caught.value.value == "config.loss"
+
+
+def test_the_best_value_is_the_first_of_equal_ones_and_finite() -> None:
+    run = ImportedRun("a")
+    for step, value in enumerate((float("inf"), 2.0, 1.0, 2.0, 1.0, float("nan"))):
+        run.add("loss", step, value)
+    assert (run.series["loss"].best(True), run.series["loss"].best(False)) == (1, 2)
+    run = ImportedRun("b")
+    run.add("loss", 0, float("nan"))
+    assert run.series["loss"].best(True) is None
+
+
+def test_runs_are_told_apart_by_their_ids() -> None:
+    with pytest.raises(InputError, match="here holds no run"):
+        Imported("here", [])
+    with pytest.raises(InputError, match="here has two runs named 'a'"):
+        Imported("here", [ImportedRun("a"), ImportedRun("b"), ImportedRun("a")])
