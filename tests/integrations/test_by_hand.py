@@ -23,7 +23,9 @@ def test_a_format_that_is_none_and_an_option_of_another_are_refused_by_their_arg
 
 
 def test_columns_of_a_run_and_what_is_renamed_where_names_clash() -> None:
-    run = ImportedRun("a", config={"width": 8, "loss": "mse", "steps": 3}, started_at=100.0, ended_at=160.5)
+    run = ImportedRun(
+        "a", state="finished", config={"width": 8, "loss": "mse", "steps": 3}, started_at=100.0, ended_at=160.5
+    )
     for step, loss in ((1, 2.0), (2, 1.0), (3, 1.5)):
         run.add("loss", step, loss)
     run.add("accuracy", 3, 0.5)
