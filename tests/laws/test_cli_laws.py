@@ -187,6 +187,37 @@ def test_options_that_would_do_nothing_are_refused(app, tmp_path, options):
         run(app, "fit", path, "--x", "params", *options)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("fit", "--y", "loss", "--bootstrap", 20, "--law", "power"), "2 distinct values of 'N'"),
+        (("forecast", "--y", "loss", "--to", 1e10), "2 distinct values of 'N'"),
+        (("backtest", "--y", "loss"), "2 distinct values of 'N'"),
+        (("forecast", "--y", "accuracy", "--to", 1e10), "2 distinct values of 'N'"),
+        (("backtest", "--y", "accuracy"), "2 distinct values of 'N'"),
+        (("forecast", "--x", "N", "--x", "D", "--y", "loss", "--to", "N=1e10,D=1e11"), "2 rows and 2 distinct scales"),
+        (("optimum", "--y", "loss", "--compute", 1e21), "2 distinct scales"),
+    ],
+)
+def test_a_group_that_is_too_small_is_named_before_anything_is_said_or_written(app, tmp_path, arguments, why):
+    rows = ["arm,N,D,loss,accuracy"]
+    for k, n in enumerate((1e7, 3e7, 1e8, 3e8, 1e9, 3e9)):
+        d = 2e9 * 3.0 ** (k % 3)
+        rows.append(f"whole,{n},{d},{1.8 + 480 * n**-0.35 + 2100 * d**-0.37},{0.2 + 0.1 * k}")
+    rows += ["short,1e7,1e9,4.1,0.2", "short,3e7,2e9,3.9,0.3"]
+    (tmp_path / "runs.csv").write_text("\n".join(rows))
+    command, *options = map(str, arguments)
+    scale = [] if command == "optimum" or "--x" in options else ["--x", "N"]
+    out = tmp_path / "out"
+    found = CliRunner().invoke(app, [command, str(tmp_path / "runs.csv"), *options, *scale, "--group", "arm",
+                                     "--out", str(out)])  # fmt: skip
+    assert isinstance(found.exception, InputError), found.output
+    assert str(found.exception).startswith("short: ")
+    assert why in str(found.exception)
+    assert found.stdout == ""
+    assert not out.exists()
+
+
 def test_groups_are_compared_with_the_law_that_was_named_or_not_at_all(app, two_methods, tmp_path, undrawn):
     text = run(app, "fit", two_methods, "--law", "m4", "--bootstrap", 20, "--out", tmp_path)
     assert "the groups are not compared: only --law auto, power, power_irreducible can be, not m4" in text

@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from metascale import laws
 from metascale.cli import laws as cli_laws
 from metascale.cli import scales as cli_scales
 from metascale.core.errors import InputError
@@ -175,6 +176,15 @@ def test_a_hidden_corner_has_no_say_in_its_own_weights(monkeypatch):
 def test_a_forecast_says_how_far_it_is_on_either_side():
     found = SeriesPredictor(observe([2.0, 4, 8, 16, 32], [5.0, 4, 3.3, 2.8, 2.5])).predict([0.5, 2, 5, 32, 96])
     assert found.beyond.tolist() == [4, 1, 1, 1, 3]
+
+
+@pytest.mark.parametrize("ask", [lambda table: laws.forecast(table, at=[[1e10, 1e11]], x=("N", "D")),
+                                 lambda table: laws.backtest(table, x=("N", "D"))])  # fmt: skip
+def test_nothing_is_said_along_a_scale_that_does_not_vary(ask):
+    data = np.geomspace(1e9, 3e10, 12)
+    table = {"N": np.full(12, 1e8), "D": data, "loss": 1.8 + 2100 * data**-0.37}
+    with pytest.raises(InputError, match=r"all rows have the same N \(1e\+08\)"):
+        ask(table)
 
 
 def test_two_laws_of_one_name_are_refused():

@@ -86,16 +86,17 @@ def fit_shares(
     found, rows = {}, []
     used = (metric.name, how.via, how.trials if isinstance(how.trials, str) else None)
     with stage(f"fitting {opened.table.n_rows:,} rows"):
-        for name, analysis, columns in analyse_metric(opened, metric, how, options["level"]):
-            found[name] = analysis
-            say((f"{name}: " if name else "") + analysis.summary() + "\n", to_stderr=json_)
-            say_pooled(columns.table, opened, used, columns.names, json_)
-            if len(columns.names) == 1:
-                say_notes(ScaleColumns(columns.table, columns.names[0], metric.name, None).mixed_notes(),
-                          to_stderr=json_)  # fmt: skip
-            if len(columns.names) == 1 and out is not None:
-                ahead = analysis.predict(float(columns.x.max()) * np.array(HORIZONS), 0.90)
-                rows += [{**({"group": name} if name else {}), **row} for row in ahead.rows()]
+        every = list(analyse_metric(opened, metric, how, options["level"]))
+    for name, analysis, columns in every:
+        found[name] = analysis
+        say((f"{name}: " if name else "") + analysis.summary() + "\n", to_stderr=json_)
+        say_pooled(columns.table, opened, used, columns.names, json_)
+        if len(columns.names) == 1:
+            say_notes(ScaleColumns(columns.table, columns.names[0], metric.name, None).mixed_notes(),
+                      to_stderr=json_)  # fmt: skip
+        if len(columns.names) == 1 and out is not None:
+            ahead = analysis.predict(float(columns.x.max()) * np.array(HORIZONS), 0.90)
+            rows += [{**({"group": name} if name else {}), **row} for row in ahead.rows()]
     records = {name: one.to_json() for name, one in found.items()}
     if out is not None:
         write_laws(out, {name: one.record() for name, one in found.items()})
@@ -120,7 +121,7 @@ def forecast_shares(
     from metascale.laws.metrics import analyse_metric
 
     records: dict[str, Any] = {}
-    for name, analysis, columns in analyse_metric(opened, metric, how):
+    for name, analysis, columns in list(analyse_metric(opened, metric, how)):
         if len(columns.names) == 1:
             rows: Any = [[one_target(text, columns.names[0])] for text in to]
         else:
@@ -151,12 +152,13 @@ def backtest_shares(
 
     records: dict[str, Any] = {}
     with stage(f"hiding scales of {opened.table.n_rows:,} rows"):
-        for name, found, columns in backtest_metric(opened, metric, how, level):
-            records[name] = found.to_json()
-            say((f"{name}:\n" if name else "") + found.summary(), to_stderr=json_)
-            say_notes(columns.table.notes, to_stderr=json_)
-            if out is not None:
-                plots = {"backtest.png": found.plot()}
-                write_results(folder_of(out, name or None), {"backtest.json": records[name]}, {}, plots,
-                              to_stderr=json_)  # fmt: skip
+        every = list(backtest_metric(opened, metric, how, level))
+    for name, found, columns in every:
+        records[name] = found.to_json()
+        say((f"{name}:\n" if name else "") + found.summary(), to_stderr=json_)
+        say_notes(columns.table.notes, to_stderr=json_)
+        if out is not None:
+            plots = {"backtest.png": found.plot()}
+            write_results(folder_of(out, name or None), {"backtest.json": records[name]}, {}, plots,
+                          to_stderr=json_)  # fmt: skip
     return records

@@ -15,9 +15,11 @@ from metascale.cli.words import JsonFlag, csv_text, say, say_law_file, say_notes
 from metascale.core.errors import InputError
 
 if TYPE_CHECKING:
+    from metascale.laws.corners import CornerTest
     from metascale.laws.objective import Objective
+    from metascale.laws.observations import Observations
     from metascale.laws.prediction import Prediction
-    from metascale.laws.prepared import Prepared
+    from metascale.laws.prepared import Columns, Prepared
     from metascale.laws.scales import ScalesAnalysis
     from metascale.laws.table import Table
 
@@ -165,11 +167,15 @@ def run_fit(
     """`fit` by the machinery for any number of scales."""
     from metascale.laws.prepared import groups_of
     from metascale.laws.scales import analyse_scales
+    from metascale.laws.several import each_group
 
-    found = {}
-    for name, columns in groups_of(opened, scales):
+    def law(columns: Columns) -> ScalesAnalysis:
         with stage(f"fitting {columns.table.n_rows:,} rows"):
-            found[name] = analyse_scales(**columns.data, notes=columns.table.notes, **options)
+            return analyse_scales(**columns.data, notes=columns.table.notes, **options)
+
+    parts = dict(groups_of(opened, scales))
+    found = each_group(parts.items(), law)
+    for name, columns in parts.items():
         say((f"{name}: " if name else "") + found[name].summary(), to_stderr=json_)
         say_pooled(columns.table, opened, (columns.loss_name, replicate), scales, json_)
     if out is not None:
@@ -201,14 +207,20 @@ def forecast_scales(
     """`forecast` in several scales: the rows of ``--to``, one a run."""
     from metascale.laws.corners import choose
     from metascale.laws.prepared import groups_of
+    from metascale.laws.several import each_group
 
     targets = targets_of(to, opened.scales)
     records: dict[str, Any] = {}
-    for name, columns in groups_of(opened, opened.scales):
+
+    def ahead(columns: Columns) -> tuple[Observations, Prediction]:
         table = columns.observations()
         rows = columns.places(opened.scales, [[given[scale] for scale in opened.scales] for given in targets])
         with stage(f"forecasting from {columns.table.n_rows:,} rows"):
-            found = choose(table).mixture.predict(rows, level)
+            return table, choose(table).mixture.predict(rows, level)
+
+    parts = dict(groups_of(opened, opened.scales))
+    for name, (table, found) in each_group(parts.items(), ahead).items():
+        columns = parts[name]
         records[name] = {"level": level, "x_names": list(opened.scales), "loss_name": columns.loss_name, "rows": [
             {**given, "median": float(found.median[k]), "low": float(found.low[k]), "high": float(found.high[k]),
              "beyond": float(found.beyond[k])} for k, given in enumerate(targets)
@@ -260,12 +272,18 @@ def backtest_scales(opened: Prepared, level: float, out: Path | None, json_: boo
     """`backtest` in several scales: every form and the mixture on hidden corners."""
     from metascale.laws.corners import backtest_corners
     from metascale.laws.prepared import groups_of
+    from metascale.laws.several import each_group
 
     records = {}
-    for name, columns in groups_of(opened, opened.scales):
+
+    def tested(columns: Columns) -> tuple[Observations, CornerTest]:
         table = columns.observations()
         with stage(f"hiding corners of {columns.table.n_rows:,} rows"):
-            found = backtest_corners(table, level)
+            return table, backtest_corners(table, level)
+
+    parts = dict(groups_of(opened, opened.scales))
+    for name, (table, found) in each_group(parts.items(), tested).items():
+        columns = parts[name]
         records[name] = found.to_json()
         say((f"{name}:\n" if name else "") + found.summary(), to_stderr=json_)
         say_notes((*columns.table.notes, *table.notes), to_stderr=json_)

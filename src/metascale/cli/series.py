@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -12,7 +12,7 @@ from metascale.cli.words import folder_of, say, say_law_file, say_notes, stage, 
 
 if TYPE_CHECKING:
     from metascale.cli.table import Opening
-    from metascale.laws import Analysis, Forecast
+    from metascale.laws import Analysis, Backtest, Forecast
     from metascale.laws.prepared import Prepared
     from metascale.laws.table import ScaleColumns
 
@@ -29,7 +29,7 @@ def fit_series(
     named = opened.group
     if named != opening.group and opened.compared:
         say("several methods in the table: each gets its own law (as --group method)", to_stderr=json_)
-    found = {name: _analysis(part, options) for name, part in columns.split(named).items()}
+    found = _analyses(columns.split(named), options)
     for name, analysis in found.items():
         say((f"{name}: " if name else "") + analysis.summary() + "\n", to_stderr=json_)
     _say_table_notes(columns, opened, json_)
@@ -47,20 +47,25 @@ def forecast_series(
     from metascale.cli.scales import one_target
     from metascale.laws.forecasting import forecast as predict
     from metascale.laws.prepared import forecast_data, one_scale
+    from metascale.laws.several import each_group
 
     columns = one_scale(opened, replicate)
     wanted = [one_target(text, columns.scale) for text in to]
     named, records = opened.group, {}
-    for name, part in columns.split(named).items():
+
+    def ahead(part: ScaleColumns) -> Forecast:
         data = forecast_data(part)
         largest = float(max(data["x"])) if len(data["x"]) else max(wanted)
         steps = [largest * factor for factor in HORIZONS[1:] if largest * factor < max(wanted)]
         with stage(f"forecasting from {part.table.n_rows:,} rows"):
-            found = predict(at=sorted({*steps, *wanted}), level=level, **data)
+            return predict(at=sorted({*steps, *wanted}), level=level, **data)
+
+    parts = columns.split(named)
+    for name, found in each_group(parts.items(), ahead).items():
         records[name] = found.to_json()
         if not json_:
             _print_forecast(found, name)
-        say_notes((*part.table.notes, *found.notes), to_stderr=json_)
+        say_notes((*parts[name].table.notes, *found.notes), to_stderr=json_)
         if out is not None:
             folder = folder_of(out, None if named is None else name)
             write_results(
@@ -80,15 +85,20 @@ def backtest_series(
     """The backtests in one scale, one a group."""
     from metascale.laws.backtesting import backtest as run_backtest
     from metascale.laws.prepared import one_scale
+    from metascale.laws.several import each_group
 
     columns = one_scale(opened, replicate)
     named, records = opened.group, {}
-    for name, part in columns.split(named).items():
+
+    def tested(part: ScaleColumns) -> Backtest:
         with stage(f"hiding scales of {part.table.n_rows:,} rows"):
-            found = run_backtest(level=level, **part.data)
+            return run_backtest(level=level, **part.data)
+
+    parts = columns.split(named)
+    for name, found in each_group(parts.items(), tested).items():
         records[name] = found.to_json()
         say((f"{name}:\n" if name else "") + found.summary(), to_stderr=json_)
-        say_notes(part.table.notes, to_stderr=json_)
+        say_notes(parts[name].table.notes, to_stderr=json_)
         if out is not None:
             folder = folder_of(out, None if named is None else name)
             plots = {"backtest.png": found.plot()}
@@ -97,13 +107,17 @@ def backtest_series(
     return records
 
 
-def _analysis(columns: ScaleColumns, options: dict[str, Any]) -> Analysis:
-    from metascale.laws import analyse
+def _analyses(parts: Mapping[str, ScaleColumns], options: dict[str, Any]) -> dict[str, Analysis]:
+    """The laws of all groups, solved side by side."""
+    from metascale.laws.many import fit_each
     from metascale.laws.prepared import run_labels
 
-    table = columns.table
-    with stage(f"fitting {table.n_rows:,} rows"):
-        return analyse(**columns.data, run=run_labels(table, columns.run), notes=table.notes, **options)
+    with stage(f"fitting {sum(part.table.n_rows for part in parts.values()):,} rows"):
+        found = fit_each({
+            name: {**part.data, "run": run_labels(part.table, part.run), "notes": part.table.notes, **options}
+            for name, part in parts.items()
+        })  # fmt: skip
+    return cast("dict[str, Analysis]", found)
 
 
 def _compare_groups(columns: ScaleColumns, group: str, options: dict[str, Any], json_: bool) -> dict[str, Any] | None:

@@ -10,9 +10,10 @@ from metascale.cli.series import HORIZONS
 from metascale.cli.words import folder_of, say, say_law_file, say_notes, stage, write_results
 
 if TYPE_CHECKING:
-    from metascale.laws import SurfaceAnalysis
+    from metascale.laws import CrossCheck, Optimum, SurfaceAnalysis
     from metascale.laws.prepared import Columns, Prepared
     from metascale.laws.record import LawRecord
+    from metascale.laws.table import Table
 
 FRONTIER_POINTS = 25
 
@@ -24,12 +25,14 @@ def fit_surfaces(
     from metascale.cli.scales import say_pooled
     from metascale.laws.prepared import groups_of
     from metascale.laws.record import write_laws
+    from metascale.laws.several import each_group
 
     records, stored = {}, {}
-    for name, columns in groups_of(opened, scales):
+    parts = dict(groups_of(opened, scales))
+    for name, found in each_group(parts.items(), lambda part: _surface(part, options)).items():
+        columns = parts[name]
         if name:
             say(f"{name}:", to_stderr=json_)
-        found = _surface(columns, options)
         say(found.summary(), to_stderr=json_)
         say_pooled(columns.table, opened, (*scales, columns.loss_name), scales, json_)
         records[name] = found.to_json()
@@ -57,15 +60,20 @@ def best_split(
     from metascale.cli.scales import say_pooled
     from metascale.laws import cross_check
     from metascale.laws.entry import cost_of, sizes_of
+    from metascale.laws.several import each_group
     from metascale.laws.table import split_table
 
     (n, d), cost, records = columns_named, asked.pop("cost"), {}
-    for name, part in split_table(opened.table, opened.group).items():
+
+    def split(part: Table) -> tuple[Columns, SurfaceAnalysis, Optimum, CrossCheck]:
         columns = sizes_of(part, n, d, opened)
         spent = cost_of(columns, cost)
         found = _surface(columns, options)
         best = found.optimum(compute, cost=spent, **asked)
-        checked = cross_check(columns.x[:, 0], columns.x[:, 1], columns.loss, best)
+        return columns, found, best, cross_check(columns.x[:, 0], columns.x[:, 1], columns.loss, best)
+
+    every = each_group(split_table(opened.table, opened.group).items(), split)
+    for name, (columns, found, best, checked) in every.items():
         text = [*([f"{name}:"] if name else []), found.summary(), "", best.summary(), checked.summary()]
         say("\n".join(text), to_stderr=json_)
         used = (*columns.names, n, d, cost, columns.loss_name)

@@ -27,7 +27,7 @@ from metascale.laws.mixture import (
     weights_at,
     widen,
 )
-from metascale.laws.observations import Array, Mask, Observations
+from metascale.laws.observations import Array, Mask, Observations, require_varied
 from metascale.laws.picture import axis_or_new
 from metascale.laws.space import forms
 
@@ -117,8 +117,11 @@ def choose(observations: Observations, laws: Sequence[Formula] | None = None) ->
         laws: forms to choose among; by default those of `metascale.laws.space`.
 
     Raises:
-        InputError: no form can be fitted to the table, or two have one name.
+        InputError: no form can be fitted to the table, two have one name; or, by default, all rows have one value of a
+            scale, along which nothing can then be said.
     """
+    if laws is None:
+        require_varied(observations)
     link = link_of(observations.loss)
     table, notes = _thinned(observations, MOST_FITTED)
     names = [law.name for law in laws or ()]

@@ -50,7 +50,7 @@ from metascale.laws.prepared import (
 from metascale.laws.scales import ScalesAnalysis
 from metascale.laws.schedule_fit import ScheduleFit, fit_curves
 from metascale.laws.schedule_predictor import CurvePrediction
-from metascale.laws.several import ByGroup, ByMetric, Result, each_metric, parts_of
+from metascale.laws.several import ByGroup, ByMetric, Result, each_group, each_metric, parts_of
 from metascale.laws.share_analysis import ShareAnalysis
 from metascale.laws.share_backtest import ShareBacktest
 from metascale.laws.shares import Metric
@@ -333,15 +333,15 @@ def forecast(
         })  # fmt: skip
     if len(found.scales) > 1:
         _require_none(options, found)
-        surfaces: dict[str, Ahead] = {
-            name: choose(part.observations()).mixture.predict(part.places(found.scales, at), level)
-            for name, part in groups_of(found, found.scales)
-        }
+        surfaces: dict[str, Ahead] = each_group(
+            groups_of(found, found.scales),
+            lambda part: choose(part.observations()).mixture.predict(part.places(found.scales, at), level),
+        )
         return _only(surfaces)
-    curves: dict[str, Ahead] = {
-        name: forecasting.forecast(at=np.atleast_1d(at), level=level, **forecast_data(part), **options)
-        for name, part in one_scale(found, seed).split(found.group).items()
-    }
+    curves: dict[str, Ahead] = each_group(
+        one_scale(found, seed).split(found.group).items(),
+        lambda part: forecasting.forecast(at=np.atleast_1d(at), level=level, **forecast_data(part), **options),
+    )
     return _only(curves)
 
 
@@ -394,14 +394,14 @@ def backtest(
         return _only({name: one for name, one, _ in backtest_metric(found, metric, how, level)})
     if len(found.scales) > 1:
         _require_none(options, found)
-        corners: dict[str, Tested] = {
-            name: backtest_corners(part.observations(), level) for name, part in groups_of(found, found.scales)
-        }
+        corners: dict[str, Tested] = each_group(
+            groups_of(found, found.scales), lambda part: backtest_corners(part.observations(), level)
+        )
         return _only(corners)
-    curves: dict[str, Tested] = {
-        name: backtesting.backtest(level=level, **part.data, **options)
-        for name, part in one_scale(found, seed).split(found.group).items()
-    }
+    curves: dict[str, Tested] = each_group(
+        one_scale(found, seed).split(found.group).items(),
+        lambda part: backtesting.backtest(level=level, **part.data, **options),
+    )
     return _only(curves)
 
 
@@ -444,12 +444,13 @@ def optimum(
         return of(compute, level=level, cost=cost or SIX_N_D, **options)
     found, _ = _prepared(data, (n, d) if n and d else None, y, group, options)
     fitted = {name: options.pop(name) for name in ("n_bootstrap", "seed", "objective") if name in options}
-    best: dict[str, Optimum] = {}
-    for name, part in split_table(found.table, found.group).items():
+
+    def best(part: Table) -> Optimum:
         columns = sizes_of(part, n, d, found)
         surface = analyse_surface(**columns.data, notes=columns.table.notes, law=law, **fitted)
-        best[name] = surface.optimum(compute, level=level, cost=cost_of(columns, cost), **options)
-    return _only(best)
+        return surface.optimum(compute, level=level, cost=cost_of(columns, cost), **options)
+
+    return _only(each_group(split_table(found.table, found.group).items(), best))
 
 
 def cost_of(columns: Columns, cost: str | CostLaw | None) -> CostLaw:

@@ -15,7 +15,7 @@ from metascale.laws.curves import LogSumExp
 from metascale.laws.families import LAWS, Law
 from metascale.laws.newton import Minimum
 from metascale.laws.objective import LogHuber, Objective
-from metascale.laws.observations import Array, Observations, bounded_exp
+from metascale.laws.observations import Array, Observations, bounded_exp, require_varied
 from metascale.laws.picture import BLUE, GREY, axis_or_new, finish
 from metascale.laws.record import Interval, LawRecord
 from metascale.laws.solving import Solve, Steps, stepwise, valley_depth
@@ -265,9 +265,7 @@ def require_identified(law: Law, observations: Observations) -> None:
             f"the law '{law.name}' has {law.n_parameters} parameters and the table {observations.n_scales} distinct "
             f"scales; it needs at least {law.n_parameters + 1}"
         )
-    for k, name in enumerate(observations.x_names):
-        if np.ptp(observations.x[:, k]) == 0:
-            raise InputError(f"all rows have the same {name} ({observations.x[0, k]:g}); a law in it cannot be fitted")
+    require_varied(observations)
 
 
 @stepwise

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from metascale.core.errors import InputError, MetascaleError
+from metascale.core.errors import MetascaleError
 from metascale.laws.analysis import Analysis, fit
 from metascale.laws.scales import ScalesAnalysis
 from metascale.laws.solving import together
 from metascale.laws.surface_fit import SurfaceAnalysis
+from metascale.laws.table import naming
 
 SIDE_BY_SIDE = 250  # tables; their resamples take some 2 MB each
 Law = Analysis | SurfaceAnalysis | ScalesAnalysis
@@ -38,8 +39,7 @@ def _parts(names: list[str]) -> Iterator[list[str]]:
 
 
 def _named(name: str, law: Law | MetascaleError, n: int) -> Law:
-    if isinstance(law, InputError) and n > 1:
-        raise InputError(f"{name}: {law}", field=law.field, value=law.value, allowed=law.allowed) from law
     if isinstance(law, MetascaleError):
-        raise law
+        with naming(name if n > 1 else ""):
+            raise law
     return law

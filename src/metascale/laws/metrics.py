@@ -18,7 +18,7 @@ from metascale.laws.prepared import Columns, Prepared, groups_of
 from metascale.laws.share_analysis import ShareAnalysis, analyse_shares
 from metascale.laws.share_backtest import DIRECT, Refit, ShareBacktest, backtest_shares
 from metascale.laws.shares import Metric, metric_of
-from metascale.laws.table import guess_loss, guess_scale, losses
+from metascale.laws.table import guess_loss, guess_scale, losses, naming
 from metascale.laws.two_steps import TaskAnalysis, link_task
 
 SHARE_LAWS = ("auto", "logistic")
@@ -94,7 +94,9 @@ def analyse_metric(
 ) -> Iterator[tuple[str, ShareAnalysis | TaskAnalysis, Columns]]:
     """The law of a share in every group of a table, by its name; with ``via`` in two steps."""
     for group, columns in metric_columns(found, metric, options):
-        yield group, _law_of(columns, metric, options, level), columns
+        with naming(group):
+            law = _law_of(columns, metric, options, level)
+        yield group, law, columns
 
 
 def metric_columns(found: Prepared, metric: Metric, options: ShareOptions) -> Iterator[tuple[str, Columns]]:
@@ -117,17 +119,19 @@ def _law_of(
 
 
 def backtest_metric(
-    found: Prepared, metric: Metric, options: ShareOptions, level: float = 0.90
+    prepared: Prepared, metric: Metric, options: ShareOptions, level: float = 0.90
 ) -> Iterator[tuple[str, ShareBacktest | CornerTest, Columns]]:
     """Every group's backtest of a share; of one that is read off a loss, both ways."""
     direct = replace(options, via=None)
-    for group, columns in metric_columns(found, metric, options):
+    for group, columns in metric_columns(prepared, metric, options):
         values = columns.table.numbers(metric.name)
         of_share = replace(columns, loss=values, loss_name=metric.name)
 
         ways = {FORECAST: _refit(columns if options.via else of_share, metric, options)}
         ways |= {DIRECT: _refit(of_share, metric, direct)} if options.via else {}
-        yield group, backtest_shares(columns.x, values, columns.names, metric, ways, level), columns
+        with naming(group):
+            found = backtest_shares(columns.x, values, columns.names, metric, ways, level)
+        yield group, found, columns
 
 
 def _refit(columns: Columns, metric: Metric, options: ShareOptions) -> Refit:

@@ -230,6 +230,13 @@ def _without_duplicates(scales: Array, losses: Array, replicate: ArrayLike | Non
     return first, (f"{dropped} duplicated row{'s' if dropped > 1 else ''} dropped (same scale, loss and replicate)",)
 
 
+def require_varied(observations: Observations) -> None:
+    """Refuse a table that has a single value of a scale."""
+    for k, name in enumerate(observations.x_names):
+        if np.ptp(observations.x[:, k]) == 0:
+            raise InputError(f"all rows have the same {name} ({observations.x[0, k]:g}); a law in it cannot be fitted")
+
+
 def table_warnings(observations: Observations) -> tuple[str, ...]:
     """Warnings: several rows of one run, or a scale so far from the rest that its unit may differ."""
     notes = []

@@ -25,6 +25,7 @@ from metascale.laws.table import (
     keep_best,
     losses,
     named_like,
+    naming,
     pooled_notes,
     sizes_and_tokens,
     sizes_by_data,
@@ -199,7 +200,9 @@ def run_labels(table: Table, run: str | None) -> NDArray[np.intp] | None:
 def groups_of(prepared: Prepared, scales: Sequence[str]) -> Iterator[tuple[str, Columns]]:
     """Every group's columns by its name, "" where nothing is split."""
     for name, part in split_table(prepared.table, prepared.group).items():
-        yield name, columns_of(part, scales, prepared.loss, prepared.run, prepared.noise)
+        with naming(name):
+            columns = columns_of(part, scales, prepared.loss, prepared.run, prepared.noise)
+        yield name, columns
 
 
 def one_scale(prepared: Prepared, seed: str | None = None) -> ScaleColumns:

@@ -27,7 +27,7 @@ from metascale.laws.record import Band, Interval, LawRecord, save_record
 from metascale.laws.runs import RATE_NAMES, run_column, step_column
 from metascale.laws.schedule_predictor import CurvePrediction, SchedulePredictor, parameters_of
 from metascale.laws.schedules import Schedule
-from metascale.laws.table import Table, guess_loss, losses, named_like, split_table
+from metascale.laws.table import Table, guess_loss, losses, named_like, naming, split_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -321,11 +321,11 @@ def fit_curves(
         table.column(group)
     found = {}
     for label, part in split_table(table, group).items():
-        runs, name, notes = runs_of(part, y, run)
-        try:
-            found[label] = fit_multi_power(runs, loss_name=name, level=level, notes=(*part.notes, *notes))
-        except InputError as error:
-            where = f"{label}: " if label else ""
-            left = f" ({'; '.join(notes)})" if notes else ""
-            raise InputError(f"{where}{error}{left}", field=error.field, value=error.value) from error
+        with naming(label):
+            runs, name, notes = runs_of(part, y, run)
+            try:
+                found[label] = fit_multi_power(runs, loss_name=name, level=level, notes=(*part.notes, *notes))
+            except InputError as error:
+                left = f" ({'; '.join(notes)})" if notes else ""
+                raise InputError(f"{error}{left}", field=error.field, value=error.value) from error
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,8 +16,9 @@ from metascale.laws.metrics import ShareOptions
 from metascale.laws.predicting import saved_record
 from metascale.laws.record import save_record
 from metascale.laws.shares import metric_of
-from metascale.laws.table import LOSS_NAMES, Table, losses, plain_name
+from metascale.laws.table import LOSS_NAMES, Table, losses, naming, plain_name
 
+Given = TypeVar("Given")
 Result = TypeVar("Result")
 OF_LOSSES = ("objective", "weights", "bounds", "fixed", "noise")
 """Options of a fit that a share has no use for."""
@@ -95,6 +96,19 @@ class ByMetric(_Named[Result]):
     def _repr_html_(self) -> str:
         laws = all(hasattr(one, "parameters") for one in self.results.values())
         return words(self.table() if laws else self.summary())
+
+
+def each_group(parts: Iterable[tuple[str, Given]], measure: Callable[[Given], Result]) -> dict[str, Result]:
+    """``measure`` of every group by its name, all of them before any is told.
+
+    Raises:
+        InputError: a group cannot be measured; the message names it.
+    """
+    found: dict[str, Result] = {}
+    for name, part in parts:
+        with naming(name):
+            found[name] = measure(part)
+    return found
 
 
 def each_metric(names: Sequence[str], measure: Callable[[str], Result]) -> ByMetric[Result]:

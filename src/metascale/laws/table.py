@@ -6,7 +6,8 @@ which rows count.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -353,6 +354,17 @@ def split_table(table: Table, group: str | None) -> dict[str, Table]:
         return {"": table}
     codes, names = table.labels(group)
     return {name: table.rows(codes == k) for k, name in enumerate(names)}
+
+
+@contextmanager
+def naming(group: str) -> Iterator[None]:
+    """Errors of what is done inside name the group that it is done for; "" is no group."""
+    try:
+        yield
+    except InputError as error:
+        if not group:
+            raise
+        raise InputError(f"{group}: {error}", field=error.field, value=error.value, allowed=error.allowed) from error
 
 
 def group_column(table: Table, group: str | None) -> str | None:
