@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from metascale.core.columns import MAIN_KINDS, TEST_LOSS, TRAIN_FLOPS, VALIDATION_LOSS
 from metascale.laws import next_runs, optimum
 from metascale.laws.next_plan import grid as every_combination
+from metascale.laws.surface_fit import analyse_surface
 from metascale.recipes.model_size import size_of
 from metascale.report.section import (
     Block,
@@ -27,7 +28,6 @@ from metascale.report.section import (
 from metascale.report.sections import checks, shapes, sizes, tuning
 from metascale.report.sections.law import law
 from metascale.report.words import interval, measured, number
-from metascale.workflow.conclude import laws_of
 from metascale.workflow.recipe import roles_of
 
 if TYPE_CHECKING:
@@ -135,11 +135,16 @@ BUDGETS = (1e11, 1e12, 1e13)
 
 def allocation(one: Record) -> list[Block]:
     """The compute-optimal model size and tokens, by series."""
-    found, _ = laws_of(one.study.view.study, one.table)
-    rows, exponents = [], []
-    for series, surface_law in found.items():
-        best = optimum(surface_law.bootstrap, BUDGETS, level=0.95)
-        name = sizes.architecture_name(series.rpartition("=")[2])
+    rows, exponents, runs = [], [], _main(one)
+    for architecture in dict.fromkeys(str(row["architecture"]) for row in runs):
+        mine = [row for row in runs if row["architecture"] == architecture]
+        found = analyse_surface(
+            [[row["n_params_non_embedding"], row["tokens"]] for row in mine],
+            [row[TEST_LOSS] for row in mine],
+            replicate=[row["seed"] for row in mine],
+        )
+        best = optimum(found.bootstrap, BUDGETS, level=0.95)
+        name = sizes.architecture_name(architecture)
         a = best.exponent
         exponents.append(f"{name}: N grows as C^{measured(a['estimate'])} {interval(a['low'], a['high'])}")
         for place, budget in enumerate(BUDGETS):
