@@ -169,7 +169,7 @@ def test_what_is_written_by_hand_repeats_no_number_of_a_record(path: Path) -> No
 
 def test_a_changed_record_or_page_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests above can fail: a number changed on the page, a loss in the table, an interval in the law."""
-    name = NAMES[0]
+    name = DEMO
     text = f"<!-- generated: {name}.scales -->\n<!-- end -->"
     shown = results.rendered(text)
     assert results.rendered(shown) == shown
