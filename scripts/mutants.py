@@ -299,7 +299,7 @@ def order(mutant: Mutant, files: Sequence[Measured]) -> list[MeasuredTest]:
 
     placed = []
     for file in files:
-        loads = mutant.function is not None and reaches(file.loading, mutant.statement)
+        loads = reaches(file.loading, mutant.statement)
         placed += [(min(place(test), 3 if loads else 4), test) for test in file.tests]
     chosen = [(rank, test.seconds, test.name, test) for rank, test in placed if rank < 4]
     return [test for _, _, _, test in sorted(chosen, key=lambda each: each[:3])]

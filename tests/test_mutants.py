@@ -100,7 +100,7 @@ def test_a_mutant_runs_the_tests_that_may_notice_it_and_the_likeliest_first():
     ]
     outside = replace(mutant, function=None)
     assert [test.name for test in mutants.order(outside, files)] == [
-        *("quick", "slow", "elsewhere", "process", "same function", "other process")
+        *("quick", "slow", "elsewhere", "process", "same function", "other process", "loads")
     ]
 
 
