@@ -11,7 +11,7 @@ import pytest
 import metascale as ms
 from metascale import laws
 from metascale.core.errors import InputError, MissingDependency
-from metascale.laws import LAWS
+from metascale.laws import LAWS, solving
 from metascale.laws.many import fit_each
 from metascale.laws.newton import Local, minimise
 from metascale.laws.objective import LeastSquares, LogHuber
@@ -112,6 +112,16 @@ def test_rows_of_a_batch_take_the_steps_that_they_take_alone():
             np.testing.assert_array_equal(solve(single).theta[0], alone.theta[k])
         np.testing.assert_array_equal(found.theta, alone.theta)
         np.testing.assert_array_equal(found.iterations, alone.iterations)
+
+
+@pytest.mark.parametrize("n", [5, 10, 12, 29])
+def test_rows_that_fill_a_table_up_weigh_nothing(n):
+    """The batch, of tables filled up to a few sizes, against the products of matrices of the table as it is."""
+    t = np.linspace(-2, 2, n)[:, None]
+    y = np.log(0.5 + np.exp(-0.4 * t.T)) + 0.02 * np.random.default_rng(n).standard_normal((1, n))
+    request = Solve(LAWS["power_irreducible"], t, y, np.ones((1, n)), LeastSquares(), np.array([[-0.5, 0.1, 0.3]]))
+    assert request.batch is not None
+    np.testing.assert_allclose(solve(request).theta, solving._by_itself(request).theta, rtol=1e-8)
 
 
 def test_few_rows_at_a_time_end_where_all_at_once_end():
