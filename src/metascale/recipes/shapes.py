@@ -7,8 +7,8 @@ Tuned:      learning rate, dropout, weight decay and batch size, at every shape 
 Then:       every shape is trained with three seeds until validation stops improving; the law of the test loss in the
             number of parameters is fitted to the smaller shapes and asked for the larger ones
 Took:       --profile mnist 12 minutes of a third of a core, mnist_convnet 29
-Result:     the laws of the smaller nets hold all larger ones; at equal size neither width nor depth matters
-            (docs/results/shapes.md)
+Result:     the wide intervals of the smaller nets' laws hold all larger ones; at equal size no effect of width or depth
+            is seen (docs/results/shapes.md)
 The seven steps of such a study, with results, are in docs/recipe.md.
 """
 
