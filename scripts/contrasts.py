@@ -97,7 +97,8 @@ def contrasts_table(found: Sequence[Contrast], scale: str) -> PageTable:
     n_seeds = found[0].gaps.shape[1]
     caption = (
         f"Differences of test loss in nats, paired by seed, with 95 % intervals over {n_seeds} seeds (Student's t); "
-        f"last: from how many {scale} on the first loses more, with a 95 % interval ({RESAMPLES:,} resamples of seeds)."
+        f"last: from how many {scale} on the first loses more (or less, where it says so), with a 95 % interval "
+        f"({RESAMPLES:,} resamples of seeds)."
     )
     heads = [text_column("first − second"), *(f"{value:g}" for value in found[0].scales), "from"]
     return table(caption, heads, [_row(pair) for pair in found])
@@ -130,5 +131,27 @@ def _crossing(pair: Contrast) -> str:
     def side(value: float) -> str:
         return f"below {first:g}" if value < first else f"above {last:g}" if value > last else f"{value:.0f}"
 
-    estimate, low, high = map(side, pair.crossing())
-    return estimate if low == high else f"{estimate} [{low}, {high}]"
+    means = pair.gaps.mean(1)
+    falls = means[0] > 0 > means[-1]
+    turned = Contrast(pair.second, pair.first, pair.scales, -pair.gaps) if falls else pair
+    estimate, low, high = map(side, turned.crossing())
+    found = estimate if low == high else f"{estimate} [{low}, {high}]"
+    return f"less from {found}" if falls else found
+
+
+def weights_table(rows: Iterable[Mapping[str, Any]], *, scale: str, series: str, words: str) -> PageTable:
+    """Learnt weights of right labels, and wrong ones' over right ones': below one the weights know which are wrong."""
+    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get("weight_of_right_labels") is not None:
+            groups.setdefault((row[series], row[scale]), []).append(row)
+    shown, order = [], list(dict.fromkeys(method for method, _ in groups))
+    for (method, value), own in sorted(groups.items(), key=lambda group: (order.index(group[0][0]), group[0][1])):
+        right = [row["weight_of_right_labels"] for row in own]
+        ratios = [row["weight_of_wrong_labels"] / row["weight_of_right_labels"] for row in own]
+        texts = (method_label(method), f"{value:g}", f"{measured(min(right))} to {measured(max(right))}")
+        middle = measured(math.exp(np.log(ratios).mean()))
+        shown.append(Row(tuple(Cell(text) for text in (*texts, middle, f"{min(ratios):.2f} to {max(ratios):.2f}"))))
+    caption = "Mean learnt weights of texts with right and with wrong labels, at the kept state; ranges are over seeds."
+    heads = ("weight of right labels", "wrong over right, geometric mean", "range")
+    return table(caption, [text_column("method"), words, *heads], shown)

@@ -69,7 +69,7 @@ from metascale.workflow.conclude import laws_of
 from metascale.workflow.recipe import load_recipe, roles_of
 
 sys.path.insert(0, str(Path(__file__).parent))
-from contrasts import CONTRASTS, Contrast, contrasts, contrasts_answer, contrasts_table
+from contrasts import CONTRASTS, Contrast, contrasts, contrasts_answer, contrasts_table, weights_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -283,6 +283,14 @@ def differences(one: Record) -> list[Block]:
     return [f"**{contrasts_answer(found, scale)}**", contrasts_table(found, scale)]
 
 
+def weights(one: Record) -> list[Block]:
+    """What the upper level learnt of right and of wrong labels."""
+    roles = roles_of(one.study.view.study)
+    (scale,), (series,) = roles.scales, roles.series
+    rows = one.table.finished().rows
+    return [weights_table(rows, scale=scale, series=series, words=axis_label(scale))]
+
+
 def _contrasts(one: Record) -> tuple[list[Contrast], str]:
     """The contrasts of a study's recipe, and the scale in words."""
     study = one.study.view.study
@@ -341,6 +349,7 @@ PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
     "extrapolation": lambda one: laws.extrapolation(one.study).blocks,
     "baselines": baselines,
     "differences": differences,
+    "weights": weights,
     "convergence": lambda one: [block for block in convergence(one.study).blocks if isinstance(block, str)],
     "groups": groups,
     "diagnosis": lambda one: [one.told["diagnosis"]],

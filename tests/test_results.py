@@ -222,6 +222,17 @@ def test_differences_are_paired_by_seed_and_cross_where_they_are_zero() -> None:
     one_sided = replace(found, gaps=np.array([[-1.0, 1.0], [-20.0, -20.1]]))
     assert one_sided.crossing() == (0, 0, np.inf)
     assert results.contrasts_table([one_sided], "texts").rows[0].cells[-1].text == "below 10 [below 10, above 1000]"
+    falls = replace(told, gaps=-told.gaps)
+    assert results.contrasts_table([falls], "texts").rows[0].cells[-1].text == "less from 634 [613, 658]"
+
+
+def test_learnt_weights_of_wrong_labels_stand_beside_those_of_right_ones() -> None:
+    """Ratios of 0.1 / 0.2 and 0.8 / 0.1, of geometric mean 2; methods without weights have no row."""
+    names = ("method", "n", "weight_of_right_labels", "weight_of_wrong_labels")
+    told = [("a", 10, 0.2, 0.1), ("a", 10, 0.1, 0.8), ("b", 10, None, None)]
+    rows = [dict(zip(names, row, strict=True)) for row in told]
+    (row,) = results.weights_table(rows, scale="n", series="method", words="texts").rows
+    assert [cell.text for cell in row.cells][1:] == ["10", "0.100 to 0.200", "2.00", "0.50 to 8.00"]
 
 
 def test_only_kinds_that_a_law_or_a_comparison_takes_are_recorded() -> None:
