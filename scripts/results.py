@@ -394,7 +394,8 @@ def row_cells(one: Record) -> dict[str, str]:
     """The generated cells of a study's row in docs/results/README.md, by heading."""
     fitted = [f"{of(series)}{_law_words(found)}" for series, found in one.study.laws_by_series.items()]
     compared = one.study.view.study.base.get("recipe") in CONTRASTS
-    answer = contrasts_answer(*_contrasts(one)) if compared else finding_of(one.study, one.contest).answer
+    answer = contrasts_answer(*_contrasts(one)) if compared else size_parts.answer(one)
+    answer = answer or finding_of(one.study, one.contest).answer
     return {
         "question": finding_of(one.study, one.contest).question,
         "answer": answer,

@@ -27,7 +27,7 @@ from metascale.report.section import (
 )
 from metascale.report.sections import checks, shapes, sizes, tuning
 from metascale.report.sections.law import law
-from metascale.report.words import interval, measured, number
+from metascale.report.words import axis_label, interval, measured, number
 from metascale.workflow.recipe import roles_of
 
 if TYPE_CHECKING:
@@ -114,6 +114,40 @@ def rates(one: Record) -> list[Block]:
         shown.append([Cell(f"{sizes.architecture_name(name)}, width {width}"), *cells])
     caption = "Validation loss (nats) by learning rate of the base width; the lowest of each model is bold."
     return [table(caption, ("model", *map(number, tried)), shown)]
+
+
+def answer(one: Record) -> str | None:
+    """What a row says of a study of rates, or of two architectures' exponents of one law; ``None`` of any other."""
+    rows = _main(one)
+    if "lr" in one.study.view.study.axes:
+        return _rates_answer(rows)
+    found = sizes.size_data(one.study)
+    first = found.stored["grouped"][0] if found is not None and found.stored["grouped"] else {}
+    if "verdict" not in first:
+        return None
+    each = [
+        f"{sizes.architecture_name(name)} {measured(at['estimate'])} {interval(at['low'], at['high'])}"
+        for name, at in first["exponents"].items()
+    ]
+    return (
+        f"Exponents α of one power law, test loss in {axis_label(first['x'])}: {'; '.join(each)}: {first['verdict']}."
+    )
+
+
+def _rates_answer(rows: Rows) -> str:
+    """The best rate of every model, and the one that costs least where it is worst."""
+    told, above = [], dict.fromkeys(sorted({float(row["lr"]) for row in rows}), 0.0)
+    for name, width in dict.fromkeys((str(row["architecture"]), int(row["d_model"])) for row in rows):
+        mine = [row for row in rows if (row["architecture"], row["d_model"]) == (name, width)]
+        here = {float(row["lr"]): float(row[VALIDATION_LOSS]) for row in mine}
+        best = min(here, key=lambda rate: here[rate])
+        above = {rate: max(worst, here[rate] - here[best]) for rate, worst in above.items()}
+        told.append(f"{sizes.architecture_name(name)} {width}: {number(best)}")
+    common = min(above, key=lambda rate: above[rate])
+    return (
+        f"A rate of {number(common)} loses at most {measured(above[common])} nats of validation loss to the best of "
+        f"each model ({'; '.join(told)})."
+    )
 
 
 def surface(one: Record) -> list[Block]:

@@ -226,6 +226,19 @@ def test_differences_are_paired_by_seed_and_cross_where_they_are_zero() -> None:
     assert results.contrasts_table([falls], "texts").rows[0].cells[-1].text == "less from 634 [613, 658]"
 
 
+def test_rows_of_sizes_compare_like_with_like() -> None:
+    """The exponents of one law for both architectures, and the rate whose worst loss is nearest the best: of 3.937,
+    3.801, 3.955 and 3.893 nats, 0.03 loses 0, 0.002, 0.010 and 0. Other studies say what they found.
+    """
+    from size_parts import answer
+
+    power = answer(results.open_record("model-size"))
+    assert power is not None and "ResNet-BK 0.00591 [" in power and "Transformer 0.0144 [" in power
+    rate = answer(results.open_record("model-size-rates"))
+    assert rate is not None and re.match(r"A rate of 0\.03(00)? loses at most 0\.010\d* nats", rate)
+    assert answer(results.open_record("shapes-mlp")) is None
+
+
 def test_learnt_weights_of_wrong_labels_stand_beside_those_of_right_ones() -> None:
     """Ratios of 0.1 / 0.2 and 0.8 / 0.1, of geometric mean 2; methods without weights have no row."""
     names = ("method", "n", "weight_of_right_labels", "weight_of_wrong_labels")

@@ -7,7 +7,7 @@ Data:       WikiText-2 (``metascale data get wikitext-2-v1``), or any text file 
 Varied:     width d_model, depth n_layers, and the architecture: a Transformer, or causal ResNet-BK, which has no
             attention
 Beside it:  a unigram and an interpolated bigram model of the same words, counted on the same training text
-Profiles:   ``laptop``: one epoch at a fixed depth, 112-fold in parameters; ``rates`` checks that its learning rate
+Profiles:   ``laptop``: one epoch at a fixed depth, over 100-fold in parameters; ``rates`` checks that its learning rate
             serves a wider model too, ``data`` gives L(N, D), ``shape`` sets depth against width
 Took:       laptop 49 minutes of a third of a core; --quick hours of one core; all 32 models: a GPU
 Result:     both fall with width, the Transformer with more than twice the exponent (docs/results/model-size.md)
@@ -101,7 +101,7 @@ RECIPE = Recipe(
     profiles={
         "quick": Profile("the four smallest models of each architecture", axes=QUICK),
         "laptop": Profile(
-            "12 small models of two layers, 112-fold in parameters, one epoch, by a rate that μP carries over widths",
+            "12 small models of two layers, over 100-fold in parameters, one epoch, by a rate that μP carries over widths",
             EPOCH,
             axes={"architecture": BOTH, "d_model": [12, 20, 32, 52, 80, 128], "n_layers": [2]},
         ),
