@@ -233,9 +233,12 @@ def test_rows_of_sizes_compare_like_with_like() -> None:
     from size_parts import answer
 
     power = answer(results.open_record("model-size"))
-    assert power is not None and "ResNet-BK 0.00591 [" in power and "Transformer 0.0144 [" in power
+    assert power is not None
+    assert "ResNet-BK 0.00591 [" in power
+    assert "Transformer 0.0144 [" in power
     rate = answer(results.open_record("model-size-rates"))
-    assert rate is not None and re.match(r"A rate of 0\.03(00)? loses at most 0\.010\d* nats", rate)
+    assert rate is not None
+    assert re.match(r"A rate of 0\.03(00)? loses at most 0\.010\d* nats", rate)
     assert answer(results.open_record("shapes-mlp")) is None
 
 

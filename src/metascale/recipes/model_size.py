@@ -101,7 +101,7 @@ RECIPE = Recipe(
     profiles={
         "quick": Profile("the four smallest models of each architecture", axes=QUICK),
         "laptop": Profile(
-            "12 small models of two layers, over 100-fold in parameters, one epoch, by a rate that μP carries over widths",
+            "12 small models of two layers, over 100-fold in parameters, one epoch, its rate carried by μP",
             EPOCH,
             axes={"architecture": BOTH, "d_model": [12, 20, 32, 52, 80, 128], "n_layers": [2]},
         ),
