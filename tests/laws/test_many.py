@@ -75,6 +75,22 @@ def test_a_table_that_cannot_be_fitted_is_named():
     assert fit_each({}) == {}
 
 
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        ({"tokens": [1e3, 1e4, 1e5], "loss": ["3", "two", "1"]}, "row 2: 'loss' is 'two', not a number"),
+        ({"tokens": [1e3, 1e4], "loss": [2.0]}, "differ in length"),
+        ("nowhere.csv", "there is no file 'nowhere.csv'"),
+        ({"tokens": [1e3] * 3, "method": ["a", "b", "a"], "loss": [3.0, 2.0, 1.0]}, "the table has groups in 'method'"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_named(table, why):
+    with pytest.raises(InputError) as error:
+        ms.fit_many({"task 0": tables(1)["task 0"], "task x": table}, n_bootstrap=20)
+    assert str(error.value).startswith("task x: ")
+    assert why in str(error.value)
+
+
 @pytest.mark.parametrize("name", [name for name in LAWS if LAWS[name].n_axes == 1])
 def test_a_batch_of_tables_agrees_with_the_products_of_matrices(name):
     """Value, gradient, Hessian and majoriser of the two ways to expand a law, the second with rows of weight 0."""

@@ -27,9 +27,9 @@ def fit_series(
 
     columns = one_scale(opened, opening.chosen.seed)
     named = opened.group
+    found = _analyses(columns.split(named), options)
     if named != opening.group and opened.compared:
         say("several methods in the table: each gets its own law (as --group method)", to_stderr=json_)
-    found = _analyses(columns.split(named), options)
     for name, analysis in found.items():
         say((f"{name}: " if name else "") + analysis.summary() + "\n", to_stderr=json_)
     _say_table_notes(columns, opened, json_)

@@ -62,6 +62,7 @@ from metascale.laws.table import (
     guess_loss,
     guess_one,
     losses,
+    naming,
     read_table,
     sizes_and_tokens,
     split_table,
@@ -250,21 +251,25 @@ def fit_many(
     """
     jobs: dict[str, dict[str, Any]] = {}
     for name, table in tables.items():
-        given = dict(options)
-        found, seed = _prepared(table, x, y, None, given)
-        if share_metric(found, ShareOptions(None, None, None, None), y, options.get("law", "auto")) is not None:
-            raise InputError(f"{name}: shares such as accuracies are fitted by `fit`", field="tables", value=name)
-        if found.group is not None:
-            raise InputError(f"{name}: the table has groups in '{found.group}'; give each as a table", field="tables")
-        if len(found.scales) > 1:
-            part = columns_of(found.table, found.scales, found.loss, found.run, found.noise)
-            jobs[name] = {**part.data, "notes": part.table.notes, **given}
-        else:
-            columns = one_scale(found, seed)
-            run = run_labels(columns.table, found.run)
-            jobs[name] = {**columns.data, "run": run, "notes": columns.table.notes, **given}
+        with naming(name):
+            jobs[name] = _job(table, x, y, dict(options))
     laws: dict[str, Law] = {**fit_each(jobs)}
     return ByGroup(laws)
+
+
+def _job(table: Any, x: str | Sequence[str] | None, y: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `metascale.laws.analysis.fit` for a table that is fitted beside others."""
+    found, seed = _prepared(table, x, y, None, options)
+    if share_metric(found, ShareOptions(None, None, None, None), y, options.get("law", "auto")) is not None:
+        raise InputError("shares such as accuracies are fitted by `fit`", field="tables")
+    if found.group is not None:
+        raise InputError(f"the table has groups in '{found.group}'; give each as a table", field="tables")
+    if len(found.scales) > 1:
+        part = columns_of(found.table, found.scales, found.loss, found.run, found.noise)
+        return {**part.data, "notes": part.table.notes, **options}
+    columns = one_scale(found, seed)
+    run = run_labels(columns.table, found.run)
+    return {**columns.data, "run": run, "notes": columns.table.notes, **options}
 
 
 def compare(columns: ScaleColumns, group: str, law: str, *, level: float = 0.95, seed: int = 0) -> Grouped:
