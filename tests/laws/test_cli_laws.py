@@ -188,6 +188,27 @@ def test_options_that_would_do_nothing_are_refused(app, tmp_path, options):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "field", "why"),
+    [
+        (("fit", "--law", "E + A/params**alpha"), "law", "names no column of .*; columns: N, D, loss"),
+        (("optimum", "--compute", 1e21, "--gpu-flops", 0), "gpu_flops", "is 0; the peak of a GPU is a positive"),
+        (("optimum", "--compute", 1e21, "--utilisation", 40), "utilisation", "is 40; it is a share of the peak"),
+        (("forecast", "--x", "N", "--x", "D", "--to", "N=1e9,D=-1"), "to", "'N=1e9,D=-1'; scales are positive"),
+    ],
+)
+def test_options_outside_their_range_are_refused(app, tmp_path, arguments, field, why):
+    rows = [f"{n},{d},{1.8 + 480 * n**-0.35 + 2100 * d**-0.37}" for n in (1e7, 1e8, 1e9) for d in (1e9, 1e10, 1e11)]
+    (tmp_path / "runs.csv").write_text("\n".join(["N,D,loss", *rows]))
+    command, *options = map(str, arguments)
+    out = tmp_path / "out"
+    found = CliRunner().invoke(app, [command, str(tmp_path / "runs.csv"), *options, "--out", str(out)])
+    assert isinstance(found.exception, InputError), found.output
+    assert found.exception.field == field
+    assert re.search(why, str(found.exception))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
     ("arguments", "why"),
     [
         (("fit", "--y", "loss", "--bootstrap", 20, "--law", "power"), "2 distinct values of 'N'"),

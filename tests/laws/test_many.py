@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,24 @@ def test_rows_that_fill_a_table_up_weigh_nothing(n):
     request = Solve(LAWS["power_irreducible"], t, y, np.ones((1, n)), LeastSquares(), np.array([[-0.5, 0.1, 0.3]]))
     assert request.batch is not None
     np.testing.assert_allclose(solve(request).theta, solving._by_itself(request).theta, rtol=1e-8)
+
+
+def test_only_requests_of_one_kind_are_a_batch():
+    """With ln L = θ, ½ Σ (y - θ)² has its minimum at the mean, 2 for y = 1, 2, 3, and with ½ · 3 (θ - 0)² beside it at
+    6 / (3 + 3) = 1."""
+    law, three = LAWS["none"], np.array([[1.0, 2.0, 3.0]])
+    plain = Solve(law, np.zeros((3, 1)), three, np.ones((1, 3)), LeastSquares(), np.zeros((1, 1)))
+    held = replace(plain, prior=(np.zeros(1), np.full(1, 3.0)))
+    assert held.batch is None
+    assert [float(solve(one).theta[0, 0]) for one in (plain, held)] == pytest.approx([2.0, 1.0])
+    for change in (
+        {"objective": LogHuber(0.1)}, {"max_iterations": 7}, {"exact": False}, {"stall_share": 0.5},
+        {"law": LAWS["power"]},
+    ):  # fmt: skip
+        assert replace(plain, **change).batch != plain.batch, change
+    many = np.zeros((1, MOST_ROWS + 1))
+    assert replace(plain, t=many.T, y=many, weights=many + 1).batch is None
+    assert replace(plain, y=three + 1, starts=np.ones((4, 1))).batch == plain.batch
 
 
 def test_few_rows_at_a_time_end_where_all_at_once_end():

@@ -75,7 +75,7 @@ def forecast_curves(
 ) -> None:
     """Predict a run under another schedule, at its end or at the steps of ``--to``."""
     found = _fitted(opening, y, how, {}, 0.95)
-    steps: Any = [round(one_target(text, "step")) for text in to] or None
+    steps = [one_target(text, "step") for text in to] or None
     ahead = {name: one.predict(schedule, steps, level) for name, one in found.items()}
     for name, one in ahead.items():
         say((f"{name}:\n" if name else "") + one.summary(), to_stderr=json_)

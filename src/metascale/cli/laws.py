@@ -157,7 +157,13 @@ def _named_scales(opened: Prepared, asked: Sequence[str], x: Sequence[str], law:
         return (guess_one(opened.table, SIZE_NAMES, "model size", "x"), *asked)
     if not opened.scales and is_formula(law):
         named = names_in(law)
-        return tuple(name for name in opened.table.names if as_name(name) in named and name != opened.loss)
+        found = tuple(name for name in opened.table.names if as_name(name) in named and name != opened.loss)
+        if not found:
+            raise InputError(
+                f"the law '{law}' names no column of {opened.table.source}; columns: {', '.join(opened.table.names)}",
+                field="law", value=law,
+            )  # fmt: skip
+        return found
     return opened.scales
 
 

@@ -254,6 +254,9 @@ def targets_of(to: Sequence[str], scales: Sequence[str]) -> list[dict[str, float
     targets = [parse_values([text], "to", wanted) for text in to]
     if any(set(given) != set(scales) for given in targets):
         raise InputError(f"`to` must name every scale once; give {wanted}", field="to")
+    for text, given in zip(to, targets, strict=True):
+        if not all(0 < value < float("inf") for value in given.values()):
+            raise InputError(f"`to` is '{text}'; scales are positive finite numbers", field="to", value=text)
     return targets
 
 

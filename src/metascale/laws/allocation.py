@@ -162,22 +162,20 @@ def optimum(
 
     Raises:
         InputError: a law without (N, D), a level outside (0, 1), a budget that is not positive or so far beyond the
-            table that its columns must be in other units, or GPU-hours of a cost that is not in FLOPs.
+            table that its columns must be in other units, or GPU-hours of a cost that is not in FLOPs, of a peak that
+            is not positive, or at a utilisation outside (0, 1].
     """
     budgets = np.atleast_1d(np.asarray(compute, float))
     if not (np.isfinite(budgets).all() and (budgets > 0).all()):
         raise InputError(f"compute budgets must be positive finite numbers of {cost.unit}")
     require_level(level)
+    _require_gpu(flops_per_second, utilisation, cost)
     sample = fit if isinstance(fit, Bootstrap) else bootstrap(fit, n_bootstrap, seed=seed)
     whole = sample.fit
     if whole.law.n_axes < 2:
         raise InputError(f"the law '{whole.law.name}' has one axis; an optimum needs a law in model size and data")
     _require_reach(budgets, whole, cost)
-    hours = None
-    if flops_per_second is not None:
-        if not cost.is_flops:
-            raise InputError(f"GPU-hours are told from FLOPs, and the budgets are in {cost.name}", field="gpu_flops")
-        hours = budgets / (flops_per_second * utilisation) / 3600
+    hours = None if flops_per_second is None else budgets / (flops_per_second * utilisation) / 3600
     thetas = np.concatenate([whole.theta[None], sample.theta])
     costs = cost.draws(len(sample.theta), seed)
     log_n, log_loss, exponent = _best_sizes(whole, thetas, costs, np.log(budgets), unique_tokens)
@@ -189,6 +187,23 @@ def optimum(
         {name: float(value[0]) for name, value in _band(exponent[:, None], level).items()}, level, hours,
         _notes(whole, budgets, sample, cost), cost, source or Alone(whole), unique_tokens,
     )  # fmt: skip
+
+
+def _require_gpu(flops_per_second: float | None, utilisation: float, cost: CostLaw) -> None:
+    if not 0 < utilisation <= 1:
+        raise InputError(
+            f"utilisation is {utilisation:g}; it is a share of the peak, above 0 and at most 1", field="utilisation",
+            value=utilisation,
+        )  # fmt: skip
+    if flops_per_second is None:
+        return
+    if not cost.is_flops:
+        raise InputError(f"GPU-hours are told from FLOPs, and the budgets are in {cost.name}", field="gpu_flops")
+    if not (np.isfinite(flops_per_second) and flops_per_second > 0):
+        raise InputError(
+            f"`gpu_flops` is {flops_per_second:g}; the peak of a GPU is a positive number of FLOP/s", field="gpu_flops",
+            value=flops_per_second,
+        )  # fmt: skip
 
 
 def _require_reach(budgets: Array, fit: LawFit, cost: CostLaw) -> None:

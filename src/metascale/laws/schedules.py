@@ -98,8 +98,8 @@ class Schedule:
         """
         name, _, rest = text.partition(":")
         if name not in SCHEDULES:
-            raise InputError(f"the schedule '{name}' is unknown; {suggest(name, SCHEDULES)}; allowed are a CSV of step "
-                             f"and lr, and {', '.join(SCHEDULES)} as in cosine:peak=3e-4,steps=24000", field="schedule",
+            raise InputError(f"the schedule '{name}' is neither a file nor a name; {suggest(name, SCHEDULES)}; give "
+                             "a CSV of step and lr, or a name as in cosine:peak=3e-4,steps=24000", field="schedule",
                              value=text)  # fmt: skip
         given = {"warmup": 0.0, "end": 1.0 if name == "constant" else 0.1, "decay": 0.2}
         wanted = SETTINGS[name]

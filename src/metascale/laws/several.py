@@ -179,8 +179,9 @@ def parts_of(table: Table, names: Sequence[str], how: ShareOptions) -> dict[str,
             continue
     if how.given is not None and shares and not any(shares.values()):
         raise InputError(
-            f"`{how.given}` is for shares such as accuracies, and {_listed(list(shares))} are read as losses; `kind` "
-            "says otherwise", field=how.given,
+            f"`{how.given}` is for shares such as accuracies, and {_listed(list(shares))} "
+            f"{'are read as losses' if len(shares) > 1 else 'is read as a loss'}; `kind` says otherwise",
+            field=how.given,
         )  # fmt: skip
     mixed = not all(shares.values())
     return {
@@ -197,4 +198,8 @@ def _is_named_loss(name: str) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(f"'{name}'" for name in names[:-1]), f"'{names[-1]}'"]) if names[1:] else names[0]
+    return (
+        " and ".join([", ".join(f"'{name}'" for name in names[:-1]), f"'{names[-1]}'"])
+        if names[1:]
+        else f"'{names[0]}'"
+    )

@@ -252,7 +252,7 @@ def _trend_words(axis: str, trend: TrendResult, metric: Metric, log: bool) -> st
     if trend.answer == "none":
         return f"has no trend in {axis}: its odds change by at most {100 * MATTERS:g} % per factor of 10"
     change = 100 * max(drop(abs(growth.low)), drop(abs(growth.high)))
-    return f"is undecided in {axis}: its odds may still change by {change:.2g} % per factor of 10"
+    return f"is undecided in {axis}: its odds may still change by {change:.3g} % per factor of 10"
 
 
 def analyse_shares(
