@@ -217,3 +217,21 @@ def test_vocabularies_have_laws_and_floors_of_their_own(tmp_path: Path) -> None:
     baselines = json.loads((tmp_path / "baselines.json").read_text())
     losses = {name: one["test_loss_nats"] for name, one in baselines.items()}
     assert losses == pytest.approx({"bigram, vocabulary 500": math.log(60), "bigram, vocabulary 5000": math.log(300)})
+
+
+def test_a_bigram_of_more_text_is_no_baseline_of_models_that_read_less(tmp_path: Path) -> None:
+    """Sizes are those of all of the text; its bigram is not beside the models of a part."""
+    rows = []
+    for tokens, floor in ((1_000, 200.0), (3_000, 150.0)):
+        for one in table({"transformer": 0.1}):
+            own = {"n_train_tokens": tokens, "bigram_test_perplexity": floor}
+            rows.append({**one, **own, "kind": "trial", "status": "finished"})
+    roles = Roles(("n_params_non_embedding", "tokens"), ("architecture",), loss="test_loss_nats")
+    study = Study("model_size", "a.module:f", {}, {"architecture": ["transformer"]}, (42, 43), roles=roles)
+    (tmp_path / "baselines.json").write_text("{}")
+    conclude(StudyView(tmp_path, study, ()), ResultsTable(tuple(rows[0]), tuple(rows)))
+    found = json.loads((tmp_path / "size.json").read_text())
+    assert (found["n_train_tokens"], found["floors"]["bigram_test"]) == (3_000, 150.0)
+    assert not (tmp_path / "baselines.json").exists()
+    conclude(StudyView(tmp_path, study, ()), ResultsTable(tuple(rows[0]), tuple(rows[-8:])))
+    assert json.loads((tmp_path / "baselines.json").read_text())["bigram"]["test_loss_nats"] == math.log(150)

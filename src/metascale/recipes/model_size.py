@@ -345,14 +345,17 @@ def drawn(settings: ModelSizeConfig) -> TokenStream:
 
 
 def conclude(view: StudyView, table: ResultsTable) -> list[Path]:
-    """Write size.json from a study's finished trials, and the bigram models as baselines; nothing without trials."""
-    tested = of_most_text([row for row in table.finished(TRIAL).rows if row.get(TEST_LOSS) is not None])
+    """Write size.json from a study's finished trials, and the bigram models as baselines; nothing without trials.
+
+    A bigram model counts the text that the models beside it read: where that varies, there is no baseline of all.
+    """
+    tested = [row for row in table.finished(TRIAL).rows if row.get(TEST_LOSS) is not None]
     rows = list(named_apart(tested, roles_of(view.study).series))
     path = view.folder / SIZE_JSON
     if not rows:
         path.unlink(missing_ok=True)
         return []
-    write_json(path, analyse_sizes(rows))
+    write_json(path, analyse_sizes(of_most_text(rows)))
     groups = {"bigram": rows} if "bigram_test" in floors_of(rows) else by_architecture(rows)
     floors = {
         "".join(("bigram", *name.partition(", ")[1:])): floors_of(own).get("bigram_test")
@@ -363,6 +366,8 @@ def conclude(view: StudyView, table: ResultsTable) -> list[Path]:
     }
     if baselines:
         write_json(view.folder / BASELINES_JSON, baselines)
+    else:
+        (view.folder / BASELINES_JSON).unlink(missing_ok=True)
     return [path]
 
 
