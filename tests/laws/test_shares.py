@@ -17,6 +17,7 @@ from metascale.laws.metrics import ShareOptions
 from metascale.laws.predicting import read_predictors
 from metascale.laws.several import parts_of
 from metascale.laws.share_analysis import analyse_shares
+from metascale.laws.share_backtest import _baselines
 from metascale.laws.shares import Form, _derivatives, curve, fit_share, metric_of, run_quantiles, weights_of
 from metascale.laws.table import read_table
 from tests.laws.test_entry import call, write
@@ -262,6 +263,15 @@ def test_a_backtest_of_shares_hides_the_largest_scale(kind, unit):
     assert found.summary().splitlines()[0].split() == ["rmse", "of", "y", "x10", "(4", "seen)", "x100", "(3", "seen)"]
     assert ms.backtest(x, seen, kind=kind, chance=0.0, loss_name="y").rows == found.rows
     assert found.to_json()["unit"] == ("share" if unit == 1 else "per cent")
+
+
+def test_the_tail_line_of_a_share_is_the_odds_of_its_last_octave():
+    """From 1:1 at 4 to 4:1 at 8 the odds grow fourfold a doubling: 16:1 at 16, whatever they were at 1 and 2."""
+    found = _baselines(
+        np.array([1.0, 2.0, 4.0, 8.0]), np.array([0.3, 0.1, 0.5, 0.8]), np.array([16.0]), metric_of("acc", np.ones(1))
+    )
+    assert found["tail line"][0][0] == pytest.approx(16 / 17)
+    assert found["last value"][0][0] == pytest.approx(0.8)
 
 
 def test_a_share_that_is_read_off_a_loss_is_tested_both_ways_and_without_what_is_hidden():
