@@ -71,6 +71,26 @@ def test_any_other_unknown_option_is_refused_as_ever(call: Call) -> None:  # noq
         assert (code, "No such option" in refusal) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("fit losses.csv --zzz 3", "No such option: --zzz"),
+        ("run digits --meta-lr 0.1", "there is no option --meta-lr; here it is --set outer_lr=0.1"),
+        ("nonsense", "No such command 'nonsense'"),
+        ("fit", "Missing argument 'table'"),
+        ("evaluate x --shots few", "Invalid value for '--shots'"),
+        ("data list --zzz", "No such option: --zzz"),
+    ],
+)
+def test_a_usage_error_is_json_where_that_is_asked_for(typed: str, said: str, call: Call) -> None:  # noqa: F811
+    code, printed, words = call(*typed.split(), "--json")
+    found = json.loads(printed)["error"]
+    assert (code, found["exit_status"], found["message"][: len(said)]) == (2, 2, said)
+    assert said in " ".join(words.split())
+    code, printed, _ = call(*typed.split())
+    assert (code, printed) == (2, "")
+
+
 def test_recipes_name_prints_it(call: Call) -> None:  # noqa: F811
     code, printed, _ = call("recipes", "digits")
     assert code == 0

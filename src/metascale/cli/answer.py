@@ -9,7 +9,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Annotated, Any
 
@@ -42,6 +42,12 @@ def forget() -> None:
     """Forget how the command before was asked, in a process that runs several."""
     global _now
     _now = _Answer()
+
+
+def ask(typed: Sequence[str]) -> None:
+    """Note whether the words of a command ask for JSON, for what is refused before the command runs."""
+    global _now
+    _now = _Answer(as_json="--json" in typed)
 
 
 def give(**values: object) -> None:

@@ -31,7 +31,7 @@ from metascale.cli.answer import answering, forget, give, give_error
 from metascale.cli.complete import runs
 from metascale.cli.data import DataDir
 from metascale.cli.flags import flags_of, keys_of, sentence
-from metascale.cli.options import Command
+from metascale.cli.options import Command, Group
 from metascale.cli.run import print_conclusion, use_data_dir
 from metascale.cli.study import Folder, leave_if_damaged
 from metascale.cli.table import study_of
@@ -146,6 +146,7 @@ def _remove_empty(made: list[Path]) -> None:
 
 app = typer.Typer(
     name="metascale",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Meta-train models, vary any scale axis in a resumable study, and get a scaling law with honest error bars.",

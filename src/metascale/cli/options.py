@@ -1,14 +1,16 @@
-"""Options that no command has: what another program's option, or a key of the configuration, is called here."""
+"""What the command-line library refuses: as JSON where asked, and translated where another program has the name."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
+from metascale.cli.answer import ask, give_error
 from metascale.cli.flags import NAMES
 from metascale.core.errors import InputError, MetascaleError
 
@@ -17,6 +19,19 @@ if TYPE_CHECKING:
 
 # Typer brings a copy of click with it, or depends on click: its own classes lead to whichever it is.
 _USAGE: type[Exception] = next(one for one in typer.BadParameter.__mro__ if one.__name__ == "UsageError")
+
+
+class Group(TyperGroup):
+    """All commands: with ``--json``, a usage error (an unknown command or option, an argument missing) is JSON too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ask(args)
+        with _usage_as_json():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _usage_as_json():
+            return super().invoke(ctx)
 
 
 class Command(TyperCommand):
@@ -67,6 +82,15 @@ def translated(option: str, typed: Sequence[str], flags: Mapping[str, str], near
         others = f" (options of nearly this name: {', '.join(near)})" if near else ""
         return f"a key of your own function or program is given by --set {plain}={value}{others}"
     return hint(plain, keys)
+
+
+@contextlib.contextmanager
+def _usage_as_json() -> Iterator[None]:
+    try:
+        yield
+    except _USAGE as error:
+        give_error(" ".join(error.format_message().split()), error, 2)  # type: ignore[attr-defined]
+        raise
 
 
 def _plain(option: str) -> str:
