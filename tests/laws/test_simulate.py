@@ -42,8 +42,9 @@ def test_what_cannot_be_planted_is_refused():
     for options, words in (
         (("power", {"x": [1.0]}, {"A": 1.0}), "needs the parameter 'alpha'"),
         (("power", {"x": [1.0]}, {"A": 1.0, "alpha": 1.0, "E": 1.0}), "has no parameter 'E'"),
-        (("power", GRID, {"A": 1.0, "alpha": 1.0}), "has 1 scales and 2 are given"),
-        (("nonsense", {"x": [1.0]}, {}), "unknown"),
+        (("power", GRID, {"A": 1.0, "alpha": 1.0}), "has 1 scale and 2 are given"),
+        (("powr", {"x": [1.0]}, {}), r"unknown in 1 scale, and no formula in x .*; did you mean 'power'\?$"),
+        (("zzz", {"x": [1.0]}, {}), "allowed: none, power, .*exponential.*, hoffmann, .*mixture$"),
         (("power", {"x": [-1.0]}, {"A": 1.0, "alpha": 1.0}), "not a positive number"),
         (("E - x", {"x": [3.0]}, {"E": 1.0}), "planted loss is -2 in row 1"),
         (("power", {}, {}), "names no scale"),

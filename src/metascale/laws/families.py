@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metascale.core.errors import InputError
+from metascale.core.suggest import suggest
 from metascale.laws.curves import Curve, LogSumExp, Shape, Smooth, Term, decaying, falling
 from metascale.laws.newton import solve
 from metascale.laws.observations import Array, bounded_exp
@@ -402,5 +403,6 @@ LAWS = {**ONE_AXIS, **MANY_AXES}
 def require_law(name: str, *others: str) -> None:
     """Refuse a name that is neither a family in one scale nor among ``others``."""
     if name not in ONE_AXIS:
-        allowed = ", ".join((*others, *ONE_AXIS))
-        raise InputError(f"the law '{name}' is unknown; allowed are: {allowed}", field="law", allowed=allowed)
+        allowed = (*others, *ONE_AXIS)
+        raise InputError(f"the law '{name}' is unknown; {suggest(name, allowed)}", field="law", value=name,
+                         allowed=", ".join(allowed))  # fmt: skip

@@ -145,9 +145,14 @@ def law_of(text: str, columns: Sequence[str]) -> Formula:
         return mixture_law(len(columns)).on(columns)
     if text in LIBRARY:
         return LIBRARY[text].on(columns)
-    names, example = ["auto", *LIBRARY, "mixture"], f"E + A/{as_name(columns[0])}**alpha"
-    raise InputError(
-        f"the law '{text}' is unknown in {len(columns)} scales; {suggest(text, names)}; allowed are "
-        f"{', '.join(names)}, or a formula in {', '.join(map(as_name, columns))} such as '{example}'",
+    raise unknown_law(text, ["auto", *LIBRARY, "mixture"], columns)
+
+
+def unknown_law(text: str, names: Sequence[str], columns: Sequence[str]) -> InputError:
+    """The refusal of a law that is none of ``names`` and no formula."""
+    scales = f"{len(columns)} scale{'s' * (len(columns) != 1)}"
+    return InputError(
+        f"the law '{text}' is unknown in {scales}, and no formula in {', '.join(map(as_name, columns))} such as "
+        f"'E + A/{as_name(columns[0])}**alpha'; {suggest(text, names)}",
         field="law", value=text, allowed=", ".join(names),
     )  # fmt: skip

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
 from metascale.laws.analysis import Analysis
+from metascale.laws.expression import is_formula
 from metascale.laws.families import LAWS
-from metascale.laws.library import LIBRARY, law_of
+from metascale.laws.library import LIBRARY, law_of, unknown_law
 from metascale.laws.next_plan import costs
 from metascale.laws.observations import Array
 from metascale.laws.scales import ScalesAnalysis
@@ -110,10 +111,15 @@ def _planted(law: str | FittedLaw, given: Mapping[str, float] | None, names: Seq
     if law in LAWS and law not in LIBRARY:
         family = LAWS[law]
         if family.n_axes != len(names):
-            raise InputError(f"the law '{law}' has {family.n_axes} scales and {len(names)} are given", field="scales")
+            raise InputError(
+                f"the law '{law}' has {family.n_axes} scale{'s' * (family.n_axes != 1)} and {len(names)} are given",
+                field="scales",
+            )
         values = _values(law, family.parameters, parameters)
         coded = np.where(family.positive, np.log(np.maximum(values, 1e-300)), values)
         return np.asarray(np.exp(family.curve.log_predict(coded[None], np.log(x))[0]))
+    if not is_formula(law) and law not in LIBRARY and law != "mixture":
+        raise unknown_law(law, [*LAWS, *LIBRARY, "mixture"], names)
     found = law_of(law, names)
     expression = found.on(tuple(names)).expression if found.axes != tuple(names) else found.expression
     with np.errstate(all="ignore"):
