@@ -83,6 +83,8 @@ def test_a_torch_optimiser_holds_what_requires_gradients_and_one_count_of_steps(
 
 def test_columns_of_a_result() -> None:
     result = TrainResult({}, 30, 20, 0.5, 10, "converged")
+    assert "steps=30" in repr(result)
+    assert "state" not in repr(result)  # a tensor for every parameter
     expected = {"validation_loss_nats": 0.5, "kept_step": 20, "best_step": 10, "steps": 30, "training": "converged"}
     assert result.row() == expected
     assert TrainResult({}, 30, 20, 0.5, 10, "converged", 15).row() == {**expected, "pruned_at_step": 15}

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from metascale.core.columns import BEST_STEP, KEPT_STEP, VALIDATION_LOSS
@@ -97,7 +97,7 @@ class TrainResult(Generic[State]):
         status: ``"converged"`` when patience ran out, ``"max_steps"`` otherwise.
     """
 
-    state: State
+    state: State = field(repr=False)
     steps: int
     kept_step: int
     validation_loss_nats: float
