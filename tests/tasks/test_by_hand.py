@@ -27,6 +27,9 @@ def test_of_classes_with_too_few_examples_five_are_shown_the_smallest_first(n_sh
         toy_tasks(dataclasses.replace(table, examples=examples))
     assert f"toy: {n_short} of 8 train classes have fewer than 5 examples (k_shot 2 + n_query 3): " in str(caught.value)
     assert f": {shown}{more}; k_shot + n_query may be at most 1" in str(caught.value)
+    read = "toy: 9 rows read, 8 kept as texts of 8 classes; 1 left out as duplicates of others"
+    with pytest.raises(InputError, match=rf"may be at most 1 \({read}\)$"):
+        toy_tasks(dataclasses.replace(table, examples=examples, details={"read": read}))
 
 
 @pytest.mark.parametrize(

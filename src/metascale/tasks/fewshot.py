@@ -280,10 +280,11 @@ class FewShotTasks:
         short = sorted((count, index) for index, count in counts.items() if count < needed)
         if short:
             shown = ", ".join(f"'{self.table.classes[index]}' has {count}" for count, index in short[:5])
+            read = f" ({self.table.details['read']})" if self.table.details.get("read") else ""
             raise InputError(
                 f"{self.table.name}: {len(short)} of {len(counts)} {split} classes have fewer than {needed} examples "
                 f"(k_shot {self.k_shot} + n_query {self.n_query}): {shown}{', ...' if len(short) > 5 else ''}; "
-                f"k_shot + n_query may be at most {short[0][0]}"
+                f"k_shot + n_query may be at most {short[0][0]}{read}"
             )
 
     def _check_combinations(self) -> None:
