@@ -386,7 +386,10 @@ def _cannot_load(
     elif os.environ.get("HF_HUB_OFFLINE"):
         where = "it is not in the local cache and HF_HUB_OFFLINE is set; give a local folder, or allow the download"
     else:
-        where = "it is neither a local folder nor a model that could be fetched from the Hugging Face hub"
+        where = (
+            "it is neither a local folder nor a model that could be fetched from the Hugging Face hub; where that is "
+            "out of reach give the folder of a model"
+        )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return InputError(f"cannot load the model '{name}': {where} ({reason})")
 
