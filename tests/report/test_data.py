@@ -100,7 +100,7 @@ def test_a_further_axis_makes_series(tmp_path: Path) -> None:
         for width in (8, 16):
             sets = {"n_tasks": n, "model.width": width}
             builder.run(f"n{n}-{width}", sets, kind="meta", result={"test_loss_nats": 1.0 / n})
-    assert law_data(builder.write()).scales.series == ("MAML, width 16", "MAML, width 8")
+    assert law_data(builder.write()).scales.series == ("MAML, width 8", "MAML, width 16")
 
 
 def test_another_axis_names_itself(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from metascale.report.sections.contest import contest_data
 from metascale.report.study import open_study
-from metascale.report.words import greek, interval, measured, number, numbers
+from metascale.report.words import greek, in_order, interval, measured, number, numbers
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,10 @@ def test_a_comparison_is_tables_in_a_notebook(study_folder: Path) -> None:
     )._repr_html_()
     assert "<b>x" not in told
     assert "a &lt; b" in told
+
+
+def test_numbers_in_names_are_ordered_as_numbers() -> None:
+    names = ["MAML, width 16", "MAML, width 8", "MAML, lr 0.5", "MAML, lr 1e-3", "16 ways", "Reptile"]
+    assert sorted(names, key=in_order) == [
+        "16 ways", "MAML, lr 1e-3", "MAML, lr 0.5", "MAML, width 8", "MAML, width 16", "Reptile",
+    ]  # fmt: skip

@@ -53,6 +53,7 @@ from metascale.report.study import (
 from metascale.report.words import (
     axis_label,
     greek,
+    in_order,
     interval,
     measured,
     method_label,
@@ -139,7 +140,7 @@ def scale_data(source: StudySource, column: str, y_label: str) -> ScaleTable:
         x, value = run.number(study.x_name), run.number(column)
         if run.finished and x is not None and value is not None:
             points.append(RunValue(names[run.id], x, run.seed, value, run.number(sem_column(column))))
-    points.sort(key=lambda point: (point.series, point.x, point.seed))
+    points.sort(key=lambda point: (in_order(point.series), point.x, point.seed))
     places = dict.fromkeys((point.series, point.x) for point in points)
     return ScaleTable(
         x_name=study.x_name,
