@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 from metascale.bilevel import LabelCorrector
 from metascale.bilevel.adaptation import LastStep, elementwise_derivative
+from metascale.bilevel.api import _levels
 from metascale.bilevel.batches import Loaded
-from metascale.bilevel.levels import Start
+from metascale.bilevel.levels import BoundModule, Pass, Start
 from metascale.core.errors import InputError
 from metascale.training.optimizers import SGD
 from tests.bilevel.problems import noisy_training
@@ -89,3 +97,39 @@ def test_the_row_of_a_step_has_both_losses_in_nats() -> None:
     _, row = training.step(state, 0)
     assert {"lower_loss_nats", "upper_loss_nats"} <= set(row)
     assert 0.3 < float(row["lower_loss_nats"]) < 1.5
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    """A group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_wrapped_model_runs_with_given_tensors_under_its_own_names(one_process: None) -> None:
+    """x = (3, 5) through W = 1, b = (1, 1) gives (4, 6); the sum's derivative by W has x in both rows."""
+    model = torch.nn.Linear(2, 2)
+    first = model.weight.data
+    kept = first.clone()
+    levels = _levels(DistributedDataParallel(model), torch.nn.Linear(1, 1), _sum, _sum)
+    assert levels.reduced
+    assert set(levels.start().lower) == {"weight", "bias"}
+    theta = {"weight": torch.eye(2).requires_grad_(), "bias": torch.ones(2).requires_grad_()}
+    loss = levels.lower_loss(theta, levels.start().upper, torch.tensor([[3.0, 5.0]]), Pass(None, {}))
+    by_weight, by_bias = torch.autograd.grad(loss, list(theta.values()))
+    assert (loss.item(), by_weight.tolist(), by_bias.tolist()) == (10.0, [[3.0, 5.0], [3.0, 5.0]], [1.0, 1.0])
+    assert torch.equal(first, kept), "tensors that the module had before are not written to"
+
+
+def test_frozen_parameters_of_a_sharded_model_stay_out(one_process: None) -> None:
+    model = torch.nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    levels = _levels(model, torch.nn.Linear(1, 1), _sum, _sum)
+    assert set(levels.start().lower) == {"weight"}
+
+
+def _sum(model: BoundModule, upper: BoundModule, batch: Any) -> torch.Tensor:
+    found: torch.Tensor = model(batch).sum()
+    return found

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from metascale.core.errors import InputError
+from metascale.integrations.adapters import AdapterRun
 from metascale.integrations.export import export_study
+from metascale.integrations.model_card import _what
 from metascale.integrations.sources.runs import Imported, ImportedRun
 from metascale.study import run_study
 from tests.study.folders import tiny_study
@@ -60,3 +62,16 @@ def test_runs_are_told_apart_by_their_ids() -> None:
         Imported("here", [])
     with pytest.raises(InputError, match="here has two runs named 'a'"):
         Imported("here", [ImportedRun("a"), ImportedRun("b"), ImportedRun("a")])
+
+
+@pytest.mark.parametrize(("weights", "rates"), [(None, False), (0, True), (3, False)])
+def test_the_card_says_whose_weights_and_which_rates(weights: int | None, rates: bool) -> None:
+    config = {"rank": 2, "method": "reptile", "inner_optimizer": "sgd", "inner_lr": 0.1}
+    config |= {"random_weights": weights, "learn_rates": rates}
+    result = {"test_inner_steps": 5, "test_inner_lr": None}
+    run = AdapterRun(Path("run"), config, result, {"adapter_config.json": b"{}"}, (), {}, {}, {}, "")
+    said = _what(run, "me/base")
+    assert "rank 2 for `me/base`, meta-learnt by reptile" in said
+    assert "5 steps of sgd at rate 0.1," in said
+    assert (f"drawn at random, from seed {weights}." in said, "drawn at random" in said) == (weights is not None,) * 2
+    assert ("The inner rates were learnt as well" in said) is rates

@@ -12,6 +12,7 @@ from metascale.laws.allocation import optimum
 from metascale.laws.belief import believe
 from metascale.laws.families import distinct_best
 from metascale.laws.forecasting import SlopeModel, forecast
+from metascale.laws.newton import Local, minimise
 from metascale.laws.objective import LeastSquares
 from metascale.laws.observations import observe
 from metascale.laws.uncertainty import delta_intervals, delta_prediction, residual_noise
@@ -121,3 +122,20 @@ def test_parameters_of_every_law_are_in_the_units_of_the_table():
     assert found.parameters["A"]["estimate"] == pytest.approx(3 * 1000**0.5)
     floored = fit_law(LAWS["power_irreducible"], observe(x, 2 + 3 * (x / 1000) ** -0.5), LeastSquares())
     assert floored.parameters == pytest.approx({"E": 2.0, "A": 3 * 1000**0.5, "alpha": 0.5})
+
+
+@pytest.mark.parametrize(("falls", "stopped"), [(8, 16), (16, 24), (20, 32)])
+def test_a_row_stops_eight_steps_after_its_value_last_fell(falls, stopped):
+    """The value falls by 1 a step for ``falls`` steps, then by 1e-9, while every step promises 1/2: looks at steps 8,
+    16, 24 ... compare with the look before, not with the start."""
+    calls = []
+
+    def evaluate(theta, rows):
+        k = len(calls)
+        calls.append(k)
+        value = 100.0 - min(k, falls) - 1e-9 * max(0, k - falls)
+        return Local(np.array([value]), np.ones((1, 1)), np.ones((1, 1, 1)), np.ones((1, 1)))
+
+    found = minimise(evaluate, np.zeros((1, 1)), np.array([-1e9]), np.array([1e9]))
+    assert (int(found.iterations[0]), bool(found.converged[0])) == (stopped, False)
+    assert found.value[0] == pytest.approx(100 - falls - 1e-9 * (stopped - falls), abs=1e-11)

@@ -197,6 +197,19 @@ def test_weights_of_tokens_are_those_of_their_losses() -> None:
     torch.testing.assert_close(model.losses(params, weighted), model.losses(params, masked))
 
 
+@pytest.mark.parametrize("part", ["targets", "token_weights"])
+def test_targets_of_another_shape_are_refused_by_their_argument(part: str) -> None:
+    model, batch = LoRA(whole("qwen3"), "causal_lm", rank=2), language_batch(1, 3, 0)
+    params = stack_tasks(model.init(0), 1)
+    short = batch.targets[..., 1:]
+    wrong = Batch({**batch.inputs, "token_weights": torch.ones(short.shape)}, batch.targets)
+    wrong = wrong if part == "token_weights" else Batch(dict(batch.inputs), short)
+    said = r"they are \[1, 3, 9\] and \[1, 3, 8\]" if part == "token_weights" else r"they are \[1, 3, 8\] and"
+    with pytest.raises(InputError, match=said) as caught:
+        model.losses(params, wrong)
+    assert caught.value.field == "targets"
+
+
 def test_targets_of_padding_do_not_count() -> None:
     model, batch = LoRA(whole("qwen3"), "causal_lm", rank=2), text_batch(1, 3, 0)
     assert isinstance(model, AdapterLanguageModel)

@@ -428,6 +428,15 @@ def test_missing_is_empty_for_a_whole_study(tmp_path: Path) -> None:
     assert missing_data(make_study(tmp_path, scales=(5, 10, 20), failures=False)) == ()
 
 
+def test_a_law_without_a_hidden_scale_lacks_its_check(tmp_path: Path) -> None:
+    study = make_study(tmp_path, scales=(5, 10, 20), failures=False)
+    law = json.loads((study / "law.json").read_text())
+    for reason, said in (("one scale is too few", "one scale is too few"), (None, "law.json has no held-out scale")):
+        changed = {**law, "extrapolation": None, "extrapolation_reason": reason}
+        (study / "law.json").write_text(json.dumps(changed))
+        assert missing_data(study) == (f"The extrapolation check is missing: {said}.",)
+
+
 @pytest.mark.parametrize(
     ("trend", "low", "high", "direction"),
     [("falls", 0.1, 0.2, "falls"), ("rises", -0.2, -0.1, "rises"), ("none", -0.1, 0.1, "none"),

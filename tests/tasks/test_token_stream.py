@@ -97,6 +97,15 @@ def test_floors_by_hand() -> None:
     assert found.perplexity("bigram", "test") == pytest.approx(math.exp(expected))
 
 
+def test_the_weight_of_a_useless_bigram_falls_for_200_steps() -> None:
+    """The bigram has twice the unigram's 1/2 at one token and nothing at the other: EM maps w to w / (1 + w), so 1/w
+    grows from 2 by 1 a step, more slowly than any tolerance stops; 200 steps are taken."""
+    ids = {"train": [0, 1], "validation": [1, 1], "test": [1, 1]}
+    tokens = {split: np.array(row, dtype=np.int32) for split, row in ids.items()}
+    found = floors(TokenStream("two", ("a", "b"), tokens, 0, n_sequence=1, n_batch=1))  # type: ignore[arg-type]
+    assert found.bigram_weight == pytest.approx(1 / 202, rel=1e-9)
+
+
 @pytest.fixture(scope="module")
 def wikitext_dir() -> Path:
     import os
