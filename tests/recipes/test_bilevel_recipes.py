@@ -206,6 +206,17 @@ def test_weak_texts_come_before_clean_ones_or_in_turn(texts: Path, monkeypatch: 
     turns = [6, 4, 6, 4]
     expected = {"noisy": [6] * 4, "clean": [4] * 4, "both": turns, "then": [6, 6, 4, 4], "reweight_both": turns}
     assert sizes == expected
+    start = process.levels.start()
+    moved = {name: value + 1 for name, value in start.upper.items()}
+    changed = []
+    for step in range(2):
+        batch = process.lower_batches(step)
+        before, after = (
+            process.levels.lower_loss(start.lower, lam, batch, Pass(None, start.buffers))
+            for lam in (start.upper, moved)
+        )
+        changed.append(not torch.equal(before, after))
+    assert changed == [True, False], "clean texts are not weighed"
 
 
 def test_every_arm_of_auxiliary_tasks_runs(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,10 @@ def test_byte_pairs_spell_the_text_again(path: Path) -> None:
     assert "Ġab" in text.vocabulary
     again = own_text(path, 270, 8, 2, unit="bpe")
     assert again.describe() == text.describe()
+    path.write_text("\n".join([*LINES[:16], *["zqzqzq zqzqzq"] * 4]) + "\n", encoding="utf-8")
+    learnt = own_text(path, 265, 8, 2, unit="bpe").vocabulary
+    assert "ab" in learnt, learnt
+    assert not [token for token in learnt if "zq" in token], "nothing is learnt from validation and test"
 
 
 def test_only_the_start_of_the_training_text(path: Path) -> None:

@@ -95,6 +95,9 @@ def test_floors_by_hand() -> None:
     expected = -(math.log((1 - weight) * single[2]) + math.log(weight * 1.0 + (1 - weight) * single[1])) / 2
     assert found.bigram["test"] == pytest.approx(expected)
     assert found.perplexity("bigram", "test") == pytest.approx(math.exp(expected))
+    tokens = {"train": np.array([1, 2, 1, 2], np.int32), "validation": np.array([1, 2]), "test": np.array([1])}
+    ended = floors(TokenStream("ends", ("unknown", "a", "end"), tokens, 2, n_sequence=2, n_batch=1))
+    assert ended.perplexity("bigram", "test") == pytest.approx(1), "an end of text stands before the first token"
 
 
 def test_the_weight_of_a_useless_bigram_falls_for_200_steps() -> None:
