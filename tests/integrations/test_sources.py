@@ -564,6 +564,10 @@ def test_a_server_of_mlflow_may_stand_behind_a_prefix() -> None:
         ("nowhere", "there is no file or folder 'nowhere', and no such prefix; prefixes are wandb, mlflow"),
         ("mlfow:x", "did you mean 'mlflow'"),
         ("mlflow:", "names no place after 'mlflow:'"),
+        (
+            "sqlite:///o.db",
+            "no such prefix; the address of a database or server takes one, as in optuna:sqlite:///o.db",
+        ),
         ("tensorboard:nowhere", "there is no file or folder 'nowhere'"),
         ("optuna:sqlite:///nowhere.db", "there is no file 'nowhere.db'"),
         ("optuna:nowhere.log", "there is no Optuna storage 'nowhere.log'"),

@@ -64,6 +64,8 @@ def read_source(source: str | Path) -> Imported:
     path = Path(text).expanduser()
     if not path.exists():
         hint = suggest(prefix, READERS, "prefixes are") if colon else f"prefixes are {', '.join(READERS)}"
+        if place.startswith("//"):
+            hint = f"the address of a database or server takes one, as in optuna:{text} or mlflow:{text}"
         raise InputError(f"there is no file or folder '{text}', and no such prefix; {hint}", field="source", value=text)
     kinds = kinds_of(path)
     if len(kinds) == 1:
