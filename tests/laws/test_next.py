@@ -180,12 +180,26 @@ def test_losses_below_zero_and_a_cost_column():
         ({"target": []}, "`target`"),
         ({"batch": 0}, "batch is 0"),
         ({"table": {"N": [1e8], "loss": [3.0]}}, "has no column 'D'"),
+        (
+            {"table": {"N": [1e8, 1e9], "D": [2e9, 2e10], "method": ["maml", "reptile"], "loss": [3.0, 2.5]}},
+            r"several methods \(maml, reptile\); a plan is for one of them",
+        ),
     ],
 )
 def test_refusals(change, said):
     given = {"table": None, "candidates": pool(), "cost": "6*N*D", "target": TARGET, "budget": 1e19, **change}
     with pytest.raises(InputError, match=said):
         ms.next_runs(**given)
+
+
+def test_conditions_that_are_pooled_are_said():
+    places = {"N": [1e8, 1e8, 3e8, 3e8, 1e9, 1e9], "D": [2e9, 2e9, 6e9, 6e9, 2e10, 2e10]}
+    table = {**places, "loss": [3.0, 3.1, 2.7, 2.8, 2.5, 2.6], "seed": [0, 1] * 3}
+    plan = ms.next_runs({**table, "mixer": ["a", "b"] * 3}, pool(), "6*N*D", TARGET, 1e19)
+    said = "rows that differ in 'mixer' (2 values) are pooled, as if they were repeats; give the rows of one value"
+    assert said in plan.notes
+    alone = ms.next_runs({**table, "method": ["maml"] * 6}, pool(), "6*N*D", TARGET, 1e19)
+    assert not any("pooled" in note for note in alone.notes)
 
 
 def test_a_thousand_candidates_in_five_seconds():

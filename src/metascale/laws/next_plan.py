@@ -26,7 +26,16 @@ from metascale.laws.observations import Array, Integers, Mask, as_json
 from metascale.laws.picking import Picks, pick
 from metascale.laws.picture import BLUE, GREY, axis_or_new, finish
 from metascale.laws.runs import usable_rows
-from metascale.laws.table import Table, guess_loss, losses, read_table, without_blanks
+from metascale.laws.table import (
+    SEED_NAMES,
+    Table,
+    group_column,
+    guess_loss,
+    losses,
+    pooled_notes,
+    read_table,
+    without_blanks,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +165,7 @@ class NextRuns(Shown):
         Raises:
             InputError: the table lacks a column, or has no row.
         """
-        x, loss, _ = _runs(table, self.x_names, y or self.loss_name.removeprefix("ln "))
+        x, loss, *_ = _runs(table, self.x_names, y or self.loss_name.removeprefix("ln "))
         if not len(x):
             raise InputError("the table has no row; the outcome of a plan needs its runs", field="table")
         region = np.concatenate([x, self.x, self.target])
@@ -302,8 +311,8 @@ class Question:
             raise InputError(f"there are {len(rows)} candidates; at most {MOST_CANDIDATES} can be compared",
                              field="candidates")  # fmt: skip
         prices = costs(pool, cost)
-        known, loss, loss_name = _runs(table, names, y)
-        notes = []
+        known, loss, loss_name, pooled = _runs(table, names, y)
+        notes = list(pooled)
         free = np.ones(len(rows), bool)
         if len(known) and not repeats:
             free = ~_among(rows, known)
@@ -483,17 +492,28 @@ def _scales(table: Table, names: Sequence[str], what: str) -> Array:
     return found
 
 
-def _runs(table: Any, names: Sequence[str], y: str | None) -> tuple[Array, Array, str]:
-    """Scales [n, d], losses [n] and the loss's name; none of a table that is None or has no rows."""
+def _runs(table: Any, names: Sequence[str], y: str | None) -> tuple[Array, Array, str, tuple[str, ...]]:
+    """Scales [n, d], losses [n], the loss's name and notes on conditions; none of a table that is None or has no rows.
+
+    Raises:
+        InputError: runs of several methods, which are never pooled: their losses follow different laws.
+    """
     found = None if table is None else usable_rows(read_table(table))
     if found is None or not found.names or found.n_rows == 0:
-        return np.zeros((0, len(names))), np.zeros(0), y or "loss"
+        return np.zeros((0, len(names))), np.zeros(0), y or "loss", ()
+    if group_column(found, None) is not None:
+        methods = ", ".join(found.labels("method")[1])
+        raise InputError(
+            f"the table holds runs of several methods ({methods}); a plan is for one of them: give the rows of one",
+            field="table",
+        )
     loss = y or guess_loss(found)
     found = without_blanks(found, (*names, loss))
     values, loss_name = losses(found, loss)
     if not np.isfinite(values).all():
         raise InputError(f"'{loss}' of row {int(np.argmin(np.isfinite(values))) + 1} is not finite", field="y")
-    return _scales(found, names, "table"), values, loss_name
+    notes = pooled_notes(found, (loss, *SEED_NAMES), names, remedy="give the rows of one value")
+    return _scales(found, names, "table"), values, loss_name, notes
 
 
 def _among(rows: Array, known: Array) -> Mask:

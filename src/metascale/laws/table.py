@@ -374,7 +374,14 @@ def group_column(table: Table, group: str | None) -> str | None:
     return group
 
 
-def pooled_notes(table: Table, used: Collection[str | None], scales: Sequence[str] = ()) -> tuple[str, ...]:
+AS_SERIES = (
+    "keep one value, or make the column a series (a law for each value) or best-of (the best value at each scale)"
+)
+
+
+def pooled_notes(
+    table: Table, used: Collection[str | None], scales: Sequence[str] = (), remedy: str = AS_SERIES
+) -> tuple[str, ...]:
     """Columns that are not used and yet vary among rows of one scale: conditions that are pooled.
 
     Words count as a condition, and numbers where few values return again and again, as those of a sweep do; known
@@ -387,10 +394,7 @@ def pooled_notes(table: Table, used: Collection[str | None], scales: Sequence[st
     if not mixed:
         return ()
     told = ", ".join(f"'{name}' ({table.n_distinct(name)} values)" for name in mixed)
-    return (
-        f"rows that differ in {told} are pooled, as if they were repeats; keep one value, or make the column a series "
-        "(a law for each value) or best-of (the best value at each scale)",
-    )
+    return (f"rows that differ in {told} are pooled, as if they were repeats; {remedy}",)
 
 
 def design_columns(table: Table) -> tuple[str, ...]:
