@@ -7,10 +7,12 @@ import pytest
 from scipy.stats import f, t
 
 import metascale as ms
+from metascale.core.errors import InputError
 from metascale.laws import LAWS, fit_law, grouped
 from metascale.laws.allocation import optimum
+from metascale.laws.approaches import Allocation
 from metascale.laws.belief import believe
-from metascale.laws.families import distinct_best
+from metascale.laws.families import _broken_starts, distinct_best
 from metascale.laws.forecasting import SlopeModel, forecast
 from metascale.laws.newton import Local, minimise
 from metascale.laws.objective import LeastSquares
@@ -139,3 +141,28 @@ def test_a_row_stops_eight_steps_after_its_value_last_fell(falls, stopped):
     found = minimise(evaluate, np.zeros((1, 1)), np.array([-1e9]), np.array([1e9]))
     assert (int(found.iterations[0]), bool(found.converged[0])) == (stopped, False)
     assert found.value[0] == pytest.approx(100 - falls - 1e-9 * (stopped - falls), abs=1e-11)
+
+
+@pytest.mark.parametrize(("name", "least"), [("none", 2), ("power", 3), ("power_irreducible", 4)])
+def test_a_law_needs_one_scale_more_than_parameters(name, least):
+    with pytest.raises(InputError, match=rf"a law needs at least {least} distinct scales"):
+        fit_law(LAWS[name], observe(np.full(5, 7.0), np.linspace(1, 2, 5)), LeastSquares())
+
+
+def test_a_break_is_looked_for_inside_the_table():
+    """A quarter, a half and three quarters of the way from ln x = 0 to 0.4."""
+    t = np.linspace(0, 0.4, 9)[:, None]
+    starts = _broken_starts(t, -0.3 * t[:, 0] - 2 * np.maximum(t[:, 0] - 0.2, 0), np.ones(9))
+    places = starts[:, 4]
+    assert np.abs(places[:, None] - [0.1, 0.2, 0.3]).min(1).max() < 1e-12
+
+
+def test_the_summary_of_optima_has_a_line_a_level_and_a_line_a_note():
+    one, two = np.array([1e18, 1e20]), np.array([1e8, 1e9])
+    found = Allocation("isoflop", one, two, np.array([3.0, 2.5]), 0.5, -2.3, (0.4, 0.6), 0.95, 1, ("flat", "short"))
+    title, *levels, line, first, second = found.summary().splitlines()
+    assert title.split() == ["compute", "N_opt", "loss"]
+    assert [row.split() for row in levels] == [["1e+18", "1e+08", "3"], ["1e+20", "1e+09", "2.5"]]
+    assert line == "isoflop: N_opt grows as C^0.5000 (95 % 0.4000 to 0.6000), 2 levels used, 1 left out"
+    assert (first, second) == ("note: flat", "note: short")
+    assert found.predict([np.e**4])[0] == pytest.approx(np.exp(-0.3))  # -2.3 + 0.5 * 4

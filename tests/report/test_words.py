@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from metascale.laws.record import HiddenScale
 from metascale.report.sections.contest import contest_data
+from metascale.report.sections.law import _extrapolation_sentence, law_data
 from metascale.report.study import open_study
+from metascale.report.style import width_in
 from metascale.report.words import greek, in_order, interval, measured, number, numbers
 
 
@@ -75,3 +78,20 @@ def test_numbers_in_names_are_ordered_as_numbers() -> None:
     assert sorted(names, key=in_order) == [
         "16 ways", "MAML, lr 1e-3", "MAML, lr 0.5", "MAML, width 8", "MAML, width 16", "Reptile",
     ]  # fmt: skip
+
+
+def test_a_plain_baseline_is_named_where_its_error_is_smaller(study_folder: Path) -> None:
+    """Measured 1.0: the law is 0.1 off, the baselines 0.3, 0.05 and 0.1."""
+    law = law_data(study_folder)
+    baselines = {"last_value": 1.3, "local_slope": 0.95, "mean": 1.1}
+    hidden = HiddenScale(80.0, "power", 1.0, 0.9, 0.8, 1.1, None, baselines)
+    said = _extrapolation_sentence("", hidden, law)
+    assert "measured 1.00, inside the 95 % interval." in said
+    assert said.endswith(" A plain baseline was closer: local slope.")
+    said = _extrapolation_sentence("", replace(hidden, low=0.8, high=0.95, baselines={"mean": 1.3}), law)
+    assert said.endswith("measured 1.00, outside the 95 % interval.")
+
+
+def test_a_blank_line_has_no_width() -> None:
+    assert [width_in(text, 10) for text in ("", "  ")] == [0.0, 0.0]
+    assert width_in("xx", 20) == pytest.approx(2 * width_in("xx", 10), rel=0.02)

@@ -11,6 +11,9 @@ import pytest
 
 from metascale.core.errors import InputError
 from metascale.study.errors import LeaseLost
+from metascale.study.run.output import bound_output
+from metascale.study.run.session import StudyOutcome
+from metascale.study.search.run import _joined
 from metascale.study.search.search import Pruning, Search, Tried, _best
 from metascale.study.store import claims
 from metascale.study.store.claims import Claim, check_claim, fenced, put_claim, read_claim, take_over
@@ -233,3 +236,22 @@ def test_pruning_without_trials_or_rungs_is_refused(n_before: int, rungs: int) -
     with pytest.raises(InputError, match=f"at least 1, not {n_before} and {rungs}"):
         Pruning(n_before=n_before, rungs=rungs)
     Pruning(n_before=1, rungs=1)
+
+
+def test_the_outcome_of_a_search_counts_its_searching_and_its_final_trials(tmp_path: Path) -> None:
+    one = StudyOutcome(tmp_path, 10, 4, 3, 2, 1, 8, 2, 1.5)
+    two = StudyOutcome(tmp_path, 200, 70, 60, 40, 30, 150, 50, 2.0)
+    assert _joined(one, two) == StudyOutcome(tmp_path, 210, 74, 63, 42, 31, 158, 52, 3.5)
+
+
+def test_an_output_cut_twice_says_how_much_is_missing_in_all(tmp_path: Path) -> None:
+    """100 bytes of which 10 stay at each end: 80 are gone; 50 more come, and 50 more go."""
+    path = tmp_path / "output.log"
+    path.write_bytes(b"a" * 10 + b"-" * 80 + b"b" * 10)
+    bound_output(path, limit=99, kept=10)
+    mark = "\n[metascale: %d bytes of output are left out here]\n"
+    assert path.read_text() == "a" * 10 + mark % 80 + "b" * 10
+    with open(path, "ab") as stream:
+        stream.write(b"c" * 50)
+    bound_output(path, limit=99, kept=10)
+    assert path.read_text() == "a" * 10 + mark % 130 + "c" * 10
