@@ -122,9 +122,10 @@ def test_duplicated_rows_are_dropped_and_said():
     assert any("1 duplicated row dropped" in note for note in found.notes)
 
 
-def test_unknown_law_is_refused_with_the_choices():
-    with pytest.raises(InputError, match="power_irreducible"):
-        analyse(SCALES, SCALES**-0.3, law="powr")
+@pytest.mark.parametrize(("law", "said"), [("powr", "did you mean 'power'"), ("zzz", ".*power, power_irreducible")])
+def test_unknown_law_is_refused_with_the_nearest_or_all_choices(law, said):
+    with pytest.raises(InputError, match=f"the law '{law}' is unknown; {said}"):
+        analyse(SCALES, SCALES**-0.3, law=law)
 
 
 def test_checkpoints_are_warned_of():
