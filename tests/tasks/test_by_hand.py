@@ -12,7 +12,9 @@ from metascale.core.errors import InputError
 from metascale.tasks import few_shot
 from metascale.tasks.fewshot import ClassSplit
 from metascale.tasks.groups import GroupTable, GroupTasks
+from metascale.tasks.labelled import input_columns
 from metascale.tasks.supervised.tokens import TokenStream
+from metascale.tasks.tables import Table
 from tests.tasks.sources import toy_table, toy_tasks
 
 
@@ -64,3 +66,11 @@ def test_group_tasks_without_a_seed_are_those_of_seed_0() -> None:
     plain, other = GroupTasks(table, split), GroupTasks(table, split, seed=1)
     first = [tasks.episodes("train", range(6)).task_ids for tasks in (named, plain, other)]
     assert first[0] == first[1] != first[2]
+
+
+def test_of_several_columns_with_a_usual_name_the_first_name_counts() -> None:
+    """The usual names are text, sentence, image, img, x, in this order, whatever the order of the columns."""
+    words = ["one", "two"]
+    table = Table({"note": words, "sentence": words, "text": words, "label": [0, 1]})
+    assert input_columns(table, ["label"], None, []) == ["text"]
+    assert input_columns(table, ["label", "text"], None, []) == ["sentence"]
