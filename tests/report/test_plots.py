@@ -15,6 +15,7 @@ from metascale.report.sections.curves import (
     LearningTable,
     adaptation_data,
     extremes,
+    learning,
     learning_curves_data,
     plot_adaptation,
     plot_learning_curves,
@@ -303,3 +304,22 @@ def test_a_title_of_wide_letters_is_wrapped_before_it_is_cut() -> None:
 
     for count in (1, 2):
         assert cut_or_struck(Picture("wide", "", (draw,) * count), compact=False) == []
+
+
+@pytest.mark.parametrize(("compact", "size"), [(True, 10.0), (False, 12.0)])
+def test_learning_curves_on_the_page_have_the_size_that_is_asked_for(
+    study_folder: Path, compact: bool, size: float
+) -> None:
+    (picture,) = (block for block in learning(open_study(study_folder)).blocks if isinstance(block, Picture))
+    with styled():
+        for draw in picture.draws:
+            ax = new_axes()
+            draw(ax, compact)
+            assert ax._left_title.get_fontsize() == size  # type: ignore[attr-defined]
+
+
+def test_a_plot_has_an_axis_left_and_below_and_no_frame() -> None:
+    with styled():
+        spines = new_axes().spines
+        seen = {side: spines[side].get_visible() for side in ("left", "bottom", "top", "right")}
+    assert seen == {"left": True, "bottom": True, "top": False, "right": False}
