@@ -17,7 +17,7 @@ from metascale.report.sections.provenance import gather, provenance, provenance_
 from metascale.report.study import open_study
 from metascale.study import Study, run_study
 from metascale.study.design import Trial
-from tests.report.study_fixture import change
+from tests.report.study_fixture import SCALES, change
 from tests.report.test_report import Page
 from tests.study.folders import without_seconds
 
@@ -166,6 +166,11 @@ def test_runs_that_had_not_converged_are_counted_and_listed(own_study: Path) -> 
     assert sentences[1].startswith("2 of 21 finished runs were ended by the most steps allowed, not by patience")
     (table,) = convergence(open_study(own_study)).tables
     assert [row.cells[-1].text for row in table.rows] == ["still improving"] * 3 + ["budget"] * 2
+    assert [column.title for column in table.columns][2:] == ["steps", "best step", "ended"]
+    assert {row.cells[1].text for row in table.rows} <= {f"{scale}" for scale in SCALES}
+    assert [tuple(cell.text for cell in row.cells[2:4]) for row in table.rows] == [("100", "100")] * 3 + [
+        ("100", "80")
+    ] * 2
 
 
 def test_a_budget_of_steps_is_not_a_lack_of_patience(own_study: Path) -> None:
