@@ -33,7 +33,7 @@ def test_every_page_is_in_the_index_of_the_site() -> None:
 def test_the_gallery_shows_what_its_code_draws() -> None:
     """Each picture that a block saves is shown under it, and each recorded one has its command under it."""
     text = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
-    shown = re.findall(r"\]\(images/([\w.]+)\)", text)
+    shown = re.findall(r"\]\(images/([\w.-]+)\)", text)
     drawn = re.findall(r'"(gallery_\w+\.png)"', text)
     assert [name for name in shown if name.startswith("gallery_")] == drawn
     assert not [name for name in shown if not (ROOT / "docs" / "images" / name).exists()]

@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import metascale as ms
 from metascale import laws
 from metascale.cli import laws as cli_laws
 from metascale.cli import scales as cli_scales
@@ -342,3 +343,13 @@ def test_the_region_to_predict_of_scalebench(app, name, tmp_path):
     assert time.process_time() - begin < 40
     observed, median = (np.array([float(row[key]) for row in said["rows"]]) for key in (loss, "median"))
     assert 1 - np.sum((observed - median) ** 2) / np.sum((observed - observed.mean()) ** 2) >= least
+
+
+def test_a_table_without_any_noise_has_finite_ends_and_predicts_itself() -> None:
+    """Noise of exactly 0 is the end of all widths, not 0 times infinity."""
+    x = np.array([(s, t) for s in (10, 30, 100, 300) for t in (100, 300, 1000, 3000)], float)
+    loss = 1 + 20 * x[:, 0] ** -0.5 + 30 * x[:, 1] ** -0.3
+    law = ms.fit({"width": x[:, 0], "steps": x[:, 1], "loss": loss}, x=("width", "steps"))
+    ends = [end for one in law.fit.intervals(0.95).values() for end in (one.low, one.high)]
+    assert np.isfinite(ends).all()
+    assert law.predict(x).median == pytest.approx(loss, rel=1e-3)

@@ -335,7 +335,7 @@ def huber_moments(objective: Objective, noise: float) -> tuple[float, float]:
     """Of standard normal residuals: mean squared slope of the penalty, and its mean curvature."""
     if not isinstance(objective, LogHuber):
         return 1.0, 1.0
-    k = objective.delta / max(noise, 1e-300)
+    k = min(objective.delta / max(noise, 1e-300), 40.0)  # beyond, nothing of a normal distribution lies outside
     inside = float(2 * ndtr(k) - 1)
     density = float(np.exp(-k * k / 2) / np.sqrt(2 * np.pi))
     return max(inside - 2 * k * density + 2 * k * k * (1 - float(ndtr(k))), 1e-300), max(inside, 1e-300)

@@ -203,6 +203,7 @@ def quantiles(mean: Array, deviation: Array, weight: Array, shares: Sequence[flo
     """[len(shares), m] of mixtures of normals [F, m], by bisection."""
     reach = float(ndtri(max(max(shares), 1 - min(shares)))) + 1.0
     known = weight > 1e-9
+    deviation = np.maximum(deviation, 1e-150)  # losses without any noise: a step at the mean, and no 0/0 there
     bottom = np.where(known, mean - reach * deviation, np.inf).min(0)
     top = np.where(known, mean + reach * deviation, -np.inf).max(0)
     found = []

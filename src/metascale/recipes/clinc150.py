@@ -58,7 +58,7 @@ RECIPE = Recipe(
             seeds=(0, 1, 2),
         ),
         "frozen": Profile(
-            "a prototypical network over frozen sentence features of MiniLM, 20-way 1-shot; with --executor serial",
+            "a prototypical network over frozen sentence features of MiniLM, 20-way 1-shot; on the serial executor",
             FROZEN,
             axes={"n_tasks": [1, 2, 5, 10, 20, 50, 200, 2000]},
             seeds=(0, 1, 2),

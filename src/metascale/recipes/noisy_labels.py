@@ -62,7 +62,7 @@ class NoisyLabelsConfig(FineTuningConfig):
         backbone: empty means no language model, but a perceptron over word counts.
         train_blocks: the last Transformer blocks that are fine-tuned with the head; none means all.
         frozen: a perceptron over the sentence features of the backbone, which stays as it is. Trials of one process
-            compute them once, so such studies run with ``--executor serial``.
+            compute them once, so such studies run on the serial executor.
         hidden: units of the perceptron.
         n_clean: clean texts for training or the upper level, and as many others to choose among steps, drawn by the
             trial's seed; none means all there are, in two halves.
@@ -151,7 +151,7 @@ RECIPE = Recipe(
             question=CLEAN,
         ),
         "frozen": Profile(
-            "the same over the frozen sentence features of MiniLM; with --executor serial they are computed once",
+            "the same over the frozen sentence features of MiniLM; on the serial executor they are computed once",
             {**WORDS, "backbone": NoisyLabelsConfig.backbone, "frozen": True},
             axes={"n_clean": [10, 25, 50, 100, 250], "method": PRICED},
             seeds=(0, 1, 2, 3, 4),

@@ -35,7 +35,7 @@ class TextConfig(FewShotConfig):
         backbone: a hub name, a folder, a known shape, or ``data:FOLDER`` for a folder of the data folder. Empty: no
             language model, but a perceptron over word frequencies, which needs no download.
         frozen: a perceptron over the sentence features of the backbone, without adapters: the backbone reads every text
-            once a process, so such studies run with ``--executor serial``.
+            once a process, so such studies run on the serial executor.
         random_weights: draw the backbone at random from this seed instead of loading weights (for shapes and tests).
         rank, alpha, dropout: of the adapters.
         targets: module names to adapt; empty means the architecture's own.
