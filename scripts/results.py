@@ -361,8 +361,12 @@ PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """Blocks of a report's page as Markdown, without pictures."""
-    parts = [_markdown(block) for block in unfolded(blocks) if not isinstance(block, (Picture, Folded))]
+    """Blocks of a report's page as Markdown, without pictures; a token such as <eos> is code, or it would be a tag."""
+    parts = [
+        re.sub(r"(?<!`)<(\w+)>(?!`)", r"`<\1>`", _markdown(block))
+        for block in unfolded(blocks)
+        if not isinstance(block, (Picture, Folded))
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

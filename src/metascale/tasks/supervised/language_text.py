@@ -53,7 +53,7 @@ def wikitext(
     unit: Unit = "word",
     n_train_tokens: int | None = None,
 ) -> TokenStream:
-    """WikiText-2 as a stream of tokens: 2,088,628 / 217,646 / 245,569 words with the ends of lines as <eos>.
+    """WikiText-2 as a stream of tokens: 2,088,628 / 217,646 / 245,569 words with the ends of lines as ``<eos>``.
 
     Perplexities compare only within one vocabulary: a smaller one sends more words to <unk>, which is easy to predict.
 
@@ -88,7 +88,7 @@ def own_text(
     unit: Unit = "word",
     n_train_tokens: int | None = None,
 ) -> TokenStream:
-    """A text file of one's own as a stream of tokens; every line ends in <eos>.
+    """A text file of one's own as a stream of tokens; every line ends in ``<eos>``.
 
     The first 80 % of the lines are for training, the next 10 % for validation, the last 10 % for the test, in the
     file's order: neighbouring lines are often alike, so that none is drawn at random.
