@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from metascale.core.columns import LAW_JSON
 from metascale.core.errors import InputError
 from metascale.report import law_data, open_study, plot_study_law, write_report
+from metascale.report.sections.law import law_finding
 from metascale.report.style import SERIES, new_figure
 from metascale.report.words import measured
 from metascale.report.write import Drawn, View, render_page, sections_of
@@ -309,6 +310,19 @@ def test_several_series_have_a_law_each(tmp_path: Path, monkeypatch: pytest.Monk
     assert "MAML falls, α = 0.160 [0.152, 0.168]; first-order MAML falls, α = 0.170 [0.160, 0.180]" in words
     summary = json.loads((folder / "summary.json").read_text())
     assert [law["exponent"]["estimate"] for law in summary["laws"]] == [0.16, 0.17]
+
+
+def test_exponents_of_different_laws_are_not_set_side_by_side(tmp_path: Path) -> None:
+    folder = two_series(tmp_path)
+    laws = json.loads((folder / "laws.json").read_text())
+    laws["method=fomaml"]["law"] = "power_irreducible"
+    (folder / "laws.json").write_text(json.dumps(laws))
+    found = law_finding(open_study(folder))
+    assert found.answer.endswith(
+        "MAML falls, α = 0.160 [0.152, 0.168] (power); first-order MAML falls, α = 0.170 [0.160, 0.180] (power "
+        "irreducible). Exponents of different laws do not compare."
+    )
+    assert found.title == "Meta-test loss: MAML falls, first-order MAML falls"
 
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:

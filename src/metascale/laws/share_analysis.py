@@ -135,7 +135,7 @@ class ShareAnalysis(Shown):
         if self.fit.form.misses:
             missed = found["missed"]
             words += (f", and {unit * missed.estimate:.3g}{mark} ({unit * missed.low:.2g} to {unit * missed.high:.2g}) "
-                      "is missed at any scale")  # fmt: skip
+                      "is missed at every scale of the table")  # fmt: skip
         return words
 
     def predict(self, points: Any, level: float = 0.90) -> Prediction:

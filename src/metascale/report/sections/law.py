@@ -264,18 +264,25 @@ def law_finding(study: ReportStudy) -> Finding:
 
 
 def _several(question: str, laws: Mapping[str, LawRecord], loss: str) -> Finding:
-    """One finding for several series: each with its own direction and exponent."""
+    """One finding for several series: each with its own direction and exponent.
+
+    Exponents of different laws (with a floor and without, say) are no comparison: then each names its law, and the
+    title has the directions alone.
+    """
     words, exponents = [], []
+    differ = len({law.law for law in laws.values() if law.exponent} - {"none"}) > 1  # without a trend: a power's
     for series, law in laws.items():
         trend = {"none": "no trend", "unknown": "trend not stated"}.get(law.direction, law.direction)
-        words.append(f"{series} {trend}" + (f", α = {_shown(law.exponent)}" if law.exponent else ""))
-        exponents.append(f"{series} {_shown(law.exponent)}" if law.exponent else f"{series} {trend}")
+        form = f" ({law.law.replace('_', ' ')})" if differ and law.law != "none" else ""
+        words.append(f"{series} {trend}" + (f", α = {_shown(law.exponent)}{form}" if law.exponent else ""))
+        exponents.append(f"{series} {_shown(law.exponent)}" if law.exponent and not differ else f"{series} {trend}")
     level = next(iter(laws.values())).level
     directions = {law.direction for law in laws.values()}
     return Finding(
         question=question,
-        answer=f"{loss.capitalize()} by series ({100 * level:g}\u00a0% intervals): {'; '.join(words)}.",
-        title=f"Exponents α: {', '.join(exponents)}",
+        answer=f"{loss.capitalize()} by series ({100 * level:g}\u00a0% intervals): {'; '.join(words)}."
+        + (" Exponents of different laws do not compare." if differ else ""),
+        title=f"{loss.capitalize() if differ else 'Exponents α'}: {', '.join(exponents)}",
         direction=directions.pop() if len(directions) == 1 else "unknown",
         level=level,
     )
