@@ -5,13 +5,30 @@ import pytest
 
 from metascale.core.errors import InputError
 from metascale.laws.runs import usable_rows
-from metascale.laws.table import ScaleColumns, Table, guess_loss, guess_scale, read_table
+from metascale.laws.table import ScaleColumns, Table, guess_loss, guess_scale, read_table, sizes_by_data
 
 
 def write(folder, text):
     path = folder / "losses.csv"
     path.write_text(text)
     return path
+
+
+def test_one_count_of_parameters_is_the_model_size_where_a_table_has_several():
+    """As trials of language models write them; before, none of these names was known, nor the table one in N and D."""
+    cells = {
+        name: [str(10**k) for k in range(1, 4)] for name in ("n_params_total", "n_params_non_embedding", "n_params")
+    }
+    whole = {**cells, "loss": ["3", "2", "1"]}
+    assert guess_scale(Table(whole, "t.csv"), "loss") == "n_params"
+    del whole["n_params"]
+    assert guess_scale(Table(whole, "t.csv"), "loss") == "n_params_non_embedding"
+    del whole["n_params_non_embedding"]
+    assert guess_scale(Table(whole, "t.csv"), "loss") == "n_params_total"
+    assert sizes_by_data(("n_params_non_embedding", "tokens"))
+    assert sizes_by_data(("n_params_total", "tokens"))
+    assert not sizes_by_data(("tokens", "n_params_total"))
+    assert not sizes_by_data(("n_tasks", "n_params_total"))
 
 
 def test_a_csv_is_read_and_its_columns_are_guessed(tmp_path):

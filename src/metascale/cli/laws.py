@@ -151,10 +151,10 @@ def _fit_metric(
 def _named_scales(opened: Prepared, asked: Sequence[str], x: Sequence[str], law: str) -> tuple[str, ...]:
     """The scales that were named, the study's, or the columns that a formula names; empty where they are guessed."""
     from metascale.laws.expression import as_name, is_formula, names_in
-    from metascale.laws.table import SIZE_NAMES, guess_one
+    from metascale.laws.table import guess_one, size_names
 
     if asked and not x:
-        return (guess_one(opened.table, SIZE_NAMES, "model size", "x"), *asked)
+        return (guess_one(opened.table, size_names(opened.table), "model size", "x"), *asked)
     if not opened.scales and is_formula(law):
         named = names_in(law)
         found = tuple(name for name in opened.table.names if as_name(name) in named and name != opened.loss)

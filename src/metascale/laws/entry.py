@@ -56,7 +56,6 @@ from metascale.laws.share_backtest import ShareBacktest
 from metascale.laws.shares import Metric
 from metascale.laws.surface_fit import SurfaceAnalysis, analyse_surface
 from metascale.laws.table import (
-    SIZE_NAMES,
     ScaleColumns,
     Table,
     guess_loss,
@@ -64,6 +63,7 @@ from metascale.laws.table import (
     losses,
     naming,
     read_table,
+    size_names,
     sizes_and_tokens,
     split_table,
     standard_errors,
@@ -468,7 +468,7 @@ def cost_of(columns: Columns, cost: str | CostLaw | None) -> CostLaw:
 def sizes_of(part: Table, n: str | None, d: str | None, found: Prepared) -> Columns:
     """Model sizes, tokens and losses of one group."""
     loss = found.loss or guess_loss(part)
-    size = n or guess_one(part, SIZE_NAMES, "model size", "n")
+    size = n or guess_one(part, size_names(part), "model size", "n")
     if d is not None:
         part = without_blanks(part, (size, d, loss))
     sizes, tokens, name = sizes_and_tokens(part, size, d)

@@ -15,7 +15,6 @@ from metascale.laws.runs import are_checkpoints, run_column, usable_rows
 from metascale.laws.table import (
     COMPUTE_NAMES,
     DATA_NAMES,
-    SIZE_NAMES,
     X_NAMES,
     ScaleColumns,
     Table,
@@ -27,6 +26,7 @@ from metascale.laws.table import (
     named_like,
     naming,
     pooled_notes,
+    size_names,
     sizes_and_tokens,
     sizes_by_data,
     split_table,
@@ -120,7 +120,7 @@ def _places(table: Table, loss: str | None) -> tuple[str, ...]:
     except InputError:
         return tuple(
             name
-            for name in named_like(table, (*X_NAMES, *SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES))
+            for name in named_like(table, (*X_NAMES, *size_names(table), *DATA_NAMES, *COMPUTE_NAMES))
             if varies(table, name)
         )
 

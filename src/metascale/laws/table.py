@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metascale.core.columns import TEST_LOSS
+from metascale.core.columns import N_PARAMS_NON_EMBEDDING, N_PARAMS_TOTAL, TEST_LOSS
 from metascale.core.errors import InputError
 from metascale.core.suggest import suggest
 from metascale.laws.numbers import PF_DAY, TEXT, as_column, parse_numbers, units_of_information
@@ -47,6 +47,11 @@ LOSS_NAMES = (
 )
 SEED_NAMES = ("seed", "replicate", "rep")
 SIZE_NAMES = ("params", "n_params", "n_params_trainable", "N", "model size", "parameters", "num_params")
+NON_EMBEDDING_NAMES = (N_PARAMS_NON_EMBEDDING, "n_non_embedding", "non_embedding_params", "non-embedding parameters")
+TOTAL_NAMES = (N_PARAMS_TOTAL, "total_params", "n_total_params", "total parameters")
+SIZE_TIERS = (SIZE_NAMES, NON_EMBEDDING_NAMES, TOTAL_NAMES)
+"""Names of model sizes; one of a later tuple means it where a table has none of those before (`size_names`)."""
+ALL_SIZE_NAMES = tuple(name for tier in SIZE_TIERS for name in tier)
 DATA_NAMES = ("tokens", "n_tokens", "D", "examples", "n_examples", "training tokens", "num_tokens", "tokens_seen")
 PF_DAY_NAMES = ("pf_days", "pfdays", "compute_pf_days", "compute_pfdays", "petaflop_s_days")
 COMPUTE_NAMES = ("compute_flops", "compute", "flops", "C", "training flop", "training flops", *PF_DAY_NAMES)
@@ -248,7 +253,7 @@ def guess_scale(table: Table, loss: str) -> str:
     Raises:
         InputError: none or several could be meant.
     """
-    known = (*X_NAMES[:-1], *SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES, X_NAMES[-1])
+    known = (*X_NAMES[:-1], *size_names(table), *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES, X_NAMES[-1])
     named = [name for name in named_like(table, known) if name != loss]
     found = [name for name in named if varies(table, name)]
     if "n_tasks" in found:
@@ -265,6 +270,11 @@ def guess_one(table: Table, candidates: Sequence[str], what: str, argument: str)
         InputError: none or several could be meant.
     """
     return _only(named_like(table, candidates), table, what, argument)
+
+
+def size_names(table: Table) -> tuple[str, ...]:
+    """The names that mean model size in a table: where it has several counts, not those of parts or of the whole."""
+    return next((tier for tier in SIZE_TIERS if named_like(table, tier)), SIZE_NAMES)
 
 
 def varies(table: Table, name: str) -> bool:
@@ -330,7 +340,7 @@ class ScaleColumns:
         """Other known scales that vary among the rows of one scale: a law in this one mixes them."""
         if is_of_a_study(self.table):
             return ()
-        known, notes = named_like(self.table, (*SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES)), []
+        known, notes = named_like(self.table, (*size_names(self.table), *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES)), []
         place = np.unique(self.table.numbers(self.scale), return_inverse=True)[1].reshape(-1)
         for name in known:
             if name == self.scale or not varies(self.table, name):
@@ -441,7 +451,7 @@ def is_of_a_study(table: Table) -> bool:
 
 def is_condition(table: Table, name: str) -> bool:
     """Whether a few values return in a column: not one label or measurement a row, and no scale."""
-    if name in named_like(table, (*SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES)):
+    if name in named_like(table, (*ALL_SIZE_NAMES, *DATA_NAMES, *COMPUTE_NAMES, *UNIQUE_NAMES)):
         return False
     head = table.column(name)[:_LOOK]
     if len(head) == _LOOK and len(set(head.tolist())) > _LOOK // 2:
@@ -479,7 +489,7 @@ def sizes_and_tokens(table: Table, size: str, data: str | None) -> tuple[Array, 
 
 def sizes_by_data(names: Sequence[str]) -> bool:
     """Whether two scales are by their names model sizes and tokens, or compute, C = 6 N D, that tokens come from."""
-    size, data = ({plain_name(name) for name in known} for known in (SIZE_NAMES, (*DATA_NAMES, *COMPUTE_NAMES)))
+    size, data = ({plain_name(name) for name in known} for known in (ALL_SIZE_NAMES, (*DATA_NAMES, *COMPUTE_NAMES)))
     return plain_name(names[0]) in size and (plain_name(names[1]) in data or names[1].endswith(PER_SIZE))
 
 
