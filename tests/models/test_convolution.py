@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
 
+from metascale.core.errors import InputError
 from metascale.core.trees import require_grad, stack_tasks, to
-from metascale.core.types import Batch
+from metascale.core.types import Batch, Episode
+from metascale.meta.inner import InnerLoop
+from metascale.meta.multi_step import MultiStepMAML
 from metascale.models.convnet import ConvNet
 from metascale.models.kernels.convolution import convolve
 from metascale.models.kernels.pooling import normalised_pooling, patch_moments, pooled_patches
+from metascale.models.module import Module
 from metascale.training.flops import count_flops
+from metascale.training.optimizers import SGD
 
 Operation = Callable[..., torch.Tensor]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -184,3 +190,46 @@ def test_a_hessian_product_costs_nine_convolutions() -> None:
         torch.autograd.grad(grads, [x, weight], [normal(*grad.shape, seed=3) for grad in grads])
 
     assert count_flops(product) == 9 * one
+
+
+def test_gains_and_shifts_of_single_steps_are_those_of_a_torch_module() -> None:
+    """The network of MAML++ beside `Module` on torch's layers: losses, and the gradient of every meta-parameter."""
+    n_steps, width = 2, 4
+    own = ConvNet(3, image_size=8, width=width, depth=2, steps=n_steps)
+    theta = to(own.init(1), dtype=torch.float64)
+    assert theta["block1.gain"].shape == theta["block0.shift"].shape == (n_steps, width)
+    theta |= {name: normal(*value.shape, seed=5) + 1 for name, value in theta.items() if value.shape[0] == n_steps}
+    layers: list[torch.nn.Module] = []
+    for n_in in (1, width):
+        norm = torch.nn.BatchNorm2d(width, track_running_stats=False)
+        layers += [torch.nn.Conv2d(n_in, width, 3, padding=1, bias=False), norm, torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
+    net = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(4 * width, 3)).double()
+    named = {"0": "block0", "1": "block0", "4": "block1", "5": "block1", "9": "head"}
+    kinds = {"1.weight": "gain", "1.bias": "shift", "5.weight": "gain", "5.bias": "shift"}
+    module = Module(net, batch_statistics="per_step", steps=n_steps)
+    names = {name: f"{named[name.split('.')[0]]}.{kinds.get(name, name.split('.')[1])}" for name in module.init(0)}
+    # The head of ours reads [channel, y, x] as flattened, [in, out].
+    other = {name: theta[key].T if name == "9.weight" else theta[key] for name, key in names.items()}
+    targets = torch.arange(6).remainder(3).expand(2, 6)
+    support, query = (Batch({"x": normal(2, 6, 1, 8, 8, seed=seed)}, targets) for seed in (8, 9))
+    episode = Episode(("a", "b"), support, query)
+    rates = {"ours": ("*.weight", "head.bias"), "torch": ("0.*", "4.*", "9.*")}
+    inner, torchs = (InnerLoop(SGD(0.1), n_steps, adapt=adapt) for adapt in rates.values())
+    for multi_step in (0, 10):
+        found, report = MultiStepMAML(inner, multi_step=multi_step)(own, theta, episode, None)
+        expected, told = MultiStepMAML(torchs, multi_step=multi_step)(module, other, episode, None)
+        torch.testing.assert_close(report.query_loss, told.query_loss, rtol=1e-9, atol=1e-10)
+        for name, key in names.items():
+            ours = found[key].T if name == "9.weight" else found[key]
+            torch.testing.assert_close(ours, expected[name], rtol=1e-7, atol=1e-9)
+    stacked = stack_tasks(theta, 2)
+    late, last, first = (own.at_step(step).losses(stacked, support) for step in (7, 1, 0))
+    assert late.equal(last)
+    assert not last.equal(first)
+
+
+@pytest.mark.parametrize("settings", [{"steps": -1}, {"steps": 2, "norm": "group"}])
+def test_steps_outside_their_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="steps of the convolutional network") as caught:
+        ConvNet(3, **settings)
+    assert caught.value.field == "steps"

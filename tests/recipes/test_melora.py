@@ -51,9 +51,6 @@ def test_profiles_hold_what_they_promise() -> None:
     assert RECIPE.study(profile="ablation-rank").axes == {"rank": [4, 8, 16, 32]}
     assert RECIPE.study(profile="ablation-inner-steps").axes["inner_steps"] == [1, 3, 5, 10]
     assert RECIPE.study(profile="ablation-checkpointing").axes["checkpointing"] == ["none", "adapters", "all"]
-    tuned = RECIPE.study(profile="tuned")
-    assert set(tuned.base["tune"]["space"]) == {"inner_lr", "outer_lr"}
-    assert len(tuned.seeds) == 5
     assert all(len(RECIPE.study(profile=name).seeds) >= 3 for name in RECIPE.profiles if name != "smoke")
 
 

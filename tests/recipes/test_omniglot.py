@@ -12,6 +12,8 @@ from metascale.core.run import MemoryRun
 from metascale.hypergrad.linear import CG, Identity
 from metascale.meta.gradients import MAML
 from metascale.meta.imaml import ImplicitMAML
+from metascale.meta.multi_step import MultiStepMAML
+from metascale.models.convnet import ConvNet
 from metascale.workflow.fewshot import make_gradient, trial
 from metascale.workflow.recipe import load_recipe
 
@@ -62,3 +64,25 @@ def test_a_wider_network_has_more_parameters_and_is_tested_on_the_same_tasks(dat
     assert [row["n_params_trainable"] for row in rows] == [525, 1909]
     assert tasks[0] == tasks[1]
     assert all(0.1 < row["test_accuracy"] < 1 for row in rows)
+
+
+def test_maml_plus_plus_has_gains_and_shifts_that_do_not_adapt_for_every_inner_step() -> None:
+    study = RECIPE.study(profile="maml++")
+    config = study.trials()[0].config
+    settings = RECIPE.validate(config)
+    gradient = make_gradient(settings)
+    assert isinstance(gradient, MultiStepMAML)
+    assert gradient.multi_step > 0
+    model = ConvNet(5, steps=settings.inner_steps)
+    theta = gradient.inner.init(model.init(0))
+    assert theta["block3.gain"].shape == (settings.inner_steps, 64)
+    assert "rate/block3.gain" not in theta
+    assert theta["rate/block3.weight"].shape == (settings.inner_steps,)
+    with pytest.raises(InputError, match="norm_by=step needs inner steps, which method=protonet") as caught:
+        RECIPE.study({"norm_by": "step"}, "protonet")
+    assert caught.value.field == "norm_by"
+
+
+def test_a_recorded_study_keeps_its_trials_where_steps_share_their_normalisation() -> None:
+    assert "norm_by" not in RECIPE.study(profile="laptop").base
+    assert RECIPE.study(profile="maml++").base["norm_by"] == "step"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -47,6 +47,9 @@ class ConvNet(Network):
         ratio: channels of the last block over those of the first; those between lie evenly on a logarithmic scale.
         head: what the head of a task starts from (``"batch"`` only; see `models.network.HeadStart`).
         channels_last: keep activations in channels-last layout, the faster one on CPUs.
+        steps: inner steps that have a gain and a shift of their own, [steps, out] in the parameters (MAML++, Antoniou
+            et al. 2019, section 4; ``"batch"`` only); later steps share the last. 0: one for all.
+        step: the inner step at hand (`at_step`).
     """
 
     n_classes: int
@@ -60,6 +63,8 @@ class ConvNet(Network):
     ratio: float = 1.0
     head: HeadStart = "learned"
     channels_last: bool = True
+    steps: int = 0
+    step: int = 0
 
     def __post_init__(self) -> None:
         check_sizes("convolutional network", width=self.width, depth=self.depth)
@@ -72,8 +77,18 @@ class ConvNet(Network):
                 f"{int(math.log2(self.image_size))} blocks of 2x2 pooling, not {len(self._pooled)}",
                 field="depth",
             )
+        if self.steps < 0 or (self.steps and not self.batch_statistics):
+            raise InputError(
+                f"steps of the convolutional network must be 0 or more, and 0 with norm='group', not {self.steps}",
+                field="steps",
+                value=self.steps,
+            )
         refuse_head(self.head, self.task_axis)
         _ = self.widths
+
+    def at_step(self, step: int) -> ConvNet:
+        """The model as inner step ``step`` (from 0) sees it."""
+        return replace(self, step=step) if self.steps else self
 
     @property
     def head_shape(self) -> tuple[int, int]:
@@ -113,7 +128,7 @@ class ConvNet(Network):
         return set(range(self.depth)) if self.norm == "batch" else {self._middle, self.depth - 1}
 
     def init(self, seed: int) -> Params:
-        """``block{i}.weight`` [out, in, 3, 3], ``.gain``, ``.shift`` [out], then the head.
+        """``block{i}.weight`` [out, in, 3, 3], ``.gain``, ``.shift`` [out] or [steps, out], then the head.
 
         Gains are one, shifts and biases zero. Weights are uniform as Glorot and Bengio 2010 with ``norm="batch"``, and
         normal as He et al. 2015 with ``norm="group"``.
@@ -124,7 +139,8 @@ class ConvNet(Network):
             if self.norm == "group":
                 params |= init_convolution(seed, name, n_in, n_out)
             else:
-                params |= _normalised(name, _glorot(seed, name, 9 * (n_in + n_out), n_out, n_in, 3, 3))
+                weight = _glorot(seed, name, 9 * (n_in + n_out), n_out, n_in, 3, 3)
+                params |= _normalised(name, weight, *([self.steps] if self.steps else []))
         if self.norm == "group" or self.head != "learned":
             return params | self._init_head(seed, self.n_features, self.n_classes)
         head = _glorot(seed, "head", self.n_features + self.n_classes, self.n_features, self.n_classes)
@@ -133,7 +149,18 @@ class ConvNet(Network):
     def features(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
         """The flattened last block [T, B, n_features], or its mean over the image [B, n_features]."""
         images = batch.inputs["x"]
-        return self._of_tasks(params, images) if self.norm == "batch" else self._of_images(params, images, dropout)
+        return (
+            self._of_tasks(self._of_step(params), images)
+            if self.norm == "batch"
+            else self._of_images(params, images, dropout)
+        )
+
+    def _of_step(self, params: Params) -> Params:
+        """Stacked parameters with the gains and shifts [T, out] of the step at hand."""
+        if not self.steps:
+            return params
+        row = min(self.step, self.steps - 1)
+        return {name: value[:, row] if name.endswith((".gain", ".shift")) else value for name, value in params.items()}
 
     def _of_images(self, params: Params, images: torch.Tensor, dropout: int | None) -> torch.Tensor:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -187,9 +214,9 @@ def init_convolution(seed: int, name: str, n_in: int, n_out: int) -> Params:
     return _normalised(name, normal(seed, name, n_out, n_in, 3, 3, std=math.sqrt(2 / (9 * n_in))))
 
 
-def _normalised(name: str, weight: torch.Tensor) -> Params:
-    n_out = weight.shape[0]
-    return {f"{name}.weight": weight, f"{name}.gain": torch.ones(n_out), f"{name}.shift": torch.zeros(n_out)}
+def _normalised(name: str, weight: torch.Tensor, *steps: int) -> Params:
+    shape = (*steps, weight.shape[0])
+    return {f"{name}.weight": weight, f"{name}.gain": torch.ones(shape), f"{name}.shift": torch.zeros(shape)}
 
 
 def _glorot(seed: int, name: str, fans: int, *shape: int) -> torch.Tensor:

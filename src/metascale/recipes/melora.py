@@ -125,18 +125,6 @@ LAPTOP: Mapping[str, object] = {
     "tune_rates": [0.03, 0.1, 0.3],
     "tune_steps": [1, 3, 10],
 }
-TUNED: Mapping[str, object] = {
-    **LAPTOP,
-    "n_validation_tasks": 20,
-    "tune": {
-        "space": {"inner_lr": {"log": [0.03, 0.3]}, "outer_lr": {"log": [1e-3, 2e-2]}},
-        "trials": 8,
-        "startup": 4,
-        "together": 2,
-        "prune": {"n_before": 3, "rungs": 3},
-    },
-}
-"""As `LAPTOP`, with both rates tuned for every method by its loss on validation tasks."""
 METHODS = ["melora", *(name for name in ESTIMATORS if name != "melora")]
 """The exact meta-gradient first: reports compare every other method with the first."""
 
@@ -184,12 +172,6 @@ RECIPE = Recipe(
             {**LAPTOP, "data": "synthetic", "difficulty": 0.25, "max_length": 64, "budget_flops": 7e11},
             axes={"method": METHODS},
             seeds=(0, 1, 2),
-        ),
-        "tuned": Profile(
-            "as laptop, with the rates of every method tuned on validation tasks, and five seeds",
-            TUNED,
-            axes={"method": ["melora", "maml", "fomaml", "reptile", "melora_finite_difference"]},
-            seeds=(0, 1, 2, 3, 4),
         ),
         "ablation-rank": _ablation("the rank of the adapters", {"rank": [4, 8, 16, 32]}),
         "ablation-curvature": _ablation(

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from metascale.core.errors import InputError
 from metascale.workflow.config import BASELINES, Count, FewShotConfig
 from metascale.workflow.recipe import Profile, Recipe
 
@@ -38,15 +39,28 @@ class OmniglotConfig(FewShotConfig):
         character_split: ``"vinyals"`` or ``"lake"`` (the original background and evaluation alphabets).
         filters: of every convolution.
         head: what the classifier of a task starts from: ``"learned"``, ``"shared"``, ``"zero"`` or ``"prototype"``.
+        norm_by: gains and shifts of the normalisation, ``"all"`` steps alike, or one each inner ``"step"`` (MAML++).
     """
 
     character_split: Literal["vinyals", "lake"] = "vinyals"
     filters: Count = 64
     head: Literal["learned", "shared", "zero", "prototype"] = "learned"
+    norm_by: Literal["all", "step"] = "all"
 
     @property
     def batch_statistics(self) -> bool:
         return True
+
+    def refuse(self, where: str) -> None:
+        super().refuse(where)
+        if self.norm_by == "step" and (self.metric or self.inner_steps < 1):
+            raise InputError(
+                f"{where}: norm_by=step needs inner steps, which method={self.method} with "
+                f"inner_steps={self.inner_steps} does not take",
+                field="norm_by",
+                value=self.norm_by,
+                allowed=("all",),
+            )
 
 
 PUBLISHED_REPTILE: Mapping[str, object] = {
@@ -82,6 +96,22 @@ LAPTOP: Mapping[str, object] = {
     "tune_steps": [0, 1, 2, 5, 10],
 }
 """Small meta-batches and a high outer rate that falls to 0 get most out of a few minutes."""
+
+MAML_PLUS_PLUS: Mapping[str, object] = {
+    **LAPTOP,
+    "inner_lr": 0.4,
+    "inner_steps": 3,
+    "adapt": ["*.weight", "head.bias"],
+    "learn_rates": True,
+    "rates_by": "step",
+    "norm_by": "step",
+    "multi_step": 1000,
+    "first_order_steps": 1000,
+    "tune_steps": [1, 2, 3, 5, 10],
+    "max_steps": 4000,
+}
+"""All six changes of Antoniou et al. 2019, the cosine of the outer rate included, with few inner steps. Gains and
+shifts do not adapt, as in the authors' code."""
 
 ENDLESS: Mapping[str, list[object]] = {"n_tasks": [None]}
 WIDTH: Mapping[str, object] = {
@@ -164,6 +194,13 @@ RECIPE = Recipe(
             (0,),
             question=BUDGET,
         ),
+        "maml++": Profile(
+            "MAML++ with endless tasks in a CPU budget: losses, rates, gains and shifts of every inner step",
+            MAML_PLUS_PLUS,
+            ENDLESS,
+            (0,),
+            question=BUDGET,
+        ),
         "reptile-laptop": Profile(
             "Reptile with its authors' settings, but for the number of outer steps, in a CPU budget",
             {**PUBLISHED_REPTILE, "max_steps": 2000, "eval_every": 500, "n_validation_tasks": 40},
@@ -204,4 +241,6 @@ def parts(config: OmniglotConfig, seed: int, device: str) -> Parts:
     from metascale.workflow.fewshot import Parts
 
     source = omniglot_tasks(split=config.character_split, **config.source_fields(seed))
-    return Parts(source, ConvNet(config.n_way, width=config.filters, head=config.head), eval_batch=8)
+    steps = config.inner_steps if config.norm_by == "step" else 0
+    model = ConvNet(config.n_way, width=config.filters, head=config.head, steps=steps)
+    return Parts(source, model, eval_batch=8)

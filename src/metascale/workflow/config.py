@@ -325,7 +325,7 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
             field="train_n_way",
             value=config.train_n_way,
         )
-    if (config.multi_step or config.first_order_steps) and method != "maml":
+    if config.kind == "meta" and (config.multi_step or config.first_order_steps) and method != "maml":
         key = "multi_step" if config.multi_step else "first_order_steps"
         raise InputError(f"{where}: {key} goes with method=maml, not {method}", field=key)
     if config.learn_rates and config.metric:
@@ -427,7 +427,13 @@ LEARNER_KEYS = frozenset(
 )
 """Keys that change meta-training alone. A baseline is the same whatever they are; every other axis changes it."""
 
-LATER_KEYS: Mapping[str, object] = {"train_n_way": None, "n_clean": None, "frozen": False, "hidden": 128}
+LATER_KEYS: Mapping[str, object] = {
+    "train_n_way": None,
+    "n_clean": None,
+    "frozen": False,
+    "hidden": 128,
+    "norm_by": "all",
+}
 """Keys that are younger than recorded studies: at this value a study leaves them out, so that ids of trials stay."""
 
 Config = TypeVar("Config", bound=TrialConfig)
