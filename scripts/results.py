@@ -1,6 +1,7 @@
 """Records of studies, and the parts of pages that are generated from them.
 
-    python scripts/results.py record FOLDER NAME   keep the small record of a finished study as NAME
+    python scripts/results.py record FOLDER NAME   keep the small record of a finished study as NAME; --cpu SECONDS:
+                                                   of processor time, as the shell's time told it
     python scripts/results.py pages                write every generated part of README and docs/results again
     python scripts/results.py refit                fit the laws of the recorded tables again, then write the pages
     python scripts/results.py again [NAME...]      run the recorded commands (all) again, record them, write the pages
@@ -21,6 +22,7 @@ import argparse
 import csv
 import io
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import arm_parts
 import matplotlib
 import size_parts
 from PIL import Image, PngImagePlugin
@@ -106,6 +109,10 @@ class Record:
         comparisons = TypeAdapter(tuple[Comparison, ...]).validate_python(found["comparisons"])
         return replace(contest_data(self.study), rows=rows, comparisons=comparisons)
 
+    def beside(self, name: str) -> Record:
+        """Another record, which a page shows in the same table."""
+        return open_record(name)
+
     def refitted(self) -> dict[str, LawRecord]:
         """The laws of the recorded table, fitted anew and thinned out as a record's are."""
         found, _ = laws_of(self.study.view.study, self.table)
@@ -131,8 +138,8 @@ class Record:
         return sha256_of(b"".join((self.study.folder / name).read_bytes() for name in names))
 
 
-def record(folder: Path, name: str) -> Path:
-    """Write the record of the finished study in ``folder``."""
+def record(folder: Path, name: str, cpu_s: float | None = None) -> Path:
+    """Write the record of the finished study in ``folder``, whose command took ``cpu_s`` of processor time."""
     study, place = open_study(folder), RECORDS / name
     place.mkdir(parents=True, exist_ok=True)
     table, definition = results_table(folder), load_definition(folder)
@@ -145,7 +152,8 @@ def record(folder: Path, name: str) -> Path:
         if (folder / own).exists():
             write_json(place / own, read_json(folder / own))
     write_laws(place, {series: thinned(law) for series, law in read_laws(folder).items()})
-    write_json(place / RECORD_JSON, {"name": name, **_told(study)})
+    took = {} if cpu_s is None else {"cpu_s": round(cpu_s, 1)}
+    write_json(place / RECORD_JSON, {"name": name, **_told(study), **took})
     return place
 
 
@@ -323,6 +331,7 @@ def run(one: Record) -> list[Block]:
     versions = ", ".join(f"{name} {' and '.join(found)}" for name, found in told["versions"].items() if found)
     took = f"{n} trials, {format_seconds(told['trial_s'])} in all"
     took += f", {format_seconds(told['elapsed_s'])} from the first start to the last end" if told["elapsed_s"] else ""
+    took += f", {format_seconds(told['cpu_s'])} of processor time" if told.get("cpu_s") else ""
     commit = f"commit {told['commit'][:12]}" + (" with uncommitted changes" if told["uncommitted"] else "")
     where = f"{'; '.join(told['hardware'])}; {versions}; {commit}, {told['date']}"
     return [f"{took} ({where}). Record: [records/{one.name}](records/{one.name})."]
@@ -356,6 +365,7 @@ PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
     "caveats": lambda one: laws.caveats(one.study).blocks,
     "run": run,
     "sentence": sentence,
+    **arm_parts.PARTS,
     **size_parts.PARTS,
 }
 
@@ -398,7 +408,7 @@ def row_cells(one: Record) -> dict[str, str]:
     """The generated cells of a study's row in docs/results/README.md, by heading."""
     fitted = [f"{of(series)}{_law_words(found)}" for series, found in one.study.laws_by_series.items()]
     compared = one.study.view.study.base.get("recipe") in CONTRASTS
-    answer = contrasts_answer(*_contrasts(one)) if compared else size_parts.answer(one)
+    answer = contrasts_answer(*_contrasts(one)) if compared else arm_parts.answer(one) or size_parts.answer(one)
     answer = answer or finding_of(one.study, one.contest).answer
     return {
         "question": finding_of(one.study, one.contest).question,
@@ -487,8 +497,14 @@ def again(name: str, *more: str) -> None:
     """Run a record's command in a new folder, and record it."""
     with tempfile.TemporaryDirectory() as scratch:
         arguments = [*shlex.split(open_record(name).told["command"])[1:], "--out", f"{scratch}/study", *more]
+        before = _cpu_of_children()
         subprocess.run([sys.executable, "-m", "metascale", *arguments], check=True)
-        record(Path(scratch) / "study", name)
+        record(Path(scratch) / "study", name, _cpu_of_children() - before)
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -497,12 +513,13 @@ def main() -> None:
     one = verbs.add_parser("record")
     one.add_argument("folder", type=Path)
     one.add_argument("name")
+    one.add_argument("--cpu", type=float)
     verbs.add_parser("pages")
     verbs.add_parser("refit")
     verbs.add_parser("again").add_argument("names", nargs="*")
     given = parser.parse_args()
     if given.verb == "record":
-        sys.stdout.write(f"{record(given.folder, given.name)}\n")
+        sys.stdout.write(f"{record(given.folder, given.name, given.cpu)}\n")
     for name in (given.names or names()) if given.verb == "again" else ():
         again(name)
     for name in names() if given.verb == "refit" else ():
