@@ -161,11 +161,12 @@ def finish(
     x_scale: Literal["log", "linear"] = "log",
     y_scale: Literal["log", "linear"] = "log",
 ) -> Axes:
-    """Logarithmic axes with labels and a legend."""
+    """Logarithmic axes with labels, and a legend of what has a name."""
     ax.set(xscale=x_scale, yscale=y_scale, xlabel=x_label, ylabel=y_label)
     for axis in (ax.xaxis, ax.yaxis):
         plain_numbers(axis)
-    ax.legend(frameon=False, fontsize=8)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=8)
     return ax
 
 

@@ -133,11 +133,11 @@ def points_of(points: Any, names: Sequence[str]) -> Array:
         raise InputError(f"the points are no numbers ({error}); give rows of {', '.join(names)}", field="x") from error
     if rows.ndim == 0 or (rows.ndim == 1 and len(names) > 1):
         rows = rows.reshape(1, -1)
+    if rows.size == 0:
+        raise InputError("there is no row to predict", field="x")
     rows = rows.reshape(len(rows), -1)
     if rows.shape[1] != len(names):
         raise InputError(f"a row has {rows.shape[1]} scales; the law needs {', '.join(names)}", field="x")
-    if len(rows) == 0:
-        raise InputError("there is no row to predict", field="x")
     return rows
 
 
