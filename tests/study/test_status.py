@@ -42,6 +42,24 @@ def trial_status(status="running", wall_s=0.0, left_s=None, **changes):
     return TrialStatus(**{**empty, **changes}, status=status, wall_s=wall_s, left_s=left_s)
 
 
+def test_after_the_last_step_no_time_is_promised(tmp_path):
+    """Its evaluation takes what no step tells: "0.0 s left" stood there for minutes."""
+    store = RunStore.create(tmp_path, tiny_study(n_tasks=(2, 5)))
+    owner = new_owner()
+    trial = store.trials[1]
+    claim = store.claim(trial, owner, device="cpu")
+    folder = run_folder(tmp_path, trial)
+    StoredRun(folder, claim).progress(1, 12, "")
+    for done, promised, cell in ((7, 6 / 2 * 5, "15 s"), (12, None, "evaluating")):
+        told = json.loads((folder / "progress.json").read_text())
+        told |= {"done": done, "first_done": 5, "first_at": 100.0, "updated_at": 106.0}
+        (folder / "progress.json").write_text(json.dumps(told))
+        running = study_status(tmp_path).trials[1]
+        assert running.left_s == promised
+        assert cell in shown(render_status(study_status(tmp_path)))
+    retire(owner)
+
+
 def test_status_tells_how_each_trial_stands(tmp_path):
     study = tiny_study("sometimes_fails", n_tasks=(2, 5, 7, 9), fail_at=2, cured="nowhere")
     run_study(study, tmp_path, fail_fast=True)

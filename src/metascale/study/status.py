@@ -57,7 +57,8 @@ class TrialStatus:
         wall_s: seconds spent so far, over all attempts.
         loss, loss_name: the loss of the result, or of the newest row of the records; ``None`` before the first.
         steps_per_s: of this attempt so far.
-        left_s: seconds that a running trial still needs at its present rate, once that is known.
+        left_s: seconds that a running trial still needs at its present rate, once that is known, and until its last
+            step.
         updated_at: of the last sign of life (seconds since the epoch; 0: never).
     """
 
@@ -254,11 +255,15 @@ def _is_behind(row: IndexRow, run: RunView) -> bool:
 
 
 def _pace(progress: Mapping[str, Any] | None) -> tuple[float | None, float | None]:
-    """Steps a second of this attempt so far, and the seconds left at that rate."""
+    """Steps a second of this attempt so far, and the seconds left at that rate; None after the last step.
+
+    What a trial does then, such as its evaluation, takes a time that no step tells.
+    """
     if progress is None or progress["done"] <= progress["first_done"]:
         return None, None
     seconds, steps = progress["updated_at"] - progress["first_at"], progress["done"] - progress["first_done"]
-    return steps / seconds if seconds > 0 else None, seconds / steps * (progress["total"] - progress["done"])
+    missing = progress["total"] - progress["done"]
+    return steps / seconds if seconds > 0 else None, seconds / steps * missing if missing > 0 else None
 
 
 def _most_relevant(trials: Sequence[TrialStatus], max_rows: int) -> list[TrialStatus]:
@@ -279,6 +284,8 @@ def _cells(trial: TrialStatus) -> dict[str, RenderableType]:
     loss = "" if trial.loss is None else f"{trial.loss:.4g}"
     rate = "" if trial.steps_per_s is None else f"{trial.steps_per_s:.3g}"
     left = format_seconds(trial.left_s) if trial.status == "running" and trial.left_s is not None else ""
+    if trial.status == "running" and trial.total and trial.done == trial.total:
+        left = "evaluating"
     if trial.status in ("finished", "diverged", "failed"):
         left = f"in {format_seconds(trial.wall_s)}"
     state = Text(trial.shown_status, style=_STYLES.get(trial.shown_status, "magenta"))
