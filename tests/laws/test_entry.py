@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 import metascale as ms
+from metascale import laws
 from metascale.cli import laws as cli_laws
 from metascale.cli.scales import predicted_rows
 from metascale.core.errors import InputError
@@ -220,3 +222,42 @@ def test_a_column_in_the_place_of_losses_is_refused_with_what_to_give(ask):
     table = {"n": [1.0, 2.0, 4.0, 8.0], "error": [2.0, 1.5, 1.2, 1.0]}
     with pytest.raises(InputError, match="not 'error'; the column of a table is named by `y`"):
         ask(table, loss="error", x="n")
+
+
+CURVE, SURFACE = curve(1), surface()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ms.forecast(CURVE, at=[]),
+        lambda: ms.forecast(CURVE, at={"tokens": []}),
+        lambda: ms.forecast(CURVE, at=[[1.0, 2.0]]),
+        lambda: ms.fit(CURVE).predict([]),
+        lambda: ms.fit(CURVE, y=[]),
+        lambda: ms.forecast(SURFACE, x=("N", "D"), at=[]),
+        lambda: ms.optimum(SURFACE, []),
+        lambda: ms.optimum(SURFACE, ["1e20 FLOPs"]),
+        lambda: laws.fit_many([CURVE]),
+    ],
+)
+def test_what_is_empty_or_no_number_is_refused_in_a_sentence(call):
+    with pytest.raises(
+        InputError, match=r"no row|no rows|2 scales|names no metric|none is given|not \['1e20|a mapping"
+    ):
+        call()
+
+
+def test_a_place_by_name_is_the_same_place():
+    assert ms.forecast(CURVE, at={"tokens": [128.0]}).median == ms.forecast(CURVE, at=[128.0]).median
+    assert ms.forecast(CURVE, at=128.0).at.tolist() == [128.0]
+
+
+@pytest.mark.parametrize(("name", "whole"), [("accuracy", 1), ("accuracy", 0), ("accuracy", 100), ("error_rate", 0)])
+def test_shares_that_are_one_end_everywhere_have_no_law(name, whole):
+    """Their odds are infinite: intervals "from 0 to 1" and slopes of -15 to 15 would be made of nothing."""
+    unit = {"N": CURVE["tokens"].tolist(), name: [float(whole)] * len(CURVE["tokens"])}
+    for call in (partial(ms.fit, unit, y=name), partial(ms.forecast, unit, y=name, at=[128.0]),
+                 partial(ms.fit, unit["N"], unit[name], loss_name=name)):  # fmt: skip
+        with pytest.raises(InputError, match=f"'{name}' is {whole} in every row"):
+            call()

@@ -110,6 +110,7 @@ def test_the_laws_of_groups_are_one_file_that_the_command_reads(tmp_path):
     both.save(tmp_path / "both.json")
     again = ms.load_law(tmp_path / "both.json")
     assert list(again) == ["a", "b"]
+    assert repr(both) == both.summary()
     assert again["b"].predict([2e9]).median[0] == both["b"].predict([2e9]).median[0]
     assert list(laws.read_predictors(tmp_path / "both.json")) == ["a", "b"]
 
@@ -150,6 +151,7 @@ def test_notebooks_show_small_escaped_pictures_with_the_numbers_of_the_text(obje
     for found in (*(one for one, _ in objects.values()), evil, plan, best, laws.backtest_corners(
         laws.observe(ROWS, SURFACE)
     )):  # fmt: skip
+        assert repr(found) == str(found) == found.summary()
         page = found._repr_html_()
         assert len(page) < 100_000
         assert "<b>x" not in page
@@ -158,6 +160,7 @@ def test_notebooks_show_small_escaped_pictures_with_the_numbers_of_the_text(obje
     assert "&lt;b&gt;" in evil._repr_html_()
     said = evil.predict([2e9])
     assert html.escape(said.summary()) in said._repr_html_()
+    assert repr(said) == said.summary()
 
 
 def test_two_scales_that_are_no_size_and_data_have_the_verdict_of_what_predicts():

@@ -1,4 +1,4 @@
-"""Results in a notebook: words, tables and small pictures, each one element of a page, escaped."""
+"""Results at a prompt, as their summaries, and in a notebook: words, tables and small pictures, escaped."""
 
 from __future__ import annotations
 
@@ -16,16 +16,34 @@ DPI = 72  # of the picture in a notebook's page: some 20 kB however many runs a 
 STYLE = "white-space:pre-wrap;line-height:1.35"
 
 
-class Result(Protocol):
-    """What has words and a picture."""
+class HasSummary(Protocol):
+    """What has words."""
 
     def summary(self) -> str: ...
+
+
+class Result(HasSummary, Protocol):
+    """What has words and a picture."""
 
     def plot(self, ax: Axes | None = None) -> Axes: ...
 
 
-class Shown:
-    """Base of results: notebooks show the picture of ``plot()`` above the text of ``summary()``."""
+class Told:
+    """Base of results: ``print``, a prompt and notebooks show the text of ``summary()``, not thousands of numbers."""
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        cls.__repr__ = Told.__repr__  # type: ignore[method-assign]  # else a dataclass writes one of all its fields
+
+    def __repr__(self: HasSummary) -> str:
+        return self.summary()
+
+    def _repr_html_(self: HasSummary) -> str:
+        return words(self.summary())
+
+
+class Shown(Told):
+    """Base of results that have a picture: notebooks show that of ``plot()`` above the text of ``summary()``."""
 
     def _repr_html_(self: Result) -> str:
         return f"<div>{image(self.plot(), type(self).__name__)}{words(self.summary())}</div>"

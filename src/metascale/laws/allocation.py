@@ -165,9 +165,7 @@ def optimum(
             table that its columns must be in other units, or GPU-hours of a cost that is not in FLOPs, of a peak that
             is not positive, or at a utilisation outside (0, 1].
     """
-    budgets = np.atleast_1d(np.asarray(compute, float))
-    if not (np.isfinite(budgets).all() and (budgets > 0).all()):
-        raise InputError(f"compute budgets must be positive finite numbers of {cost.unit}")
+    budgets = _positive(compute, cost.unit)
     require_level(level)
     _require_gpu(flops_per_second, utilisation, cost)
     sample = fit if isinstance(fit, Bootstrap) else bootstrap(fit, n_bootstrap, seed=seed)
@@ -218,6 +216,22 @@ def _require_reach(budgets: Array, fit: LawFit, cost: CostLaw) -> None:
 
 def _largest(fit: LawFit, cost: CostLaw) -> float:
     return float(cost.of(fit.observations.x[:, 0], fit.observations.x[:, 1]).max())
+
+
+def _positive(compute: ArrayLike, unit: str) -> Array:
+    """[m] budgets.
+
+    Raises:
+        InputError: none is given, or one is no positive finite number.
+    """
+    try:
+        budgets = np.atleast_1d(np.asarray(compute, float))
+    except (TypeError, ValueError):
+        budgets = np.full(1, np.nan)
+    if budgets.size and np.isfinite(budgets).all() and (budgets > 0).all():
+        return budgets
+    given = f"not {compute!r:.60}" if budgets.size else "and none is given"
+    raise InputError(f"compute budgets must be positive finite numbers of {unit}, {given}", field="compute")
 
 
 def frontier(fit: LawFit | Bootstrap, low: float, high: float, n_points: int = 50, **options: Any) -> Optimum:

@@ -249,6 +249,8 @@ def fit_many(
     Raises:
         InputError: a table cannot be read or fitted; the message names it.
     """
+    if not isinstance(tables, Mapping):
+        raise InputError(f"`tables` must be a mapping of names to tables, not {type(tables).__name__}", field="tables")
     jobs: dict[str, dict[str, Any]] = {}
     for name, table in tables.items():
         with naming(name):
@@ -299,8 +301,9 @@ def forecast(
 
     Args:
         data, loss, x, y, group, kind, chance, trials, via, options: as in `fit`.
-        at: scales [m] to predict at; rows [m, d] of several scales, in the columns ``x``. With ``law="multi_power"``
-            and a ``schedule`` (`metascale.laws.schedules.Schedule.read`) steps of it; its end by default.
+        at: scales [m] to predict at; rows [m, d] of several scales, in the columns ``x``; or a table of them by name.
+            With ``law="multi_power"`` and a ``schedule`` (`metascale.laws.schedules.Schedule.read`) steps of it; its
+            end by default.
 
     Raises:
         InputError: the table cannot be read, or is too small for a forecast; ``at`` is missing.
@@ -333,7 +336,7 @@ def forecast(
         refuse_noise(found.noise)
         _share_level(options)
         return _only({
-            name: one.predict(columns.places(found.scales or columns.names, _rows(at, columns.names)), level)
+            name: one.predict(columns.places(found.scales or columns.names, at), level)
             for name, one, columns in analyse_metric(found, metric, how)
         })  # fmt: skip
     if len(found.scales) > 1:
@@ -345,14 +348,9 @@ def forecast(
         return _only(surfaces)
     curves: dict[str, Ahead] = each_group(
         one_scale(found, seed).split(found.group).items(),
-        lambda part: forecasting.forecast(at=np.atleast_1d(at), level=level, **forecast_data(part), **options),
+        lambda part: forecasting.forecast(at=at, level=level, **forecast_data(part), **options),
     )
     return _only(curves)
-
-
-def _rows(at: Any, names: Sequence[str]) -> Any:
-    """Places of one scale as rows [m, 1]."""
-    return np.reshape(np.asarray(at, float), (-1, 1)) if len(names) == 1 else at
 
 
 def backtest(

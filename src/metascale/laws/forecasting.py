@@ -292,7 +292,7 @@ class SeriesPredictor:
 def forecast(
     x: ArrayLike,
     loss: ArrayLike,
-    at: ArrayLike,
+    at: Any,
     level: float = 0.90,
     *,
     replicate: ArrayLike | None = None,
@@ -305,7 +305,7 @@ def forecast(
     """Predict the loss of a new run at scales ``at``.
 
     Args:
-        x: [n] scales; loss: [n] losses; at: [m] scales, usually beyond the table.
+        x: [n] scales; loss: [n] losses; at: [m] scales, usually beyond the table, or what `points_of` reads.
         checkpoints: whether the rows are checkpoints of a run, whose rate may decay later: the interval then allows for
             what a decay gives. By default where ``x_name`` counts steps.
         noise: [n] known standard errors of the losses' evaluation.
@@ -319,14 +319,15 @@ def forecast(
 
 def forecast_table(
     observations: Observations,
-    at: ArrayLike,
+    at: Any,
     level: float = 0.90,
     model: SlopeModel | None = None,
     checkpoints: bool = False,
 ) -> Forecast:
     """`forecast` for a checked table of one axis."""
     _require_one_axis(observations, level)
-    target = log_scales(at, 1)[:, 0]
+    places = points_of(at, observations.x_names)
+    target = log_scales(places, 1)[:, 0]
     model = model or SlopeModel()
     observations = weigh(observations)
     t, y = observations.log_x[:, 0], observations.log_loss
@@ -349,7 +350,7 @@ def forecast_table(
         parts = _decaying(*parts, target - t[-1])
     centre, low, high = _mixture(*parts, max(first.freedom, 1), level)
     return Forecast(
-        np.atleast_1d(np.asarray(at, float)), bounded_exp(centre), bounded_exp(low), bounded_exp(high), level,
+        places[:, 0], bounded_exp(centre), bounded_exp(low), bounded_exp(high), level,
         {name: bounded_exp(mean) for name, mean in zip(names, means, strict=True)},
         dict(zip(names, weights, strict=True)),
         {

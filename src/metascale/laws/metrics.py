@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from metascale.core.errors import InputError
 from metascale.laws.backtesting import FORECAST
 from metascale.laws.corners import CornerTest
-from metascale.laws.observations import Mask
+from metascale.laws.observations import Array, Mask
 from metascale.laws.predicting import predictor_of_loss
 from metascale.laws.prepared import Columns, Prepared, groups_of
 from metascale.laws.share_analysis import ShareAnalysis, analyse_shares
@@ -95,8 +95,23 @@ def analyse_metric(
     """The law of a share in every group of a table, by its name; with ``via`` in two steps."""
     for group, columns in metric_columns(found, metric, options):
         with naming(group):
+            _require_change(metric, columns.table.numbers(metric.name))
             law = _law_of(columns, metric, options, level)
         yield group, law, columns
+
+
+def _require_change(metric: Metric, values: Array) -> None:
+    """Shares that are all nothing, or all whole, say no more than that: their odds are infinite.
+
+    Raises:
+        InputError: every share is the same end of the range.
+    """
+    known = np.unique(values[np.isfinite(values)])
+    if len(known) == 1 and known[0] in (0, metric.unit):
+        raise InputError(
+            f"'{metric.name}' is {known[0]:g} in every row: nothing says where it changes; add scales at which it is "
+            f"between 0 and {metric.unit:g}", field="y", value=metric.name,
+        )  # fmt: skip
 
 
 def metric_columns(found: Prepared, metric: Metric, options: ShareOptions) -> Iterator[tuple[str, Columns]]:
@@ -147,6 +162,13 @@ def analyse_arrays(
     x: ArrayLike, values: ArrayLike, metric: Metric, options: ShareOptions, names: tuple[str, ...], **more: Any
 ) -> ShareAnalysis | TaskAnalysis:
     """The same of arrays; ``via`` is then [n] losses."""
+    _require_change(metric, np.asarray(values, float))
+    return _law_of_arrays(x, values, metric, options, names, **more)
+
+
+def _law_of_arrays(
+    x: ArrayLike, values: ArrayLike, metric: Metric, options: ShareOptions, names: tuple[str, ...], **more: Any
+) -> ShareAnalysis | TaskAnalysis:
     shared = {"metric": metric, "chance": options.chance, "trials": options.trials, "loss_name": metric.name, **more}
     if options.via is None:
         return analyse_shares(x, values, x_name=names, **shared)
@@ -166,7 +188,7 @@ def backtest_arrays(
             seen = kept & (np.isfinite(shares) | (how.via is not None))
             via = None if how.via is None else np.asarray(how.via, float)[seen]
             trials = np.asarray(how.trials)[seen] if np.ndim(how.trials) else how.trials
-            return analyse_arrays(rows[seen], shares[seen], metric, replace(how, via=via, trials=trials), names)
+            return _law_of_arrays(rows[seen], shares[seen], metric, replace(how, via=via, trials=trials), names)
 
         return law
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from metascale.core.errors import InputError
 from metascale.core.files import write_atomic
-from metascale.core.notebook import words
+from metascale.core.notebook import Told
 from metascale.core.optional import require
 from metascale.laws.observations import Array, Mask
 from metascale.laws.table import PER_SIZE, Table, read_table, tokens_of_compute
@@ -25,7 +25,7 @@ _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Told):
     """Losses at rows of scales ``x`` [m, d]: median and the ends of the interval for one new run, each [m].
 
     Attributes:
@@ -95,9 +95,6 @@ class Prediction:
         if len(self) > _SHOWN:
             lines.append(f"... {len(self) - _SHOWN} more rows")
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return words(self.summary())
 
 
 class Predictor(Protocol):

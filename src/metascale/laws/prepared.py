@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from metascale.core.errors import InputError
 from metascale.laws.observations import Array, Integers, Mask, Observations, observe
+from metascale.laws.prediction import points_of
 from metascale.laws.runs import are_checkpoints, run_column, usable_rows
 from metascale.laws.table import (
     COMPUTE_NAMES,
@@ -164,9 +165,13 @@ class Columns:
         """The checked table; losses may be negative."""
         return observe(**self.data, signed=True)
 
-    def places(self, scales: Sequence[str], rows: ArrayLike) -> Array:
-        """Rows [m, d] of the table's own columns ``scales`` as the law's scales: compute becomes tokens here too."""
-        found = np.array(rows, float, ndmin=2)
+    def places(self, scales: Sequence[str], rows: Any) -> Array:
+        """Rows [m, d] of the table's own columns ``scales`` as the law's scales: compute becomes tokens here too.
+
+        Raises:
+            InputError: there is no row, or not one number a scale.
+        """
+        found = np.array(points_of(rows, scales))
         if self.names != tuple(scales) and found.shape[1] == len(scales):
             found[:, 1] = tokens_of_compute(scales[1], found[:, 0], found[:, 1])
         return found

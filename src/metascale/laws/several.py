@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from metascale.core.errors import InputError
-from metascale.core.notebook import words
+from metascale.core.notebook import Told, words
 from metascale.laws.groups import Grouped
 from metascale.laws.metrics import ShareOptions
 from metascale.laws.predicting import saved_record
@@ -45,7 +45,7 @@ def _told(one: object) -> str:
 
 
 @dataclass(frozen=True)
-class ByGroup(_Named[Result]):
+class ByGroup(Told, _Named[Result]):
     """The results of the groups of a table by their names, and their exponents side by side where they are compared."""
 
     comparison: Grouped | None = None
@@ -57,9 +57,6 @@ class ByGroup(_Named[Result]):
     def to_json(self) -> dict[str, Any]:
         groups = {name: one.to_json() if hasattr(one, "to_json") else None for name, one in self.results.items()}
         return {"groups": groups, "comparison": None if self.comparison is None else self.comparison.to_json()}
-
-    def _repr_html_(self) -> str:
-        return words(self.summary())
 
     def save(self, path: Path | str) -> None:
         """Write all laws to one file, for `load_law`.
@@ -74,7 +71,7 @@ class ByGroup(_Named[Result]):
 
 
 @dataclass(frozen=True)
-class ByMetric(_Named[Result]):
+class ByMetric(Told, _Named[Result]):
     """The results of several metrics of one table by their names; ``refused`` has why the others have none."""
 
     refused: dict[str, str]
@@ -115,8 +112,10 @@ def each_metric(names: Sequence[str], measure: Callable[[str], Result]) -> ByMet
     """``measure`` of every metric; one that is refused does not lose the others.
 
     Raises:
-        InputError: a metric is named twice, or all of them are refused: then the first one's error.
+        InputError: no metric is named, one is named twice, or all of them are refused: then the first one's error.
     """
+    if not names:
+        raise InputError("`y` names no metric; give one or more columns, or leave it out", field="y")
     twice = next((name for name in names if list(names).count(name) > 1), None)
     if twice is not None:
         raise InputError(f"`y` names '{twice}' twice; every metric is named once", field="y", value=twice)
