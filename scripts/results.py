@@ -58,6 +58,7 @@ from metascale.report.sections.contest import (
 )
 from metascale.report.sections.diagnosis import convergence, diagnosis_data, diagnosis_sentence
 from metascale.report.sections.provenance import gather
+from metascale.report.sections.scales import accuracy_data
 from metascale.report.study import ReportStudy, RunRow, _method, open_study
 from metascale.report.words import axis_label, interval, measured
 from metascale.report.write import finding_of, png
@@ -256,7 +257,7 @@ def finding(one: Record) -> list[Block]:
 
 
 def scales(one: Record) -> list[Block]:
-    return [laws.scales_table(laws.law_data(one.study), laws.accuracy_data(one.study))]
+    return [laws.scales_table(laws.law_data(one.study), accuracy_data(one.study))]
 
 
 def law(one: Record) -> list[Block]:

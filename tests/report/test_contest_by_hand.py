@@ -9,16 +9,10 @@ import pytest
 
 from metascale.laws.record import Interval
 from metascale.report.section import Folded, PageTable, Picture
-from metascale.report.sections.contest import (
-    comparisons_table,
-    contest,
-    contest_data,
-    contest_finding,
-    costs,
-    plot_baselines,
-    standing,
-)
+from metascale.report.sections.contest import comparisons_table, contest, contest_data, plot_baselines
+from metascale.report.sections.costs import costs
 from metascale.report.sections.memory import memory, memory_data, plot_memory
+from metascale.report.sections.standing import contest_finding, standing
 from metascale.report.study import ReportStudy, open_study
 from metascale.report.style import styled
 from tests.report.described import axes, frame, marks, told, words

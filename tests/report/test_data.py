@@ -8,11 +8,14 @@ import pytest
 
 from metascale.core.errors import CorruptFile, InputError
 from metascale.report.section import Note
-from metascale.report.sections.contest import at_an_edge, contest, contest_data, contest_finding, costs, standing
+from metascale.report.sections.contest import at_an_edge, contest, contest_data
+from metascale.report.sections.costs import costs
 from metascale.report.sections.curves import adaptation_data, extremes, learning_curves_data
 from metascale.report.sections.diagnosis import convergence
-from metascale.report.sections.law import accuracy_data, families, law_data, law_finding
+from metascale.report.sections.law import families, law_data, law_finding
 from metascale.report.sections.overview import fixed_data, missing_data, trials
+from metascale.report.sections.scales import accuracy_data
+from metascale.report.sections.standing import contest_finding, standing
 from metascale.report.study import open_study
 from metascale.report.write import finding_of
 from tests.report.study_fixture import (

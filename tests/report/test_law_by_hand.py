@@ -10,13 +10,7 @@ import pytest
 from metascale.laws.record import Band, FamilyRecord, HiddenScale, Interval, LawRecord, TrendResult
 from metascale.report.section import Bullets, PageTable, Picture, Section
 from metascale.report.sections.law import (
-    BaselineLine,
     LawTable,
-    RunValue,
-    ScaleMean,
-    ScaleTable,
-    accuracy,
-    accuracy_data,
     caveats,
     extrapolation,
     facts,
@@ -25,8 +19,16 @@ from metascale.report.sections.law import (
     law_data,
     law_finding,
     missing_law_reason,
-    plot_accuracy,
     plot_study_law,
+)
+from metascale.report.sections.scales import (
+    BaselineLine,
+    RunValue,
+    ScaleMean,
+    ScaleTable,
+    accuracy,
+    accuracy_data,
+    plot_accuracy,
 )
 from metascale.report.study import ReportStudy, open_study
 from metascale.report.style import styled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from matplotlib.figure import Figure
 
-from metascale.report.sections import law
+from metascale.report.sections import law, scales
 from metascale.report.study import open_study
 from metascale.report.write import sections_of
 from metascale.study import Study, run_study
@@ -36,5 +36,5 @@ def test_beyond_a_thousand_runs_the_dots_of_a_series_are_one_artist(folder, monk
         return len(ax.lines)
 
     few = artists()
-    monkeypatch.setattr(law, "READ_OUTS", 19)
+    monkeypatch.setattr(scales, "READ_OUTS", 19)
     assert artists() == few - 19

@@ -20,15 +20,8 @@ from metascale.report.sections.curves import (
     plot_adaptation,
     plot_learning_curves,
 )
-from metascale.report.sections.law import (
-    RunValue,
-    ScaleMean,
-    ScaleTable,
-    accuracy_data,
-    law_data,
-    plot_accuracy,
-    plot_study_law,
-)
+from metascale.report.sections.law import law_data, plot_study_law
+from metascale.report.sections.scales import RunValue, ScaleMean, ScaleTable, accuracy_data, plot_accuracy
 from metascale.report.study import open_study
 from metascale.report.style import finish, inline_svg, new_figure, pad_y, png_bytes, ramp, round_ticks, spread, styled
 from metascale.report.write import figure_of, sections_of

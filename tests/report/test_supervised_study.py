@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from metascale.report.sections.contest import contest_data, contest_finding
+from metascale.report.sections.contest import contest_data
 from metascale.report.sections.curves import learning_curves_data
-from metascale.report.sections.law import accuracy_data, law_data, law_finding, scales_table
+from metascale.report.sections.law import law_data, law_finding, scales_table
 from metascale.report.sections.memory import MEMORY_KINDS, memory_data
 from metascale.report.sections.overview import missing_data
+from metascale.report.sections.scales import accuracy_data
+from metascale.report.sections.standing import contest_finding
 from metascale.report.study import SUPERVISED_TERMS, open_study
 from metascale.report.write import finding_of, write_report
 from metascale.study.design import Trial

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
         plot_adaptation,
         plot_learning_curves,
     )
-    from metascale.report.sections.law import accuracy_data, law_data, plot_accuracy, plot_study_law
+    from metascale.report.sections.law import law_data, plot_study_law
+    from metascale.report.sections.scales import accuracy_data, plot_accuracy
     from metascale.report.study import ReportStudy, open_study
     from metascale.report.write import write_report
 

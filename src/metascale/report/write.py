@@ -21,15 +21,18 @@ from metascale.core.columns import PROVENANCE_JSON, REPORT_HTML, SUMMARY_JSON
 from metascale.core.files import write_atomic, write_json
 from metascale.report.section import Finding, Picture, Section, upper_first
 from metascale.report.sections.checks import held_out, irregular
-from metascale.report.sections.contest import Contest, contest, contest_finding, costs, standing
+from metascale.report.sections.contest import Contest, contest
+from metascale.report.sections.costs import costs
 from metascale.report.sections.curves import adaptation, learning
 from metascale.report.sections.diagnosis import convergence, fit_diagnosis, unconverged
-from metascale.report.sections.law import accuracy, caveats, extrapolation, facts, families, law, law_finding
+from metascale.report.sections.law import caveats, extrapolation, facts, families, law, law_finding
 from metascale.report.sections.memory import memory
 from metascale.report.sections.overview import held_fixed, missing, trials
 from metascale.report.sections.provenance import provenance, provenance_json
+from metascale.report.sections.scales import accuracy
 from metascale.report.sections.shapes import shapes
 from metascale.report.sections.sizes import sizes
+from metascale.report.sections.standing import contest_finding, standing
 from metascale.report.sections.tuning import tuning
 from metascale.report.study import ReportStudy, StudySource, open_study
 from metascale.report.style import SOFT, inline_svg, new_figure, png_bytes, styled

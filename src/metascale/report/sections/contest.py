@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,18 +28,15 @@ from metascale.report import style
 from metascale.report.section import (
     Block,
     Cell,
-    Finding,
     Folded,
     Note,
     PageTable,
     Picture,
     Section,
-    plain,
     reading,
     share,
     table,
     text_column,
-    upper_first,
 )
 from metascale.report.study import (
     ReportStudy,
@@ -50,7 +47,6 @@ from metascale.report.study import (
     open_study,
     sem_column,
     standard_error,
-    unit_of,
 )
 from metascale.report.words import interval, measured, method_label, number, p_words, percent, scale_words
 from metascale.study.roles import Better
@@ -172,13 +168,13 @@ class Contest:
 def contest_data(source: StudySource, *, level: float = 0.95) -> Contest:
     """Everyone on the same test set, and the paired tests that the study's design asks for."""
     study = open_study(source)
-    rows = _contestants(study)
+    rows = contestants(study)
     found = Contest(tuple(rows), (), (), study.loss_label, study.unit, study.roles.better, study.terms.unit)
     comparisons, notes = _compare(rows, _pairs(rows, found.reference), level)
     return replace(found, comparisons=comparisons, notes=notes)
 
 
-def _contestants(study: ReportStudy) -> list[Contestant]:
+def contestants(study: ReportStudy) -> list[Contestant]:
     names, scaled = study.series, study.scaled
     groups: dict[str, dict[float, list[RunRow]]] = {}
     for run in study.main:
@@ -302,7 +298,7 @@ def _pairs(rows: Sequence[Contestant], reference: str) -> list[tuple[Contestant,
     pairs = []
     for scales in series.values():
         largest, smallest = scales[max(scales)], scales[min(scales)]
-        pairs += [(largest, other) for other in _beside(rows, largest) if other.seed_values]
+        pairs += [(largest, other) for other in beside(rows, largest) if other.seed_values]
         pairs += [(largest, smallest)] if len(scales) > 1 else []
     for name, scales in series.items():
         if name != reference:
@@ -310,7 +306,7 @@ def _pairs(rows: Sequence[Contestant], reference: str) -> list[tuple[Contestant,
     return pairs
 
 
-def _beside(rows: Sequence[Contestant], learner: Contestant) -> list[Contestant]:
+def beside(rows: Sequence[Contestant], learner: Contestant) -> list[Contestant]:
     """The baselines and controls that a learner is compared with."""
     return [row for row in rows if not row.series and row.crossed.items() <= learner.crossed.items()]
 
@@ -361,65 +357,6 @@ def _comparison(first: Contestant, second: Contestant, level: float) -> Comparis
     return Comparison(first.name, second.name, test, test.p_value, seed_sem)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How the series stand against the baselines on the test set, in sentences: those beaten, and the others."""
-
-    beaten: tuple[str, ...]
-    others: tuple[str, ...]
-
-
-def standing(study: ReportStudy, contest: Contest | None = None) -> Standing:
-    """Every series' largest scale against the baselines (of ``contest``; default: the study's own).
-
-    A baseline is ahead, or behind, where the interval of the difference paired by task leaves out 0; where they are not
-    paired, only that a baseline has the better mean is said. A series that none is ahead of meets the best baseline.
-    """
-    found = contest or contest_data(study)
-    sign = -1 if study.roles.better == "higher" else 1
-    tests = {(one.first, one.second): one.test for one in found.comparisons}
-    largest: dict[str, Contestant] = {}
-    for row in found.rows:
-        if row.series and (row.series not in largest or row.x > largest[row.series].x):
-            largest[row.series] = row
-    beaten, others = [], []
-    for learner in largest.values():
-        name = f"{learner.name} ({f'{study.loss_words} {measured(learner.loss)} {found.unit}'.rstrip()})"
-        met = [row for row in _beside(found.rows, learner) if row.kind == BASELINE]
-        met = sorted(met, key=lambda row: sign * row.loss)
-        answers = [_against(learner, other, tests.get((learner.name, other.name)), sign) for other in met]
-        words = [
-            f"{other.name} ({measured(other.loss)}; {_difference(tests.get((learner.name, other.name)), study)})"
-            for other in met
-        ]
-        ahead = [told for told, answer in zip(words, answers, strict=True) if answer == "ahead"]
-        if ahead:
-            beaten.append(f"{upper_first(name)} is beaten by {', '.join(ahead)}.")
-        elif met and answers[0] != "unknown":
-            verb = "beats" if answers[0] == "behind" else "cannot be told apart from"
-            others.append(f"{upper_first(name)} {verb} {words[0]}.")
-    return Standing(tuple(beaten), tuple(others))
-
-
-def _against(
-    learner: Contestant, other: Contestant, test: PairedTest | None, sign: int
-) -> Literal["ahead", "behind", "level", "unknown"]:
-    """Where a baseline stands beside a learner."""
-    better = sign * (learner.loss - other.loss) > 0
-    if test is None:
-        return "ahead" if better else "unknown"
-    if test.difference.low <= 0 <= test.difference.high:
-        return "level"
-    return "ahead" if better else "behind"
-
-
-def _difference(test: PairedTest | None, study: ReportStudy) -> str:
-    if test is None:
-        return f"not paired by {study.terms.unit[:-1]}"
-    ends = interval(test.difference.low, test.difference.high)
-    return f"difference {measured(test.difference.estimate)}, {100 * test.level:g}\u00a0% {ends}"
-
-
 def at_an_edge(study: ReportStudy) -> tuple[str, ...]:
     """A sentence for every method and chosen value that lies at an end of what meta-validation chose from."""
     chosen: dict[str, int] = {}
@@ -434,35 +371,6 @@ def at_an_edge(study: ReportStudy) -> tuple[str, ...]:
         f"{name}: meta-validation chose the {edge} on offer in {count} of {chosen[name]} "
         f"{'run' if chosen[name] == 1 else 'runs'}; values beyond it might do better."
         for (name, edge), count in at.items()
-    )
-
-
-def contest_finding(study: ReportStudy) -> Finding:
-    """The answer of a study that compares settings: the lowest loss, and the paired test against the reference."""
-    found = contest_data(study)
-    best_word = "highest" if study.roles.better == "higher" else "lowest"
-    question = str(study.launched.get("question") or f"Which setting has the {best_word} {study.loss_words}?")
-    rows = [row for row in found.shown if row.series]
-    if not rows:
-        return Finding(question, "No answer yet: no trial has finished with a loss.", "No result")
-    best = rows[0]
-    answer = f"{best_word.capitalize()} {study.loss_words}: {best.name}, {measured(best.loss)} {found.unit}".rstrip()
-    if best.accuracy is not None:
-        answer += f" ({percent(best.accuracy)})"
-    met = [one for one in found.comparisons if one.first == best.name and one.second == found.reference]
-    if met:
-        difference = met[0].test.difference
-        answer += (
-            f"; {measured(abs(difference.estimate))} {'below' if difference.estimate < 0 else 'above'} "
-            f"{found.reference} ({100 * met[0].test.level:g}\u00a0% interval of the difference "
-            f"{interval(difference.low, difference.high)}, p {p_words(met[0].p_holm)} after Holm)"
-        )
-    elif best.name == found.reference and len(rows) > 1:
-        answer += f"; the next is {rows[1].name} with {measured(rows[1].loss)}"
-    return Finding(
-        question,
-        f"{answer}.",
-        f"{best_word.capitalize()} {study.loss_words.removeprefix(f'{study.terms.test} ')}: {best.name}",
     )
 
 
@@ -596,26 +504,3 @@ def _end_label(ax: Axes, end: float, reach: float, place: int, text: str, compac
     """A bar's number beside its end."""
     size = 8 if compact else 9
     ax.text(end + 0.015 * reach, place, text, va="center", ha="left", fontsize=size, color=style.INK)
-
-
-def costs(study: ReportStudy) -> Section:
-    """What training costs, where a study compares methods."""
-    title = "Methods and their costs"
-    rows = [row for row in _contestants(study) if row.series]
-    known = [name for name in COSTS if any(name in row.costs for row in rows)]
-    if len({method for method in study.axes.get("method", ()) if method is not None}) < 2 or known in ([], ["steps"]):
-        return Section("methods", title)
-    body = []
-    for row in sorted(rows, key=lambda row: row.loss):
-        cells = [reading(row.loss), reading(standard_error(row.seed_values))]
-        body.append([Cell(row.name), *cells, *(_cost(row, name) for name in known)])
-    unit = unit_of(study.loss_name)
-    heads = ["method", f"loss ({unit})" if unit else "loss", "SE across seeds"]
-    heads += [COSTS[name][0].format(step=study.terms.step) for name in known]
-    caption = f"Trained methods, best loss first, with what one {study.terms.step} costs."
-    return Section("methods", title, (table(caption, heads, body),))
-
-
-def _cost(row: Contestant, name: str) -> Cell:
-    unit, value = COSTS[name][1], row.costs.get(name)
-    return plain(value) if value is None or unit == 1 else Cell(measured(value / unit), value)
