@@ -10,7 +10,7 @@ import pytest
 from metascale.report.sections.checks import NO_CAUSE, cause_of, edges_at, irregular, irregular_data
 from metascale.report.sections.tuning import TuningTable
 from metascale.report.study import Point, open_study
-from metascale.report.write import sections_of, summarise
+from metascale.report.write import summarise
 from tests.report.shape_fixture import write_shapes
 from tests.report.study_fixture import run_row
 
@@ -40,9 +40,7 @@ def test_exactly_the_planted_points_are_found_with_their_planted_causes(tmp_path
     part = irregular(open_study(tmp_path))
     assert "4 lie outside" in part.sentences[0]
     study = open_study(tmp_path)
-    assert [row["name"] for row in summarise(study, sections_of(study))["irregular"]] == [
-        row.name for row in table.rows
-    ]
+    assert [row["name"] for row in summarise(study, (part,))["irregular"]] == [row.name for row in table.rows]
     assert [row.cells[1].text for row in part.tables[0].rows] == [row.cause for row in table.rows]
 
 

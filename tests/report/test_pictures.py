@@ -76,20 +76,23 @@ def pictures(folder: Path) -> Iterator[Picture]:
         yield from section.pictures
 
 
-@pytest.fixture(scope="module")
-def folders(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Of tasks, of tuned shapes, and of few scales and seeds."""
-    root = tmp_path_factory.mktemp("pictures")
-    few = make_study(root / "few", scales=(2, 200), seeds=(0,))
-    return {"digits": study_folder, "shapes": write_shapes(root / "shapes"), "few": few}
+@pytest.fixture
+def folder(name: str, study_folder: Path, tmp_path: Path) -> Path:
+    """Of tasks, of tuned shapes, or of few scales and seeds."""
+    if name == "few":
+        return make_study(tmp_path, scales=(2, 200), seeds=(0,))
+    return study_folder if name == "digits" else write_shapes(tmp_path)
+
+
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("digits", "shapes")]
 
 
 @pytest.mark.parametrize("compact", [False, pytest.param(True, marks=pytest.mark.long)], ids=["wide", "narrow"])
-def test_words_do_not_overlap_and_axes_have_ticks(folders: dict[str, Path], compact: bool) -> None:
-    for name, folder in folders.items():
-        with styled():
-            for picture in pictures(folder):
-                for shown in [replace(picture, draws=(draw,)) for _, draw in picture.on_page] or [picture]:
-                    figure = figure_of(shown, compact=compact)
-                    assert (name, picture.name, overlaps(figure)) == (name, picture.name, [])
-                    assert (name, picture.name, short_axes(figure)) == (name, picture.name, [])
+@pytest.mark.parametrize("name", ["few", *LONG])
+def test_words_do_not_overlap_and_axes_have_ticks(name: str, compact: bool, folder: Path) -> None:
+    with styled():
+        for picture in pictures(folder):
+            for shown in [replace(picture, draws=(draw,)) for _, draw in picture.on_page] or [picture]:
+                figure = figure_of(shown, compact=compact)
+                assert (name, picture.name, overlaps(figure)) == (name, picture.name, [])
+                assert (name, picture.name, short_axes(figure)) == (name, picture.name, [])

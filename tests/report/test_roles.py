@@ -43,6 +43,7 @@ def test_a_learner_meets_the_baseline_of_its_own_shots_alone(crossed: Path) -> N
     assert losses == pytest.approx({"fine-tuning, k shot 1": 0.9, "fine-tuning, k shot 5": 0.3})
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_baselines_are_lines_of_their_own(crossed: Path) -> None:
     levels = {level.method: level.value for level in law_data(crossed).scales.levels}
     assert levels == pytest.approx({"fine_tuning, k shot 1": 0.9, "fine_tuning, k shot 5": 0.3})

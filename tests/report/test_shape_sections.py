@@ -131,6 +131,7 @@ def test_searches_are_tables_and_curves_with_the_best_and_the_edges_marked(shape
     assert [text.get_text() for text in batches.get_xticklabels()] == ["32", "64", "128"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_the_page_holds_every_part(shapes: Path) -> None:
     written = {path.name: path.read_bytes() for path in write_report(shapes)}
