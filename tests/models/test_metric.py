@@ -182,3 +182,11 @@ def test_a_ridge_head_refuses_what_is_not_positive() -> None:
         Ridge(ridge=0.0)
     with pytest.raises(InputError, match="penalty of the support vector head must be positive, not -1"):
         SupportVectors(penalty=-1)
+
+
+def test_a_scale_multiplies_the_logits_and_moves_no_accuracy() -> None:
+    model, drawn = MetricClassifier(MLP, None, Prototypes()), episode()
+    begun = model.begin(stack_tasks(to(model.init(0), dtype=torch.float64), drawn.n_tasks), drawn.support)
+    logits = replace(model, scale=1 / 3).predict(begun, drawn.query)
+    torch.testing.assert_close(logits, model.predict(begun, drawn.query) / 3)
+    assert torch.equal(logits.argmax(-1), model.predict(begun, drawn.query).argmax(-1))

@@ -67,7 +67,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         {"method": "protonet"},
         {"method": "r2d2", "model": "conv"},
-        {"method": "metaoptnet", "train_n_way": 7},
+        {"method": "metaoptnet", "train_n_way": 7, "tune_scales": [0.5, 0.25, 8.0]},
         {"method": "fomaml", "learn_rates": True, "rates_by": "mode"},
         {"head": "prototype", "outer_schedule": "wsd", "outer_warmup": 2},
         {"head": "shared", "learn_rates": True, "rates_by": "step", "multi_step": 8, "first_order_steps": 4},
@@ -85,6 +85,14 @@ def test_every_kind_of_learner_is_a_study(values: dict[str, Any], tmp_path: Path
     run = next((tmp_path / "study" / "runs").iterdir())
     again = evaluate_run(run, {}).at(row["test_inner_steps"])
     assert again["loss_nats"] == pytest.approx(row["test_loss_nats"], rel=1e-6)
+    if tried := values.get("tune_scales"):
+        losses = {
+            float(one["scale"]): float(one["validation_loss_nats"])
+            for one in csv.DictReader((run / "tuning.csv").read_text().splitlines())
+        }
+        assert set(losses) == {1.0, *tried}
+        assert losses[row["test_scale"]] == min(losses.values()) < losses[1.0]
+        assert again["accuracy"] == row["test_accuracy"]
 
 
 def test_leaves_the_whole_file_tree(study: Path) -> None:

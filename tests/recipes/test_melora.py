@@ -46,11 +46,14 @@ def test_what_has_no_counterpart_is_refused_by_name(values: dict[str, Any], mess
 
 def test_profiles_hold_what_they_promise() -> None:
     assert RECIPE.study(profile="laptop").axes["method"][0] == "melora", "others are compared with the first"
-    assert set(RECIPE.study(profile="laptop").axes["method"]) == set(ESTIMATORS)
+    assert set(RECIPE.study(profile="laptop").axes["method"]) == set(ESTIMATORS) - {"melora_checkpointed"}
     assert RECIPE.study(profile="laptop-synthetic").base["data"] == "synthetic"
     assert RECIPE.study(profile="ablation-rank").axes == {"rank": [4, 8, 16, 32]}
     assert RECIPE.study(profile="ablation-inner-steps").axes["inner_steps"] == [1, 3, 5, 10]
     assert RECIPE.study(profile="ablation-checkpointing").axes["checkpointing"] == ["none", "adapters", "all"]
+    tuned = RECIPE.study(profile="tuned")
+    assert set(tuned.base["tune"]["space"]) == {"inner_lr", "outer_lr"}
+    assert len(tuned.seeds) == 5
     assert all(len(RECIPE.study(profile=name).seeds) >= 3 for name in RECIPE.profiles if name != "smoke")
 
 
@@ -61,7 +64,7 @@ def test_the_search_has_ranges_of_its_own() -> None:
     assert "tune" not in RECIPE.study().base
 
 
-METHODS = ["fomaml", "maml", "melora"]
+METHODS = ["fomaml", "maml", "melora", "melora_checkpointed"]
 WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "bird", "sun", "moon", "star"]
 
 
@@ -147,6 +150,8 @@ def test_exact_and_unrolled_differ_in_memory_and_arithmetic_alone(study: Path) -
     unrolled, exact = rows["maml"][0], rows["melora"][0]
     assert exact["step_peak_without_weights_bytes"] < unrolled["step_peak_without_weights_bytes"]
     assert exact["step_flops"] > unrolled["step_flops"]
+    checkpointed = rows["melora_checkpointed"][0]
+    assert checkpointed["step_flops"] > exact["step_flops"], "blocks run again (nothing to save in one so small)"
     first_order = rows["fomaml"][0]
     assert first_order["step_flops"] < unrolled["step_flops"]
     kinds = ("weights", "parameters", "activations", "gradients", "optimizer_state", "other")

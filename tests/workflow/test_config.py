@@ -28,6 +28,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("digits", {"head": "zero", "adapt": ["layer*"]}, "never moves the head, so nothing is learnt"),
     ("digits", {"head": "shared", "method": "reptile", "adapt": ["*"]}, "head=shared is where heads start"),
     ("digits", {"train_n_way": 8}, "train_n_way goes with protonet or r2d2 or metaoptnet; method=fomaml has a head"),
+    ("digits", {"tune_scales": [2.0]}, "tune_scales goes with protonet or r2d2 or metaoptnet; method=fomaml adapts"),
     ("digits", {"rates_by": "mode"}, "rates_by=mode is of learnt rates; set learn_rates=true too"),
     ("digits", {"method": "protonet", "learn_rates": True}, "method=protonet takes no inner steps"),
     ("digits", {"inner_lr": "fast"}, "'fast' of 'inner_lr' is not allowed"),
@@ -106,7 +107,7 @@ def test_profile_values_lie_between_defaults_and_given_values() -> None:
 def test_a_younger_key_leaves_ids_of_older_studies_alone() -> None:
     """Absent at its default; of a baseline it is no setting, since its training tasks have n_way classes."""
     recipe = load_recipe("digits")
-    assert "train_n_way" not in recipe.study().base
+    assert not {"train_n_way", "tune_scales"} & set(recipe.study().base)
     wide = recipe.study({"method": "protonet", "train_n_way": 10})
     assert wide.base["train_n_way"] == 10
     for trial in wide.trials():

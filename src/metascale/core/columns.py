@@ -8,12 +8,12 @@ VALIDATION_LOSS = "validation_loss_nats"
 """Of the state that was tested."""
 KEPT_STEP, BEST_STEP = "kept_step", "best_step"
 """The step of the state that was tested, and the one of the lowest validation loss."""
-TEST_INNER_STEPS, TEST_INNER_LR = "test_inner_steps", "test_inner_lr"
+TEST_INNER_STEPS, TEST_INNER_LR, TEST_SCALE = "test_inner_steps", "test_inner_lr", "test_scale"
 """How the model was adapted to the test tasks; no rate where the rates are learnt."""
 TEST_CHOICE, TEST_EDGE = "test_choice", "test_choice_edge"
 """Whether meta-validation chose that (``"validation"``) or the configuration (``"fixed"``), and which chosen values lie
 at an end of what was tried."""
-ADAPTATION = (TEST_INNER_STEPS, TEST_INNER_LR, TEST_CHOICE, TEST_EDGE)
+ADAPTATION = (TEST_INNER_STEPS, TEST_INNER_LR, TEST_SCALE, TEST_CHOICE, TEST_EDGE)
 N_PARAMS_TOTAL, N_PARAMS_NON_EMBEDDING = "n_params_total", "n_params_non_embedding"
 TRAIN_FLOPS = "train_flops"
 WALL_S = "wall_s"

@@ -74,6 +74,7 @@ FROZEN: Mapping[str, object] = {
     "n_test_tasks": 300,
     "n_curve_tasks": 1,
     "adaptation_curve": [0],
+    "tune_scales": [0.25, 0.375, 0.5, 0.625, 0.75, 1.25, 1.5, 2.0],
 }
 """A prototypical network over the frozen sentence features of MiniLM: seconds a trial. Tests are of 20 classes with one
 example each, where a strong encoder alone leaves room; training is of 5 classes, so that a task is a small part of

@@ -36,6 +36,7 @@ METHOD_LABELS = {
     "r2d2": "R2-D2 (ridge)",
     "metaoptnet": "MetaOptNet (SVM)",
     "melora": "MELoRA, exact",
+    "melora_checkpointed": "MELoRA, checkpointed",
     "melora_gauss_newton": "MELoRA, Gauss-Newton",
     "melora_block_diagonal": "MELoRA, block diagonal",
     "melora_diagonal": "MELoRA, diagonal",

@@ -144,6 +144,8 @@ class FewShotConfig(TrialConfig):
         adaptation_curve, n_curve_tasks: numbers of inner steps K of the adaptation-step curve, and its test tasks.
         tune_rates, tune_steps: inner rates and numbers of inner steps, beside those of training, among which the
             meta-learner and the fine-tuning baseline choose on meta-validation how they adapt to the test tasks.
+        tune_scales: with a method that takes no inner steps, factors of its logits, beside 1, among which it chooses on
+            meta-validation for the test, as the baseline of frozen prototypes chooses its scale.
         train_threads: threads, or processes where the model says so, that share the tasks of a meta-batch inside one
             trial.
         memory_budget: bytes that an outer step's tensors may take (``"8GiB"``): lowers tasks in one call, workers, then
@@ -210,6 +212,7 @@ class FewShotConfig(TrialConfig):
     memory_budget: str | int | None = None
     measure_memory: bool = False
     train_n_way: Annotated[int, Field(ge=2)] | None = None
+    tune_scales: tuple[Rate, ...] = ()
 
     @property
     def metric(self) -> str | None:
@@ -325,6 +328,13 @@ def refuse_combination(config: FewShotConfig, where: str) -> None:
             field="train_n_way",
             value=config.train_n_way,
         )
+    if config.kind == "meta" and config.tune_scales and not config.metric:
+        raise InputError(
+            f"{where}: tune_scales goes with {' or '.join(METRIC_LEARNERS)}; method={config.method} adapts its scale "
+            "by inner steps",
+            field="tune_scales",
+            value=config.tune_scales,
+        )
     if config.kind == "meta" and (config.multi_step or config.first_order_steps) and method != "maml":
         key = "multi_step" if config.multi_step else "first_order_steps"
         raise InputError(f"{where}: {key} goes with method=maml, not {method}", field=key)
@@ -423,6 +433,7 @@ LEARNER_KEYS = frozenset(
     | {"outer_schedule", "outer_warmup", "outer_final_rate", "outer_decay_share"}
     | {"budget", "max_steps", "visits_per_task", "budget_flops"}
     | {"eval_every", "patience", "min_delta", "train_threads", "memory_budget", "measure_memory"}
+    | {"tune_scales"}
     | {"n_curve_tasks", "adaptation_curve", "eval_inner_steps", "micro_batch", "checkpointing", "task_execution"}
 )
 """Keys that change meta-training alone. A baseline is the same whatever they are; every other axis changes it."""
@@ -433,6 +444,7 @@ LATER_KEYS: Mapping[str, object] = {
     "frozen": False,
     "hidden": 128,
     "norm_by": "all",
+    "tune_scales": [],
 }
 """Keys that are younger than recorded studies: at this value a study leaves them out, so that ids of trials stay."""
 

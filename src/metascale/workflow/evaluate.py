@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metascale.core.columns import TEST_INNER_LR, TEST_INNER_STEPS
+from metascale.core.columns import TEST_INNER_LR, TEST_INNER_STEPS, TEST_SCALE
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, sha256_of
 from metascale.core.types import Params
@@ -16,7 +16,7 @@ from metascale.study.store.folder import damage_of
 from metascale.study.store.paths import refuse_exits
 from metascale.training.state import from_bytes
 from metascale.workflow.content import located_run
-from metascale.workflow.fewshot import WEIGHTS, evaluate_on_test, few_shot, make_inner
+from metascale.workflow.fewshot import WEIGHTS, at_scale, evaluate_on_test, few_shot, make_inner
 from metascale.workflow.places import recipe_place
 from metascale.workflow.recipe import stored_recipe
 
@@ -24,8 +24,8 @@ from metascale.workflow.recipe import stored_recipe
 def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: str = "cpu") -> Evaluation:
     """The meta-learnt parameters of a run on the test tasks, with some of its configuration replaced.
 
-    They adapt by the steps and the rate that the run was tested with, unless ``eval_inner_steps`` or ``inner_lr`` are
-    among the replacements.
+    They adapt by the steps, the rate and the scale that the run was tested with, unless ``eval_inner_steps`` or
+    ``inner_lr`` are among the replacements.
 
     Args:
         folder: a run's folder inside a study (``STUDY/runs/NAME``).
@@ -43,6 +43,8 @@ def evaluate_run(folder: Path | str, overrides: Mapping[str, object], device: st
     as_tested = {key: value for key, value in tested.items() if value is not None}
     settings = few_shot(recipe, merge(config, {**as_tested, **overrides}))
     parts = recipe.make_parts(settings, config["seed"], device)
+    if settings.metric:
+        parts = at_scale(parts, result.get(TEST_SCALE))
     expected = make_inner(settings).init(parts.model.init(config["seed"]))
     for name, value in expected.items():
         if name not in params or params[name].shape != value.shape:

@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metascale.core.columns import TEST_CHOICE, TEST_EDGE, TEST_INNER_LR, TEST_INNER_STEPS, TRAIN_POOL_JSON
+from metascale.core.columns import (
+    TEST_CHOICE,
+    TEST_EDGE,
+    TEST_INNER_LR,
+    TEST_INNER_STEPS,
+    TEST_SCALE,
+    TRAIN_POOL_JSON,
+    VALIDATION_LOSS,
+)
 from metascale.core.errors import InputError
 from metascale.core.files import sha256_of
 from metascale.core.run import Run
@@ -37,6 +45,7 @@ from metascale.meta.learner import MetaLearner
 from metascale.meta.multi_step import MultiStepMAML
 from metascale.meta.reverse import FullGraph, Through, named_through
 from metascale.meta.training import MetaTraining
+from metascale.models.metric import MetricClassifier
 from metascale.parallel.budget import fit_to_budget, frozen_weights, profile_step
 from metascale.parallel.execution import Execution
 from metascale.parallel.out_of_memory import MicroBatches
@@ -225,6 +234,7 @@ def _meta(settings: FewShotConfig, parts: Parts, config: Mapping[str, Any], run:
         parts.save_adapters(params, run)
     began = time.perf_counter()
     adaptation = adaptation_at_test(settings, parts, learner.gradient.inner, params, device)
+    parts = at_scale(parts, adaptation.choice.get("scale"))
     inner, n_tasks = adaptation.inner, settings.n_test_tasks
     test = evaluate_on_test(settings, parts, inner, params, [inner.steps], n_tasks, device)
     n_curve = min(settings.n_curve_tasks, n_tasks)
@@ -232,6 +242,7 @@ def _meta(settings: FewShotConfig, parts: Parts, config: Mapping[str, Any], run:
     run.measure({"step": result.steps, "test_wall_s": time.perf_counter() - began})
     return {
         **_record_test(run, adaptation, test, inner.steps, curve, result.steps),
+        **({TEST_SCALE: adaptation.choice["scale"]} if "scale" in adaptation.choice else {}),
         **trained,
         "n_params_trainable": n_elements(params),
         "theta_sha256": sha256_of(weights),
@@ -248,13 +259,35 @@ def adaptation_at_test(
     the rate of training.)
     """
     if settings.metric:
-        return Adaptation(inner, {"inner_steps": 0}, ())
+        return _choose_scale(settings, parts, inner, params, device)
     if settings.eval_inner_steps is not None:
         fixed = dataclasses.replace(inner, steps=settings.eval_inner_steps)
         rate = {} if settings.learn_rates else {"inner_lr": settings.inner_lr}
         return Adaptation(fixed, {**rate, "inner_steps": fixed.steps}, ())
     arena = make_arena(settings, parts, device)
     return choose_adaptation(parts.model, params, arena, inner, *_candidates(settings))
+
+
+def _choose_scale(settings: FewShotConfig, parts: Parts, inner: InnerLoop, params: Params, device: str) -> Adaptation:
+    """The factor of a metric learner's logits with the lowest meta-validation loss; the first of equal ones."""
+    fixed = Adaptation(inner, {"inner_steps": 0}, ())
+    if not settings.tune_scales:
+        return fixed
+    arena, table = make_arena(settings, parts, device), []
+    for scale in sorted({1.0, *settings.tune_scales}):
+        predictor = adapted_predictor(at_scale(parts, scale).model, inner, params, [0])
+        loss = arena.run(predictor, "validation").at(0)["loss_nats"]
+        table.append({"scale": scale, "inner_steps": 0, VALIDATION_LOSS: loss})
+    best = min(table, key=lambda row: row[VALIDATION_LOSS])
+    return Adaptation(inner, {"inner_steps": 0, "scale": best["scale"]}, tuple(table))
+
+
+def at_scale(parts: Parts, scale: float | None) -> Parts:
+    """``parts`` with the logits of their metric learner times ``scale``; ``None``: as they are."""
+    if scale is None:
+        return parts
+    assert isinstance(parts.model, MetricClassifier)
+    return dataclasses.replace(parts, model=dataclasses.replace(parts.model, scale=scale))
 
 
 def _candidates(settings: FewShotConfig) -> tuple[Callable[[float], Optimizer], Sequence[float], Sequence[int]]:
