@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import re
+import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -240,6 +241,40 @@ def test_rows_of_sizes_compare_like_with_like() -> None:
     assert rate is not None
     assert re.match(r"A rate of 0\.03(00)? loses at most 0\.010\d* nats", rate)
     assert answer(results.open_record("shapes-mlp")) is None
+
+
+def test_arms_are_paired_by_seed() -> None:
+    """Accuracies of a minus b: 10, 20 and 30 points, a mean of 20 with an SE of 10 / √3, times 4.3027 of Student's t
+    with two degrees of freedom: 24.8. The seeds themselves differ by more."""
+    import arm_parts
+
+    told = [("a", 0, 0.5, 0.2), ("b", 0, 0.4, 0.1), ("a", 1, 0.9, 0.4), ("b", 1, 0.7, 0.1), ("a", 2, 0.6, 0.3)]
+    told.append(("b", 2, 0.3, 0.1))
+    rows = [dict(zip(("arm", "seed", "test_accuracy", "test_loss_nats"), row, strict=True)) for row in told]
+    found = arm_parts.differences(rows[::-1], "arm", "a", "b", "test_accuracy")
+    assert found == pytest.approx([0.1, 0.2, 0.3])
+    assert arm_parts.spread(found) == pytest.approx((0.2, 0.2 - 0.24841, 0.2 + 0.24841), abs=1e-5)
+    said = arm_parts.arms_answer(rows, "arm", [("a", "b")])
+    assert said == "Test accuracy of a, in points (95 % intervals over 3 seeds): +20.0 [−4.8, +44.8] over b."
+
+
+def test_methods_along_a_scale_are_named_where_they_are_best_or_still_good() -> None:
+    """Means over two seeds: a 1, 5 and 3; b 2, 2 and 4. Of at least 2, b is good at all scales, a at none from the
+    first on."""
+    import arm_parts
+
+    curves = {"a": (1, 5, 3), "b": (2, 2, 4)}
+    rows = [
+        {"by": name, "x": x, "seed": seed, "value": mean + (1 if seed else -1)}
+        for name, means in curves.items()
+        for x, mean in zip((10, 20, 40), means, strict=True)
+        for seed in (0, 1)
+    ]
+    wanted = arm_parts.Along("by", "x", {"value": (statistics.fmean, "A value.")})
+    assert arm_parts.along_answer(rows, wanted) == "Lowest mean test loss at x = 10: a; 20: b; 40: a."
+    kept = arm_parts.along_answer(rows, replace(wanted, threshold=2.0))
+    assert kept == "Largest x up to which the mean cosine stays at 2 or more: a none; b 40."
+    assert arm_parts.answer(results.open_record("model-size")) is None
 
 
 def test_learnt_weights_of_wrong_labels_stand_beside_those_of_right_ones() -> None:
