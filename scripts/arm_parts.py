@@ -136,6 +136,17 @@ def pairs(one: Record) -> list[Block]:
     return [table(caption, heads, shown)]
 
 
+def trust(one: Record) -> list[Block]:
+    """What the annotators' weights became: ranges over seeds of the means of careful and of other annotators."""
+    rows = [row for row in _main(one) if row.get("weight_of_careful") is not None and row["method"] == "learnt"]
+    ends = [
+        f"{words} {min(values):.2f} to {max(values):.2f}"
+        for key, words in (("weight_of_careful", "careful annotators"), ("weight_of_others", "the others"))
+        if (values := [float(row[key]) for row in rows])
+    ]
+    return [f"Mean learnt weights at the kept state, ranges over {len(rows)} seeds: {', '.join(ends)}."]
+
+
 def _gap(found: Sequence[float]) -> str:
     mean, low, high = spread(found)
     return f"{measured(mean)} {interval(low, high)}"
@@ -261,4 +272,5 @@ PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
     "arms": arms,
     "learners": learners,
     "pairs": pairs,
+    "trust": trust,
 }
