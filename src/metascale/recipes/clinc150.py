@@ -64,6 +64,20 @@ RECIPE = Recipe(
             seeds=(0, 1, 2),
             baselines=UNTRAINED,
         ),
+        "classes": Profile(
+            "as frozen: tasks and classes apart, laws in the number of tasks at three numbers of classes",
+            FROZEN,
+            axes={"n_tasks": [5, 20, 80, 240], "n_train_classes": [10, 30, 90]},
+            seeds=(0, 1, 2),
+            baselines=UNTRAINED,
+        ),
+        "visits": Profile(
+            "as frozen: tasks and visits apart, laws in the number of tasks at three budgets",
+            {**FROZEN, "eval_every": 50},
+            axes={"n_tasks": [5, 20, 80, 400, 2000], "max_steps": [100, 500, 2500]},
+            seeds=(0, 1, 2),
+            baselines=UNTRAINED,
+        ),
     },
     data_sets=("clinc150",),
 )
