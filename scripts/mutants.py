@@ -274,9 +274,11 @@ def equivalent_of(room: str, mutants: Iterable[Mutant], path: Path = EQUIVALENT)
 
 
 def files_of(room: str, root: Path = ROOT) -> list[str]:
-    """The room's test files: tests/ROOM and tests/test_ROOM*.py; without any, those that name the room's package."""
+    """The room's test files: tests/ROOM and tests/test_ROOM*.py; of a room without a folder of tests, those that bear
+    its name in any folder (the commands of laws are tested with the laws), or else those that name its package."""
     tests = root / "tests"
-    own = [*(tests / room).rglob("test_*.py"), *tests.glob(f"test_{room}.py"), *tests.glob(f"test_{room}_*.py")]
+    found = tests.glob if (tests / room).is_dir() else tests.rglob
+    own = [*(tests / room).rglob("test_*.py"), *found(f"test_{room}.py"), *found(f"test_{room}_*.py")]
     if not own:
         own = [path for path in tests.rglob("test_*.py") if f"metascale.{room}" in path.read_text(encoding="utf-8")]
     if not own:

@@ -148,7 +148,7 @@ def test_results_outlive_a_line_cut_short_and_hold_while_what_made_them_is_the_s
 def test_every_room_has_tests():
     rooms = {path.parent.name for path in (ROOT / "src" / "metascale").glob("*/__init__.py")}
     assert all(mutants.files_of(room, ROOT) for room in rooms)
-    assert "tests/test_cli_flags.py" in mutants.files_of("cli", ROOT)
+    assert {"tests/test_cli_flags.py", "tests/laws/test_cli_laws.py"} <= set(mutants.files_of("cli", ROOT))
     assert "tests/tasks/test_own.py" in mutants.files_of("testing", ROOT)
 
 
