@@ -39,12 +39,14 @@ class Along:
         scale: the axis that the columns stand for.
         columns: of the results: how seeds are put together, and what it is called.
         threshold: a value of the first column; the answer says up to which scale each method keeps it.
+        by_seed: a method, and a column of which the page shows every seed; none: no such table.
     """
 
     by: str
     scale: str
     columns: Mapping[str, tuple[Callable[[Sequence[float]], float], str]]
     threshold: float | None = None
+    by_seed: tuple[str, str] | None = None
 
 
 _WRONG = "Share of wrong labels among what is kept, means over seeds."
@@ -57,6 +59,7 @@ ALONG: Mapping[str, Along] = {
             TEST_ACCURACY: (statistics.fmean, "Test accuracy, means over seeds."),
             "kept_wrong_labels": (statistics.fmean, _WRONG),
         },
+        by_seed=("learnt", "kept_wrong_labels"),
     ),
     "hypergradient_bias": Along(
         "solver",
@@ -177,6 +180,22 @@ def along(one: Record) -> list[Block]:
     return list(found)
 
 
+def seeds(one: Record) -> list[Block]:
+    """One method's column, a row a seed."""
+    wanted = ALONG[_recipe(one)]
+    assert wanted.by_seed is not None
+    method, column = wanted.by_seed
+    rows = [row for row in _main(one) if row[wanted.by] == method]
+    scales = sorted({float(row[wanted.scale]) for row in rows})
+    values = {(row["seed"], float(row[wanted.scale])): float(row[column]) for row in rows}
+    shown = [
+        [Cell(number(seed)), *(reading(values[seed, scale]) for scale in scales)]
+        for seed in sorted({seed for seed, _ in values})
+    ]
+    heads = (text_column(f"seed by {axis_label(wanted.scale)}"), *map(number, scales))
+    return [table(f"{method_label(method)}: {axis_label(column)}, seed by seed.", heads, shown)]
+
+
 def method_word(wanted: Along) -> str:
     return axis_label(wanted.by)
 
@@ -272,5 +291,6 @@ PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
     "arms": arms,
     "learners": learners,
     "pairs": pairs,
+    "seeds": seeds,
     "trust": trust,
 }

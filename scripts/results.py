@@ -85,6 +85,8 @@ NOT_KEPT = ("theta_sha256",)
 TEXTS = ("id", "label", "message", "method")
 """Columns that hold no numbers, whatever their texts look like."""
 CURVE_POINTS = 25
+EXPONENTS = {"alpha": "α", "beta": "β"}
+"""Of a law in two scales: parameters that a row shows."""
 PART = re.compile(r"(<!-- generated: ([\w-]+)\.(\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 ROW = re.compile(r"^\|(.*)\|[^|]*<!-- generated: ([\w-]+)\.row --> \|$", re.MULTILINE)
 
@@ -423,7 +425,9 @@ def row_cells(one: Record) -> dict[str, str]:
 def _law_words(found: LawRecord) -> str:
     exponent = found.exponent
     if exponent is None:
-        return f"`{found.law}`"
+        known = {name: part for name, part in found.parameters.items() if name in EXPONENTS}
+        each = [f"{EXPONENTS[name]} = {measured(a.estimate)} {interval(a.low, a.high)}" for name, a in known.items()]
+        return ", ".join([f"`{found.law}`", *each])
     return f"`{found.law}`, α = {measured(exponent.estimate)} {interval(exponent.low, exponent.high)}"
 
 

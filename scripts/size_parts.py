@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from metascale.core.columns import MAIN_KINDS, TEST_LOSS, TRAIN_FLOPS, VALIDATION_LOSS
 from metascale.laws import next_runs, optimum
+from metascale.laws.allocation import Optimum
 from metascale.laws.next_plan import grid as every_combination
 from metascale.laws.surface_fit import analyse_surface
 from metascale.recipes.model_size import size_of
@@ -117,11 +118,16 @@ def rates(one: Record) -> list[Block]:
 
 
 def answer(one: Record) -> str | None:
-    """What a row says of a study of rates, or of two architectures' exponents of one law; ``None`` of any other."""
-    rows = _main(one)
-    if "lr" in one.study.view.study.axes:
+    """What a row says of a study of rates, of L(N, D), of depth against width, or of two architectures' exponents of
+    one law; ``None`` of any other."""
+    rows, axes = _main(one), one.study.view.study.axes
+    if "lr" in axes:
         return _rates_answer(rows)
     found = sizes.size_data(one.study)
+    if found is not None and "tokens" in roles_of(one.study.view.study).scales:
+        return allocation_answer(_splits(rows))
+    if found is not None and len(axes.get("n_layers", ())) > 1:
+        return shape_answer(found.stored["width_and_depth"])
     first = found.stored["grouped"][0] if found is not None and found.stored["grouped"] else {}
     if "verdict" not in first:
         return None
@@ -167,19 +173,59 @@ BUDGETS = (1e11, 1e12, 1e13)
 """FLOPs of non-embedding parameters (6·N·D) at which the best split is asked for, to tenfold beyond the data."""
 
 
-def allocation(one: Record) -> list[Block]:
-    """The compute-optimal model size and tokens, by series."""
-    rows, exponents, runs = [], [], _main(one)
+def shape_answer(found: Mapping[str, Any]) -> str:
+    """Whether parameters help more as width or as depth, by architecture: the sign of a/2 − b."""
+    told = []
+    for architecture, one in found.items():
+        name = sizes.architecture_name(architecture)
+        if "effects" not in one:
+            told.append(f"{name} {one['reason']}")
+            continue
+        gap = one["effects"]["width_minus_depth_per_parameter"]
+        estimate, low, high = (float(gap[end]) for end in ("estimate", "low", "high"))
+        side = "more as width" if low > 0 else "more as depth" if high < 0 else "no difference told"
+        told.append(f"{name} {measured(estimate)} {interval(low, high)}, {side}")
+    return (
+        "Test loss = A · width^−a · depth^−b; doubling the parameters lowers ln loss by ln 2 times a/2 as width, by "
+        f"ln 2 times b as depth; a/2 − b: {'; '.join(told)}."
+    )
+
+
+WIDE = 0.25
+"""An interval of the exponent a of N ∝ C^a that is wider plans nothing: ten times the budget leaves N uncertain by
+10^0.25, a factor of 1.8."""
+
+
+def allocation_answer(found: Mapping[str, Optimum]) -> str:
+    """The exponents of the compute-optimal size, and whether they are narrow enough to plan with."""
+    told, wide = [], []
+    for architecture, best in found.items():
+        a, name = best.exponent, sizes.architecture_name(architecture)
+        told.append(f"{name} {measured(a['estimate'])} {interval(a['low'], a['high'])}")
+        wide += [name] if a["high"] - a["low"] > WIDE else []
+    verdict = f"; too wide to plan with: {', '.join(wide)}" if wide else ""
+    return f"Of L = E + A·N^−α + B·D^−β, exponents a of the compute-optimal N ∝ C^a: {'; '.join(told)}{verdict}."
+
+
+def _splits(runs: Rows) -> dict[str, Optimum]:
+    """The compute-optimal split by architecture; equal losses of two seeds are two runs, as in the study's own law."""
+    found = {}
     for architecture in dict.fromkeys(str(row["architecture"]) for row in runs):
         mine = [row for row in runs if row["architecture"] == architecture]
-        found = analyse_surface(
+        fitted = analyse_surface(
             [[row["n_params_non_embedding"], row["tokens"]] for row in mine],
             [row[TEST_LOSS] for row in mine],
-            replicate=[row["seed"] for row in mine],
+            replicate=range(len(mine)),
         )
-        best = optimum(found.bootstrap, BUDGETS, level=0.95)
-        name = sizes.architecture_name(architecture)
-        a = best.exponent
+        found[architecture] = optimum(fitted.bootstrap, BUDGETS, level=0.95)
+    return found
+
+
+def allocation(one: Record) -> list[Block]:
+    """The compute-optimal model size and tokens, by series."""
+    rows, exponents = [], []
+    for architecture, best in _splits(_main(one)).items():
+        name, a = sizes.architecture_name(architecture), best.exponent
         exponents.append(f"{name}: N grows as C^{measured(a['estimate'])} {interval(a['low'], a['high'])}")
         for place, budget in enumerate(BUDGETS):
             cells = [_band(part, place) for part in (best.n_params, best.tokens, best.loss)]

@@ -16,6 +16,7 @@ import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,29 @@ def test_rows_of_sizes_compare_like_with_like() -> None:
     assert rate is not None
     assert re.match(r"A rate of 0\.03(00)? loses at most 0\.010\d* nats", rate)
     assert answer(results.open_record("shapes-mlp")) is None
+
+
+def test_rows_of_two_scales_and_of_two_axes_say_what_is_told_apart() -> None:
+    """Exponents known to within 0.2 and to within 0.5: a quarter is the most to plan with. Of a/2 − b with one interval
+    above zero, one around it and one missing."""
+    import size_parts
+
+    def of(low: float, high: float) -> Any:
+        return SimpleNamespace(exponent={"estimate": 0.5, "low": low, "high": high})
+
+    said = size_parts.allocation_answer({"transformer": of(0.4, 0.6), "resnet_bk": of(0.2, 0.7)})
+    assert said.endswith(
+        "Transformer 0.500 [0.400, 0.600]; ResNet-BK 0.500 [0.200, 0.700]; too wide to plan with: ResNet-BK."
+    )
+    assert "too wide" not in size_parts.allocation_answer({"transformer": of(0.4, 0.6)})
+
+    def effect(low: float, high: float) -> Any:
+        return {"effects": {"width_minus_depth_per_parameter": {"estimate": 0.1, "low": low, "high": high}}}
+
+    told = {"transformer": effect(0.05, 0.15), "resnet_bk": effect(-0.1, 0.3), "other": {"reason": "has one depth"}}
+    ends = "Transformer 0.100 [0.0500, 0.150], more as width; ResNet-BK 0.100 [−0.100, 0.300], no difference told; "
+    assert size_parts.shape_answer(told).endswith(f"{ends}other has one depth.")
+    assert "more as depth" in size_parts.shape_answer({"transformer": effect(-0.2, -0.1)})
 
 
 def test_arms_are_paired_by_seed() -> None:
