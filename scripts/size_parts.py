@@ -24,6 +24,7 @@ from metascale.report.section import (
     plain,
     reading,
     table,
+    text_column,
     unfolded,
 )
 from metascale.report.sections import checks, shapes, sizes, tuning
@@ -169,6 +170,25 @@ def surface(one: Record) -> list[Block]:
     return [table("Test loss (nats), means over seeds.", heads, shown)]
 
 
+def depths(one: Record) -> list[Block]:
+    """Parameters without embeddings and test loss, a row a width, a column a depth."""
+    rows, shown = _main(one), []
+    layers = sorted({int(row["n_layers"]) for row in rows})
+    for name, width in dict.fromkeys((str(row["architecture"]), int(row["d_model"])) for row in rows):
+        cells = []
+        for depth in layers:
+            here = [
+                row for row in rows if (row["architecture"], row["d_model"], row["n_layers"]) == (name, width, depth)
+            ]
+            loss = statistics.fmean(float(row[TEST_LOSS]) for row in here)
+            cells += [plain(here[0]["n_params_non_embedding"]), reading(loss)]
+        shown.append([Cell(f"{sizes.architecture_name(name)}, width {width}"), *cells])
+    heads = [part for depth in layers for part in ("non-embedding", f"{depth} {'layer' if depth == 1 else 'layers'}")]
+    return [
+        table("Parameters without embeddings and test loss (nats) by depth.", (text_column("model"), *heads), shown)
+    ]
+
+
 BUDGETS = (1e11, 1e12, 1e13)
 """FLOPs of non-embedding parameters (6·N·D) at which the best split is asked for, to tenfold beyond the data."""
 
@@ -305,6 +325,7 @@ def shape(one: Record) -> list[Block]:
 
 PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
     "allocation": allocation,
+    "depths": depths,
     "effects": effects,
     "exponents": exponents,
     "following": following,

@@ -99,7 +99,7 @@ LAPTOP: Mapping[str, object] = {
 
 MAML_PLUS_PLUS: Mapping[str, object] = {
     **LAPTOP,
-    "inner_lr": 0.4,
+    "inner_lr": 0.1,
     "inner_steps": 3,
     "adapt": ["*.weight", "head.bias"],
     "learn_rates": True,
@@ -107,7 +107,7 @@ MAML_PLUS_PLUS: Mapping[str, object] = {
     "norm_by": "step",
     "multi_step": 1000,
     "first_order_steps": 1000,
-    "tune_steps": [1, 2, 3, 5, 10],
+    "tune_steps": [1, 2, 3, 5, 10, 20],
     "max_steps": 4000,
 }
 """All six changes of Antoniou et al. 2019, the cosine of the outer rate included, with few inner steps. Gains and
