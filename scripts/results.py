@@ -35,6 +35,7 @@ from typing import Any
 
 import arm_parts
 import matplotlib
+import memory_parts
 import size_parts
 from PIL import Image, PngImagePlugin
 from pydantic import TypeAdapter
@@ -369,6 +370,7 @@ PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
     "run": run,
     "sentence": sentence,
     **arm_parts.PARTS,
+    **memory_parts.PARTS,
     **size_parts.PARTS,
 }
 
@@ -411,7 +413,9 @@ def row_cells(one: Record) -> dict[str, str]:
     """The generated cells of a study's row in docs/results/README.md, by heading."""
     fitted = [f"{of(series)}{_law_words(found)}" for series, found in one.study.laws_by_series.items()]
     compared = one.study.view.study.base.get("recipe") in CONTRASTS
-    answer = contrasts_answer(*_contrasts(one)) if compared else arm_parts.answer(one) or size_parts.answer(one)
+    answer = contrasts_answer(*_contrasts(one)) if compared else None
+    for parts in (arm_parts, memory_parts, size_parts):
+        answer = answer or parts.answer(one)
     answer = answer or finding_of(one.study, one.contest).answer
     return {
         "question": finding_of(one.study, one.contest).question,

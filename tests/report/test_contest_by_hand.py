@@ -38,7 +38,7 @@ def study(tmp_path: Path) -> ReportStudy:
         result |= {"test_accuracy_sem": 0.125, "steps": 100, "step_peak_bytes": 5 * 2**20}
         result["step_flops"] = 4e9 if method == "reptile" else 3e9
         if method == "maml":
-            result |= {"test_inner_lr": 0.1, "test_inner_steps": 5 + 5 * seed}
+            result |= {"test_inner_lr": 0.1, "test_inner_steps": 5 + 5 * seed, "test_scale": 0.5 + 0.25 * seed}
         held = {**MEMORY, "activations": 4} if method == "reptile" else MEMORY
         result |= {f"step_{kind}_bytes": mib * 2**20 for kind, mib in held.items()} if main else {}
         run = builder.run(
@@ -62,7 +62,7 @@ def test_means_and_errors_of_every_method(study: ReportStudy) -> None:
     )  # fmt: skip
     assert maml.task_sem == pytest.approx(0.5 / 3**0.5)
     assert maml.losses == {"t0": [1.0, 3.0], "t1": [2.0, 3.0], "t2": [3.0, 3.0]}
-    assert maml.settings == {"inner_lr": 0.1, "inner_steps": "5 to 10"}
+    assert maml.settings == {"inner_lr": 0.1, "inner_steps": "5 to 10", "scale": "0.5 to 0.75"}
     assert maml.costs == {"step_flops": 3e9, "step_peak_bytes": 5 * 2**20, "steps": 100}
     assert (reptile.loss, reptile.task_sem, reptile.settings) == (3.0, pytest.approx(1 / 3**0.5), {})
     # A baseline's error is what its own run says; what tuning chose is all but its test numbers and what is no setting.
@@ -115,7 +115,8 @@ def test_the_section_is_bars_and_two_tables(study: ReportStudy) -> None:
     losses, differences = (told(table) for table in tables if isinstance(table, PageTable))
     assert losses == [
         "method | kind | #meta-test loss (nats) | #SE across tasks | #accuracy | #its SE across tasks | tuned settings",
-        "MAML | meta | 2.50 {2.5} | 0.289 {0.2887} | 50.0 % {0.5} | 12.5 % {0.125} | inner lr 0.1, inner steps 5 to 10",
+        "MAML | meta | 2.50 {2.5} | 0.289 {0.2887} | 50.0 % {0.5} | 12.5 % {0.125} | inner lr 0.1, inner steps "
+        "5 to 10, scale 0.5 to 0.75",
         "Reptile | meta | 3.00 {3} | 0.577 {0.5774} | 50.0 % {0.5} | 12.5 % {0.125} | ",
         "fine-tuning | baseline | 3.00 {3} | 0.250 {0.25} | 50.0 % {0.5} | 12.5 % {0.125} | first order True, "
         "inner lr 0.5, inner steps 10",

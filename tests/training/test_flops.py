@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from metascale.models.kernels.recompute import recomputed
 from metascale.training.flops import FlopsNotCounted, count_flops
 
 B, T, D, H, L = 2, 5, 8, 16, 6
@@ -98,3 +99,14 @@ def twice(x: torch.Tensor) -> torch.Tensor:
 def test_work_that_cannot_be_counted_is_named(name: str, call: Callable[[], object]) -> None:
     with pytest.warns(FlopsNotCounted, match=name):
         count_flops(call)
+
+
+def test_a_block_that_runs_again_is_counted_twice() -> None:
+    """[3, 4] times [4, 5]: forward, forward again, and the gradient of the input."""
+    block = nn.Linear(4, 5, bias=False).requires_grad_(False)
+    x = torch.ones(3, 4, requires_grad=True)
+
+    def step() -> None:
+        torch.autograd.grad(recomputed(lambda inputs, _: block(inputs[0]), (x,), ()).sum(), x)
+
+    assert count_flops(step) == 3 * 2 * 3 * 4 * 5

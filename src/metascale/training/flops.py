@@ -40,6 +40,7 @@ def count_flops(call: Callable[[], object]) -> float:
             products, decompositions and solves, Fourier transforms, and operations that are not torch's own.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
     seen = _Uncounted(set(counter.flop_registry))
     fast_path = torch.backends.mha.get_fastpath_enabled()
     # In eval mode without gradients it runs a whole encoder layer as one operation, which torch 2.13 counts as zero.
@@ -57,6 +58,19 @@ def count_flops(call: Callable[[], object]) -> float:
             stacklevel=2,
         )
     return float(counter.get_total_flops())
+
+
+class _NoModules:
+    """In the place of torch's tracker of modules, since the total alone is wanted: its hooks on the inputs of modules
+    make a gradient inside a backward pass, such as that of a block run again, an error (torch 2.13)."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None:
+        """There is nothing to watch."""
+
+    def __exit__(self, *args: object) -> None:
+        """There was nothing to watch."""
 
 
 class _Uncounted(TorchDispatchMode):

@@ -20,6 +20,7 @@ from metascale.core.columns import (
     TEST_EDGE,
     TEST_INNER_LR,
     TEST_INNER_STEPS,
+    TEST_SCALE,
 )
 from metascale.core.errors import CorruptFile
 from metascale.laws.contrasts import PairedTest, holm, paired_test
@@ -248,7 +249,7 @@ def _concluded(study: ReportStudy, method: str) -> Contestant | None:
 def _adaptations(runs: Sequence[RunRow]) -> dict[str, Any]:
     """How a series' runs adapted to the test tasks: a value, or the ends of several."""
     found: dict[str, Any] = {}
-    for name, column in (("inner_lr", TEST_INNER_LR), ("inner_steps", TEST_INNER_STEPS)):
+    for name, column in (("inner_lr", TEST_INNER_LR), ("inner_steps", TEST_INNER_STEPS), ("scale", TEST_SCALE)):
         values = sorted({value for run in runs if (value := run.number(column)) is not None})
         if values:
             found[name] = values[0] if len(values) == 1 else f"{number(values[0])} to {number(values[-1])}"
