@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import arm_parts
+import factor_parts
 import matplotlib
 import memory_parts
 import size_parts
@@ -370,6 +371,7 @@ PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
     "run": run,
     "sentence": sentence,
     **arm_parts.PARTS,
+    **factor_parts.PARTS,
     **memory_parts.PARTS,
     **size_parts.PARTS,
 }
@@ -414,7 +416,7 @@ def row_cells(one: Record) -> dict[str, str]:
     fitted = [f"{of(series)}{_law_words(found)}" for series, found in one.study.laws_by_series.items()]
     compared = one.study.view.study.base.get("recipe") in CONTRASTS
     answer = contrasts_answer(*_contrasts(one)) if compared else None
-    for parts in (arm_parts, memory_parts, size_parts):
+    for parts in (arm_parts, factor_parts, memory_parts, size_parts):
         answer = answer or parts.answer(one)
     answer = answer or finding_of(one.study, one.contest).answer
     return {

@@ -11,6 +11,7 @@ What matters shows anyway: the id of a trial hashes its whole configuration.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import statistics
 import sys
@@ -280,6 +281,23 @@ def test_arms_are_paired_by_seed() -> None:
     assert arm_parts.spread(found) == pytest.approx((0.2, 0.2 - 0.24841, 0.2 + 0.24841), abs=1e-5)
     said = arm_parts.arms_answer(rows, "arm", [("a", "b")])
     assert said == "Test accuracy of a, in points (95 % intervals over 3 seeds): +20.0 [−4.8, +44.8] over b."
+
+
+def test_a_factor_is_raised_with_every_setting_of_the_others() -> None:
+    """a lowers the loss by 1 and 3 (two seeds) at b = 1, by 3 and 5 at b = 2: by 2 and 4 on average, 3 ± 12.7."""
+    import factor_parts
+
+    axes = {"a": [1, 10], "b": [1, 2], "c": [0, 1]}
+    rows = [
+        {"a": a, "b": b, "c": c, "seed": seed, "test_loss_nats": 9.0 - (a == 10) * (2 * b - 1 + 2 * seed) + c}
+        for a, b, c in itertools.product(*axes.values())
+        for seed in (0, 1)
+    ]
+    assert factor_parts.effect(rows, axes, "a", {}) == [-2.0, -4.0]
+    assert factor_parts.effect(rows, axes, "a", {"b": 2, "c": 0}) == [-3.0, -5.0]
+    assert factor_parts.effect(rows, axes, "c", {"a": 1}) == [1.0, 1.0]
+    assert "a, 1 to 10: −3.00 [−15.7, 9.71]; b, 1 to 2:" in factor_parts.said(rows, axes)
+    assert factor_parts.answer(results.open_record("shapes-mlp")) is None
 
 
 def test_less_memory_stands_beside_what_it_costs() -> None:
