@@ -320,8 +320,11 @@ def test_a_range_that_is_none_is_refused(stored: Any, words: str) -> None:
 def test_a_search_that_cannot_be_is_refused(stored: Any, words: str) -> None:
     if isinstance(stored, dict) and "space" not in stored and stored != {"trials": 3}:
         stored = {"space": {"lr": {"log": [1, 2]}}, **stored}
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=words) as caught:
         Search.from_json(stored)
+    if "whole number" in words:
+        name = words[1:].partition(" ")[0]
+        assert (caught.value.field, caught.value.value) == (name, stored[name])
 
 
 def test_a_search_is_stored_whole() -> None:
