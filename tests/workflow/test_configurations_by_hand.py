@@ -376,7 +376,7 @@ def test_stacks_are_those_asked_for_else_those_the_study_began_with(monkeypatch:
         ({"values": {}}, "recipe", "^here names neither a recipe nor a command, or both; give one of them$"),
         ({"recipe": "r", "command": "c"}, "recipe", "^here names neither a recipe nor a command, or both"),
         ({"recipe": 3}, "recipe", "^here: 'recipe' is not a recipe's name or file"),
-        ({"recipe": "r", "values": []}, "values", r"^here: 'values' is not the configuration; a list makes an axis: \[\]"),
+        ({"recipe": "r", "values": []}, "values", "^here: 'values' is not the configuration; a list makes an axis: "),
         ({"recipe": "r", "baselines": "no"}, "baselines", "^here: 'baselines' is not false: no baselines"),
         ({"recipe": "r", "seeds": 1.5}, "seeds", "^here: 'seeds' is not training seeds"),
         *(({"recipe": "r", name: 3}, name, f"^here: '{name}' is ") for name in ("scale", "series", "best_of", "loss")),
