@@ -56,7 +56,8 @@ def defaults() -> dict[str, Any]:
 
 
 def test_defaults_last() -> None:
-    assert defaults() == json.loads(DEFAULTS.read_text())
+    changed = "a default has changed; where that was meant: python -m tests.workflow.test_configurations_by_hand"
+    assert defaults() == json.loads(DEFAULTS.read_text()), changed
 
 
 # ------------------------------------------------------------------------------------ what goes together
