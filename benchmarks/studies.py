@@ -1,10 +1,13 @@
 """What a study costs besides its trials: scheduling, sharing out, and the command line's start.
 
-    python benchmarks/studies.py [--only overhead,balance,start] [--trials 1000] [--workers 4] [--json FILE]
+    python benchmarks/studies.py [--only overhead,balance,start,large,fit] [--trials 1000] [--workers 4] [--json FILE]
 
 overhead: so many empty trials through local processes, everything durable (claim, history, result, index, table).
-balance: 16 equal trials (each computes for a fixed number of steps) on the workers, against their own lengths.
-start: the command line's help, a refused configuration and the import, medians of fresh processes.
+balance: 16 equal trials (each lasts for a fixed time) on the workers, against their own lengths.
+start: the command line's help, a refused configuration, imports and a fit of a small table, medians of fresh processes.
+large: 10,000 trials (100 scales, 100 seeds) one after another in one process, then resume, status and report of the
+finished study, each in a process of its own. ``--folder`` keeps the study, and measures it again where it is finished.
+fit: a law fitted to tables of 100,000 and 1,000,000 rows, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -22,13 +25,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 import metascale
 from metascale.core.run import Run
-from metascale.study import ProcessExecutor, Study, read_study, run_study
+from metascale.core.streams import generator
+from metascale.study import ProcessExecutor, SerialExecutor, Study, read_study, run_study
 from metascale.study.design import load_function
 
 MODULE = "benchmarks.studies"
-LIMITS = {"--help": 0.5, "a refused configuration": 0.5, "import metascale": 0.3}
+LIMITS = {"metascale --help": 0.5, "a refused configuration": 0.5, "import metascale": 0.3}
+N_SCALES, FIT_ROWS = 100, (100_000, 1_000_000)
 
 
 def empty(config: Mapping[str, Any], run: Run, device: str) -> dict[str, Any]:
@@ -40,6 +47,12 @@ def equal(config: Mapping[str, Any], run: Run, device: str) -> dict[str, Any]:
     """A trial that lasts a fixed time, so that the machine's other work does not change its length."""
     time.sleep(config["seconds"])
     return {"value": config["k"]}
+
+
+def falling(config: Mapping[str, Any], run: Run, device: str) -> dict[str, Any]:
+    """A trial whose result follows a power law of its scale, with noise of its seed."""
+    noise = 1 + 0.01 * float(generator(config["seed"], "noise", config["n_tasks"]).standard_normal())
+    return {"test_loss_nats": 2 * config["n_tasks"] ** -0.3 * noise}
 
 
 def _cpu_seconds() -> float:
@@ -78,34 +91,80 @@ def balance(n_trials: int, workers: int, seconds: float) -> dict[str, Any]:
     return {"what": "balance", **found, "of_ideal": ideal_s / wall_s}
 
 
+def command(*arguments: str) -> dict[str, float]:
+    """Wall and processor seconds and peak memory of one Python process that must end well or refuse (status 2).
+
+    Raises:
+        SystemExit: it ended otherwise; with its last words.
+    """
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as words:
+        process = subprocess.Popen([sys.executable, *arguments], stdout=words, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall_s = time.perf_counter() - began
+        words.seek(0)
+        if process.returncode not in (0, 2):
+            raise SystemExit(f"{' '.join(arguments)}:\n{words.read().decode()[-2000:]}")
+    return {"s": wall_s, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
+
+
 def start_times(repeats: int) -> list[dict[str, Any]]:
     """Medians of fresh processes; torch's own start would take seconds."""
     with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder) / "small.csv"
+        small.write_text("N,loss\n" + "".join(f"{n},{2 * n**-0.3}\n" for n in (100, 200, 400, 800, 1600, 3200)))
+        refused = ["run", "digits", "--out", folder, "--set", "k_shot=0"]
         commands = {
-            "--help": ["-m", "metascale", "--help"],
-            "a refused configuration": [
-                "-m",
-                "metascale.cli.main",
-                "run",
-                "digits",
-                "--out",
-                folder,
-                "--set",
-                "k_shot=0",
-            ],
+            "metascale --help": ["-m", "metascale", "--help"],
+            "a refused configuration": ["-m", "metascale", *refused],
+            "metascale fit, 6 rows": ["-m", "metascale", "fit", str(small)],
             "import metascale": ["-c", "import metascale"],
+            "import metascale.laws": ["-c", "import metascale.laws"],
+            "every name of metascale.laws": ["-c", "from metascale.laws import *"],
             "an empty Python": ["-c", "pass"],
         }
-        times: dict[str, list[float]] = {name: [] for name in commands}
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
         for _ in range(repeats):
-            for name, command in commands.items():
-                start = time.perf_counter()
-                subprocess.run([sys.executable, *command], capture_output=True, check=False)
-                times[name].append(time.perf_counter() - start)
+            for name, arguments in commands.items():
+                found[name].append(command(*arguments))
     return [
-        {"what": "start", "name": name, "s": statistics.median(found), "limit_s": LIMITS.get(name)}
-        for name, found in times.items()
+        {"what": "start", "name": name, "limit_s": LIMITS.get(name)}
+        | {key: statistics.median(one[key] for one in times) for key in times[0]}
+        for name, times in found.items()
     ]
+
+
+def large(folder: Path, n_trials: int) -> list[dict[str, Any]]:
+    """Seconds and memory of the commands on a finished study of so many trials."""
+    scales = [round(10 ** (1 + 4 * i / N_SCALES)) for i in range(N_SCALES)]
+    study = Study("large", f"{MODULE}:falling", {}, {"n_tasks": scales}, tuple(range(n_trials // N_SCALES)))
+    n_trials = len(study.trials())
+    rows = []
+    if not (folder / "results.csv").exists():
+        began, spent = time.perf_counter(), _cpu_seconds()
+        run_study(study, folder, SerialExecutor())
+        rows.append({"name": "run, one process", "s": time.perf_counter() - began, "cpu_s": _cpu_seconds() - spent})
+    for name in ("resume", "status", "report"):
+        rows.append({"name": name, **command("-m", "metascale", name, str(folder))})
+    return [{"what": "large", "trials": n_trials, **row} for row in rows]
+
+
+def fits(repeats: int) -> list[dict[str, Any]]:
+    """Seconds and memory of `metascale fit` on long tables of one scale: 1,000 values, the other rows are seeds."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n in FIT_ROWS:
+            draws = generator(0, "table", n)
+            scale = numpy.repeat(numpy.round(numpy.geomspace(1e3, 1e9, 1000)), n // 1000)
+            loss = 1.5 + 20 * scale**-0.2 * numpy.exp(0.02 * draws.standard_normal(n))
+            seeds = numpy.tile(numpy.arange(n // 1000), 1000)
+            table = Path(folder) / f"{n}.csv"
+            numpy.savetxt(table, numpy.stack([scale, seeds, loss], 1), "%.9g", ",", header="N,seed,loss", comments="")
+            times = [command("-m", "metascale", "fit", str(table)) for _ in range(repeats)]
+            middle = {key: statistics.median(one[key] for one in times) for key in times[0]}
+            rows.append({"what": "fit", "rows": n, **middle})
+    return rows
 
 
 def main() -> None:
@@ -116,6 +175,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--large", type=int, default=10_000, help="trials of the large study")
+    parser.add_argument("--folder", type=Path, help="where the large study is, or is to be kept")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     root = str(Path(__file__).parents[1])
@@ -129,8 +190,13 @@ def main() -> None:
             found.append(balance(16, asked.workers, asked.seconds))
         elif name == "start":
             found += start_times(asked.repeats)
+        elif name == "large":
+            with tempfile.TemporaryDirectory() as temporary:
+                found += large(asked.folder or Path(temporary) / "large", asked.large)
+        elif name == "fit":
+            found += fits(min(3, asked.repeats))
         else:
-            parser.error(f"--only names overhead, balance and start, not '{name}'")
+            parser.error(f"--only names overhead, balance, start, large and fit, not '{name}'")
     lines = [json.dumps({"metascale": metascale.__version__, **row}) for row in found]
     print("\n".join(lines))
     if asked.json is not None:

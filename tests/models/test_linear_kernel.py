@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -9,15 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd import forward_ad
+from transformers.pytorch_utils import Conv1D
 
 from metascale.core.types import Batch
 from metascale.models.kernels import attention
 from metascale.models.kernels import linear as kernel
 from metascale.models.kernels.attention import ShortAttention
-from metascale.models.kernels.linear import add_of_columns, forward_of, linear, linear_added
+from metascale.models.kernels.linear import add_of_columns, forward_of, forward_of_columns, linear, linear_added
 from metascale.models.resnet_bk import ResNetBK
+from metascale.models.text.lora import attach
 from metascale.training.coordinate_check import activations
 from metascale.training.flops import count_flops
+from tests.models.tiny_backbones import tiny
 
 
 @pytest.fixture
@@ -139,6 +143,37 @@ def test_a_layers_weight_is_read_at_every_call() -> None:
     with torch.no_grad():
         layer.weight.zero_()
     torch.testing.assert_close(forward(x), layer.bias.expand(4, 3))
+
+
+def test_layers_of_gpt2_too(calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their weight is [in, out]; values and both derivatives of the input, and their own way where it does not pay."""
+    layer = Conv1D(3, 5)
+    forward = forward_of_columns(layer)
+    (given,) = tensors((2, 4, 5))
+
+    def derivatives(function: object, dtype: torch.dtype) -> list[torch.Tensor]:
+        x = given.to(dtype).requires_grad_()
+        y = function(x)
+        (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+        return [y, first, *torch.autograd.grad(first.pow(2).sum(), x)]
+
+    found = derivatives(forward, torch.float32)
+    assert calls[:2] == [(8, 3), (8, 5)]
+    exact = copy.deepcopy(layer).double()
+    for one, other in zip(found, derivatives(exact, torch.float64), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4 * float(other.detach().abs().max()))
+    monkeypatch.setattr(kernel, "gains", lambda: False)
+    assert torch.equal(forward(given), layer(given))
+
+
+def test_a_backbone_with_layers_of_gpt2_takes_them(calls: list[tuple[int, ...]]) -> None:
+    backbone = copy.deepcopy(tiny("gpt2"))
+    ids = torch.arange(8).view(2, 4)
+    expected = backbone(ids).last_hidden_state
+    made = len(calls)
+    attach(backbone, ["h.0.attn.c_attn"])
+    torch.testing.assert_close(backbone(ids).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
+    assert len(calls) == made + 2 * 4  # four of such layers in each of two blocks
 
 
 @pytest.mark.parametrize(

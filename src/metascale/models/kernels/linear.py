@@ -63,6 +63,21 @@ class _Forward:
         return linear(input, self.layer.weight, self.layer.bias)
 
 
+def forward_of_columns(layer: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The same for a layer whose weight is [in, out], as GPT-2's are; where oneDNN does not pay its own ``forward``."""
+    return _ForwardOfColumns(layer)
+
+
+class _ForwardOfColumns:
+    def __init__(self, layer: Any) -> None:
+        self.layer, self.base = layer, layer.forward
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.layer.weight.t()
+        result: torch.Tensor = linear(x, weight, self.layer.bias) if _pays(x, weight) else self.base(x)
+        return result
+
+
 @functools.cache
 def gains() -> bool:
     """Whether this machine's float32 products are faster by oneDNN (see the module)."""

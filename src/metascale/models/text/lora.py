@@ -24,11 +24,13 @@ from metascale.core.streams import torch_generator
 from metascale.core.types import Params
 from metascale.models.kernels.attention import HALF, ShortAttention
 from metascale.models.kernels.int8 import Int8Linear
-from metascale.models.kernels.linear import forward_of
+from metascale.models.kernels.linear import forward_of, forward_of_columns
 from metascale.models.kernels.recompute import recomputed
 
 SUFFIX_A = ".lora_A"
 SUFFIX_B = ".lora_B"
+CONV1D = "Conv1D"
+"""GPT-2's linear layer in transformers, whose weight is [d_in, d_out]."""
 Checkpointing: TypeAlias = Literal["none", "adapters", "all"]
 CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "adapters", "all")
 
@@ -140,12 +142,16 @@ def _in_transform() -> bool:
 def attach(backbone: nn.Module, names: Iterable[str]) -> None:
     """Let the named linear layers, and the blocks around and beside them, take adapters. Again, it changes nothing.
 
-    Every plain linear layer of the backbone computes by `models.kernels.linear` from then on.
+    Every plain linear layer of the backbone, GPT-2's kind too, computes by `models.kernels.linear` from then on.
     """
     with _ATTACH_LOCK:
         for module in backbone.modules():
-            if type(module) is nn.Linear and "forward" not in vars(module):
+            if "forward" in vars(module):
+                continue
+            if type(module) is nn.Linear:
                 module.forward = forward_of(module)  # type: ignore[method-assign,assignment]
+            elif type(module).__name__ == CONV1D:
+                module.forward = forward_of_columns(module)
         for name in names:
             module = backbone.get_submodule(name)
             if not isinstance(module.forward, AdaptedForward):
@@ -178,7 +184,7 @@ def linear_shapes(backbone: nn.Module) -> dict[str, tuple[int, int]]:
 
 def is_transposed(module: nn.Module) -> bool:
     """Whether a layer is GPT-2's ``Conv1D``, whose weight is [d_in, d_out], or stands for one."""
-    return type(module).__name__ == "Conv1D" or (isinstance(module, Int8Linear) and module.transposed)
+    return type(module).__name__ == CONV1D or (isinstance(module, Int8Linear) and module.transposed)
 
 
 def init_adapters(shapes: Mapping[str, tuple[int, int]], rank: int, seed: int, dtype: torch.dtype) -> Params:
