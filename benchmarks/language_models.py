@@ -10,8 +10,8 @@
    attention (torch's fused kernel, 4 heads of 64, without its projections), by number of positions; and what each keeps
    for the backward pass.
 
-Variants run interleaved (A B C A B C ...) after a warm-up; figures are medians. Random tokens serve: only
-shapes matter.
+Variants run interleaved (A B C A B C ...) after a warm-up; figures are medians, with one thread of processor seconds.
+Random tokens serve: only shapes matter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import argparse
 import json
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping
 
 import torch
@@ -32,6 +31,7 @@ from metascale.models.kernels.tridiagonal import leading_resolvent
 from metascale.models.transformer import Transformer
 from metascale.training.optimizers import InPlaceAdamW
 from metascale.training.supervised import SupervisedTraining
+from speed import clock_of, matmul_rate, timed
 
 N_VOCAB, D_MODEL, N_LAYERS, N_HEADS, N_BATCH, N_SEQUENCE = 10_000, 256, 8, 4, 32, 128
 RATE = 3e-4
@@ -189,27 +189,23 @@ def medians(steps: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):
         for name, step in steps.items():
-            began = time.perf_counter()
-            step()
+            seconds = timed(step, "cpu", clock_of(torch.get_num_threads()))
             if repeat:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(seconds)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def matmul_rate(repeats: int = 5) -> float:
-    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
-    return 2 * 2048**3 / medians({"product": lambda: a @ b}, repeats)["product"]
-
-
 def transformers_table(repeats: int) -> list[dict]:
-    rate, tokens = matmul_rate(), N_BATCH * N_SEQUENCE
+    rate = matmul_rate("cpu", clock=clock_of(torch.get_num_threads()))
+    tokens = N_BATCH * N_SEQUENCE
     found = medians(transformer_steps(), repeats)
     flops = 3 * N_BATCH * sum(Transformer(N_VOCAB, D_MODEL, N_LAYERS, N_HEADS).flops(N_SEQUENCE).values())
     print(f"float32 matrix product {rate / 1e9:.0f} GFLOP/s; {flops / 1e9:.0f} GFLOP a step (ours)")
     print(f"{'variant':22} {'tokens/s':>9} {'step':>9} {'of ours':>8} {'of peak':>8}")
     rows = []
     for name, seconds in found.items():
-        rows.append({"variant": name, "tokens_per_s": tokens / seconds, "step_s": seconds, "matmul_flops_per_s": rate})
+        row = {"what": "step", "variant": name, "tokens_per_s": tokens / seconds, "step_s": seconds}
+        rows.append({**row, "of_peak": flops / seconds / rate, "matmul_flops": rate})
         print(
             f"{name:22} {tokens / seconds:9.0f} {seconds * 1e3:7.0f}ms {found['ours'] / seconds:8.2f} "
             f"{flops / seconds / rate:8.1%}",
@@ -228,7 +224,7 @@ def scan_table(repeats: int, lengths: list[int]) -> list[dict]:
         steps = mixing_steps(n_batch, n)
         found = medians(steps, repeats)
         kept = {name: saved_bytes(step) for name, step in steps.items()}
-        rows.append({"n_positions": n, "batch": n_batch, "seconds": found, "saved_bytes": kept})
+        rows.append({"what": "scan", "n_positions": n, "batch": n_batch, "seconds": found, "saved_bytes": kept})
         cells = [f"{found[name] * 1e3:7.2f}ms" if name in found else "-" for name in ("scan", "loop", "attention")]
         ratios = [f"{found.get(name, math.nan) / found['scan']:.1f}" for name in ("loop", "attention")]
         print(
@@ -256,7 +252,8 @@ def main() -> None:
         rows += scan_table(options.repeats, [int(n) for n in options.lengths.split(",")])
     if options.json:
         with open(options.json, "w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps({**row, "threads": options.threads}) + "\n" for row in rows)
+            more = {"threads": options.threads, "repeats": options.repeats}
+            stream.writelines(json.dumps({**row, **more}) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

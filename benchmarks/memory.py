@@ -125,8 +125,9 @@ def classifier(variant: Variant, weights: Any) -> Model:
     )
 
 
-def measure(variant: Variant, name: str, layers: int, steps: int, device: str) -> MemoryReport:
-    weights = backbone(name, layers, device)
+def measure(variant: Variant, name: str, layers: int, steps: int, device: str, weights: Any = None) -> MemoryReport:
+    """One measurement; ``weights``: a backbone that was made before, for all variants that leave it frozen."""
+    weights = backbone(name, layers, device) if weights is None else weights
     model = classifier(variant, weights)
     theta = model.init(0)
     episode = texts(weights.config.vocab_size, device)
@@ -137,21 +138,29 @@ def measure(variant: Variant, name: str, layers: int, steps: int, device: str) -
         return profile_gradient(method(variant, steps), model, theta, episode, weights=frozen, device=device)
 
 
-def waterfall(name: str, layers: int, steps: list[int], device: str) -> Iterator[dict[str, Any]]:
+def measured(variant: Variant, steps: list[int]) -> list[int]:
+    """The inner steps that a variant is measured at, of those asked for."""
     main = 5 if 5 in steps else steps[-1]
+    return [k for k in steps if k == main or variant.sweep is None or k in variant.sweep]
+
+
+def waterfall(name: str, layers: int, steps: list[int], device: str) -> Iterator[dict[str, Any]]:
+    frozen = None
     for variant in VARIANTS:
-        for k in steps:
-            if k == main or variant.sweep is None or k in variant.sweep:
-                report = measure(variant, name, layers, k, device)
-                yield {
-                    "model": name,
-                    "layers": layers,
-                    "variant": variant.name,
-                    "inner_steps": k,
-                    "device": device,
-                    "counted": "max_memory_allocated" if device == "cuda" else "live bytes",
-                    **report.row(),
-                }
+        for k in measured(variant, steps):
+            if frozen is None and not variant.full:
+                frozen = backbone(name, layers, device)
+            report = measure(variant, name, layers, k, device, None if variant.full else frozen)
+            yield {
+                "what": "peak",
+                "model": name,
+                "layers": layers,
+                "variant": variant.name,
+                "inner_steps": k,
+                "device": device,
+                "counted": "max_memory_allocated" if device == "cuda" else "live bytes",
+                **report.row(),
+            }
 
 
 def table(rows: list[dict[str, Any]], steps: list[int]) -> str:
@@ -201,6 +210,7 @@ def times(repeats: int, threads: int, layers: int) -> list[dict[str, Any]]:
     unrolled = {id(kind): statistics.median(kind[TIMED[0]]) for kind in (wall, processor)}
     return [
         {
+            "what": "time",
             "model": "bert",
             "layers": layers,
             "variant": name,

@@ -7,7 +7,8 @@
 shapes matter). Everybody differentiates the same episodes at the same parameters, and the program stops unless all
 losses and meta-gradients of one task agree in float64 to 1e-8. (In float32 these episodes sit so near the kinks of ReLU
 and pooling that rounding alone moves a meta-gradient by up to some per cent.) Variants run interleaved (A B C A B C
-...) after a warm-up; nobody's outer update is timed. MB are those of live tensors at the peak of one task. "Of peak" is
+...) after a warm-up; with one thread times are processor seconds, which other work on the machine disturbs least;
+nobody's outer update is timed. MB are those of live tensors at the peak of one task. "Of peak" is
 the FLOPs that a variant really computes over the matrix-multiply rate measured in the same run.
 """
 
@@ -36,7 +37,7 @@ from metascale.parallel.execution import Execution
 from metascale.training.flops import count_flops
 from metascale.training.memory import LiveBytes
 from metascale.training.optimizers import SGD
-from speed import matmul_rate, timed, vectors
+from speed import clock_of, matmul_rate, timed, vectors
 
 WAYS, SHOTS, QUERIES, STEPS, RATE = 5, 1, 15, 5, 0.4
 MODEL = ConvNet(WAYS)
@@ -188,12 +189,14 @@ def variants(params: Params, n_tasks: int, threads: int) -> Iterator[Variant]:
         if second_order:
             own = {"exact": MAML(inner), "unrolled": MAML(inner, FullGraph())}
         at_once = max(1, min(4, n_tasks // threads))
+        ways = {"one task after another": Execution(chunk=1), "4 tasks stacked": Execution(chunk=4)}
+        if threads > 1:
+            del ways["one task after another"]
+            count = f"{at_once} task{'s' if at_once > 1 else ''}"
+            ways |= {f"{count} a process": Execution(at_once, threads, in_processes=True)}
+            ways |= {f"{count} a thread": Execution(at_once, threads)}
         for name, gradient in own.items():
-            for how, execution in {
-                f"{at_once} task(s) a process": Execution(at_once, threads, in_processes=True),
-                f"{at_once} task(s) a thread": Execution(at_once, threads),
-                "4 stacked": Execution(chunk=4),
-            }.items():
+            for how, execution in ways.items():
                 yield Variant(
                     f"metascale {name}, {how}",
                     second_order,
@@ -234,7 +237,8 @@ def measure(n_tasks: int, repeats: int, threads: int, rate: float) -> Iterator[d
     times: dict[str, list[float]] = {variant.name + str(variant.second_order): [] for variant in chosen}
     for _ in range(repeats):
         for variant in chosen:
-            times[variant.name + str(variant.second_order)].append(timed(lambda v=variant: v.run(episode), "cpu"))
+            key = variant.name + str(variant.second_order)
+            times[key].append(timed(lambda v=variant: v.run(episode), "cpu", clock_of(threads)))
     one = episode.tasks(0, 1)
     for variant in chosen:
         values = times[variant.name + str(variant.second_order)]
@@ -264,7 +268,7 @@ def main() -> None:
     parser.add_argument("--json", default=None)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rate = matmul_rate("cpu")
+    rate = matmul_rate("cpu", clock=clock_of(options.threads))
     print(f"torch {torch.__version__}, {options.threads} threads, float32 matrix product {rate / 1e9:.0f} GFLOP/s")
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(open(options.json, "w", encoding="utf-8")) if options.json else None

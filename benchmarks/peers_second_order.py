@@ -1,13 +1,15 @@
-"""One exact meta-gradient of LoRA on GPT-2- and Llama-shaped models: metascale beside ``torch.func`` on the same model.
+"""One exact meta-gradient of LoRA on GPT-2- and Llama-shaped models: metascale beside ``torch.func``, the same model.
 
-    python benchmarks/peers_second_order.py [--models gpt2,tinyllama] [--tasks 2] [--repeats 5] [--threads N] [--json FILE]
+    python benchmarks/peers_second_order.py [--models gpt2,tinyllama] [--tasks 2] [--repeats 5] [--threads N]
+                                            [--json FILE]
 
-The functional way: peft's adapters on the same backbone, called by ``torch.func.functional_call``; 3 inner steps of SGD
-through ``torch.func.grad``, and the gradient of the query loss through all of them, one task after another or all tasks
-by ``torch.func.vmap``. Support 10 texts, query 15, of 32 tokens, 5 classes, rank 8, eager attention, float32, random
-weights and tokens: only shapes matter (GPT-2 small with 4 layers, TinyLlama with 2). The program stops unless losses and
-meta-gradients of one task agree in float64 to 1e-8. Variants run interleaved after a warm-up; MB are those of live
-tensors at the peak of one task, frozen weights left out; FLOPs are counted while one task runs.
+The functional way: peft's adapters on the same backbone, called by ``torch.func.functional_call``; 3 inner steps of
+SGD through ``torch.func.grad``, and the gradient of the query loss through all of them, one task after another or all
+tasks by ``torch.func.vmap``. Support 10 texts, query 15, of 32 tokens, 5 classes, rank 8, eager attention, float32,
+random weights and tokens: only shapes matter (GPT-2 small with 4 layers, TinyLlama with 2). The program stops unless
+losses and meta-gradients of one task agree in float64 to 1e-8. Variants run interleaved after a warm-up; with one
+thread times are processor seconds, which other work on the machine disturbs least. MB are those of live tensors at the
+peak of one task, frozen weights left out; FLOPs are counted while one task runs.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from metascale.parallel.execution import Execution
 from metascale.training.flops import count_flops
 from metascale.training.memory import measure_memory
 from metascale.training.optimizers import SGD
-from speed import matmul_rate, timed
+from speed import clock_of, matmul_rate, timed
 
 CLASSES, SUPPORT, QUERY, LENGTH, STEPS, RATE, RANK, ALPHA = 5, 10, 15, 32, 3, 1e-3, 8, 16.0
 Result = tuple[float, dict[str, torch.Tensor]]
@@ -151,6 +153,8 @@ def variants(config: Any, dtype: str, threads: int, theta: Params | None = None)
         "metascale, unrolled, tasks stacked": (FullGraph(), Execution()),
         "metascale, unrolled, one task a thread": (FullGraph(), Execution(1, threads)),
     }
+    if threads == 1:
+        ways = {name: way for name, way in ways.items() if way[1].workers == 1 and "thread" not in name}
     for name, (through, execution) in ways.items():
         gradient = MAML(inner) if through is None else MAML(inner, through)
 
@@ -197,12 +201,12 @@ def check_agreement(config: Any, tolerance: float = 1e-8) -> float:
 def measure(name: str, config: Any, n_tasks: int, repeats: int, threads: int) -> list[dict[str, Any]]:
     error = check_agreement(config)
     print(f"{name}: all agree to {error:.1e} in float64", flush=True)
-    rate = matmul_rate("cpu")
+    rate = matmul_rate("cpu", clock=clock_of(threads))
     episode, chosen = texts(n_tasks, config.vocab_size), list(variants(config, "float32", threads))
     times: dict[str, list[float]] = {variant.name: [] for variant in chosen}
     for repeat in range(repeats + 1):
         for variant in chosen:
-            seconds = timed(lambda v=variant: v.run(episode), "cpu")
+            seconds = timed(lambda v=variant: v.run(episode), "cpu", clock_of(threads))
             if repeat:
                 times[variant.name].append(seconds)
     one = episode.tasks(0, 1)
@@ -252,7 +256,7 @@ def main() -> None:
         for row in found:
             print(
                 f"{row['variant']:40} median {row['median_s']:6.2f} s, least {row['min_s']:6.2f} s, "
-                f"{row['ratio_to_fastest_peer']:5.2f}x, {row['flops'] / 1e9:6.0f} GFLOP, {row['of_peak']:6.1%} of peak, "
+                f"{row['ratio_to_fastest_peer']:5.2f}x, {row['flops'] / 1e9:6.0f} GFLOP, {row['of_peak']:6.1%}, "
                 f"{row['live_bytes_one_task'] / 1e6:6.0f} MB ({row['memory_of_least_peer']:.2f})",
                 flush=True,
             )

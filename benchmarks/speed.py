@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 
@@ -28,6 +29,8 @@ from metascale.models.perceptron import Perceptron
 from metascale.parallel.execution import Execution
 from metascale.training.flops import count_flops
 from metascale.training.optimizers import SGD, Adam
+
+Clock: TypeAlias = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -112,19 +115,30 @@ def variants(device: str, threads: int) -> dict[str, tuple[Execution, int]]:
     }
 
 
-def matmul_rate(device: str, size: int = 2048, repeats: int = 5, dtype: torch.dtype = torch.float32) -> float:
+def matmul_rate(
+    device: str,
+    size: int = 2048,
+    repeats: int = 5,
+    dtype: torch.dtype = torch.float32,
+    clock: Clock = time.perf_counter,
+) -> float:
     """FLOP/s of a matrix product with all threads, at its fastest."""
     a, b = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
-    times = [timed(lambda: a @ b, device) for _ in range(repeats + 1)][1:]
+    times = [timed(lambda: a @ b, device, clock) for _ in range(repeats + 1)][1:]
     return 2 * size**3 / min(times)
 
 
-def timed(call: Callable[[], object], device: str) -> float:
-    began = time.perf_counter()
+def clock_of(threads: int) -> Clock:
+    """With one thread processor seconds, which other work on the machine disturbs least; else those of the wall."""
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def timed(call: Callable[[], object], device: str, clock: Clock = time.perf_counter) -> float:
+    began = clock()
     call()
     if device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def measure(case: Case, n_tasks: int, repeats: int, device: str, threads: int) -> list[dict]:
