@@ -5,9 +5,10 @@
 
 ``run NAME OPTIONS`` runs ``benchmarks/NAME.py OPTIONS --json FILE`` and appends one JSON line to
 ``benchmarks/history/NAME.jsonl``: command, commit, date, processor, cores, load, versions, and the benchmark's rows.
-Lines are never changed. ``pages`` writes every ``<!-- history: NAME -->`` part of docs/results/*.md from the newest
-line of NAME that has rows of the part's kind. The load (processes that wanted a core, before and after, over the
-cores there are) tells how far seconds may be trusted; ratios are of variants that took turns.
+Lines are never changed. ``pages`` writes every ``<!-- history: NAME KEY=VALUE ... -->`` part of docs/results/*.md from
+the newest line of NAME that has rows with these values, and ``<!-- history: summary -->`` from the newest of several.
+The load (processes that wanted a core, before and after, over the cores there are) tells how far seconds may be
+trusted; ratios are of variants that took turns.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from history_tables import TABLES, summary
+
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmarks" / "history"
 PAGES = ROOT / "docs" / "results"
-PACKAGES = ("torch", "numpy", "transformers", "peft", "higher", "torchopt")
-PART = re.compile(r"(<!-- history: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-Row = Mapping[str, Any]
+PACKAGES = ("torch", "numpy", "transformers", "peft", "higher", "torchopt", "betty-ml")
+PART = re.compile(r"(<!-- history: (\w+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def run(name: str, options: Sequence[str]) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def run(name: str, options: Sequence[str]) -> dict[str, Any]:
     script = ROOT / "benchmarks" / f"{name}.py"
     if not script.is_file():
         raise SystemExit(f"there is no benchmark '{name}' in {script.parent}")
-    before = os.getloadavg()[0]
+    place, before = facts(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         subprocess.run([sys.executable, str(script), *options, "--json", str(file)], check=True)
@@ -48,7 +49,7 @@ def run(name: str, options: Sequence[str]) -> dict[str, Any]:
     record = {
         "benchmark": name,
         "command": " ".join(["python", f"benchmarks/{name}.py", *options]),
-        **facts(),
+        **place,
         "load": [round(before, 1), round(os.getloadavg()[0], 1)],
         "rows": rows,
     }
@@ -93,113 +94,25 @@ def _processor() -> str:
     return f"{name}, family {family}" if family else name
 
 
-def newest(name: str) -> dict[str, Any]:
-    """The last line of a benchmark's history."""
-    lines = (KEPT / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    record: dict[str, Any] = json.loads(lines[-1])
-    return record
+def newest(name: str, **wanted: object) -> dict[str, Any]:
+    """The last line of a benchmark's history that has rows with these values, with these rows alone.
+
+    Raises:
+        LookupError: there is none.
+    """
+    for line in reversed((KEPT / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()):
+        record: dict[str, Any] = json.loads(line)
+        rows = [row for row in record["rows"] if all(str(row.get(key)) == str(value) for key, value in wanted.items())]
+        if rows:
+            return {**record, "rows": rows}
+    raise LookupError(f"the history of {name} has no row with {wanted}")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:,.0f} ms"
-
-
-def peers_lora(rows: Sequence[Row]) -> str:
-    first = rows[0]["median_s"]
-    return table(
-        ["one meta-gradient", "median", "least", "ratio"],
-        [
-            [row["variant"], seconds(row["median_s"]), seconds(row["min_s"]), f"{first / row['median_s']:.2f}×"]
-            for row in rows
-        ],
-    )
-
-
-def peers(rows: Sequence[Row]) -> str:
-    return table(
-        ["one meta-gradient", "order", "tasks", "median", "least", "ratio", "GFLOP", "of peak", "live MB a task"],
-        [
-            [
-                row["variant"],
-                "2" if row["second_order"] else "1",
-                str(row["tasks"]),
-                seconds(row["median_s"]),
-                seconds(row["min_s"]),
-                f"{row['ratio_to_fastest_peer']:.2f}×",
-                f"{row['flops'] / 1e9:.1f}",
-                f"{row['of_peak']:.0%}",
-                f"{row['live_bytes_one_task'] / 1e6:.0f}",
-            ]
-            for row in rows
-        ],
-    )
-
-
-def language_models(rows: Sequence[Row]) -> str:
-    found = [row for row in rows if "step_s" in row]
-    ours = next(row["step_s"] for row in found if row["variant"] == "ours")
-    return table(
-        ["a training step", "median", "tokens a second", "time of ours"],
-        [
-            [row["variant"], seconds(row["step_s"]), f"{row['tokens_per_s']:,.0f}", f"{ours / row['step_s']:.2f}"]
-            for row in found
-        ],
-    )
-
-
-def int8(rows: Sequence[Row]) -> str:
-    return table(
-        ["backbone", "precision", "weights, MiB", "CPU seconds", "least", "of float32", "loss of the query set, nats"],
-        [
-            [
-                row["model"],
-                row["dtype"],
-                f"{row['weights_bytes'] / 2**20:.0f}",
-                f"{row['median_cpu_s']:.2f}",
-                f"{row['min_cpu_s']:.2f}",
-                f"{row['of_float32']:.2f}",
-                f"{row['query_loss_nats']:.4f}",
-            ]
-            for row in rows
-        ],
-    )
-
-
-def studies(rows: Sequence[Row]) -> str:
-    found = [row for row in rows if row["what"] == "overhead"]
-    return table(
-        ["empty trials", "workers", "wall", "CPU, runner and trials", "a trial", "again, nothing to do"],
-        [
-            [
-                f"{row['trials']:,}",
-                str(row["workers"]),
-                seconds(row["s"]),
-                seconds(row["cpu_s"]),
-                f"{1e3 * row['cpu_s'] / row['trials']:.1f} CPU ms",
-                seconds(row["again_s"]),
-            ]
-            for row in found
-        ],
-    )
-
-
-TABLES: Mapping[str, Callable[[Sequence[Row]], str]] = {
-    "int8": int8,
-    "language_models": language_models,
-    "peers": peers,
-    "peers_lora": peers_lora,
-    "studies": studies,
-}
-
-
-def part(name: str) -> str:
+def part(name: str, wanted: str = "") -> str:
     """The generated part of one benchmark: its table, and the line that says where it was measured."""
-    record = newest(name)
+    if name == "summary":
+        return f"\n{summary(lambda name, **values: newest(name, **values)['rows'])}\n\n"
+    record = newest(name, **dict(pair.split("=", 1) for pair in wanted.split()))
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     load = " and ".join(f"{value:.1f}" for value in record["load"])
     told = (
@@ -211,7 +124,7 @@ def part(name: str) -> str:
 
 def rendered(text: str) -> str:
     """A page with its generated parts written again."""
-    return PART.sub(lambda found: found[1] + part(found[2]) + found[3], text)
+    return PART.sub(lambda found: found[1] + part(found[2], found[3]) + found[4], text)
 
 
 def pages() -> list[Path]:
