@@ -11,8 +11,9 @@ tensor bytes over three steps from the start, the same at every run. On a GPU ti
 the allocator's peak. "three passes" is what SAMA cannot do without: a
 backward pass through the upper loss and two evaluations of the lower loss with its derivative in the upper parameters.
 
-Betty is measured where ``betty`` can be imported: the algorithms of its released package, and SAMA where the
-``hypergradient`` folder of its repository's version stands in its place (the released package has none).
+Betty is measured where ``betty`` can be imported: the algorithms of its released package, and SAMA, which that lacks,
+where ``sama.py`` and ``utils.py`` of its repository's ``hypergradient`` folder lie beside them (and what they import from
+the repository's ``utils.py`` is in the package's).
 
 ``--processes`` measures the reduction of the upper gradient instead: bytes a step, and time with and without overlap,
 in turn. All processes are on this machine, where a reduction is work of the same processors that compute; ``--link``
@@ -255,7 +256,7 @@ def betty(work: Work, method: str, unroll: int) -> Step:
 
     config = Config(type=method.split()[0], unroll_steps=unroll)
     config.neumann_iterations = config.cg_iterations = PRODUCTS
-    config.neumann_alpha, config.darts_adam_alpha = 0.01, 0.01
+    config.neumann_alpha, config.sama_adam_alpha, config.sama_multitask = 0.01, 0.01, False
     model, weights = make_model(work, method in SECOND_ORDER), WeightNet().to(work.device).network
     # Betty adapts to what an optimiser's class is called; under another name Adam counts as plain descent.
     kind = torch.optim.Adam if method != "sama unadapted" else type("Descent", (torch.optim.Adam,), {})
