@@ -12,8 +12,8 @@ the allocator's peak. "three passes" is what SAMA cannot do without: a
 backward pass through the upper loss and two evaluations of the lower loss with its derivative in the upper parameters.
 
 Betty is measured where ``betty`` can be imported: the algorithms of its released package, and SAMA, which that lacks,
-where ``sama.py`` and ``utils.py`` of its repository's ``hypergradient`` folder lie beside them (and what they import from
-the repository's ``utils.py`` is in the package's).
+where ``sama.py`` and ``utils.py`` of its repository's ``hypergradient`` folder lie beside them (and what these import
+from the repository's ``utils.py`` is in the package's).
 
 ``--processes`` measures the reduction of the upper gradient instead: bytes a step, and time with and without overlap,
 in turn. All processes are on this machine, where a reduction is work of the same processors that compute; ``--link``
