@@ -31,10 +31,13 @@ def status(
     rows: Annotated[int, typer.Option(min=1, help="Trials to show at most.")] = 40,
 ) -> None:
     """Show the state of a study's trials, its law so far, and disk space."""
-    shown = _Standing(folder, with_law)
-    give(**shown.to_json())
-    console.print(shown.render(rows))
-    leave_if_damaged(folder)
+    from metascale.study.store.once import reading_once
+
+    with reading_once():
+        shown = _Standing(folder, with_law)
+        give(**shown.to_json())
+        console.print(shown.render(rows))
+        leave_if_damaged(folder)
 
 
 def watch(
@@ -222,10 +225,9 @@ class _Standing:
         return bool(self._status.counts["pending"] + self._status.counts["running"] == 0)
 
     def _fit(self) -> None:
-        from metascale.study.store.table import results_table
-        from metascale.workflow.conclude import laws_of
+        from metascale.workflow.standing import laws_so_far
 
-        self._laws, self._no_law = laws_of(self._view.study, results_table(self._view))
+        self._laws, self._no_law = laws_so_far(self._view)
 
     def to_json(self) -> dict[str, Any]:
         """JSON types: trials, counts, seconds left, the law's parameters with intervals, the disk."""

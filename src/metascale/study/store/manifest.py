@@ -6,11 +6,19 @@ that is about to change something takes its hash out first, so an interrupted ca
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from metascale.core.columns import ALL_RESULTS_JSON, COMMAND_JSON, PROVENANCE_JSON, PROVENANCE_JSONL, RESULTS_CSV
+from metascale.core.columns import (
+    ALL_RESULTS_JSON,
+    COMMAND_JSON,
+    PROVENANCE_JSON,
+    PROVENANCE_JSONL,
+    RESULTS_CSV,
+    STUDY_JSON,
+)
 from metascale.core.errors import CorruptFile
 from metascale.core.files import sha256_of, write_json
 from metascale.study.store.claims import CLAIM, locked
@@ -90,6 +98,22 @@ def check_table(path: Path) -> None:
     expected = read_seals(path.parent).get(_FILES, {}).get(path.name)
     if expected is not None and _hash(path) != expected:
         raise CorruptFile(f"{path} is not what was written; `metascale report` writes it anew")
+
+
+def is_concluded(view: StudyView, name: str) -> bool:
+    """Whether ``name`` is a sealed file, written after the study's definition, of the very runs that are finished now.
+
+    Asked are the hashes of the file and of results.csv, and which runs that table calls finished.
+    """
+    folder, seals = view.folder, _read_or_none(view.folder).get(_FILES, {})
+    for path in (folder / name, folder / RESULTS_CSV):
+        if name not in seals or not path.is_file() or _hash(path) != seals.get(path.name):
+            return False
+    if (folder / name).stat().st_mtime_ns < (folder / STUDY_JSON).stat().st_mtime_ns:
+        return False
+    with open(folder / RESULTS_CSV, newline="", encoding="utf-8") as stream:
+        concluded = {row.get("id") for row in csv.DictReader(stream) if row.get("status") == "finished"}
+    return concluded == {run.trial.id for run in view.runs if run.status == "finished"}
 
 
 def broken_seals(view: StudyView, running: Iterable[str]) -> Iterator[tuple[Path, str]]:
