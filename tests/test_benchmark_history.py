@@ -49,3 +49,22 @@ def test_a_run_is_kept_and_its_page_follows_the_newest(tmp_path: Path, monkeypat
     assert history.rendered(page) == page
     with pytest.raises(SystemExit, match="no benchmark 'none'"):
         history.run("none", [])
+
+
+def test_a_part_may_ask_for_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three runs the second is the newest with rows of 2 threads, and it alone counts."""
+    monkeypatch.setattr(history, "KEPT", tmp_path)
+    told = {"commit": "c", "date": "d", "processor": "p", "cores": 2, "load": [0, 0], "versions": {}}
+
+    def line(number: int, *threads: int) -> str:
+        rows = [
+            {"variant": f"{n} threads of run {number}", "threads": n, "median_s": 1.0, "min_s": 1.0} for n in threads
+        ]
+        return json.dumps({"benchmark": "peers_lora", "command": f"run {number}", **told, "rows": rows}) + "\n"
+
+    (tmp_path / "peers_lora.jsonl").write_text(line(1, 2) + line(2, 1, 2) + line(3, 1))
+    page = history.rendered("<!-- history: peers_lora threads=2 -->\n<!-- end -->\n")
+    assert "| 2 threads of run 2 |" in page
+    assert "run 1" not in page and "1 threads" not in page and "run 3" not in page
+    with pytest.raises(LookupError, match="'threads': '4'"):
+        history.rendered("<!-- history: peers_lora threads=4 -->\n<!-- end -->\n")
