@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from metascale.core.lazy import lazy
 
 if TYPE_CHECKING:
+    import collections.abc
     from a_package import inside
     from a_package.deep import VALUE
     from collections import OrderedDict

@@ -15,10 +15,12 @@ from metascale.meta.inner import InnerLoop
 from metascale.meta.learner import MetaLearner
 from metascale.parallel.budget import StepFit, StepPlan, _Gauge, fit_to_budget, profile
 from metascale.parallel.execution import Execution
-from metascale.parallel.out_of_memory import DoesNotFit
-from metascale.parallel.stacked import run_together
+from metascale.parallel.out_of_memory import DoesNotFit, MicroBatches
+from metascale.parallel.processes import TaskProcess, TaskProcesses
+from metascale.parallel.stacked import Call, join_episodes, join_params, run_together
 from metascale.testing.subjects import QuadraticModel
 from metascale.training.optimizers import SGD
+from tests.defaults import defaults
 
 MODEL = QuadraticModel(3)
 
@@ -137,3 +139,46 @@ def test_what_a_forward_method_makes_counts_as_activations(name: str) -> None:
 
     report = profile(lambda model, watch: (getattr(model, name)(), model.other()), Makes(), {})  # type: ignore[arg-type]
     assert (report.by_kind["activations"], report.by_kind["other"]) == (8000, 8000)
+
+
+def numbered(*numbers: float) -> Batch:
+    x = torch.tensor(numbers).view(-1, 1, 1)
+    return Batch({"x": x, "y": -x}, 10 * x[:, :, 0])
+
+
+def test_tasks_of_trials_stand_one_after_another() -> None:
+    """Two trials of two tasks and of one: inputs, targets and names in that order; parameters once a task."""
+    first = Episode(("a", "b"), numbered(1, 2), numbered(3, 4))
+    joined = join_episodes([first, Episode(("c",), numbered(5), numbered(6))])
+    assert joined.task_ids == ("a", "b", "c")
+    for batch, numbers in ((joined.support, [1, 2, 5]), (joined.query, [3, 4, 6])):
+        assert batch.inputs["x"].flatten().tolist() == numbers
+        assert batch.inputs["y"].flatten().tolist() == [-number for number in numbers]
+        assert batch.targets.flatten().tolist() == [10 * number for number in numbers]
+        assert batch.numbers is None
+    params = join_params([{"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}], (2, 1))
+    assert params["w"].tolist() == [[1.0], [1.0], [2.0]]
+
+
+def test_what_is_done_where_nothing_is_said() -> None:
+    assert defaults(Execution) == {"chunk": None, "workers": 1, "in_processes": False}
+    assert defaults(MicroBatches) == {"run": None, "sizes": {}}
+    assert defaults(Call) == {"result": None, "error": None}
+
+
+def test_threads_that_wait_for_processes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As profilers and debuggers list them."""
+    names = []
+
+    class Answered(TaskProcess):
+        def __init__(self) -> None: ...
+
+        def call(self, digest: bytes, model_message: bytes, request: bytes) -> tuple[Any, ...]:
+            names.append(threading.current_thread().name)
+            return ("done", len(names))
+
+    monkeypatch.setattr("metascale.parallel.processes.TaskProcess", Answered)
+    processes = TaskProcesses()
+    assert processes.map(torch.numel, [(episode(1), 0), (episode(1), 1)], 1) == [1, 2]  # type: ignore[arg-type]
+    processes.processes.clear()
+    assert {name.rpartition("_")[0] for name in names} == {"metascale-task"}
