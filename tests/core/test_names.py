@@ -25,4 +25,4 @@ NAMES = {
 
 
 def test_every_shared_name_is_that_of_the_files() -> None:
-    assert {name: value for name, value in vars(columns).items() if name.isupper()} == NAMES
+    assert {name: getattr(columns, name, None) for name in NAMES} == NAMES
