@@ -204,6 +204,20 @@ def test_refused_before_the_first_step_in_one_sentence(changes: dict[str, Any], 
         simple(**changes)
 
 
+@pytest.mark.parametrize(("count", "named"), [(1, " 'w0', so"), (5, "s 'w0', 'w1', 'w2', 'w3', 'w4', so"),
+                                              (6, "s 'w0', 'w1', 'w2', 'w3', 'w4' and others, so")])  # fmt: skip
+def test_up_to_five_upper_parameters_without_use_are_named(count: int, named: str) -> None:
+    class Upper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for number in range(count):
+                self.register_parameter(f"w{number}", nn.Parameter(torch.ones(())))
+
+    with pytest.raises(InputError) as caught:
+        simple(upper=Upper(), lower_loss=lambda m, u, b: F.cross_entropy(m(b["x"]), b["y"]))
+    assert f"the lower loss never touches the upper parameter{named} they have no hypergradient" in str(caught.value)
+
+
 def test_attention_without_second_derivatives_serves_first_order_methods() -> None:
     simple(model=Attention(), method=SAMA(), steps=2)
 

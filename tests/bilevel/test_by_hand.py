@@ -19,6 +19,7 @@ from metascale.bilevel.api import _levels
 from metascale.bilevel.batches import Loaded
 from metascale.bilevel.levels import BoundModule, Pass, Start
 from metascale.core.errors import InputError
+from metascale.core.streams import generator
 from metascale.training.optimizers import SGD
 from tests.bilevel.problems import noisy_training
 
@@ -133,3 +134,19 @@ def test_frozen_parameters_of_a_sharded_model_stay_out(one_process: None) -> Non
 def _sum(model: BoundModule, upper: BoundModule, batch: Any) -> torch.Tensor:
     found: torch.Tensor = model(batch).sum()
     return found
+
+
+def test_a_loader_is_seeded_by_seed_purpose_epoch_and_batch() -> None:
+    """The order of epoch 2 is that of a plain loader whose generator has the seed at (seed, purpose, "loader", 2, 0),
+    while the global generator has the batch's own, at number + 1."""
+
+    def batches(own: torch.Generator) -> DataLoader:
+        return DataLoader(TensorDataset(torch.arange(6)), batch_size=2, shuffle=True, generator=own)
+
+    expected = torch.Generator().manual_seed(int(generator(5, "upper", "loader", 2, 0).integers(2**62)))
+    torch.manual_seed(0)
+    order = [batch[0].tolist() for batch in batches(expected)]
+    state = torch.random.get_rng_state()
+    found = Loaded(batches(torch.Generator()), seed=5, purpose="upper")
+    assert [found(6 + number)[0].tolist() for number in range(3)] == order
+    assert torch.equal(torch.random.get_rng_state(), state), "the global generator is as before"

@@ -7,7 +7,8 @@ from metascale.core import columns
 NAMES = {
     "TEST_LOSS": "test_loss_nats", "TEST_ACCURACY": "test_accuracy", "VALIDATION_LOSS": "validation_loss_nats",
     "KEPT_STEP": "kept_step", "BEST_STEP": "best_step", "TEST_INNER_STEPS": "test_inner_steps",
-    "TEST_INNER_LR": "test_inner_lr", "TEST_SCALE": "test_scale", "TEST_CHOICE": "test_choice", "TEST_EDGE": "test_choice_edge",
+    "TEST_INNER_LR": "test_inner_lr", "TEST_SCALE": "test_scale", "TEST_CHOICE": "test_choice",
+    "TEST_EDGE": "test_choice_edge",
     "ADAPTATION": ("test_inner_steps", "test_inner_lr", "test_scale", "test_choice", "test_choice_edge"),
     "N_PARAMS_TOTAL": "n_params_total", "N_PARAMS_NON_EMBEDDING": "n_params_non_embedding",
     "TRAIN_FLOPS": "train_flops", "WALL_S": "wall_s",

@@ -27,8 +27,6 @@ from metascale.report.sections.provenance import (
 from metascale.report.study import ReportStudy, cut_short, open_study, sem_column, stopped_by_patience, unit_of
 from metascale.report.style import styled
 from metascale.report.words import (
-    AXIS_LABELS,
-    METHOD_LABELS,
     axis_label,
     method_label,
     p_words,
@@ -263,15 +261,15 @@ def test_the_notes_of_mixed_places() -> None:
 
 
 def test_every_name_is_written_as_papers_do() -> None:
-    """The two tables are lists of words; what is not in them has spaces for underscores."""
-    assert {name: axis_label(name) for name in AXIS_LABELS} == {
+    """What has no word of its own has spaces for underscores."""
+    axes_in_words = {
         "n_tasks": "training tasks N", "n_params_trainable": "trainable parameters", "lora_r": "LoRA rank r",
         "rank": "LoRA rank r", "n_train_classes": "training classes", "k_shot": "support examples a class",
         "inner_steps": "inner steps K", "n_way": "classes a task", "meta_batch": "tasks a meta-batch", "width": "width",
         "depth": "depth", "n_params_non_embedding": "non-embedding parameters", "n_params_total": "parameters",
         "train_flops": "training FLOPs", "n_train": "training examples", "n_clean": "clean texts",
     }  # fmt: skip
-    assert {name: method_label(name) for name in METHOD_LABELS} == {
+    methods_in_words = {
         "reptile": "Reptile", "maml": "MAML", "fomaml": "first-order MAML", "first_order_maml": "first-order MAML",
         "meta_sgd": "Meta-SGD", "anil": "ANIL", "imaml": "iMAML", "protonet": "ProtoNet", "r2d2": "R2-D2 (ridge)",
         "metaoptnet": "MetaOptNet (SVM)", "melora": "MELoRA, exact", "melora_gauss_newton": "MELoRA, Gauss-Newton",
@@ -282,6 +280,8 @@ def test_every_name_is_written_as_papers_do() -> None:
         "linear_probe": "linear probe", "zero_shot": "zero-shot", "class_prior": "class prior",
         "resnet_bk": "ResNet-BK",        "transformer": "Transformer",
     }  # fmt: skip
+    assert {name: axis_label(name) for name in axes_in_words} == axes_in_words
+    assert {name: method_label(name) for name in methods_in_words} == methods_in_words
     assert (axis_label("my_axis"), method_label("my_method")) == ("my axis", "my method")
 
 
