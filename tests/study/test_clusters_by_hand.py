@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from metascale.study.executors import slurm as of_slurm
 from metascale.study.executors.ray import RayExecutor
 from metascale.study.executors.slurm import SlurmExecutor
 from metascale.study.run.job import Ended, ExitCode, Job, describe_exit, was_killed
-from metascale.study.run.session import _died
+from metascale.study.run.session import _describe_death, _died
 
 
 def job(name: str, folder: Path = Path("/study")) -> Job:
@@ -345,4 +345,22 @@ def test_a_job_for_another_machine_has_all_that_it_needs() -> None:
 )
 def test_what_an_exit_code_says(code: int, killed: bool, died: bool, words: str) -> None:
     assert (was_killed(code), _died(code), describe_exit(code)) == (killed, died, words)
-    assert Ended(job("a"), code, 1.0).code == code
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (78, "the worker that ran the trial was lost 21 times"),
+        (80, "the trial's process was killed from outside 4 times, which a system does that runs out of memory; the "
+         "same command goes on from the last checkpoint"),
+        (-9, "the trial's process was killed from outside by SIGKILL (signal 9) 4 times, which a system does that"),
+        (79, "the trial took longer than 2.5 s and was killed"),
+        (76, "the trial hung: it wrote nothing for 30 s and was killed"),
+        (1, "the trial's process ended with exit status 1 and recorded no result"),
+    ],
+)  # fmt: skip
+def test_what_is_recorded_of_an_attempt_that_recorded_nothing(code: int, words: str, tmp_path: Path) -> None:
+    one = replace(job("a", tmp_path), hang_s=30.0, trial_timeout_s=2.5)
+    assert _describe_death(Ended(one, code, 1.0)).startswith(words)
+    without = replace(one, trial_timeout_s=None)
+    assert _describe_death(Ended(without, 79, 1.0)).startswith("the trial took longer than its limit and was killed")
