@@ -341,6 +341,19 @@ def test_of_several_series_each_has_its_law_by_name(tmp_path: Path) -> None:
     assert law(study).pictures[0].caption.startswith("Circles: runs, one seed each, so there is no error bar across ")
 
 
+def test_the_title_of_many_series_counts_them(tmp_path: Path) -> None:
+    """Six names with exponents filled four lines above the picture."""
+    builder = StudyBuilder(tmp_path, {"method": list("abcd"), "n_tasks": [10, 40]})
+    for method in "abcd":
+        values = {"method": method, "n_tasks": 10}
+        builder.run(method, values, kind="meta", result={"test_loss_nats": 1.0})
+    study, flat = open_study(builder.write()), replace(LAW, trend="none")
+    laws = {f"method={name}": law for name, law in zip("abcd", (LAW, flat, LAW, LAW), strict=True)}
+    assert law_finding(replace(study, laws=laws)).title == "Meta-test loss: falls in 3 of 4 series, no trend in 1"
+    three = dict(list(laws.items())[1:])
+    assert law_finding(replace(study, laws=three)).title.startswith("Exponents α: ")
+
+
 def test_the_section_of_accuracy_is_a_picture(study: ReportStudy) -> None:
     section = accuracy(study)
     assert (section.id, section.title) == ("accuracy", "Accuracy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -122,26 +123,36 @@ def law_finding(study: ReportStudy) -> Finding:
     return Finding(question, f"{answer}.", title, direction, exponent, level, law.verdict)
 
 
+MOST_IN_A_TITLE = 3
+"""Series that a picture's title names."""
+
+
 def _several(question: str, laws: Mapping[str, LawRecord], loss: str) -> Finding:
     """One finding for several series: each with its own direction and exponent.
 
     Exponents of different laws (with a floor and without, say) are no comparison: then each names its law, and the
-    title has the directions alone.
+    title has the directions alone; of many series, how many have each.
     """
-    words, exponents = [], []
+    words, exponents, counts = [], [], Counter[str]()
     differ = len({law.law for law in laws.values() if law.exponent} - {"none"}) > 1  # without a trend: a power's
     for series, law in laws.items():
         trend = {"none": "no trend", "unknown": "trend not stated"}.get(law.direction, law.direction)
+        counts[trend] += 1
         form = f" ({law.law.replace('_', ' ')})" if differ and law.law != "none" else ""
         words.append(f"{series} {trend}" + (f", α = {_shown(law.exponent)}{form}" if law.exponent else ""))
         exponents.append(f"{series} {_shown(law.exponent)}" if law.exponent and not differ else f"{series} {trend}")
     level = next(iter(laws.values())).level
+    title = f"{loss.capitalize() if differ else 'Exponents α'}: {', '.join(exponents)}"
+    if len(laws) > MOST_IN_A_TITLE:
+        (first, most), *rest = counts.most_common()
+        also = "".join(f", {trend} in {count}" for trend, count in rest)
+        title = f"{loss.capitalize()}: {first} in {most} of {len(laws)} series{also}"
     directions = {law.direction for law in laws.values()}
     return Finding(
         question=question,
         answer=f"{loss.capitalize()} by series ({100 * level:g}\u00a0% intervals): {'; '.join(words)}."
         + (" Exponents of different laws do not compare." if differ else ""),
-        title=f"{loss.capitalize() if differ else 'Exponents α'}: {', '.join(exponents)}",
+        title=title,
         direction=directions.pop() if len(directions) == 1 else "unknown",
         level=level,
     )
