@@ -430,7 +430,7 @@ def row_cells(one: Record) -> dict[str, str]:
 
 def _law_words(found: LawRecord) -> str:
     exponent = found.exponent
-    if exponent is None:
+    if exponent is None or len(found.x_names) > 1:
         known = {name: part for name, part in found.parameters.items() if name in EXPONENTS}
         each = [f"{EXPONENTS[name]} = {measured(a.estimate)} {interval(a.low, a.high)}" for name, a in known.items()]
         return ", ".join([f"`{found.law}`", *each])

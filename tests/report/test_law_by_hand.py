@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from metascale.report.sections.scales import (
 )
 from metascale.report.study import ReportStudy, open_study
 from metascale.report.style import styled
+from metascale.study.roles import Roles
 from tests.report.described import axes, frame, marks, told, words
 from tests.report.study_fixture import StudyBuilder, keep, write_json
 
@@ -339,6 +341,27 @@ def test_of_several_series_each_has_its_law_by_name(tmp_path: Path) -> None:
         "first-order MAML | 40 {40} | 1 {1} | 0.0250 {0.025}",
     ]
     assert law(study).pictures[0].caption.startswith("Circles: runs, one seed each, so there is no error bar across ")
+
+
+def test_several_series_of_two_scales_say_how_each_moves_along_both(tmp_path: Path) -> None:
+    """Their names are in words without the second scale, and no single exponent stands for both scales."""
+    roles = Roles(("n_tasks", "n_train"), ("architecture",), loss="test_loss_nats")
+    varied = {"architecture": ["transformer", "resnet_bk"], "n_tasks": [10, 40], "n_train": [5, 8]}
+    builder = StudyBuilder(tmp_path, varied, roles=roles)
+    for number, (name, n, m) in enumerate(itertools.product(*varied.values())):
+        values = {"architecture": name, "n_tasks": n, "n_train": m}
+        builder.run(f"run{number}", values, kind="meta", result={"test_loss_nats": 1.0 / n})
+    trends = {"n_tasks": TrendResult("falls", Interval(0.2, 0.1, 0.3), 0.9), "n_train": TrendResult("none", None, 0.9)}
+    two = replace(LAW, x_names=("n_tasks", "n_train"), trends=trends)
+    laws = {f"architecture={name}": two for name in varied["architecture"]}
+    study = replace(open_study(builder.write()), laws=laws)
+    found = law_finding(study)
+    each = "falls with training tasks N (mean exponent 0.200 [0.100, 0.300]), no trend with training examples"
+    names = [f"meta-learnt, architecture {name}" for name in ("ResNet-BK", "Transformer")]
+    assert found.answer == (f"Meta-test loss by series (90\u00a0% intervals): {names[0]} {each}; {names[1]} {each}.")
+    assert found.title == f"Meta-test loss: {names[0]} falls, {names[1]} falls"
+    ran = "8 at N\u00a0=\u00a010 to 40 and training examples\u00a0=\u00a05 to 8"
+    assert dict(facts(study, found))["finished runs"] == ran
 
 
 def test_the_title_of_many_series_counts_them(tmp_path: Path) -> None:

@@ -254,11 +254,14 @@ class ReportStudy:
 
         The second scale of a law in two is drawn as a series.
         """
+        return self._names((*self.roles.series, *self.roles.scales))
+
+    def _names(self, apart: Sequence[str]) -> dict[str, str]:
+        """Every trial by id: its method, and its values of these columns where finished runs differ in them."""
         finished = [run for run in self.main if run.finished]
-        apart = [_short(name) for name in (*self.roles.series, *self.roles.scales)]
         extra = [
             name
-            for name in dict.fromkeys(apart)
+            for name in dict.fromkeys(map(_short, apart))
             if name not in (self.x_name, "method") and len({run.text(name) for run in finished}) > 1
         ]
 
@@ -278,12 +281,12 @@ class ReportStudy:
         """The law of every series by the series' name on the page; a study with one law has it under the empty name."""
         if len(self.laws) < 2:
             return {"": self.law} if self.law else {}
-        names = self.series
+        names = self._names(self.roles.series)
         found = {}
         for run in self.main:
             label = ", ".join(f"{key}={run.text(key)}" for key in self.roles.series)
             if label in self.laws:
-                found[names[run.id] if len(self.roles.scales) < 2 else label] = self.laws[label]
+                found[names[run.id]] = self.laws[label]
         return dict(sorted(found.items())) or {"": next(iter(self.laws.values()))}
 
     def place(self, run: RunRow) -> str:

@@ -134,15 +134,20 @@ def _several(question: str, laws: Mapping[str, LawRecord], loss: str) -> Finding
     title has the directions alone; of many series, how many have each.
     """
     words, exponents, counts = [], [], Counter[str]()
+    along = {len(law.x_names) for law in laws.values()} == {1}
     differ = len({law.law for law in laws.values() if law.exponent} - {"none"}) > 1  # without a trend: a power's
     for series, law in laws.items():
-        trend = {"none": "no trend", "unknown": "trend not stated"}.get(law.direction, law.direction)
+        trend = _TREND_WORDS.get(law.direction, law.direction)
         counts[trend] += 1
+        if len(law.x_names) > 1:
+            words.append(f"{series} {_along_each(law)}")
+            exponents.append(f"{series} {trend}")
+            continue
         form = f" ({law.law.replace('_', ' ')})" if differ and law.law != "none" else ""
         words.append(f"{series} {trend}" + (f", α = {_shown(law.exponent)}{form}" if law.exponent else ""))
         exponents.append(f"{series} {_shown(law.exponent)}" if law.exponent and not differ else f"{series} {trend}")
     level = next(iter(laws.values())).level
-    title = f"{loss.capitalize() if differ else 'Exponents α'}: {', '.join(exponents)}"
+    title = f"{'Exponents α' if along and not differ else loss.capitalize()}: {', '.join(exponents)}"
     if len(laws) > MOST_IN_A_TITLE:
         (first, most), *rest = counts.most_common()
         also = "".join(f", {trend} in {count}" for trend, count in rest)
@@ -151,11 +156,23 @@ def _several(question: str, laws: Mapping[str, LawRecord], loss: str) -> Finding
     return Finding(
         question=question,
         answer=f"{loss.capitalize()} by series ({100 * level:g}\u00a0% intervals): {'; '.join(words)}."
-        + (" Exponents of different laws do not compare." if differ else ""),
+        + (" Exponents of different laws do not compare." if along and differ else ""),
         title=title,
         direction=directions.pop() if len(directions) == 1 else "unknown",
         level=level,
     )
+
+
+_TREND_WORDS = {"none": "no trend", "unknown": "trend not stated"}
+
+
+def _along_each(law: LawRecord) -> str:
+    """How the loss moves along every scale of a law in several, with the mean exponents that decided."""
+    words = []
+    for name, trend in law.trends.items():
+        known = f" (mean exponent {_shown(trend.exponent)})" if trend.exponent else ""
+        words.append(f"{_TREND_WORDS.get(trend.answer, trend.answer)} with {axis_label(name)}{known}")
+    return ", ".join(words) or _TREND_WORDS.get(law.direction, law.direction)
 
 
 def _shown(found: Interval) -> str:
@@ -194,11 +211,18 @@ def facts(study: ReportStudy, finding: Finding) -> tuple[tuple[str, str], ...]:
     if found.scales.means:
         scales = sorted({mean.x for mean in found.scales.means})
         ends = scale_words(study.x_name, scales[0]) + (f" to {number(scales[-1])}" if len(scales) > 1 else "")
-        rows.append(("finished runs", f"{len(found.scales.points)} at {ends}"))
+        others = "".join(f" and {_range(study, name)}" for name in study.roles.scales[1:])
+        rows.append(("finished runs", f"{len(found.scales.points)} at {ends}{others}"))
     errors = [law.extrapolation.log_error for law in found.laws.values() if law.extrapolation]
     if len(errors) == 1 and errors[0] is not None:
         rows.append(("log error, hidden largest scale", measured(errors[0])))
     return tuple(rows)
+
+
+def _range(study: ReportStudy, scale: str) -> str:
+    """The values of another scale among finished runs, in words."""
+    values = sorted({value for run in study.main if run.finished and (value := run.number(scale)) is not None})
+    return f"{scale_words(scale, values[0])} to {number(values[-1])}" if values else axis_label(scale)
 
 
 def _formula(law: LawRecord, x_name: str) -> str:
