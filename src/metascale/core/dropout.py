@@ -31,9 +31,14 @@ def drop(values: torch.Tensor, rate: float, dropout: int | None, name: str) -> t
     """
     if dropout is None or rate == 0:
         return values
+    return values * mask_like(values, rate, dropout, name)
+
+
+def mask_like(values: torch.Tensor, rate: float, dropout: int, name: str) -> torch.Tensor:
+    """The mask of `drop`: zero, or 1 / (1 − rate)."""
     generator = torch_generator(dropout, "dropout", name, device=str(values.device))
     keep = torch.empty_like(values, requires_grad=False).bernoulli_(1 - rate, generator=generator)
-    return values * keep.div_(1 - rate)
+    return keep.div_(1 - rate)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

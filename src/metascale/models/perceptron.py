@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
+from metascale.core.dropout import mask_like
 from metascale.core.types import Batch, Params
 from metascale.models.network import HeadStart, Network, check_rates, check_sizes, refuse_head, squared_error_per_task
 from metascale.models.widths import layer_widths
@@ -83,6 +85,38 @@ class Perceptron(Network):
             hidden = self._drop(hidden, batch, self.dropout, dropout, name)
         return hidden
 
+    @property
+    def kind(self) -> Perceptron | None:
+        """What supervised perceptrons have in common whose losses `losses_of_each` computes; ``None`` of tasks."""
+        return None if self.task_axis else replace(self, dropout=0.0)
+
+    def losses_of_each(
+        self,
+        models: Sequence[Perceptron],
+        params: Sequence[Params],
+        batches: Sequence[Batch],
+        dropouts: Sequence[int | None],
+    ) -> torch.Tensor:
+        """[S, B] losses of S perceptrons of one kind, each on its own batch: to the bit what each computes by itself.
+
+        Matrix products are one for every perceptron, of the size and alignment that it has alone; the rest is computed
+        for all in one call.
+        """
+
+        def linear_of_each(name: str, values: Sequence[torch.Tensor]) -> torch.Tensor:
+            return torch.stack([self._linear(own, name, x) for own, x in zip(params, values, strict=True)])
+
+        values: Sequence[torch.Tensor] = [batch.inputs["x"].flatten(1) for batch in batches]
+        for layer in range(self.depth):
+            name = f"layer{layer}"
+            hidden = ACTIVATIONS[self.activation](linear_of_each(name, values))
+            masks = _masks(models, dropouts, hidden, name)
+            values = (hidden if masks is None else hidden * masks).unbind()
+        outputs = linear_of_each("head", values)
+        targets = torch.stack([batch.targets for batch in batches])
+        joined = Batch({}, targets.flatten(0, 1))
+        return self.example_losses(outputs.flatten(0, 1), joined).view(len(models), -1)
+
     def output_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """[T] mean losses of outputs [T, B, n_outputs]."""
         if self.loss == "squared_error":
@@ -100,6 +134,21 @@ class Perceptron(Network):
         widths = (self.n_inputs, *self.widths)
         hidden = sum(n_in * n_out for n_in, n_out in itertools.pairwise(widths))
         return {"hidden_layers": 2.0 * hidden, "readout": 2.0 * widths[-1] * self.n_outputs}
+
+
+def _masks(
+    models: Sequence[Perceptron], dropouts: Sequence[int | None], hidden: torch.Tensor, name: str
+) -> torch.Tensor | None:
+    """Every perceptron's dropout mask of one layer, [S, B, d]; masks of one rate and key are drawn once."""
+    found: dict[tuple[float, int | None], torch.Tensor] = {}
+    wanted = [(model.dropout, None if model.dropout == 0 else key) for model, key in zip(models, dropouts, strict=True)]
+    if all(key is None for _, key in wanted):
+        return None
+    for rate, key in wanted:
+        if (rate, key) not in found:
+            like = hidden[0]
+            found[rate, key] = torch.ones_like(like) if key is None else mask_like(like, rate, key, name)
+    return torch.stack([found[one] for one in wanted])
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Trials side by side: calls of several trials that share shapes run as one call along the task axis.
 
 Each trial keeps its own, unchanged loop. It runs in a thread of its own, of which one runs at a time, until it comes to
-a call of `Execution.map`; when all trials have come to one, calls of one kind are joined, and each trial goes on with
-its own part of the results. So a trial that ends, diverges or stops early leaves, and the others go on.
+a call of `Execution.map`, or to a step of a `JoinedTraining` (`parallel.trainings`); when all trials have come to one,
+calls of one kind are joined, and each trial goes on with its own part of the results. So a trial that ends, diverges or
+stops early leaves, and the others go on.
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ of 32 bytes, as in a call of its own, on which the last bit of a matrix product 
 
 @runtime_checkable
 class Joinable(Protocol):
-    """A function of a chunk of tasks, ``function(part, start)``, that may run together with others of its kind."""
+    """A function of a part (a chunk of tasks), ``function(part, start)``, that may run together with others of its
+    kind."""
 
-    def kind(self, part: Episode) -> object:
+    def kind(self, part: Any) -> object:
         """What has to be equal for two calls to run as one; ``None``: this one runs by itself."""
         ...
 
-    def together(self, functions: Sequence[Any], parts: Sequence[Episode]) -> list[Any]:
-        """What each of ``functions`` returns for its own part, computed in one call. This one is the first."""
+    def together(self, functions: Sequence[Any], parts: Sequence[Any]) -> list[Any]:
+        """What each of ``functions`` returns for its own part, or the exception that it raises, computed in one call.
+
+        This one is the first. What raises here as a whole has changed nothing: then each runs by itself.
+        """
         ...
 
 
@@ -45,7 +50,10 @@ class Strand:
 
     def __init__(self, run: Callable[[], None]) -> None:
         self._run = run
-        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        # Locks, since a semaphore of Python's takes twice as long to wake the other thread.
+        self._go, self._back = threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._back.acquire()
         self._abandoned = False
         self.call: Call | None = None
         self.error: BaseException | None = None
@@ -98,11 +106,12 @@ class Strand:
 
 @dataclass(slots=True)
 class Call:
-    """A call that waits for its result."""
+    """A call that waits for its result. ``share``: of what one joined call may hold."""
 
-    function: Callable[[Episode, int], Any]
-    part: Episode
+    function: Callable[[Any, int], Any]
+    part: Any
     kind: object
+    share: float
     result: Any = None
     error: Exception | None = None
 
@@ -140,13 +149,21 @@ def run_together(runs: Sequence[Callable[[], None]]) -> None:
 
 def joined(function: Callable[[Episode, int], Any], part: Episode) -> Any:
     """``function(part, 0)``, together with calls of its kind of the trials that run beside this one, if any do."""
+    if _strand.get() is None or part.n_tasks % MULTIPLE:
+        return function(part, 0)
+    on_cpu = part.query.targets.device.type == "cpu"
+    return asked(function, part, part.n_tasks / TASKS_TOGETHER if on_cpu else 0.0, shapes_of(part))
+
+
+def asked(function: Callable[[Any, int], Any], part: Any, share: float, shapes: object = None) -> Any:
+    """``function(part, 0)``, together with others of its kind and ``shapes`` whose shares add up to 1 at most."""
     strand = _strand.get()
-    if strand is None or not isinstance(function, Joinable) or part.n_tasks % MULTIPLE or _watched():
+    if strand is None or not isinstance(function, Joinable) or _watched():
         return function(part, 0)
     kind = function.kind(part)
     if kind is None:
         return function(part, 0)
-    return strand.ask(Call(function, part, (kind, shapes_of(part), torch.is_grad_enabled())))
+    return strand.ask(Call(function, part, (kind, shapes, torch.is_grad_enabled()), share))
 
 
 def _watched() -> bool:
@@ -155,13 +172,12 @@ def _watched() -> bool:
 
 
 def answer(calls: Sequence[Call]) -> None:
-    """Give every call its result; those of one kind are computed in as few calls as `TASKS_TOGETHER` allows."""
+    """Give every call its result; those of one kind are computed in as few calls as their shares allow."""
     waiting = list(calls)
     while waiting:
-        first, size = waiting[0], waiting[0].part.n_tasks
+        first = waiting[0]
         alike = [call for call in waiting if call.kind == first.kind]
-        on_cpu = first.part.query.targets.device.type == "cpu"
-        group = alike[: max(1, TASKS_TOGETHER // size)] if on_cpu else alike
+        group = alike[: max(1, int(1 / first.share))] if first.share else alike
         _run_group(group)
         waiting = [call for call in waiting if not any(call is each for each in group)]
 
@@ -175,7 +191,10 @@ def _run_group(group: Sequence[Call]) -> None:
             pass  # whose it is, each call by itself will show: memory that is short for all may do for one
         else:
             for call, result in zip(group, results, strict=True):
-                call.result = result
+                if isinstance(result, Exception):
+                    call.error = result
+                else:
+                    call.result = result
             return
     for call in group:
         call.run()

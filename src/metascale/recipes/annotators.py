@@ -90,6 +90,7 @@ RECIPE = Recipe(
         ),
     },
     packages=("torch", "safetensors", "sklearn"),
+    preload=("sklearn.datasets",),
 )
 
 

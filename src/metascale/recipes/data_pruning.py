@@ -92,6 +92,7 @@ RECIPE = Recipe(
     },
     data_sets=lambda config: ("mnist",) if config.data == "mnist" else (),
     packages=("torch", "safetensors", "sklearn"),
+    preload=("sklearn.datasets",),
 )
 
 

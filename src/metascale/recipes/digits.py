@@ -115,6 +115,7 @@ RECIPE = Recipe(
         ),
     },
     packages=("torch", "safetensors", "sklearn"),
+    preload=("sklearn.datasets",),
 )
 
 

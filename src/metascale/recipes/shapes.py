@@ -15,9 +15,9 @@ The seven steps of such a study, with results, are in docs/recipe.md.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -45,6 +45,13 @@ Ratio = Annotated[float, Field(gt=0, le=64)]
 RESNET_RATIO = 4.0
 IMAGE_SIZES = {"digits": 8, "mnist": 28}
 N_CLASSES = 10
+FREE = frozenset(
+    {"lr", "weight_decay", "dropout", "max_epochs", "eval_epochs", "patience", "min_delta"}
+    | {"n_validation", "n_train_evaluated"}
+)
+"""Keys in which perceptrons of a stack may differ, besides their seeds."""
+STACKED_BATCH = 16
+"""Batches of other than multiples of it are not joined (`metascale.parallel.trainings.MULTIPLE`, which needs torch)."""
 EVALUATION_BATCH = 1000
 """Images in a batch of evaluation, at most."""
 
@@ -103,6 +110,10 @@ class ShapesConfig(TrialConfig):
             layer_widths(self.width, self.depth, self.ratio)
         if self.dropout_inner and self.architecture != "convnet":
             raise InputError(f"{where}: dropout_inner belongs to architecture=convnet, not {self.architecture}")
+
+    def stack_kind(self) -> Mapping[str, object] | None:
+        joins = self.architecture == "mlp" and self.batch_size % STACKED_BATCH == 0
+        return self.without(FREE) if joins else None
 
 
 SEARCH: Mapping[str, Any] = {
@@ -173,6 +184,7 @@ RECIPE = Recipe(
     },
     data_sets=lambda config: ("mnist",) if config.data == "mnist" else (),
     packages=("torch", "safetensors", "sklearn"),
+    preload=("sklearn.datasets", "metascale.training.flops", "metascale.parallel.trainings", "safetensors.torch"),
     search=SEARCH,
     tuned=True,
 )
@@ -210,6 +222,13 @@ def trial(config: dict[str, Any], run: Run, device: str) -> dict[str, Any]:
     }
 
 
+def together(runs: Sequence[Callable[[], None]]) -> None:
+    """Run trials beside each other, joining their steps (`metascale.parallel.stacked`)."""
+    from metascale.parallel.stacked import run_together
+
+    run_together(runs)
+
+
 def check(settings: ShapesConfig) -> None:
     """Refuse more images than there are, a batch larger than the data, and a net too deep for its images."""
     net(settings, thinned(settings))
@@ -217,26 +236,32 @@ def check(settings: ShapesConfig) -> None:
 
 def images(settings: ShapesConfig, seed: int) -> ImageSet:
     """The data set, with evaluation batches that cut out ``n_validation`` images."""
-    data = unshrunk(settings, seed)
-    if settings.shrink == 1:
+    return _images(settings.data, settings.n_train, settings.shrink, settings.batch_size, settings.n_validation, seed)
+
+
+@lru_cache(maxsize=1)  # trials that run together on the same images share them
+def _images(name: str, n_train: int | None, side: int, n_batch: int, n_validation: int | None, seed: int) -> ImageSet:
+    data = _unshrunk(name, n_train, n_batch, n_validation, seed)
+    if side == 1:
         return data
-    smaller = {split: shrunk(pixels, settings.shrink) for split, pixels in data.images.items()}
-    return replace(data, images=smaller, details={**(data.details or {}), "shrink": settings.shrink})
+    smaller = {split: shrunk(pixels, side) for split, pixels in data.images.items()}
+    return replace(data, images=smaller, details={**(data.details or {}), "shrink": side})
 
 
 def thinned(settings: ShapesConfig) -> ImageSet:
     """The data set at its size after shrinking, with some of the pixels instead of means: for its numbers alone."""
-    data, side = unshrunk(settings, 0), settings.shrink
+    data = _unshrunk(settings.data, settings.n_train, settings.batch_size, settings.n_validation, 0)
+    side = settings.shrink
     return replace(data, images={split: pixels[:, ::side, ::side] for split, pixels in data.images.items()})
 
 
-def unshrunk(settings: ShapesConfig, seed: int) -> ImageSet:
+def _unshrunk(name: str, n_train: int | None, n_batch: int, n_validation: int | None, seed: int) -> ImageSet:
     """The images at their full size."""
     from metascale.tasks.supervised.images import mnist, small_digits
 
-    fields: dict[str, Any] = {"n_train": settings.n_train, "n_batch": settings.batch_size, "seed": seed}
-    fields["n_evaluation_batch"] = min(EVALUATION_BATCH, settings.n_validation or EVALUATION_BATCH)
-    return mnist(None, **fields) if settings.data == "mnist" else small_digits(**fields)
+    fields: dict[str, Any] = {"n_train": n_train, "n_batch": n_batch, "seed": seed}
+    fields["n_evaluation_batch"] = min(EVALUATION_BATCH, n_validation or EVALUATION_BATCH)
+    return mnist(None, **fields) if name == "mnist" else small_digits(**fields)
 
 
 def shrunk(images: np.ndarray, side: int) -> np.ndarray:
@@ -265,10 +290,10 @@ def net(settings: ShapesConfig, data: ImageSet) -> Perceptron | ConvNet | ResNet
 def training(settings: ShapesConfig, data: ImageSet, seed: int, device: str) -> SupervisedTraining:
     """Its training, which also measures the loss on training images without dropout at every validation."""
     from metascale.models.mup import parameterised
+    from metascale.parallel.trainings import JoinedTraining
     from metascale.training.optimizers import InPlaceAdamW
-    from metascale.training.supervised import SupervisedTraining
 
-    class ShapeTraining(SupervisedTraining):
+    class ShapeTraining(JoinedTraining):
         def validate(self, state: TrainState) -> Mapping[str, float]:
             train = self.evaluate(state.params, "train", -(-settings.n_train_evaluated // size))
             return {"epoch": state.step / data.steps_per_epoch, **super().validate(state), **train}

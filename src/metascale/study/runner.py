@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def run_study(
     reporter: Reporter | None = None,
     facts: Mapping[str, Any] | None = None,
     stop_seen: str | None = None,
-    stacks: Sequence[Sequence[str]] = (),
+    stacks: Sequence[Sequence[str]] | Callable[[Study], Sequence[Sequence[str]]] = (),
 ) -> StudyOutcome:
     """Run every trial of ``study`` that has not ended yet, and write the table. The same call again resumes.
 
@@ -51,8 +51,9 @@ def run_study(
         facts: what the provenance keeps besides versions, revisions and hardware: the command, hashes of the data.
         stop_seen: the last request to stop that came before the command of which this call is a part, so that one
             which comes between two parts ends the next (`StopWatch.seen`; default: this call is a whole command).
-        stacks: ids of trials that run together, as many of each stack as are left; the module of the trial function
-            has a function ``together`` (`metascale.study.run.stack`). Only for executors of this machine.
+        stacks: ids of trials that run together, as many of each stack as are left, or a function of the study that
+            gives them; the module of the trial function has a function ``together`` (`metascale.study.run.stack`). Only
+            for executors of this machine.
 
     Raises:
         InputError: the folder holds another study, or this machine lacks what the executor needs; nothing is touched.
@@ -65,7 +66,8 @@ def run_study(
     with explain_disk_full(folder, "opening the study"):
         store = RunStore.create(folder, study)
     try:
-        session = Session(store, study.trials(), reporter, keep_checkpoints, lease_s, facts or {}, stop_seen, stacks)
+        beside = stacks(study) if callable(stacks) else stacks
+        session = Session(store, study.trials(), reporter, keep_checkpoints, lease_s, facts or {}, stop_seen, beside)
         with explain_disk_full(folder, "opening the study"):
             session.plan(retry_failed, retry_diverged)
         return _run(session, study, executor, fail_fast, reporter, facts or {})

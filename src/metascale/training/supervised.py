@@ -90,24 +90,37 @@ class SupervisedTraining:
         batch = self.examples.batch(k).to(self.device)
         leaves = require_grad(state.params)
         with self._precision():
-            loss, losses = self.model.objective(leaves, batch, dropout_key(self.seed, "dropout of step", k, bits=63))
+            loss, losses = self.model.objective(leaves, batch, self.dropout_at(k))
         grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
         norm = float(torch.nn.utils.get_total_norm(list(grads.values())))
-        total = float(loss.detach())
-        if not math.isfinite(total + norm):
-            raise Diverged(f"training loss is {total}, its gradient's norm {norm}, at step {k}", step=k)
+        counted = batch.targets != IGNORED
+        nats = float(losses.double().sum() / counted.sum())
+        return self.advance(state, k, grads, nats, float(loss.detach()), norm)
+
+    def dropout_at(self, k: int) -> int:
+        """The key of the dropout masks of step k."""
+        return dropout_key(self.seed, "dropout of step", k, bits=63)
+
+    def advance(
+        self, state: TrainState, k: int, grads: Params, nats: float, objective: float, norm: float
+    ) -> tuple[TrainState, Mapping[str, float]]:
+        """Step k from its gradient: clipping, the optimiser, and the row of the training record.
+
+        Args:
+            grads: before clipping; their Euclidean norm is ``norm``.
+            nats: mean loss of the batch's targets.
+
+        Raises:
+            Diverged: the objective or the norm is not finite; the state is untouched.
+        """
+        if not math.isfinite(objective + norm):
+            raise Diverged(f"training loss is {objective}, its gradient's norm {norm}, at step {k}", step=k)
         if self.clip_norm is not None and norm > self.clip_norm:
-            for name in grads:  # one after another; not in place, since autograd may give two names one tensor
-                grads[name] = grads[name] * (self.clip_norm / norm)
+            # Not in place, since autograd may give two names one tensor.
+            grads = {name: value * (self.clip_norm / norm) for name, value in grads.items()}
         factor = self.rate(k)
         params, optimizer = self.optimizer.update(state.params, grads, state.optimizer, self._rates(factor))
-        counted = batch.targets != IGNORED
-        row = {
-            "training_loss_nats": float(losses.double().sum() / counted.sum()),
-            "objective": total,
-            "gradient_norm": norm,
-            "rate_factor": factor,
-        }
+        row = {"training_loss_nats": nats, "objective": objective, "gradient_norm": norm, "rate_factor": factor}
         return TrainState(k + 1, params, optimizer), row
 
     def _rates(self, factor: float) -> float | Params:

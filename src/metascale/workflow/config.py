@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import UnionType
@@ -88,6 +88,15 @@ class TrialConfig:
         Raises:
             InputError: settings that do not go together; the message names both and what to do.
         """
+
+    def stack_kind(self) -> Mapping[str, object] | None:
+        """What trials have in common that can run together (`metascale.workflow.stacks`); ``None``: this one cannot."""
+        return None
+
+    def without(self, keys: Container[str]) -> dict[str, object]:
+        """The settings by key, without some."""
+        names = (each.name for each in dataclasses.fields(self) if each.name not in keys)
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,6 +25,7 @@ from metascale.study.executors.slurm import SlurmExecutor
 from metascale.study.roles import Better, Reading, names
 from metascale.study.run.job import Executor
 from metascale.study.run.supervise import HANG_S
+from metascale.study.search.search import search_of
 from metascale.workflow.content import hashes_of, known_by_content, located
 from metascale.workflow.own import check_own, is_function, is_own, own_study, source_hashes
 from metascale.workflow.places import found_again, placed
@@ -297,7 +299,7 @@ def plan_from_folder(folder: Path | str, place: Place | None = None) -> Plan:
 
 def _planned(recipe: Recipe[Any] | None, study: Study, place: Place | None, record: Mapping[str, object]) -> Plan:
     place = place or Place()
-    executor, workers = place.build(PRELOAD if recipe is not None else ())
+    executor, workers = place.build((*PRELOAD, *recipe.preload) if recipe is not None else ())
     devices = () if place.executor in ON_CLUSTERS else place.device_names
     read: tuple[str, ...] = ()
     if recipe is not None:
@@ -333,11 +335,8 @@ def launch(
         MissingDependency: a package is not installed; nothing is written.
     """
     # Drawing and fitting load SciPy and matplotlib: a refused command should not wait for them.
-    from metascale.study.errors import explain_disk_full
     from metascale.study.search.run import run_any_study
-    from metascale.study.search.search import search_of
     from metascale.study.status import default_reporter
-    from metascale.study.store.store import RunStore
     from metascale.workflow.conclude import conclude
 
     folder = Path(folder).expanduser()
@@ -346,20 +345,16 @@ def launch(
         fetch_backbones(planned.recipe, planned.study)
     study = placed(known_by_content(planned.recipe, planned.study, folder), folder)
     planned = replace(planned, study=study)
-    planned, stacks = _stacked(planned, folder)
-    if search_of(planned.study) is None:
-        # Before the first trial: a study that is killed and resumed still knows how it began. (A search makes its
-        # trials itself, and is noted at the end.)
-        with explain_disk_full(folder, "opening the study"):
-            RunStore.create(folder, planned.study).close()
-            _note_command(planned, folder)
+    planned, stack = _stacked(planned, folder)
     outcome = run_any_study(
         planned.study,
         folder,
         planned.executor,
+        # Before the first trial: a study that is killed and resumed still knows how it began.
+        opened=partial(_note_command, planned, folder),
         fail_fast=fail_fast,
         reporter=reporter or default_reporter(),
-        stacks=stacks,
+        stacks=partial(stacks_of, planned.recipe, stack=stack),
         facts={
             "command": planned.record.get("command", ""),
             "data_sha256": _hashes(planned.recipe, planned.study),
@@ -407,17 +402,22 @@ def run(
     return launch(planned, folder, fail_fast=fail_fast, reporter=reporter)
 
 
-def _stacked(planned: Plan, folder: Path) -> tuple[Plan, tuple[tuple[str, ...], ...]]:
-    """The stacks of the study, which its record holds: those asked for now, else those it began with."""
+def _stacked(planned: Plan, folder: Path) -> tuple[Plan, int | str]:
+    """How many trials a stack may have: as asked for now, else as the study began; its record holds the stacks.
+
+    The trials of a search are not known yet: there the record of each run names those beside it.
+    """
     stack = planned.stack
     if stack is None:
         known = folder / COMMAND_JSON
         stack = (read_json(known) if known.exists() else {}).get("stack", 1)
     record = {name: value for name, value in planned.record.items() if name not in ("stack", "stacks")}
     if stack == 1 or not isinstance(planned.executor, (ProcessExecutor, SerialExecutor)):
-        return replace(planned, record=record), ()
-    stacks = stacks_of(planned.recipe, planned.study, stack)
-    return replace(planned, record={**record, "stack": stack, "stacks": stacks}), stacks
+        return replace(planned, record=record), 1
+    record["stack"] = stack
+    if search_of(planned.study) is None:
+        record["stacks"] = stacks_of(planned.recipe, planned.study, stack)
+    return replace(planned, record=record), stack
 
 
 def _note_command(planned: Plan, folder: Path) -> None:

@@ -138,6 +138,7 @@ class Recipe(Generic[Config]):
         follows: defaults that go with other values of a key, whether a profile or the user gives them.
         data_sets: what has to be in the data folder: names, or a function of a trial's configuration.
         packages: top-level modules that its trials import.
+        preload: modules that its trials import, which a process loads before it starts the first of them.
         scale_columns: columns of the results that the law runs along instead of an axis (a measured parameter count),
             by axis; axes of the same column make one law together.
         loss: the column of the results that the law is fitted to.
@@ -159,6 +160,7 @@ class Recipe(Generic[Config]):
     follows: tuple[Follows, ...] = ()
     data_sets: tuple[str, ...] | Callable[[Config], tuple[str, ...]] = ()
     packages: tuple[str, ...] = ("torch", "safetensors")
+    preload: tuple[str, ...] = ()
     scale_columns: Mapping[str, str] = field(default_factory=dict)
     loss: str = TEST_LOSS
     search: Mapping[str, Any] = field(default_factory=dict)

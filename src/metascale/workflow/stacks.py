@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from metascale.core.canonical import canonical_json, plain
+from metascale.core.columns import TUNING
 from metascale.core.errors import InputError
 from metascale.study.design import Study, Trial
 from metascale.study.search.search import search_of
@@ -21,7 +22,7 @@ FREE = frozenset(
     | {"min_delta", "outer_optimizer", "outer_lr", "outer_clip", "outer_momentum", "outer_beta1", "outer_beta2"}
     | {"outer_weight_decay", "outer_schedule", "outer_warmup", "outer_final_rate", "outer_decay_share"}
 )
-"""Keys in which the trials of a stack may differ, besides their seeds."""
+"""Keys in which few-shot trials of a stack may differ, besides their seeds."""
 
 MULTIPLE = 8
 """Of tasks: other meta-batches are not joined (`metascale.parallel.stacked.MULTIPLE`, which needs torch)."""
@@ -32,8 +33,9 @@ CURVATURES = ("unrolled", "exact", "gauss_newton", "none")
 def stacks_of(recipe: Recipe[Any] | None, study: Study, stack: int | str) -> tuple[tuple[str, ...], ...]:
     """The ids of the trials of each stack, in the study's order.
 
-    Trials are of one kind where they differ in seeds and `FREE` keys alone. Those of a kind are cut, in order, into as
-    few stacks of nearly equal size as ``stack`` allows. It does not depend on workers or on what has run already.
+    Trials are of one kind where they differ in seeds and free keys alone; those of a search, where it suggested them in
+    one round as well. Those of a kind are cut, in order, into as few stacks of nearly equal size as ``stack`` allows,
+    whatever the workers and whatever has run already.
 
     Args:
         stack: trials at most, or ``"auto"``.
@@ -41,8 +43,8 @@ def stacks_of(recipe: Recipe[Any] | None, study: Study, stack: int | str) -> tup
     if stack == 1:
         return ()
     kinds: dict[str, list[str]] = {}
-    if recipe is not None and issubclass(recipe.config, FewShotConfig) and search_of(study) is None:
-        for trial, kind in _kinds(recipe, study.trials()):
+    if recipe is not None:
+        for trial, kind in _kinds(recipe, study):
             kinds.setdefault(kind, []).append(trial.id)
     found = [group for ids in kinds.values() for group in _cut(ids, AUTO if stack == "auto" else int(stack))]
     return tuple(group for group in found if len(group) > 1)
@@ -53,28 +55,41 @@ def require_stacks(recipe: Recipe[Any] | None, study: Study, stack: int | str) -
     Raises:
         InputError: ``stack`` is a number of trials from 2, and none of the study can run together.
     """
-    if stack not in (1, "auto") and not stacks_of(recipe, study, stack):
-        raise InputError(
-            f"no trials of study '{study.name}' can run together (see docs/tuning.md); leave `stack` out",
-            field="stack",
-            value=stack,
-        )
+    if stack in (1, "auto") or stacks_of(recipe, study, stack):
+        return
+    search = search_of(study)
+    if search is not None and search.together > 1 and recipe is not None and next(_kinds(recipe, study), None):
+        return
+    raise InputError(
+        f"no trials of study '{study.name}' can run together (see docs/tuning.md); leave `stack` out",
+        field="stack",
+        value=stack,
+    )
 
 
-def _kinds(recipe: Recipe[Any], trials: Iterable[Trial]) -> Iterable[tuple[Trial, str]]:
-    for trial in trials:
+def _kinds(recipe: Recipe[Any], study: Study) -> Iterator[tuple[Trial, str]]:
+    """The trials that can run together with others, and what those have in common."""
+    search = search_of(study)
+    numbers: Counter[str] = Counter()
+    for trial in study.trials():
+        place: object = None
+        if search is not None and trial.kind == TUNING:
+            point = canonical_json({axis: trial.axes.get(axis) for axis in study.axes})
+            place = numbers[point] // search.together
+            numbers[point] += 1
         settings = recipe.validate(trial.config)
-        if joins(settings):
-            values: Mapping[str, object] = {
-                each.name: getattr(settings, each.name)
-                for each in dataclasses.fields(settings)
-                if each.name not in FREE
-            }
-            yield trial, canonical_json(plain(values))
+        common = few_shot_kind(settings) if isinstance(settings, FewShotConfig) else settings.stack_kind()
+        if common is not None:
+            yield trial, canonical_json([place, plain(common)])
+
+
+def few_shot_kind(settings: FewShotConfig) -> Mapping[str, object] | None:
+    """`TrialConfig.stack_kind` of few-shot trials."""
+    return settings.without(FREE) if joins(settings) else None
 
 
 def joins(settings: FewShotConfig) -> bool:
-    """Whether the trials of a configuration can share calls with others."""
+    """Whether few-shot trials of a configuration can share calls with others."""
     method, curvature = settings.estimator
     estimated = method in JOINING and (method != "maml" or curvature in CURVATURES)
     measured = settings.budget == "compute" or settings.measure_memory or settings.memory_budget is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,26 @@ class ListedStudy(Study):
         return self.listed
 
 
-def run_any_study(study: Study, folder: Path | str, executor: Executor | None = None, **options: Any) -> StudyOutcome:
-    """`run_study`, or `run_tuned_study` where the study's base holds a search."""
-    if search_of(study) is None:
-        return run_study(study, folder, executor, **options)
-    return run_tuned_study(study, folder, executor, **options)
+def run_any_study(
+    study: Study,
+    folder: Path | str,
+    executor: Executor | None = None,
+    *,
+    opened: Callable[[], None] | None = None,
+    **options: Any,
+) -> StudyOutcome:
+    """`run_study`, or `run_tuned_study` where the study's base holds a search.
+
+    Args:
+        opened: called when the folder holds the study, before its first trial.
+    """
+    if search_of(study) is not None:
+        return run_tuned_study(study, folder, executor, opened=opened, **options)
+    if opened is not None:
+        with explain_disk_full(Path(folder), "opening the study"):
+            RunStore.create(folder, study).close()
+            opened()
+    return run_study(study, folder, executor, **options)
 
 
 def run_tuned_study(
@@ -77,6 +92,7 @@ def run_tuned_study(
     *,
     retry_failed: bool = True,
     reporter: Reporter | None = None,
+    opened: Callable[[], None] | None = None,
     **options: Any,
 ) -> StudyOutcome:
     """Search at the points that the strategy names, then run axes × seeds and extras with the values found.
@@ -86,6 +102,7 @@ def run_tuned_study(
     from outside counts as nothing, and the search waits for it. More ``tune.trials`` than before continue the search.
 
     Args:
+        opened: called when the folder holds the study, before its first trial.
         options: of `run_study`.
 
     Raises:
@@ -108,6 +125,10 @@ def run_tuned_study(
     # One watch for all rounds: a request that comes between two of them ends the next.
     options.setdefault("stop_seen", StopWatch.start(folder).seen)
     _seal_finals(folder)
+    with explain_disk_full(folder, "opening the study"):
+        RunStore.create(folder, _listed(study, _stored(folder, study, search))).close()
+        if opened is not None:
+            opened()
     searched = _search(study, search, folder, executor, retry_failed, reporter, options)
     unfinished = searched.pending or searched.stopped or searched.damaged or _any_killed(folder, study, search)
     if unfinished or (searched.failed and options.get("fail_fast")):
@@ -156,8 +177,6 @@ def _search(
 ) -> StudyOutcome:
     """Rounds of suggestions until every search is over, or a trial is left pending."""
     quiet = None if reporter is None else _Rounds(reporter)
-    with explain_disk_full(folder, "opening the study"):
-        RunStore.create(folder, _listed(study, _stored(folder, study, search))).close()
     outcome = None
     while True:
         tuning = [run for run in read_study(folder).runs if run.trial.kind == TUNING]

@@ -6,7 +6,7 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -87,9 +87,9 @@ class ImageSet:
         n = self.n_examples("train")
         places = np.arange(step * self.n_batch, (step + 1) * self.n_batch)
         index = np.empty(self.n_batch, np.int64)
-        for epoch in np.unique(places // n):
+        for epoch in range(places[0] // n, places[-1] // n + 1):
             here = places // n == epoch
-            index[here] = _order(self.seed, int(epoch), n)[places[here] % n]
+            index[here] = _order(self.seed, epoch, n)[places[here] % n]
         return self.examples("train", index)
 
     def evaluation(self, split: Split, max_batches: int | None = None) -> Iterator[Batch]:
@@ -102,10 +102,15 @@ class ImageSet:
 
     def examples(self, split: Split, index: np.ndarray) -> Batch:
         """The examples of these numbers."""
-        mean, deviation = _pixel_statistics(self)
+        mean, deviation = self._pixel_statistics
         pixels = (self.images[split][index, None].astype(np.float32) - mean) / deviation
         inputs = {"x": torch.from_numpy(pixels), "index": torch.from_numpy(np.asarray(index, np.int64))}
         return Batch(inputs, torch.from_numpy(self.labels[split][index]))
+
+    @cached_property
+    def _pixel_statistics(self) -> tuple[np.float32, np.float32]:
+        pixels = self.images["train"]
+        return np.float32(pixels.mean(dtype=np.float64)), np.float32(pixels.std(dtype=np.float64))
 
     def describe(self) -> dict[str, Any]:
         """JSON for the run's record."""
@@ -121,15 +126,9 @@ class ImageSet:
         }
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)  # trials that run together read in turn, each in its own order
 def _order(seed: int, epoch: int, n: int) -> np.ndarray:
     return generator(seed, "examples", epoch).permutation(n)
-
-
-@lru_cache(maxsize=4)
-def _pixel_statistics(data: ImageSet) -> tuple[np.float32, np.float32]:
-    pixels = data.images["train"]
-    return np.float32(pixels.mean(dtype=np.float64)), np.float32(pixels.std(dtype=np.float64))
 
 
 def _n_train(name: str, total: int, n_train: int | None, shares: Mapping[str, float]) -> int:
