@@ -14,14 +14,16 @@ Attention logits are q·k/d in place of q·k/sqrt(d), equal at the base width. A
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, cast
 
 import torch
 
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Params
 from metascale.models.network import OneTask
+from metascale.models.perceptron import Perceptron
 from metascale.models.transformer import Transformer
 
 WIDTH_FIELDS = ("d_model", "width")
@@ -113,6 +115,22 @@ class MuP:
         scale = math.sqrt(base.head_dim) / self.model.head_dim
         multiplier = self.model.output_multiplier / (self.ratio if self.model.tied else 1.0)
         return replace(self.model, attention_scale=scale, output_multiplier=multiplier)
+
+    @property
+    def kind(self) -> object:
+        """That of the model, where it computes its losses beside others of its kind (`Perceptron.kind`)."""
+        return getattr(self.scaled, "kind", None)
+
+    def losses_of_each(
+        self,
+        models: Sequence[MuP],
+        params: Sequence[Params],
+        batches: Sequence[Batch],
+        dropouts: Sequence[int | None],
+    ) -> torch.Tensor:
+        """[S, B], as `Perceptron.losses_of_each`."""
+        own = cast(Perceptron, self.scaled)
+        return own.losses_of_each([cast(Perceptron, one.scaled) for one in models], params, batches, dropouts)
 
     def init(self, seed: int) -> Params:
         """The model's own tensors, readouts divided by sqrt(r)."""
