@@ -37,6 +37,7 @@ def test_what_is_done_where_nothing_is_said() -> None:
     assert defaults(SAMA) == {"alpha": 0.01, "adapt": True, "mixed": "finite_difference", "multitask": False}
     assert defaults(DARTS) == {"step": 0.1, "alpha": 0.01, "mixed": "finite_difference"}
     assert defaults(Unrolled) == {"steps": None, "truncated": False}
+    assert (Unrolled().remembers, Unrolled(3).remembers) == (-1, 3), "all of the history, or the last steps"
     assert defaults(BlockDiagonal) == {"mode": "exact", "probes": 1}
     assert BlockDiagonal().block_of is layer_of
     assert defaults(Diagonal) == {"estimate": "fisher", "probes": 1}
