@@ -106,12 +106,16 @@ def test_a_further_axis_makes_series(tmp_path: Path) -> None:
     assert law_data(builder.write()).scales.series == ("MAML, width 8", "MAML, width 16")
 
 
-def test_another_axis_names_itself(tmp_path: Path) -> None:
-    folder = make_study(tmp_path, scales=(16, 32, 64, 128), x_name="width")
-    assert law_data(folder).scales.x_name == "width"
+@pytest.mark.parametrize(
+    ("name", "label", "many"),
+    [("width", "width", "width"), ("n_train_classes", "training classes", "the number of training classes")],
+)
+def test_another_axis_names_itself(tmp_path: Path, name: str, label: str, many: str) -> None:
+    folder = make_study(tmp_path, scales=(16, 32, 64, 128), x_name=name)
+    assert law_data(folder).scales.x_name == name
     (folder / "law.json").unlink()
-    assert law_data(folder).scales.x_label == "width"
-    assert law_finding(open_study(folder)).question == "Does meta-test loss follow a power law in width?"
+    assert law_data(folder).scales.x_label == label
+    assert law_finding(open_study(folder)).question == f"Does meta-test loss follow a power law in {many}?"
 
 
 def test_learning_curves_hold_every_run_and_its_kept_step(study_folder: Path) -> None:
@@ -318,6 +322,8 @@ def test_the_largest_value_on_offer_is_flagged(tmp_path: Path) -> None:
         ({"training": "max_steps", "best_step": 20}, "4 of 4 runs ended at the step cap with validation still falling"),
         ({"training": "max_steps", "best_step": 10}, ""),
         ({"training": "converged", "best_step": 10}, ""),
+        ({"training": "converged", "best_step": 10, "kept_step": 10}, ""),
+        ({"training": "converged", "best_step": 0, "kept_step": 0}, "4 of 4 runs kept the state before training"),
     ],
 )
 def test_runs_that_had_not_converged_are_in_the_headline(tmp_path: Path, result: dict, expected: str) -> None:
@@ -326,7 +332,8 @@ def test_runs_that_had_not_converged_are_in_the_headline(tmp_path: Path, result:
         cells = {"test_loss_nats": 1.0 / n, "steps": 20, **result}
         builder.run(f"{n}", {"n_tasks": n}, kind="meta", result=cells)
     finding = finding_of(open_study(builder.write()))
-    cautions = (f"{expected}: the losses also measure the budget.",) if expected else ()
+    after = ", which no later one beat." if "kept" in expected else ": the losses also measure the budget."
+    cautions = (f"{expected}{after}",) if expected else ()
     assert finding.cautions == cautions
     assert finding.answer.endswith(cautions[0]) if cautions else "step cap" not in finding.answer
 

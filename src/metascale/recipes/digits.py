@@ -107,6 +107,7 @@ RECIPE = Recipe(
             "vary the number of distinct training classes instead, with endless tasks",
             {**EQUAL_STEPS, "n_tasks": None},
             axes={"n_train_classes": [5, 8, 12, 16, 20, 24]},
+            question="Does meta-test loss follow a power law in the number of training classes?",
         ),
         "smoke": Profile(
             "seconds: to see that everything works",

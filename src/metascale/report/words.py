@@ -24,6 +24,10 @@ AXIS_LABELS = {
     "n_train": "training examples",
     "n_clean": "clean texts",
 }
+COUNTED = frozenset(
+    {"n_tasks", "n_train_classes", "n_train", "n_clean", "k_shot", "n_way", "meta_batch", "inner_steps"}
+)
+"""Axes that count what their label names, so that a sentence says "the number of" it."""
 METHOD_LABELS = {
     "reptile": "Reptile",
     "maml": "MAML",

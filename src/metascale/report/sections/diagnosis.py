@@ -254,6 +254,7 @@ class Convergence:
         scheduled: those of either kind whose rate falls until that last step, where ending is meant.
         n_known: runs of which it is known.
         patient: whether runs were to end by patience; otherwise by a number of steps.
+        untrained: those that kept the state before training, which no later one beat.
     """
 
     improving: tuple[RunRow, ...]
@@ -261,6 +262,7 @@ class Convergence:
     scheduled: tuple[RunRow, ...]
     n_known: int
     patient: bool
+    untrained: tuple[RunRow, ...] = ()
 
 
 def convergence_data(source: StudySource) -> Convergence:
@@ -274,19 +276,22 @@ def convergence_data(source: StudySource) -> Convergence:
     improving = tuple(run for run in best_last if not run.rate_falls)
     by_budget = tuple(run for run in capped if not run.rate_falls)
     scheduled = tuple(run for run in known if run.rate_falls and (run in best_last or run in capped))
-    return Convergence(improving, by_budget, scheduled, len(known), patient)
+    untrained = tuple(run for run in known if run.number("kept_step") == 0)
+    return Convergence(improving, by_budget, scheduled, len(known), patient, untrained)
 
 
 def unconverged(study: ReportStudy) -> tuple[str, ...]:
-    """A sentence that says how many runs ended before they had converged; nothing where all had."""
+    """How many runs ended before they had converged, and how many kept their untrained start; nothing where none."""
     found = convergence_data(study)
-    ended = {
+    counts = {
         "at the step cap with validation still falling": len(found.improving),
         "at the step cap before patience ran out": len(found.by_budget),
         "at the step cap, where the schedule of their rate ends": len(found.scheduled),
     }
-    words = [f"{count} of {found.n_known} runs ended {how}" for how, count in ended.items() if count]
-    return (f"{', '.join(words)}: the losses also measure the budget.",) if words else ()
+    words = [f"{count} of {found.n_known} runs ended {how}" for how, count in counts.items() if count]
+    ended = (f"{', '.join(words)}: the losses also measure the budget.",) if words else ()
+    kept = f"{len(found.untrained)} of {found.n_known} runs kept the state before training, which no later one beat."
+    return (*ended, kept) if found.untrained else ended
 
 
 def convergence_sentences(found: Convergence) -> tuple[str, ...]:
@@ -314,6 +319,10 @@ def convergence_sentences(found: Convergence) -> tuple[str, ...]:
             f"{n_scheduled} {of} ended at the most steps allowed, where the schedule of {whose} rate "
             f"ends; {_n_best_last(found)} of them had the lowest validation loss there, as a falling rate is meant to "
             "give. A longer schedule might lower it further, so the loss also measures the budget."
+        )
+    if found.untrained:
+        sentences.append(
+            f"{len(found.untrained)} {of} kept the state before training: no later one had a lower validation loss."
         )
     if not sentences:
         ended = "ended by patience" if found.patient else "had their lowest validation loss before the end"

@@ -46,6 +46,7 @@ from metascale.report.study import (
     open_study,
 )
 from metascale.report.words import (
+    COUNTED,
     axis_label,
     greek,
     interval,
@@ -78,7 +79,7 @@ def law_data(source: StudySource) -> LawTable:
 def law_finding(study: ReportStudy) -> Finding:
     """The study's question and the law's answer; without a law it says so and why."""
     axis = axis_label(study.x_name).removesuffix(" N").removesuffix(" K").removesuffix(" r")
-    many = "the number of training tasks" if study.x_name == "n_tasks" else axis
+    many = f"the number of {axis}" if study.x_name in COUNTED else axis
     loss = study.loss_words
     laws = study.laws_by_series
     scales = dict.fromkeys(name for one in laws.values() for name in one.x_names)
