@@ -7,13 +7,10 @@ import pickle
 
 import numpy as np
 import pytest
-import typer
 from scipy.optimize import minimize_scalar
-from typer.testing import CliRunner
 
 import metascale as ms
 from metascale import laws
-from metascale.cli import laws as cli_laws
 from metascale.core.errors import InputError
 from metascale.laws.allocation import _best_sizes, _searched_sizes
 
@@ -119,22 +116,3 @@ def test_an_optimum_predicts_a_run_at_its_points():
     json.dumps(stored, allow_nan=False)
     with pytest.raises(InputError, match="`cost` as what `fit_cost` returns"):
         ms.optimum(surface, [1e21], cost="gpu_hours")
-
-
-def test_the_command_reads_the_cost_from_the_table(tmp_path):
-    app, path, rows = typer.Typer(), tmp_path / "runs.csv", table()
-    app.command()(cli_laws.optimum)
-    app.command()(cli_laws.fit)  # so that commands have names
-    cells = [",".join(map(repr, row)) for row in np.column_stack(list(rows.values())).tolist()]
-    path.write_text("\n".join([",".join(rows), *cells]))
-    asked = ["optimum", str(path), "--compute", "100", "--cost", "gpu_hours"]
-    text = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "out")]).output
-    assert "compute 100 gpu_hours" in text
-    assert "gpu_hours = 3e-19 N^1.100 D^0.900" in text
-    assert "pooled" not in text
-    stored = json.loads((tmp_path / "out" / "optimum.json").read_text())
-    assert stored["n_params"]["estimate"][0] == pytest.approx(best_size(100.0), rel=0.1)
-    assert stored["cost"]["a"] == pytest.approx(1.1)
-    refused = CliRunner().invoke(app, [*asked, "--gpu-flops", "1e15"]).exception
-    assert "GPU-hours are told from FLOPs, and the budgets are in gpu_hours" in str(refused)
-    assert "no column 'hours'" in str(CliRunner().invoke(app, [*asked[:-1], "hours"]).exception)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import metascale as ms
-from metascale.cli.scales import predicted_rows
 from metascale.core.errors import InputError
 from metascale.laws.forecasting import CHECKPOINTS, _decaying, forecast
 from metascale.laws.multi_power import NAMES, Path, loss_of
-from metascale.laws.predicting import read_predictors
 from metascale.laws.schedule_fit import Run, fit_multi_power
 from metascale.laws.schedules import Schedule
-from metascale.laws.table import read_table
-from tests.laws.test_entry import call, write
 
 # Luo et al. 2025, parameters of the model of 25 M.
 PUBLISHED = dict(zip(NAMES, (3.04, 0.525, 0.508, 363.8, 2.066, 0.583, 0.641), strict=True))
@@ -155,24 +150,6 @@ def long_table():
     }
 
 
-def test_a_long_table_is_fitted_and_forecast_in_python_and_by_the_command(tmp_path):
-    table = long_table()
-    schedule = "wsd:peak=3e-4,steps=5000,warmup=200"
-    ahead = ms.forecast(table, law="multi_power", schedule=schedule)
-    truth = loss_of(PUBLISHED, Schedule.named(schedule), [5000])[0]
-    assert ahead.low[0] < truth < ahead.high[0]
-    path = write(tmp_path / "curves.csv", table)
-    found = json.loads(call("forecast", path, "--schedule", schedule, "--to", 5000, "--json").stdout)
-    assert found["rows"][0]["median"] == pytest.approx(ahead.median[0])
-    stored = json.loads(call("fit", path, "--law", "multi_power", "--json", "--out", tmp_path / "out").stdout)
-    assert set(stored["parameters"]) == set(NAMES)
-    assert (tmp_path / "out" / "curves.csv").exists()
-    with pytest.raises(InputError, match="no column of learning rates"):
-        ms.fit({name: table[name] for name in ("run", "step", "loss")}, law="multi_power")
-    with pytest.raises(InputError, match="not for the law"):
-        ms.fit(table, law="multi_power", n_bootstrap=10)
-
-
 def test_a_law_of_schedules_is_saved_and_loaded_and_predicts_the_same(tmp_path):
     fit, schedule = ms.fit(long_table(), law="multi_power"), "wsd:peak=3e-4,steps=5000,warmup=200"
     fit.save(tmp_path / "law.json")
@@ -189,27 +166,6 @@ def test_a_law_of_schedules_is_saved_and_loaded_and_predicts_the_same(tmp_path):
     other = ms.load_law(tmp_path / "other.json")
     with pytest.raises(InputError, match="`at` is for laws of schedules"):
         other.predict([32], at=[1])
-
-
-def test_every_group_has_a_law_of_schedules_in_python_and_by_the_command(tmp_path):
-    """The second arm's loss is twice the first's, and so are L0, A and B."""
-    one = long_table()
-    table = {name: np.concatenate([cells, cells]) for name, cells in one.items()}
-    table["loss"] = np.r_[one["loss"], 2 * one["loss"]]
-    table["arm"] = ["old"] * len(one["loss"]) + ["new"] * len(one["loss"])
-    fits, schedule = ms.fit(table, law="multi_power", group="arm"), "cosine:peak=3e-4,steps=3000,warmup=200"
-    ahead = ms.forecast(table, law="multi_power", group="arm", schedule=schedule)
-    assert ahead["new"].median[0] == pytest.approx(2 * ahead["old"].median[0], rel=1e-4)
-    fits.save(tmp_path / "laws.json")
-    assert ms.load_law(tmp_path / "laws.json")["new"].predict(schedule).rows() == ahead["new"].rows()
-    path, out = write(tmp_path / "curves.csv", table), tmp_path / "out"
-    call("fit", path, "--law", "multi_power", "--group", "arm", "--out", out)
-    points = write(tmp_path / "points.csv", {"arm": ["old", "old", "new"], "step": [1, 3000, 3000], "lr": [3e-4] * 3})
-    rows = predicted_rows(read_table(points), read_predictors(out), 0.9, "arm")
-    flat = {arm: fits[arm].predict({"step": [1, 3000], "lr": [3e-4, 3e-4]}) for arm in ("old", "new")}
-    assert [row["median"] for row in rows[1:]] == [flat["old"].median[0], rows[2]["median"]]
-    said = json.loads(call("forecast", path, "--group", "arm", "--schedule", schedule, "--json").stdout)
-    assert said["groups"]["old"]["rows"] == ahead["old"].rows()
 
 
 @pytest.mark.parametrize(

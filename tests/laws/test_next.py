@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -211,36 +209,6 @@ def test_a_thousand_candidates_in_five_seconds():
     begin = time.process_time()
     ms.next_runs(table, candidates, "6*N*D", TARGET, 1e20)
     assert time.process_time() - begin < 5
-
-
-def test_the_command(tmp_path, capsys, monkeypatch):
-    from metascale.cli.main import main
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["metascale", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, capsys.readouterr()
-
-    (tmp_path / "runs.csv").write_text("N,D,loss\n")
-    asked = ["next", tmp_path / "runs.csv", "--range", "N=1e7:1e9:6", "--range", "D=2e8:2e10:6", "--cost", "6*N*D",
-             "--target", "N=7e9,D=1.4e11"]  # fmt: skip
-    code, said = call(*asked, "--budget", "1e19", "--out", tmp_path / "plan", "--json")
-    assert not code, said.err
-    plan = json.loads(said.out)
-    assert plan["spent"] <= 1e19
-    assert len((tmp_path / "plan" / "plan.csv").read_text().splitlines()) == 1 + len(plan["runs"])
-    lines = ["N,D,loss", *(f"{run['N']},{run['D']},{hoffmann(np.array([run['N'], run['D']]))}" for run in plan["runs"])]
-    (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n")
-    code, said = call("next", tmp_path / "runs.csv", "--outcome", tmp_path / "plan" / "plan.json")
-    assert not code
-    assert f"{len(plan['runs'])} of {len(plan['runs'])} planned runs" in said.out
-    code, said = call(*asked, "--budget", "1e3")
-    assert code == 2
-    assert "--budget" in said.err
-    code, said = call(*asked[:2], "--cost", "N")
-    assert code == 2
-    assert "--candidates" in said.err
 
 
 @pytest.mark.long

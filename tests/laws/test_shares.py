@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,13 +13,11 @@ from scipy.stats import betabinom, binom
 import metascale as ms
 from metascale.core.errors import InputError
 from metascale.laws.metrics import ShareOptions
-from metascale.laws.predicting import read_predictors
 from metascale.laws.several import parts_of
 from metascale.laws.share_analysis import analyse_shares
 from metascale.laws.share_backtest import _baselines
 from metascale.laws.shares import Form, _derivatives, curve, fit_share, metric_of, run_quantiles, weights_of
 from metascale.laws.table import read_table
-from tests.laws.test_entry import call, write
 
 N = np.geomspace(1e7, 1e10, 10)
 FOUR_CHOICES = 0.25 + 0.75 * expit(-18 + 0.9 * np.log(N))
@@ -294,36 +291,6 @@ def test_a_backtest_of_shares_in_several_scales_hides_corners():
     assert max(found.mixture) < 0.01
     assert found.to_json()["residuals"] == "acc"
     assert "rmse of acc" in found.summary()
-
-
-def test_the_commands_take_options_of_shares_beside_a_loss_and_test_both(tmp_path):
-    path, options = write(tmp_path / "t.csv", table()), ["--x", "N", "--y", "loss", "--y", "acc", "--chance", 0.25]
-    said = json.loads(call("fit", path, *options, "--trials", "asked", "--bootstrap", 20, "--json").stdout)
-    assert set(said["metrics"]) == {"loss", "acc"}
-    assert said["metrics"]["acc"]["chance"] == "given"
-    out = tmp_path / "out"
-    tested = json.loads(call("backtest", path, *options, "--json", "--out", out).stdout)
-    assert tested["metrics"]["acc"]["means"] == ms.backtest(table(), x="N", y="acc", chance=0.25).means()
-    assert {path.name for path in (out / "acc").iterdir()} == {"backtest.json", "backtest.png"}
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_the_command_writes_a_folder_a_metric_and_predicts_from_it(tmp_path):
-    path, out = write(tmp_path / "t.csv", table()), tmp_path / "out"
-    said = call("fit", path, "--x", "N", "--y", "loss", "--y", "acc", "--y", "note", "--bootstrap", 20, "--out", out)
-    assert "refused" in said.output
-    stored = json.loads((out / "metrics.json").read_text())
-    assert set(stored["metrics"]) == {"loss", "acc"}
-    assert list(stored["refused"]) == ["note"]
-    again = read_predictors(out / "acc")[""].predict([1e10])
-    assert again.low[0] == ms.fit(table(), x="N", y="acc").predict([1e10]).low[0]
-    two = tmp_path / "two"
-    options = ["--x", "N", "--y", "acc", "--via", "loss", "--chance", 0.25, "--trials", "asked"]
-    call("fit", path, *options, "--out", two)
-    rows = json.loads(call("forecast", path, *options, "--to", "1e10", "--json").stdout)["rows"]
-    assert read_predictors(two)[""].predict([1e10]).high[0] == pytest.approx(rows[0]["high"])
-    assert rows[0]["low_from_loss"] > rows[0]["low"]
-    assert "loss_low" in rows[0]
 
 
 @pytest.mark.parametrize(

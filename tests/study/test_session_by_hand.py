@@ -1,0 +1,194 @@
+"""What a runner makes of how its jobs end, by tables of events: a pool runs nothing and ends jobs as it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metascale.core.errors import DiskFull
+from metascale.study import RunStore, Study, run_study
+from metascale.study.run.job import Ended, ExitCode, Job
+from metascale.study.run.session import Event, StudyOutcome
+from metascale.study.store.run import StoredRun
+from tests.study.folders import tiny_study
+
+FINISH, DIVERGE = "finish", "diverge"
+
+
+class Scripted:
+    """An executor of one slot, or of more; the attempt number k of a trial ends as the k-th of its ``endings``: with
+    that exit code, or having recorded a result."""
+
+    def __init__(self, *endings: Any, slots: int = 1) -> None:
+        self.endings, self.slots = list(endings), slots
+        self.jobs: list[Job] = []
+        self.running: list[Job] = []
+
+    def check(self) -> None:
+        return None
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        yield self
+
+    def free_device(self) -> str | None:
+        return "cpu" if len(self.running) < self.slots else None
+
+    def submit(self, job: Job) -> None:
+        self.jobs.append(job)
+        self.running.append(job)
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        ended = []
+        for job in self.running:
+            for one in job.together():
+                ending = self.endings.pop(0)
+                if ending == FINISH:
+                    StoredRun(Path(one.folder), one.claim).finish({"loss": 1.0})
+                ended.append(Ended(one if one is not job else job, 0 if ending == FINISH else int(ending), 2.0))
+        self.running = []
+        return ended
+
+
+class Told:
+    """What a reporter hears."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[int, int]] = []
+        self.events: list[Event] = []
+
+    def begin(self, folder: Path, total: int, done: int) -> None:
+        self.begun.append((total, done))
+
+    def event(self, event: Event) -> None:
+        self.events.append(event)
+
+    def end(self, outcome: StudyOutcome | None) -> None:
+        return None
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.events]
+
+
+def run(folder: Path, *endings: Any, study: Study | None = None, **options: Any) -> tuple[StudyOutcome, Told, Scripted]:
+    told, pool = Told(), Scripted(*endings, slots=options.pop("slots", 1))
+    found = run_study(study or tiny_study(n_tasks=(2,)), folder, pool, reporter=told, **options)
+    assert pool.endings == []
+    return found, told, pool
+
+
+@pytest.mark.parametrize(
+    ("endings", "kinds", "message", "outcome"),
+    [
+        ([FINISH], ["finished"], "", (1, 0, 0)),
+        ([1], ["failed"], "the trial's process ended with exit status 1 and recorded no result", (0, 1, 0)),
+        ([-11], ["failed"], "the trial's process was ended by SIGSEGV (signal 11)", (0, 1, 0)),
+        # A hang is tried once more, and a second one has failed.
+        ([ExitCode.HUNG, FINISH], ["failed", "finished"], "", (1, 0, 0)),
+        ([ExitCode.HUNG, ExitCode.HUNG], ["failed", "failed"], "the trial hung: it wrote nothing for", (0, 1, 0)),
+        ([ExitCode.TIMED_OUT], ["failed"], "the trial took longer than its limit and was killed", (0, 1, 0)),
+        # Killed from outside it goes on three times.
+        ([-9, FINISH], ["lost", "finished"], "", (1, 0, 0)),
+        ([-9, -9, -9, FINISH], ["lost"] * 3 + ["finished"], "", (1, 0, 0)),
+        ([-9, -9, -9, -15], ["lost"] * 3 + ["failed"], "the trial's process was killed from outside by SIGTERM", (0, 1, 0)),
+        # A node may be lost twenty times; a trial that was stopped although nobody asked was preempted.
+        ([ExitCode.WORKER_LOST] * 20 + [FINISH], ["lost"] * 20 + ["finished"], "", (1, 0, 0)),
+        ([ExitCode.STOPPED] * 21, ["lost"] * 20 + ["failed"], "the trial's process ended with exit", (0, 1, 0)),
+    ],
+)  # fmt: skip
+def test_a_trial_by_how_its_processes_end(
+    endings: list[Any], kinds: list[str], message: str, outcome: tuple[int, int, int], tmp_path: Path
+) -> None:
+    found, told, pool = run(tmp_path, *endings)
+    started = [kind for kind in told.kinds if kind == "started"]
+    assert len(started) == len(pool.jobs) == len(endings) == found.ran
+    assert [kind for kind in told.kinds if kind != "started"] == kinds
+    assert told.events[-1].message.startswith(message)
+    assert (found.finished, found.failed, found.pending) == outcome
+    assert found.exit_status == (0 if outcome[0] else 1)
+    assert [event.wall_s for event in told.events if event.kind != "started"] == [2.0] * len(endings)
+
+
+@pytest.mark.parametrize(
+    ("ending", "why"),
+    [
+        (-9, "the trial's process was killed from outside by SIGKILL (signal 9); it goes on from its last checkpoint"),
+        (ExitCode.KILLED, "the trial's process was killed from outside; it goes on from its last checkpoint"),
+        (ExitCode.WORKER_LOST, "worker lost or preempted; it goes on from its last checkpoint"),
+    ],
+)
+def test_why_a_trial_goes_on_elsewhere_is_told(ending: Any, why: str, tmp_path: Path) -> None:
+    _, told, _ = run(tmp_path, ending, FINISH)
+    assert [event.message for event in told.events if event.kind == "lost"] == [why]
+
+
+def test_progress_counts_what_is_left_and_how_long_it_takes(tmp_path: Path) -> None:
+    """Of three trials one ends at a time, each in 2 s; with one slot two left take 4 s."""
+    found, told, _ = run(tmp_path, FINISH, 1, FINISH, study=tiny_study(n_tasks=(2, 5, 7)))
+    assert told.begun == [(3, 0)]
+    assert [(event.kind, event.done, event.total, event.eta_s) for event in told.events] == [
+        ("started", 0, 3, None), ("finished", 1, 3, 4.0), ("started", 1, 3, 4.0), ("failed", 2, 3, 2.0),
+        ("started", 2, 3, 2.0), ("finished", 3, 3, 0.0),
+    ]  # fmt: skip
+    assert (found.total, found.finished, found.failed, found.ran, found.skipped) == (3, 2, 1, 3, 0)
+    again, told, _ = run(tmp_path, FINISH, study=tiny_study(n_tasks=(2, 5, 7)))
+    assert told.begun == [(3, 2)]
+    assert (again.finished, again.ran, again.skipped) == (3, 1, 2)
+    left, _, pool = run(tmp_path, study=tiny_study(n_tasks=(2, 5, 7)))
+    assert (left.ran, left.skipped, pool.jobs) == (0, 3, [])
+
+
+def test_failures_are_left_alone_or_end_the_study_where_that_is_asked(tmp_path: Path) -> None:
+    study = tiny_study(n_tasks=(2, 5))
+    first, _, _ = run(tmp_path, 1, study=study, fail_fast=True)
+    assert (first.failed, first.pending, first.ran) == (1, 1, 1)
+    second, _, pool = run(tmp_path, FINISH, study=study, retry_failed=False)
+    assert (second.failed, second.finished, second.skipped) == (1, 1, 1)
+    assert [job.attempt for job in pool.jobs] == [1]
+    third, _, pool = run(tmp_path, FINISH, study=study)
+    assert (third.finished, [job.attempt for job in pool.jobs]) == (2, [2])
+
+
+def test_a_full_disk_ends_the_study_and_loses_nothing(tmp_path: Path) -> None:
+    study = tiny_study(n_tasks=(2, 5))
+    with pytest.raises(DiskFull, match="running trial"):
+        run(tmp_path, ExitCode.DISK_FULL, study=study)
+    found, _, _ = run(tmp_path, FINISH, FINISH, study=study)
+    assert found.finished == 2
+
+
+def test_a_run_that_another_runner_has_is_waited_for(tmp_path: Path) -> None:
+    """The first pool's execution lost its lease although the index has the claim: a scheduler started it twice."""
+    found, told, pool = run(tmp_path, ExitCode.LEASE_LOST, FINISH)
+    assert (found.finished, told.kinds) == (1, ["started", "lost", "started", "finished"])
+    assert [job.attempt for job in pool.jobs] == [1, 1] or len(pool.jobs) == 2
+
+
+def test_a_job_has_all_of_its_claim(tmp_path: Path) -> None:
+    _, _, pool = run(tmp_path, FINISH, keep_checkpoints=True, facts={"command": "c"})
+    (job,) = pool.jobs
+    store = RunStore.open(tmp_path)
+    (trial,) = store.trials
+    assert (job.trial_id, job.label, job.config) == (trial.id, trial.label, dict(trial.config))
+    assert Path(job.folder) == tmp_path.absolute() / "runs" / Path(job.folder).name
+    assert (job.device, job.attempt, job.keep_checkpoints, dict(job.facts)) == ("cpu", 1, True, {"command": "c"})
+    assert (job.stack, job.beside) == ((), [])
+
+
+def test_trials_of_a_stack_are_one_job_and_leave_it_where_its_process_dies(tmp_path: Path) -> None:
+    study = tiny_study(n_tasks=(2, 5, 7))
+    ids = [trial.id for trial in study.trials()]
+    found, told, pool = run(tmp_path, -11, -11, FINISH, FINISH, FINISH, study=study, stacks=[(ids[0], ids[2])])
+    assert [(job.trial_id, tuple(job.stack), len(job.beside)) for job in pool.jobs] == [
+        (ids[0], (ids[0], ids[2]), 1), (ids[1], (), 0), (ids[0], (), 0), (ids[2], (), 0)
+    ]  # fmt: skip
+    died = (
+        "the trial's process was ended by SIGSEGV (signal 11); it ran beside 1 others and leaves them; it goes on from"
+    )
+    assert [event.message.startswith(died) for event in told.events if event.kind == "lost"] == [True, True]
+    assert found.finished == 3
