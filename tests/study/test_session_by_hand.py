@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from metascale.core.errors import DiskFull
 from metascale.study import RunStore, Study, run_study
+from metascale.study.errors import DiskFull
 from metascale.study.run.job import Ended, ExitCode, Job
 from metascale.study.run.session import Event, StudyOutcome
 from metascale.study.store.run import StoredRun
@@ -95,7 +95,7 @@ def run(folder: Path, *endings: Any, study: Study | None = None, **options: Any)
         # Killed from outside it goes on three times.
         ([-9, FINISH], ["lost", "finished"], "", (1, 0, 0)),
         ([-9, -9, -9, FINISH], ["lost"] * 3 + ["finished"], "", (1, 0, 0)),
-        ([-9, -9, -9, -15], ["lost"] * 3 + ["failed"], "the trial's process was killed from outside by SIGTERM", (0, 1, 0)),
+        ([-9, -9, -9, -15], ["lost"] * 3 + ["failed"], "the trial's process was killed from outside", (0, 1, 0)),
         # A node may be lost twenty times; a trial that was stopped although nobody asked was preempted.
         ([ExitCode.WORKER_LOST] * 20 + [FINISH], ["lost"] * 20 + ["finished"], "", (1, 0, 0)),
         ([ExitCode.STOPPED] * 21, ["lost"] * 20 + ["failed"], "the trial's process ended with exit", (0, 1, 0)),
