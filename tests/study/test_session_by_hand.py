@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Scripted:
                 ending = self.endings.pop(0)
                 if ending == FINISH:
                     StoredRun(Path(one.folder), one.claim).finish({"loss": 1.0})
-                ended.append(Ended(one if one is not job else job, 0 if ending == FINISH else int(ending), 2.0))
+                ended.append(Ended(replace(one, hang_s=30.0), 0 if ending == FINISH else int(ending), 2.0))
         self.running = []
         return ended
 
