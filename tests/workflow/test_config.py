@@ -104,6 +104,14 @@ def test_profile_values_lie_between_defaults_and_given_values() -> None:
     assert list(recipe.study(profile="classes").axes) == ["n_train_classes"]
 
 
+def test_an_axis_of_a_profile_stands_above_a_value_that_it_shares_with_others() -> None:
+    """The settings that "factors" has from "frozen" fix ``max_steps``, its own axis does not; the user's value does."""
+    recipe = load_recipe("clinc150")
+    assert recipe.study(profile="frozen").base["max_steps"] == 1000
+    assert recipe.study(profile="factors").axes["max_steps"] == [100, 1000]
+    assert recipe.study({"max_steps": 300}, profile="factors").axes["max_steps"] == [300]
+
+
 def test_a_younger_key_leaves_ids_of_older_studies_alone() -> None:
     """Absent at its default; of a baseline it is no setting, since its training tasks have n_way classes."""
     recipe = load_recipe("digits")

@@ -191,7 +191,8 @@ class Recipe(Generic[Config]):
                 what = hint(key, ()) or "the study itself sets it"
                 raise InputError(f"recipe '{self.name}': there is no key '{key}'; {what}", field=key)
         chosen = self.profile(profile)
-        base = {**chosen.values, **(values or {})}
+        fixed = {key: value for key, value in chosen.values.items() if key not in (chosen.axes or {})}
+        base = {**fixed, **(values or {})}
         tune = self._tune(base.pop(TUNE, self.tuned), chosen.values.get(TUNE))
         axes = absolute_places(self._take_axes(base, self.axes if chosen.axes is None else chosen.axes))
         base = {**self._brought_by_axes(axes), **base}
