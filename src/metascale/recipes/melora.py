@@ -2,6 +2,7 @@
 
 Command:    metascale run melora --data-dir data --out runs/melora                       (GPT-2 small, a GPU)
             metascale run melora --profile laptop --data-dir data --out runs/melora      (a real 260k Llama, CPU)
+            metascale run melora --profile tuned --data-dir data --out runs/tuned        (fewer methods, rates tuned)
             metascale run melora --profile laptop-synthetic --data-dir data --out ...    (the same on generated texts)
             metascale run melora --profile ablation-rank ...                             (-curvature, -inner-steps,
                                                                                           -checkpointing)
@@ -10,8 +11,9 @@ Learners:   Reptile, first-order MAML, MAML unrolled, the recomputed exact meta-
             approximations, implicit MAML; tuned fine-tuning and the other baselines beside them
 Arm:        the same number of floating-point operations for every method, as its own outer step is counted
 Hardware:   one GPU per worker; laptop profiles: 12 minutes on 2 cores
-Result:     laptop: exact meta-gradients are best, the recomputed one in less than half the memory
-            (docs/results/melora.md); configurations in MELoRA's own form: examples/from_melora.py
+Result:     tuned: at equal operations the exact meta-gradient by the stored graph is best; with checkpoints it takes an
+            eighth of the memory and loses to it, having half the outer steps (docs/results/melora.md; all methods:
+            docs/results/melora-ablations.md); configurations in MELoRA's own form: examples/from_melora.py
 """
 
 from __future__ import annotations
