@@ -55,7 +55,7 @@ test-ci: setup-ci ## the default tests with every optional package; a skip that 
 	METASCALE_SKIPS=$(CURDIR)/tests/skips_in_ci.txt $(BIN)/python -m pytest -n auto -m "not long and not gpu and not soak"
 
 test-long: setup ## statistical and study tests that take minutes
-	$(BIN)/python -m pytest -n auto -m "long and not gpu and not soak"
+	$(BIN)/python -m pytest -n auto --timeout 1800 -m "long and not gpu and not soak"
 
 soak: setup      ## studies under random kills and other faults, 25 minutes (METASCALE_SOAK_S sets other seconds)
 	$(BIN)/python -m pytest -m soak -s tests/study/test_soak.py

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -16,7 +18,16 @@ from metascale.meta.learner import MetaLearner
 from metascale.parallel.budget import StepFit, StepPlan, _Gauge, fit_to_budget, profile
 from metascale.parallel.execution import Execution
 from metascale.parallel.out_of_memory import DoesNotFit, MicroBatches
-from metascale.parallel.processes import TaskProcess, TaskProcesses
+from metascale.parallel.processes import (
+    TaskProcess,
+    TaskProcesses,
+    pack,
+    pack_around_model,
+    receive,
+    send,
+    serve,
+    unpack,
+)
 from metascale.parallel.stacked import Call, join_episodes, join_params, run_together
 from metascale.testing.subjects import QuadraticModel
 from metascale.training.optimizers import SGD
@@ -182,3 +193,59 @@ def test_threads_that_wait_for_processes_are_named(monkeypatch: pytest.MonkeyPat
     assert processes.map(torch.numel, [(episode(1), 0), (episode(1), 1)], 1) == [1, 2]  # type: ignore[arg-type]
     processes.processes.clear()
     assert {name.rpartition("_")[0] for name in names} == {"metascale-task"}
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_the_cache_of_a_gpu_is_emptied_where_there_is_one(available: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen examples a task fail once, and eight do not; what was given back to the GPU counts once."""
+    emptied, sizes = [], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(None))
+
+    def call(size: int | None) -> int | None:
+        sizes.append(size)
+        if size is None:
+            raise MemoryError("full")
+        return size
+
+    assert MicroBatches().attempt(call, None, episode(2, 16), 0) == 8
+    assert sizes == [None, 8]
+    assert len(emptied) == int(available)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """``start`` plus the model's number of dimensions times the tasks; refuses none."""
+
+    model: QuadraticModel
+
+    def __call__(self, part: Episode, start: int) -> tuple[int, bool]:
+        if not part.n_tasks:
+            raise InputError("no task", field="tasks")
+        return start + self.model.n_dimensions * part.n_tasks, torch.is_grad_enabled()
+
+
+def test_a_process_answers_request_by_request_until_the_pipe_is_closed() -> None:
+    """A model, two calls with it (5 + 3 · 2 and 7 + 3), one that fails, and half a message, which is no request."""
+    request, model = pack_around_model(Scaled(MODEL))
+    assert model is MODEL
+    asked, told = BytesIO(), BytesIO()
+    messages: list[tuple[object, ...]] = [
+        ("model", pack(model)), ("call", request, pack(episode(2)), 5, True),
+        ("call", request, pack(episode(1)), 7, False),
+        ("call", request, pack(Episode((), episode(0).support, episode(0).query)), 0, True),
+    ]  # fmt: skip
+    for message in messages:
+        send(asked, pack(message))
+    asked.write((100).to_bytes(8, "little") + b"cut")
+    asked.seek(0)
+    serve(asked, told)
+    told.seek(0)
+    replies = []
+    while (reply := receive(told)) is not None:
+        replies.append(unpack(reply))
+    assert replies[:3] == [("done", None), ("done", (11, True)), ("done", (10, False))]
+    ((kind, error, trace),) = replies[3:]
+    assert (kind, str(error), error.field) == ("failed", "no task", "tasks")
+    assert "in __call__" in trace
+    assert torch.is_grad_enabled()
