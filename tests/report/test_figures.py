@@ -21,6 +21,7 @@ def test_every_picture_is_written_as_svg_and_pdf_with_the_same_bytes_each_time(t
     law = first[tmp_path / "plots" / "law.svg"]
     assert b"<text" in law  # text stays text
     assert b"<dc:date>" not in law
+    assert b'width="576pt" height="345.6pt"' in law, "the wide form: 8 by 4.8 inches"
     assert {path: path.read_bytes() for path in write_figures(tmp_path)} == first
     with pytest.raises(InputError, match="not 'png'"):
         write_figures(tmp_path, ["svg", "png"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from metascale.report import style
 from metascale.report.section import Bullets, Code, Folded, Pairs, Picture, Section, of, series_key, signed, table
+from metascale.report.sections.checks import NO_CAUSE, cause_of
 from metascale.report.sections.overview import held_fixed, missing, missing_data, trials
 from metascale.report.sections.provenance import (
     Provenance,
@@ -24,7 +26,7 @@ from metascale.report.sections.provenance import (
     provenance_pairs,
     reproduce,
 )
-from metascale.report.study import ReportStudy, cut_short, open_study, sem_column, stopped_by_patience, unit_of
+from metascale.report.study import Point, ReportStudy, cut_short, open_study, sem_column, stopped_by_patience, unit_of
 from metascale.report.style import styled
 from metascale.report.words import (
     axis_label,
@@ -418,3 +420,42 @@ def test_colours_of_a_page_are_variables() -> None:
         *(f"--ramp-{k}" for k in range(7)),
     ]  # fmt: skip
     assert len(set(style.VARIABLES)) == 18
+
+
+def test_seeds_disagree_beside_the_other_points_of_several_seeds() -> None:
+    """Spreads of ln loss over √2: 0.4 beside 0.1, four times; a point of one seed has none and does not count."""
+
+    def point(name: str, *logs: float) -> Point:
+        runs = tuple(run_row(seed, best_step=1, steps=5) for seed in range(len(logs)))
+        return Point("s", name, {}, 1.0, tuple(math.exp(log) for log in logs), runs)
+
+    odd = point("odd", 0.0, 0.4)
+    others = [point("even", 0.0, 0.1), point("alone", 0.0), point("alone too", 0.0)]
+    assert cause_of(odd, 0.1, [*others, odd]) == "seeds disagree: 4.0 times the usual spread"
+    assert cause_of(point("less", 0.0, 0.3), 0.1, [*others, odd]) == NO_CAUSE, "three times is not more than three"
+    assert cause_of(odd, 0.1, [odd]) == NO_CAUSE
+
+
+def test_a_run_s_place_is_told_on_the_axes_that_vary_besides_scale_and_method(tmp_path: Path) -> None:
+    axes = {"n_tasks": [10, 40], "method": ["maml", "reptile"], "width": [8], "task.rate": [0.1, 0.5]}
+    builder = StudyBuilder(tmp_path, axes)
+    sets = {"n_tasks": 10, "method": "maml", "width": 8, "task.rate": 0.5}
+    builder.run("a", sets, 3, kind="meta", result={"test_loss_nats": 1.0})
+    builder.run("b", {**sets, "method": "reptile"}, 3, kind="meta", result={"test_loss_nats": 1.0})
+    builder.run("search-7", sets, 3, kind="tuning", result={"validation_loss_nats": 1.0})
+    study = open_study(builder.write())
+    first, _, searched = study.runs
+    assert study.place(first) == "rate 0.5"
+    assert study.name_of(first) == "MAML, rate 0.5, N\u00a0=\u00a010, seed 3"
+    assert study.place(searched) == "rate 0.5, search 7"
+    assert study.name_of(searched) == "MAML, rate 0.5, search 7, N\u00a0=\u00a010"
+
+
+def test_the_loss_of_a_study_without_roles_is_its_column_without_the_error(tmp_path: Path) -> None:
+    builder = StudyBuilder(tmp_path, {"n": [1, 2]})
+    builder.run("a", {"n": 1}, result={"test_loss_mse": 1.0, "test_loss_sem_mse": 0.1, "other_loss": 2.0})
+    study = open_study(builder.write())
+    assert (study.loss_name, study.unit, study.loss_words, study.loss_label) == (
+        "test_loss_mse", "MSE", "test loss", "test loss (MSE)",
+    )  # fmt: skip
+    assert (study.x_name, study.scaled, study.level, study.name) == ("n", True, 0.95, "study")
