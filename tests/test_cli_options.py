@@ -56,6 +56,7 @@ def options() -> dict[str, Any]:
 def test_the_options_of_commands_last() -> None:
     changed = "an option has changed; where that was meant: python -m tests.test_cli_options"
     assert options() == json.loads(TABLE.read_text()), changed
+    assert typer.main.get_command(app).name == "metascale"  # in every line of usage
 
 
 if __name__ == "__main__":
