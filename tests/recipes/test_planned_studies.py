@@ -41,10 +41,21 @@ def written() -> dict[str, Any]:
     return dict(json.loads(TABLE.read_text())) if TABLE.exists() else {}
 
 
+def differences(found: Any, expected: Any, where: str = "") -> list[str]:
+    """Where two tables differ, a line each."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = dict.fromkeys([*expected, *found])
+        return [
+            line for key in keys
+            for line in differences(found.get(key, "absent"), expected.get(key, "absent"), f"{where}/{key}")
+        ]  # fmt: skip
+    return [] if found == expected else [f"{where}: {found!r}, and was {expected!r}"]
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_plans_what_it_always_did(name: str) -> None:
-    changed = "a default has changed; where that was meant: python -m tests.recipes.test_planned_studies"
-    assert table_of(name) == written()[name], changed
+    changed = differences(table_of(name), written().get(name, {}), name)
+    assert not changed, (*changed, "where that was meant: python -m tests.recipes.test_planned_studies")
 
 
 def text_of(table: dict[str, Any]) -> str:
