@@ -7,9 +7,10 @@ The functional way: peft's adapters on the same backbone, called by ``torch.func
 SGD through ``torch.func.grad``, and the gradient of the query loss through all of them, one task after another or all
 tasks by ``torch.func.vmap``. Support 5 texts, query 10, of 16 tokens, 5 classes, rank 8, eager attention, float32,
 random weights and tokens: only shapes matter (GPT-2 small with 2 layers, TinyLlama with 1). The program stops unless
-losses and meta-gradients of one task agree in float64 to 1e-8 (1e-6 for TinyLlama, whose norms are float32 in any case). Variants run interleaved after a warm-up; with one
-thread times are processor seconds, which other work on the machine disturbs least. MB are those of live tensors at the
-peak of one task, frozen weights left out; FLOPs are counted while one task runs.
+losses and meta-gradients of one task agree in float64 to 1e-8 (to 1e-6 for TinyLlama, whose norms are float32 in any
+case). Variants run interleaved after a warm-up; with one thread times are processor seconds, which other work on the
+machine disturbs least. MB are those of live tensors at the peak of one task, frozen weights left out; FLOPs are counted
+while one task runs.
 """
 
 from __future__ import annotations
