@@ -5,8 +5,8 @@
 overhead: so many empty trials through local processes, everything durable (claim, history, result, index, table).
 balance: 16 equal trials (each lasts for a fixed time) on the workers, against their own lengths.
 start: the command line's help, a refused configuration, imports and a fit of a small table, medians of fresh processes.
-large: 10,000 trials (100 scales, 100 seeds) one after another in one process, then resume, status and report of the
-finished study, each in a process of its own. ``--folder`` keeps the study, and measures it again where it is finished.
+large: 10,000 trials (100 scales, 100 seeds) one after another in one process; the same call again; then report, status
+and resume (the run again, and the report), each in a process of its own. ``--folder`` keeps the study, and measures it again where it is finished.
 fit: a law fitted to tables of 100,000 and 1,000,000 rows, each in a process of its own.
 """
 
@@ -135,19 +135,26 @@ def start_times(repeats: int) -> list[dict[str, Any]]:
     ]
 
 
-def large(folder: Path, n_trials: int) -> list[dict[str, Any]]:
-    """Seconds and memory of the commands on a finished study of so many trials."""
+def large_study(n_trials: int) -> Study:
     scales = [round(10 ** (1 + 4 * i / N_SCALES)) for i in range(N_SCALES)]
-    study = Study("large", f"{MODULE}:falling", {}, {"n_tasks": scales}, tuple(range(n_trials // N_SCALES)))
-    n_trials = len(study.trials())
-    rows = []
-    if not (folder / "results.csv").exists():
-        began, spent = time.perf_counter(), _cpu_seconds()
-        run_study(study, folder, SerialExecutor())
-        rows.append({"name": "run, one process", "s": time.perf_counter() - began, "cpu_s": _cpu_seconds() - spent})
-    for name in ("resume", "status", "report"):
-        rows.append({"name": name, **command("-m", "metascale", name, str(folder))})
-    return [{"what": "large", "trials": n_trials, **row} for row in rows]
+    return Study("large", f"{MODULE}:falling", {}, {"n_tasks": scales}, tuple(range(n_trials // N_SCALES)))
+
+
+def run_large(folder: str, n_trials: int) -> None:
+    """Run what is left of the large study, one trial after another in this process."""
+    outcome = run_study(large_study(n_trials), folder, SerialExecutor())
+    assert outcome.finished == outcome.total
+
+
+def large(folder: Path, n_trials: int) -> list[dict[str, Any]]:
+    """Seconds and memory of running the large study, and of the commands on it once it has finished."""
+    run = ("-c", f"from {MODULE} import run_large; run_large({str(folder)!r}, {n_trials})")
+    steps = {"run, one process": run, "run again, nothing left to do": run}
+    if (folder / "results.csv").exists():
+        del steps["run, one process"]
+    steps |= {name: ("-m", "metascale", name, str(folder)) for name in ("report", "status", "resume")}
+    n_trials = len(large_study(n_trials).trials())
+    return [{"what": "large", "trials": n_trials, "name": name, **command(*step)} for name, step in steps.items()]
 
 
 def fits(repeats: int) -> list[dict[str, Any]]:
