@@ -6,7 +6,8 @@ overhead: so many empty trials through local processes, everything durable (clai
 balance: 16 equal trials (each lasts for a fixed time) on the workers, against their own lengths.
 start: the command line's help, a refused configuration, imports and a fit of a small table, medians of fresh processes.
 large: 10,000 trials (100 scales, 100 seeds) one after another in one process; the same call again; then report, status
-and resume (the run again, and the report), each in a process of its own. ``--folder`` keeps the study, and measures it again where it is finished.
+and resume (the run again, and the report), each in a process of its own. ``--folder`` keeps the study, and measures it
+again where it is finished.
 fit: a law fitted to tables of 100,000 and 1,000,000 rows, each in a process of its own.
 """
 
