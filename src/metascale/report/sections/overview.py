@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from metascale.core.columns import COMPARED_KINDS, TEST_ACCURACY
@@ -83,8 +84,8 @@ def _missing_law(study: ReportStudy) -> list[str]:
 
 def _scales_with_one_seed(study: ReportStudy, finished: Sequence[RunRow]) -> list[float]:
     names = study.series
-    places = [(names[run.id], x) for run in finished if (x := run.number(study.x_name)) is not None]
-    return sorted({place[1] for place in places if places.count(place) == 1})
+    places = Counter((names[run.id], x) for run in finished if (x := run.number(study.x_name)) is not None)
+    return sorted({x for (_, x), seeds in places.items() if seeds == 1})
 
 
 def missing(study: ReportStudy) -> Section:
