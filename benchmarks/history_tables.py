@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -318,44 +318,63 @@ def _fit(rows: Sequence[Row]) -> str:
 
 
 def summary(newest: Newest) -> str:
-    """What the page comes to: our best way beside the fastest of the others, from the newest run of each benchmark."""
-    lines: list[list[str]] = []
+    """What the page comes to: our best way beside the fastest of the others, from the newest run of each benchmark.
 
-    def beside(rows: Sequence[Row], what: str, others: str, contains: str, memory_of: str | None = None) -> None:
-        own = [row for row in rows if "metascale" in row["variant"] and contains in row["variant"]]
-        best = max(own, key=lambda row: row["ratio_to_fastest_peer"])
-        least = min(row.get("live_bytes_one_task", 1) for row in rows if "metascale" not in row["variant"])
-        memory = f"{best['live_bytes_one_task'] / least:.2f}" if "live_bytes_one_task" in best else ""
-        threads = f"{best['threads']} thread{'s' if best['threads'] > 1 else ''}"
-        lines.append([what, others, threads, f"**{times(best['ratio_to_fastest_peer'])}**", memory])
+    Args:
+        newest: gives no rows where a benchmark has no such run; the table then goes without it.
+    """
+    lines = [*_maml(newest), *_lora(newest), *_steps_beside(newest), *_sama(newest)]
+    return table(["what", "beside", "on", "times as fast as the fastest of them", "of the least memory of them"], lines)
 
-    libraries = "learn2learn's algorithm, higher, TorchOpt"
-    for threads, tasks in ((1, 4), (2, 4)):
-        rows = newest("peers", tasks=tasks, threads=threads)
+
+def _best(rows: Sequence[Row], what: str, others: str, contains: str) -> Iterator[list[str]]:
+    """The fastest of our variants with these words in its name."""
+    own = [row for row in rows if "metascale" in row["variant"] and contains in row["variant"]]
+    if not own:
+        return
+    best = max(own, key=lambda row: row["ratio_to_fastest_peer"])
+    least = min(row.get("live_bytes_one_task", 1) for row in rows if "metascale" not in row["variant"])
+    memory = f"{best['live_bytes_one_task'] / least:.2f}" if "live_bytes_one_task" in best else ""
+    ratio = f"**{times(best['ratio_to_fastest_peer'])}**"
+    yield [what, others, f"{best['threads']} thread{'s' if best['threads'] > 1 else ''}", ratio, memory]
+
+
+def _maml(newest: Newest) -> Iterator[list[str]]:
+    others = "learn2learn's algorithm, higher, TorchOpt"
+    for threads in (1, 2):
+        rows = newest("peers", tasks=4, threads=threads)
         second, first = ([row for row in rows if row["second_order"] is order] for order in (True, False))
-        where = f"of the 4-conv net, {tasks} tasks"
-        beside(second, f"exact MAML {where}, recomputed", libraries, "exact")
-        beside(second, f"exact MAML {where}, stored graph", libraries, "unrolled")
-        beside(first, f"first-order MAML {where}", libraries, "first-order")
-    rows = newest("peers_lora", threads=2)
+        yield from _best(second, "exact MAML of the 4-conv net, 4 tasks, recomputed", others, "exact")
+        yield from _best(second, "the same, stored graph", others, "unrolled")
+        yield from _best(first, "first-order MAML of the same", others.removesuffix(", TorchOpt"), "first-order")
+
+
+def _lora(newest: Newest) -> Iterator[list[str]]:
+    rows, peft = newest("peers_lora", threads=2), "peft, task by task"
     plain = [row for row in rows if "bfloat16" not in row["variant"]]
-    beside(plain, "first-order LoRA on BERT, 4 tasks", "peft, task by task", "")
-    beside(rows, "the same, bfloat16 backbone", "peft, task by task, float32", "bfloat16")
-    for model in ("gpt2", "tinyllama"):
-        rows = newest("peers_second_order", threads=2, model=model)
-        name = {"gpt2": "GPT-2's shape", "tinyllama": "TinyLlama's shape"}[model]
-        beside(rows, f"exact MAML of LoRA, {name}, recomputed", "torch.func on the same model", "exact")
-        beside(rows, f"exact MAML of LoRA, {name}, stored graph", "torch.func on the same model", "unrolled")
+    yield from _best(plain, "first-order LoRA on BERT, 4 tasks", peft, "")
+    yield from _best(rows, "the same, bfloat16 backbone", f"{peft}, float32", "bfloat16")
+    for model, name in (("gpt2", "GPT-2's shape"), ("tinyllama", "TinyLlama's shape")):
+        rows, others = newest("peers_second_order", threads=2, model=model), "torch.func on the same model"
+        yield from _best(rows, f"exact MAML of LoRA, {name}, recomputed", others, "exact")
+        yield from _best(rows, "the same, stored graph", others, "unrolled")
+
+
+def _steps_beside(newest: Newest) -> Iterator[list[str]]:
     steps = {row["variant"]: row["step_s"] for row in newest("language_models", threads=2, what="step")}
-    for other in ("nanoGPT's model", "transformers GPT-2"):
-        ratio = steps[other] / steps["ours, GPT-2's shape"]
-        lines.append(["a Transformer's training step, GPT-2's shape", other, "2 threads", f"**{times(ratio)}**", ""])
+    ours = steps.get("ours, GPT-2's shape", 0.0)
+    for other in ("nanoGPT's model", "transformers GPT-2") if steps else ():
+        ratio = f"**{times(steps[other] / ours)}**"
+        yield ["a Transformer's training step, GPT-2's shape", other, "2 threads", ratio, ""]
+
+
+def _sama(newest: Newest) -> Iterator[list[str]]:
     for model, name in (("bert", "BERT-like"), ("resnet", "ResNet-like")):
         by = {row["variant"]: row for row in newest("bilevel", model=model, unroll=1)}
-        sama, betty = by["sama"], by["betty sama"]
-        ratio = f"**{times(betty['time_ratio'] / sama['time_ratio'])}**"
-        lines.append([f"SAMA, {name}", "Betty", "1 thread", ratio, f"{sama['peak_mib'] / betty['peak_mib']:.2f}"])
-    return table(["what", "beside", "on", "as fast as the fastest of them", "of the least memory of them"], lines)
+        if "betty sama" in by:
+            sama, betty = by["sama"], by["betty sama"]
+            ratio = f"**{times(betty['time_ratio'] / sama['time_ratio'])}**"
+            yield [f"SAMA, {name}", "Betty", "1 thread", ratio, f"{sama['peak_mib'] / betty['peak_mib']:.2f}"]
 
 
 TABLES: Mapping[str, Callable[[Sequence[Row]], str]] = {
