@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ EMPTY: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def without_pictures() -> Iterator[None]:
     """Figures are made and hold their artists, but what is saved of them is one empty pixel: drawing takes seconds a
     study, and is tested where the pictures are."""
     from matplotlib.figure import Figure
@@ -90,4 +91,24 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     def savefig(figure: Figure, stream: Any, *, format: str, **options: Any) -> None:
         stream.write(EMPTY[format])
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    """`without_pictures` for one test."""
+    with without_pictures():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def studies_are_undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """`without_pictures` where whole studies run, fixtures of a module included, unless it says ``DRAWN``."""
+    whole = request.path.parent.name in ("study", "workflow", "recipes") or request.path.name.startswith("test_cli")
+    if whole and not getattr(request.module, "DRAWN", False):
+        with without_pictures():
+            yield
+    else:
+        yield

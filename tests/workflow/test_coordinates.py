@@ -21,6 +21,8 @@ from metascale.workflow.coordinates import (
     read_coordinates,
 )
 
+DRAWN = True
+
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["metascale", "coordinate-check", *arguments])
