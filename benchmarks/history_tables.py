@@ -377,6 +377,16 @@ def _sama(newest: Newest) -> Iterator[list[str]]:
             yield [f"SAMA, {name}", "Betty", "1 thread", ratio, f"{sama['peak_mib'] / betty['peak_mib']:.2f}"]
 
 
+def stacked(rows: Sequence[Row]) -> str:
+    return table(
+        ["study", "trials", "run", "CPU seconds", "of one at a time"],
+        [
+            [row["study"], str(row["trials"]), row["variant"], f"{row['cpu_s']:.1f}", f"{row['of_alone']:.2f}"]
+            for row in rows
+        ],
+    )
+
+
 TABLES: Mapping[str, Callable[[Sequence[Row]], str]] = {
     "bilevel": bilevel,
     "int8": int8,
@@ -386,5 +396,6 @@ TABLES: Mapping[str, Callable[[Sequence[Row]], str]] = {
     "peers_lora": peers_lora,
     "peers_second_order": peers_second_order,
     "speed": speed,
+    "stacked": stacked,
     "studies": studies,
 }
