@@ -4,11 +4,11 @@
     python benchmarks/stacked.py --only search --repeats 3
     python benchmarks/stacked.py --before CHECKOUT       # beside an earlier commit, whose sources are in CHECKOUT/src
 
-``digits``: exact MAML, 7 task counts × 3 seeds. ``search``: 16 learning rates for one perceptron of `shapes`, with early
-stopping, then the best with three seeds. Each variant is a process of its own that runs its study on one worker with
-one thread; the variants take turns. Counted are the processes of the trials and the one that they are forked from, its
-start included, but not the planning, the law and the report. What a stack computes is what its trials compute alone, to
-the bit (the tests hold that).
+``digits``: exact MAML, 7 task counts × 3 seeds. ``search``: 16 learning rates for one perceptron of `shapes`, with
+early stopping, then the best with three seeds. Each variant is a process of its own that runs its study on one worker
+with one thread; the variants take turns. Counted are the processes of the trials and the one that they are forked from,
+its start included, but not the planning, the law and the report. What a stack computes is what its trials compute
+alone, to the bit (the tests hold that).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
     asked = parser.parse_args()
     variants: dict[str, tuple[int | str | None, Path]] = {"one at a time": (1, OWN), "stacked": ("auto", OWN)}
     if asked.before is not None:
-        variants = {"before": (None, asked.before / "src"), **variants}
+        variants = {"before": (None, asked.before.resolve() / "src"), **variants}
     rows = []
     for name in asked.only.split(","):
         study = studies(asked.steps)[name]

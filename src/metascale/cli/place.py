@@ -33,7 +33,7 @@ def place_of(
     ] = None,
     stack: Annotated[
         str | None,
-        typer.Option(help="Trials that one process computes together, or auto (few-shot perceptrons; same numbers)."),
+        typer.Option(help="Trials that one process computes together, or auto (perceptrons; same numbers)."),
     ] = None,
 ) -> Place:
     """The place that these options name."""

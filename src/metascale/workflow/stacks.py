@@ -15,7 +15,9 @@ from metascale.workflow.config import FewShotConfig
 from metascale.workflow.recipe import Recipe
 
 AUTO = 8
-"""Trials of a stack at most, where it is chosen: of a small perceptron more are no faster on a CPU."""
+"""Few-shot trials of a stack at most, where it is chosen: of a small perceptron more are no faster on a CPU."""
+AUTO_SUPERVISED = 16
+"""The same of other trials, which have no axis of tasks."""
 
 FREE = frozenset(
     {"n_tasks", "n_train_classes", "inner_lr", "budget", "max_steps", "visits_per_task", "eval_every", "patience"}
@@ -46,7 +48,9 @@ def stacks_of(recipe: Recipe[Any] | None, study: Study, stack: int | str) -> tup
     if recipe is not None:
         for trial, kind in _kinds(recipe, study):
             kinds.setdefault(kind, []).append(trial.id)
-    found = [group for ids in kinds.values() for group in _cut(ids, AUTO if stack == "auto" else int(stack))]
+    few_shot = recipe is not None and issubclass(recipe.config, FewShotConfig)
+    most = (AUTO if few_shot else AUTO_SUPERVISED) if stack == "auto" else int(stack)
+    found = [group for ids in kinds.values() for group in _cut(ids, most)]
     return tuple(group for group in found if len(group) > 1)
 
 
