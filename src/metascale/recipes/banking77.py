@@ -8,6 +8,7 @@ Learner:    Reptile over LoRA adapters, 5-way 5-shot, 15 queries (laptop: first-
 Arm:        meta-validation early stopping for every N
 Hardware:   one GPU of 16 GB or more per worker; laptop: an hour on 3 cores; words: minutes
 Result:     laptop: no law in N, and every N beats tuned fine-tuning (docs/results/banking77.md)
+            frozen: a weak law that levels off, above the encoder alone (docs/results/banking77-frozen.md)
 """
 
 from __future__ import annotations

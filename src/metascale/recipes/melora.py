@@ -11,9 +11,9 @@ Learners:   Reptile, first-order MAML, MAML unrolled, the recomputed exact meta-
             approximations, implicit MAML; tuned fine-tuning and the other baselines beside them
 Arm:        the same number of floating-point operations for every method, as its own outer step is counted
 Hardware:   one GPU per worker; laptop profiles: 12 minutes on 2 cores
-Result:     tuned: at equal operations the exact meta-gradient by the stored graph is best; with checkpoints it takes an
-            eighth of the memory and loses to it, having half the outer steps (docs/results/melora.md; all methods:
-            docs/results/melora-ablations.md); configurations in MELoRA's own form: examples/from_melora.py
+Result:     tuned: at equal operations the exact meta-gradient in an eighth of the memory loses to the stored graph,
+            since it pays for half the outer steps; first order is told from neither (docs/results/melora.md); all
+            methods: docs/results/melora-ablations.md; configurations in MELoRA's own form: examples/from_melora.py
 """
 
 from __future__ import annotations
