@@ -358,13 +358,17 @@ def test_stacks_are_those_asked_for_else_those_the_study_began_with(monkeypatch:
         study: Any = None
 
     monkeypatch.setattr(launch, "stacks_of", lambda recipe, study, stack: ((f"of {stack}",),))
-    assert _stacked(Planned(None), tmp_path) == (Planned(None, record={"command": "c"}), ())
-    assert _stacked(Planned(1), tmp_path)[1] == ()
-    found, groups = _stacked(Planned(4), tmp_path)
-    assert (found.record, groups) == ({"command": "c", "stack": 4, "stacks": groups}, (("of 4",),))
+    monkeypatch.setattr(launch, "search_of", lambda study: study)
+    assert _stacked(Planned(None), tmp_path) == (Planned(None, record={"command": "c"}), 1)
+    assert _stacked(Planned(1), tmp_path)[1] == 1
+    found, stack = _stacked(Planned(4), tmp_path)
+    assert (found.record, stack) == ({"command": "c", "stack": 4, "stacks": (("of 4",),)}, 4)
+    searching, stack = _stacked(Planned("auto", study="a search"), tmp_path)  # whose trials are not known yet
+    assert (searching.record, stack) == ({"command": "c", "stack": "auto"}, "auto")
     (tmp_path / "command.json").write_text('{"stack": 3}')
-    assert _stacked(Planned(None), tmp_path)[1] == (("of 3",),)
-    assert _stacked(Planned(None, executor=RayExecutor()), tmp_path)[1] == ()
+    found, stack = _stacked(Planned(None), tmp_path)
+    assert (found.record["stacks"], stack) == ((("of 3",),), 3)
+    assert _stacked(Planned(None, executor=RayExecutor()), tmp_path)[1] == 1
 
 
 # -------------------------------------------------------------------------------------------- study files
