@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from metascale.report.section import Picture
+from metascale.report.sections.law import law
 from metascale.report.study import open_study
 from metascale.report.style import FEWEST_TICKS, styled
+from metascale.report.words import in_order
 from metascale.report.write import figure_of, sections_of
+from metascale.study.roles import Roles
 from tests.report.shape_fixture import write_shapes
-from tests.report.study_fixture import make_study
+from tests.report.study_fixture import StudyBuilder, make_study
 
 TOUCHING = 1.0
 """Pixels that two boxes may share: glyphs do not fill their boxes."""
@@ -82,6 +85,27 @@ def folder(name: str, study_folder: Path, tmp_path: Path) -> Path:
     if name == "few":
         return make_study(tmp_path, scales=(2, 200), seeds=(0,))
     return study_folder if name == "digits" else write_shapes(tmp_path)
+
+
+def test_sizes_close_to_each_other_are_not_labelled_over_each_other_beside_long_names(tmp_path: Path) -> None:
+    """Two architectures, whose parameters differ by a third, on three amounts of text: the names take two fifths of
+    the picture. Numbers of names are written and ordered as numbers."""
+    sizes = {"transformer": (6_736, 25_248, 100_672), "resnet_bk": (8_940, 34_252, 134_028)}
+    varied = {"architecture": list(sizes), "d_model": [16, 32, 64], "tokens": [180_224, 1_441_792]}
+    roles = Roles(("n_params_non_embedding", "tokens"), ("architecture",), loss="test_loss_nats")
+    builder = StudyBuilder(tmp_path, varied, roles=roles)
+    for name, (place, width), tokens in product(sizes, enumerate(varied["d_model"]), varied["tokens"]):
+        values = {"architecture": name, "d_model": width, "tokens": tokens}
+        size = sizes[name][place]
+        result = {"n_params_non_embedding": size, "test_loss_nats": size**-0.01 + tokens**-0.07}
+        builder.run(f"{name}{width}-{tokens}", values, kind="trial", result=result)
+    study = open_study(builder.write())
+    amounts = ("180,224", "1,441,792")
+    named = [f"architecture {name}, tokens {amount}" for name in ("ResNet-BK", "Transformer") for amount in amounts]
+    assert sorted(set(study.series.values()), key=in_order) == named
+    (picture,) = [one for one in law(study).pictures if one.name == "law"]
+    with styled():
+        assert overlaps(figure_of(picture, compact=False)) == []
 
 
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("digits", "shapes")]

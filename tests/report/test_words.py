@@ -78,6 +78,7 @@ def test_numbers_in_names_are_ordered_as_numbers() -> None:
     assert sorted(names, key=in_order) == [
         "16 ways", "MAML, lr 1e-3", "MAML, lr 0.5", "MAML, width 8", "MAML, width 16", "Reptile",
     ]  # fmt: skip
+    assert sorted(["tokens 1,441,792", "tokens 180,224"], key=in_order)[0] == "tokens 180,224"
 
 
 def test_a_plain_baseline_is_named_where_its_error_is_smaller(study_folder: Path) -> None:

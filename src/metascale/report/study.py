@@ -266,11 +266,7 @@ class ReportStudy:
         ]
 
         def name(run: RunRow) -> str:
-            parts = [
-                f"{column.replace('_', ' ')} {method_label(run.text(column).removesuffix('.0'))}"
-                for column in extra
-                if run.text(column)
-            ]
+            parts = [f"{column.replace('_', ' ')} {_value_words(run, column)}" for column in extra if run.text(column)]
             unnamed = run.method == TRAINED and parts
             return ", ".join(parts if unnamed else [method_label(run.method), *parts])
 
@@ -450,6 +446,14 @@ def _mapping(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CorruptFile(f"{path} must hold one JSON object; it holds a {type(value).__name__}")
     return value
+
+
+def _value_words(run: RunRow, column: str) -> str:
+    """A cell as a series is named by it: whole numbers with separators, methods by their names."""
+    value = run.number(column)
+    if value is not None and value == int(value):
+        return number(value)
+    return method_label(run.text(column))
 
 
 def _words(run: RunRow, axis: str) -> str:

@@ -316,6 +316,17 @@ def side_labels(
         )
 
 
+LEFT_IN, USUAL_SHARE = 0.9, 0.75
+"""Inches beside the axes that the y axis takes, and the share of the rest that side labels usually leave."""
+
+
+def crowding(ax: Axes, labels: Sequence[str], size: float) -> float:
+    """By how much labels of the x axis must lie further apart than usual, because side labels narrow the axes."""
+    room = figure_size(ax)[0] - LEFT_IN
+    taken = max((width_in(line, size) for text in labels for line in text.split("\n")), default=0.0)
+    return max(1.0, USUAL_SHARE / max(1 - taken / room, 0.2))
+
+
 def finish(ax: Axes, finding: str, x_label: str, y_label: str, compact: bool, pad_pt: float = 10) -> Axes:
     """Axis titles, the finding as title, and the grid."""
     size = 9 if compact else 10

@@ -62,9 +62,11 @@ METHOD_LABELS = {
 
 
 def in_order(name: str) -> tuple[tuple[int, float, str], ...]:
-    """A sort key in which the numbers of a name count as numbers: width 8 comes before width 16."""
-    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", name)
-    return tuple((1, float(part), "") if place % 2 else (0, 0.0, part) for place, part in enumerate(parts))
+    """A sort key in which the numbers of a name count as numbers: width 8 comes before width 16, 900 before 1,024."""
+    parts = re.split(r"(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)", name)
+    return tuple(
+        (1, float(part.replace(",", "")), "") if place % 2 else (0, 0.0, part) for place, part in enumerate(parts)
+    )
 
 
 def method_label(method: str) -> str:

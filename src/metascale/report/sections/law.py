@@ -451,7 +451,9 @@ def plot_study_law(
     labels += draw_levels(scales, ax, lambda value: measured(value), write)
     if not linear:
         ax.set_yscale("log")
-    x_label = style.scale_x_ticks(ax, [point.x for point in scales.points], scales.x_label, 0.12 if compact else 0.07)
+    size = 8 if compact else 9
+    closest = (0.12 if compact else 0.07) * style.crowding(ax, [text for _, text, _ in labels], size)
+    x_label = style.scale_x_ticks(ax, [point.x for point in scales.points], scales.x_label, closest)
     low, high = ax.get_xlim()
     for series, one in table.laws.items():
         if one.extrapolation:
@@ -466,7 +468,7 @@ def plot_study_law(
         style.log_y_ticks(ax)
     for series, one in table.laws.items() if families else ():
         draw_families(ax, one, _colour(scales, series))
-    style.side_labels(ax, labels, size=8 if compact else 9)
+    style.side_labels(ax, labels, size=size)
     return style.finish(ax, table.title, x_label, style.y_scale_label(ax, scales.y_label), compact)
 
 
