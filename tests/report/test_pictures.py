@@ -29,14 +29,14 @@ TOUCHING = 1.0
 def words(figure: Figure) -> list[tuple[str, tuple[float, float, float, float]]]:
     """Every visible text and its box in pixels; ticks outside their axis are not drawn."""
     figure.draw_without_rendering()
+    shown = [ax for ax in figure.axes if ax.get_visible() and ax.axison]
+    axes = [axis for ax in shown for axis in (ax.xaxis, ax.yaxis) if axis.get_visible()]
+    # Ticks and their labels know no axes, so they are found by their axis.
     ticks = {id(text) for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for text in axis.get_ticklabels()}
-    drawn = [text for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for text in labels(axis)]
-    others = [text for text in figure.findobj(Text) if id(text) not in ticks and not text.get_text().isspace()]
-    found = []
-    for text in [*drawn, *others]:
-        if text.get_visible() and text.get_text() and text.axes is not None and text.axes.axison:
-            found.append((text.get_text(), Text.get_window_extent(text).extents))
-    return found
+    drawn = [text for axis in axes for text in (*labels(axis), axis.label)]
+    others = [text for ax in shown for text in ax.findobj(Text) if id(text) not in {*ticks, *map(id, drawn)}]
+    texts = [text for text in (*drawn, *others) if text.get_visible() and text.get_text().strip()]
+    return [(text.get_text(), Text.get_window_extent(text).extents) for text in texts]
 
 
 def labels(axis: Axis) -> list[Text]:
