@@ -147,8 +147,21 @@ def log_x_ticks(ax: Axes, values: Sequence[float], closest: float = 0.085) -> No
     _ticks_at(ax, values, closest, np.log, np.exp)
 
 
-def scale_x_ticks(ax: Axes, values: Sequence[float], label: str, closest: float = 0.085) -> str:
-    """Ticks at the actual values of a scale, and the axis's label: logarithmic, unless a value is not positive."""
+LEFT_IN = 0.8
+"""Inches beside the axes that the y axis and the leaders of side labels take."""
+TICK_SIZE, SMALL_TICK_SIZE = 9.5, 8.5
+
+
+def scale_x_ticks(ax: Axes, values: Sequence[float], label: str, compact: bool, beside: Sequence[Label]) -> str:
+    """Ticks at the actual values of a scale, and the axis's label: logarithmic, unless a value is not positive.
+
+    Labels are left out where they would touch: ``beside`` are those of the right margin, which narrow the axes.
+    """
+    size, tick_size = (8, SMALL_TICK_SIZE) if compact else (9, TICK_SIZE)
+    taken = max((width_in(line, size) for _, text, _ in beside for line in text.split("\n")), default=0.0)
+    room = max(figure_size(ax)[0] - LEFT_IN - taken, 1.0)
+    longest = max(numbers(sorted(set(values))), key=len)
+    closest = max(0.12 if compact else 0.07, (width_in(longest, tick_size) + 0.08) / room / max(1.0, len(longest) / 6))
     if min(values) > 0:
         log_x_ticks(ax, values, closest)
         return f"{label} (log scale)"
@@ -316,23 +329,12 @@ def side_labels(
         )
 
 
-LEFT_IN, USUAL_SHARE = 0.9, 0.75
-"""Inches beside the axes that the y axis takes, and the share of the rest that side labels usually leave."""
-
-
-def crowding(ax: Axes, labels: Sequence[str], size: float) -> float:
-    """By how much labels of the x axis must lie further apart than usual, because side labels narrow the axes."""
-    room = figure_size(ax)[0] - LEFT_IN
-    taken = max((width_in(line, size) for text in labels for line in text.split("\n")), default=0.0)
-    return max(1.0, USUAL_SHARE / max(1 - taken / room, 0.2))
-
-
 def finish(ax: Axes, finding: str, x_label: str, y_label: str, compact: bool, pad_pt: float = 10) -> Axes:
     """Axis titles, the finding as title, and the grid."""
     size = 9 if compact else 10
     ax.set_xlabel(x_label, fontsize=size)
     ax.set_ylabel(y_label, fontsize=size)
-    ax.tick_params(labelsize=8.5 if compact else 9.5)
+    ax.tick_params(labelsize=SMALL_TICK_SIZE if compact else TICK_SIZE)
     ax.grid(visible=True, axis="y")
     place = ax.get_subplotspec()
     per_row = place.get_gridspec().ncols if place else 1

@@ -451,9 +451,9 @@ def plot_study_law(
     labels += draw_levels(scales, ax, lambda value: measured(value), write)
     if not linear:
         ax.set_yscale("log")
-    size = 8 if compact else 9
-    closest = (0.12 if compact else 0.07) * style.crowding(ax, [text for _, text, _ in labels], size)
-    x_label = style.scale_x_ticks(ax, [point.x for point in scales.points], scales.x_label, closest)
+    hidden = [one.extrapolation for series, one in table.laws.items() if one.extrapolation and not series]
+    labels += [(one.predicted, "predicted from\nsmaller scales", style.ORANGE) for one in hidden]
+    x_label = style.scale_x_ticks(ax, [point.x for point in scales.points], scales.x_label, compact, labels)
     low, high = ax.get_xlim()
     for series, one in table.laws.items():
         if one.extrapolation:
@@ -462,13 +462,12 @@ def plot_study_law(
             draw_hidden(
                 ax, one.extrapolation, colour, _hidden_words(one.extrapolation, scales), at=(high / low) ** 0.018
             )
-            labels += [] if series else [(one.extrapolation.predicted, "predicted from\nsmaller scales", colour)]
     style.pad_y(ax, log=not linear)
     if not linear:
         style.log_y_ticks(ax)
     for series, one in table.laws.items() if families else ():
         draw_families(ax, one, _colour(scales, series))
-    style.side_labels(ax, labels, size=size)
+    style.side_labels(ax, labels, size=8 if compact else 9)
     return style.finish(ax, table.title, x_label, style.y_scale_label(ax, scales.y_label), compact)
 
 

@@ -210,13 +210,11 @@ def plot_accuracy(table: ScaleTable, ax: Axes, *, compact: bool = False) -> Axes
         if len(table.series) == 1:
             labels.append((mean, method_label(series), colour))
     labels += draw_levels(table, ax, lambda value: percent(value, 0), percent)
-    size = 8 if compact else 9
-    closest = (0.12 if compact else 0.07) * style.crowding(ax, [text for _, text, _ in labels], size)
-    x_label = style.scale_x_ticks(ax, [point.x for point in table.points], table.x_label, closest)
+    x_label = style.scale_x_ticks(ax, [point.x for point in table.points], table.x_label, compact, labels)
     style.pad_y(ax, log=False)
     ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
-    style.side_labels(ax, labels, size=size)
+    style.side_labels(ax, labels, size=8 if compact else 9)
     return style.finish(ax, _accuracy_title(table), x_label, table.y_label, compact)
 
 
