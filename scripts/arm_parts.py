@@ -213,8 +213,10 @@ def _curve(
 
 
 def answer(one: Record) -> str | None:
-    """What the row of a study of arms, or of methods along a scale, says; ``None`` of any other study."""
+    """What the row of a learner, of a study of arms, or of methods along a scale, says; ``None`` of any other study."""
     recipe, rows = _recipe(one), _main(one)
+    if one.name in LEARNERS:
+        return learner_answer(one, rows)
     if recipe in PAIRS:
         (series,) = roles_of(one.study.view.study).series
         return arms_answer(rows, series, PAIRS[recipe])
@@ -284,6 +286,16 @@ def learners(one: Record) -> list[Block]:
     )
     heads = ("seed", "test accuracy", "test loss (nats)", "outer steps", "inner steps", "processor time")
     return [table(caption, (text_column("learner"), *heads), shown)]
+
+
+def learner_answer(one: Record, rows: Rows) -> str:
+    """A learner's accuracies, one a seed, and what one took."""
+    each = [f"{100 * row['test_accuracy']:.2f} ± {196 * row['test_accuracy_sem']:.2f} %" for row in rows]
+    n_tasks, minutes = one.study.view.study.base["n_test_tasks"], one.told["cpu_s"] / 60 / len(rows)
+    return (
+        f"{LEARNER_NAMES[one.name]}: test accuracy {' and '.join(each)} (95 % interval over {n_tasks:,} test tasks, "
+        f"one figure a seed) in {minutes:.1f} minutes of processor time."
+    )
 
 
 PARTS: dict[str, Callable[[Record], Sequence[Block]]] = {
