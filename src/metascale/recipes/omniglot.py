@@ -5,13 +5,13 @@ Command:    metascale run omniglot --profile protonet --no-baselines --data-dir 
             metascale run omniglot --profile reptile --data-dir data --out runs/omniglot-reptile
             metascale run omniglot --profile width --data-dir data --out runs/width         (beside it: width-maml)
 Data:       Omniglot (MIT), 1,623 characters × 4 rotations as classes, Vinyals split 1028 / 172 / 423
-Learner:    a prototypical network, exact MAML from a learnt head or from prototypes, MAML++, or Reptile, on four convolutions
-            of 64 filters, 5-way 1-shot (transductive batch statistics)
+Learner:    a prototypical network, exact MAML from a learnt head or from prototypes, MAML++, or Reptile, on four
+            convolutions of 64 filters, 5-way 1-shot (transductive batch statistics)
 Width:      8 to 48 filters (1,909 to 63,269 parameters) by implicit MAML with the identity for the inverse curvature,
             which is SAMA's meta-gradient of this bilevel problem: the first question that "Making Scalable Meta
             Learning Practical" (Choe et al. 2023) leaves open. Every width has the same meta-batches and outer steps.
-Hardware:   protonet, proto-maml, maml++, laptop, reptile-laptop: 5 to 10 minutes of one core; benchmark and reptile, with the
-            published number of outer steps: a GPU, or many CPU hours; width: 23 minutes of processor time
+Hardware:   protonet, proto-maml, maml++, laptop, reptile-laptop: 5 to 10 minutes of one core; benchmark and reptile,
+            with the published number of outer steps: a GPU, or many CPU hours; width: 23 minutes of processor time
 Published:  98.8 % (ProtoNet, Snell et al. 2017), 98.7 % (MAML, Finn et al. 2017) and 97.7 % (Reptile, Nichol et al.
             2018; transductive)
 Result:     docs/results/omniglot.md: the prototypical network is best; width: docs/results/fewshot-width.md
