@@ -177,6 +177,7 @@ def _told(study: ReportStudy) -> dict[str, Any]:
     told = {
         "command": study.launched.get("command"),
         "commit": found.sources[0].revision if found.sources else None,
+        **({"commits": [source.revision for source in found.sources]} if len(found.sources) > 1 else {}),
         "uncommitted": sorted({name for source in found.sources for name in source.changed_files}),
         "date": time.strftime("%Y-%m-%d", time.gmtime(max(times))) if times else None,
         "n_trials": len(study.runs),
@@ -337,7 +338,9 @@ def run(one: Record) -> list[Block]:
     took = f"{n} trials, {format_seconds(told['trial_s'])} in all"
     took += f", {format_seconds(told['elapsed_s'])} from the first start to the last end" if told["elapsed_s"] else ""
     took += f", {format_seconds(told['cpu_s'])} of processor time" if told.get("cpu_s") else ""
-    commit = f"commit {told['commit'][:12]}" + (" with uncommitted changes" if told["uncommitted"] else "")
+    commits = [commit[:12] for commit in told.get("commits", [told["commit"]])]
+    changed = " with uncommitted changes" if told["uncommitted"] else ""
+    commit = f"commit{'s' if len(commits) > 1 else ''} {' and '.join(commits)}{changed}"
     where = f"{'; '.join(told['hardware'])}; {versions}; {commit}, {told['date']}"
     return [f"{took} ({where}). Record: [records/{one.name}](records/{one.name})."]
 
