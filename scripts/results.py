@@ -425,7 +425,7 @@ def row_cells(one: Record) -> dict[str, str]:
     return {
         "question": finding_of(one.study, one.contest).question,
         "answer": answer,
-        "law with interval": "; ".join(fitted) or "none fitted",
+        "law with interval": size_parts.law_words(one) or "; ".join(fitted) or "none fitted",
         "budget": f"{_n_trials(one)} trials, {format_seconds(one.told['trial_s'])}",
         "command": f"`{one.told['command']}`",
     }

@@ -193,6 +193,23 @@ BUDGETS = (1e11, 1e12, 1e13)
 """FLOPs of non-embedding parameters (6·N·D) at which the best split is asked for, to tenfold beyond the data."""
 
 
+def law_words(one: Record) -> str | None:
+    """The exponents of width and depth of a study of both (its law along parameters mixes the two); else ``None``."""
+    found = sizes.size_data(one.study)
+    if found is None or len(one.study.view.study.axes.get("n_layers", ())) < 2:
+        return None
+    told = []
+    for architecture, law_of in found.stored["width_and_depth"].items():
+        ends = {name: law_of.get("effects", {}).get(name) for name in ("width", "depth")}
+        each = [
+            f"{letter} = {measured(at['estimate'])} {interval(at['low'], at['high'])}"
+            for letter, at in zip("ab", ends.values(), strict=True)
+            if at
+        ]
+        told.append(f"{sizes.architecture_name(architecture)}. {', '.join(each) or 'none'}")
+    return f"A·width^−a·depth^−b: {'; '.join(told)}"
+
+
 def shape_answer(found: Mapping[str, Any]) -> str:
     """Whether parameters help more as width or as depth, by architecture: the sign of a/2 − b."""
     told = []

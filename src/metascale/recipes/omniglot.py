@@ -59,7 +59,7 @@ class OmniglotConfig(FewShotConfig):
                 f"inner_steps={self.inner_steps} does not take",
                 field="norm_by",
                 value=self.norm_by,
-                allowed=("all",),
+                allowed="all",
             )
 
 
