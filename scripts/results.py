@@ -335,7 +335,7 @@ def run(one: Record) -> list[Block]:
     """Where and when the study ran, and how long it took."""
     told, n = one.told, _n_trials(one)
     versions = ", ".join(f"{name} {' and '.join(found)}" for name, found in told["versions"].items() if found)
-    took = f"{n} trials, {format_seconds(told['trial_s'])} in all"
+    took = f"{_counted(n)}, {format_seconds(told['trial_s'])} in all"
     took += f", {format_seconds(told['elapsed_s'])} from the first start to the last end" if told["elapsed_s"] else ""
     took += f", {format_seconds(told['cpu_s'])} of processor time" if told.get("cpu_s") else ""
     commits = [commit[:12] for commit in told.get("commits", [told["commit"]])]
@@ -348,6 +348,10 @@ def run(one: Record) -> list[Block]:
 def _n_trials(one: Record) -> int:
     """Those of searches too, where the record says it."""
     return int(one.told.get("n_trials", len(one.study.runs)))
+
+
+def _counted(n: int) -> str:
+    return f"{n} {'trial' if n == 1 else 'trials'}"
 
 
 def sentence(one: Record) -> list[Block]:
@@ -426,7 +430,7 @@ def row_cells(one: Record) -> dict[str, str]:
         "question": finding_of(one.study, one.contest).question,
         "answer": answer,
         "law with interval": size_parts.law_words(one) or "; ".join(fitted) or "none fitted",
-        "budget": f"{_n_trials(one)} trials, {format_seconds(one.told['trial_s'])}",
+        "budget": f"{_counted(_n_trials(one))}, {format_seconds(one.told['trial_s'])}",
         "command": f"`{one.told['command']}`",
     }
 
