@@ -214,6 +214,26 @@ def test_the_fused_optimiser_is_adamw() -> None:
     torch.testing.assert_close(moved["wide"], torch.full((2, 2), 1 - 0.1 * 0.3))
 
 
+def test_the_fused_kernel_is_called_once_for_each_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's kernel refuses lists of several; the first step of Adam moves every number by its rate."""
+    kernel, calls = torch._fused_adamw_, []
+
+    def of_one_precision(*lists: list[torch.Tensor], **settings: object) -> None:
+        calls.append({value.dtype for values in lists[:4] for value in values})
+        kernel(*lists, **settings)
+
+    monkeypatch.setattr(torch, "_fused_adamw_", of_one_precision)
+    precisions = {"a": torch.float32, "b": torch.bfloat16, "c": torch.float32}
+    params = {name: torch.ones(2, 2, dtype=precision) for name, precision in precisions.items()}
+    optimizer = InPlaceAdamW(0.25)
+    grads = {name: torch.ones_like(value) for name, value in params.items()}
+    moved, _ = optimizer.update(params, grads, optimizer.init(params))
+    assert calls == [{torch.float32}, {torch.bfloat16}]
+    for value in moved.values():
+        torch.testing.assert_close(value.float(), torch.full((2, 2), 0.75))
+    assert optimizer.update({}, {}, optimizer.init({}))[0] == {}
+
+
 def test_schedules_by_hand() -> None:
     assert [Constant(4)(k) for k in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1.0, 1.0, 1.0]
     cosine = Cosine(total=110, warmup=10, floor=0.2)

@@ -232,24 +232,25 @@ def fused_adamw(
     """Torch's fused AdamW on ``params``, ``m`` and ``v``, in place, after ``count`` steps; β and eps are ``like``'s.
 
     The kernel of ``torch.optim.AdamW(fused=True)`` without what that does around it, half the time of a small network's
-    step. All tensors have one device and one precision.
+    step. A call of the kernel takes tensors of one device and one precision.
     """
-    step = count.to(params[0].device, torch.float32) + 1
-    torch._fused_adamw_(
-        params,
-        grads,
-        m,
-        v,
-        [],
-        [step] * len(params),
-        amsgrad=False,
-        beta1=like.beta1,
-        beta2=like.beta2,
-        lr=lr,
-        weight_decay=weight_decay,
-        eps=like.eps,
-        maximize=False,
-    )
+    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, value in enumerate(params):
+        kinds.setdefault((value.device, value.dtype), []).append(place)
+    for (device, _), places in kinds.items():
+        step = count.to(device, torch.float32) + 1
+        torch._fused_adamw_(
+            *([tensors[place] for place in places] for tensors in (params, grads, m, v)),
+            [],
+            [step] * len(places),
+            amsgrad=False,
+            beta1=like.beta1,
+            beta2=like.beta2,
+            lr=lr,
+            weight_decay=weight_decay,
+            eps=like.eps,
+            maximize=False,
+        )
 
 
 @dataclass(frozen=True)
