@@ -6,16 +6,22 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from metascale.core.errors import InputError
 from metascale.core.files import read_json
+from metascale.parallel.stacked import run_together
+from metascale.recipes.shapes import ShapesConfig, images, training
 from metascale.study.search.run import ListedStudy, search_trial
 from metascale.study.search.search import axis_points, search_of
 from metascale.study.store.folder import read_study
+from metascale.training.optimizers import InPlaceAdamW
 from metascale.workflow.launch import Place, launch, plan, plan_from_folder
 from metascale.workflow.recipe import load_recipe
 from metascale.workflow.stacks import stacks_of
@@ -88,6 +94,38 @@ def test_one_that_diverges_and_one_that_stops_early_leave_the_others_going(tmp_p
     ended = {each.result()["steps"] for each in read_study(tmp_path / "stacked").runs if each.status == "finished"}
     assert len(ended) > 1
     assert runs(tmp_path / "stacked") == runs(tmp_path / "alone")
+
+
+def test_one_whose_update_fails_leaves_the_others_with_one_step_each():
+    """Updates are in place: the steps of those before it are not taken again, whatever it raises."""
+
+    class Failing(InPlaceAdamW):
+        def update(self, params, grads, state, rates=1.0):
+            if float(state["count"]["count"]) == 1:
+                raise RuntimeError("out of memory")
+            return super().update(params, grads, state, rates)
+
+    settings = ShapesConfig(architecture="mlp", width=6, depth=1, n_train=64, batch_size=32)
+    data = images(settings, 0)
+    own = [training(settings, data, seed, "cpu") for seed in range(3)]
+    failing = replace(own[1], optimizer=Failing(0.01))
+    after: dict[int, Any] = {}
+
+    def steps(process: Any, place: int) -> None:
+        after[place] = process.init()
+        for k in range(3):
+            after[place] = process.step(after[place], k)[0]
+
+    for place in (0, 2):
+        steps(own[place], place)
+    alone = dict(after)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_together([partial(steps, one, place) for place, one in enumerate((own[0], failing, own[2]))])
+    assert after[1].step == 1
+    for place in (0, 2):
+        assert after[place].optimizer["count"]["count"] == after[place].step == 3
+        for name, value in alone[place].params.items():
+            assert torch.equal(after[place].params[name], value)
 
 
 @pytest.mark.parametrize("then", [Place(**SERIAL), pytest.param(Place(**SERIAL, stack=1), marks=pytest.mark.long)])

@@ -14,7 +14,6 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from metascale.core.errors import Diverged
 from metascale.core.trees import require_grad
 from metascale.core.types import Batch, Params
 from metascale.parallel.stacked import asked
@@ -76,7 +75,7 @@ class _Step:
         return self.training.kind
 
     def together(self, functions: Sequence[_Step], parts: Sequence[None]) -> list[object]:
-        """What each step returns; a `Diverged` in the place of one that is not finite."""
+        """What each step returns, or the exception that its update raises, such as `Diverged`."""
         batches = _batches(functions)
         leaves = [require_grad(one.state.params) for one in functions]
         models = [one.training.model for one in functions]
@@ -94,8 +93,8 @@ class _Step:
             grads = dict(zip(leaves[place], flat[place * size : (place + 1) * size], strict=True))
             try:
                 found.append(one.training.advance(one.state, one.k, grads, *numbers))
-            except Diverged as error:
-                found.append(error)
+            except Exception as error:  # noqa: BLE001
+                found.append(error)  # others are updated in place by now: no step may be taken again
         return found
 
 
