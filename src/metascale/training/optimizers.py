@@ -240,7 +240,10 @@ def fused_adamw(
     for (device, _), places in kinds.items():
         step = count.to(device, torch.float32) + 1
         torch._fused_adamw_(
-            *([tensors[place] for place in places] for tensors in (params, grads, m, v)),
+            [params[place] for place in places],
+            [grads[place] for place in places],
+            [m[place] for place in places],
+            [v[place] for place in places],
             [],
             [step] * len(places),
             amsgrad=False,
