@@ -106,7 +106,10 @@ def undrawn() -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def studies_are_undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
     """`without_pictures` where whole studies run, fixtures of a module included, unless it says ``DRAWN``."""
-    whole = request.path.parent.name in ("study", "workflow", "recipes") or request.path.name.startswith("test_cli")
+    folder, name = request.path.parent, request.path.name
+    whole = folder.name in ("study", "workflow", "recipes") or (
+        folder == Path(__file__).parent and name.startswith("test_cli")
+    )
     if whole and not getattr(request.module, "DRAWN", False):
         with without_pictures():
             yield

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +39,6 @@ from metascale.training.supervised import SupervisedTraining
 from metascale.workflow.launch import Place as Where
 from metascale.workflow.launch import launch, plan
 from speed import matmul_rate, timed, vectors
-from stacked import Silent
 
 TASKS, WAYS, SHOTS, QUERIES, STEPS, RATE = 4, 5, 5, 15, 5, 5e-4
 SHORTEST, LONGEST = 8, 22
@@ -212,6 +212,14 @@ def bilevel_steps(place: Place) -> Iterator[Row]:
 
 
 # Few-shot tasks of a small network: a study stacked, and its step as one graph of the GPU.
+
+
+class Silent:
+    """A reporter that tells nothing."""
+
+    def begin(self, folder: Path, total: int, done: int) -> None: ...
+    def event(self, event: object) -> None: ...
+    def end(self, outcome: object) -> None: ...
 
 
 def stacked(place: Place) -> Iterator[Row]:

@@ -171,7 +171,7 @@ def test_two_scales_are_a_law_in_both_on_the_page_too(tmp_path: Path) -> None:
     truth = [1 + 20 / math.sqrt(200) + 30 * 500**-0.3, 1 + 20 / math.sqrt(300) + 30 * 3000**-0.3]
     assert predicted.median == pytest.approx(truth, rel=0.002)
     page = (tmp_path / "report.html").read_text()
-    assert "tokens 1000" in page, "the second scale is drawn as a series, never averaged"
+    assert "tokens 1,000" in page, "the second scale is drawn as a series, never averaged"
 
 
 def test_a_study_without_roles_or_known_names_says_its_loss_or_why_not(tmp_path: Path) -> None:
