@@ -32,3 +32,22 @@ def test_nothing_new_is_begun_once_the_time_is_up(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
     assert [row["note"] for row in rows] == ["left out: the time was up"] * 3
     assert "left out: the time was up" in (tmp_path / "gpu.md").read_text()
+
+
+FAILING = """
+import parts
+def failing():
+    raise RuntimeError("complex numbers cannot be compiled\\nat length")
+place = parts.Place("cpu", True, 1)
+print([place.tried({"variant": name}, measure) for name, measure in (("a", failing), ("b", lambda: {"s": 1}))])
+"""
+
+
+def test_a_variant_that_fails_is_told_and_costs_no_other() -> None:
+    paths = f"import sys; sys.path[:0] = [{str(GPU)!r}, {str(GPU.parent)!r}]"
+    told = subprocess.run([sys.executable, "-c", paths + FAILING], check=True, capture_output=True, text=True).stdout
+    rows = [
+        {"variant": "a", "note": "failed: RuntimeError: complex numbers cannot be compiled"},
+        {"variant": "b", "s": 1},
+    ]
+    assert told == f"{rows}\n"

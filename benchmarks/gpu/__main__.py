@@ -33,7 +33,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from parts import PARTS, Place, Row
+from parts import FAILED, PARTS, Place, Row
 
 COLUMNS = {
     "part": "part",
@@ -104,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             page = f"{told}\n\n{table(rows)}\n"
             (options.out / "gpu.md").write_text(page, encoding="utf-8")
     print(f"\n{page}")
+    if any(str(row.get("note", "")).startswith(FAILED) for row in rows):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

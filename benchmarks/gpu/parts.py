@@ -9,6 +9,7 @@ import itertools
 import statistics
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,9 @@ Row = dict[str, Any]
 Step = Callable[[], object]
 PEFT = "peft, task by task"
 OUT_OF_MEMORY, NO_TIME = "out of memory", "left out: the time was up"
+FAILED = "failed: "
+OTHER_VERSIONS = (RuntimeError, AttributeError, TypeError, ValueError, ImportError)
+"""What other versions of torch and transformers may raise, whose first run here is on the GPU."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Place:
             torch.cuda.reset_peak_memory_stats()
 
     def tried(self, row: Row, measure: Callable[[], Row]) -> Row:
-        """A row with what was measured, or with why there is nothing: no memory, no time."""
+        """A row with what was measured, or with why there is nothing: no memory, no time, or what failed."""
         if time.monotonic() > self.until:
             return {**row, "note": NO_TIME}
         self.free()
@@ -88,6 +92,10 @@ class Place:
             return {**row, **measure()}
         except torch.OutOfMemoryError:
             return {**row, "note": OUT_OF_MEMORY}
+        except OTHER_VERSIONS as error:  # one variant costs no minutes of the others; the program ends with status 1
+            traceback.print_exc()
+            told = f"{type(error).__name__}: {error}".splitlines()[0]
+            return {**row, "note": f"{FAILED}{told[:80]}"}
 
     def times(self, step: Step) -> Row:
         found = [timed(step, self.device) for _ in range(self.repeats + 1)][1:]
