@@ -28,7 +28,7 @@ $(VENV)/.ci-ready: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.dev-ready $(VENV)/.demo-ready $(VENV)/.docs-ready
 
 $(VENV)/.mutation-ready: pyproject.toml constraints.txt $(VENV)/.dev-ready
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,mutation]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,data,mutation]'
 	@touch $@
 
 # The reference pages are read off the package itself, which needs torch for some of its rooms.

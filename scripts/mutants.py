@@ -1,6 +1,7 @@
 """A seeded sample of mutants of one room, each run against that room's default tests.
 
     make mutants ROOM=laws N=40 SEED=0   (or: python scripts/mutants.py laws --n 40 --seed 0)
+    python scripts/mutants.py laws --n 40 --seconds 8   (a first look: fewer CPU seconds of tests a mutant)
 
 A mutant is the code of the room with one small change. mutmut's operators make the changes; its own runner needs
 functions without decorators, and all mutants of a package, so sampling and running stand here. The sample has at most
@@ -12,13 +13,13 @@ loaded torch and the like once (scripts/mutant_runs.py). First each test file ru
 gives the CPU seconds of each test and the lines that it reaches. A mutant then runs, up to the first failure and the
 quickest first: the tests that reach its statement; those that reach its function, or its file where the change is
 outside functions; those that start processes, whose lines are not seen; and the files that reach the statement on
-loading. No more than 40 CPU seconds of tests are taken. A mutant is killed by a failure, by an error, or by taking
-longer than 20 s plus four times the unmutated run; whatever was left out can only make the figure lower.
+loading. No more than 40 CPU seconds of tests are taken, or --seconds. A mutant is killed by a failure, by an error, or
+by taking longer than 20 s plus four times the unmutated run; whatever was left out can only make the figure lower.
 
 Results are appended to build/mutants/ROOM.jsonl as they come: the same command continues after a kill. A result holds
 until source, shared test code or Python packages change; a kill also until the test file that made it changes, and a
-survival until any of the room's test files does. scripts/mutants_equivalent.yaml lists mutants that no test can tell
-from the code, with the reason; they are never sampled.
+survival until any of the room's test files does, and not for a larger --seconds. scripts/mutants_equivalent.yaml lists
+mutants that no test can tell from the code, with the reason; they are never sampled.
 """
 
 from __future__ import annotations
@@ -338,14 +339,17 @@ def digest_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def verdict(mutant: Mutant, files: Sequence[Measured], tree: Path, server: Server) -> tuple[str, str | None]:
-    """``killed``, ``timeout`` or ``survived``, and the test that killed; the file is as before afterwards."""
+def verdict(
+    mutant: Mutant, files: Sequence[Measured], tree: Path, server: Server, seconds: float
+) -> tuple[str, str | None]:
+    """``killed``, ``timeout`` or ``survived`` the CPU seconds of tests, and the test that killed; the file is as before
+    afterwards."""
     path, of = tree / mutant.file, {test.name: file.name for file in files for test in file.tests}
     before, times = path.read_bytes(), path.stat()
     try:
         path.write_text(mutant.code(), encoding="utf-8")
         os.utime(path, (times.st_atime, times.st_mtime + 60))  # never that of the compiled original
-        for part in parts(order(mutant, files)):
+        for part in parts(order(mutant, files), most=seconds):
             chosen = [test.name for test in part]
             touched = {of[name] for name in chosen}
             left_out = [name for name in of.keys() - set(chosen) if of[name] in touched]
@@ -376,12 +380,12 @@ def parts(tests: Sequence[MeasuredTest], first: float = 2, most: float = 40) -> 
 class Results:
     """What is known of a room, in a file to which each result is appended: measured test files and verdicts by mutant.
 
-    ``digests`` are those of the test files by name. A row is passed over that is of another state or other tests, and a
-    line cut short by a kill.
+    ``digests`` are those of the test files by name, ``seconds`` the most CPU seconds of tests a mutant. A row is passed
+    over that is of another state or other tests, or survived fewer seconds, and a line cut short by a kill.
     """
 
-    def __init__(self, path: Path, state: str, digests: Mapping[str, str]) -> None:
-        self._path, self._state = path, state
+    def __init__(self, path: Path, state: str, digests: Mapping[str, str], seconds: float) -> None:
+        self._path, self._state, self._seconds = path, state, seconds
         self._digests = {**digests, "": digest(*sorted(digests.items()))}
         self.measured: dict[str, Measured] = {}
         self.verdicts: dict[str, str] = {}
@@ -394,7 +398,7 @@ class Results:
                 continue
             if "measured" in row:
                 self.measured[row["file"]] = Measured.of(row["measured"])
-            else:
+            elif row["verdict"] != "survived" or row["seconds"] >= seconds:
                 self.verdicts[row["mutant"]] = row["verdict"]
 
     def keep_measured(self, file: str, found: Mapping[str, Any]) -> Measured:
@@ -405,7 +409,7 @@ class Results:
     def keep_verdict(self, mutant: Mutant, found: str, by: str | None) -> None:
         """The verdict holds while the file of the test that killed stays as it is; without one, while all do."""
         file = by.partition("::")[0] if by else ""
-        self._keep(file if file in self._digests else "", mutant=mutant.id, verdict=found, by=by)
+        self._keep(file if file in self._digests else "", mutant=mutant.id, verdict=found, by=by, seconds=self._seconds)
         self.verdicts[mutant.id] = found
 
     def _keep(self, file: str, **found: Any) -> None:
@@ -442,7 +446,7 @@ def summary(room: str, mutants: Sequence[Mutant], verdicts: Mapping[str, str]) -
     return "\n".join([*lines, f"killed {killed} of {len(mutants)} in {room}"])
 
 
-def run(room: str, n: int, seed: int) -> None:
+def run(room: str, n: int, seed: int, seconds: float) -> None:
     """The whole job for one room."""
     every = mutants_of(room)
     mutants = sample(every, n, seed, equivalent_of(room, every))
@@ -450,7 +454,10 @@ def run(room: str, n: int, seed: int) -> None:
     with copied_tree() as tree, Server(tree) as server:
         names = files_of(room, tree)
         results = Results(
-            RESULTS / f"{room}.jsonl", state_of(tree, names), {name: digest_of(tree / name) for name in names}
+            RESULTS / f"{room}.jsonl",
+            state_of(tree, names),
+            {name: digest_of(tree / name) for name in names},
+            seconds,
         )
         todo = [name for name in names if name not in results.measured]
         for name, ahead in counted(todo):
@@ -458,7 +465,7 @@ def run(room: str, n: int, seed: int) -> None:
             say(f"{ahead} unmutated {name}  {sum(test.seconds for test in measured.tests):.1f} s")
         files = [results.measured[name] for name in names]
         for mutant, ahead in counted([mutant for mutant in mutants if mutant.id not in results.verdicts]):
-            found, by = verdict(mutant, files, tree, server)
+            found, by = verdict(mutant, files, tree, server, seconds)
             results.keep_verdict(mutant, found, by)
             say(f"{ahead} {found} {mutant.file}:{mutant.line} {mutant.operator}" + (f" by {by}" if by else ""))
     say(summary(room, mutants, results.verdicts))
@@ -469,11 +476,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("room", help="a folder of src/metascale")
     parser.add_argument("--n", type=int, default=40, help="how many mutants")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=40, help="the most CPU seconds of tests a mutant")
     given = parser.parse_args(arguments)
     if given.n < 1:
         parser.error("--n is at least 1")
+    if not given.seconds > 0:
+        parser.error("--seconds is above 0")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the copy is removed and the tests are ended
-    run(given.room, given.n, given.seed)
+    run(given.room, given.n, given.seed, given.seconds)
     return 0
 
 

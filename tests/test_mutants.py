@@ -125,7 +125,7 @@ def test_the_last_line_counts_and_survivors_show_their_change():
 def test_results_outlive_a_line_cut_short_and_hold_while_what_made_them_is_the_same(tmp_path):
     path, digests = tmp_path / "made" / "laws.jsonl", {"a.py": "1", "b.py": "1"}
     one, two, three, four = (mutant for k in range(4) for mutant in line(f"y{k} = 1", k, "number:2"))
-    results = Results(path, "now", digests)
+    results = Results(path, "now", digests, 8)
     results.keep_measured("a.py", {"name": "a.py", "tests": [{"name": "t", "seconds": 1, "lines": {}}], "loading": {}})
     results.keep_verdict(one, "killed", "a.py::test")
     with path.open("a", encoding="utf-8") as out:
@@ -133,15 +133,17 @@ def test_results_outlive_a_line_cut_short_and_hold_while_what_made_them_is_the_s
     results.keep_verdict(two, "killed", "b.py::test")
     results.keep_verdict(three, "survived", None)
     results.keep_verdict(four, "timeout", None)
-    again = Results(path, "now", digests)
+    again = Results(path, "now", digests, 8)
     assert (again.verdicts, again.measured) == (
         results.verdicts,
         {"a.py": Measured("a.py", [MeasuredTest("t", 1, {})], {})},
     )
     assert set(again.verdicts) == {one.id, two.id, three.id, four.id}
-    other_tests = Results(path, "now", {"a.py": "1", "b.py": "2"})
+    other_tests = Results(path, "now", {"a.py": "1", "b.py": "2"}, 8)
     assert (other_tests.verdicts, set(other_tests.measured)) == ({one.id: "killed"}, {"a.py"})
-    other_source = Results(path, "later", digests)
+    longer, shorter = Results(path, "now", digests, 9), Results(path, "now", digests, 7)
+    assert (set(longer.verdicts), set(shorter.verdicts)) == ({one.id, two.id, four.id}, set(again.verdicts))
+    other_source = Results(path, "later", digests, 8)
     assert (other_source.verdicts, other_source.measured) == ({}, {})
 
 
