@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def eval_cost(cost: str, pool: dict[str, np.ndarray]) -> np.ndarray:
-    from metascale.laws.next_plan import costs
+    from metascale.laws.candidates import costs
     from metascale.laws.table import Table
 
     return costs(Table({name: values.tolist() for name, values in pool.items()}, "the pool"), cost)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from metascale.core.columns import MAIN_KINDS, TEST_LOSS, TRAIN_FLOPS, VALIDATION_LOSS
 from metascale.laws import next_runs, optimum
 from metascale.laws.allocation import Optimum
-from metascale.laws.next_plan import grid as every_combination
+from metascale.laws.candidates import grid as every_combination
 from metascale.laws.surface_fit import analyse_surface
 from metascale.recipes.model_size import size_of
 from metascale.report.section import (

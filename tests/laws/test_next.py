@@ -9,7 +9,8 @@ import metascale as ms
 from metascale.core.errors import InputError
 from metascale.laws import follow, grid, read_plan
 from metascale.laws.belief import believe
-from metascale.laws.next_plan import _first_of, costs, half_width
+from metascale.laws.candidates import costs
+from metascale.laws.next_plan import _first_of, half_width
 from metascale.laws.picking import Dense, Picks, grow, pick
 
 TARGET = {"N": 7e9, "D": 1.4e11}

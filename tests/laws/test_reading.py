@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from metascale.core.errors import InputError, MissingDependency
-from metascale.laws import reading
+from metascale.laws import delimited, opening, reading
 from metascale.laws.numbers import TEXT, parse_number
 from metascale.laws.runs import usable_rows
 from metascale.laws.table import ScaleColumns, Table, guess_loss, read_table
@@ -139,7 +139,7 @@ def test_pyarrow_and_the_careful_reader_agree(text, tmp_path, monkeypatch):
     path.write_bytes(text.encode("latin-1"))
     found = []
     for least in (0, 1 << 60):
-        monkeypatch.setattr(reading, "FAST_FROM", least)
+        monkeypatch.setattr(delimited, "FAST_FROM", least)
         try:
             table = read_table(path)
             found.append(({n: (c.dtype, c.tolist()) for n, c in table.columns.items()}, table.notes))
@@ -152,8 +152,8 @@ def test_pyarrow_and_the_careful_reader_agree(text, tmp_path, monkeypatch):
 def test_large_files_do_go_through_pyarrow(tmp_path, monkeypatch):
     path = tmp_path / "t.csv"
     path.write_text("x,loss\n1,2\n")
-    monkeypatch.setattr(reading, "FAST_FROM", 0)
-    monkeypatch.setattr(reading, "_careful_csv", None)
+    monkeypatch.setattr(delimited, "FAST_FROM", 0)
+    monkeypatch.setattr(delimited, "_careful_csv", None)
     assert read_table(path).column("x").tolist() == [1]
 
 
@@ -336,7 +336,7 @@ def test_a_parquet_file_that_expands_is_bounded_and_a_broken_one_a_sentence(
     parquet.write_table(pyarrow.table({"n": np.zeros(1_000_000), "loss": np.zeros(1_000_000)}), zeros)
     parquet.write_table(pyarrow.table({"n": [1.0, 2.0], "loss": [0.5, None]}), small)
     assert zeros.stat().st_size < 100_000
-    monkeypatch.setattr(reading, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(reading, "MOST_BYTES", 1 << 20)
     with pytest.raises(InputError, match=r"has 1,000,000 rows and becomes more than 1\.00 MiB"):
         read_table(zeros)
     assert read_table(small).n_rows == 2
@@ -355,7 +355,7 @@ def test_a_compressed_table_is_read_up_to_a_bound(
     """Harmless spaces against a small bound."""
     path = tmp_path / f"t.{suffix}.{ {gzip.open: 'gz', bz2.open: 'bz2', lzma.open: 'xz'}[opener] }"
     start = b"n,loss\n1,2\n" if suffix == "csv" else b'{"n": 1, "loss": 2}\n'
-    monkeypatch.setattr(reading, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(opening, "MOST_BYTES", 1 << 20)
     for n_bytes, refused in ((1 << 10, False), (2 << 20, True)):
         with opener(path, "wb") as stream:
             stream.write(start + b" " * n_bytes)

@@ -12,9 +12,10 @@ from metascale.core import trees
 from metascale.core.dropout import DropoutMasks
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Model
+from metascale.models.text.architectures import ARCHITECTURES, match_targets
 from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import LearnedHead, PrototypeHead, ZeroHead
-from metascale.models.text.hf import ARCHITECTURES, DTYPES, match_targets, random_backbone
+from metascale.models.text.hf import DTYPES, random_backbone
 from metascale.models.text.lora import AdapterCall, add_adapter
 from metascale.testing.model_contract import check_model, generators_untouched
 from tests.models.tiny_backbones import CONFIGS, FULL_FLOAT64, text_batch, tiny

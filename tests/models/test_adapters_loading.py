@@ -13,16 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from metascale.core import trees
 from metascale.core.errors import CorruptFile, InputError, MissingDependency
+from metascale.models.text.architectures import ARCHITECTURES, SHAPES
 from metascale.models.text.classifiers import AdapterClassifier
-from metascale.models.text.hf import (
-    ARCHITECTURES,
-    SHAPES,
-    count_parameters,
-    load_backbone,
-    load_config,
-    load_encoder,
-    random_backbone,
-)
+from metascale.models.text.hf import count_parameters, load_backbone, load_config, load_encoder, random_backbone
 from metascale.testing.model_contract import generators_untouched
 from tests.models.tiny_backbones import CONFIGS, text_batch, tiny
 

@@ -17,9 +17,10 @@ from metascale.models.perceptron import Perceptron, ResidualPerceptron
 from metascale.models.resnet import ResNet
 from metascale.models.resnet_bk import ResNetBK
 from metascale.models.svm import SupportVectors
+from metascale.models.text.architectures import ARCHITECTURES, SHAPES, Architecture
 from metascale.models.text.classifiers import AdapterClassifier, FullClassifier
 from metascale.models.text.heads import LearnedHead, PrototypeHead, ZeroHead
-from metascale.models.text.hf import ARCHITECTURES, DTYPES, SHAPES, Architecture, TextEncoder
+from metascale.models.text.hf import DTYPES, TextEncoder
 from metascale.models.text.language_model import AdapterLanguageModel
 from metascale.models.text.lora import AdapterCall
 from metascale.models.transformer import Transformer

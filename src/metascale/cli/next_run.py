@@ -134,7 +134,7 @@ def _ranges(given: Sequence[str] | None) -> Table:
     import numpy as np
 
     from metascale.cli.scales import parse_values
-    from metascale.laws.next_plan import grid
+    from metascale.laws.candidates import grid
 
     values = {}
     for text in given or ():

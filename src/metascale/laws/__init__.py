@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from metascale.laws.analysis import Analysis, analyse
     from metascale.laws.approaches import Allocation, CrossCheck, cross_check, envelope, isoflop
     from metascale.laws.backtesting import Backtest
+    from metascale.laws.candidates import grid
     from metascale.laws.contrasts import PairedTest, bootstrap_mean, holm, paired_test
     from metascale.laws.corners import Choice, CornerTest, backtest_corners, choose
     from metascale.laws.cost import CostLaw, fit_cost
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from metascale.laws.likelihood import LikelihoodProfile, influence, profile
     from metascale.laws.mixture import Mixture
     from metascale.laws.multi_power import loss_of
-    from metascale.laws.next_plan import NextRuns, Outcome, follow, grid, next_runs, read_plan
+    from metascale.laws.next_plan import NextRuns, Outcome, follow, next_runs, read_plan
     from metascale.laws.objective import LeastSquares, LogHuber
     from metascale.laws.observations import Observations, observe
     from metascale.laws.predicting import SavedLaw, read_predictors

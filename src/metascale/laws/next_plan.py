@@ -7,7 +7,7 @@ Li et al. 2026 (arXiv 2604.22753).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,32 +19,18 @@ from scipy.special import ndtri
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_json
 from metascale.core.notebook import Shown
-from metascale.core.suggest import suggest
 from metascale.laws.belief import Belief, believe
-from metascale.laws.expression import as_name, names_in, parse
+from metascale.laws.candidates import MOST_CANDIDATES, among, as_table, costs, mean_at, runs_of, scales_of
 from metascale.laws.observations import Array, Integers, Mask, as_json
 from metascale.laws.picking import Picks, pick
 from metascale.laws.picture import BLUE, GREY, axis_or_new, finish
-from metascale.laws.runs import usable_rows
-from metascale.laws.table import (
-    SEED_NAMES,
-    Table,
-    group_column,
-    guess_loss,
-    losses,
-    pooled_notes,
-    read_table,
-    without_blanks,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_CANDIDATES = 100_000
 CHEAP_FIRST = 4  # times the scales and one: with fewer runs known, `follow` begins a plan with its cheapest runs
 REFIT_SHARE = 0.15  # of the runs known, after which `follow` plans anew
 _SHOWN = 12  # rows of a plan in a summary
-_SAME = 1e-9  # relative difference of scales that are the same run
 
 
 @dataclass(frozen=True)
@@ -165,13 +151,13 @@ class NextRuns(Shown):
         Raises:
             InputError: the table lacks a column, or has no row.
         """
-        x, loss, *_ = _runs(table, self.x_names, y or self.loss_name.removeprefix("ln "))
+        x, loss, *_ = runs_of(table, self.x_names, y or self.loss_name.removeprefix("ln "))
         if not len(x):
             raise InputError("the table has no row; the outcome of a plan needs its runs", field="table")
         region = np.concatenate([x, self.x, self.target])
         belief = believe(self.x_names, x, loss, region)
         found, width, _ = _forecast(belief, self.target, self.level)
-        observed = np.array([_mean_at(x, loss, row) for row in self.x])
+        observed = np.array([mean_at(x, loss, row) for row in self.x])
         return Outcome(self, observed, found, width)
 
 
@@ -302,20 +288,20 @@ class Question:
             raise InputError(f"batch is {batch}; it must be at least 1", field="batch", value=batch)
         if not 0 < level < 1:
             raise InputError(f"level is {level}; it must lie between 0 and 1", field="level", value=level)
-        wanted = _as_table(target, "target")
+        wanted = as_table(target, "target")
         names = tuple(x) if x else wanted.names
-        aim = _scales(wanted, names, "target")
-        pool = _as_table(candidates, "candidates")
-        rows = _scales(pool, names, "candidates")
+        aim = scales_of(wanted, names, "target")
+        pool = as_table(candidates, "candidates")
+        rows = scales_of(pool, names, "candidates")
         if len(rows) > MOST_CANDIDATES:
             raise InputError(f"there are {len(rows)} candidates; at most {MOST_CANDIDATES} can be compared",
                              field="candidates")  # fmt: skip
         prices = costs(pool, cost)
-        known, loss, loss_name, pooled = _runs(table, names, y)
+        known, loss, loss_name, pooled = runs_of(table, names, y)
         notes = list(pooled)
         free = np.ones(len(rows), bool)
         if len(known) and not repeats:
-            free = ~_among(rows, known)
+            free = ~among(rows, known)
             if not free.all():
                 notes.append(f"{int((~free).sum())} of {len(rows)} candidates in the table already: not run again")
         affordable = free & (prices <= budget)
@@ -405,126 +391,6 @@ def _forecast(belief: Belief, target: Array, level: float) -> tuple[Array, float
     variance = at.diagonal()
     losses_ = belief.losses(at.mean, np.sqrt(variance + at.noise2), level)
     return losses_, float(ndtri((1 + level) / 2)) * float(np.sqrt(variance.mean())), at.mean
-
-
-def costs(candidates: Table, cost: str | ArrayLike) -> Array:
-    """[n] the cost of every candidate: a column, a formula in columns, or numbers.
-
-    Raises:
-        InputError: an unknown column, not a formula, or a cost that is not a positive finite number.
-    """
-    if not isinstance(cost, str):
-        found = np.asarray(cost, float).reshape(-1)
-        if len(found) != candidates.n_rows:
-            raise InputError(f"there are {len(found)} costs and {candidates.n_rows} candidates", field="cost")
-    elif cost in candidates.names:
-        found = candidates.numbers(cost)
-    else:
-        found = _by_formula(candidates, cost)
-    bad = np.flatnonzero(~(np.isfinite(found) & (found > 0)))
-    if len(bad):
-        raise InputError(
-            f"the cost of candidate {bad[0] + 1} is {found[bad[0]]:g}; every cost must be a positive number",
-            field="cost", value=cost,
-        )  # fmt: skip
-    return found
-
-
-def _by_formula(candidates: Table, cost: str) -> Array:
-    written = {as_name(name): name for name in candidates.names}
-    named = sorted(names_in(cost))
-    unknown = [name for name in named if name not in written]
-    if unknown:
-        raise InputError(
-            f"the cost '{cost}' names '{unknown[0]}', which is no column of the candidates; "
-            f"{suggest(unknown[0], written, 'columns')}",
-            field="cost", value=cost, allowed=", ".join(written),
-        )  # fmt: skip
-    one = "one"
-    while one in written:
-        one += "_"
-    columns = [written[name] for name in named]
-    try:
-        formula = parse(f"{one}*({cost})", columns)
-    except InputError as error:
-        told = str(error).replace(f"the law '{one}*({cost})'", f"the cost '{cost}'")
-        raise InputError(told, field="cost", value=cost, allowed=error.allowed) from error
-    x = np.column_stack([candidates.numbers(name) for name in columns]) if columns else np.ones((candidates.n_rows, 0))
-    with np.errstate(all="ignore"):
-        return np.asarray(formula.bind(x).value(np.ones((1, 1)))[0])
-
-
-def grid(ranges: Mapping[str, ArrayLike]) -> Table:
-    """Every combination of values of the scales, as a table of candidates."""
-    values = [np.atleast_1d(np.asarray(part, float)) for part in ranges.values()]
-    if np.prod([float(len(part)) for part in values]) > MOST_CANDIDATES:
-        raise InputError(f"the ranges make more than {MOST_CANDIDATES} candidates", field="candidates")
-    mesh = np.meshgrid(*values, indexing="ij")
-    columns = {name: part.reshape(-1).tolist() for name, part in zip(ranges, mesh, strict=True)}
-    return Table(columns, "the candidates")
-
-
-def _as_table(given: Any, what: str) -> Table:
-    """A table of scales from whatever was given; a row or a list of rows by name for targets."""
-    if isinstance(given, Mapping) and all(np.ndim(value) == 0 for value in given.values()):
-        given = [given]
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        if not given or not all(isinstance(row, Mapping) and set(row) == set(given[0]) for row in given):
-            raise InputError(f"`{what}` must be rows that name the same scales, such as {{'N': 7e10}}", field=what)
-        given = {name: [row[name] for row in given] for name in given[0]}
-    found = read_table(given)
-    if not found.names or found.n_rows == 0:
-        raise InputError(f"`{what}` has no rows", field=what)
-    return Table(found.columns, f"`{what}`")
-
-
-def _scales(table: Table, names: Sequence[str], what: str) -> Array:
-    missing = next((name for name in names if name not in table.names), None)
-    if missing is not None:
-        raise InputError(f"`{what}` has no column '{missing}'; {suggest(missing, table.names, 'columns')}", field=what,
-                         value=missing, allowed=", ".join(table.names))  # fmt: skip
-    found = np.column_stack([table.numbers(name) for name in names])
-    bad = np.argwhere(~(np.isfinite(found) & (found > 0)))
-    if len(bad):
-        row, k = bad[0]
-        raise InputError(f"`{what}`, row {row + 1}: '{names[k]}' is {found[row, k]:g}; scales must be positive numbers",
-                         field=what)  # fmt: skip
-    return found
-
-
-def _runs(table: Any, names: Sequence[str], y: str | None) -> tuple[Array, Array, str, tuple[str, ...]]:
-    """Scales [n, d], losses [n], the loss's name and notes on conditions; none of a table that is None or has no rows.
-
-    Raises:
-        InputError: runs of several methods, which are never pooled: their losses follow different laws.
-    """
-    found = None if table is None else usable_rows(read_table(table))
-    if found is None or not found.names or found.n_rows == 0:
-        return np.zeros((0, len(names))), np.zeros(0), y or "loss", ()
-    if group_column(found, None) is not None:
-        methods = ", ".join(found.labels("method")[1])
-        raise InputError(
-            f"the table holds runs of several methods ({methods}); a plan is for one of them: give the rows of one",
-            field="table",
-        )
-    loss = y or guess_loss(found)
-    found = without_blanks(found, (*names, loss))
-    values, loss_name = losses(found, loss)
-    if not np.isfinite(values).all():
-        raise InputError(f"'{loss}' of row {int(np.argmin(np.isfinite(values))) + 1} is not finite", field="y")
-    notes = pooled_notes(found, (loss, *SEED_NAMES), names, remedy="give the rows of one value")
-    return _scales(found, names, "table"), values, loss_name, notes
-
-
-def _among(rows: Array, known: Array) -> Mask:
-    """[n] whether a row of scales is one of the known ones."""
-    places = {tuple(row) for row in np.round(np.log(known) / _SAME).tolist()}
-    return np.array([tuple(row) in places for row in np.round(np.log(rows) / _SAME).tolist()])
-
-
-def _mean_at(x: Array, loss: Array, row: Array) -> float:
-    same = np.all(np.abs(np.log(x / row)) <= _SAME, axis=1)
-    return float(loss[same].mean()) if same.any() else float("nan")
 
 
 def read_plan(path: Path | str) -> NextRuns:

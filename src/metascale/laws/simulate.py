@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 
 from metascale.core.errors import InputError
 from metascale.laws.analysis import Analysis
+from metascale.laws.candidates import costs
 from metascale.laws.expression import is_formula
 from metascale.laws.families import LAWS
 from metascale.laws.library import LIBRARY, law_of, unknown_law
-from metascale.laws.next_plan import costs
 from metascale.laws.observations import Array
 from metascale.laws.scales import ScalesAnalysis
 from metascale.laws.surface_fit import SurfaceAnalysis

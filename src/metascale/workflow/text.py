@@ -219,8 +219,9 @@ def _sentences(texts: _Texts, backbone: str, device: str) -> torch.Tensor:
     import torch
     from torch.nn.functional import normalize
 
+    from metascale.models.text.architectures import architecture_of
     from metascale.models.text.heads import named_pooling
-    from metascale.models.text.hf import architecture_of, call_options, load_backbone
+    from metascale.models.text.hf import call_options, load_backbone
 
     model = load_backbone(backbone, device=device)
     pool, options = named_pooling(architecture_of(model, "pooling").pooling), call_options(model)

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from metascale.core.errors import InputError
+from metascale.models.text.architectures import ARCHITECTURES
 from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import Head, PrototypeHead
-from metascale.models.text.hf import ARCHITECTURES, call_options, load_backbone, load_whole
+from metascale.models.text.hf import call_options, load_backbone, load_whole
 from metascale.models.text.language_model import AdapterLanguageModel
 from metascale.models.text.lora import attach, linear_shapes
 from metascale.models.text.probe import reached, unbatched

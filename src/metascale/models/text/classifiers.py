@@ -21,6 +21,7 @@ from metascale.core.errors import InputError
 from metascale.core.streams import torch_generator
 from metascale.core.types import Batch, Params
 from metascale.models.network import check_rates, check_sizes, cross_entropy_per_task
+from metascale.models.text.architectures import architecture_of, match_targets
 from metascale.models.text.heads import (
     BIAS,
     WEIGHT,
@@ -31,15 +32,7 @@ from metascale.models.text.heads import (
     head_logits,
     named_pooling,
 )
-from metascale.models.text.hf import (
-    architecture_of,
-    call_options,
-    match_targets,
-    precision_of,
-    refuse_decoder,
-    refuse_int8,
-    require_derivative,
-)
+from metascale.models.text.hf import call_options, precision_of, refuse_decoder, refuse_int8, require_derivative
 from metascale.models.text.lora import (
     CHECKPOINTING,
     Active,

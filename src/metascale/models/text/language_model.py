@@ -16,8 +16,9 @@ from metascale.core.dropout import DropoutMasks
 from metascale.core.errors import InputError
 from metascale.core.types import Batch, Params
 from metascale.models.network import check_rates, check_sizes
+from metascale.models.text.architectures import match_targets
 from metascale.models.text.classifiers import packed, trimmed
-from metascale.models.text.hf import call_options, match_targets, require_derivative
+from metascale.models.text.hf import call_options, require_derivative
 from metascale.models.text.lora import Active, AdapterCall, adapters_of, attach, init_adapters, linear_shapes
 from metascale.models.text.probe import require_live
 

@@ -15,9 +15,10 @@ from safetensors.torch import save as save_tensors
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_atomic
 from metascale.core.types import Params
+from metascale.models.text.architectures import matches_target
 from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import BIAS, WEIGHT, ScoreHead
-from metascale.models.text.hf import matches_target, precision_of
+from metascale.models.text.hf import precision_of
 from metascale.models.text.language_model import AdapterLanguageModel
 from metascale.models.text.lora import SUFFIX_A, SUFFIX_B, is_transposed, linear_shapes
 from metascale.models.text.seq_cls import StockHead, head_tensors, own_head

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from metascale.core.errors import InputError
-from metascale.models.text.hf import ARCHITECTURES, call_options
+from metascale.models.text.architectures import ARCHITECTURES
+from metascale.models.text.hf import call_options
 from metascale.models.text.lora import Active, AdapterCall
 
 if TYPE_CHECKING:
