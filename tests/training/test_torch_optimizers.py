@@ -20,7 +20,7 @@ MAKES: dict[str, Make] = {
     "sgd-decay": lambda m: torch.optim.SGD(m.parameters(), 0.1, weight_decay=0.3),
     "momentum": lambda m: torch.optim.SGD(m.parameters(), 0.1, momentum=0.8),
     "nesterov": lambda m: torch.optim.SGD(m.parameters(), 0.1, momentum=0.8, nesterov=True),
-    "adam": lambda m: torch.optim.Adam(m.parameters(), 0.05, betas=(0.8, 0.95), eps=1e-6),
+    "adam": lambda m: torch.optim.Adam(m.parameters(), 0.05, betas=(0.8, 0.95), eps=0.01),
     "adamw": lambda m: torch.optim.AdamW(m.parameters(), 0.05, weight_decay=0.2),
     "rmsprop": lambda m: torch.optim.RMSprop(m.parameters(), 0.02, alpha=0.9),
     "rmsprop-momentum": lambda m: torch.optim.RMSprop(m.parameters(), 0.02, momentum=0.7),
@@ -171,3 +171,11 @@ def test_what_has_no_counterpart_is_refused(make: Make, message: str) -> None:
     layer = module()
     with pytest.raises(InputError, match=re.escape(message)):
         from_torch(make(layer), layer)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad"])
+def test_an_optimiser_that_maximises_is_refused(kind: str) -> None:
+    """higher 0.2.1 passes it over, and descends."""
+    layer = module()
+    with pytest.raises(InputError, match=rf"{kind} with maximize=True has no counterpart"):
+        from_torch(getattr(torch.optim, kind)(layer.parameters(), 0.1, maximize=True), layer)

@@ -69,9 +69,10 @@ def _sgd(group: Group) -> tuple[Optimizer, dict[str, str]]:
 
 def _adam(decoupled: bool) -> Callable[[Group], tuple[Optimizer, dict[str, str]]]:
     def convert(group: Group) -> tuple[Optimizer, dict[str, str]]:
-        _refuse("Adam", group, amsgrad=False, maximize=False)
+        name = "AdamW" if decoupled else "Adam"
+        _refuse(name, group, amsgrad=False, maximize=False)
         if not (decoupled or group.get("decoupled_weight_decay")):
-            _refuse("Adam", group, weight_decay=0)
+            _refuse(name, group, weight_decay=0)
         beta1, beta2 = map(_number, group["betas"])
         ours = Adam(_number(group["lr"]), beta1, beta2, _number(group["eps"]), _number(group["weight_decay"]))
         return ours, {"m": "exp_avg", "v": "exp_avg_sq"}
