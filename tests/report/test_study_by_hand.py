@@ -282,6 +282,5 @@ def test_half_of_the_runs_ended_by_patience_or_not(tmp_path: Path) -> None:
     assert [ended("converged", "max_steps"), ended("converged", "max_steps", "max_steps"), ended("converged")] == [
         True, False, True,
     ]  # fmt: skip
-    assert [cut_short(run_row(best_step=best, steps=steps), True) for best, steps in ((6, 5), (5, None), (None, 5))] == [
-        True, False, False,
-    ]  # fmt: skip
+    ends = ((6, 5), (5, None), (None, 5))
+    assert [cut_short(run_row(best_step=best, steps=steps), True) for best, steps in ends] == [True, False, False]
