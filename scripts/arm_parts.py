@@ -6,24 +6,22 @@ intervals are Student's t over seeds.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from scipy.stats import t as student
+from paired import Rows, differences, gap_with_interval, main_rows, points_with_interval, se
 
-from metascale.core.columns import MAIN_KINDS, TEST_ACCURACY, TEST_LOSS
+from metascale.core.columns import TEST_ACCURACY, TEST_LOSS
 from metascale.report.section import Block, Cell, plain, reading, table, text_column
-from metascale.report.words import axis_label, interval, measured, method_label, number
+from metascale.report.words import axis_label, measured, method_label, number
 from metascale.workflow.config import METRIC_LEARNERS
 from metascale.workflow.recipe import roles_of
 
 if TYPE_CHECKING:
     from results import Record
 
-Rows = Sequence[Mapping[str, Any]]
 PAIRS: Mapping[str, Sequence[tuple[str, str]]] = {
     "annotators": (("learnt", "checked"), ("learnt", "both"), ("learnt", "alike"), ("learnt", "careful")),
 }
@@ -74,17 +72,13 @@ ALONG: Mapping[str, Along] = {
 """By recipe of a study of methods along a scale."""
 
 
-def _main(one: Record) -> Rows:
-    return [row for row in one.table.finished().rows if row["kind"] in MAIN_KINDS]
-
-
 def _recipe(one: Record) -> str:
     return str(one.study.view.study.base.get("recipe"))
 
 
 def arms(one: Record) -> list[Block]:
     """A row an arm, the lowest mean loss first."""
-    rows = _main(one)
+    rows = main_rows(one)
     (series,) = roles_of(one.study.view.study).series
     by_arm: dict[str, Rows] = {}
     for row in rows:
@@ -92,7 +86,7 @@ def arms(one: Record) -> list[Block]:
     shown = []
     for name, own in sorted(by_arm.items(), key=lambda arm: statistics.fmean(row[TEST_LOSS] for row in arm[1])):
         losses, accuracies = ([float(row[key]) for row in own] for key in (TEST_LOSS, TEST_ACCURACY))
-        texts = (f"{statistics.fmean(losses):.3f} ± {_se(losses):.3f}", _percent(accuracies))
+        texts = (f"{statistics.fmean(losses):.3f} ± {se(losses):.3f}", _percent(accuracies))
         ends = f"{100 * min(accuracies):.1f} to {100 * max(accuracies):.1f} %"
         shown.append([Cell(method_label(name)), *map(Cell, texts), Cell(ends)])
     n_seeds = len(next(iter(by_arm.values())))
@@ -100,35 +94,18 @@ def arms(one: Record) -> list[Block]:
     return [table(caption, (text_column("arm"), "test loss (nats)", "test accuracy", "range"), shown)]
 
 
-def _se(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values))
-
-
 def _percent(values: Sequence[float]) -> str:
-    return f"{100 * statistics.fmean(values):.1f} ± {100 * _se(values):.1f} %"
-
-
-def differences(rows: Rows, series: str, first: str, second: str, column: str) -> list[float]:
-    """``first`` minus ``second`` of one column, seed by seed."""
-    values = {(row[series], row["seed"]): float(row[column]) for row in rows}
-    seeds = sorted(seed for name, seed in values if name == first)
-    return [values[first, seed] - values[second, seed] for seed in seeds]
-
-
-def spread(found: Sequence[float]) -> tuple[float, float, float]:
-    """The mean and the ends of its 95 % interval (Student's t)."""
-    half = float(student.ppf(0.975, len(found) - 1)) * _se(found)
-    return statistics.fmean(found), statistics.fmean(found) - half, statistics.fmean(found) + half
+    return f"{100 * statistics.fmean(values):.1f} ± {100 * se(values):.1f} %"
 
 
 def pairs(one: Record) -> list[Block]:
     """Differences of arms, paired by seed."""
-    rows, shown = _main(one), []
+    rows, shown = main_rows(one), []
     (series,) = roles_of(one.study.view.study).series
     for first, second in PAIRS[_recipe(one)]:
         loss, accuracy = (differences(rows, series, first, second, key) for key in (TEST_LOSS, TEST_ACCURACY))
         better = sum(gap > 0 for gap in accuracy)
-        texts = (_gap(loss), _points(accuracy), f"{better} of {len(accuracy)}")
+        texts = (gap_with_interval(loss), points_with_interval(accuracy), f"{better} of {len(accuracy)}")
         shown.append([Cell(f"{method_label(first)} − {method_label(second)}"), *map(Cell, texts)])
     n_seeds = len({row["seed"] for row in rows})
     caption = (
@@ -141,7 +118,7 @@ def pairs(one: Record) -> list[Block]:
 
 def trust(one: Record) -> list[Block]:
     """What the annotators' weights became: ranges over seeds of the means of careful and of other annotators."""
-    rows = [row for row in _main(one) if row.get("weight_of_careful") is not None and row["method"] == "learnt"]
+    rows = [row for row in main_rows(one) if row.get("weight_of_careful") is not None and row["method"] == "learnt"]
     ends = [
         f"{words} {min(values):.2f} to {max(values):.2f}"
         for key, words in (("weight_of_careful", "careful annotators"), ("weight_of_others", "the others"))
@@ -150,20 +127,10 @@ def trust(one: Record) -> list[Block]:
     return [f"Mean learnt weights at the kept state, ranges over {len(rows)} seeds: {', '.join(ends)}."]
 
 
-def _gap(found: Sequence[float]) -> str:
-    mean, low, high = spread(found)
-    return f"{measured(mean)} {interval(low, high)}"
-
-
-def _points(found: Sequence[float]) -> str:
-    mean, low, high = (100 * value for value in spread(found))
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−")
-
-
 def along(one: Record) -> list[Block]:
     """For each column that `ALONG` names: methods by scale."""
     wanted = ALONG[_recipe(one)]
-    rows, found = _main(one), []
+    rows, found = main_rows(one), []
     scales = sorted({float(row[wanted.scale]) for row in rows})
     for column, (together, caption) in wanted.columns.items():
         means = {name: _curve(rows, wanted, name, column, together) for name in _methods(rows, wanted)}
@@ -185,7 +152,7 @@ def seeds(one: Record) -> list[Block]:
     wanted = ALONG[_recipe(one)]
     assert wanted.by_seed is not None
     method, column = wanted.by_seed
-    rows = [row for row in _main(one) if row[wanted.by] == method]
+    rows = [row for row in main_rows(one) if row[wanted.by] == method]
     scales = sorted({float(row[wanted.scale]) for row in rows})
     values = {(row["seed"], float(row[wanted.scale])): float(row[column]) for row in rows}
     shown = [
@@ -214,7 +181,7 @@ def _curve(
 
 def answer(one: Record) -> str | None:
     """What the row of a learner, of a study of arms, or of methods along a scale, says; ``None`` of any other study."""
-    recipe, rows = _recipe(one), _main(one)
+    recipe, rows = _recipe(one), main_rows(one)
     if one.name in LEARNERS:
         return learner_answer(one, rows)
     if recipe in PAIRS:
@@ -227,7 +194,7 @@ def arms_answer(rows: Rows, series: str, compared: Sequence[tuple[str, str]]) ->
     """The first arm's differences in accuracy."""
     n_seeds = len({row["seed"] for row in rows})
     each = [
-        f"{_points(differences(rows, series, first, second, TEST_ACCURACY))} over {method_label(second)}"
+        f"{points_with_interval(differences(rows, series, first, second, TEST_ACCURACY))} over {method_label(second)}"
         for first, second in compared
     ]
     return (
@@ -271,7 +238,7 @@ def learners(one: Record) -> list[Block]:
     """The learners beside one another, a row a trained learner; all were tested on the same tasks."""
     shown, found = [], [one.beside(name) for name in LEARNERS]
     for each in found:
-        rows, base = _main(each), each.study.view.study.base
+        rows, base = main_rows(each), each.study.view.study.base
         trained = 0 if base["method"] in METRIC_LEARNERS else base["inner_steps"]
         minutes = each.told["cpu_s"] / 60 / len(rows)
         for row in rows:

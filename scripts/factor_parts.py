@@ -11,16 +11,15 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arm_parts import spread
+from paired import Rows, gap_with_interval, main_rows
 
-from metascale.core.columns import MAIN_KINDS, TEST_LOSS
+from metascale.core.columns import TEST_LOSS
 from metascale.report.section import Block, Cell, table, text_column
-from metascale.report.words import axis_label, interval, measured, number
+from metascale.report.words import axis_label, number
 
 if TYPE_CHECKING:
     from results import Record
 
-Rows = Sequence[Mapping[str, Any]]
 Axes = Mapping[str, Sequence[Any]]
 
 
@@ -40,7 +39,7 @@ def effect(rows: Rows, axes: Axes, factor: str, fixed: Mapping[str, Any]) -> lis
 
 def factors(one: Record) -> list[Block]:
     """Every factor's effect on average, and with each setting of the others."""
-    rows, axes = _main(one), one.study.view.study.axes
+    rows, axes = main_rows(one), one.study.view.study.axes
     shown = []
     for factor, (low, high) in axes.items():
         others = [key for key in axes if key != factor]
@@ -53,7 +52,7 @@ def factors(one: Record) -> list[Block]:
             name = f"{axis_label(factor)}, {number(low)} to {number(high)}"
             found = effect(rows, axes, factor, fixed)
             fallen = f"{sum(gap < 0 for gap in found)} of {len(found)}"
-            shown.append([Cell(name if not fixed else ""), Cell(where), Cell(_gap(found)), Cell(fallen)])
+            shown.append([Cell(name if not fixed else ""), Cell(where), Cell(gap_with_interval(found)), Cell(fallen)])
     caption = (
         f"Change of test loss in nats when one factor is raised, paired by seed, with 95 % intervals over "
         f"{len({row['seed'] for row in rows})} seeds (Student's t, each for itself); last: in how many seeds it falls."
@@ -61,27 +60,18 @@ def factors(one: Record) -> list[Block]:
     return [table(caption, (text_column("raised"), text_column("with"), "change (nats)", "falls"), shown)]
 
 
-def _gap(found: Sequence[float]) -> str:
-    mean, low, high = spread(found)
-    return f"{measured(mean)} {interval(low, high)}"
-
-
-def _main(one: Record) -> Rows:
-    return [row for row in one.table.finished().rows if row["kind"] in MAIN_KINDS]
-
-
 def answer(one: Record) -> str | None:
     """Each factor's effect on average; ``None`` of a study that is not factorial."""
     axes = one.study.view.study.axes
     if len(axes) < 3 or any(len(values) != 2 for values in axes.values()):
         return None
-    return said(_main(one), axes)
+    return said(main_rows(one), axes)
 
 
 def said(rows: Rows, axes: Axes) -> str:
     """The sentence of `answer` from the rows of a study."""
     each = [
-        f"{axis_label(key)}, {number(low)} to {number(high)}: {_gap(effect(rows, axes, key, {}))}"
+        f"{axis_label(key)}, {number(low)} to {number(high)}: {gap_with_interval(effect(rows, axes, key, {}))}"
         for key, (low, high) in axes.items()
     ]
     n_seeds = len({row["seed"] for row in rows})

@@ -10,23 +10,18 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arm_parts import differences, spread
+from paired import Rows, differences, gap_with_interval, main_rows, points_with_interval
 
-from metascale.core.columns import MAIN_KINDS, TEST_ACCURACY, TEST_LOSS
+from metascale.core.columns import TEST_ACCURACY, TEST_LOSS
 from metascale.report.section import Block, Cell, table, text_column
-from metascale.report.words import interval, measured, method_label
+from metascale.report.words import measured, method_label
 
 if TYPE_CHECKING:
     from results import Record
 
-Rows = Sequence[Mapping[str, Any]]
 FULL, FRUGAL = "maml", "melora_checkpointed"
 """The method that keeps the whole trajectory, and the same number in the least memory."""
 PEAK = "step_peak_without_weights_bytes"
-
-
-def _main(one: Record) -> Rows:
-    return [row for row in one.table.finished().rows if row["kind"] in MAIN_KINDS]
 
 
 def _methods(rows: Rows) -> dict[str, Rows]:
@@ -41,19 +36,19 @@ def _mean(rows: Rows, column: str) -> float:
     return statistics.fmean(float(row[column]) for row in rows)
 
 
-def _se(rows: Rows, column: str) -> float:
+def se(rows: Rows, column: str) -> float:
     return float(statistics.stdev(float(row[column]) for row in rows) / len(rows) ** 0.5)
 
 
 def memory(one: Record) -> list[Block]:
     """A row a method: what it reaches, what a step costs and holds, and the rates that its search found."""
-    methods = _methods(_main(one))
+    methods = _methods(main_rows(one))
     full, shown = _mean(methods[FULL], PEAK), []
     for name, rows in methods.items():
         peak = _mean(rows, PEAK)
         texts = (
-            f"{measured(_mean(rows, TEST_LOSS))} ± {measured(_se(rows, TEST_LOSS))}",
-            f"{100 * _mean(rows, TEST_ACCURACY):.1f} ± {100 * _se(rows, TEST_ACCURACY):.1f} %",
+            f"{measured(_mean(rows, TEST_LOSS))} ± {measured(se(rows, TEST_LOSS))}",
+            f"{100 * _mean(rows, TEST_ACCURACY):.1f} ± {100 * se(rows, TEST_ACCURACY):.1f} %",
             f"{_mean(rows, 'steps'):.0f}",
             f"{_mean(rows, 'step_flops') / 1e9:.2f}",
             f"{peak / 2**20:.1f}",
@@ -69,16 +64,14 @@ def memory(one: Record) -> list[Block]:
 
 def gaps(one: Record) -> list[Block]:
     """Differences in test loss and accuracy from the stored graph and from first order, paired by seed."""
-    rows = _main(one)
+    rows = main_rows(one)
     names = [name for name in _methods(rows) if name != FULL]
     pairs = [(name, FULL) for name in names] + [(FRUGAL, "fomaml")]
     shown = []
     for first, second in pairs:
         loss, accuracy = (differences(rows, "method", first, second, key) for key in (TEST_LOSS, TEST_ACCURACY))
-        mean, low, high = (100 * value for value in spread(accuracy))
-        points = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−")
         worse = f"{sum(gap > 0 for gap in loss)} of {len(loss)}"
-        texts = (_gap(loss), points, worse)
+        texts = (gap_with_interval(loss), points_with_interval(accuracy), worse)
         shown.append([Cell(f"{method_label(first)} − {method_label(second)}"), *map(Cell, texts)])
     caption = (
         f"Differences paired by seed, with 95 % intervals over {len({row['seed'] for row in rows})} seeds (Student's "
@@ -87,16 +80,11 @@ def gaps(one: Record) -> list[Block]:
     return [table(caption, (text_column("first − second"), "test loss (nats)", "accuracy (points)", "seeds"), shown)]
 
 
-def _gap(found: Sequence[float]) -> str:
-    mean, low, high = spread(found)
-    return f"{measured(mean)} {interval(low, high)}"
-
-
 def answer(one: Record) -> str | None:
     """What the least memory costs at equal compute; ``None`` of a study that does not compare the two."""
     if "method" not in one.table.columns or not {FULL, FRUGAL} <= set(one.table.column("method")):
         return None
-    return bargain(_main(one))
+    return bargain(main_rows(one))
 
 
 def bargain(rows: Rows) -> str:
@@ -105,9 +93,9 @@ def bargain(rows: Rows) -> str:
     saved = 1 - _mean(methods[FRUGAL], PEAK) / _mean(methods[FULL], PEAK)
     dearer = _mean(methods[FRUGAL], "step_flops") / _mean(methods[FULL], "step_flops")
     others = [name for name in ("fomaml", "reptile") if name in methods]
+    gaps_of = {name: differences(rows, "method", name, FULL, TEST_LOSS) for name in (FRUGAL, *others)}
     against = "; ".join(
-        f"{method_label(name)} − {method_label(FULL)} {_gap(differences(rows, 'method', name, FULL, TEST_LOSS))}"
-        for name in (FRUGAL, *others)
+        f"{method_label(name)} − {method_label(FULL)} {gap_with_interval(gap)}" for name, gap in gaps_of.items()
     )
     return (
         f"{method_label(FRUGAL)} takes {100 * saved:.0f} % less memory than {method_label(FULL)} and {dearer:.2f} "

@@ -7,7 +7,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from metascale.core.columns import MAIN_KINDS, TEST_LOSS, TRAIN_FLOPS, VALIDATION_LOSS
+from paired import Rows, main_rows
+
+from metascale.core.columns import TEST_LOSS, TRAIN_FLOPS, VALIDATION_LOSS
 from metascale.laws import next_runs, optimum
 from metascale.laws.allocation import Optimum
 from metascale.laws.candidates import grid as every_combination
@@ -35,16 +37,10 @@ from metascale.workflow.recipe import roles_of
 if TYPE_CHECKING:
     from results import Record
 
-Rows = Sequence[Mapping[str, Any]]
-
 
 def _of(section: Section) -> list[Block]:
     """A section without its pictures."""
     return [block for block in unfolded(section.blocks) if not isinstance(block, (Picture, Folded))]
-
-
-def _main(one: Record) -> Rows:
-    return [row for row in one.table.finished().rows if row["kind"] in MAIN_KINDS]
 
 
 def _sizes(one: Record) -> sizes.SizeTable:
@@ -80,7 +76,7 @@ def effects(one: Record) -> list[Block]:
 
 def frontier(one: Record) -> list[Block]:
     """At the FLOPs of every model: the best loss of each architecture that takes no more of them."""
-    rows = _main(one)
+    rows = main_rows(one)
     names = list(dict.fromkeys(str(row["architecture"]) for row in rows))
     budgets = sorted({float(row[TRAIN_FLOPS]) for row in rows})
     found = {name: {budget: _mean(rows, architecture=name, train_flops=budget) for budget in budgets} for name in names}
@@ -104,7 +100,7 @@ def _mean(rows: Rows, **where: Any) -> float | None:
 
 def rates(one: Record) -> list[Block]:
     """Validation loss at every learning rate, by model; the best rate of each is bold."""
-    rows = _main(one)
+    rows = main_rows(one)
     tried = sorted({float(row["lr"]) for row in rows})
     models = dict.fromkeys((str(row["architecture"]), int(row["d_model"])) for row in rows)
     shown = []
@@ -121,7 +117,7 @@ def rates(one: Record) -> list[Block]:
 def answer(one: Record) -> str | None:
     """What a row says of a study of rates, of L(N, D), of depth against width, or of two architectures' exponents of
     one law; ``None`` of any other."""
-    rows, axes = _main(one), one.study.view.study.axes
+    rows, axes = main_rows(one), one.study.view.study.axes
     if "lr" in axes:
         return _rates_answer(rows)
     found = sizes.size_data(one.study)
@@ -159,7 +155,7 @@ def _rates_answer(rows: Rows) -> str:
 
 def surface(one: Record) -> list[Block]:
     """Test loss by size and tokens, a row a model."""
-    rows = _main(one)
+    rows = main_rows(one)
     amounts = sorted({float(row["tokens"]) for row in rows})
     models = dict.fromkeys((str(row["architecture"]), float(row["n_params_non_embedding"])) for row in rows)
     shown = []
@@ -172,7 +168,7 @@ def surface(one: Record) -> list[Block]:
 
 def depths(one: Record) -> list[Block]:
     """Parameters without embeddings and test loss, a row a width, a column a depth."""
-    rows, shown = _main(one), []
+    rows, shown = main_rows(one), []
     layers = sorted({int(row["n_layers"]) for row in rows})
     for name, width in dict.fromkeys((str(row["architecture"]), int(row["d_model"])) for row in rows):
         cells = []
@@ -261,7 +257,7 @@ def _splits(runs: Rows) -> dict[str, Optimum]:
 def allocation(one: Record) -> list[Block]:
     """The compute-optimal model size and tokens, by series."""
     rows, exponents = [], []
-    for architecture, best in _splits(_main(one)).items():
+    for architecture, best in _splits(main_rows(one)).items():
         name, a = sizes.architecture_name(architecture), best.exponent
         exponents.append(f"{name}: N grows as C^{measured(a['estimate'])} {interval(a['low'], a['high'])}")
         for place, budget in enumerate(BUDGETS):
@@ -284,7 +280,7 @@ BEYOND, NEXT_BUDGET = 512, 2e13
 def following(one: Record) -> list[Block]:
     """Which runs `next_runs` would do after the record, by series, for the loss of width 512 on the most tokens."""
     scales = roles_of(one.study.view.study).scales
-    rows, shown = _main(one), []
+    rows, shown = main_rows(one), []
     most = max(float(row["tokens"]) for row in rows)
     for name in dict.fromkeys(str(row["architecture"]) for row in rows):
         known = [row for row in rows if row["architecture"] == name]
@@ -308,7 +304,7 @@ def following(one: Record) -> list[Block]:
 
 def grid(one: Record) -> list[Block]:
     """Geometric means of the test loss, and mean accuracy, by width and depth."""
-    rows = _main(one)
+    rows = main_rows(one)
     depths = sorted({int(row["depth"]) for row in rows})
     shown = []
     for width in sorted({int(row["width"]) for row in rows}):

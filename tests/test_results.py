@@ -279,13 +279,14 @@ def test_arms_are_paired_by_seed() -> None:
     """Accuracies of a minus b: 10, 20 and 30 points, a mean of 20 with an SE of 10 / √3, times 4.3027 of Student's t
     with two degrees of freedom: 24.8. The seeds themselves differ by more."""
     import arm_parts
+    import paired
 
     told = [("a", 0, 0.5, 0.2), ("b", 0, 0.4, 0.1), ("a", 1, 0.9, 0.4), ("b", 1, 0.7, 0.1), ("a", 2, 0.6, 0.3)]
     told.append(("b", 2, 0.3, 0.1))
     rows = [dict(zip(("arm", "seed", "test_accuracy", "test_loss_nats"), row, strict=True)) for row in told]
-    found = arm_parts.differences(rows[::-1], "arm", "a", "b", "test_accuracy")
+    found = paired.differences(rows[::-1], "arm", "a", "b", "test_accuracy")
     assert found == pytest.approx([0.1, 0.2, 0.3])
-    assert arm_parts.spread(found) == pytest.approx((0.2, 0.2 - 0.24841, 0.2 + 0.24841), abs=1e-5)
+    assert paired.spread(found) == pytest.approx((0.2, 0.2 - 0.24841, 0.2 + 0.24841), abs=1e-5)
     said = arm_parts.arms_answer(rows, "arm", [("a", "b")])
     assert said == "Test accuracy of a, in points (95 % intervals over 3 seeds): +20.0 [−4.8, +44.8] over b."
 
