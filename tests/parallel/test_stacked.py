@@ -83,3 +83,28 @@ def test_what_a_trial_lets_escape_is_raised_once_all_have_ended():
     with pytest.raises(RuntimeError, match="escaped"):
         run_together([fails, lambda: ended.append(Execution().map(Sum([]), episode(8)))])
     assert ended == [[16.0]]
+
+
+def test_trials_that_could_not_be_computed_in_one_call_say_so_once_each(caplog):
+    """Of three calls a trial the first two fail as a whole, for one reason; one by itself has nothing to say."""
+    found = {}
+
+    def run(place: int, values: tuple[float, ...]) -> None:
+        own = []
+        for value in values:
+            try:
+                own.append(Execution().map(Sum([]), episode(8, value))[0])
+            except ValueError as error:
+                own.append(str(error))
+        found[place] = own
+
+    run_together([lambda: run(0, (1.0, 2.0, 3.0)), lambda: run(1, (-1.0, -2.0, 4.0)), lambda: None])
+    assert found == {0: [16.0, 32.0, 48.0], 1: ["negative", "negative", 64.0]}
+    sentence = "2 trials could not be computed in one call, so each was computed by itself: ValueError: one of them is "
+    sentence += "negative"
+    told = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert told == [("metascale.parallel", "WARNING", sentence)] * 2
+    caplog.clear()
+    run_together([lambda: run(0, (1.0,)), lambda: run(1, (4.0,))])
+    run_together([lambda: run(0, (-1.0,))])
+    assert caplog.records == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from metascale.core.errors import Diverged
 from metascale.models.perceptron import Perceptron
 from metascale.parallel.stacked import run_together
-from metascale.parallel.trainings import MULTIPLE, JoinedTraining
+from metascale.parallel.trainings import MULTIPLE, JoinedTraining, _batches, _Step
 from metascale.recipes import shapes
 from metascale.tasks.supervised.images import small_digits
 from metascale.training.optimizers import SGD, InPlaceAdamW
@@ -128,3 +129,37 @@ def test_a_plan_and_a_process_agree_on_which_batches_are_joined():
     assert settings.stack_kind() == replace(settings, lr=0.1, dropout=0.5, patience=None).stack_kind() is not None
     assert replace(settings, batch_size=40).stack_kind() is None
     assert replace(settings, architecture="convnet").stack_kind() is None
+
+
+def test_what_trainings_have_in_common_is_their_model_and_batch_size():
+    assert training().kind == training(3, lr=0.5).kind == (training().model.kind, 32)
+    assert training(n_batch=16).kind == (training().model.kind, 16)
+    for alone in (training(n_batch=24), training(n_batch=8), training(autocast=True), training(device="meta")):
+        assert alone.kind is None
+
+
+def test_a_model_that_joins_none_and_examples_without_a_batch_size_run_by_themselves():
+    """Not even with another of their sort: what has no kind is of no kind."""
+    apart = training(width=8)
+    assert replace(apart, model=SimpleNamespace()).kind is None
+    assert replace(apart, model=SimpleNamespace(kind=None)).kind is None
+    assert replace(apart, examples=SimpleNamespace()).kind is None
+    assert replace(apart, examples=SimpleNamespace(n_batch=0)).kind is None
+    assert replace(apart, model=SimpleNamespace(kind="k"), examples=SimpleNamespace(n_batch=48)).kind == ("k", 48)
+
+
+def test_steps_of_one_number_on_the_same_examples_share_a_batch_and_no_others_do():
+    class Counted:
+        def __init__(self) -> None:
+            self.asked: list[int] = []
+
+        def batch(self, k: int) -> list[Any]:
+            self.asked.append(k)
+            return [self, k]
+
+    one, other = Counted(), Counted()
+    steps = [(one, 3), (one, 4), (other, 3), (one, 3)]
+    found = _batches([_Step(SimpleNamespace(examples=examples), None, k) for examples, k in steps])
+    assert found == [[one, 3], [one, 4], [other, 3], [one, 3]]
+    assert found[0] is found[3]
+    assert (one.asked, other.asked) == ([3, 4], [3])

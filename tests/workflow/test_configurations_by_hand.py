@@ -41,10 +41,13 @@ def defaults() -> dict[str, Any]:
     kinds = (TrialConfig, FewShotConfig, TextConfig, ModelSizeConfig, FineTuningConfig, Place)
     found: dict[str, Any] = {kind.__name__: dataclasses.asdict(kind()) for kind in kinds}
     named = {
-        of_config: ("FIRST_ORDER", "BASELINES", "LEARNERS", "LEARNER_KEYS", "LATER_KEYS", "FILE_KEYS"),
+        of_config: (
+            *("FIRST_ORDER", "BASELINES", "LEARNERS", "LEARNER_KEYS", "LATER_KEYS", "FILE_KEYS"),
+            *("FREE_IN_A_STACK", "JOINED_TASKS", "JOINING", "JOINING_CURVATURES"),
+        ),
         launch: ("PRELOAD", "EXECUTORS", "ON_CLUSTERS"),
         language_models: ("EVALUATION_TOKENS", "DECAY_SHARE"),
-        stacks: ("AUTO", "FREE", "MULTIPLE", "JOINING", "CURVATURES"),
+        stacks: ("AUTO", "AUTO_SUPERVISED"),
     }
     for module, names in named.items():
         for name in names:
@@ -359,16 +362,23 @@ def test_stacks_are_those_asked_for_else_those_the_study_began_with(monkeypatch:
 
     monkeypatch.setattr(launch, "stacks_of", lambda recipe, study, stack: ((f"of {stack}",),))
     monkeypatch.setattr(launch, "search_of", lambda study: study)
-    assert _stacked(Planned(None), tmp_path) == (Planned(None, record={"command": "c"}), 1)
-    assert _stacked(Planned(1), tmp_path)[1] == 1
-    found, stack = _stacked(Planned(4), tmp_path)
+    assert _stacked(Planned(None), tmp_path) == (Planned(None, record={"command": "c"}), 1, "")
+    assert _stacked(Planned(1), tmp_path)[1:] == (1, "")
+    found, stack, told = _stacked(Planned(4), tmp_path)
+    assert told == ""
     assert (found.record, stack) == ({"command": "c", "stack": 4, "stacks": (("of 4",),)}, 4)
-    searching, stack = _stacked(Planned("auto", study="a search"), tmp_path)  # whose trials are not known yet
+    searching, stack, _ = _stacked(Planned("auto", study="a search"), tmp_path)  # whose trials are not known yet
     assert (searching.record, stack) == ({"command": "c", "stack": "auto"}, "auto")
     (tmp_path / "command.json").write_text('{"stack": 3}')
-    found, stack = _stacked(Planned(None), tmp_path)
+    found, stack, _ = _stacked(Planned(None), tmp_path)
     assert (found.record["stacks"], stack) == ((("of 3",),), 3)
-    assert _stacked(Planned(None, executor=RayExecutor()), tmp_path)[1] == 1
+    for cluster in (RayExecutor(), SlurmExecutor()):  # what it began with stays, for a later command here
+        found, stack, told = _stacked(Planned(None, executor=cluster), tmp_path)
+        assert (found.record, stack) == ({"command": "c", "stack": 3}, 1)
+        assert told == (
+            "this study began with `stack` 3; only `executor` processes and serial run trials together: here every "
+            "trial runs by itself, with the same numbers"
+        )
 
 
 # -------------------------------------------------------------------------------------------- study files

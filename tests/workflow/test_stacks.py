@@ -13,7 +13,7 @@ from metascale.core.errors import InputError
 from metascale.core.files import read_json
 from metascale.parallel.stacked import MULTIPLE
 from metascale.study.store.folder import read_study
-from metascale.workflow import stacks as of_plans
+from metascale.workflow.config import JOINED_TASKS
 from metascale.workflow.launch import Place, launch, plan, plan_from_folder
 from metascale.workflow.recipe import load_recipe
 from metascale.workflow.stacks import stacks_of
@@ -132,7 +132,7 @@ def test_a_command_without_a_stack_may_ask_for_trials_that_have_no_other_beside_
 
 
 def test_a_plan_and_a_process_agree_on_which_meta_batches_are_joined():
-    assert of_plans.MULTIPLE == MULTIPLE
+    assert JOINED_TASKS == MULTIPLE
 
 
 @pytest.mark.parametrize("given", [{"stack": 0}, {"stack": "many"}, {"stack": 2, "executor": "slurm"}])

@@ -16,8 +16,10 @@ import torch
 
 from metascale.core.errors import InputError
 from metascale.core.files import read_json
+from metascale.models.perceptron import Perceptron
 from metascale.parallel.stacked import run_together
 from metascale.recipes.shapes import ShapesConfig, images, training
+from metascale.study.executors.local import SerialExecutor
 from metascale.study.search.run import ListedStudy, search_trial
 from metascale.study.search.search import axis_points, search_of
 from metascale.study.store.folder import read_study
@@ -165,3 +167,50 @@ def test_what_cannot_run_together_is_refused_before_anything_is_written(values):
     with pytest.raises(InputError, match="no trials of study 'shapes' can run together"):
         plan("shapes", {**VALUES, **values}, seeds=[0, 1], place=Place(stack=4))
     assert plan("shapes", {**VALUES, **values}, seeds=[0, 1], place=Place(stack="auto")).stack == "auto"
+
+
+def test_trials_with_several_dropout_rates_are_computed_in_one_call_a_step(tmp_path, monkeypatch, caplog):
+    """64 examples in batches of 32, 5 epochs: 10 steps, each of all three trials."""
+    joined, seen = Perceptron.losses_of_each, []
+
+    def watched(self: Perceptron, models: Any, *rest: Any) -> torch.Tensor:
+        found = joined(self, models, *rest)
+        seen.append([model.dropout for model in models])  # not of a call that fails
+        return found
+
+    monkeypatch.setattr(Perceptron, "losses_of_each", watched)
+    values = {**VALUES, "tune": False, "dropout": [0.0, 0.2, 0.4]}
+    planned = plan("shapes", values, seeds=[0], place=Place(**SERIAL, stack=8))
+    assert launch(planned, tmp_path, reporter=Silent())[0].finished == 3
+    assert seen == [[0.0, 0.2, 0.4]] * 10
+    assert [record for record in caplog.records if record.name == "metascale.parallel"] == []
+
+
+def test_a_stacked_study_that_goes_on_where_trials_run_apart_says_so(tmp_path):
+    """On a cluster's executor, which is stood in for by one of this machine that launching does not know."""
+
+    class Cluster:
+        def check(self) -> None: ...
+
+        def open(self) -> Any:
+            return SerialExecutor().open()
+
+    class Told(Silent):
+        def __init__(self) -> None:
+            self.events: list[Any] = []
+
+        def event(self, event: Any) -> None:
+            self.events.append((event.kind, event.message))
+
+    values = {**VALUES, "tune": False, "max_epochs": 1}
+    assert launch(plan("shapes", values, seeds=[0], place=Place(**SERIAL, stack="auto")), tmp_path, reporter=Told())
+    told = Told()
+    planned = replace(plan("shapes", values, seeds=[0, 1], place=Place(**SERIAL)), executor=Cluster())
+    assert launch(planned, tmp_path, reporter=told)[0].finished == 2
+    kind, sentence = told.events[0]
+    assert (kind, sentence.split(";")[0]) == ("note", "this study began with `stack` auto")
+    assert read_json(tmp_path / "command.json")["stack"] == "auto"
+    assert "stacks" not in read_json(tmp_path / "command.json")
+    again = Told()
+    launch(plan("shapes", values, seeds=[0, 1], place=Place(**SERIAL)), tmp_path, reporter=again)
+    assert [event for event in again.events if event[0] == "note"] == []

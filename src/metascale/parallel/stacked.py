@@ -9,6 +9,7 @@ stops early leaves, and the others go on.
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import torch
 from metascale.core.trees import stack_tasks
 from metascale.core.types import Batch, Episode, Params
 from metascale.training.memory import counting
+
+_log = logging.getLogger("metascale.parallel")
 
 TASKS_TOGETHER = 64
 """Tasks in one joined call on a CPU: more would leave its caches (a small perceptron: 2 MB a copy at 64 tasks)."""
@@ -56,6 +59,7 @@ class Strand:
         self._back.acquire()
         self._abandoned = False
         self.call: Call | None = None
+        self._said: set[str] = set()
         self.error: BaseException | None = None
         self.ended = False
         self._n_threads = torch.get_num_threads()
@@ -82,7 +86,7 @@ class Strand:
         self._back.acquire()
 
     def ask(self, call: Call) -> Any:
-        """In the trial's own thread: the result of ``call``, once it has one.
+        """In the trial's own thread: the result of ``call``, once it has one. Why it was not joined is said once.
 
         Raises:
             KeyboardInterrupt: the trials are abandoned.
@@ -92,6 +96,9 @@ class Strand:
         self._go.acquire()
         if self._abandoned:
             raise KeyboardInterrupt
+        if call.why_alone and call.why_alone not in self._said:
+            self._said.add(call.why_alone)
+            _log.warning("%s", call.why_alone)
         if call.error is not None:
             raise call.error
         return call.result
@@ -106,7 +113,10 @@ class Strand:
 
 @dataclass(slots=True)
 class Call:
-    """A call that waits for its result. ``share``: of what one joined call may hold."""
+    """A call that waits for its result. ``share``: of what one joined call may hold.
+
+    ``why_alone``: a sentence, where a joined call failed and this one was computed by itself.
+    """
 
     function: Callable[[Any, int], Any]
     part: Any
@@ -114,6 +124,7 @@ class Call:
     share: float
     result: Any = None
     error: Exception | None = None
+    why_alone: str = ""
 
     def run(self) -> None:
         try:
@@ -187,8 +198,14 @@ def _run_group(group: Sequence[Call]) -> None:
         function = cast(Joinable, group[0].function)
         try:
             results = function.together([call.function for call in group], [call.part for call in group])
-        except Exception:  # noqa: BLE001
-            pass  # whose it is, each call by itself will show: memory that is short for all may do for one
+        except Exception as error:  # noqa: BLE001
+            # Whose it is, each call by itself will show: memory that is short for all may do for one.
+            reason = (str(error).splitlines() or [""])[0]
+            for call in group:
+                call.why_alone = (
+                    f"{len(group)} trials could not be computed in one call, so each was computed by itself: "
+                    f"{type(error).__name__}: {reason}"
+                )
         else:
             for call, result in zip(group, results, strict=True):
                 if isinstance(result, Exception):

@@ -8,14 +8,14 @@ the folder holds runs those and leaves the rest alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import metascale
 from metascale.core.canonical import plain
-from metascale.core.columns import STUDY_JSON
+from metascale.core.columns import STUDY_JSON, TUNING
 from metascale.core.errors import CorruptFile, InputError
 from metascale.core.files import read_json, write_json
 from metascale.study.content import CONTENT, base_identity, merged_content, refuse_other_content
@@ -38,10 +38,14 @@ class Definition:
     package_version: str = metascale.__version__
 
     def rebased(self, study: Study) -> Study:
-        """``study`` with the number of search trials that this folder began with, where it asks for another one.
+        """``study`` with the number of search trials that this folder began with, where it asks for another one, and
+        the ranges of its search in this folder's order.
 
-        That number is in the base, and so in every id; a search that continues keeps the ids that it has.
+        That number is in the base, and so in every id; a search that continues keeps the ids that it has. The order
+        is in no id, but what is tried next depends on it.
         """
+        base = _in_order(study.base, _space(self.study.base))
+        study = study if base is study.base else replace(study, base=base)
         asked, first = _search_trials(study.base), _search_trials(self.study.base)
         if asked is None or first is None or asked == first:
             return study
@@ -97,6 +101,31 @@ def _search_trials(base: Mapping[str, Any]) -> int | None:
     return found if isinstance(found, int) else None
 
 
+def _space(base: Mapping[str, Any]) -> tuple[str, ...]:
+    """The hyperparameters of the search in a study's base, in order."""
+    tune = base.get(TUNE_KEY)
+    space = tune.get("space") if isinstance(tune, Mapping) else None
+    return tuple(space) if isinstance(space, Mapping) else ()
+
+
+def _in_order(base: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
+    """``base`` with the ranges of its search in the order of ``names``, where it has exactly these."""
+    if [*names] == [*_space(base)] or {*names} != {*_space(base)}:
+        return base
+    tune = base[TUNE_KEY]
+    return {**base, TUNE_KEY: {**tune, "space": {name: tune["space"][name] for name in names}}}
+
+
+def _order_stored(stored: Mapping[str, Any]) -> Sequence[str]:
+    """The order of the ranges in a ``study.json``, whose base is written with sorted keys; an earlier version left it
+    in the trials of the search alone."""
+    if "space" in stored:
+        return [str(name) for name in stored["space"]]
+    known = {*_space(stored["base"])}
+    tried = [each["axes"] for each in stored["trials"] if each["kind"] == TUNING]
+    return [str(key) for key, _ in tried[0] if key in known] if tried else ()
+
+
 def save_definition(folder: Path, definition: Definition) -> None:
     """Write ``study.json`` atomically."""
     study = definition.study
@@ -114,6 +143,7 @@ def save_definition(folder: Path, definition: Definition) -> None:
                 "seeds": list(study.seeds),
                 "extra": [[[key, value] for key, value in extra.items()] for extra in study.extra],
                 "trials": [_trial_to_json(trial) for trial in definition.trials],
+                **({"space": list(space)} if len(space := _space(study.base)) > 1 else {}),
                 **({} if study.roles is None else {"roles": study.roles.to_json()}),
                 **({} if study.search_trials is None else {"search_trials": study.search_trials}),
             }
@@ -158,7 +188,7 @@ def _parsed(path: Path, signs: tuple[int, ...]) -> Definition:
         study = Study(
             name=stored["name"],
             trial=stored["trial"],
-            base=stored["base"],
+            base=_in_order(stored["base"], _order_stored(stored)),
             axes=dict(stored["axes"]),
             seeds=tuple(stored["seeds"]),
             extra=tuple(dict(extra) for extra in stored["extra"]),

@@ -40,7 +40,7 @@ _STYLES |= {"failed": "red", "damaged": "red"}
 _COLUMNS = ("trial", "status", "device", "steps", "", "loss", "steps/s", "left", "note")
 _WIDE, _NARROW = 130, 80
 _RESUMABLE = ("pending", "running", "failed")
-_TOLD = ("failed", "diverged", "lost", "interrupted", "stopping")
+_TOLD = ("failed", "diverged", "lost", "interrupted", "stopping", "note")
 """Events that stay as lines."""
 _TAIL_BYTES = 8192
 _REFRESH_PER_S = 2

@@ -71,6 +71,16 @@ BASELINES: tuple[Mapping[str, str], ...] = (
     {"method": "class_prior", "kind": "control"},
 )
 """What runs once beside the meta-learner in every few-shot classification study."""
+FREE_IN_A_STACK = frozenset(
+    {"n_tasks", "n_train_classes", "inner_lr", "budget", "max_steps", "visits_per_task", "eval_every", "patience"}
+    | {"min_delta", "outer_optimizer", "outer_lr", "outer_clip", "outer_momentum", "outer_beta1", "outer_beta2"}
+    | {"outer_weight_decay", "outer_schedule", "outer_warmup", "outer_final_rate", "outer_decay_share"}
+)
+"""Keys in which few-shot trials that run together may differ, besides their seeds."""
+JOINED_TASKS = 8
+"""Meta-batches of other than a multiple are not joined (`metascale.parallel.stacked.MULTIPLE`, which needs torch)."""
+JOINING = ("reptile", "fomaml", "maml")
+JOINING_CURVATURES = ("unrolled", "exact", "gauss_newton", "none")
 
 
 @dataclass(frozen=True)
@@ -264,6 +274,14 @@ class FewShotConfig(TrialConfig):
     def first_order_alone(self) -> tuple[str, str] | None:
         """What of the model has no second derivatives, and the setting that has."""
         return None
+
+    def stack_kind(self) -> Mapping[str, object] | None:
+        method, curvature = self.estimator
+        estimated = method in JOINING and (method != "maml" or curvature in JOINING_CURVATURES)
+        measured = self.budget == "compute" or self.measure_memory or self.memory_budget is not None
+        aligned = self.meta_batch % JOINED_TASKS == 0 and self.inner_clip is None and self.rates_by != "mode"
+        joins = self.kind == "meta" and self.tasks_apart and estimated and aligned and not measured
+        return self.without(FREE_IN_A_STACK) if joins else None
 
     def source_fields(self, seed: int) -> FewShotSettings:
         """The arguments that every few-shot source of classes takes."""

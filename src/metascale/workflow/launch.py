@@ -335,6 +335,7 @@ def launch(
         MissingDependency: a package is not installed; nothing is written.
     """
     # Drawing and fitting load SciPy and matplotlib: a refused command should not wait for them.
+    from metascale.study.run.session import Event
     from metascale.study.search.run import run_any_study
     from metascale.study.status import default_reporter
     from metascale.workflow.conclude import conclude
@@ -345,7 +346,10 @@ def launch(
         fetch_backbones(planned.recipe, planned.study)
     study = placed(known_by_content(planned.recipe, planned.study, folder), folder)
     planned = replace(planned, study=study)
-    planned, stack = _stacked(planned, folder)
+    reporter = reporter or default_reporter()
+    planned, stack, alone = _stacked(planned, folder)
+    if alone:
+        reporter.event(Event("note", message=alone))
     outcome = run_any_study(
         planned.study,
         folder,
@@ -353,7 +357,7 @@ def launch(
         # Before the first trial: a study that is killed and resumed still knows how it began.
         opened=partial(_note_command, planned, folder),
         fail_fast=fail_fast,
-        reporter=reporter or default_reporter(),
+        reporter=reporter,
         stacks=partial(stacks_of, planned.recipe, stack=stack),
         facts={
             "command": planned.record.get("command", ""),
@@ -402,22 +406,29 @@ def run(
     return launch(planned, folder, fail_fast=fail_fast, reporter=reporter)
 
 
-def _stacked(planned: Plan, folder: Path) -> tuple[Plan, int | str]:
+def _stacked(planned: Plan, folder: Path) -> tuple[Plan, int | str, str]:
     """How many trials a stack may have: as asked for now, else as the study began; its record holds the stacks.
 
-    The trials of a search are not known yet: there the record of each run names those beside it.
+    The trials of a search are not known yet: there the record of each run names those beside it. Executors of clusters
+    run each trial by itself: the last that is returned says so, and the record keeps what the study began with.
     """
     stack = planned.stack
     if stack is None:
         known = folder / COMMAND_JSON
         stack = (read_json(known) if known.exists() else {}).get("stack", 1)
     record = {name: value for name, value in planned.record.items() if name not in ("stack", "stacks")}
-    if stack == 1 or not isinstance(planned.executor, (ProcessExecutor, SerialExecutor)):
-        return replace(planned, record=record), 1
+    if stack == 1:
+        return replace(planned, record=record), 1, ""
     record["stack"] = stack
+    if not isinstance(planned.executor, (ProcessExecutor, SerialExecutor)):
+        alone = (
+            f"this study began with `stack` {stack}; only `executor` processes and serial run trials together: here "
+            "every trial runs by itself, with the same numbers"
+        )
+        return replace(planned, record=record), 1, alone
     if search_of(planned.study) is None:
         record["stacks"] = stacks_of(planned.recipe, planned.study, stack)
-    return replace(planned, record=record), stack
+    return replace(planned, record=record), stack, ""
 
 
 def _note_command(planned: Plan, folder: Path) -> None:

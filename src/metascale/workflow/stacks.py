@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from metascale.core.canonical import canonical_json, plain
@@ -18,18 +18,6 @@ AUTO = 8
 """Few-shot trials of a stack at most, where it is chosen: of a small perceptron more are no faster on a CPU."""
 AUTO_SUPERVISED = 16
 """The same of other trials, which have no axis of tasks."""
-
-FREE = frozenset(
-    {"n_tasks", "n_train_classes", "inner_lr", "budget", "max_steps", "visits_per_task", "eval_every", "patience"}
-    | {"min_delta", "outer_optimizer", "outer_lr", "outer_clip", "outer_momentum", "outer_beta1", "outer_beta2"}
-    | {"outer_weight_decay", "outer_schedule", "outer_warmup", "outer_final_rate", "outer_decay_share"}
-)
-"""Keys in which few-shot trials of a stack may differ, besides their seeds."""
-
-MULTIPLE = 8
-"""Of tasks: other meta-batches are not joined (`metascale.parallel.stacked.MULTIPLE`, which needs torch)."""
-JOINING = ("reptile", "fomaml", "maml")
-CURVATURES = ("unrolled", "exact", "gauss_newton", "none")
 
 
 def stacks_of(recipe: Recipe[Any] | None, study: Study, stack: int | str) -> tuple[tuple[str, ...], ...]:
@@ -81,24 +69,9 @@ def _kinds(recipe: Recipe[Any], study: Study) -> Iterator[tuple[Trial, str]]:
             point = canonical_json({axis: trial.axes.get(axis) for axis in study.axes})
             place = numbers[point] // search.together
             numbers[point] += 1
-        settings = recipe.validate(trial.config)
-        common = few_shot_kind(settings) if isinstance(settings, FewShotConfig) else settings.stack_kind()
+        common = recipe.validate(trial.config).stack_kind()
         if common is not None:
             yield trial, canonical_json([place, plain(common)])
-
-
-def few_shot_kind(settings: FewShotConfig) -> Mapping[str, object] | None:
-    """`TrialConfig.stack_kind` of few-shot trials."""
-    return settings.without(FREE) if joins(settings) else None
-
-
-def joins(settings: FewShotConfig) -> bool:
-    """Whether few-shot trials of a configuration can share calls with others."""
-    method, curvature = settings.estimator
-    estimated = method in JOINING and (method != "maml" or curvature in CURVATURES)
-    measured = settings.budget == "compute" or settings.measure_memory or settings.memory_budget is not None
-    aligned = settings.meta_batch % MULTIPLE == 0 and settings.inner_clip is None and settings.rates_by != "mode"
-    return settings.kind == "meta" and settings.tasks_apart and estimated and aligned and not measured
 
 
 def _cut(ids: Sequence[str], size: int) -> list[tuple[str, ...]]:

@@ -32,14 +32,15 @@ _RECENT = 16
 _RESUMABLE = "stopped; the same command resumes from the last checkpoints"
 
 EventKind: TypeAlias = Literal[
-    "started", "finished", "failed", "diverged", "lost", "waiting", "interrupted", "stopping"
+    "started", "finished", "failed", "diverged", "lost", "waiting", "interrupted", "stopping", "note"
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """What a runner tells its reporter: a trial ``started`` or came to one of the statuses, or the runner ``waits``
-    for trials of other runners, was asked to stop (``stopping``), or was ``interrupted``."""
+    for trials of other runners, was asked to stop (``stopping``), or was ``interrupted``; or, as a ``note``, something
+    about the study as a whole."""
 
     kind: EventKind
     label: str = ""
