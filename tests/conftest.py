@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import os
 import re
 import signal
@@ -16,6 +17,15 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import pytest  # noqa: E402
+
+# Whatever is loaded before the first test stays to the end: a third of the seconds of loading went into looking for
+# garbage there, and each later search would go through a million objects of torch and transformers again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def allowed_skips(path: Path) -> list[re.Pattern[str]]:
