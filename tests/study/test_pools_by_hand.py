@@ -349,8 +349,20 @@ def test_a_request_that_was_there_before_is_for_nobody_who_starts_later(tmp_path
     }
 
 
+@pytest.fixture
+def ordinary() -> Iterator[None]:
+    """SIGTERM and SIGINT as Python has them, whatever runs the tests."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("ordinary")
 def test_the_first_signal_asks_and_the_second_ends(unsignalled: threading.Event) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.SIG_DFL
     reached: list[Any] = []
 
     def once() -> None:
@@ -377,6 +389,7 @@ def test_the_first_signal_asks_and_the_second_ends(unsignalled: threading.Event)
     assert reached == [False, True, "one"]
 
 
+@pytest.mark.usefixtures("ordinary")
 def test_signals_of_the_program_and_of_other_threads_are_left_alone(unsignalled: threading.Event) -> None:
     came: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
