@@ -137,7 +137,7 @@ def intent_tasks(
     """
     _refuse(name, by_domain, size)
     if name == "banking77":
-        folder = locate(name, data_dir, only=("train.csv", "test.csv"), download=download)
+        folder = locate(name, data_dir, download=download)
         table = _banking_table(folder, encoder)
     else:
         folder = locate(name, data_dir, only=(f"data_{size}.json", "domains.json"), download=download)

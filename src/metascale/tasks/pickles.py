@@ -83,9 +83,9 @@ class _Type:
 
 
 class _Array:
-    """Stands in for an array while it is filled."""
+    """Stands in for an array while it is filled; one that never is has no value."""
 
-    value: Any = None
+    value: Any
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, by_column, data = state
@@ -115,7 +115,7 @@ def _begun(*arguments: Any) -> _Array:
     return _Array()
 
 
-def _scalar(kind: Any, data: Any = b"") -> Any:
+def _scalar(kind: Any, data: Any) -> Any:
     return _array(data, kind, (1,))[0]
 
 
