@@ -391,15 +391,15 @@ def _arrays(path: Path, *wanted: Sequence[str]) -> list[np.ndarray]:
     """One array for each of the alternatives."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            names = [next((name for name in each if name in archive.files), None) for each in wanted]
-            if None in names:
-                raise InputError(
-                    f"{path} must hold {' and '.join(each[0] for each in wanted)}, not {', '.join(archive.files)}",
-                    field="data",
-                )
-            return [archive[name] for name in names if name is not None]
+            held = [*archive.files]
+            names = [next((name for name in each if name in held), None) for each in wanted]
+            found = [archive[name] for name in names if name is not None]
     except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
         raise CorruptFile(f"{path} is not a whole npz of numbers ({error})") from error
+    if len(found) < len(wanted):
+        keys = " and ".join(each[0] for each in wanted)
+        raise InputError(f"{path} must hold {keys}, not {', '.join(held)}", field="data")
+    return found
 
 
 def _dictionary(value: Any, path: Path) -> dict[Any, Any]:
