@@ -892,8 +892,8 @@ def test_rows_of_csv_files() -> None:
     ("content", "message"),
     [
         ("text,label\na,b,c\n",
-         "own.csv, line 2, has 3 cells where the header has 2 (text, label); a cell that holds a comma or a quote stands "
-         "in quotes"),
+         "own.csv, line 2, has 3 cells where the header has 2 (text, label); a cell that holds a comma or a quote "
+         "stands in quotes"),
         ("id;text;label\n\na\n",
          "own.csv, line 3, has 1 cell where the header has 3 (id, text, label); a cell that holds a semicolon or a "
          "quote stands in quotes"),
