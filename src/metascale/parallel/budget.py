@@ -192,6 +192,8 @@ class _Gauge(Generic[L]):
         if _coupled(self._model) or plan.micro_batch <= 2 * small:
             return self.measure(plan)
         low, high = (self.measure(replace(plan, chunk=1, workers=1, micro_batch=size)) for size in (small, 2 * small))
+        if math.isinf(high):
+            return high
         one = low + (high - low) * (min(plan.micro_batch, support) - small) / small
         return self._together(self.shared + (one - self.shared) * plan.chunk, plan.workers)
 
@@ -204,7 +206,9 @@ class _Gauge(Generic[L]):
 
     def _together(self, peak: float, workers: int) -> float:
         """The peak of several workers, each with that of one: threads share what all calls read, processes copy it."""
-        if self._learner.execution.in_processes and workers > 1:
+        if workers == 1:
+            return peak
+        if self._learner.execution.in_processes:
             return self.shared + workers * peak
         return peak + (workers - 1) * (peak - self.shared)
 
