@@ -174,7 +174,7 @@ def test_tasks_of_trials_stand_one_after_another() -> None:
 def test_what_is_done_where_nothing_is_said() -> None:
     assert defaults(Execution) == {"chunk": None, "workers": 1, "in_processes": False}
     assert defaults(MicroBatches) == {"run": None, "sizes": {}}
-    assert defaults(Call) == {"result": None, "error": None}
+    assert defaults(Call) == {"result": None, "error": None, "why_alone": ""}
 
 
 def test_threads_that_wait_for_processes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
