@@ -41,9 +41,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         read = weight.to(hidden.dtype)  # under autocast the products are in the lower precision, the softmax is not
         counted = targets != IGNORED
-        share = counted / counted.sum().clamp_min(1)
         wanted = ctx.needs_input_grad[:3]
         losses = torch.empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        share = counted.to(losses.dtype) / counted.sum().clamp_min(1)
         grad_hidden = torch.empty_like(hidden) if any(wanted) else None
         grad_weight = torch.zeros_like(read) if wanted[1] else None
         grad_bias = torch.zeros_like(weight[:, 0], dtype=losses.dtype) if wanted[2] else None
