@@ -372,7 +372,6 @@ def test_every_text_is_judged_in_evaluation_mode_and_in_order(monkeypatch: pytes
     assert correct.tolist() == ((logit <= 0) == Y).astype(float).tolist()
     assert (losses.dtype, correct.dtype) == (np.float64, np.float64)
     assert sizes == [128, 2]
-    assert process.model.training
     found = process._validate(theta, buffers, {})
     assert found == {
         "validation_loss_nats": pytest.approx(losses[:3].mean()),
