@@ -394,3 +394,114 @@ def test_logs_are_read_by_their_own_readers(tmp_path, monkeypatch):
     assert sources.reader_of(tmp_path) is tables
     (tmp_path / "t.json").write_text("")
     assert sources.reader_of(tmp_path / "t.json") is None
+
+
+class Series:
+    """What narwhals makes of a column, as far as it is asked: casts note the type that they were asked for."""
+
+    def __init__(self, dtype, cells):
+        self.dtype, self.cells = dtype, cells
+
+    def null_count(self):
+        return sum(cell is None for cell in self.cells)
+
+    def to_numpy(self):
+        return np.array([np.nan if cell is None else cell for cell in self.cells])
+
+    def to_list(self):
+        return self.cells
+
+    def cast(self, dtype):
+        return Series(dtype(), [None if cell is None else f"<{cell}>" if "String" in str(dtype) else float(cell)
+                                for cell in self.cells])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cells", "kind", "expected"),
+    [
+        ("Int64", [1, 2], "i", [1, 2]),
+        ("UInt8", [1, None], "f", [1.0, None]),
+        ("Float32", [0.5, None], "f", [0.5, None]),
+        ("Decimal", [2, 3], "f", [2.0, 3.0]),
+        ("String", ["a", None, ""], "T", ["<a>", "", "<>"]),
+        ("Categorical", ["a", float("nan")], "T", ["<a>", "<nan>"]),
+        ("Boolean", [True, None], "T", ["True", ""]),
+        ("Object", ["a", float("nan")], "T", ["a", ""]),
+        ("Object", [1, float("nan")], "f", [1.0, None]),
+    ],
+)
+def test_a_column_of_a_data_frame(dtype, cells, kind, expected):
+    narwhals = pytest.importorskip("narwhals")
+    found = reading._of_series(Series(getattr(narwhals, dtype)(), cells))
+    assert found.dtype.kind == kind
+    assert [None if cell != cell else cell for cell in found.tolist()] == expected
+
+
+def test_a_data_frame_is_collected_and_its_row_names_are_a_column(monkeypatch):
+    narwhals = pytest.importorskip("narwhals")
+    from narwhals.exceptions import DuplicateError
+
+    class Frame(dict):
+        columns = property(lambda self: list(self))
+
+    class Lazy:
+        def __init__(self, frame):
+            self.collect = lambda: frame
+
+    class Named:
+        def __init__(self, names):
+            self.index = type("Index", (), {"names": names})()
+
+        def reset_index(self):
+            return "reset"
+
+    asked = []
+    frame = Frame(a=Series(narwhals.Int64(), [1]), b=Series(narwhals.Float64(), [2.5]))
+    monkeypatch.setattr(narwhals, "LazyFrame", Lazy)
+    monkeypatch.setattr(narwhals, "from_native", lambda source: asked.append(source) or frame)
+    plain = Named([None])
+    assert {name: cells.tolist() for name, cells in reading._of_frame(plain).items()} == {"a": [1], "b": [2.5]}
+    reading._of_frame(Named([None, "x"]))
+    assert asked == [plain, "reset"]
+    monkeypatch.setattr(narwhals, "from_native", lambda source: Lazy(frame))
+    assert list(reading._of_frame(plain)) == ["a", "b"]
+    same = Frame({"1": frame["a"], 1: frame["b"]})
+    monkeypatch.setattr(narwhals, "from_native", lambda source: same)
+    with pytest.raises(InputError, match=r"^the data frame has two columns named '1'; names must differ$"):
+        reading._of_frame(plain)
+
+    def refuse(source):
+        raise DuplicateError("Expected unique column names, got 'c' twice")
+
+    monkeypatch.setattr(narwhals, "from_native", refuse)
+    with pytest.raises(InputError, match=r"^the data frame has two columns named 'c'; names must differ$") as caught:
+        reading._of_frame(plain)
+    assert caught.value.value == "c"
+
+
+def test_a_parquet_file_is_read_by_parts_and_counted(monkeypatch, tmp_path):
+    asked = []
+
+    class Batch:
+        nbytes = 1024
+
+    class File:
+        metadata = type("Metadata", (), {"num_rows": 12345})()
+        schema_arrow = "schema"
+
+        def iter_batches(self, batch_size):
+            asked.append(batch_size)
+            return iter([Batch(), Batch()])
+
+    arrow = type("Arrow", (), {"Table": type("Table", (), {
+        "from_batches": staticmethod(lambda batches, schema: (len(batches), schema))
+    })})  # fmt: skip
+    monkeypatch.setattr(reading, "MOST_BYTES", 2048)
+    assert reading._within_bounds(File(), tmp_path, arrow) == (2, "schema")
+    monkeypatch.setattr(reading, "MOST_BYTES", 2047)
+    with pytest.raises(InputError) as caught:
+        reading._within_bounds(File(), tmp_path, arrow)
+    assert str(caught.value) == (
+        f"'{tmp_path}' has 12,345 rows and becomes more than 2.00 KiB when it is read: give a table with one row a run"
+    )
+    assert asked == [1024, 1024]
