@@ -131,6 +131,41 @@ def test_frozen_parameters_of_a_sharded_model_stay_out(one_process: None) -> Non
     assert set(levels.start().lower) == {"weight"}
 
 
+def test_a_sharded_model_takes_given_shards_and_gives_whole_tensors(one_process: None) -> None:
+    """x = (3, 5) through W = 1, b = (1, 1) gives 10, as before; what is mirrored stands in the modules afterwards."""
+    model, upper = torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    levels = _levels(model, upper, _sum, lambda m, u, b: m(b).sum() * u.weight.sum())
+    assert levels.reduced
+    start = levels.start()
+    assert (start.lower["weight"].shape, start.lower["bias"].shape) == ((2, 2), (2,))
+    assert set(start.buffers) == {"upper:running_mean", "upper:running_var", "upper:num_batches_tracked"}
+    theta = {"weight": torch.eye(2).requires_grad_(), "bias": torch.ones(2).requires_grad_()}
+    batch = torch.tensor([[3.0, 5.0]])
+    loss = levels.lower_loss(theta, start.upper, batch, Pass(None, start.buffers))
+    by_weight, by_bias = torch.autograd.grad(loss, list(theta.values()))
+    assert (loss.item(), by_weight.tolist(), by_bias.tolist()) == (10.0, [[3.0, 5.0], [3.0, 5.0]], [1.0, 1.0])
+    with torch.no_grad():  # after which whole parameters would stay behind
+        doubled = {"weight": 2 * theta["weight"], "bias": theta["bias"]}
+        assert levels.lower_loss(doubled, start.upper, batch, Pass(None, start.buffers)).item() == 18.0
+    assert levels.upper_loss(theta, start.upper, batch, Pass(None, start.buffers)).item() == 20.0
+    levels.mirror("lower", {"weight": torch.full((2, 2), 7.0)})
+    assert levels.start().lower["weight"].tolist() == [[7.0, 7.0], [7.0, 7.0]]
+    levels.mirror("upper", {"weight": torch.tensor([3.0, 4.0]), "running_mean": torch.tensor([5.0, 6.0])})
+    assert (upper.weight.tolist(), upper.running_mean.tolist()) == ([3.0, 4.0], [5.0, 6.0])  # type: ignore[union-attr]
+    shards = levels.shards
+    assert shards is not None
+    given = {"weight": torch.full((2, 2), 8.0), "count": torch.tensor(3.0)}
+    for found in (shards.whole(given), shards.part(given)):
+        assert {name: value.tolist() for name, value in found.items()} == {"weight": [[8.0] * 2] * 2, "count": 3.0}
+        assert found["count"] is given["count"]
+    number = torch.tensor(4.0)
+    assert shards.total(number).item() == 4.0
+    assert shards.total(number) is not number
+    assert levels.bound is not None
+    assert levels.bound({"weight": torch.eye(2), "bias": torch.zeros(2)})(batch).tolist() == [[3.0, 5.0]]
+
+
 def _sum(model: BoundModule, upper: BoundModule, batch: Any) -> torch.Tensor:
     found: torch.Tensor = model(batch).sum()
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -155,6 +156,26 @@ def test_modes_and_masks_of_a_pass() -> None:
         assert not any(part.training for part in (*net.modules(), *other.modules()))
         torch.rand(3)
     assert not torch.equal(torch.get_rng_state(), before)  # outside of training mode nothing draws, nothing is kept
+
+
+def test_masks_on_other_devices_are_of_their_generators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of every GPU that holds a tensor are put back, and all are seeded."""
+    told: list[Any] = []
+
+    @contextmanager
+    def forked(devices: Any, enabled: bool) -> Any:
+        told.append((devices, enabled))
+        yield
+
+    monkeypatch.setattr(torch.random, "fork_rng", forked)
+    monkeypatch.setattr(torch, "manual_seed", told.append)
+    places = [SimpleNamespace(type=kind, index=index) for kind, index in (("cuda", 1), ("cuda", None), ("cpu", None))]
+    tensors: Any = {str(number): SimpleNamespace(device=place) for number, place in enumerate(places)}
+    with keyed_mode((), 11, tensors):
+        pass
+    with keyed_mode((), None, tensors):
+        pass
+    assert told == [([0, 1], True), 11, ([0, 1], False)]
 
 
 def total(model: Any, upper: Any, batch: Any) -> torch.Tensor:
@@ -593,6 +614,12 @@ def test_a_module_runs_with_given_tensors_in_its_own() -> None:
     with torch.no_grad():
         assert not loss(theta, lam, ONE, still).requires_grad
     assert own.bound({"shift": torch.tensor(1.0)})(ONE).item() == 3 * 7 + 1
+    # The upper module's constant is as it is, its saved statistic that of the pass, which keeps what became of it.
+    constant = own.bind(Net(), lambda m, u, b: u(b).sum() + u.constant)
+    context = Pass(1, {"scale": torch.tensor(3.0), "upper:scale": torch.tensor(6.0)})
+    found = constant(theta, {"inner.weight": torch.full((1, 1), 10.0), "shift": torch.tensor(5.0)}, ONE, context)
+    assert found.item() == 7 * 10 + 5 + 100
+    assert {name: each.item() for name, each in context.updated.items()} == {"scale": 3.0, "upper:scale": 7.0}
 
 
 class Placed(torch.nn.Parameter):

@@ -110,8 +110,7 @@ class Loaded:
             with self._seeded(epoch, -1):
                 self._running = iter(self.loader)
             self._place = (epoch, 0)
-        batch = None
-        for number in range(self._place[1], place + 1):
+        for number in range(self._place[1], place + 1):  # at least one
             with self._seeded(epoch, number):
                 batch = next(self._running)
         self._place = (epoch, place + 1)
