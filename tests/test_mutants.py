@@ -98,6 +98,13 @@ def test_a_mutant_runs_the_tests_that_may_notice_it_and_the_likeliest_first():
     assert [test.name for test in mutants.order(mutant, files)] == [
         *("quick", "slow", "same function", "process", "other process", "loads")
     ]
+    no_test = replace(mutant, statement=(5, 5))
+    without = [
+        replace(file, tests=[test for test in file.tests if test.name not in ("quick", "slow")]) for file in files
+    ]
+    assert [test.name for test in mutants.order(no_test, without)] == [
+        *("process", "other process", "same function", "loads")
+    ]
     outside = replace(mutant, function=None)
     assert [test.name for test in mutants.order(outside, files)] == [
         *("quick", "slow", "elsewhere", "process", "same function", "other process", "loads")
@@ -151,7 +158,9 @@ def test_every_room_has_tests():
     rooms = {path.parent.name for path in (ROOT / "src" / "metascale").glob("*/__init__.py")}
     assert all(mutants.files_of(room, ROOT) for room in rooms)
     assert {"tests/test_cli_flags.py", "tests/laws/test_cli_laws.py"} <= set(mutants.files_of("cli", ROOT))
-    assert "tests/tasks/test_own.py" in mutants.files_of("testing", ROOT)
+    assert "tests/tasks/test_own.py" not in mutants.files_of("testing", ROOT)
+    with pytest.raises(SystemExit, match=r"^no test file in tests/nothing and none that bears its name$"):
+        mutants.files_of("nothing", ROOT)
 
 
 CODE = """\
