@@ -408,6 +408,13 @@ def test_labels_in_files_of_their_own(key: str, names: str, tmp_path: Path) -> N
     assert found.labels[4] == ("n00000002" if names == "unique" else "validation 0")
 
 
+def test_labels_that_are_absent(tmp_path: Path) -> None:
+    write(tmp_path, "pkl", lambda part: {"label_general": [0], 1: 2}, tuple(f"{name}_labels" for name in PARTS))
+    write(tmp_path, "npz", lambda part: {"images": bytes_of(part)}, tuple(f"{name}_images" for name in PARTS))
+    said = f"{tmp_path / 'train_labels.pkl'} must hold label_specific or labels, not label_general, 1"
+    assert refused(lambda: read_published(tmp_path, SMALL)) == (said, "data", None)
+
+
 def test_names_of_files_that_are_a_split(tmp_path: Path) -> None:
     """A name is, or ends in, that of a split; what is of another phase of training is passed over."""
     make: Callable[[int], dict[str, Any]] = lambda part: {"images": bytes_of(part), "labels": np.array(labels_of(part))}

@@ -147,10 +147,7 @@ def _refuse_swallowed_rows(
     for first, last in spans:
         # The first and the last line of the row are its own; between them whole lines are inside a cell.
         for number in range(first + 1, last):
-            try:
-                cells = next(csv.reader([lines[number - 1]], delimiter=delimiter), [])
-            except csv.Error:
-                continue
+            cells = next(csv.reader([lines[number - 1]], delimiter=delimiter), [])
             if len(cells) == n_columns > 1 and normal(cells[at_label]) in labels:
                 raise InputError(
                     f"{path}, line {first}: a quote opens a cell that runs to line {last} and holds what looks like "
