@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from metascale.study import RunStore, Study, run_study
+from metascale.study import RunStore, Study, read_study, run_study
 from metascale.study.errors import DiskFull
+from metascale.study.run import stopping
 from metascale.study.run.job import Ended, ExitCode, Job
 from metascale.study.run.session import Event, StudyOutcome
+from metascale.study.store.claims import new_owner
 from metascale.study.store.run import StoredRun
 from tests.study.folders import tiny_study
 
@@ -153,6 +156,114 @@ def test_failures_are_left_alone_or_end_the_study_where_that_is_asked(tmp_path: 
     assert [job.attempt for job in pool.jobs] == [1]
     third, _, pool = run(tmp_path, FINISH, study=study)
     assert (third.finished, [job.attempt for job in pool.jobs]) == (2, [2])
+
+
+def test_a_trial_that_is_killed_again_and_again_counts_as_a_failure(tmp_path: Path) -> None:
+    study = tiny_study(n_tasks=(2, 5, 7))
+    found, _, pool = run(tmp_path, *[-9] * 10, study=study, fail_fast=True)
+    assert (found.failed, found.pending, len(pool.jobs), found.ran) == (1, 2, 10, 10)
+    assert read_study(tmp_path).runs[0].was_killed()
+
+
+class Stops(Scripted):
+    """An executor whose wait ends with a stop that was asked for, by a signal or for the study."""
+
+    def __init__(self, ask: Any, *endings: Any, slots: int = 1) -> None:
+        super().__init__(*endings, slots=slots)
+        self.ask, self.seen = ask, []
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        if self.ask is not None:
+            self.ask()
+            self.ask = None
+            return []
+        self.seen += [(Path(job.folder) / "stop.json").exists() for job in self.running]
+        return super().wait(timeout_s)
+
+
+@pytest.mark.parametrize(
+    ("signalled", "mode", "said", "told"),
+    [
+        (True, "checkpoint", "are saved after the step in progress; a second signal ends them at once", [True, True]),
+        (False, "checkpoint", "are saved after the step in progress", [False, False]),
+        (False, "finish", "run to their end", [False, False]),
+    ],
+)
+def test_a_stop_starts_no_more_trials_and_a_signal_is_told_to_our_own(
+    signalled: bool, mode: Any, said: str, told: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal = threading.Event()
+    monkeypatch.setattr(stopping, "_signalled", signal)
+    study = tiny_study(n_tasks=(2, 5, 7))
+    ask = signal.set if signalled else lambda: stopping.ask_to_stop(tmp_path, mode)
+    pool, hears = Stops(ask, ExitCode.STOPPED, FINISH, slots=2), Told()
+    found = run_study(study, tmp_path, pool, reporter=hears)
+    assert (found.stopped, found.finished, found.pending, found.ran, pool.seen) == (True, 1, 2, 2, told)
+    stops = [event.message for event in hears.events if event.kind == "stopping"]
+    assert stops == [f"no new trial starts; running trials (2) {said}"]
+    ends = [(event.message, event.wall_s) for event in hears.events if event.kind == "interrupted"]
+    resumable = [("stopped; the same command resumes from the last checkpoints", 0.0)]
+    assert ends == [("stopped at a checkpoint", 2.0), *(resumable if signalled else [])]
+
+
+@pytest.mark.parametrize("code", [-9, ExitCode.STOPPED, ExitCode.WORKER_LOST])
+def test_a_trial_that_had_its_result_before_its_process_was_ended_has_finished(code: int, tmp_path: Path) -> None:
+    class Late(Scripted):
+        def wait(self, timeout_s: float) -> list[Ended]:
+            return [replace(ended, code=int(code)) for ended in super().wait(timeout_s)]
+
+    told = Told()
+    found = run_study(tiny_study(n_tasks=(2,)), tmp_path, Late(FINISH), reporter=told)
+    assert (found.finished, found.ran, told.kinds) == (1, 1, ["started", "finished"])
+    assert told.events[-1].wall_s == 2.0
+
+
+def test_a_trial_that_another_runner_took_over_is_left_to_it(tmp_path: Path) -> None:
+    """Its lease ran out meanwhile; the other one ends it."""
+
+    class Overtaken(Scripted):
+        def wait(self, timeout_s: float) -> list[Ended]:
+            if not self.running:
+                return []
+            store, (job,) = RunStore.open(tmp_path), self.running
+            (trial,) = store.trials
+            store.index.settle(trial.id, job.owner, job.attempt, "pending")
+            claim = store.claim(trial, new_owner())
+            assert claim is not None
+            StoredRun(store.run_view(trial).folder, claim).finish({"loss": 1.0})
+            store.settle(trial, claim, 1.0)
+            store.close()
+            self.running = []
+            return [Ended(job, int(ExitCode.LEASE_LOST), 2.0)]
+
+    told = Told()
+    found = run_study(tiny_study(n_tasks=(2,)), tmp_path, Overtaken(), reporter=told)
+    assert [(event.kind, event.message) for event in told.events[1:]][:1] == [("lost", "another runner took it over")]
+    assert (found.finished, found.ran) == (1, 0)
+
+
+def test_a_trial_of_another_runner_is_waited_for_and_that_is_told_once(tmp_path: Path) -> None:
+    study = tiny_study(n_tasks=(2,))
+    store = RunStore.create(tmp_path, study)
+    (trial,) = store.trials
+    other = new_owner()
+    claim = store.claim(trial, other)
+    assert claim is not None
+    waits: list[int] = []
+
+    class Waits(Scripted):
+        def wait(self, timeout_s: float) -> list[Ended]:
+            waits.append(len(self.running))
+            if len(waits) == 3:
+                StoredRun(store.run_view(trial).folder, claim).finish({"loss": 1.0})
+                store.settle(trial, claim, 1.0)
+                store.close()
+            return []
+
+    told = Told()
+    found = run_study(study, tmp_path, Waits(), reporter=told)
+    assert [(event.kind, event.message) for event in told.events] == [("waiting", "1 trials are with other runners")]
+    assert (found.finished, found.ran, waits[:3]) == (1, 0, [0, 0, 0])
 
 
 def test_a_full_disk_ends_the_study_and_loses_nothing(tmp_path: Path) -> None:
