@@ -65,26 +65,26 @@ def test_every_group_has_a_law_of_schedules_in_python_and_by_the_command(tmp_pat
 
 
 def test_the_commands_take_options_of_shares_beside_a_loss_and_test_both(tmp_path):
-    path, options = write(tmp_path / "t.csv", shares()), ["--x", "N", "--y", "loss", "--y", "acc", "--chance", 0.25]
+    path, options = write(tmp_path / "t.csv", shares(7)), ["--x", "N", "--y", "loss", "--y", "acc", "--chance", 0.25]
     said = json.loads(call("fit", path, *options, "--trials", "asked", "--bootstrap", 20, "--json").stdout)
     assert set(said["metrics"]) == {"loss", "acc"}
     assert said["metrics"]["acc"]["chance"] == "given"
     out = tmp_path / "out"
     tested = json.loads(call("backtest", path, *options, "--json", "--out", out).stdout)
-    assert tested["metrics"]["acc"]["means"] == ms.backtest(shares(), x="N", y="acc", chance=0.25).means()
+    assert tested["metrics"]["acc"]["means"] == ms.backtest(shares(7), x="N", y="acc", chance=0.25).means()
     assert {path.name for path in (out / "acc").iterdir()} == {"backtest.json", "backtest.png"}
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_command_writes_a_folder_a_metric_and_predicts_from_it(tmp_path):
-    path, out = write(tmp_path / "t.csv", shares()), tmp_path / "out"
+    path, out = write(tmp_path / "t.csv", shares(7)), tmp_path / "out"
     said = call("fit", path, "--x", "N", "--y", "loss", "--y", "acc", "--y", "note", "--bootstrap", 20, "--out", out)
     assert "refused" in said.output
     stored = json.loads((out / "metrics.json").read_text())
     assert set(stored["metrics"]) == {"loss", "acc"}
     assert list(stored["refused"]) == ["note"]
     again = read_predictors(out / "acc")[""].predict([1e10])
-    assert again.low[0] == ms.fit(shares(), x="N", y="acc").predict([1e10]).low[0]
+    assert again.low[0] == ms.fit(shares(7), x="N", y="acc").predict([1e10]).low[0]
     two = tmp_path / "two"
     options = ["--x", "N", "--y", "acc", "--via", "loss", "--chance", 0.25, "--trials", "asked"]
     call("fit", path, *options, "--out", two)

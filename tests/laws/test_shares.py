@@ -272,12 +272,12 @@ def test_the_tail_line_of_a_share_is_the_odds_of_its_last_octave():
 
 
 def test_a_share_that_is_read_off_a_loss_is_tested_both_ways_and_without_what_is_hidden():
-    columns = table(12)
+    columns = table(8)
     found = ms.backtest(columns, x="N", y="acc", via="loss", chance=0.25, trials="asked")
     assert {"forecast", "without the loss", "logistic", "last value", "tail line"} <= set(found.means())
     arrays = ms.backtest(columns["N"], columns["acc"], loss_name="acc", via=columns["loss"], chance=0.25, trials=1000)
     assert arrays.rows == found.rows
-    changed = {**columns, "loss": np.where(columns["N"] < 1e9, columns["loss"], 3.0)}  # hidden from both steps
+    changed = {**columns, "loss": np.where(columns["N"] < 9e8, columns["loss"], 3.0)}  # hidden from both steps
     again = ms.backtest(changed, x="N", y="acc", via="loss", chance=0.25, trials="asked")
     last = [[row for row in one.rows if row.predictor == "forecast" and row.horizon > 3][-1] for one in (found, again)]
     assert last[0] == last[1]

@@ -32,7 +32,7 @@ def run(folder: Path, values: dict, place: Place, **options):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stacks") / "alone"
-    assert run(folder, VALUES, Place(workers=2)).exit_status == 0
+    assert run(folder, VALUES, Place(executor="serial")).exit_status == 0
     return folder
 
 
@@ -42,7 +42,12 @@ def runs(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "place", [pytest.param(Place(workers=1, stack=3), marks=pytest.mark.long), Place(workers=4, stack="auto")]
+    "place",
+    [
+        Place(executor="serial", stack="auto"),
+        pytest.param(Place(workers=1, stack=3), marks=pytest.mark.long),
+        pytest.param(Place(workers=4, stack="auto"), marks=pytest.mark.long),
+    ],
 )
 def test_a_stack_leaves_the_bytes_of_its_trials_alone_on_any_number_of_workers(alone, tmp_path, place):
     outcome = run(tmp_path, VALUES, place)
