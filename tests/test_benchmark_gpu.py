@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,28 +29,32 @@ def test_every_part_is_measured_and_stands_in_one_table(tmp_path: Path) -> None:
         assert wanted in page
 
 
-def test_nothing_new_is_begun_once_the_time_is_up(tmp_path: Path) -> None:
-    command = [sys.executable, str(GPU), "--tiny", "--device", "cpu", "--minutes", "0", "--out", str(tmp_path)]
-    subprocess.run([*command, "--parts", "memory"], check=True, capture_output=True)
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """A file of the script in this process, with the folders on the path that it has as a program; forgotten after."""
+    monkeypatch.setattr(sys, "path", [str(GPU), str(GPU.parent), *sys.path])
+    before = set(sys.modules)
+    yield lambda name: runpy.run_path(str(GPU / name))
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(GPU.parent)):
+            del sys.modules[name]
+
+
+def test_nothing_new_is_begun_once_the_time_is_up(tmp_path: Path, loaded: Callable[[str], dict[str, Any]]) -> None:
+    asked = ["--tiny", "--device", "cpu", "--minutes", "0", "--out", str(tmp_path), "--parts", "memory"]
+    loaded("__main__.py")["main"](asked)
     rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
     assert [row["note"] for row in rows] == ["left out: the time was up"] * 3
     assert "left out: the time was up" in (tmp_path / "gpu.md").read_text()
 
 
-FAILING = """
-import parts
-def failing():
-    raise RuntimeError("complex numbers cannot be compiled\\nat length")
-place = parts.Place("cpu", True, 1)
-print([place.tried({"variant": name}, measure) for name, measure in (("a", failing), ("b", lambda: {"s": 1}))])
-"""
+def test_a_variant_that_fails_is_told_and_costs_no_other(loaded: Callable[[str], dict[str, Any]]) -> None:
+    def failing() -> dict[str, Any]:
+        raise RuntimeError("complex numbers cannot be compiled\nat length")
 
-
-def test_a_variant_that_fails_is_told_and_costs_no_other() -> None:
-    paths = f"import sys; sys.path[:0] = [{str(GPU)!r}, {str(GPU.parent)!r}]"
-    told = subprocess.run([sys.executable, "-c", paths + FAILING], check=True, capture_output=True, text=True).stdout
-    rows = [
+    place = loaded("parts.py")["Place"]("cpu", True, 1)
+    told = [place.tried({"variant": name}, measure) for name, measure in (("a", failing), ("b", lambda: {"s": 1}))]
+    assert told == [
         {"variant": "a", "note": "failed: RuntimeError: complex numbers cannot be compiled"},
         {"variant": "b", "s": 1},
     ]
-    assert told == f"{rows}\n"

@@ -258,10 +258,10 @@ def test_a_missing_option_is_a_usage_error() -> None:
     assert "--out" in result.stderr
 
 
-def test_recipes_and_data_sets_are_listed() -> None:
-    listed = metascale("recipes").stdout
+def test_recipes_and_data_sets_are_listed(call: Call) -> None:
+    listed = call("recipes")[1]
     assert all(name in listed for name in ("digits", "banking77", "omniglot", "csv"))
-    assert "banking77" in metascale("data", "list").stdout
+    assert "banking77" in call("data", "list")[1]
 
 
 def test_dry_run_says_the_cost_and_writes_nothing(tmp_path: Path, call: Call) -> None:

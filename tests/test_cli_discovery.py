@@ -164,45 +164,63 @@ def test_a_study_file_that_is_none_is_one_sentence(text: str, said: str, tmp_pat
     assert "study file" in call("run", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "study"))[2]
 
 
-def completed(*words: str, shell: str = "zsh", cwd: Path | None = None) -> list[str]:
+OFFERED = [
+    ("zsh", ("run", "dig"), "digits"),
+    ("bash", ("run", "digits", "--profile", "sm"), "smoke"),
+    ("fish", ("run", "digits", "--set", "inner_l"), "inner_lr="),
+    ("zsh", ("run", "digits", "--scale", "n_ta"), "n_tasks"),
+    ("zsh", ("init", "omni"), "omniglot"),
+    ("zsh", ("recipes", "banking"), "banking77"),
+    ("bash", ("evaluate", "mine/runs/n_t"), "mine/runs/n_tasks=2"),
+    ("zsh", ("evaluate", "mine"), "mine/runs/n_tasks=2"),
+    ("zsh", ("run", "digits", "--set", "method=ma"), "method=maml"),
+    ("zsh", ("run", "mine.py", "--set", "a"), ""),
+    ("fish", ("run", "digits", "--profile", "''"), "smoke"),
+]
+COMPLETE = """
+import contextlib, io, json, os, sys
+from metascale.cli.main import app
+sys.argv, found = ["metascale"], []
+for shell, words in json.loads(os.environ["CASES"]):
     line = " ".join(("metascale", *words))
-    environment = {**os.environ, "_METASCALE_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": line}
-    environment |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
-    code = "import sys; sys.argv[0] = 'metascale'\ntry:\n    from metascale.cli.main import app; app()\n"
-    code += "finally:\n    assert not {'torch', 'scipy', 'matplotlib', 'pandas'} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=cwd)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout.split("\n")
+    os.environ.update(_METASCALE_COMPLETE=f"complete_{shell}", _TYPER_COMPLETE_ARGS=line, COMP_WORDS=line)
+    os.environ.update(_TYPER_COMPLETE_FISH_ACTION="get-args", COMP_CWORD=str(len(words)))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        app()
+    found.append([said.getvalue(), sorted({"torch", "scipy", "matplotlib", "pandas"} & set(sys.modules))])
+print(json.dumps(found))
+"""
 
 
-@pytest.mark.parametrize(
-    ("shell", "words", "offered"),
-    [
-        ("zsh", ("run", "dig"), "digits"),
-        ("bash", ("run", "digits", "--profile", "sm"), "smoke"),
-        ("fish", ("run", "digits", "--set", "inner_l"), "inner_lr="),
-        ("zsh", ("run", "digits", "--scale", "n_ta"), "n_tasks"),
-        ("zsh", ("init", "omni"), "omniglot"),
-        ("zsh", ("recipes", "banking"), "banking77"),
-        ("bash", ("evaluate", "mine/runs/n_t"), "mine/runs/n_tasks=2"),
-        ("zsh", ("evaluate", "mine"), "mine/runs/n_tasks=2"),
-    ],
-)
-def test_shells_are_offered_names(shell: str, words: tuple[str, ...], offered: str, tmp_path: Path) -> None:
-    (tmp_path / "mine" / "runs" / "n_tasks=2").mkdir(parents=True)
-    (tmp_path / "mine" / "study.json").write_text("{}")
-    assert any(offered in line for line in completed(*words, shell=shell, cwd=tmp_path))
+@pytest.fixture(scope="module")
+def completed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[tuple[str, tuple[str, ...]], list[str]], Path]:
+    """What is offered, line by line, in one fresh process for all of `OFFERED`, which loads nothing heavy for any."""
+    folder = tmp_path_factory.mktemp("completed")
+    (folder / "mine" / "runs" / "n_tasks=2").mkdir(parents=True)
+    (folder / "mine" / "study.json").write_text("{}")
+    (folder / "mine.py").write_text("open('ran', 'w')")
+    environment = {**os.environ, "CASES": json.dumps([case[:2] for case in OFFERED])}
+    command = [sys.executable, "-c", COMPLETE]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    found = json.loads(done.stdout)
+    assert [heavy for _, heavy in found] == [[]] * len(OFFERED)
+    return {case[:2]: said.split("\n") for case, (said, _) in zip(OFFERED, found, strict=True)}, folder
 
 
-def test_values_of_a_choice_are_offered_and_no_file_is_run(tmp_path: Path) -> None:
-    assert any("method=maml" in line for line in completed("run", "digits", "--set", "method=ma"))
-    (tmp_path / "mine.py").write_text("open('ran', 'w')")
-    completed("run", "mine.py", "--set", "a", cwd=tmp_path)
-    assert not (tmp_path / "ran").exists()
+@pytest.mark.parametrize(("shell", "words", "offered"), OFFERED)
+def test_shells_are_offered_names(shell: str, words: tuple[str, ...], offered: str, completed) -> None:
+    assert any(offered in line for line in completed[0][shell, words])
 
 
-def test_what_is_said_beside_a_name_stays_on_its_line_and_a_key_waits_for_its_value() -> None:
-    profiles = [line for line in completed("run", "digits", "--profile", "''", shell="fish") if line]
+def test_no_file_is_run_for_the_names_in_it(completed) -> None:
+    assert not (completed[1] / "ran").exists()
+
+
+def test_what_is_said_beside_a_name_stays_on_its_line_and_a_key_waits_for_its_value(completed) -> None:
+    profiles = [line for line in completed[0]["fish", ("run", "digits", "--profile", "''")] if line]
     assert {line.partition("\t")[0] for line in profiles} == set(load_recipe("digits").profiles)
-    keys = [line for line in completed("run", "digits", "--set", "inner_l", shell="fish") if line]
+    keys = [line for line in completed[0]["fish", ("run", "digits", "--set", "inner_l")] if line]
     assert [line.partition("\t")[0] for line in keys] == ["inner_lr=", "inner_lr=0.01"]
