@@ -169,15 +169,8 @@ def test_development_curves_are_forecast_as_well_as_promised(law_curves):
     assert 0.87 <= covered <= 0.94
 
 
-@pytest.mark.parametrize(
-    ("horizon", "limit"),
-    [
-        pytest.param(4, 0.0465, marks=pytest.mark.long),
-        (8, 0.0733),
-        pytest.param(16, 0.134, marks=pytest.mark.long),
-        (32, 0.21),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("horizon", "limit"), [(4, 0.0465), (8, 0.0733), (16, 0.134), (32, 0.21)])
 def test_cut_short_curves_stay_within_their_intervals(law_curves, horizon, limit):
     """``limit`` is 1.1 times the best single estimator of `benchmarks/forecast.py` at that horizon."""
     error, covered = score(law_curves, horizon)

@@ -206,11 +206,12 @@ def test_rows_that_are_not_fitted_are_counted_with_their_reasons():
         ms.fit(table, law="multi_power")
 
 
-def test_checkpoints_without_rates_are_warned_of_and_their_interval_holds_what_a_decay_gives():
+@pytest.mark.parametrize("lengths", [(6000,), pytest.param((6000, 12000), marks=pytest.mark.long)])
+def test_checkpoints_without_rates_are_warned_of_and_their_interval_holds_what_a_decay_gives(lengths):
     """The end, seen from a quarter, half and three quarters of runs under three schedules."""
     plain, held = [], []
     for shape in ("cosine", "linear", "wsd"):
-        for seed, steps in enumerate((6000, 12000)):
+        for seed, steps in enumerate(lengths):
             one = run("a", f"{shape}:peak=3e-4,steps={steps},warmup={steps // 20}", steps // 40, 0.002, seed)
             for cut in (0.25, 0.5, 0.75):
                 seen = one.steps <= cut * steps

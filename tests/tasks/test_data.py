@@ -243,6 +243,7 @@ def test_every_data_set_says_what_it_is() -> None:
             assert (file.n_drawings is not None) if file.form == "drawings zip" else len(file.sha256 or "") == 64
 
 
+@pytest.mark.long
 def test_real_data_is_whole(data_dir: Path) -> None:
     for data_set in datasets.DATASETS.values():
         report = datasets.check(data_set.name, data_dir)

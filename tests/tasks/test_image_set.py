@@ -91,6 +91,7 @@ def test_idx_files(tmp_path: Path) -> None:
         read_idx(tmp_path / "absent.gz")
 
 
+@pytest.mark.long
 def test_mnist_has_its_published_counts() -> None:
     named = os.environ.get("METASCALE_DATA")
     if not named or not (Path(named) / "mnist").is_dir():

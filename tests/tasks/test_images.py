@@ -213,6 +213,7 @@ def test_a_split_list_that_names_an_unknown_character_is_refused(small_omniglot:
         omniglot_tasks(small_omniglot, n_query=5, download=False)
 
 
+@pytest.mark.long
 def test_real_omniglot_has_the_published_counts(data_dir: Path) -> None:
     if not (data_dir / "omniglot" / "images_background.zip").exists():
         pytest.skip("the data set 'omniglot' is absent from METASCALE_DATA")

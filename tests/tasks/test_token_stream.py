@@ -119,6 +119,7 @@ def wikitext_dir() -> Path:
     return Path(named)
 
 
+@pytest.mark.long
 def test_wikitext_has_its_published_sizes(wikitext_dir: Path) -> None:
     """2,088,628 / 217,646 / 245,569 tokens with <eos> and 33,278 types (Merity et al. 2016, table 1, and line ends)."""
     text = wikitext(wikitext_dir, n_vocab=33_278)
@@ -128,6 +129,7 @@ def test_wikitext_has_its_published_sizes(wikitext_dir: Path) -> None:
         wikitext(wikitext_dir, n_vocab=40_000)
 
 
+@pytest.mark.long
 def test_wikitext_floors(wikitext_dir: Path) -> None:
     """10,000 words. Unigram 487.6 on the validation words without <eos> is the published reference point; with <eos>,
     the convention here, it is 478.3."""
@@ -142,6 +144,7 @@ def test_wikitext_floors(wikitext_dir: Path) -> None:
     assert without.perplexity("unigram", "validation") == pytest.approx(487.6, abs=0.5)
 
 
+@pytest.mark.long
 def test_wikitext_in_characters_and_in_part(wikitext_dir: Path) -> None:
     text = wikitext(wikitext_dir, n_vocab=300, unit="character", n_train_tokens=50_000)
     assert len(text.tokens["train"]) == 50_000
