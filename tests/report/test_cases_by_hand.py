@@ -19,7 +19,7 @@ from metascale.report.section import (
     Picture,
 )
 from metascale.report.sections.checks import edges_at, irregular_data
-from metascale.report.sections.contest import contest, contest_data
+from metascale.report.sections.contest import at_an_edge, contest, contest_data, plot_baselines
 from metascale.report.sections.costs import costs
 from metascale.report.sections.curves import adaptation_data, extremes, learning_curves_data
 from metascale.report.sections.diagnosis import (
@@ -40,7 +40,7 @@ from metascale.report.sections.diagnosis import (
 )
 from metascale.report.sections.law import law_finding, missing_law_reason, parameters_table
 from metascale.report.sections.overview import missing_data, trials
-from metascale.report.sections.provenance import gather
+from metascale.report.sections.provenance import gather, provenance_pairs
 from metascale.report.sections.scales import accuracy_data
 from metascale.report.sections.sizes import Size, SizeTable, plot_perplexity
 from metascale.report.sections.standing import contest_finding, standing
@@ -414,3 +414,72 @@ def test_notes_of_a_contest_are_small_print(tmp_path: Path) -> None:
     assert [type(block) for block in section.blocks] == [Picture, PageTable, Note]
     assert section.pictures[0].caption == "Dots: single seeds."
     assert law_finding(study).title == "No law was fitted"
+
+
+# ------------------------------------------------------------------------------------------- small print
+
+
+def test_what_was_chosen_at_an_end_is_said_of_series_and_baselines_by_name(tmp_path: Path) -> None:
+    chosen = {"test_loss_nats": 1.0, "test_choice": "validation", "test_choice_edge": "largest lr"}
+    runs = [
+        {"n_tasks": 1, "width": 8, "RESULT": chosen},
+        {"n_tasks": 1, "width": 9, "RESULT": {**chosen, "test_choice_edge": None}},
+        {"n_tasks": 2, "width": 9, "RESULT": {**chosen, "test_choice": "fixed"}},
+        {"method": "fine_tuning", "kind": "baseline", "RESULT": chosen},
+        {"n_tasks": 2, "width": 8, "RESULT": {**chosen, "test_choice_edge": "largest lr, smallest steps"}},
+    ]
+    study = study_of(tmp_path, {"n_tasks": [1, 2], "width": [8, 9]}, *runs, base={"method": "maml"})
+    ending = "on offer in {}; values beyond it might do better."
+    assert at_an_edge(study) == (
+        f"MAML, width 8: meta-validation chose the largest lr {ending.format('2 of 2 runs')}",
+        f"MAML, width 8: meta-validation chose the smallest steps {ending.format('1 of 2 runs')}",
+        f"fine-tuning: meta-validation chose the largest lr {ending.format('1 of 1 run')}",
+    )
+
+
+def test_settings_of_a_baseline_are_what_is_no_number_of_its_run(tmp_path: Path) -> None:
+    study = study_of(tmp_path, {"n_tasks": [1, 2]}, {"n_tasks": 1})
+    names = "kind method id label status message note notes n_tasks seed seeds steps best_step training"
+    entry = {**dict.fromkeys(names.split(), 1), "test_loss_nats": 2.0, "test_anything": 3, "lr": 0.5, "idle": None}
+    found = contest_data(replace(study, baselines={"zero_shot": entry}))
+    (row,) = (row for row in found.rows if not row.series)
+    assert (row.name, row.settings, row.kind) == ("zero-shot", {"lr": 0.5}, "1")
+    ax = plot_baselines(found, axes())
+    assert [text.get_text() for text in ax.texts] == ["1.00", "2.00"]
+    assert ax.get_title(loc="left").replace("\u00a0", " ") == "Lowest meta-test loss: meta-learnt, N = 1, 1.00 nats"
+
+
+@pytest.mark.parametrize(
+    ("hardware", "words"),
+    [
+        ({"cores": 8}, "unknown processor"),
+        ({"processor": "Zen", "cores_usable": 2}, "Zen, 2 cores"),
+        ({"processor": "Zen", "memory_bytes": 3 * 2**29}, "Zen, 2 GiB"),
+        ({"processor": "Zen", "gpus": ["A", "B"]}, "Zen, A, B"),
+    ],
+)
+def test_a_machine_in_words(hardware: dict[str, Any], words: str, tmp_path: Path) -> None:
+    study = study_of(tmp_path, {"n_tasks": [1, 2]}, {"n_tasks": 1})
+    start = {
+        "hardware": hardware,
+        "threads": {"OMP_NUM_THREADS": 2, "MKL_NUM_THREADS": 1},
+        "command": "c",
+        "device": "cpu",
+    }
+    (tmp_path / "provenance.jsonl").write_text(json.dumps({"command": "old"}) + "\n" + json.dumps(start) + "\n")
+    found = gather(study)
+    assert (found.hardware, found.commands, found.devices) == ((words,), ("c",), ())
+    pairs = dict(provenance_pairs(study, found))
+    assert pairs["threads"] == "MKL_NUM_THREADS=1 OMP_NUM_THREADS=2"
+    assert (pairs["data"], pairs["versions"], pairs["seeds"], pairs["axes"]) == (
+        "not recorded",
+        "not recorded",
+        "0",
+        "n_tasks: 1, 2",
+    )
+
+
+def test_the_first_scale_is_the_axis_even_where_it_is_no_column(tmp_path: Path) -> None:
+    roles = Roles(("tokens", "width"), ("method",), loss="test_loss_nats")
+    study = study_of(tmp_path, {"width": [8, 9], "method": ["maml"]}, {"width": 8}, roles=roles)
+    assert (study.x_name, study.scaled) == ("tokens", False)

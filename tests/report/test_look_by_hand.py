@@ -156,7 +156,7 @@ def test_kinds_of_figures_are_svg_and_pdf(tmp_path: Path, monkeypatch: pytest.Mo
     require_kinds([])
 
 
-def test_a_picture_as_a_file_has_its_caption_below() -> None:
+def test_a_picture_as_a_file_has_its_caption_below(monkeypatch: pytest.MonkeyPatch) -> None:
     """8 by 4.8 inches at 150 dots; what readers can have drawn in addition is told by the picture of the page."""
 
     def draw(ax: Axes, compact: bool) -> Axes:
@@ -169,7 +169,15 @@ def test_a_picture_as_a_file_has_its_caption_below() -> None:
         b"\x89PNG", 1200, 720,
     )  # fmt: skip
     found = drawn(picture)
-    assert (found.finding, found.options) == ("found here", ("a b",))
+    assert (found.finding, found.options, found.views[0].name) == ("found here", ("a b",), "")
+    kept: list[Any] = []
+    monkeypatch.setattr("metascale.report.write.png_bytes", lambda figure: kept.append(figure) or b"")
+    png(picture)
+    caption = kept[0]._supxlabel
+    assert caption.get_text() == "\n".join(["word " * 23 + "word", "word " * 23 + "word", "word " * 11 + "word"])
+    assert (caption.get_position()[0], caption.get_ha(), caption.get_fontsize(), caption.get_color()) == (
+        0.012, "left", 7.5, style.SOFT,
+    )  # fmt: skip
     assert Drawn("n", "c", "f", ()).options == ()
     assert '<g class="option" data-option="a b"><title>a b</title>' in found.views[0].wide
 
