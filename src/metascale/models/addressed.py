@@ -80,12 +80,20 @@ class AddressedRandomness(TorchDispatchMode):
         assert self.key is not None
         if axis is None:
             mask = DropoutMasks(1 - probability, self.key, self.numbers.new_zeros(1))(whole.reshape(1, -1), str(place))
-            return mask.sign().view(whole.shape).expand(like.shape)
+            return mask.sign().view(whole.shape).repeat(*like.shape[:lead], *[1] * whole.ndim)  # torch writes to it
         n_examples, moved = self.numbers.shape[-1], whole.movedim(axis, 0)
         numbers = self.numbers.flatten()
         rows = whole.reshape(1, -1)[:, : moved.numel() // n_examples].expand(len(numbers), -1)
         mask = DropoutMasks(1 - probability, self.key, numbers)(rows, str(place)).sign()
         return mask.view(*self.numbers.shape[:-1], *moved.shape).movedim(lead, lead + axis)
+
+
+class Watched(AddressedRandomness):
+    """Notes the masks' shapes and drops nothing: which axis is that of the examples is not known yet."""
+
+    def kept(self, like: torch.Tensor, probability: float) -> torch.Tensor:
+        self.shapes.append(like.shape)
+        return torch.ones_like(like)
 
 
 def example_axes(shapes: Sequence[torch.Size], with_more: Sequence[torch.Size]) -> tuple[int | None, ...]:

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from metascale.core.errors import InputError
 from metascale.core.nested import Nested
 from metascale.core.types import Params
-from metascale.models.addressed import AddressedRandomness, TwiceDifferentiable, example_axes
+from metascale.models.addressed import AddressedRandomness, TwiceDifferentiable, Watched, example_axes
 
 _log = logging.getLogger("metascale.models")
 
@@ -173,7 +173,7 @@ class TaskFunction:
 
         def masks(given: dict[str, torch.Tensor], key: int | None) -> list[torch.Size]:
             like = next(iter(given.values()))
-            with AddressedRandomness(key, torch.arange(len(like), device=like.device)) as randomness:
+            with Watched(key, torch.arange(len(like), device=like.device)) as randomness:
                 self._single(self._module(key is not None), {**fixed, **own}, given)
             shapes: list[torch.Size] = randomness.shapes
             return shapes
