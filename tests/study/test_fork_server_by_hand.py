@@ -30,7 +30,7 @@ def job(name: str = "a", folder: Path = Path("/study"), **changes: Any) -> Job:
 class Connection:
     """The runner's end of the socket: what comes in pieces, and what was sent; or a runner that is gone."""
 
-    def __init__(self, *pieces: bytes, gone: bool = False) -> None:
+    def __init__(self, *pieces: bytes, gone: Any = None) -> None:
         self.pieces, self.gone = list(pieces), gone
         self.sent: list[Any] = []
         self.closed = False
@@ -43,8 +43,8 @@ class Connection:
         return self.pieces.pop(0)
 
     def sendall(self, data: bytes) -> None:
-        if self.gone:
-            raise BrokenPipeError
+        if self.gone is not None:
+            raise self.gone
         assert data.endswith(b"\n")
         self.sent.append(json.loads(data))
 
@@ -57,6 +57,7 @@ class System:
 
     def __init__(self) -> None:
         self.parent, self.forked = 99, 4321
+        self.forbidden: Any = None  # the error of what cannot be done
         self.groups: set[int] = set()  # process groups that live
         self.ended: list[tuple[int, int]] = []  # what waitpid gives
         self.alive_children = 0
@@ -83,6 +84,8 @@ class System:
 
     def setpgid(self, pid: int, group: int) -> None:
         self.did.append(("setpgid", pid, group))
+        if self.forbidden is not None:
+            raise self.forbidden
 
     def read(self, descriptor: int, most: int) -> bytes:
         if descriptor not in self.pipes:
@@ -92,7 +95,7 @@ class System:
 
     def killpg(self, group: int, number: int) -> None:
         if group not in self.groups:
-            raise ProcessLookupError
+            raise self.forbidden or ProcessLookupError
         self.did.append(("killpg", group, number))
 
     def kill(self, pid: int, number: int) -> None:
@@ -298,8 +301,24 @@ def test_in_the_end_every_group_and_what_comes_to_light_after_it_is_killed(
     assert clock["slept"] == [0.005] * 5, "two seconds, of which each look takes half a one here"
 
 
-def test_a_runner_that_is_gone_is_told_nothing() -> None:
-    server(Connection(gone=True))._send({"slot": 1})
+@pytest.mark.parametrize("error", [BrokenPipeError, ConnectionResetError])
+def test_a_runner_that_is_gone_is_told_nothing(error: Any) -> None:
+    server(Connection(gone=error))._send({"slot": 1})
+
+
+@pytest.mark.parametrize("error", [ProcessLookupError, PermissionError])
+def test_a_group_that_is_gone_or_another_user_s_is_left_alone(
+    error: Any, system: System, clock: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ended, and became one of another program's, has nothing left to signal."""
+    system.forbidden = error
+    monkeypatch.setattr(fork_server, "sources", lambda function: None)
+    connection = Connection()
+    server(connection)._handle({"job": asdict(job()), "slot": 3, "cores": []})
+    assert connection.sent == [{"slot": 3, "pid": 4321}]
+    found = server(p11=_Trial(0, 70, 1))
+    assert found._signal_left(11, SIGTERM) is False
+    found._end_all()
 
 
 def serving(

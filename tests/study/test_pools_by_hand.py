@@ -210,7 +210,7 @@ def test_a_server_that_dies_takes_its_trials_along_and_says_what_to_do(
 
     def killpg(group: int, number: int) -> None:
         killed.append((group, number))
-        raise ProcessLookupError
+        raise ProcessLookupError if group == 11 else PermissionError
 
     monkeypatch.setattr(local.os, "killpg", killpg)
     with ProcessExecutor(2).open() as pool:

@@ -62,13 +62,13 @@ class Process:
 
 @pytest.fixture
 def signals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Signals to process groups; there is none but that of 4321."""
+    """Signals to process groups; there is none but that of 4321, and 2 is another user's."""
     sent: list[tuple[int, int]] = []
 
     def killpg(group: int, number: int) -> None:
         sent.append((group, number))
         if group != 4321:
-            raise ProcessLookupError
+            raise PermissionError if group == 2 and number == SIGKILL else ProcessLookupError
 
     monkeypatch.setattr(supervising.os, "killpg", killpg)
     return sent
@@ -152,7 +152,10 @@ def test_several_processes_have_one_device_or_as_many(processes: int, device: st
     if fits:
         with Supervisor(given) as found:
             assert found._errors.is_dir()
+            assert found._errors.name.startswith("metascale-ranks-")
         assert not found._errors.exists()
+        with Supervisor(given) as found:
+            found._errors.rmdir()  # as whoever tidies the folder of temporary files does
         return
     with pytest.raises(
         InputError, match=f"^a trial on {processes} processes needs one device or {processes}, not '{device}'$"
@@ -269,11 +272,13 @@ def test_a_stop_waits_for_the_process_and_kills_what_is_left(folder: Path, clock
             assert signals == [*asked, (4321, SIGKILL)]
             assert (process.waits, supervisor._asked_at) == ([5.0, None], 1000.0)
             signals.clear()
-        gone = Process(0, 2)
-        gone.pid = 1
-        supervisor._process = gone  # type: ignore[assignment]
-        supervisor.stop()
-        assert (signals, gone.waits) == ([(1, SIGUSR1), (1, SIGKILL)], [20.0, None])
+        for pid in (1, 2):
+            gone = Process(0, 2)
+            gone.pid = pid
+            supervisor._process = gone  # type: ignore[assignment]
+            supervisor.stop()
+            assert (signals, gone.waits) == ([(pid, SIGUSR1), (pid, SIGKILL)], [20.0, None])
+            signals.clear()
 
 
 @pytest.mark.parametrize(

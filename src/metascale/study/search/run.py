@@ -184,12 +184,12 @@ def _search(
             # What it had found is not known, and neither is what the search would have tried next.
             standing = _standing(folder, [run.status for run in tuning])
             return replace(standing, damaged=damaged_runs(read_study(folder)))
-        grew = _suggest_round(folder, study, search)
+        _suggest_round(folder, study, search)
         trials = _stored(folder, study, search)
         ids = {trial.id for trial in trials}
         statuses = [run.status for run in read_study(folder).runs if run.trial.id in ids]
         waiting = ("pending", "running", "failed") if retry_failed else ("pending", "running")
-        if not grew and not any(status in waiting for status in statuses):
+        if not any(status in waiting for status in statuses):
             return outcome or _standing(folder, statuses)
         now = run_study(_listed(study, trials), folder, executor, retry_failed=retry_failed, reporter=quiet, **options)
         before = outcome or replace(now, ran=0, wall_s=0.0)
@@ -266,8 +266,8 @@ def _in_order(study: Study, search: Search, trials: Iterable[Trial]) -> tuple[Tr
     return tuple(trial for members in at.values() for trial in members)
 
 
-def _suggest_round(folder: Path, study: Study, search: Search) -> bool:
-    """Add the next round of every search that is due to the study's definition; whether there was any.
+def _suggest_round(folder: Path, study: Study, search: Search) -> None:
+    """Add the next round of every search that is due to the study's definition.
 
     Under the folder's lock: a second runner finds the round there and adds nothing.
     """
@@ -278,12 +278,10 @@ def _suggest_round(folder: Path, study: Study, search: Search) -> bool:
             tried = tried_at(view, search, point)
             if all(one.status != "running" for one in tried):
                 new += _round(study, search, point, tried)
-        if not new:
-            return False
-        definition = load_definition(folder)
-        listed = _in_order(study, search, (*definition.trials, *new))
-        save_definition(folder, definition.extended(_listed(study, listed)))
-        return True
+        if new:
+            definition = load_definition(folder)
+            listed = _in_order(study, search, (*definition.trials, *new))
+            save_definition(folder, definition.extended(_listed(study, listed)))
 
 
 def _round(study: Study, search: Search, point: Point, ended: list[Tried]) -> list[Trial]:
