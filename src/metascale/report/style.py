@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 from urllib.parse import unquote
@@ -349,8 +350,14 @@ def finish(ax: Axes, finding: str, x_label: str, y_label: str, compact: bool, pa
 
 def width_in(text: str, size: float, weight: str = "normal") -> float:
     """The width in inches of one line of text."""
+    return _ems(text, weight) * size / 72
+
+
+@lru_cache(maxsize=4096)
+def _ems(text: str, weight: str) -> float:
+    """The width of one line of text in sizes of its font: it is asked for often, and outlines of letters take long."""
     font = FontProperties(family=_RC["font.family"], weight=weight)
-    return float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 if text.strip() else 0.0
+    return float(TextPath((0, 0), text, size=1, prop=font).get_extents().width) if text.strip() else 0.0
 
 
 def _names_in(ax: Axes, size: float) -> float:
