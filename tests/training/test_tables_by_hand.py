@@ -509,7 +509,7 @@ def test_thresholds_prune() -> None:
     schedule = Schedule(6, eval_every=2)
     for thresholds, steps, pruned in (
         ([], 6, None), ([(2, 5.0)], 6, None), ([(2, 4.9)], 2, 2), ([(2, 5.0), (4, 3.9)], 4, 4), ([(6, 0.0)], 6, None),
-        ([(7, 0.0)], 6, None),
+        ([(7, 0.0)], 6, None), ([(4, 4.5)], 6, None), ([(7, 0.0), (2, 4.9)], 2, 2),
     ):  # fmt: skip
         found = train_or_prune(Script(losses), schedule, MemoryRun(), thresholds)
         assert (found.steps, found.pruned_at_step) == (steps, pruned)
@@ -519,6 +519,8 @@ def test_thresholds_prune() -> None:
     run = MemoryRun()
     train(Script(losses), replace(schedule, max_steps=4), run)
     assert train_or_prune(Script(losses), schedule, run, [(2, 0.0)]).pruned_at_step is None
+    train(Script(losses), replace(schedule, max_steps=4), run := MemoryRun())
+    assert train_or_prune(Script(losses), schedule, run, [(2, 0.0), (4, 3.9)]).pruned_at_step == 4
     again = MemoryRun()
     train(Script(losses), replace(schedule, max_steps=2), again)
     assert train_or_prune(Script(losses), schedule, again, [(2, 0.0)]).pruned_at_step == 2

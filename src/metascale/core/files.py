@@ -127,7 +127,7 @@ def read_json_lines(path: Path) -> list[Any]:
     whole = data[: data.rfind(b"\n") + 1]
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
-            records.append(json.loads(line.decode("utf-8")))
+            records.append(json.loads(line.decode()))
         except (ValueError, RecursionError) as error:
             raise CorruptFile(f"{path}, line {number}, is not valid JSON: {error}") from error
     return records

@@ -167,7 +167,7 @@ def train_or_prune(
         if done > step or step >= schedule.max_steps:
             continue
         result = train(process, replace(schedule, max_steps=step), run)
-        losses = [row["validation_loss_nats"] for row in run.rows("eval_stats") if row["step"] <= step]
+        losses = [row["validation_loss_nats"] for row in run.rows("eval_stats")]
         if result.status != "converged" and min(losses) > threshold:
             return replace(result, pruned_at_step=step)
     return train(process, schedule, run)
