@@ -424,6 +424,7 @@ def test_columns_as_numbers_or_categories() -> None:
     assert numbers.dtype == np.float64  # type: ignore[union-attr]
     np.testing.assert_array_equal(column_of("a", np.array([1, nan])), [1, nan])
     assert column_of("a", np.array([1, 2], np.int8)).dtype == np.float64  # type: ignore[union-attr]
+    assert column_of("a", np.array(["u", "v"])) == ("u", "v")
     assert column_of("a", ["u ", None, " ", 3, 4.0, True]) == ("u", None, None, "3", "4", "True")
     assert column_of("a", np.array([1.0, nan, 10.0]), True) == ("1", None, "10")
     assert column_of("a", np.array([True, False]), True) == ("True", "False")
@@ -448,6 +449,7 @@ def test_what_kind_of_column_it_is() -> None:
         (np.zeros((2, 2)), False, False), (np.array(["u"]), False, True), ([1, 2.5, None, True], True, True),
         ([None, nan], False, True), ([], False, True), ([1, "u"], False, True), ([[1]], False, False),
         ([b"u"], False, False), ([None, "u"], False, True), (np.array([1, None], object), True, True),
+        (np.zeros(0), True, True), (np.zeros(0, bool), True, True),
     ]  # fmt: skip
     for values, numeric, flat in table:
         assert (is_numeric(values), is_plain(values)) == (numeric, flat), values
