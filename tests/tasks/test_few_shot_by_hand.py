@@ -18,6 +18,7 @@ from metascale.tasks.fewshot import (
     ClassSplit,
     ClassTable,
     FewShotTasks,
+    combinations_in_random_order,
     distinct_pool,
     pool_position,
     split_sizes,
@@ -129,6 +130,14 @@ def test_every_pass_over_a_pool_visits_each_task_once_in_an_order_of_its_own() -
     assert sorted(pool) == [(7, 8), (7, 9), (8, 9)]
     assert distinct_pool((7, 8, 9), 2, 2, 0, "pool") == pool[:2]
     assert len({distinct_pool((7, 8, 9), 2, 3, 0, "pool", str(place)) for place in range(40)}) == 6
+
+
+def test_up_to_100_000_combinations_are_shuffled_and_more_are_drawn() -> None:
+    """The choice is part of what a seed gives: recorded pools rest on it."""
+    for n, shuffled in ((100_000, True), (100_001, False)):
+        rng = np.random.default_rng(0)
+        expected = rng.permutation(n)[0] if shuffled else rng.choice(n, 1, replace=False, shuffle=False)[0]
+        assert next(combinations_in_random_order(n, 1, np.random.default_rng(0))) == (expected,)
 
 
 def test_plans_by_their_shapes_and_the_names_of_repeated_tasks() -> None:

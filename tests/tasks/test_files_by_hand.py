@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 import struct
 import urllib.error
 import zipfile
@@ -365,6 +366,25 @@ def in_folders(folder: Path, *, parts: tuple[str, ...] = PARTS) -> Path:
             (folder / name / label).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / name / label / f"{row}.png")
     return folder
+
+
+def test_what_is_known_of_the_published_sets() -> None:
+    """Digests of 16 digits, each of one list; WordNet's numbers in sets of ImageNet, words in those of CIFAR-100."""
+    known = published.PUBLISHED
+    digests = [digest for each in known.values() for digest in each.digests]
+    assert all(re.fullmatch(r"[0-9a-f]{16}", digest) for digest in digests)
+    assert len(set(digests)) == 12
+    assert {name: (each.pixels, each.per_class) for name, each in known.items()} == {
+        "mini-imagenet": (84, 600), "tiered-imagenet": (84, None), "cifar-fs": (32, 600), "fc100": (32, 600),
+    }  # fmt: skip
+    assert known["tiered-imagenet"].n_images == (448_695, 124_261, 206_209)
+    for name, right, wrong in (
+        ("mini-imagenet", "n01440764", "n0144076"), ("tiered-imagenet", "n01440764", "train 3"),
+        ("cifar-fs", "aquarium_fish", "3"), ("fc100", "man", "Man"),
+    ):  # fmt: skip
+        assert re.fullmatch(known[name].names, right)
+        assert not re.fullmatch(known[name].names, wrong)
+    assert names_digest(["b", "a"]) == sha256_of(b"a\nb")[:16]
 
 
 def test_forms_of_arrays_and_labels(tmp_path: Path) -> None:
