@@ -7,12 +7,12 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -119,11 +119,16 @@ def summarise(study: ReportStudy, sections: Sequence[Section]) -> dict[str, obje
     return summary
 
 
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(_file("page.html.j2"))
+
+
 def render_page(study: ReportStudy, sections: Sequence[Section]) -> str:
     """The page as HTML text: inline style, script and pictures, so that no request leaves it."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     finding = finding_of(study)
-    return environment.from_string(_file("page.html.j2")).render(
+    return _template().render(
         name=study.name,
         counter=partial(next, itertools.count(1)),
         css=Markup(_file("page.css").strip()),
