@@ -227,7 +227,7 @@ def test_which_families_an_analysis_fits_and_how(monkeypatch: pytest.MonkeyPatch
     assert (noisy[0], noisy[3].x_names, noisy[3].loss_name) == (LeastSquares(), ("N",), "L")
     assert noisy[3].weights == pytest.approx(np.ones(6))
     assert asked(1 / x, objective=LeastSquares())[0] == LeastSquares()
-    with pytest.raises(InputError, match="^weights by replicate variance need a scale with at least 2 runs$"):
+    with pytest.raises(InputError, match=r"^weights by replicate variance need a scale with at least 2 runs$"):
         asked(1 / x, weights="replicate")
 
 
