@@ -167,6 +167,7 @@ def test_a_result_that_its_dead_runner_did_not_tell_is_settled_and_tidied(keep: 
             how
         )
         assert (folder / ".x.tmp").exists() is False
+        assert row(store).wall_s == {"settle": 2.0}.get(how, 4.0)
         shutil.rmtree(folder)
         store.refresh()
         assert row(store).status == "pending", "a run whose folder is gone is run again"
