@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +12,17 @@ from typing import Any
 
 import pytest
 
+from metascale.core.errors import Diverged
 from metascale.study import RunStore, Study, read_study, run_study
 from metascale.study.errors import DiskFull
 from metascale.study.run import stopping
 from metascale.study.run.job import Ended, ExitCode, Job
 from metascale.study.run.session import Event, StudyOutcome
 from metascale.study.store.claims import new_owner
+from metascale.study.store.index import read_index
+from metascale.study.store.manifest import read_seals, seal_study, unseal
 from metascale.study.store.run import StoredRun
+from metascale.study.store.seals import sealed
 from tests.study.folders import tiny_study
 
 FINISH, DIVERGE = "finish", "diverge"
@@ -53,7 +58,10 @@ class Scripted:
                 ending = self.endings.pop(0)
                 if ending == FINISH:
                     StoredRun(Path(one.folder), one.claim).finish({"loss": 1.0})
-                ended.append(Ended(replace(one, hang_s=30.0), 0 if ending == FINISH else int(ending), 2.0))
+                if ending == DIVERGE:
+                    StoredRun(Path(one.folder), one.claim).diverge(Diverged("the loss is inf", step=3))
+                code = 0 if ending in (FINISH, DIVERGE) else int(ending)
+                ended.append(Ended(replace(one, hang_s=30.0), code, 2.0))
         self.running = []
         return ended
 
@@ -264,6 +272,81 @@ def test_a_trial_of_another_runner_is_waited_for_and_that_is_told_once(tmp_path:
     found = run_study(study, tmp_path, Waits(), reporter=told)
     assert [(event.kind, event.message) for event in told.events] == [("waiting", "1 trials are with other runners")]
     assert (found.finished, found.ran, waits[:3]) == (1, 0, [0, 0, 0])
+
+
+def test_a_divergence_is_a_result_until_it_is_asked_to_start_again(tmp_path: Path) -> None:
+    found, told, _ = run(tmp_path, DIVERGE)
+    assert (found.diverged, found.failed, found.pending, found.exit_status, told.kinds) == (
+        1, 0, 0, 0, ["started", "diverged"]
+    )  # fmt: skip
+    assert told.events[-1].message == "the loss is inf"
+    found, _, _ = run(tmp_path)
+    assert (found.diverged, found.ran, found.skipped) == (1, 0, 1)
+    found, _, pool = run(tmp_path, FINISH, retry_diverged=True)
+    assert (found.finished, found.ran, found.skipped, [job.attempt for job in pool.jobs]) == (1, 1, 0, [2])
+    found, _, _ = run(tmp_path, retry_diverged=True)
+    assert (found.finished, found.ran, found.skipped) == (1, 0, 1)
+
+
+def test_a_call_claims_for_its_lease_and_takes_out_the_hashes_of_what_it_changes(tmp_path: Path) -> None:
+    first = tiny_study(n_tasks=(2,))
+    run(tmp_path, FINISH, study=first)
+    (ended,) = first.trials()
+    unseal(tmp_path)
+    (tmp_path / "finals.json").write_text(json.dumps(sealed({"ids": []})))
+    seal_study(read_study(tmp_path), [tmp_path / name for name in ("finals.json", "results.csv", "all_results.json")])
+    assert read_seals(tmp_path)["files"].keys() == {"finals.json", "results.csv", "all_results.json"}
+    seen: list[Any] = []
+
+    class Looks(Scripted):
+        def submit(self, job: Job) -> None:
+            super().submit(job)
+            seals = read_seals(tmp_path)
+            (row,) = [one for one in read_index(tmp_path / "index.sqlite3").values() if one.status == "running"]
+            seen.append((seals["files"], list(seals["runs"]), row.lease_until - row.updated_at, row.device))
+
+    stopping.ask_to_stop(tmp_path, "finish")
+    before = stopping.StopWatch.start(tmp_path).seen
+    for number, (options, stop) in enumerate([({}, before), ({"stop_seen": before, "lease_s": 7.0}, before)]):
+        pool = Looks(FINISH)
+        run_study(tiny_study(n_tasks=(2, 5 + number)), tmp_path, pool, **options)
+        assert [job.stop_seen for job in pool.jobs] == [stop]
+    lease = [60.0, 7.0]
+    assert seen[0][:2] == ({}, [ended.id])
+    assert [one[3] for one in seen] == ["cpu", "cpu"]
+    assert [round(one[2], 3) for one in seen] == lease
+    stopped = run_study(tiny_study(n_tasks=(2, 9)), tmp_path, Scripted(), stop_seen="an earlier one")
+    assert (stopped.stopped, stopped.pending, stopped.ran) == (True, 1, 0)
+
+
+def test_a_failure_that_another_runner_tried_again_is_left_to_that(tmp_path: Path) -> None:
+    """Two calls begin with one failed trial of two; the other one has tried it again when this comes to it."""
+    study = tiny_study(n_tasks=(2, 5))
+    run(tmp_path, 1, 1, study=study)
+    second = study.trials()[1]
+
+    class Late(Scripted):
+        def submit(self, job: Job) -> None:
+            super().submit(job)
+            store = RunStore.open(tmp_path)
+            claim = store.claim(next(one for one in store.trials if one.id == second.id), new_owner())
+            if claim is not None:
+                StoredRun(store.run_view(second).folder, claim).fail("again\n")
+                store.settle(second, claim, 1.0)
+            store.close()
+
+    pool = Late(FINISH)
+    found = run_study(study, tmp_path, pool)
+    assert (found.finished, found.failed, len(pool.jobs), found.ran) == (1, 1, 1, 1)
+
+
+def test_a_damaged_run_is_skipped_named_and_no_success(tmp_path: Path) -> None:
+    run(tmp_path, FINISH, FINISH, study=tiny_study(n_tasks=(2, 5)))
+    broken = read_study(tmp_path).runs[1]
+    (broken.folder / "config.json").write_text("{}")
+    found, _, _ = run(tmp_path, study=tiny_study(n_tasks=(2, 5)))
+    assert (found.total, found.finished, found.pending, found.skipped, found.exit_status) == (2, 1, 0, 2, 1)
+    assert found.damaged == (f"{broken.trial.label}: {broken.damage()}",)
 
 
 def test_a_full_disk_ends_the_study_and_loses_nothing(tmp_path: Path) -> None:
