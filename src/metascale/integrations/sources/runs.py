@@ -209,16 +209,17 @@ class Imported:
     def _names(self, metrics: Mapping[str, tuple[str, ...]], own: tuple[str, ...] = ()) -> dict[str, str]:
         """The column of every ``config.KEY`` and ``metric.NAME``."""
         reserved = {"run", "name", "state", "steps", "started_at", "ended_at", "wall_s", *own}
-        logged = Counter(each for columns in metrics.values() for each in columns)
-        names = {}
+        derived = {each for columns in metrics.values() for each in columns[1:]}  # loss_min of loss, say
+        names, used = {}, Counter(reserved)
         for metric, columns in metrics.items():
-            clash = any(each in reserved or logged[each] > 1 for each in columns)
+            clash = metric in derived or not reserved.isdisjoint(columns)
             names[f"metric.{metric}"] = f"metric.{metric}" if clash else metric
+            used.update(f"metric.{each}" if clash else each for each in columns)
         taken = reserved.union(*([each, f"metric.{each}"] for columns in metrics.values() for each in columns))
         for key in self._keys():
             names[f"config.{key}"] = f"config.{key}" if key in taken else key
-        used = Counter(names.values())
-        twice = next((name for name in names.values() if used[name] > 1), None)
+            used[names[f"config.{key}"]] += 1
+        twice = next((name for name, n in used.items() if n > 1), None)
         if twice is not None:
             raise InputError(f"{self.source} would have two columns named '{twice}'; names must differ", value=twice)
         return names
