@@ -151,6 +151,8 @@ class TaskFunction:
     def _sample(self, loop: bool, params: Params, inputs: Mapping[str, torch.Tensor], found: Finding) -> _Sample:
         leaves = {name: value.detach().requires_grad_(True) for name, value in params.items()}
         outputs = self._run(loop, self._single, leaves, inputs, _Masks(None, None), found)
+        if not outputs.requires_grad:
+            raise InputError("the module's outputs do not depend on the parameters that are learnt", field="net")
         weights = torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype, device=outputs.device).view(outputs.shape)
         grads = torch.autograd.grad(
             (weights * outputs).sum() + outputs.square().sum(),
@@ -269,8 +271,8 @@ def _difference(what: str, found: Params, expected: Params) -> str | None:
 def _why_only_once(sample: _Sample) -> str | None:
     """Why a second derivative is lacking, or ``None``."""
     live = [grad for grad in sample.grads.values() if grad.requires_grad]
-    if not live:
-        return None
+    if not live:  # that of a sum of squares depends on the parameters, unless an operator hides it
+        return "an operator's gradient is cut off from what it depends on"
     try:
         slope = torch.stack([grad.sum() for grad in live]).sum()
         # Not `autograd.grad`: it leaves out what does not lead to its inputs, and so the error of once_differentiable.
