@@ -111,6 +111,12 @@ def test_a_record_of_several_scales_as_json_and_back():
     assert again.predictor.via == predictor.via
 
 
+def test_a_band_holds_floats():
+    found = Band.of([1, 2], A([3, 4]), (5, 6), [7, 8])
+    assert found == Band((1.0, 2.0), (3.0, 4.0), (5.0, 6.0), (7.0, 8.0))
+    assert {type(value) for column in (found.x, found.median, found.low, found.high) for value in column} == {float}
+
+
 def test_what_a_file_does_not_hold_is_unknown():
     found = LawRecord.from_json({"law": "power"})
     assert found == LawRecord("power")
