@@ -547,6 +547,80 @@ def test_the_covariance_of_a_line_by_hand():
     )  # fmt: skip
 
 
+def test_residuals_to_draw_from_have_variance_one():
+    """Residuals -3, -1, 1, 3 of ln loss: mean square 5. Of a robust fit those of its two parameters, nearest to zero,
+    are left out: 3 and -3 over 3."""
+
+    def fit(objective, residuals):
+        return SimpleNamespace(objective=objective, residuals=A(residuals), law=SimpleNamespace(n_parameters=2))
+
+    left = [-3.0, -1.0, 1.0, 3.0]
+    assert uncertainty._pool(fit(LeastSquares(), left), A(left)) == pytest.approx(A(left) / 5**0.5)
+    assert sorted(uncertainty._pool(fit(LogHuber(0.5), left), A(left))) == pytest.approx([-1, 1])
+    assert uncertainty._pool(fit(LogHuber(2.0), left), A(left)) == pytest.approx(A(left) / 5**0.5)  # half is no less
+    assert uncertainty._pool(fit(LeastSquares(), left), np.zeros(4)).tolist() == [0] * 4
+
+
+class Drawn:
+    """Draws that are known: chi-square its freedom times 4, normal 1, choices the first of what there is."""
+
+    def chisquare(self, freedom, n):
+        return np.full(n, 4.0 * freedom)
+
+    def standard_normal(self, shape):
+        return np.ones(shape)
+
+    def choice(self, pool, shape):
+        return np.full(shape, pool[0])
+
+
+def tables(n, within, between, error=None, replicates=True, wave=0.01):
+    residuals = wave * np.resize([1.0, -1.0], n)
+    scale = np.arange(n) // 2
+    table = SimpleNamespace(n=n, n_scales=n // 2, log_loss=residuals + 5.0, scale=scale, error=error,
+                            scale_means=lambda values: np.bincount(scale, values) / 2)  # fmt: skip
+    fit = SimpleNamespace(observations=table, residuals=residuals, objective=LeastSquares(),
+                          law=SimpleNamespace(n_parameters=2))  # fmt: skip
+    return uncertainty._noisy_tables(fit, Noise(within, between, 3, replicates), 2, Drawn())
+
+
+def test_tables_drawn_about_a_curve():
+    """The spread is sqrt(3 / 12); about 5.0 each row moves by (0.3 + 0.4) / 2, from 20 rows on by signed residuals."""
+    found, spread = tables(18, 0.09, 0.16)
+    assert (found.shape, spread.tolist()) == ((2, 18), [0.5, 0.5])
+    assert found == pytest.approx(np.full((2, 18), 5.35))
+    found, _ = tables(20, 0.09, 0.0)
+    assert found == pytest.approx(np.full((2, 20), 5.0 - 0.15))  # residual +1, sign -1
+    found, _ = tables(20, 0.09, 0.16)
+    assert found == pytest.approx(np.full((2, 20), 5.0 + (-0.3 + 0.4) / 2))
+    error = np.full(18, 0.4)
+    found, spread = tables(18, 0.09, 0.0, error)
+    # Squares 18 * 1e-4 are less than evaluation alone gives: the variance between runs is drawn as none, or nearly.
+    assert found == pytest.approx(5.0 + np.hypot(0.3 * spread[:, None], error) * np.ones((2, 18)))
+
+
+def test_what_was_drawn_in_words():
+    def told(noise, error=None, n=8, n_scales=4):
+        return uncertainty._describe(
+            SimpleNamespace(observations=SimpleNamespace(n=n, n_scales=n_scales, error=error)), noise, 9
+        )
+
+    start, end = (
+        "9 bootstrap tables drawn about the curve; noise of ln loss 0.3",
+        "; Student spread with 5 degrees of freedom",
+    )
+    seeds = (
+        " between runs of one scale (2 a scale; variance over degrees of freedom, so that few seeds do not shrink it)"
+    )
+    assert told(Noise(0.09, 0.0, 5, False)) == start + end
+    assert told(Noise(0.09, 0.0, 5, True)) == start + seeds + end
+    assert told(Noise(0.09, 0.16, 5, True)) == start + seeds + ", 0.4 between the scales and the curve (misfit)" + end
+    assert told(Noise(0.09, 0.16, 5, True), A([0.1])) == (
+        "9 bootstrap tables drawn about the curve; noise of ln loss 0.3 beside the known errors of evaluation; Student spread "  # noqa: E501
+        "with 5 degrees of freedom"
+    )
+
+
 # ---------------------------------------------------------------------------------------------- the forms of auto
 
 

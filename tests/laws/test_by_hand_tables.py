@@ -441,6 +441,86 @@ def test_sizes_and_tokens():
     assert [sizes_by_data(pair) for pair in pairs] == [True, True, True, False, False, True]
 
 
+SCALES = (
+    "n_tasks tokens n_tokens examples n_examples samples data D params n_params n_params_trainable N compute_flops compute "  # noqa: E501
+    "flops C width depth steps x n_params_total total_params n_non_embedding unique_tokens U unique num_tokens tokens_seen "  # noqa: E501
+    "pf_days pfdays compute_pf_days petaflop_s_days num_params parameters model_size"
+)
+LOSSES = (
+    "test_loss loss loss_nats val_loss eval_loss validation_loss valid_loss final_loss nll val_nll cross_entropy val_bpb "  # noqa: E501
+    "test_bpb bpb bits_per_byte train_loss y val_ppl test_ppl ppl val_perplexity test_perplexity perplexity"
+)
+
+
+@pytest.mark.parametrize("name", SCALES.split())
+def test_names_of_scales(name):
+    assert guess_scale(Table({name: [1, 2], "other": [1, 2], "loss": [2, 1]}, "t"), "loss") == name
+
+
+@pytest.mark.parametrize("name", LOSSES.split())
+def test_names_of_losses(name):
+    assert guess_loss(Table({"other": [1, 2], name: [1, 2]}, "t")) == name
+
+
+def test_the_first_of_several_known_losses_is_meant():
+    """Losses before perplexities, and the training loss after those of other data."""
+    order = ["loss", "val_loss", "nll", "bpb", "train_loss", "y", "val_ppl", "ppl"]
+    for k, name in enumerate(order):
+        assert guess_loss(Table({other: [1] for other in reversed(order[k:])}, "t")) == name
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes"),
+    [
+        (("N", "total_params"), True), (("params", "n_non_embedding"), True), (("non_embedding_params", "total_params"), True),  # noqa: E501
+        (("total_params", "a"), True), (("a", "b"), False),
+    ],
+)  # fmt: skip
+def test_the_first_kind_of_size_is_the_size(names, sizes):
+    """A count of all parameters or of those without embeddings means the size only where no plain count stands."""
+    one = Table({name: [1, 2] for name in names}, "t")
+    assert (names[0] in named_like(one, size_names(one))) is sizes
+    assert names[1] not in named_like(one, size_names(one))
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ("run run_id run_name runid trial_id name", run_column),
+        ("step _step global_step iteration training_step train_step trainer/global_step", step_column),
+    ],
+)
+def test_names_of_runs_and_steps(columns, found):
+    for name in columns.split():
+        more = {} if name == "step" else {"step": [1, 2]}
+        one = Table({"other": [1, 1], name: [1, 2] if found is step_column else ["a", "a"], **(more if found is run_column  # noqa: E501
+                                                                                              else {})}, "t")  # fmt: skip  # noqa: E501
+        assert found(one) == name
+
+
+@pytest.mark.parametrize("rate", ["lr", "learning_rate", "train_lr", "train/lr", "train/learning_rate", "lr/current"])
+def test_names_of_rates(rate):
+    assert any(note.startswith(f"'{rate}' decays within 2 of 2 runs") for note in usable_rows(
+        table(**LONG, **{rate: [1.0, 0.5, 0.5, 1.0]})).notes)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["max_steps", "total_steps", "num_steps", "n_steps", "max_step", "training_steps"])
+def test_names_of_planned_steps(name):
+    assert f"('step' below '{name}')" in usable_rows(table(**LONG, **{name: [100] * 4})).notes[-1]
+
+
+@pytest.mark.parametrize("name", ["status", "state", "run_status", "run_state", "job_state"])
+def test_names_of_states(name):
+    assert usable_rows(table(**{name: ["ok", "failed"]}, n=[1, 2])).n_rows == 1
+
+
+@pytest.mark.parametrize("name", ["seed", "replicate", "rep"])
+def test_names_of_seeds(name):
+    one = table(tokens=[1, 1], loss=[2.0, 2.0], other=[0, 1], **{name: [3, 3]})
+    assert ScaleColumns.of(one).seed == name
+    assert without_repeats(one, ("tokens",), "loss").notes[0].endswith(f"same {name})")
+
+
 # ---------------------------------------------------------------------------------------------- the best of a sweep
 
 
