@@ -368,3 +368,25 @@ def test_the_smooth_classifiers_start_and_episodes_come_from_named_streams() -> 
         assert torch.equal(batch.targets, torch.randint(0, 2, (3, size), generator=generator))
     assert SmoothClassifier().init(0)["hidden.weight"].shape == (5, 6)
     assert SmoothClassifier().init(0)["head.weight"].shape == (6, 3)
+
+
+def test_the_masks_that_an_estimator_is_asked_for() -> None:
+    """0 among them, which is a key like any other, and not ``None``."""
+    keys: list[tuple[bool, int | None]] = []
+
+    def noting(found: Any, theta: Params, episode: Episode, key: int | None) -> Any:
+        keys.append(("theta" in theta, key))
+        return found
+
+    check_meta_gradient(made(change=noting), FIRST_ORDER)
+    assert {key for quadratic, key in keys if quadratic} == {0}
+    assert {key for quadratic, key in keys if not quadratic} == {None, 1, 2}
+
+
+def test_contracts_on_quadratics_are_of_three_tasks_in_four_dimensions() -> None:
+    seen: list[tuple[tuple[int, ...], int]] = []
+    noting = lambda found, theta, episode, key: (
+        seen.append((tuple(theta.get("theta", torch.zeros(0)).shape), episode.n_tasks)) or found
+    )
+    MetaGradientContract(made(change=noting), FIRST_ORDER).check_closed_form()
+    assert seen == [((4,), 3)] * 3

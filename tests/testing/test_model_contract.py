@@ -499,3 +499,56 @@ def test_a_language_model_is_asked_about_next_tokens_of_random_texts_one_of_them
     changed = [(each.inputs["input_ids"] != ids).nonzero()[:, 1].tolist() for each in model.seen[-length:]]
     assert changed == [[j, j, j] for j in range(length)]
     assert max(int(each.inputs["input_ids"].max()) for each in model.seen) < 5
+
+
+def test_rounding_up_to_a_bound_is_kept_and_beyond_it_refused() -> None:
+    """Of an ignored token the loss is 0, so that what is added to it is the error itself."""
+
+    def off(losses: float = 0.0, detached: float = 0.0) -> Bigrams:
+        def with_losses(model: Bigrams, params: Params, batch: Batch) -> torch.Tensor:
+            return Bigrams.losses(model, params, batch) + losses * (batch.targets < 0)
+
+        def objective(model: Bigrams, params: Params, batch: Batch, dropout: int | None = None) -> Any:
+            own = with_losses(model, params, batch)
+            return own.sum() / (batch.targets >= 0).sum(), own.detach() + detached * (batch.targets < 0)
+
+        return Bigrams(losses=with_losses, objective=objective)
+
+    check_language_model(off(losses=1e-9), 5)
+    check_language_model(off(detached=1e-12), 5)
+    with pytest.raises(AssertionError, match=r"^losses against the logits' cross-entropy: off by 1.1e-09$"):
+        check_language_model(off(losses=1.1e-9), 5)
+    with pytest.raises(AssertionError, match=r"^the objective's losses against losses\(\): off by 1.1e-12$"):
+        check_language_model(off(detached=1.1e-12), 5)
+
+
+def test_threads_compute_at_six_points_what_the_main_thread_computes() -> None:
+    seen: list[tuple[bool, float]] = []
+    lock = threading.Lock()
+
+    def losses(params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
+        with lock:
+            main = threading.current_thread() is threading.main_thread()
+            seen.append((main, float(params["head.weight"].detach()[0, 0, 0])))
+        return RIGHT.losses(params, batch, dropout)
+
+    contract = ModelContract(Wrong(losses=losses), batches, **SHARP)
+    base = float(contract.params["head.weight"][0, 0, 0])
+    contract.check_threads()
+    for main in (True, False):
+        found = sorted(value / base for there, value in seen if there is main)
+        assert found == pytest.approx([1.0, 1.1, 1.2, 1.3, 1.4, 1.5])
+
+
+def test_micro_batches_are_one_example_half_of_them_and_the_rest() -> None:
+    sizes: list[tuple[int, int | None]] = []
+
+    def losses(params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
+        sizes.append((batch.n_examples, dropout))
+        return RIGHT.losses(params, batch, dropout)
+
+    ModelContract(Wrong(losses=losses), batches, **SHARP).check_micro_batches()
+    assert sizes == [(1, None), (2, None), (2, None), (5, None), (1, 7), (2, 7), (2, 7), (5, 7)]
+    sizes.clear()
+    ModelContract(Wrong(losses=losses), batches, n_examples=7, **SHARP).check_micro_batches()
+    assert [size for size, key in sizes if key is None] == [1, 3, 3, 7]

@@ -17,7 +17,16 @@ import torch
 
 from metascale.core.types import Batch, Episode, Split
 from metascale.testing import check_task_source
-from metascale.testing.task_contract import check_description, check_labels, check_shapes, check_variants, check_visits
+from metascale.testing.task_contract import (
+    check_description,
+    check_examples,
+    check_global_generators,
+    check_labels,
+    check_purity,
+    check_shapes,
+    check_variants,
+    check_visits,
+)
 from metascale.testing.task_contract import example_keys as keys_of
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -365,10 +374,10 @@ POOLS, SPLIT = Toy().describe()["pools"], Toy().describe()["split"]
             r"the classes \['c3'\] are in the train and the test split",
         ),
         (
-            described(split={**SPLIT, "test": [*SPLIT["test"], *SPLIT["validation"], "x", "c66"], "validation": [
-                *SPLIT["validation"], "c66", "c77"
+            described(split={**SPLIT, "test": [*SPLIT["test"], *SPLIT["validation"], "x", "c66", "c88"], "validation": [
+                *SPLIT["validation"], "c66", "c77", "c88"
             ]}),
-            r"the classes \['c6', 'c66', 'c7', 'c8', 'c9'\] are in the validation and the test split",
+            r"the classes \['c6', 'c66', 'c7', 'c8', 'c88'\] are in the validation and the test split",
         ),
         (described(split={**SPLIT, "test": ["c10", "c11"]}), "test tasks use classes outside the test split"),
         (described(split={**SPLIT, "test": [*SPLIT["test"], "c3"]}, classes="shared"), None),
@@ -467,3 +476,32 @@ def test_an_examples_key_is_all_its_inputs_without_padding_and_its_real_targets(
     two = Batch({"b": torch.tensor([[[1.0]]]), "a": torch.tensor([[[2]]])}, torch.tensor([[3]]))
     assert keys_of(two) == [[np.array([2], "i8").tobytes() + b"|" + np.array([1.0], "f4").tobytes()]]
     assert keys_of(Batch({"x": torch.zeros(2, 3, 1)}, torch.zeros(2, 3, dtype=torch.long))) == [[bytes(4)] * 3] * 2
+
+
+def test_a_leak_is_one_from_four_and_a_half_standard_errors() -> None:
+    """99 of 144 visits predicted: (99/144 - ½)·√(144 / ¼) = 4.5; 98 of them 4.33."""
+    with pytest.raises(AssertionError, match=r"\(4.5 standard errors off\)"):
+        check_labels(labelled(turned([1] * 99 + [0] * 45)), 145)
+    check_labels(labelled(turned([1] * 98 + [0] * 46)), 145)
+
+
+def test_what_a_source_is_asked_for_by_each_check() -> None:
+    asked: list[tuple[str, list[int]]] = []
+
+    def episodes(split: Split, indices: Sequence[int]) -> Episode:
+        asked.append((split, list(indices)))
+        return Toy().episodes(split, indices)
+
+    source = Wrong(episodes=episodes)
+    check_global_generators(source)
+    assert asked == [(split, [0, 1, 2]) for split in SPLITS] * 2  # under two states of the generators
+    asked.clear()
+    check_purity(source)
+    calls = [list(range(6))] * 2 + [list(range(6))[::-1]] + [[k] for k in range(6)] + [[5, 5]]
+    assert asked == [(split, call) for split in SPLITS for call in calls]
+    asked.clear()
+    check_visits(source)
+    assert asked == [("train", [k]) for k in range(20)] + [(split, list(range(6))) for split in SPLITS[1:]]
+    asked.clear()
+    check_examples(source, 4)
+    assert asked == [(split, [k]) for split in SPLITS for k in range(4)]
