@@ -119,14 +119,6 @@ def test_curves_have_a_row_a_step_with_the_time_of_its_last_point() -> None:
         Imported("here", [one]).curves()
 
 
-def test_two_metrics_whose_columns_meet_are_told_apart() -> None:
-    run = ImportedRun("a", config={"loss_step": 1, "metric.loss": 2})
-    run.add("loss", 1, 1.0)
-    run.add("loss_step", 1, 2.0)
-    found = Imported("here", [run]).table()
-    assert (found["config.loss_step"], found["config.metric.loss"], found["metric.loss"]) == ([1], [2], [1.0])
-
-
 def test_configurations_by_dotted_key(monkeypatch: pytest.MonkeyPatch) -> None:
     nested = {
         "a": {"b": 1, "c": {"d": None}},
