@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import importlib
 import importlib.metadata
@@ -11,19 +12,21 @@ import math
 import os
 import re
 import signal
+import struct
 import sys
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from metascale.core import bounded, columns, files, nested, optional, trees, units, version
+from metascale.core import bounded, columns, files, nested, notebook, optional, trees, units, version
 from metascale.core.bounded import check_zip, gunzip, inflate
 from metascale.core.canonical import canonical_json, content_id, plain
 from metascale.core.cells import plain_text, safe_text
@@ -44,7 +47,7 @@ from metascale.core.lazy import _imports_for_type_checkers, lazy
 from metascale.core.run import Checkpoint, MemoryRun, SharedRun
 from metascale.core.streams import address, generator, torch_generator
 from metascale.core.suggest import suggest
-from metascale.core.types import Batch, Episode, require_same_shape
+from metascale.core.types import SPLITS, Batch, Episode, Split, TaskExecution, require_same_shape
 from metascale.core.units import finite, format_bytes, format_count, format_seconds, parse_bytes
 
 
@@ -156,6 +159,20 @@ def test_the_version_is_the_package_s() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_a_picture_of_a_part_of_a_figure_is_the_whole_figure() -> None:
+    figure = Figure(figsize=(2, 1))
+    part = figure.subfigures(1, 2)[0]
+    shown = notebook.image(part.subplots(), "a <b>")
+    assert shown.startswith('<img alt="a &lt;b&gt;" style="max-width:100%" src="data:image/png;base64,')
+    png = base64.b64decode(shown.partition("base64,")[2].partition('"')[0])
+    assert struct.unpack(">II", png[16:24]) == (144, 72)
+
+
+def test_names_that_annotations_allow() -> None:
+    assert get_args(Split) == SPLITS == ("train", "validation", "test")
+    assert get_args(TaskExecution) == ("stacked", "threads", "processes")
 
 
 def test_errors_are_of_their_kinds() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -38,7 +39,16 @@ from metascale.hypergrad.curvature import (
 )
 from metascale.hypergrad.darts import DARTS
 from metascale.hypergrad.implicit import Implicit
-from metascale.hypergrad.linear import CG, Direct, Identity, LinearSolution, Neumann, SolveFailed
+from metascale.hypergrad.linear import (
+    CG,
+    FAILED,
+    Direct,
+    Identity,
+    LinearSolution,
+    Neumann,
+    SolveFailed,
+    Status,
+)
 from metascale.hypergrad.precondition import multiply
 from metascale.hypergrad.problem import (
     BilevelProblem,
@@ -206,6 +216,11 @@ def test_solvers_that_cannot_be(make: Callable[[], object], message: str) -> Non
         make()
     Neumann(1, 1e-9)
     CG(1)
+
+
+def test_statuses() -> None:
+    assert get_args(Status) == ("converged", "max_iterations", "fixed", "diverged", "negative_curvature")
+    assert FAILED == ("diverged", "negative_curvature")
 
 
 def test_a_failure_keeps_its_solution_across_processes() -> None:
@@ -590,7 +605,7 @@ def test_mixed_products() -> None:
         close(mixed_product(losses, THETA, LAMBDA, x, 0.1, "exact")["l"], expected)
         close(mixed_product(losses, THETA, LAMBDA, x, 0.1, "finite_difference")["l"], expected)
     assert mixed_by_difference((lower,), THETA, LAMBDA, x, 0.0)["l"].tolist() == [0, 0]
-    assert second.MIXED == ("finite_difference", "exact")
+    assert get_args(second.Mixed) == second.MIXED == ("finite_difference", "exact")
     found = pieces([None, tensor(3)], {"a": tensor(1, 2), "b": tensor(1)})
     assert {name: value.tolist() for name, value in found.items()} == {"a": [0, 0], "b": [3]}
 
@@ -655,3 +670,26 @@ def test_derivatives_that_torch_lacks(text: str) -> None:
         )
     with pytest.raises(RuntimeError, match="shapes"), second_order("the method"):
         raise RuntimeError("shapes")
+
+
+def test_what_torch_says_of_its_own_scripting_is_not_passed_on() -> None:
+    """Other warnings are, in both places that differentiate forward."""
+
+    def says(words: str) -> None:
+        warnings.warn(words, DeprecationWarning, stacklevel=1)
+
+    def mixed(words: str) -> None:
+        mixed_exactly((lambda t, u: says(words) or lower(t, u),), THETA, LAMBDA, {"w": tensor(1, 2)})
+
+    def gauss_newton(words: str) -> None:
+        outputs = lambda params: says(words) or params["w"]
+        part = LossPart(lambda p: p["w"].sum(1), 1.0, outputs, lambda z: z.square().sum(1))
+        with torch.no_grad():
+            GaussNewton()._along(part, {"w": tensor([1.0])}, {"w": tensor([1.0])})
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for call in (mixed, gauss_newton):
+            call("`torch.jit.script` is deprecated")
+            with pytest.raises(DeprecationWarning, match="something else"):
+                call("something else")

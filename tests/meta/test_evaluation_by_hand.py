@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -34,6 +34,7 @@ from metascale.meta.baselines import (
 from metascale.meta.evaluate import (
     Benchmark,
     Evaluation,
+    Measure,
     adapted_predictor,
     benchmark,
     evaluate,
@@ -130,6 +131,10 @@ def test_one_task_has_no_spread_and_real_values_no_accuracy() -> None:
     assert real.curve() == [pytest.approx({"inner_steps": 3, "loss_nats": 4.0, "loss_sem_nats": 1.0})]
     assert [row["accuracy"] for row in real.tasks(3)] == [None, None]
     assert "<th>inner steps</th><th>loss</th></tr>" in real._repr_html_()
+
+
+def test_what_a_measure_may_be() -> None:
+    assert get_args(Measure) == ("loss", "mean squared error")
 
 
 def test_a_benchmark_in_words() -> None:

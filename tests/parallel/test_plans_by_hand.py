@@ -51,6 +51,7 @@ from metascale.parallel.processes import (
     unpack,
 )
 from metascale.parallel.stacked import Call, answer, asked, joined, run_together, shapes_of
+from metascale.parallel.trainings import JoinedTraining, _Step
 from metascale.testing.subjects import QuadraticModel
 from metascale.training.memory import LiveBytes
 from metascale.training.optimizers import SGD, Adam
@@ -194,6 +195,18 @@ def test_a_small_micro_batch_that_does_not_fit_lets_no_larger_one_be_tried(monke
         monkeypatch.setattr(_Gauge, "_peak", lambda self, plan, peaks=peaks: peaks[plan.micro_batch])
         gauge = _Gauge(learner(), PLAIN, episode(4, 16), "cpu")
         assert gauge.estimate(StepPlan(4, 1, None, 16)) == math.inf
+
+
+def test_an_estimate_of_whole_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An eighth of 20 support examples is 2; of 7 it is none, in whose place one stands."""
+    seen: list[int] = []
+    monkeypatch.setattr(_Gauge, "_peak", lambda self, plan: seen.append(plan.micro_batch) or 100.0 * plan.micro_batch)
+    _Gauge(learner(), PLAIN, episode(2, 20), "cpu").estimate(StepPlan(1, 1, None, 20))
+    assert seen == [2, 4]
+    assert all(isinstance(size, int) for size in seen)
+    seen.clear()
+    _Gauge(learner(), PLAIN, episode(2, 7), "cpu").estimate(StepPlan(1, 1, None, 7))
+    assert seen == [1, 2]
 
 
 def test_memory_that_runs_out_while_measuring_is_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,6 +440,21 @@ def test_calls_of_one_kind_are_answered_in_groups_of_their_share(given: Any, gro
     answer(waiting)
     assert notes == groups
     assert [call.result for call in waiting] == [2 * part for part, *_ in given]
+
+
+def test_a_joined_call_that_fails_says_why_in_one_line() -> None:
+    class Failing(Doubles):
+        def together(self, functions: Any, parts: list[Any]) -> list[Any]:
+            raise parts[0]
+
+    for error, words in ((ValueError("one\ntwo"), "ValueError: one"), (MemoryError(), "MemoryError: ")):
+        waiting = [Call(Failing([]), error, "a", 0.1), Call(Failing([]), 3, "a", 0.1)]
+        answer(waiting)
+        said = f"2 trials could not be computed in one call, so each was computed by itself: {words}"
+        assert [call.why_alone for call in waiting] == [said] * 2
+        assert isinstance(waiting[0].error, TypeError)  # twice an exception
+        assert waiting[1].result == 6
+    assert stacked._strand.name == "metascale_strand"
 
 
 def test_an_error_among_the_results_is_of_its_call() -> None:
@@ -677,7 +705,11 @@ def test_processes_start_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> 
     assert "from metascale.parallel.processes import main; main()" in code
     assert repr(processes.sys.path) in code
     assert fields["env"]["METASCALE_MARK"] == "kept"
-    assert (fields["env"]["OMP_NUM_THREADS"], fields["env"]["MKL_NUM_THREADS"]) == ("1", "1")
+    own = {
+        "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "4000000000",
+        "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    }  # fmt: skip
+    assert {name: fields["env"][name] for name in own} == own
     assert fields["stdin"] == fields["stdout"] == processes.subprocess.PIPE
     with pytest.raises(InputError) as caught:
         several.map(lambda part, start: 0, [(episode(1), 0)], 1)
@@ -767,3 +799,89 @@ def test_a_device_of_another_type_runs_stacked(monkeypatch: pytest.MonkeyPatch) 
     kind.task_execution = "processes"
     assert Execution.best_for(kind, "cpu", None, 20) == Execution(4, 5, True)
     assert Execution.best_for(kind, "cuda:1", None, 20) == Execution()
+
+
+def test_the_program_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signals to all are ignored; replies go to a copy of its output, in whose place the error stream is put."""
+    told: list[Any] = []
+    fake = SimpleNamespace(
+        dup=lambda number: number + 10, fdopen=lambda number, mode: (number, mode),
+        dup2=lambda *given: told.append(("dup2", *given)), _exit=lambda status: told.append(("exit", status)),
+        name="posix", getpid=processes.os.getpid, environ=processes.os.environ,
+    )  # fmt: skip
+    monkeypatch.setattr(processes, "os", fake)
+    monkeypatch.setattr(processes.torch, "set_num_threads", lambda count: told.append(("threads", count)))
+    monkeypatch.setattr(processes.signal, "signal", lambda *given: told.append(given))
+    monkeypatch.setattr(processes, "serve", lambda *given: told.append(("serve", *given)))
+    processes.main()
+    ignored = [getattr(processes.signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")]
+    assert told == [
+        *[(number, processes.signal.SIG_IGN) for number in ignored], ("dup2", 2, 1), ("threads", 1),
+        ("serve", (10, "rb"), (11, "wb")), ("exit", 0),
+    ]  # fmt: skip
+
+    def broken(*given: Any) -> None:
+        raise BrokenPipeError
+
+    told.clear()
+    monkeypatch.setattr(processes, "serve", broken)
+    processes.main()
+    assert told[-1] == ("exit", 0)
+
+
+# --------------------------------------------------------------------------------------------------- joined trainings
+
+
+@dataclass
+class Slope:
+    """Losses w · x of every example, whose mean is the objective: slope mean x."""
+
+    kind: object = "slope"
+
+    def init(self, seed: int) -> dict[str, torch.Tensor]:
+        return {"w": torch.tensor([float(seed)]), "v": torch.tensor([1.0])}
+
+    def losses_of_each(self, models: Any, params: Any, batches: Any, dropouts: Any) -> torch.Tensor:
+        self.keys = list(dropouts)
+        return torch.stack(
+            [(own["w"] + own["v"]) * batch.inputs["x"] for own, batch in zip(params, batches, strict=True)]
+        )
+
+
+@dataclass
+class Column:
+    """x = (number, ..., number + 15) at every step."""
+
+    number: float
+    n_batch: int = 16
+
+    def batch(self, k: int) -> Batch:
+        return Batch({"x": self.number + k + torch.arange(16.0)}, torch.zeros(16).long())
+
+
+def test_joined_steps_are_taken_at_once() -> None:
+    """Two trainings, of seeds 1 and 2: nats (w + 1) · mean x, slopes mean x twice, whose norm is √2 as large."""
+    model = Slope()
+    trainings = [
+        JoinedTraining(model, Column(0.0), SGD(0.1), seed=1, clip_norm=None),  # type: ignore[arg-type]
+        JoinedTraining(model, Column(4.0), SGD(0.5), seed=2, clip_norm=1.0),  # type: ignore[arg-type]
+    ]
+    steps = [_Step(each, each.init(), k) for each, k in zip(trainings, (3, 0), strict=True)]
+    assert steps[0].kind(None) == ("slope", 16)
+    (first, row), (second, other) = steps[0].together(steps, [None, None])  # type: ignore[misc, attr-defined]
+    assert model.keys == [trainings[0].dropout_at(3), trainings[1].dropout_at(0)]
+    mean = 3 + 7.5
+    assert row == pytest.approx({
+        "training_loss_nats": 2 * mean, "objective": 2 * mean, "gradient_norm": math.sqrt(2) * mean, "rate_factor": 1.0,
+    })  # fmt: skip
+    assert (first.step, second.step) == (4, 1)
+    assert first.params["w"].item() == pytest.approx(1 - 0.1 * mean, abs=1e-6)
+    assert first.params["v"].item() == pytest.approx(1 - 0.1 * mean, abs=1e-6)
+    mean = 4 + 7.5
+    assert other["objective"] == pytest.approx(3 * mean)
+    assert second.params["w"].item() == pytest.approx(2 - 0.5 / math.sqrt(2))
+    bad = _Step(replace(trainings[0], examples=Column(math.inf)), trainings[0].init(), 5)
+    found, good = bad.together([bad, steps[1]], [None, None])
+    assert isinstance(found, Diverged)
+    assert found.step == 5
+    assert good[0].step == 1  # type: ignore[index]

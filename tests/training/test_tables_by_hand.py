@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -53,9 +53,9 @@ from metascale.training.optimizers import (
     refuse_mixing,
     refuse_overwriting,
 )
-from metascale.training.schedules import Constant, Cosine, WarmupStableDecay, named_schedule
+from metascale.training.schedules import Constant, Cosine, ScheduleName, WarmupStableDecay, named_schedule
 from metascale.training.state import TrainState, from_bytes, pack, to_bytes, unpack_optimizer, unpack_params
-from metascale.training.supervised import SupervisedResult, SupervisedTraining, train_and_test
+from metascale.training.supervised import Measure, SupervisedResult, SupervisedTraining, train_and_test
 from metascale.training.torch_optimizers import from_torch
 
 
@@ -353,6 +353,8 @@ def test_torch_optimisers_of_other_kinds_groups_or_parameters() -> None:
         with pytest.raises(InputError, match=exactly(message)):
             from_torch(make(), module)
     equal = torch.optim.SGD([{"params": [module.weight]}, {"params": [module.bias]}], 0.1)
+    for option in ("foreach", "fused", "capturable", "differentiable", "param_names"):  # how it runs, not what
+        equal.param_groups[0][option] = option
     assert from_torch(equal, module) == (SGD(0.1), {})
     adam = torch.optim.Adam(module.parameters())
     module(torch.ones(1, 2)).sum().backward()
@@ -592,7 +594,8 @@ def test_a_step_by_its_row() -> None:
         assert new.params["w"].tolist() == pytest.approx([2 - 0.1 * moved])
     new, _ = supervised(rate_multipliers={"w": 0.5}, rate=lambda k: 0.5).step(state, 0)
     assert new.params["w"].tolist() == pytest.approx([2 - 0.1 * 0.25 * 5])
-    for names, odd in (({}, ["w"]), ({"w": 1.0, "x": 1.0}, ["x"]), ({"a": 1.0}, ["a", "w"])):
+    for names, odd in (({}, ["w"]), ({"w": 1.0, "x": 1.0}, ["x"]), ({"a": 1.0}, ["a", "w"]),
+                       (dict.fromkeys("fedcba", 1.0), list("abcde"))):  # fmt: skip
         message = f"rate_multipliers must name every parameter and nothing else; differing: {odd}"
         with pytest.raises(InputError, match=exactly(message)):
             supervised(rate_multipliers=names).init()
@@ -692,6 +695,23 @@ def test_operations_from_shapes() -> None:
     assert _recurrent_backward([7, 2, 3], [8, 3], [8, 4]) == 4 * 14 * (24 + 32)
     # Σ over i, j of x[b, i] · W[o, i, j] · y[b, j] in the dimensions (b, o, i, j): b o i j, then b o j with y.
     assert _trilinear([2, 3], [4, 3, 5], [2, 5], [1, 3], [0], [1, 2], [2, 3]) == 2 * (2 * 4 * 3 * 5) + 2 * (2 * 4 * 5)
+
+
+def test_uncounted_work_is_told_where_the_count_was_asked_for() -> None:
+    with pytest.warns(flops.FlopsNotCounted) as told:
+        flops.count_flops(lambda: torch.linalg.svd(torch.eye(2)))
+    with pytest.warns(flops.FlopsNotCounted) as both:
+        flops.count_flops(lambda: (torch.linalg.svd(torch.eye(2)), torch.fft.fft(torch.ones(2))))
+    assert [each.filename for each in (told[0], both[0])] == [__file__] * 2
+    rest = " is not counted: its floating-point operations cannot be told from shapes, so the count is too low"
+    assert str(told[0].message) == f"the work of aten._linalg_svd{rest}"
+    assert str(both[0].message) == f"the work of aten._fft_r2c, aten._linalg_svd{rest}"
+
+
+def test_names_that_users_type() -> None:
+    assert get_args(ScheduleName) == ("constant", "linear", "cosine", "wsd")
+    assert get_args(flops.FlopConvention) == ("exact", "6ND")
+    assert get_args(Measure) == ("perplexity", "accuracy")
 
 
 def test_operations_of_a_training() -> None:
@@ -850,5 +870,9 @@ def test_activations_of_widths_by_hand() -> None:
     )
     assert [row.change for row in slow.rows if row.step == 1] == pytest.approx([0.5, 0.5])
     assert {row.size for row in slow.rows if row.step == 0} == {0.0}  # of seed 0
+    kernels = {"k": torch.ones(1, 1, 2, 2)}
+    convolved: Any = SimpleNamespace(predict=lambda params, batch: nn.functional.conv2d(batch.targets, params["k"]))
+    seen = activations(convolved, kernels, Batch({}, torch.ones(1, 1, 2, 3)))
+    assert seen["k"].flatten().tolist() == [4.0, 4.0]
     seen = activations(Product(3), {"w": torch.ones(3, 1)}, batch)  # type: ignore[arg-type]
     assert {name: value.tolist() for name, value in seen.items()} == {"w": [[3.0]] * 2, "logits": [[3.0]] * 2}
