@@ -1,0 +1,344 @@
+"""Where words and JSON go, what is refused before a command runs, and the roles of a study's table, by hand."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from metascale.cli import answer, options
+from metascale.cli.answer import answering, give, give_line, warn
+from metascale.cli.main import into_folder, of_trusted_runs, on_posix, out_folder
+from metascale.cli.place import parameters_of
+from metascale.cli.table import Chosen, Opening, open_table
+from metascale.core.errors import InputError, MetascaleError
+from metascale.study import RunStore, Study
+from metascale.study.roles import Roles
+from metascale.study.store.run import StoredRun
+from metascale.study.store.table import write_results
+
+# ------------------------------------------------------------------------------- words and JSON
+
+
+def speaks(folder: Path, *, n: Annotated[int, typer.Option(help="A number.")] = 1) -> None:
+    """Says words and gives values."""
+    give(folder=folder)
+    print(f"words of {n}")
+    print("an aside", file=sys.stderr)
+    give_line({"line": n})
+    warn("a warning", "red")
+    give(n=n, folder=str(folder))
+    if n < 0:
+        raise typer.Exit(3)
+    if n == 0:
+        raise ValueError("no")
+
+
+def prints_itself(*, json_: bool = False) -> None:
+    """Prints its JSON itself, as the commands of laws do."""
+    give(of="study")
+    print('{"own": 1}' if json_ else "words")
+    print("an aside", file=sys.stderr)
+
+
+@pytest.mark.parametrize(
+    ("as_json", "quiet", "out", "err"),
+    [
+        (False, False, "words of 2\n", "an aside\nmetascale: a warning\n"),
+        (False, True, "", "metascale: a warning\n"),
+        (True, False, '{"line": 2}\n{"folder": "f", "n": 2}\n', "words of 2\nan aside\nmetascale: a warning\n"),
+        (True, True, '{"line": 2}\n{"folder": "f", "n": 2}\n', "metascale: a warning\n"),
+    ],
+)
+def test_where_words_and_json_go(as_json: bool, quiet: bool, out: str, err: str, capsys: Any) -> None:
+    command = answering(speaks)
+    for _ in range(2):  # what the command before had given is forgotten
+        command(folder=Path("f"), n=2, as_json=as_json, quiet=quiet)
+        assert capsys.readouterr() == (out, err)
+
+
+@pytest.mark.parametrize(
+    ("as_json", "quiet", "out", "err"),
+    [
+        (False, False, "words\n", "an aside\n"), (False, True, "", ""), (True, False, '{"own": 1}\n', "an aside\n"),
+        (True, True, '{"own": 1}\n', ""),
+    ],
+)  # fmt: skip
+def test_a_command_that_prints_its_json_itself_keeps_standard_output(
+    as_json: bool, quiet: bool, out: str, err: str, capsys: Any
+) -> None:
+    answering(prints_itself)(json_=as_json, quiet=quiet)
+    assert capsys.readouterr() == (out, err)
+
+
+def test_what_was_given_is_printed_however_a_command_ends_but_after_an_error(capsys: Any) -> None:
+    command = answering(speaks)
+    with pytest.raises(typer.Exit) as ended:
+        command(folder=Path("f"), n=-1, as_json=True, quiet=True)
+    assert (ended.value.exit_code, capsys.readouterr().out) == (3, '{"line": -1}\n{"folder": "f", "n": -1}\n')
+    with pytest.raises(ValueError, match="no"):
+        command(folder=Path("f"), n=0, as_json=True, quiet=True)
+    assert capsys.readouterr().out == '{"line": 0}\n'
+    with pytest.raises(typer.Exit):
+        answering(lambda: (_ for _ in ()).throw(typer.Exit(1)))(as_json=False, quiet=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_command_that_answers_has_its_own_options_and_two_more() -> None:
+    command = answering(speaks)
+    found = inspect.signature(command).parameters
+    assert list(found) == ["folder", "n", "as_json", "quiet"]
+    assert {one.kind for one in found.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    assert (found["n"].default, found["as_json"].default, found["quiet"].default) == (1, False, False)
+    assert command.__annotations__ == {name: one.annotation for name, one in found.items()}
+    assert (command.__name__, command.__doc__) == ("speaks", "Says words and gives values.")
+    assert list(inspect.signature(answering(prints_itself)).parameters) == ["json_", "quiet"]
+    assert list(parameters_of(speaks)) == ["folder", "n"]
+
+
+def test_json_is_indented_for_a_person_and_keeps_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal, text in ((True, '{\n  "a": "ä"\n}\n'), (False, '{"a": "ä"}\n')):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(answer, "_now", answer._Answer(True, False, {}, stream))
+        give_line({"a": "ä"})
+        assert stream.getvalue() == text
+
+
+# ------------------------------------------------------------------------------- what is refused before a command
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
+    """Two commands: one with --set, and a plain one."""
+    found = typer.Typer(cls=options.Group, pretty_exceptions_enable=False)
+
+    @found.command(cls=options.Command)
+    def run(
+        name: str, values: Annotated[list[str] | None, typer.Option("--set")] = None, loss: str = "", x: int = 0
+    ) -> None:
+        print(name, values, x)
+
+    @found.command(cls=options.Command)
+    def evaluate(shots: int = 1, inner_steps: Annotated[int, typer.Option("-i", "--inner-steps")] = 2) -> None:
+        print(shots, inner_steps)
+
+    monkeypatch.setattr(options, "_recipe", lambda typed: None)
+    return found
+
+
+def called(app: typer.Typer, typed: str) -> Any:
+    return CliRunner().invoke(app, typed.split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "said", "field"),
+    [
+        ("evaluate --k_shot 5", "there is no option --k_shot; here it is --shots", "k_shot"),
+        ("evaluate --eval-inner-steps 5", "there is no option --eval-inner-steps; here it is --inner-steps",
+         "eval_inner_steps"),
+        ("run x.py:f --meta-lr=0.1", "there is no option --meta-lr; a key of your own function or program is given by "
+         "--set meta_lr=0.1", "meta_lr"),
+    ],
+)  # fmt: skip
+def test_an_option_of_another_program_is_translated(typed: str, said: str, field: str, app: typer.Typer) -> None:
+    done = called(app, typed)
+    assert isinstance(done.exception, InputError)
+    assert (str(done.exception), done.exception.field) == (said, field)
+
+
+@pytest.mark.parametrize("typed", ["evaluate --zzz 5", "run one --zzz 5", "evaluate --shots x", "run", "other"])
+def test_what_cannot_be_translated_is_a_usage_error_and_json_where_asked(typed: str, app: typer.Typer) -> None:
+    done = called(app, typed)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr
+    done = called(app, f"{typed} --json")
+    error = json.loads(done.stdout)["error"]
+    assert (done.exit_code, error.keys(), error["exit_status"]) == (2, {"message", "exit_status"}, 2)
+    assert "\n" not in error["message"]
+    assert error["message"]
+
+
+def test_a_command_that_is_typed_right_runs(app: typer.Typer) -> None:
+    assert called(app, "run a --set b=1 --set c=2 --x 3").stdout == "a ['b=1', 'c=2'] 3\n"
+    assert called(app, "evaluate").stdout == "1 2\n"
+
+
+def test_the_recipe_of_the_words_is_one_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metascale.workflow import recipe
+
+    def load(name: str) -> str:
+        if name == "broken":
+            raise MetascaleError("no")
+        return f"the recipe {name}"
+
+    monkeypatch.setattr(recipe, "recipe_names", lambda: ("two_words", "broken"))
+    monkeypatch.setattr(recipe, "load_recipe", load)
+    assert options._recipe(["run", "two-words", "broken"]) == "the recipe two_words"
+    assert options._recipe(["run", "broken"]) is None
+    assert options._recipe(["run", "other"]) is None
+
+
+# ------------------------------------------------------------------------------- what surrounds a command
+
+
+def test_a_folder_that_was_made_for_a_refused_command_goes_again(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+
+    def inside(error: Exception | None) -> None:
+        with out_folder(folder):
+            assert folder.is_dir()
+            if error is not None:
+                raise error
+
+    with pytest.raises(InputError):
+        inside(InputError("no"))
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(ValueError, match="own"):
+        inside(ValueError("own"))
+    assert folder.is_dir()
+    inside(None)
+    with out_folder(None):
+        pass
+    given: list[Any] = []
+    command = into_folder(lambda **options: given.append(options))
+    command(out=tmp_path / "one", dry_run=False)
+    command(out_dir=tmp_path / "two", out=tmp_path / "three")
+    command(out=tmp_path / "dry", dry_run=True)
+    command(x=1)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "one", "two"]
+    assert given[-1] == {"x": 1}
+
+
+def test_commands_of_studies_are_for_posix(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metascale.cli import main
+
+    def export(**given: Any) -> None:
+        assert given == {"a": 1}
+
+    on_posix(export)(a=1)
+    monkeypatch.setattr(main, "POSIX", False)
+    with pytest.raises(InputError) as refused:
+        on_posix(export)(a=1)
+    assert str(refused.value) == (
+        "`metascale export` runs on Linux and macOS; on Windows use WSL (fit, forecast, backtest and optimum work "
+        "everywhere)"
+    )
+
+
+def test_damaged_runs_of_a_table_that_is_a_study_s_are_named_after_the_command(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    from metascale.cli import main
+
+    did: list[Any] = []
+    monkeypatch.setattr(main, "leave_if_damaged", did.append)
+    command: Callable[..., None] = of_trusted_runs(lambda **given: did.append("ran"))
+    (tmp_path / "results.csv").write_text("")
+    for table, after in ((tmp_path, [tmp_path]), (tmp_path / "results.csv", []), (tmp_path / "other.csv", [])):
+        did.clear()
+        command(table=table)
+        assert did == ["ran", *after]
+    (tmp_path / "study.json").write_text("")
+    did.clear()
+    command(table=tmp_path / "results.csv")
+    assert did == ["ran", tmp_path]
+
+
+# ------------------------------------------------------------------------------- tables of studies
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Losses along n for two methods, one text among them, with an axis d of a single value."""
+    axes = {"n": [1, 2], "method": ["a", "b"], "d": [5]}
+    roles = Roles(("n",), ("method", "d"), loss="loss")
+    store = RunStore.create(tmp_path, Study("s", "m:f", {}, axes, (0,), roles=roles))
+    for number, trial in enumerate(store.trials):
+        claim = store.claim(trial, "A")
+        assert claim is not None
+        result = {"loss": float(number + 1) if number else "none", "other": 9.0 - number}
+        StoredRun(store.run_view(trial).folder, claim).finish(result)
+        store.settle(trial, claim, 1.0)
+    store.close()
+    write_results(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `prepare` is given: the table, then its other arguments."""
+    from metascale.laws import prepared
+
+    found: list[Any] = []
+    monkeypatch.setattr(prepared, "prepare", lambda *given, **options: found.append((*given, options)))
+    return found
+
+
+def test_a_study_brings_its_roles(study: Path, asked: list[Any]) -> None:
+    """The axis d has one value, so it splits nothing; a scale of the study that is not asked for does."""
+    for path in (study, study / "results.csv"):
+        open_table(path)
+        table, scales, loss, options = asked.pop()
+        assert (scales, loss, options["group"], options["series"]) == (("n",), "loss", None, ("method",))
+        assert [str(value) for value in table.column("loss")] == ["nan", "2.0", "3.0", "4.0"], "no number is none"
+        assert list(table.column("other")) == [9.0, 8.0, 7.0, 6.0]
+    for given, expected in (
+        ({"scales": ("n", None)}, (("n",), "loss", ("method",))), ({"y": "other"}, (("n",), "other", ("method",))),
+        ({"series": ["d"]}, (("n",), "loss", ("d",))), ({"group": "method"}, (("n",), "loss", ())),
+        ({"scales": ("d",)}, (("d",), "loss", ("method", "n"))),
+        ({"scales": ("method",)}, (("method",), "loss", ("n",))),
+    ):  # fmt: skip
+        open_table(study, **given)  # type: ignore[arg-type]
+        _, scales, loss, options = asked.pop()
+        assert (scales, loss, options["series"]) == expected
+    with pytest.raises(
+        InputError, match=r"^`group` and `series` cannot go together: `group` is a series whose exponents"
+    ):
+        open_table(study, group="method", series=["d"])
+
+
+def test_a_table_is_read_once_for_several_metrics(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tmp_path / "plain.csv"
+    plain.write_text("n,loss,acc\n1,2.0,0.1\n2,1.0,0.2\n")
+    opening = Opening(plain, ("n",), None, None, None, Chosen())
+    assert opening.open("loss").loss == "loss"
+    assert opening.table.n_rows == 2
+    plain.unlink()
+    with pytest.raises((InputError, OSError)):
+        Opening(plain, ("n",), None, None, None, Chosen()).open("acc")
+    reads: list[Any] = []
+    from metascale.cli import table
+
+    monkeypatch.setattr(table, "_require_table", lambda path: None)
+    monkeypatch.setattr(table, "_read", lambda path, loss=None: reads.append(loss))
+    assert opening.open("acc").loss == "acc"
+    assert reads == []
+    of_study = Opening(study, (), None, None, None, Chosen())
+    monkeypatch.undo()
+    assert of_study.open("other").loss == "other"
+    assert of_study.open(None).loss == "loss"
+
+
+def test_a_table_that_is_chosen_from_passes_on_what_was_chosen(study: Path, asked: list[Any]) -> None:
+    chosen = Chosen("run", "seed", True, 7, "se")
+    known: Any = SimpleNamespace()
+    Opening(study, ("n",), "method", None, ["lr"], chosen).open("other")
+    open_table(study, ("n", None, "d"), "loss", None, ["s"], ["lr"], chosen)
+    open_table(Path("t.csv"), known=known)
+    common = {"run": "run", "seed": "seed", "checkpoints": True, "rows": 7, "noise": "se"}
+    assert [given[1:] for given in asked] == [
+        (("n",), "other", {"group": "method", "series": (), "best_of": ["lr"], **common}),
+        (("n", "d"), "loss", {"group": None, "series": ("s",), "best_of": ["lr"], **common}),
+        ((), None, {"group": None, "series": (), "best_of": (), "run": None, "seed": None, "checkpoints": False,
+                      "rows": None, "noise": None}),
+    ]  # fmt: skip
