@@ -126,8 +126,8 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
         sys.modules["matplotlib.pyplot"].close("all")
 
 
-LONG = {"README.md", "docs/extending.md", "docs/tutorial.md"}
-"""Pages that run whole studies: with `make test-long`."""
+LONG = {"README.md", "docs/extending.md", "docs/laws.md", "docs/tutorial.md"}
+"""Pages that run whole studies, or fit laws for ten seconds: with `make test-long`."""
 
 
 def pages() -> list[Page]:

@@ -58,6 +58,7 @@ def _shape(cell: dict[str, Any]) -> tuple[str, list[list[str]]]:
     return "".join(cell["source"]), [sorted(output.get("data", ())) for output in cell.get("outputs", ())]
 
 
+@pytest.mark.long
 def test_the_law_notebook_runs_without_torch(tmp_path: Path) -> None:
     path = ROOT / "examples" / "notebooks" / "law_from_a_table.py"
     code = f"import runpy, sys; runpy.run_path({str(path)!r}); print('torch' in sys.modules)"

@@ -63,9 +63,17 @@ def relative(found: Params, expected: Params) -> float:
 
 
 @pytest.mark.parametrize("name", INNERS)
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
-def test_exact_is_unrolled(family: str, name: str, dtype: str, tolerance: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "family"),
+    [
+        *(("float64", family) for family in FAMILIES),
+        ("float32", "gpt2"),
+        *(pytest.param("float32", family, marks=pytest.mark.long) for family in FAMILIES if family != "gpt2"),
+    ],
+)
+def test_exact_is_unrolled(family: str, name: str, dtype: str) -> None:
+    """To rounding in float64; float32 has the same arithmetic, so one family stands for the others by default."""
+    tolerance = {"float32": 1e-5, "float64": 1e-12}[dtype]
     inner, model = INNERS[name], model_of(family, dtype)
     theta = theta_of(model, inner)
     with KeepFloat64():

@@ -174,7 +174,7 @@ GRID = {"architecture": "mlp", "width": [4, 8, 16], "depth": [2, 3], "ratio": 1.
 @pytest.mark.parametrize(
     ("tune", "n_searched"),
     [
-        ({"strategy": "each"}, 6),
+        pytest.param({"strategy": "each"}, 6, marks=pytest.mark.long),
         ({"strategy": "smallest", "size": "width"}, 2),
         pytest.param(
             {
