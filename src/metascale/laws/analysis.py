@@ -200,7 +200,7 @@ class Analysis(Shown):
 def with_interval(part: Mapping[str, float]) -> str:
     """Estimate and interval, or "not identified" for an interval of no use."""
     low, value, high = part["low"], part["estimate"], part["high"]
-    wide = high > VERY_LOOSE * low > 0 if low > 0 else max(-low, high) > LOOSE * max(abs(value), 1.0)
+    wide = high > VERY_LOOSE * low if low > 0 else max(-low, high) > LOOSE * max(abs(value), 1.0)
     return f"{value:.6g} (not identified)" if wide else f"{value:.6g} ({low:.4g} to {high:.4g})"
 
 

@@ -134,7 +134,7 @@ def _law_of(
 
 
 def backtest_metric(
-    prepared: Prepared, metric: Metric, options: ShareOptions, level: float = 0.90
+    prepared: Prepared, metric: Metric, options: ShareOptions, level: float
 ) -> Iterator[tuple[str, ShareBacktest | CornerTest, Columns]]:
     """Every group's backtest of a share; of one that is read off a loss, both ways."""
     direct = replace(options, via=None)
