@@ -47,6 +47,27 @@ def test_columns_of_a_run_and_what_is_renamed_where_names_clash() -> None:
     assert caught.value.value == "config.loss"
 
 
+def test_a_metric_that_is_called_like_what_another_has_keeps_its_values() -> None:
+    """Of `reward` the best is reward_max, which this run logged itself: last 5 at step 2, best 9 at step 1."""
+    run = ImportedRun("a", config={"reward_max": 0})
+    for step, reward, largest in ((1, 2.0, 9.0), (2, 3.0, 5.0)):
+        run.add("reward", step, reward)
+        run.add("reward_max", step, largest)
+    run.add("step", 2, 1.0)
+    run.add("reward_step", 2, 7.0)
+    table = Imported("here", [run]).table()
+    assert {name: values[0] for name, values in table.items() if name not in ("run", "name", "steps")} == {
+        "config.reward_max": 0, "reward": 3.0, "reward_step": 2, "reward_max": 3.0, "reward_max_step": 2,
+        "metric.reward_max": 5.0, "metric.reward_max_step": 2, "metric.reward_max_max": 9.0,
+        "metric.reward_max_max_step": 1, "step": 1.0, "step_step": 2, "metric.reward_step": 7.0,
+        "metric.reward_step_step": 2,
+    }  # fmt: skip
+    run.add("metric.reward_max", 1, 0.0)
+    with pytest.raises(InputError, match=r"^here would have two columns named 'metric\.reward_max'; names") as caught:
+        Imported("here", [run]).table()
+    assert caught.value.value == "metric.reward_max"
+
+
 def test_the_best_value_is_the_first_of_equal_ones_and_finite() -> None:
     run = ImportedRun("a")
     for step, value in enumerate((float("inf"), 2.0, 1.0, 2.0, 1.0, float("nan"))):
