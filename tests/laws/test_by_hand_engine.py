@@ -214,6 +214,27 @@ def test_what_is_solved_in_one_batch():
     )  # fmt: skip
 
 
+def test_what_is_at_work_stays_in_the_cache(monkeypatch):
+    """Alone 100,000 numbers of rows of 200; in a batch 24,000 of tables filled up to 4; bounds are the law's own."""
+    asked = []
+
+    def minimise(evaluate, start, lower, upper, **options):
+        asked.append({**options, "rows": len(start), "lower": lower, "upper": upper})
+        raise InputError("enough")
+
+    monkeypatch.setattr(solving, "minimise", minimise)
+    for one in (request(200, max_iterations=7, stall_share=0.5), request(4, max_iterations=7), request(1_000_000)):
+        with pytest.raises(InputError):
+            solving.solve(one)
+    assert [each["width"] for each in asked] == [500, 6000, 1]
+    assert [each["max_iterations"] for each in asked] == [7, 7, 100]
+    assert [each["stall_share"] for each in asked] == [0.5, 1e-5, 1e-5]
+    low, high = LAWS["power"].bounds(request(4).t, request(4).y.reshape(-1))
+    assert (asked[1]["lower"].tolist(), asked[1]["upper"].tolist()) == (
+        np.broadcast_to(low, (1, 2)).tolist(), np.broadcast_to(high, (1, 2)).tolist(),
+    )  # fmt: skip
+
+
 def test_a_prior_pulls_towards_its_mean():
     """Three rows at t = 0 pull ln A to 2 with weight 3, the prior to 0 with 9; alpha is told by its prior alone. The
     value is 3 (3/2)^2 / 2 + 9 (1/2)^2 / 2."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -109,6 +110,21 @@ def test_a_record_of_several_scales_as_json_and_back():
     again = LawRecord.from_json(json.loads(json.dumps(stored)))
     assert again == one
     assert again.predictor.via == predictor.via
+
+
+def test_what_an_older_file_means_by_silence():
+    """Of one scale the slope reverts at 0.45 and diffuses by 3; units are 1, and nothing is known of trials."""
+    one = {"link": "log", "x_names": ("N",), "loss_name": "", "noise": 0.0, "growth": 0.0, "spread": 1.0, "low": (),
+           "high": (), "sites": (), "components": (), "x": (), "loss": (), "reversion": 0.45, "diffusion": 3.0,
+           "checkpoints": False, "trials": None, "flipped": False, "unit": 1.0, "via": None, "error": (),
+           "rate_unit": 1.0, "sum_unit": 1.0}  # fmt: skip
+    assert asdict(PredictorRecord("log", ("N",))) == one
+    stored = {"law": "power", "predictor": {"link": "log", "x_names": ["N"]}}
+    assert LawRecord.from_json(stored).predictor == PredictorRecord("log", ("N",))
+    assert asdict(FamilyRecord({})) == {
+        "parameters": {}, "objective": None, "rmse_log": None, "aicc": None, "backtest_rmse_log": None,
+        "backtest_coverage": None, "converged": True, "note": "",
+    }  # fmt: skip
 
 
 def test_a_band_holds_floats():

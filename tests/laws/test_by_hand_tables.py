@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import get_type_hints
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from metascale.core.errors import InputError
+from metascale.laws import newton
 from metascale.laws.numbers import PF_DAY
 from metascale.laws.observations import (
     FLOPS_PER_PARAMETER_AND_TOKEN,
@@ -56,7 +60,7 @@ from metascale.laws.table import (
     with_series,
     without_blanks,
 )
-from metascale.laws.thinning import _shares, sampled, without_repeats
+from metascale.laws.thinning import _codes, _shares, sampled, without_repeats
 
 A = np.array
 
@@ -193,6 +197,16 @@ def test_a_scale_of_one_value_is_refused_and_jumps_are_told():
         "3 rows of 2 runs: checkpoints of a run whose learning rate still decays are not scaling points, and every "
         "law and interval fails on them; use the ends of runs",
     )  # fmt: skip
+
+
+def test_annotations_of_observations_can_be_read():
+    """As tools that check arguments do."""
+    assert get_type_hints(bounded_exp)["return"] == NDArray[np.float64]
+    assert get_type_hints(_codes)["return"] == NDArray[np.intp]
+    assert get_type_hints(Observations.keep)["rows"] == NDArray[np.bool_]
+    assert (
+        get_type_hints(newton.minimise)["evaluate"] == Callable[[NDArray[np.float64], NDArray[np.intp]], newton.Local]
+    )
 
 
 def test_values_as_json_and_bounded_powers():
@@ -444,7 +458,9 @@ def test_sizes_and_tokens():
 SCALES = (
     "n_tasks tokens n_tokens examples n_examples samples data D params n_params n_params_trainable N compute_flops compute "  # noqa: E501
     "flops C width depth steps x n_params_total total_params n_non_embedding unique_tokens U unique num_tokens tokens_seen "  # noqa: E501
-    "pf_days pfdays compute_pf_days petaflop_s_days num_params parameters model_size"
+    "pf_days pfdays compute_pf_days petaflop_s_days num_params parameters model_size "
+    "n_total_params total_parameters n_params_non_embedding non_embedding_params non_embedding_parameters training_tokens "  # noqa: E501
+    "training_flop training_flops compute_pfdays"
 )
 LOSSES = (
     "test_loss loss loss_nats val_loss eval_loss validation_loss valid_loss final_loss nll val_nll cross_entropy val_bpb "  # noqa: E501
