@@ -201,12 +201,12 @@ def test_a_scale_of_one_value_is_refused_and_jumps_are_told():
 
 def test_annotations_of_observations_can_be_read():
     """As tools that check arguments do."""
+    names = {"NDArray": NDArray, "np": np}
     assert get_type_hints(bounded_exp)["return"] == NDArray[np.float64]
-    assert get_type_hints(_codes)["return"] == NDArray[np.intp]
+    assert get_type_hints(_codes, localns=names)["return"] == NDArray[np.intp]
     assert get_type_hints(Observations.keep)["rows"] == NDArray[np.bool_]
-    assert (
-        get_type_hints(newton.minimise)["evaluate"] == Callable[[NDArray[np.float64], NDArray[np.intp]], newton.Local]
-    )
+    evaluate = get_type_hints(newton.minimise, localns=names)["evaluate"]
+    assert evaluate == Callable[[NDArray[np.float64], NDArray[np.intp]], newton.Local]
 
 
 def test_values_as_json_and_bounded_powers():
