@@ -214,15 +214,21 @@ def test_a_stop_starts_no_more_trials_and_a_signal_is_told_to_our_own(
     assert ends == [("stopped at a checkpoint", 2.0), *(resumable if signalled else [])]
 
 
-@pytest.mark.parametrize("code", [-9, ExitCode.STOPPED, ExitCode.WORKER_LOST])
-def test_a_trial_that_had_its_result_before_its_process_was_ended_has_finished(code: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "ending", "kind"),
+    [(-9, FINISH, "finished"), (ExitCode.STOPPED, FINISH, "finished"), (ExitCode.WORKER_LOST, DIVERGE, "diverged")],
+)
+def test_a_trial_that_had_its_result_before_its_process_was_ended_has_it(
+    code: int, ending: str, kind: str, tmp_path: Path
+) -> None:
     class Late(Scripted):
         def wait(self, timeout_s: float) -> list[Ended]:
             return [replace(ended, code=int(code)) for ended in super().wait(timeout_s)]
 
     told = Told()
-    found = run_study(tiny_study(n_tasks=(2,)), tmp_path, Late(FINISH), reporter=told)
-    assert (found.finished, found.ran, told.kinds) == (1, 1, ["started", "finished"])
+    found = run_study(tiny_study(n_tasks=(2,)), tmp_path, Late(ending), reporter=told)
+    assert (found.finished + found.diverged, found.ran, told.kinds) == (1, 1, ["started", kind])
+    assert told.events[-1].message == ("the loss is inf" if ending == DIVERGE else "")
     assert told.events[-1].wall_s == 2.0
 
 
