@@ -121,6 +121,9 @@ def test_a_wrapped_model_runs_with_given_tensors_under_its_own_names(one_process
     by_weight, by_bias = torch.autograd.grad(loss, list(theta.values()))
     assert (loss.item(), by_weight.tolist(), by_bias.tolist()) == (10.0, [[3.0, 5.0], [3.0, 5.0]], [1.0, 1.0])
     assert torch.equal(first, kept), "tensors that the module had before are not written to"
+    doubled = {name: 2 * value.detach() for name, value in theta.items()}
+    assert levels.lower_loss(doubled, levels.start().upper, torch.tensor([[3.0, 5.0]]), Pass(None, {})).item() == 20.0
+    assert torch.equal(model.weight, torch.eye(2)), "a pass without θ's gradient leaves the module alone"
 
 
 def test_frozen_parameters_of_a_sharded_model_stay_out(one_process: None) -> None:

@@ -19,7 +19,7 @@ import torch
 from metascale.bilevel.adaptation import LastStep, adaptation, check_adaptable, closed_form
 from metascale.bilevel.distributed import BucketReducer, DataParallel, Processes, check_wrapped, initialise, shared
 from metascale.bilevel.levels import Levels, Pass, from_functions, hold
-from metascale.bilevel.training import BilevelTraining, _check_finite, check
+from metascale.bilevel.training import BilevelTraining, _check_finite, _Window, check
 from metascale.bilevel.updates import clipped, differentiable_step, update_in_turn
 from metascale.core.dropout import dropout_key
 from metascale.core.errors import Diverged, InputError
@@ -237,6 +237,80 @@ def test_every_pass_has_the_masks_of_its_batch_and_the_buffers_of_the_state() ->
     assert upper == [dropout_key(9, "upper-dropout", number) for number in (6, 7)]
 
 
+def test_only_what_is_asked_for_is_differentiated() -> None:
+    """θ in a lower step, both in the upper pass, λ alone in the two perturbed ones."""
+    told: list[tuple[bool, bool]] = []
+    base = levels()
+
+    def noted(loss: Any) -> Any:
+        def call(theta: Params, lam: Params, batch: Any, context: Pass) -> torch.Tensor:
+            told.append((theta["w"].requires_grad, lam["l"].requires_grad))
+            value: torch.Tensor = loss(theta, lam, batch, context)
+            return value
+
+        return call
+
+    watched = replace(base, lower_loss=noted(base.lower_loss), upper_loss=noted(base.upper_loss))
+    training = make(levels=watched, method=SAMA(), unroll_steps=2)
+    training.step(training.init(), 0)
+    assert told == [(True, False), (True, False), (True, True), (False, True), (False, True)]
+
+
+@pytest.mark.parametrize("adapts", [True, False])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("optimizer", [SGD(0.1), LAMB(0.1)], ids=repr)
+def test_of_a_lower_step_is_kept_what_its_derivative_needs(adapts: bool, last: bool, optimizer: Any) -> None:
+    """The gradient of the last step where a method adapts to it; θ and the state before where no formula is known."""
+    training = make(method=Spy([], 0, adapts), lower_optimizer=optimizer)
+    state = training.init()
+    before = state.lower["w"].clone()
+    _, _, window = training._lower_step(state, 0, _Window(), last, True)
+    assert window.last is not None
+    kept = adapts and last
+    assert (window.last.grads != {}) is kept
+    general = kept and isinstance(optimizer, LAMB)
+    assert (window.last.params is not None) is (window.last.before is not None) is general
+    if general:
+        assert torch.equal(window.last.params["w"], before)  # type: ignore[index]
+    assert (window.last.rate, window.last.norm, window.last.max_norm) == (1.0, None, None)
+    assert [number for number, _ in window.batches] == [0]
+
+
+class Doubled:
+    """Stands for shards: a whole tensor is twice its part."""
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        return 4 * value
+
+    def whole(self, tensors: Params) -> Params:
+        return {name: 2 * value for name, value in tensors.items()}
+
+    def part(self, tensors: Params) -> Params:
+        return {name: value / 2 for name, value in tensors.items()}
+
+
+def test_shards_are_packed_whole_and_unpacked_in_parts() -> None:
+    training = make(lower_optimizer=SGD(0.1, momentum=0.5))
+    state = training.init()
+    state = replace(state, lower_optimizer={"velocity": {"w": tensor([1.0, 2.0])}})
+    packed = {name: value.tolist() for name, value in training.pack(state).items()}
+    object.__setattr__(training, "levels", replace(training.levels, shards=Doubled()))
+    several = SimpleNamespace(share=Processes().share, reducer=lambda upper: None, average_lower="average")
+    whole = training.pack(state)
+    assert whole["lower/w"].tolist() == (2 * THETA).tolist()
+    assert whole["lower_optimizer/velocity/w"].tolist() == [2.0, 4.0]
+    assert whole["upper/l"].tolist() == packed["upper/l"]
+    again = training.unpack(whole, 1)
+    assert again.lower["w"].tolist() == packed["lower/w"]
+    assert again.lower_optimizer["velocity"]["w"].tolist() == [1.0, 2.0]
+    for shards, average in ((Doubled(), None), (None, "average")):
+        object.__setattr__(training, "levels", replace(training.levels, shards=shards))
+        object.__setattr__(training, "processes", several)
+        problem = training._problem(state, 0, _Window())
+        assert problem.average_lower == average
+        assert float(problem.total(tensor(3.0))) == (12.0 if shards else 3.0)
+
+
 def test_only_lower_steps_keep_the_statistics_that_a_pass_leaves() -> None:
     def counted(loss: Any) -> Any:
         def call(theta: Params, lam: Params, batch: Any, context: Pass) -> torch.Tensor:
@@ -435,6 +509,8 @@ def test_weights_that_are_none(weights: list[float]) -> None:
         training._shares([(0, 0), (1, 1)])
     assert caught.value.field == "accumulate_by"
     assert make(accumulate_by=float)._shares([(0, 0), (7, 3), (8, 1)]) == [0.0, 2.25, 0.75]
+    tenths = make(accumulate_by=float)._shares([(0, 0.1), (1, 0.2)])
+    assert tenths == pytest.approx([2 / 3, 4 / 3], rel=1e-14)
 
 
 def test_numbers_that_are_not_finite() -> None:
@@ -595,6 +671,7 @@ class Group:
     def __init__(self, rank: int = 0, size: int = 1, ready: bool = True) -> None:
         self.rank, self.size, self.ready = rank, size, ready
         self.sent: list[list[float]] = []
+        self.kinds: list[torch.dtype] = []
         self.started: list[tuple[str, Any]] = []
 
     def is_initialized(self) -> bool:
@@ -608,6 +685,7 @@ class Group:
 
     def all_reduce(self, value: torch.Tensor, op: str = "sum", async_op: bool = False) -> Any:
         self.sent.append(value.flatten().tolist())
+        self.kinds.append(value.dtype)
         if op == "min":
             value.copy_(torch.minimum(value, (torch.arange(value.numel()) % 2 == 0).to(value.dtype)))
         else:
@@ -657,7 +735,7 @@ def test_processes_take_micro_batches_in_turn_and_average(group: Any) -> None:
     assert several.agree(buffers)["mean"].tolist() == [-7.0, -7.0]
     assert buffers["mean"].tolist() == [1.0, 2.0]
     assert several.unused({"a", "b"}, {"a": loss, "b": loss, "c": loss}) == {"a"}
-    assert made.sent[-1] == [1, 1, 0]
+    assert (made.sent[-1], made.kinds[-1]) == ([1, 1, 0], torch.int32)
     assert several.unused({"c"}, {"a": loss, "b": loss, "c": loss}) == {"c"}
     assert several.average_lower is None
     joint = DataParallel("joint")

@@ -400,6 +400,31 @@ def test_masks_of_an_inner_step_have_its_address() -> None:
     assert seen == [*inner, dropout_key(5, "query-dropout"), *reversed(inner)]
 
 
+@dataclass(frozen=True)
+class Beginning(LeastSquares):
+    """Starts from θ itself, or from twice θ; notes how often it is asked."""
+
+    factor: float = 1.0
+    times: list[None] = field(default_factory=list, compare=False)
+
+    def begin(self, params: Params, support: Batch) -> Params:
+        self.times.append(None)
+        return params if self.factor == 1 else {"w": self.factor * params["w"]}
+
+
+@pytest.mark.parametrize(
+    "make", [FOMAML, MAML, MultiStepMAML, lambda inner: ImplicitMAML(replace(inner, proximal=0.5))]
+)
+def test_a_start_is_computed_again_only_where_it_depends_on_theta(make: Any) -> None:
+    """Twice θ: the gradient of θ is twice that of the start."""
+    found, theta = episode(tasks()), {"w": torch.tensor(THETA)}
+    plain, double = Beginning(), Beginning(factor=2.0)
+    expected, _ = make(loop())(plain, {"w": torch.tensor(2 * THETA)}, found, None)
+    gradient, _ = make(loop())(double, theta, found, None)
+    close(gradient["w"], 2 * expected["w"])
+    assert (len(plain.times), len(double.times)) == (1, 2)
+
+
 # -------------------------------------------------------------------------------------------------- joining of trials
 
 
