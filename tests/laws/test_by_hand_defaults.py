@@ -1,0 +1,388 @@
+"""Defaults and limits that callers rely on, each by what it does: both sides of a limit, or what is passed on."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.special import logit
+
+from metascale.core.errors import InputError
+from metascale.laws import (
+    LAWS,
+    fit_law,
+    next_plan,
+    schedule_fit,
+    share_analysis,
+    shares,
+    space,
+    surface_fit,
+    thinning,
+    two_steps,
+)
+from metascale.laws.families import MANY_AXES
+from metascale.laws.newton import Local, minimise
+from metascale.laws.next_plan import NextRuns, follow
+from metascale.laws.objective import LeastSquares, LogHuber
+from metascale.laws.observations import observe
+from metascale.laws.picking import Dense, grow
+from metascale.laws.picture import LawPicture, plot_law
+from metascale.laws.predicting import predictor_of_loss
+from metascale.laws.scales import pictures_of, slice_along
+from metascale.laws.schedule_fit import Run, runs_of
+from metascale.laws.schedule_predictor import SchedulePredictor
+from metascale.laws.schedules import Schedule
+from metascale.laws.share_analysis import analyse_shares
+from metascale.laws.share_backtest import backtest_shares
+from metascale.laws.share_predictor import SharePredictor
+from metascale.laws.shares import Metric, run_quantiles
+from metascale.laws.simulate import simulate_table
+from metascale.laws.solving import Solve, solve
+from metascale.laws.table import Table
+from metascale.laws.trend import _stretches, turn_test
+from metascale.laws.two_steps import TaskPredictor
+from metascale.laws.uncertainty import bootstrap
+
+A = np.array
+
+
+@pytest.mark.parametrize(("ended", "left"), [(1, 8), (2, 6)])
+def test_rows_that_have_ended_make_room_once_they_are_a_quarter(ended, left):
+    sizes = []
+
+    def evaluate(theta, rows):
+        sizes.append(len(rows))
+        return Local(1 + 0.5 * theta[:, 0] ** 2, theta, np.ones((len(theta), 1, 1)), np.ones((len(theta), 1)))
+
+    starts = np.r_[np.zeros(ended), np.ones(8 - ended)][:, None]
+    minimise(evaluate, starts, A([-9.0]), A([9.0]))
+    assert sizes[1] == 8
+    assert sizes[2] == left
+
+
+def test_one_request_alone_has_a_hundred_thousand_numbers_at_work(monkeypatch):
+    asked = {}
+
+    def stop(*given, **options):
+        asked.update(options)
+        raise InputError("enough")
+
+    monkeypatch.setattr("metascale.laws.solving.minimise", stop)
+    one = Solve(LAWS["power"], np.zeros((1, 1)), np.ones((1, 1)), np.ones((1, 1)), LeastSquares(), np.zeros((1, 2)),
+                prior=(np.zeros(2), np.ones(2)))  # fmt: skip
+    with pytest.raises(InputError):
+        solve(one)
+    assert asked["width"] == 100_000
+
+
+def test_a_plan_has_at_most_500_runs():
+    n = 501
+    covariance = np.eye(n + 1)
+    covariance[-1, :-1] = covariance[:-1, -1] = 0.01
+    assert len(grow(Dense(covariance, 1.0), np.ones(n), A([n]), 1e9, 0.0).index) == 500
+
+
+def test_a_plan_shows_a_dozen_runs_and_targets():
+    n = 13
+    one = np.ones(n)
+    plan = NextRuns(("N",), "loss", tuple(range(n)), one[:, None], one, one / n, one, 2.0, one, one, one, one[:, None],
+                    np.ones((3, n)), one, one, 99.0, 0.9, "loss", 3, n, 0.1)  # fmt: skip
+    lines = plan.summary().splitlines()
+    assert sum(line.startswith(f"{'1':>20}") for line in lines) == 12
+    assert "    1 more (plan.csv and the JSON form have all)" in lines
+    assert sum(line.startswith("  N 1: loss 1, now 1 to 1") for line in lines) == 12
+    assert plan.notes == ()
+    shorter = NextRuns(**{**vars(plan), "candidate": tuple(range(12)), "x": one[:12, None], "cost": one[:12]})
+    assert "more (plan.csv" not in shorter.summary()
+
+
+def test_a_plan_is_made_anew_after_15_percent_of_the_runs_known(monkeypatch):
+    """Of 20 known runs 3 are run at a time, of 27 (more than 4 times two) 4."""
+    plans = []
+
+    class Known:
+        noise, link = 1.0, "log"
+
+        def joint(self, points):
+            n = A(points)[:, 0]
+            return SimpleNamespace(mean=-n, noise2=1.0, n_points=len(n), diagonal=lambda: n**2,
+                                   columns=lambda index: np.outer(n, n[index]))  # fmt: skip
+
+    monkeypatch.setattr(next_plan, "believe", lambda names, x, *rest: plans.append(len(x)) or Known())
+    known = {"N": np.arange(1.0, 21.0), "loss": np.ones(20)}
+    follow(lambda row: 1.0, {"N": np.arange(21.0, 35.0)}, np.ones(14), {"N": 99.0}, 7.0, table=known)
+    assert plans == [20, 23, 26, 27]
+
+
+def test_a_thousand_runs_have_readings():
+    ones = (1.0,) * 1001
+    axes = plot_law(LawPicture("t", "s", "N", "loss", ones, ones, {}))
+    assert [line.get_gid() for line in axes.lines] == [None]
+    assert plot_law(LawPicture("t", "s", "N", "loss", (0.5,), (0.5,), {})).get_xscale() == "log"
+
+
+MIXTURE = SimpleNamespace(predict=lambda x: SimpleNamespace(median=x[:, 0], low=x[:, 0], high=x[:, 0]))
+
+
+@pytest.mark.parametrize(("n", "points"), [(200, 200), (201, 200), (3, 3)])
+def test_a_band_of_predictions_has_200_points(n, points):
+    table = observe(np.column_stack([np.arange(1.0, n + 1), np.ones(n)]), np.ones(n), x_name=("N", "D"))
+    (band,) = pictures_of(MIXTURE, table, "").__getitem__(0).bands.values()
+    assert len(band.x) == points
+    assert list(band.x) == sorted(band.x)
+
+
+def test_runs_near_a_slice_are_within_5_percent():
+    """ln D: 0, 0, 2.079, 2.128 and 2.279: the upper quarter is 2.128."""
+    places = 8 * np.exp([0.0, 0.049, 0.2])
+    table = observe(np.column_stack([np.arange(1.0, 6.0), [1.0, 1.0, *places]]), np.ones(5))
+    assert table.x[slice_along(table, 0)[1], 1] == pytest.approx(places[:2])
+
+
+def test_eight_names_of_runs_are_listed():
+    def told(n):
+        runs = [*"a" * 2, *(f"r{k}" for k in range(n))]
+        table = Table({"run": [*runs, *runs], "step": [1, 2, *[1] * n, 3, 4, *[2] * n], "lr": [1.0] * (2 * n + 4),
+                       "loss": [1.0, 1.0, *[0.0] * n, 1.0, 1.0, *[0.0] * n]}, "t")  # fmt: skip
+        return runs_of(table)[2][-1]
+
+    assert told(8).endswith(f"(r0, {', '.join(f'r{k}' for k in range(1, 8))})")
+    assert told(9).endswith("r7, ...)")
+
+
+def test_levels_of_laws_of_schedules(monkeypatch):
+    asked = []
+    monkeypatch.setattr(schedule_fit, "fit_multi_power", lambda runs, **options: asked.append(options) or "fit")
+    table = Table({"step": [1, 2], "lr": [1.0, 1.0], "loss": [2.0, 1.0]}, "t", notes=("of the table",))
+    assert schedule_fit.fit_curves(table) == {"": "fit"}
+    assert asked == [{"loss_name": "loss", "level": 0.95, "notes": ("of the table",)}]
+    schedule_fit.fit_curves(table, y="loss", level=0.5)
+    assert asked[1]["level"] == 0.5
+
+
+def test_a_law_of_one_run(monkeypatch):
+    theta = A([*np.log([2.0, 0.06, 0.5, 0.045, 2000.0, 0.6]), 0.6])
+    monkeypatch.setattr(schedule_fit, "_minimise", lambda *given: (theta, np.zeros((7, 7)), 0.01))
+    runs = [Run("a", Schedule(np.full(10, 2.0), 0), np.arange(1, 11), np.full(10, 2.0))]
+    found = schedule_fit.fit_multi_power(runs)
+    assert (found.level, found.loss_name, found.discrepancy, found.rate_unit, found.sum_unit, found.held_out) == (
+        0.95, "loss", 0.006, 2.0, 20.0, {},
+    )  # fmt: skip
+    assert found.notes == (
+        "one run: what the law says of other schedules is not tested on any, and rests on published ones",
+    )  # fmt: skip
+    assert found.predict("constant:peak=2,steps=10").level == 0.9
+    assert found.predict("constant:peak=2,steps=10", [3, 4], 0.5).at.tolist() == [3, 4]
+    two = schedule_fit.fit_multi_power([*runs, *runs], notes=("first",))
+    assert two.notes == ("first",)
+    assert set(two.held_out) == {"a"}
+
+
+def test_levels_of_predictions_are_90_percent():
+    predictor = SchedulePredictor(A([*np.log([2.0, 0.06, 0.5, 0.045, 2000.0, 0.6]), 0.6]), np.zeros((7, 7)), 1.0, 1.0, 0.1, 0.0,  # noqa: E501
+                                  "loss", (A([1]), A([1.0])))  # fmt: skip
+    rows = Table({"step": [1, 2], "lr": [1.0, 1.0]}, "t")
+    assert predictor.of_rows(rows)["high"].tolist() == predictor.of_rows(rows, 0.9)["high"].tolist()
+    assert predictor.of_rows(rows)["high"][0] != predictor.of_rows(rows, 0.5)["high"][0]
+
+    class Loss:
+        x_names, loss_name, by = ("N",), "loss", "a stub"
+
+        def predict(self, points, level):
+            x = np.asarray(points, float).reshape(-1, 1)
+            return SimpleNamespace(x=x, median=x[:, 0], low=x[:, 0], high=x[:, 0], beyond=x[:, 0])
+
+    assert TaskPredictor(Loss(), share_predictor()).predict([1.0]).level == 0.9
+    link = SimpleNamespace(predictor=share_predictor())
+    assert two_steps.TaskAnalysis(link, Loss(), 1, ()).predict([1.0]).level == 0.9
+    assert share_predictor().predict([1.0]).level == 0.9
+    assert predictor_of_loss([1.0, 2.0, 4.0], [3.0, 2.0, 1.5], ("N",), "loss").predict([4.0]).level == 0.9
+
+
+def share_predictor(**changes):
+    given = {"metric": Metric("acc"), "x_names": ("N",), "names": ("a", "b", "chance", "missed"),
+             "theta": A([[0.0, 1.0, 0.0, 0.0]]), "covariance": np.zeros((1, 4, 4)), "freedom": A([5.0]), "weights": A([1.0]),  # noqa: E501
+             "between": 0.0, "trials": np.inf, "log": True, "low": A([1.0]), "high": A([4.0]),
+             "sites": A([[0.0], [np.log(4)]])}  # fmt: skip
+    return SharePredictor(**given | changes)
+
+
+def test_beyond_a_table_the_slope_of_a_share_is_off_by_a_third():
+    """Two e-folds beyond, the odds are off by 0.35 * 2 times the slope of 1; inside by nothing."""
+    one = share_predictor()
+    p, weights = one.draws(A([[4.0 * np.exp(2)], [2.0]]))
+    assert p.shape == (500, 2)
+    assert weights == pytest.approx(np.full(500, 1 / 500))
+    odds = logit(p)
+    assert odds[:, 0].std() == pytest.approx(0.7, rel=0.1)
+    assert odds[:, 0].mean() == pytest.approx(np.log(4) + 2, abs=0.1)
+    assert odds[:, 1] == pytest.approx(np.full(500, np.log(2)))
+    assert np.array_equal(one.draws(A([[9.0]]))[0], one.draws(A([[9.0]]), 500, 0)[0])
+    assert not np.array_equal(one.draws(A([[9.0]]))[0], one.draws(A([[9.0]]), 500, 1)[0])
+    missed = share_predictor(theta=A([[0.0, 1.0, 0.0, 0.2]]))
+    assert missed.draws(A([[1e9]]))[0].max() > 0.8  # what is missed may shrink beyond the table
+    assert missed.draws(A([[4.0]]))[0] == pytest.approx(np.full((500, 1), 0.8 * 0.8))
+    chance = share_predictor(theta=A([[0.0, 1.0, 0.2, 0.0]]))
+    assert chance.draws(A([[4.0]]))[0] == pytest.approx(np.full((500, 1), 0.2 + 0.8 * 0.8))
+
+
+@pytest.mark.parametrize(("criterion", "chosen"), [(7.9, "logistic_floor"), (8.1, "logistic")])
+def test_a_chance_is_fitted_where_its_criterion_is_lower_by_two(criterion, chosen, monkeypatch):
+    monkeypatch.setattr(share_analysis, "_criteria", lambda fits, *rest: {
+        name: criterion if name == "logistic_floor" else 10.0 for name in fits})  # fmt: skip
+    found = analyse_shares([1e6, 1e7, 1e8, 1e9], [0.27, 0.40, 0.71, 0.90])
+    assert (found.chosen, found.chance) == (chosen, "fitted" if chosen == "logistic_floor" else "none")
+
+
+def test_the_criterion_of_a_share_counts_its_variance():
+    """QAICc: deviance + 2 k + 2 k (k + 1) / (n - k - 1) with k one more than the fitted; of too few rows none, and then
+    the plain shape has 0."""
+    t = np.linspace(-2, 2, 8)[:, None]
+    y = 1 / (1 + np.exp(-t[:, 0] - 0.1 * np.resize([1, -1], 8)))
+    trials = np.full(8, 50.0)
+    fits = {"logistic": shares.fit_share(shares.Form("logistic"), t, y, trials)}
+    k = 3
+    expected = shares.fit_share(shares.Form("logistic"), t, y, trials, fits["logistic"].between).deviance
+    assert share_analysis._criteria(fits, t, y, trials) == pytest.approx(
+        {"logistic": expected + 2 * k + 2 * k * (k + 1) / (8 - k - 1)}
+    )  # fmt: skip
+    few = {"logistic": shares.fit_share(shares.Form("logistic"), t[:4], y[:4], trials[:4])}
+    assert share_analysis._criteria(few, t[:4], y[:4], trials[:4]) == {"logistic": 0.0}
+
+
+def test_a_beta_distribution_has_15_nodes_and_many_draws_200():
+    assert run_quantiles(A([[0.5]]), A([1.0]), 1 / 3, np.inf, (0.0,))[0, 0] == pytest.approx(1 / 30)
+    draws = np.linspace(0, 1, 201)[:, None]
+    kept, weights = shares._thinned(draws, np.ones(201))
+    assert (len(kept), weights[0]) == (200, 1 / 200)
+    assert shares._thinned(draws[:200], np.ones(200))[0] is not None
+    assert len(shares._thinned(draws[:200], np.ones(200))[0]) == 200
+    assert np.array_equal(shares._thinned(draws[:200], np.ones(200))[0], draws[:200])
+
+
+def test_the_level_of_a_backtest_of_shares_is_90_percent():
+    asked = []
+
+    class Law:
+        def predict(self, at, level):
+            asked.append(level)
+            ones = np.ones(len(at))
+            return SimpleNamespace(median=ones / 2, low=ones / 4, high=ones)
+
+    x, y = A([[1.0], [2.0], [4.0], [8.0]]), A([0.2, 0.4, 0.6, 0.8])
+    found = backtest_shares(x, y, ("N",), Metric("acc"), {"forecast": lambda seen: Law()})
+    assert (set(asked), found.level, found.x_name) == ({0.9}, 0.9, "N")
+
+
+def test_the_most_rows_of_a_simulated_table_are_a_million():
+    with pytest.raises(InputError) as caught:
+        simulate_table("power", {"N": np.ones(1_000_001)}, {"A": 1.0, "alpha": 1.0})
+    assert str(caught.value) == "the table would have 1000001 rows; at most 1000000"
+
+
+def test_priors_of_repeated_data():
+    whole = A([1.0, 2, 3, 4, 5, 6, 7])
+    x = np.column_stack([np.ones(7), whole, A([1.0, 2, 3, 4, 2, 2, 2])])
+    found = space.forms(("N", "D", "U"), x, "log")
+    law = next(one for name, one in found.items() if name.endswith("N overfitting"))
+    assert (law.priors["R"], law.priors["h"], law.bounds["R"]) == ((2.0, 2.0), (0.0, 1.0), (1e-2, 1e3))
+
+
+def test_tables_of_more_than_5000_rows_are_thinned():
+    one = Table({"N": np.r_[np.repeat([1, 2], 2500), 2]}, "t")
+    assert thinning.sampled(one, ("N",)).n_rows == 600
+    # Of values a factor e apart the 65th shares a part with its neighbour.
+    for n, parts in ((64, 64), (65, 64)):
+        found = thinning._strata([np.exp(np.arange(float(n)))], np.zeros(n), 1000)
+        assert len(set(found.tolist())) == parts
+    assert len(set(thinning._strata([np.exp(np.arange(64.0))], np.zeros(64), 64).tolist())) == 32
+
+
+def test_turns_are_told_at_their_own_level():
+    """A rise and a fall must be as sure as 0.4 of what is left of the level."""
+    t = np.arange(6.0)
+    assert turn_test(t, (t - 2.5) ** 2, 0.95).level == pytest.approx(0.98)
+    assert turn_test(t, (t - 2.5) ** 2, 0.5).level == pytest.approx(0.8)
+
+
+def test_seven_scales_are_enough_for_stretches():
+    t, y = np.arange(7.0), A([6.0, 4.0, 2.0, 4.0, 6.0, 4.0, 2.0])
+    assert _stretches(t, y, np.ones(7), 0.9) is not None
+    assert _stretches(t[:6], y[:6], np.ones(6), 0.9) is None
+
+
+def test_what_a_bootstrap_asks_for():
+    t = np.arange(4.0)
+    fit = fit_law(LAWS["power"], observe(np.exp(t), np.exp(1 - 0.5 * t + 0.1 * A([1, -1, -1, 1]))), LeastSquares())
+    steps = bootstrap.steps(fit)
+    asked = next(steps)
+    assert (asked.starts.shape, asked.max_iterations, asked.exact, asked.stall_share) == ((1000, 2), 200, False, 1e-6)
+    assert np.array_equal(asked.starts, np.repeat(fit.theta[None], 1000, 0))
+    assert (asked.law, asked.objective, asked.y.shape, asked.weights.shape) == (
+        fit.law,
+        fit.objective,
+        (1000, 4),
+        (1, 4),
+    )
+    assert asked.t[:, 0] == pytest.approx(t - 1.5)
+    same = next(bootstrap.steps(fit, 1000, seed=0))
+    assert np.array_equal(asked.y, same.y)
+    assert not np.array_equal(asked.y, next(bootstrap.steps(fit, 1000, seed=1)).y)
+    runs = next(bootstrap.steps(fit, 7, kind="runs"))
+    assert (runs.y.shape, runs.weights.shape, runs.weights.sum(1).tolist()) == ((1, 4), (7, 4), [4] * 7)
+    theta = np.tile(fit.theta, (7, 1))
+    theta[2, 0] = np.nan
+    with pytest.raises(StopIteration) as ended:  # noqa: PT012
+        next_steps = bootstrap.steps(fit, 7, kind="runs")
+        next(next_steps)
+        next_steps.send(SimpleNamespace(theta=theta, value=np.r_[np.zeros(6), np.inf]))
+    found = ended.value.value
+    assert (len(found.theta), len(found.spread), found.n_failed) == (5, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "law", "resamples", "objective", "others"),
+    [
+        ({}, "chinchilla", 1000, LogHuber(), ["chinchilla", "kaplan"]),
+        ({"law": "kaplan", "n_bootstrap": 500}, "kaplan", 200, LogHuber(), ["kaplan", "chinchilla"]),
+        ({"law": "kaplan", "n_bootstrap": 50, "objective": LeastSquares()}, "kaplan", 50, LeastSquares(),
+         ["kaplan", "chinchilla"]),
+        ({"noise": np.full(5, 0.1)}, "chinchilla", 1000, LeastSquares(), ["chinchilla", "kaplan"]),
+    ],
+)  # fmt: skip
+def test_a_surface_and_those_beside_it(options, law, resamples, objective, others, monkeypatch):
+    asked = []
+
+    def fit_of(candidate, observations, how):
+        assert how == objective
+        return SimpleNamespace(law=candidate, observations=observations, converged=True, at_bound=(), condition=1.0)
+
+    monkeypatch.setattr(surface_fit, "fit_law", fit_of)
+    monkeypatch.setattr(surface_fit, "weigh", lambda observations: observations)
+    monkeypatch.setattr(surface_fit, "influence_notes", lambda *given: ["a row"])
+    monkeypatch.setattr(surface_fit, "misfit_notes", lambda noise: ["a misfit"])
+    monkeypatch.setattr(surface_fit, "bootstrap", lambda fit, n, seed: asked.append((n, seed)) or SimpleNamespace(
+        how="drawn", noise=None))  # fmt: skip
+    x = np.column_stack([np.arange(1.0, 6.0), A([2.0, 1, 4, 3, 5])])
+    found = surface_fit.analyse_surface(x, np.arange(5.0, 0, -1), notes=("first",), **options)
+    assert (found.fit.law.name, list(found.families), found.level, found.named) == (law, others, 0.95, "law" in options)
+    assert asked == [(resamples, 0)]
+    assert (found.fit.observations.x_names, found.fit.observations.loss_name) == (("N", "D"), "loss")
+    weighed = ["predictions weigh every row alike; the parameters above weigh rows by their evaluation errors"]
+    assert found.notes == (
+        "first", "drawn", "a misfit", *(weighed if "noise" in options else []), *(["a row"] if law == "chinchilla" else []),  # noqa: E501
+    )  # fmt: skip
+    assert list(MANY_AXES)[:1] == ["chinchilla"]
+
+
+def test_three_rows_that_move_a_parameter_are_named(monkeypatch):
+    table = observe(np.column_stack([np.arange(1.0, 6.0), np.ones(5)]), np.ones(5))
+    fit = SimpleNamespace(parameters={"E": 0.0}, observations=table)
+    monkeypatch.setattr(surface_fit, "influence", lambda fit: {"E": A([5.0, 4.0, 3.0, 2.0, 1.0])})
+    sample = SimpleNamespace(standard_errors=lambda: {"E": 1.0})
+    assert [note.rsplit(" by ")[1] for note in surface_fit.influence_notes(fit, sample)] == [
+        "5.0 se",
+        "4.0 se",
+        "3.0 se",
+    ]
