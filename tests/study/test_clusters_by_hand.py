@@ -142,7 +142,9 @@ def test_looking_for_a_cluster_leaves_the_signal_to_the_study(monkeypatch: pytes
     assert signal.getsignal(signal.SIGTERM) is before
     assert ray.calls == ["shutdown"]
     RayExecutor().check()
-    assert ray.calls == ["shutdown"]
+    ray.initialized = True
+    RayExecutor("auto").check()
+    assert ray.calls == ["shutdown"], "one that is connected already needs no look"
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "auto", "host", "host:port"])

@@ -151,6 +151,8 @@ def test_the_newest_loss_is_that_of_the_last_whole_row_of_evaluations_first(tmp_
                         ("step,loss\n1,text\n", None), ("", None)):  # fmt: skip
         (tmp_path / "other.csv").write_text(text)
         assert _last_row_loss(tmp_path / "other.csv") == found
+    (tmp_path / "other.csv").write_bytes(b"step,\xffloss,note\n1,2.5,\xff\n")
+    assert _last_row_loss(tmp_path / "other.csv") == ("\ufffdloss", 2.5)
     long = "step,loss\n" + "".join(f"{k},{k / 2}\n" for k in range(5000))
     (tmp_path / "other.csv").write_text(long)
     assert _last_row_loss(tmp_path / "other.csv") == ("loss", 4999 / 2)
@@ -229,7 +231,10 @@ def test_git_is_asked_without_locks_and_says_nothing_where_it_fails(monkeypatch:
 
 def test_a_checkout_has_its_revision_and_what_is_not_in_it(monkeypatch: Any, tmp_path: Path) -> None:
     said = {"rev-parse": "abc\n", "status": " M a.py\n?? b.py\n", "diff": "difference"}
-    monkeypatch.setattr(provenance, "_git", lambda top, what, *more: said[what])
+    words = {"rev-parse": ("HEAD",), "status": ("--porcelain",), "diff": ("HEAD",)}
+    monkeypatch.setattr(
+        provenance, "_git", lambda top, what, *more: said[what] if (top, more) == (tmp_path, words[what]) else "other"
+    )
     found = provenance._checkout(tmp_path, "module")
     assert (found["module"], found["revision"], found["dirty"]) == ("module", "abc", True)
     assert (found["changed_files"], found["diff"], len(found["diff_sha256"])) == (["a.py", "b.py"], "difference", 64)
