@@ -342,3 +342,119 @@ def test_a_table_that_is_chosen_from_passes_on_what_was_chosen(study: Path, aske
         ((), None, {"group": None, "series": (), "best_of": (), "run": None, "seed": None, "checkpoints": False,
                       "rows": None, "noise": None}),
     ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------- what commands pass on
+
+
+def test_the_sizes_of_an_optimum_are_the_first_two_scales_of_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metascale.cli import laws, surfaces
+
+    split: list[Any] = []
+    opened = SimpleNamespace(scales=("N", "D", "E"))
+    monkeypatch.setattr(laws, "Opening", lambda *given: SimpleNamespace(open=lambda y: opened))
+    monkeypatch.setattr(surfaces, "best_split", lambda *given: split.append(given[2]) or {})
+    laws.optimum(Path("t"), [1.0])
+    laws.optimum(Path("t"), [1.0], "size")
+    laws.optimum(Path("t"), [1.0], None, "tokens")
+    opened.scales = ("N",)
+    laws.optimum(Path("t"), [1.0])
+    assert split == [("N", "D"), ("size", None), (None, "tokens"), (None, None)]
+
+
+def test_rows_of_schedules_are_predicted_by_their_law_at_the_level() -> None:
+    import numpy as np
+
+    from metascale.cli.scales import predicted_rows
+    from metascale.laws.schedule_predictor import SchedulePredictor
+    from metascale.laws.table import Table
+
+    class Own(SchedulePredictor):
+        x_names = ("step",)  # type: ignore[assignment]
+
+        def __init__(self, name: str) -> None:
+            object.__setattr__(self, "called", name)
+
+        def of_rows(self, rows: Table, level: float) -> Any:
+            steps = np.asarray(rows.column("step"), float)
+            return {"median": steps * 2, "low": steps - level, "high": steps + level, "beyond": steps * 0}
+
+    table = Table({"g": np.array(["a", "b", "a"]), "step": np.array([1, 2, 3])}, "t", ())
+    found = predicted_rows(table, {"a": Own("a"), "b": Own("b")}, 0.5, "g")
+    assert [(row["g"], row["step"], row["median"], row["low"], row["high"], row["beyond"]) for row in found] == [
+        ("a", 1, 2.0, 0.5, 1.5, 0.0), ("b", 2, 4.0, 1.5, 2.5, 0.0), ("a", 3, 6.0, 2.5, 3.5, 0.0)
+    ]  # fmt: skip
+
+
+def test_results_are_written_by_their_names_with_the_pictures_of_laws(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    from metascale.cli.words import write_results
+    from metascale.laws import picture
+
+    drawn: list[Any] = []
+    monkeypatch.setattr(picture, "figure_of", lambda pictures: f"figure of {pictures}")
+    monkeypatch.setattr(picture, "write_png", lambda what, path: drawn.append((what, path.name)))
+    monkeypatch.setattr(picture, "write_html", lambda pictures, path: drawn.append((pictures, path.name)))
+    given: Any = ({"a.json": {"b": 1}}, {"t.csv": [{"x": 1, "y": "=2"}]}, {"p.png": "axes"})
+    write_results(tmp_path, *given, ["one"], to_stderr=True)
+    assert drawn == [("figure of ['one']", "law.png"), (["one"], "law.html"), ("axes", "p.png")]
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
+    assert (tmp_path / "t.csv").read_text().splitlines()[0] == "x,y"
+    assert capsys.readouterr() == ("", f"wrote {tmp_path}/a.json, t.csv, law.png, law.html and p.png\n")
+    drawn.clear()
+    write_results(tmp_path, *given)
+    assert drawn == [("axes", "p.png")]
+    assert capsys.readouterr() == (f"wrote {tmp_path}/a.json, t.csv and p.png\n", "")
+
+
+def test_a_stage_is_said_after_two_seconds_and_then_every_ten(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    import threading
+
+    from metascale.cli.words import stage
+
+    waits: list[float] = []
+    enough = threading.Event()
+
+    class Beats(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if timeout is None:
+                return super().wait()
+            waits.append(timeout)
+            if len(waits) < 3:
+                return False
+            enough.set()
+            return super().wait(60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Event", Beats)
+        with stage("fitting 7 rows"):
+            assert enough.wait(10)
+    assert waits == [2.0, 10.0, 10.0]
+    assert capsys.readouterr() == ("", "fitting 7 rows ... (0 s)\n" * 2)
+
+
+def test_the_costs_of_a_recipe_are_those_of_its_study_on_its_first_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metascale.cli.run import _costs
+    from metascale.core import optional
+
+    asked: list[Any] = []
+    planned: Any = SimpleNamespace(recipe="recipe", study="study", workers=3, devices=("cuda:0", "cpu"))
+    table = lambda *given: ("title", ["heads"], [list(map(str, given))])
+    monkeypatch.setattr(optional, "require", lambda *given: asked.append(given))
+    monkeypatch.setitem(sys.modules, "metascale.workflow.estimate", SimpleNamespace(cost_table=table))  # it loads torch
+    assert _costs(planned) == ("title", ["heads"], [["recipe", "study", "3", "cuda:0"]])
+    assert asked == [("torch", "torch", "estimating a study")]
+
+
+@pytest.mark.parametrize("error", [NotADirectoryError, PermissionError])
+def test_a_folder_for_adapters_that_cannot_be_made_is_refused(error: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metascale.cli.study import export
+    from metascale.integrations import adapters
+
+    def fails(*given: Any) -> Any:
+        raise error(13, "Not so")
+
+    monkeypatch.setattr(adapters, "export_adapter", fails)
+    with pytest.raises(InputError, match=r"^--peft there cannot be written: Not so$"):
+        export(Path("run"), peft=Path("there"))
