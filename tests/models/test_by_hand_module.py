@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -364,3 +365,110 @@ def test_a_weight_that_is_dropped_out_of_has_one_mask_for_all_tasks_and_examples
         model = Module(net, loop=loop)
         torch.testing.assert_close(model.predict(started(model), batch, 6), expected)
         torch.testing.assert_close(model.predict(started(model), batch), batch.inputs["x"] @ net.weight.t())
+
+
+def test_instances_are_normalised_by_themselves_or_by_running_statistics() -> None:
+    norm = nn.InstanceNorm1d(2, affine=True, track_running_stats=True)
+    norm.running_mean.copy_(torch.tensor([1.0, 2.0]))
+    x = drawn(1, 3, 2, 5)
+    batch = Batch({"x": x}, torch.zeros(1, 3, dtype=torch.long))
+    own, running = Module(nn.Sequential(norm)), Module(nn.Sequential(norm), batch_statistics="frozen")
+    expected = (x - x.mean(3, keepdim=True)) / (x.var(3, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(own.predict(started(own, 1), batch), expected)
+    by_hand = (x - torch.tensor([[1.0], [2.0]])) / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(running.predict(started(running, 1), batch), by_hand)
+
+
+def test_a_module_in_another_process_has_its_finding_and_places_nothing_twice() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    net[0].requires_grad_(False)
+    model = Module(net, output=Chosen(), batch_statistics="frozen")
+    batch = Batch({"x": drawn(2, 3, 4).double()}, torch.zeros(2, 3, dtype=torch.long))
+    params = {name: value.double() for name, value in started(model).items()}
+    expected = model.predict(params, batch)
+    again = pickle.loads(pickle.dumps(model))
+    assert again._outputs._placed == {}
+    assert again._outputs.finding == model._outputs.finding
+    assert len(model._outputs._placed) == 1
+    assert torch.equal(again.predict(params, batch), expected)
+
+
+class Chosen:
+    def __call__(self, returned: Any) -> torch.Tensor:
+        picked: torch.Tensor = returned[:, [2, 0]]
+        return picked
+
+
+def test_numbers_of_a_module_that_are_no_weights_stay_whole() -> None:
+    class Index(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+            self.register_buffer("chosen", torch.tensor([2, 0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x)[:, self.chosen]
+
+    net, x = Index(), drawn(2, 3, 4)
+    model = Module(net)
+    for dtype in (torch.float64, torch.float32):
+        params = {name: value.to(dtype) for name, value in started(model).items()}
+        found = model.predict(params, Batch({"x": x.to(dtype)}, torch.zeros(2, 3, dtype=torch.long)))
+        torch.testing.assert_close(found.float(), torch.stack([net(one) for one in x]))
+
+
+def test_one_mask_an_example_in_a_loop_of_its_own() -> None:
+    """The number of masks grows with the examples, so that none tells an axis: the first one is taken."""
+
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([F.dropout(row, 0.5, self.training) for row in self.linear(x).unbind()])
+
+    batch = Batch({"x": drawn(2, 2, 4)}, torch.zeros(2, 2, dtype=torch.long))
+    model = Module(Rows(), example=batch)
+    assert model._outputs.finding is not None
+    assert model._outputs.finding.masks == (0, 0)
+    assert model.losses(started(model), batch, 3).shape == (2,)
+
+
+def test_reasons_are_the_first_200_letters_of_their_first_line() -> None:
+    class Fails(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if torch._C._functorch.is_batchedtensor(x):
+                raise RuntimeError("a" * 300 + "\nmore")
+            return Once.apply(self.linear(x))
+
+    model = Module(Fails(), example=Batch({"x": drawn(2, 3, 4)}, torch.zeros(2, 3, dtype=torch.long)))
+    finding = model._outputs.finding
+    assert finding is not None
+    assert (finding.loop, finding.once) == ("a" * 200, "b" * 200)
+    with pytest.raises(InputError, match=rf"\({'b' * 200}\): use FOMAML or Reptile"):
+        model.require_second_order()
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return Never.apply(grad)
+
+
+class Never(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return 2 * grad
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        raise RuntimeError("b" * 300 + "\nmore")
