@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -22,11 +23,14 @@ from metascale.models.kernels import linear as kernel
 from metascale.models.kernels.convolution import convolve
 from metascale.models.kernels.linear import linear
 from metascale.models.kernels.pooling import pooled_patches
+from metascale.models.kernels.tridiagonal import leading_resolvent, resolvent_diagonal, scan_flops
 from metascale.models.language import normalise
 from metascale.models.module import Module
 from metascale.models.text import any_model, classifiers, hf, probe
 from metascale.models.text.classifiers import AdapterClassifier
 from metascale.models.text.heads import PrototypeHead, ScoreHead, ZeroHead
+from metascale.models.text.peft_format import peft_files, save_peft
+from metascale.models.widths import layer_widths
 from tests.models.tiny_backbones import CONFIGS, tiny
 
 
@@ -249,6 +253,99 @@ def test_how_a_backbone_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     failing = 0
     assert probe.reached(other, {}) == {"found"}
     assert calls == [("elsewhere", True)]
+
+
+KERNELS = {
+    "sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn", "flash_attention_3": "_supports_flash_attn",
+    "flex_attention": "_supports_flex_attn",
+}  # fmt: skip
+"""The mark that a class of transformers bears which has the kernel."""
+
+
+@pytest.mark.parametrize("asked", KERNELS)
+@pytest.mark.parametrize("way", ["mapped", "one of several", "encoder"])
+def test_kernels_by_the_marks_of_a_class(asked: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Config:
+        model_type = "t5" if way == "encoder" else "own"
+
+    has: Any = type("Has", (), {KERNELS[asked]: True})
+    lacks: Any = type("Lacks", (), {"_supports_sdpa": asked != "sdpa", "_supports_flash_attn": False})
+
+    def package(found: Any) -> Any:
+        mapped = (found, None) if way == "one of several" else found
+        return SimpleNamespace(MODEL_MAPPING={Config: mapped}, AutoModel=None, T5EncoderModel=found)
+
+    config: Any = Config()
+    monkeypatch.setattr(hf, "_transformers", lambda: package(has))
+    hf._check_kernel(config, asked)
+    monkeypatch.setattr(hf, "_transformers", lambda: package(lacks))
+    hf._check_kernel(config, "eager")
+    hf._check_kernel(config, "a name that transformers knows")
+    with pytest.raises(InputError, match=f"has no attention kernel '{asked}'") as caught:
+        hf._check_kernel(config, asked)
+    others = "eager" if asked == "sdpa" else "eager, sdpa"
+    assert (caught.value.field, caught.value.value, caught.value.allowed) == ("attn_implementation", asked, others)
+    if way == "mapped":
+        monkeypatch.setattr(hf, "_transformers", lambda: SimpleNamespace(MODEL_MAPPING={}, AutoModel=None))
+        hf._check_kernel(config, asked)
+
+
+def test_devices_and_the_package_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hf.random_backbone(CONFIGS["bert"](), 0, device="meta").device.type == "meta"
+    assert hf.random_backbone(CONFIGS["bert"](), 0).device.type == "cpu"
+    monkeypatch.setattr(hf, "require", lambda *given: given)
+    assert hf._transformers() == ("transformers", "text", "a language model")
+
+
+def test_layers_that_read_what_all_texts_share_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of families that are not known; the first by its whole name, all by their last parts."""
+
+    class Backbone:
+        device = torch.device("cpu")
+        config = SimpleNamespace(model_type="own")
+
+    shapes = {"a.q": (1, 1), "a.k": (1, 1), "b.q": (1, 1), "a.v": (1, 1)}
+    monkeypatch.setattr(probe, "reached", lambda backbone, asked: set(asked))
+    monkeypatch.setattr(probe, "unbatched", lambda backbone, asked: ["a.q", "b.q", "a.v"])
+    backbone: Any = Backbone()
+    with pytest.raises(InputError, match=r"^'a\.q' of Backbone also reads what all texts share") as caught:
+        probe.require_live(backbone, shapes)
+    assert (caught.value.field, caught.value.value, caught.value.allowed) == ("targets", ["q", "v"], "k")
+    monkeypatch.setattr(Backbone, "config", SimpleNamespace(model_type="bert"))
+    probe.require_live(backbone, shapes)
+    monkeypatch.setattr(probe, "reached", lambda *_: pytest.fail("asked again"))
+    probe.require_live(backbone, shapes)
+    monkeypatch.setattr(probe, "unbatched", lambda *_: pytest.fail("without values nothing is read"))
+    monkeypatch.setattr(probe, "reached", lambda backbone, asked: set(asked))
+    other: Any = Backbone()
+    monkeypatch.setattr(Backbone, "config", SimpleNamespace(model_type="own"))
+    monkeypatch.setattr(Backbone, "device", torch.device("meta"))
+    probe.require_live(other, shapes)
+
+
+def test_arguments_where_nothing_is_said() -> None:
+    def told(function: Any) -> dict[str, Any]:
+        given = inspect.signature(function).parameters.values()
+        return {one.name: one.default for one in given if one.default is not inspect.Parameter.empty}
+
+    assert told(Module) == {
+        "loss": "cross_entropy", "start": None, "batch_statistics": "batch", "steps": None, "train": ("*",),
+        "output": None, "head": None, "example": None, "loop": False,
+    }  # fmt: skip
+    assert told(classifiers.TextClassifier) == {"train_blocks": None, "pooling": None, "seed": 0}
+    assert told(any_model.LoRA) == {
+        "task": "classification", "n_classes": None, "rank": 16, "alpha": 32.0, "dropout": 0.05, "targets": None,
+        "head": None, "pooling": None, "attn_implementation": "eager",
+    }  # fmt: skip
+    weights = {"dtype": "float32", "attn_implementation": "sdpa", "device": "cpu"}
+    assert told(hf.load_backbone) == {**weights, "random_init_seed": None, "load_in_8bit": False}
+    assert told(hf.random_backbone) == weights
+    assert told(hf.load_encoder) == {"max_length": 64}
+    for write in (save_peft, peft_files):
+        assert told(write) == {"prefix": "", "task_type": None}
+    assert told(leading_resolvent) == told(resolvent_diagonal) == {"coupling": 1.0, "gradient": "exact"}
+    assert told(scan_flops) == {"causal": True}
+    assert (told(convolve), told(layer_widths)) == ({"groups": 1}, {"ratio": 1.0})
 
 
 # ---------------------------------------------------------------------------------------------- LoRA
