@@ -16,11 +16,13 @@ from metascale.models.text.peft_format import _check_fields, _check_scale, _own_
 from metascale.models.text.seq_cls import _linear_layers, stock_head
 
 FOLDER = Path("adapters")
-ANY_VALUE = """
-    r lora_alpha init_lora_weights target_modules exclude_modules layers_to_transform layers_pattern lora_dropout
-    inference_mode runtime_config eva_config corda_config loftq_config lora_ga_config qalora_group_size megatron_core
-    fan_in_fan_out task_type auto_mapping peft_version base_model_name_or_path revision
-""".split()
+ANY_VALUE = [
+    "r", "lora_alpha", "init_lora_weights", "target_modules", "exclude_modules", "layers_to_transform",
+    "layers_pattern",
+    "lora_dropout", "inference_mode", "runtime_config", "eva_config", "corda_config", "loftq_config", "lora_ga_config",
+    "qalora_group_size", "megatron_core", "fan_in_fan_out", "task_type", "auto_mapping", "peft_version",
+    "base_model_name_or_path", "revision",
+]  # fmt: skip
 """Fields of peft's LoraConfig that change no output, or are read elsewhere."""
 DEFAULTS: dict[str, Any] = {
     "use_dora": False, "use_rslora": False, "lora_bias": False, "bias": "none", "modules_to_save": None,
