@@ -365,6 +365,7 @@ def test_halvings_are_recorded_and_told(collected: list[None], caplog: pytest.Lo
     guard = MicroBatches(run, {(9, 9): 3})
     with caplog.at_level(logging.WARNING, "metascale.parallel"):
         assert tried(guard, 2, None, 7) == [None, 4, 2]
+    assert {record.name for record in caplog.records} == {"metascale.parallel"}
     assert [record.getMessage() for record in caplog.records] == [
         "out of memory at step 7: micro-batch 9 -> 4 examples (full)",
         "out of memory at step 7: micro-batch 4 -> 2 examples (full)",
@@ -548,6 +549,28 @@ def test_trials_have_the_threads_of_the_program_and_the_first_error_is_raised() 
     with pytest.raises(KeyError, match="first"):
         run_together([lambda: ended.append(1), lambda: fails(KeyError("first")), lambda: fails(ValueError("second"))])
     assert ended == [1]
+
+
+def test_abandoned_trials_end() -> None:
+    """One that has not begun does not; one that waits for a call is interrupted there, and nothing is raised twice."""
+    ran: list[Any] = []
+    stacked.Strand(lambda: ran.append("begun")).abandon()
+    assert ran == []
+
+    class Interrupting(Doubles):
+        def together(self, functions: Any, parts: Any) -> Any:
+            raise KeyboardInterrupt("by the user")
+
+    def trial(place: int) -> None:
+        try:
+            asked(Interrupting([]), place, 0.1)
+        except KeyboardInterrupt:
+            ran.append(place)
+            raise
+
+    with pytest.raises(KeyboardInterrupt, match="by the user"):
+        run_together([lambda place=place: trial(place) for place in range(3)])
+    assert ran == [0, 1, 2]
 
 
 # ------------------------------------------------------------------------------------------------------------ messages
@@ -825,8 +848,10 @@ def test_the_program_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     told.clear()
     monkeypatch.setattr(processes, "serve", broken)
+    some = SimpleNamespace(SIGINT=2, SIG_IGN=1, signal=lambda *given: told.append(given))  # as on another system
+    monkeypatch.setattr(processes, "signal", some)
     processes.main()
-    assert told[-1] == ("exit", 0)
+    assert told == [(2, 1), ("dup2", 2, 1), ("threads", 1), ("exit", 0)]
 
 
 # --------------------------------------------------------------------------------------------------- joined trainings

@@ -300,6 +300,28 @@ OPTIONS: dict[str, tuple[dict[str, Any], Any, list[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_every_option_of_torch_s_muon_is_taken_over() -> None:
+    module = nn.Linear(2, 3, bias=False)
+    options = {"momentum": 0.4, "nesterov": False, "weight_decay": 0.2, "ns_steps": 3}
+    for scaling, ours in ((None, "original"), ("original", "original"), ("match_rms_adamw", "match_rms_adamw")):
+        theirs = torch.optim.Muon(module.parameters(), 0.3, adjust_lr_fn=scaling, **options)
+        found, state = from_torch(theirs, module)
+        assert found == Muon(0.3, 0.4, False, 0.2, 3, ours)  # type: ignore[arg-type]
+        assert list(state["velocity"]) == ["weight"]
+    other = torch.optim.Muon(module.parameters(), 0.3, ns_coefficients=(3.0, -4.0, 2.0))
+    message = (
+        "torch.optim.Muon with ns_coefficients=(3.0, -4.0, 2.0) has no counterpart; use "
+        "ns_coefficients=(3.4445, -4.775, 2.0315)"
+    )
+    with pytest.raises(InputError, match=exactly(message)):
+        from_torch(other, module)
+    module(torch.ones(1, 2)).sum().backward()
+    theirs.step()
+    _, state = from_torch(theirs, module)
+    assert bool(state["velocity"]["weight"].any())
+
+
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_every_option_of_a_torch_optimiser_is_taken_over(kind: str) -> None:
     options, expected, slots = OPTIONS[kind]
@@ -442,8 +464,13 @@ class Kept(MemoryRun):
         self.shown.append((done, total))
 
 
-def test_a_whole_training_by_its_table() -> None:
-    """Seven steps, validated at 0, 3, 6 and the end, saved there and at 2 and 4, logged every other step."""
+def test_a_whole_training_by_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven steps, validated at 0, 3, 6 and the end, saved there and at 2 and 4, logged every other step.
+
+    The clock is read at the start and after each validation, half a second later every time.
+    """
+    clock = iter(1000 + 0.5 * k for k in range(99))
+    monkeypatch.setattr("metascale.training.loop.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     run, script = Kept(), Script({0: 5.0, 3: 2.0, 6: 3.0, 7: 4.0})
     result = train(script, Schedule(7, eval_every=3, checkpoint_every=2, log_every=2), run)
     assert result == TrainResult(3, 7, 3, 2.0, 3, "max_steps")
@@ -457,8 +484,9 @@ def test_a_whole_training_by_its_table() -> None:
     ]
     assert run.saves == [(0, True), (2, True), (3, True), (4, True), (6, True), (7, True)]
     assert run.shown == [(k, 7) for k in range(1, 8)]
-    assert [row["step"] for row in run.measurements] == [0, 3, 6, 7]
-    assert all(set(row) == {"step", "wall_s"} and row["wall_s"] >= 0 for row in run.measurements)
+    assert run.measurements == [
+        {"step": step, "wall_s": seconds} for step, seconds in ((0, 0.5), (3, 1.0), (6, 1.5), (7, 2.0))
+    ]
     last = run.latest()
     assert last is not None
     assert set(last.blobs) == {"state.safetensors", "best.safetensors", "progress.json"}
