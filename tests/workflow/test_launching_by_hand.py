@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +33,7 @@ from metascale.training.coordinate_check import CoordinateCheck, CoordinateRow
 from metascale.training.optimizers import Adam
 from metascale.training.state import to_bytes
 from metascale.workflow import conclude, content, coordinates, evaluate, launch, own, places, preflight, stacks
-from metascale.workflow.config import FewShotConfig, TrialConfig
+from metascale.workflow.config import FewShotConfig, TrialConfig, validate
 from metascale.workflow.coordinates import Coordinates
 from metascale.workflow.fewshot import Parts
 from metascale.workflow.text import TextConfig
@@ -923,3 +923,80 @@ def test_nothing_that_changes_is_said_on_the_picture() -> None:
         Coordinates("mlp", 1, {"mup": still}), Figure().subplots(), parameterisation="mup"
     )  # fmt: skip
     assert [text.get_text() for text in ax.texts] == ["No activation changed"]
+
+
+# ------------------------------------------------------------------------------------- few-shot trials together
+
+
+@dataclass(frozen=True)
+class Apart(FewShotConfig):
+    """Of a model that computes each task's numbers from that task alone."""
+
+    @property
+    def tasks_apart(self) -> bool:
+        return True
+
+
+TOGETHER = Apart(meta_batch=8)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("n_tasks", 7), ("n_train_classes", 3), ("inner_lr", 0.7), ("budget", "steps"), ("max_steps", 3),
+        ("visits_per_task", 3), ("eval_every", 3), ("patience", 3), ("min_delta", 0.1), ("outer_optimizer", "adam"),
+        ("outer_lr", 0.7), ("outer_clip", 0.7), ("outer_momentum", 0.7), ("outer_beta1", 0.7), ("outer_beta2", 0.7),
+        ("outer_weight_decay", 0.7), ("outer_schedule", "cosine"), ("outer_warmup", 3), ("outer_final_rate", 0.7),
+        ("outer_decay_share", 0.7),
+    ],
+)  # fmt: skip
+def test_keys_in_which_few_shot_trials_of_a_stack_may_differ(key: str, value: Any) -> None:
+    assert getattr(TOGETHER, key) != value
+    assert replace(TOGETHER, **{key: value}).stack_kind() == TOGETHER.stack_kind()
+    assert key not in TOGETHER.stack_kind()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("meta_batch", 16), ("inner_steps", 7), ("k_shot", 7), ("n_way", 7), ("method", "fomaml"), ("adapt", ("a",)),
+        ("inner_optimizer", "adam"), ("inner_momentum", 0.7), ("n_validation_tasks", 7), ("n_test_tasks", 7),
+        ("reptile_data", "all"), ("eval_inner_steps", 7), ("tune_rates", (0.7,)), ("labels", "sorted"),
+        ("train_threads", 2), ("micro_batch", 7), ("curvature", "unrolled"),
+    ],
+)  # fmt: skip
+def test_keys_that_tell_stacks_apart(key: str, value: Any) -> None:
+    found = replace(TOGETHER, **{key: value}).stack_kind()
+    assert found is not None
+    assert found != TOGETHER.stack_kind()
+
+
+@pytest.mark.parametrize(
+    ("changes", "joins"),
+    [
+        ({"method": "fomaml"}, True), ({"method": "maml"}, True), ({"method": "imaml"}, False),
+        ({"method": "protonet"}, False), ({"method": "zero_shot", "kind": "baseline"}, False),
+        ({"kind": "baseline"}, False), ({"method": "maml", "curvature": "unrolled"}, True),
+        ({"method": "maml", "curvature": "gauss_newton"}, True), ({"method": "maml", "curvature": "none"}, True),
+        ({"method": "maml", "curvature": "diagonal"}, False), ({"method": "fomaml", "curvature": "diagonal"}, True),
+        ({"method": "maml", "curvature": "block_diagonal"}, False), ({"meta_batch": 4}, False),
+        ({"meta_batch": 12}, False), ({"meta_batch": 24}, True), ({"inner_clip": 1.0}, False),
+        ({"rates_by": "mode"}, False), ({"rates_by": "step"}, True), ({"budget": "compute"}, False),
+        ({"measure_memory": True}, False), ({"memory_budget": 10}, False), ({"memory_budget": 0}, False),
+    ],
+)  # fmt: skip
+def test_which_few_shot_trials_run_together(changes: dict[str, Any], joins: bool) -> None:
+    assert (replace(TOGETHER, **changes).stack_kind() is not None) is joins
+
+
+def test_trials_whose_tasks_meet_and_those_of_other_studies_run_alone() -> None:
+    assert FewShotConfig(meta_batch=8).stack_kind() is None
+    assert TrialConfig().stack_kind() is None
+
+
+def test_a_baseline_has_no_visits_to_count() -> None:
+    endless = {"budget": "visits", "n_tasks": None}
+    validate(FewShotConfig, {"kind": "baseline", "method": "zero_shot", **endless}, "here")
+    validate(FewShotConfig, {"n_tasks": None}, "here")
+    with pytest.raises(InputError, match=r"^budget 'visits' needs a number for n_tasks"):
+        validate(FewShotConfig, endless, "here")
