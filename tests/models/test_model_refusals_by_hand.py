@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from metascale.core.errors import CorruptFile, InputError
+from metascale.core.streams import torch_generator
 from metascale.core.types import Batch
 from metascale.models.addressed import AddressedRandomness
 from metascale.models.context import WithContext
@@ -485,6 +486,55 @@ def test_files_of_adapters_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptFile) as caught:
         load_peft(tmp_path, model)
     assert str(caught.value).startswith(f"{tmp_path / 'adapter_model.safetensors'} is not a whole safetensors file: ")
+
+
+CHANGES = (
+    "use_dora use_rslora lora_bias modules_to_save rank_pattern alpha_pattern layer_replication alora_invocation_tokens "
+    "arrow_config ensure_weight_tying kasa_config megatron_config monteclora_config target_parameters "
+    "trainable_token_indices use_bdlora use_qalora velora_config"
+)
+"""Fields of peft's LoraConfig, off by default, that change what an adapter computes."""
+HARMLESS = (
+    "target_modules exclude_modules layers_to_transform layers_pattern lora_dropout inference_mode runtime_config "
+    "eva_config corda_config loftq_config lora_ga_config qalora_group_size megatron_core fan_in_fan_out task_type "
+    "auto_mapping peft_version base_model_name_or_path revision"
+)
+"""Those that change nothing of it, or that other fields or the tensors account for."""
+
+
+def test_fields_of_peft_that_change_an_adapter_and_those_that_do_not(tmp_path: Path) -> None:
+    model, path = adapters(), rewritten(tmp_path) / "adapter_config.json"
+    plain = json.loads(path.read_text())
+
+    def load(**changes: Any) -> object:
+        path.write_text(json.dumps({**plain, **changes}))
+        return load_peft(tmp_path, model)
+
+    for key in CHANGES.split():
+        said = f"the adapters in '{tmp_path}' have {key}='own', which is not supported"
+        assert refused(lambda given=key: load(**{given: "own"})) == (said, key, "own")  # type: ignore[misc]
+    for off in (None, False):
+        assert load(**dict.fromkeys(CHANGES.split(), off))
+    assert load(**dict.fromkeys(HARMLESS.split(), "own"))
+
+
+def test_a_classifier_to_fine_tune_where_nothing_is_said() -> None:
+    """The head is drawn by seed 0, all blocks are trained, the embeddings are not."""
+    plain, named, other = (TextClassifier(tiny("bert", seed=5), 2, **given) for given in ({}, {"seed": 0}, {"seed": 1}))
+    assert torch.equal(plain.head.weight, named.head.weight)
+    assert not torch.equal(plain.head.weight, other.head.weight)
+    drawn = torch.randn(2, 32, generator=torch_generator(0, "text-classifier-head")) / 32**0.5
+    torch.testing.assert_close(plain.head.weight.detach(), drawn)
+    assert not plain.head.bias.any()
+    trained = {name for name, value in plain.named_parameters() if value.requires_grad}
+    assert {name.split(".")[1] for name in trained if name.startswith("backbone.")} == {"encoder"}
+    for n_blocks, names in ((0, set()), (1, {"1"}), (2, {"0", "1"})):
+        model = TextClassifier(tiny("bert", seed=5), 2, n_blocks)
+        blocks = {
+            name.split(".")[3] for name, value in model.backbone.named_parameters(prefix="b") if value.requires_grad
+        }
+        assert blocks == names
+        assert all(value.requires_grad for value in model.head.parameters())
 
 
 def test_adapters_of_other_layers_are_named(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from metascale.models.functional import TaskFunction
 from metascale.models.kernels.recompute import recomputed
 from metascale.models.language import init_norm, normalise
 from metascale.models.module import Module
-from metascale.models.text import hf, probe
+from metascale.models.text import hf, probe, seq_cls
 from metascale.models.text.heads import LearnedHead, ScoreHead, ZeroHead
 from metascale.models.text.lora import enclosing_block, linear_shapes
 from metascale.models.text.seq_cls import StockHead, _linear_layers
@@ -341,3 +341,30 @@ def test_two_stock_layers_hold_a_linear_map() -> None:
     single: Any = Whole(score=nn.Linear(4, 2, bias=False))
     only = StockHead(single, "base.", ("score",), ("score",)).tensors(weight, bias)
     assert only == {"score.weight": weight}
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"), [("my_classifier", True), ("my_score", True), ("my_head", True), ("classifiers", False)]
+)
+def test_a_part_that_peft_would_take_for_the_classifier(
+    name: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """peft saves every module whose name ends in that of a saved one, or in classifier or score."""
+
+    class Asked(Exception):
+        pass
+
+    def computes(*arguments: object) -> bool:
+        raise Asked
+
+    whole: Any = Whole(head=nn.Linear(4, 2), **{name: nn.ReLU()})
+    whole.base_model_prefix = "base"
+    monkeypatch.setattr(seq_cls, "_stock_model", lambda model: whole)
+    monkeypatch.setattr(seq_cls, "_computes", computes)
+    if not taken:
+        with pytest.raises(Asked):
+            seq_cls.stock_head(MODEL)
+        return
+    with pytest.raises(InputError) as caught:
+        seq_cls.stock_head(MODEL)
+    assert str(caught.value) == f"peft would take '{name}' of Whole for its classifier, so SEQ_CLS cannot hold it"
