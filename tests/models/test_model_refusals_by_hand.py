@@ -490,8 +490,8 @@ def test_files_of_adapters_that_are_refused(tmp_path: Path) -> None:
 
 CHANGES = (
     "use_dora use_rslora lora_bias modules_to_save rank_pattern alpha_pattern layer_replication "
-    "alora_invocation_tokens arrow_config ensure_weight_tying kasa_config megatron_config monteclora_config target_parameters "
-    "trainable_token_indices use_bdlora use_qalora velora_config"
+    "alora_invocation_tokens arrow_config ensure_weight_tying kasa_config megatron_config monteclora_config "
+    "target_parameters trainable_token_indices use_bdlora use_qalora velora_config"
 )
 """Fields of peft's LoraConfig, off by default, that change what an adapter computes."""
 HARMLESS = (
