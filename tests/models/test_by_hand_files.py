@@ -12,8 +12,9 @@ from torch import nn
 
 from metascale.core.errors import InputError
 from metascale.models.text import seq_cls
-from metascale.models.text.peft_format import _check_fields, _check_scale, _own_names, _start, _taken
-from metascale.models.text.seq_cls import _linear_layers, stock_head
+from metascale.models.text.heads import LearnedHead, ScoreHead
+from metascale.models.text.peft_format import _check_fields, _check_scale, _own_names, _start, _taken, _without_start
+from metascale.models.text.seq_cls import StockHead, _linear_layers, own_head, stock_head
 
 FOLDER = Path("adapters")
 ANY_VALUE = [
@@ -244,3 +245,79 @@ def test_a_stock_head_is_tried_on_drawn_vectors(monkeypatch: pytest.MonkeyPatch)
     for error in (1e-8, -0.5):
         with pytest.raises(InputError, match=OTHER):
             tried(made(error=error))
+
+
+def test_a_head_is_read_from_the_stock_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tensors leave the others; a bias is zero where there is none; what a head cannot hold is refused."""
+    weight, bias = torch.arange(8.0).view(2, 4), torch.tensor([1.0, 2.0])
+
+    def read(layers: Any, head: Any, **changes: Any) -> tuple[Any, Any]:
+        model: Any = nn.ModuleDict(layers)
+        stock = StockHead(model, "base.", tuple(layers), tuple(layers))
+        monkeypatch.setattr(seq_cls, "stock_head", lambda _: stock)
+        tensors = {**stock.tensors(weight, bias), "layer.lora_A": torch.ones(1), **changes}
+        tensors = {name: value for name, value in tensors.items() if value is not None}
+        own: Any = SimpleNamespace(n_classes=2, n_features=4, head=head)
+        return own_head(tensors, own, FOLDER), tensors
+
+    one = {"out": nn.Linear(4, 2)}
+    two = {"dense": nn.Linear(4, 5), "out": nn.Linear(5, 2)}
+    plain = LearnedHead(feature_norm=None)
+    for layers in (one, two):
+        found, left = read(layers, plain)
+        assert found.keys() == {"head.weight", "head.bias"}
+        torch.testing.assert_close((found["head.weight"], found["head.bias"]), (weight, bias))
+        assert left.keys() == {"layer.lora_A"}
+    bare = {"out": nn.Linear(4, 2, bias=False)}
+    assert read(bare, plain)[0]["head.bias"].tolist() == [0.0, 0.0]
+    assert read(bare, ScoreHead())[0].keys() == {"head.weight"}
+    with pytest.raises(InputError) as caught:
+        read(one, ScoreHead())
+    assert str(caught.value) == (
+        "the classifier in 'adapters' has a bias, and ScoreHead none; make the model with "
+        "head=LearnedHead(feature_norm=None)"
+    )
+    assert caught.value.field == "head"
+    with pytest.raises(InputError, match=r"are SEQ_CLS, and 'out\.weight' of ModuleDict is missing"):
+        read(one, plain, **{"out.weight": None, "out.bias": None})
+    wrong: list[dict[str, Any]] = [{"dense.bias": torch.ones(5)}, {"out.weight": torch.ones(2, 5)}]
+    for changes in (*wrong, {"dense.weight": torch.ones(6, 4)}):
+        with pytest.raises(
+            InputError, match="one linear head of 2 classes on 4 features computes: its layers dense, out"
+        ):
+            read(two, plain, **changes)
+    with pytest.raises(InputError, match="LearnedHead rescales every text's vector"):
+        read(one, LearnedHead())
+
+
+class Base(nn.Module):
+    def __init__(self, dtype: torch.dtype = torch.float64, **facts: Any) -> None:
+        super().__init__()
+        self.layer, self.dtype = nn.Linear(3, 5, bias=False), dtype
+        for name, value in facts.items():
+            setattr(self, name, value)
+
+
+def test_adapters_without_what_peft_takes_from_the_base() -> None:
+    """[A; A₀] and [B, −B₀], so that s (B A − B₀ A₀) is what they add to the base as it is."""
+    a, b = torch.ones(2, 3, dtype=torch.float64), torch.full((5, 2), 2.0)
+    base = Base()
+    model: Any = SimpleNamespace(backbone=base, shapes={"layer": (3, 5)}, scale=0.5)
+    found = _without_start({"layer.lora_A": a, "layer.lora_B": b}, model, "olora", FOLDER)
+    q, r = torch.linalg.qr(base.layer.weight.detach())
+    torch.testing.assert_close(found["layer.lora_A"], torch.cat([a.float(), r[:2]]))
+    torch.testing.assert_close(found["layer.lora_B"], torch.cat([b, -q[:, :2]], 1))
+    whole = (
+        "the adapters in 'adapters' have init_lora_weights='pissa', which needs the base's weights in float32 or "
+        "float64"
+    )
+    for other, said in (
+        (Base(torch.bfloat16), "not bfloat16"), (Base(torch.float16), "not float16"),
+        (Base(torch.float32, is_quantized=True), "not float32 quantised"),
+    ):  # fmt: skip
+        model.backbone = other
+        with pytest.raises(InputError) as caught:
+            _without_start({}, model, "pissa", FOLDER)
+        assert (str(caught.value), caught.value.field) == (f"{whole}, {said}", "dtype")
+    model.backbone = Base(torch.float32, is_quantized=False)
+    assert _without_start({"layer.lora_A": a, "layer.lora_B": b}, model, "pissa", FOLDER).keys() == found.keys()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metascale.core.columns import IGNORED
-from metascale.models.kernels import attention, pooling
+from metascale.models.kernels import attention, cross_entropy, pooling
 from metascale.models.kernels import linear as kernel
 from metascale.models.kernels.attention import ShortAttention
 from metascale.models.kernels.convolution import _layout, convolve
@@ -181,6 +181,14 @@ def test_losses_of_a_readout_at_the_edges() -> None:
     torch.testing.assert_close(mean, exact, rtol=2e-2, atol=2e-2)
 
 
+def test_losses_of_a_readout_in_pieces_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "_CHUNK_LOGITS", 8)
+    hidden, weight, targets = drawn(5, 3), drawn(4, 3, seed=1), torch.tensor([0, IGNORED, 3, 1, 2])
+    mean, losses = linear_cross_entropy(hidden, weight, None, targets)
+    torch.testing.assert_close(losses, F.cross_entropy(F.linear(hidden, weight), targets, reduction="none"))
+    torch.testing.assert_close(mean, losses.sum() / 4)
+
+
 # ---------------------------------------------------------------------------------------------- recomputation
 
 
@@ -213,7 +221,8 @@ def test_a_block_whose_result_depends_on_nothing_has_gradients_of_zero() -> None
     assert torch.autograd.grad(found.sum(), x)[0].tolist() == [0.0] * 3
 
 
-def test_a_block_runs_again_as_precise_as_it_ran() -> None:
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_a_block_runs_again_as_precise_as_it_ran(half: torch.dtype) -> None:
     kinds: list[torch.dtype] = []
     x, w = drawn(2, 3).requires_grad_(), drawn(4, 3, seed=1)
 
@@ -222,10 +231,10 @@ def test_a_block_runs_again_as_precise_as_it_ran() -> None:
         kinds.append(out.dtype)
         return out
 
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", half):
         found = recomputed(fn, x, [])
     found.float().sum().backward()
-    assert kinds == [torch.bfloat16] * 2
+    assert kinds == [half] * 2
     kinds.clear()
     plain = recomputed(fn, x, [])
     with torch.autocast("cpu", torch.bfloat16):

@@ -502,6 +502,29 @@ def test_a_decoder_reads_its_start_and_the_targets_but_the_last() -> None:
     assert caught.value.field == "targets"
 
 
+def test_what_transformers_is_asked_to_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding on the left of a causal model's texts, on the right of an encoder's; then the new tokens alone."""
+    asked: list[Any] = []
+
+    def generate(**given: Any) -> torch.Tensor:
+        asked.append({name: v.tolist() if isinstance(v, torch.Tensor) else v for name, v in given.items()})
+        return torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+
+    ids, mask = torch.tensor([[[5, 6, 0], [0, 8, 0]]]), torch.tensor([[[1, 1, 0], [0, 1, 0]]])
+    batch = Batch({"input_ids": ids, "attention_mask": mask}, ids)
+    model: Any = causal()
+    t5: Any = LoRA(T5ForConditionalGeneration(CONFIGS["t5"]()), "seq2seq", rank=2)
+    for each in (model, t5):
+        monkeypatch.setattr(each.model, "generate", generate)
+    greedy = {"do_sample": False, "max_new_tokens": 20}
+    assert model.generate(stack_tasks(model.init(0), 1), batch).tolist() == [[[3, 4], [7, 8]]]
+    assert asked.pop() == {"input_ids": [[5, 6], [0, 8]], "attention_mask": [[1, 1], [0, 1]], **greedy}
+    params = stack_tasks(t5.init(0), 1)
+    assert t5.generate(params, batch, 2, do_sample=True, top_k=3).tolist() == [[[2, 3, 4], [6, 7, 8]]]
+    chosen = {"do_sample": True, "max_new_tokens": 2, "top_k": 3}
+    assert asked.pop() == {"input_ids": [[5, 6], [8, 0]], "attention_mask": [[1, 1], [1, 0]], **chosen}
+
+
 # ---------------------------------------------------------------------------------------------- files
 
 
