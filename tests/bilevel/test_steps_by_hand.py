@@ -295,7 +295,7 @@ def test_shards_are_packed_whole_and_unpacked_in_parts() -> None:
     state = replace(state, lower_optimizer={"velocity": {"w": tensor([1.0, 2.0])}})
     packed = {name: value.tolist() for name, value in training.pack(state).items()}
     object.__setattr__(training, "levels", replace(training.levels, shards=Doubled()))
-    several = SimpleNamespace(share=Processes().share, reducer=lambda upper: None, average_lower="average")
+    several = SimpleNamespace(share=Processes().share, reducer=lambda upper: ("of", upper), average_lower="average")
     whole = training.pack(state)
     assert whole["lower/w"].tolist() == (2 * THETA).tolist()
     assert whole["lower_optimizer/velocity/w"].tolist() == [2.0, 4.0]
@@ -309,6 +309,22 @@ def test_shards_are_packed_whole_and_unpacked_in_parts() -> None:
         problem = training._problem(state, 0, _Window())
         assert problem.average_lower == average
         assert float(problem.total(tensor(3.0))) == (12.0 if shards else 3.0)
+        assert problem.reducer == ("of", state.upper)
+
+
+def test_norms_of_shards_are_those_of_all_processes() -> None:
+    """Four times the squares: twice the norm, by which the gradient is clipped and the derivative taken."""
+    for shards, factor in ((None, 1.0), (Doubled(), 2.0)):
+        training = make(lower_max_norm=0.5)
+        object.__setattr__(training, "levels", replace(training.levels, shards=shards))
+        state, _, window = training._lower_step(training.init(), 0, _Window(), True, True)
+        g = A @ THETA - C @ LAMBDA - b(0)
+        size = factor * np.linalg.norm(g)
+        close(state.lower["w"], THETA - RATE * 0.5 / size * g)
+        last = window.last
+        assert last is not None
+        assert (last.norm, last.max_norm) == (pytest.approx(size), 0.5)
+        assert float(last.total(tensor(3.0))) == 3.0 * factor**2
 
 
 def test_only_lower_steps_keep_the_statistics_that_a_pass_leaves() -> None:
@@ -345,7 +361,9 @@ def test_new_tensors_are_mirrored_with_their_buffers() -> None:
 
 def test_autocast_is_of_lower_and_upper_passes_on_the_device_of_theta() -> None:
     training = make(autocast=torch.bfloat16)
-    assert isinstance(training._precision({"w": torch.ones(1)}, True), torch.autocast)
+    used = training._precision({"w": torch.ones(1)}, True)
+    assert isinstance(used, torch.autocast)
+    assert (used.device, used.fast_dtype) == ("cpu", torch.bfloat16)
     found = training._precision({"w": torch.ones(1, device="meta")}, False)
     assert not isinstance(found, torch.autocast)
     assert not isinstance(make()._precision({"w": torch.ones(1)}, True), torch.autocast)

@@ -413,6 +413,23 @@ def test_parts_of_losses_and_their_arithmetic() -> None:
     assert still["x"].tolist() == [0, 0]
 
 
+def test_a_parameter_that_no_loss_reads_has_a_gradient_of_zero() -> None:
+    params, vector = {"w": W, "idle": tensor([1], [2])}, {"w": V, "idle": tensor([3], [4])}
+    part = LossPart(lambda p: p["w"].pow(3).sum(1), 1.0, lambda p: p["w"], lambda z: z.square().sum(1),
+                    lambda p: p["w"].sum(1))  # fmt: skip
+    _, grads = loss_and_gradient((part,), params, ("w", "idle"))
+    assert grads["idle"].tolist() == [[0], [0]]
+    leaves, slopes = gradient_graph(part, params, ("w", "idle"))
+    assert slopes["idle"].tolist() == [[0], [0]]
+    assert pull_back(slopes, vector, leaves)["idle"].tolist() == [[0], [0]]
+    point = LossPoint(params, (part,), (1, 2))
+    for curvature in (Exact(), FiniteDifference(), BlockDiagonal(), BlockDiagonal("probes"), Diagonal(),
+                      Diagonal("hutchinson"), GaussNewton()):  # fmt: skip
+        found = curvature(point, vector)
+        assert found["idle"].tolist() == [[0], [0]], curvature
+        assert bool(found["w"].all())
+
+
 # ------------------------------------------------------------------------------------------------------- hypergradients
 
 A, B = tensor([2, 0.5], [0.5, 1]), tensor([1, 0], [3, -1])

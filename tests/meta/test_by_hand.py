@@ -400,6 +400,33 @@ def test_masks_of_an_inner_step_have_its_address() -> None:
     assert seen == [*inner, dropout_key(5, "query-dropout"), *reversed(inner)]
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        FOMAML, MAML, lambda inner: MAML(inner, FullGraph()), lambda inner: Reptile(inner, report_query=True),
+        lambda inner: Reptile(inner, data="all"), lambda inner: ImplicitMAML(replace(inner, proximal=0.5)),
+        lambda inner: MultiStepMAML(inner, multi_step=2),
+    ],
+)  # fmt: skip
+def test_no_pass_of_any_estimator_is_larger_than_a_micro_batch(make: Any) -> None:
+    """Sets of 5 and 7 in threes; of those that keep a graph in ones. The numbers are those of the whole."""
+    sizes: list[int] = []
+
+    class Counting(LeastSquares):
+        def losses(self, params: Params, batch: Batch, dropout: int | None = None) -> torch.Tensor:
+            sizes.append(batch.n_examples)
+            return super().losses(params, batch)
+
+    found, theta = episode(tasks()), {"w": torch.tensor(THETA)}
+    whole, told = make(loop())(LeastSquares(), theta, found, None)
+    cut, report = make(loop(micro_batch=3))(Counting(), theta, found, None)
+    assert max(sizes) == 3
+    np.testing.assert_allclose(cut["w"], whole["w"], rtol=1e-9)
+    close(report.support_loss_end, told.support_loss_end)
+    if told.query_loss is not None:
+        close(report.query_loss, told.query_loss)
+
+
 @dataclass(frozen=True)
 class Beginning(LeastSquares):
     """Starts from θ itself, or from twice θ; notes how often it is asked."""

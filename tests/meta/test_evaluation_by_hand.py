@@ -417,6 +417,24 @@ def test_a_validation_is_named_and_takes_what_it_is_told() -> None:
     assert sizes == [(1, 4), (1, 3)] * 3
 
 
+def test_memory_that_runs_out_is_a_matter_of_the_step() -> None:
+    """What is tried: the learner's micro-batch, on the episode at hand, under the number of the step."""
+    told: list[Any] = []
+
+    class Spy:
+        def attempt(self, call: Any, micro_batch: int | None, shape: Any, step: int) -> Any:
+            told.append((micro_batch, shape.task_ids, step))
+            return call(2)
+
+    process = training(source(8), meta_batch=2, n_validation=3, micro_batches=Spy())
+    process = replace(process, learner=process.learner.with_micro_batch(4))
+    state, row = process.step(replace(process.init(), step=5), 3)
+    assert process.step(process.init(), 3)[1] == row
+    assert state.step == 6
+    process.validate(state)
+    assert told == [(4, ("task6", "task7"), 3)] * 2 + [(4, ("task0",), 6)]
+
+
 def test_a_state_is_restored_at_its_step() -> None:
     process = training(source())
     state, _ = process.step(process.init(), 0)

@@ -616,6 +616,8 @@ def test_a_step_by_its_row() -> None:
     assert new.params["w"].tolist() == pytest.approx([2 - 0.1 * 1.5 * 5])
     assert process.examples.asked == [3]  # type: ignore[attr-defined]
     assert process.model.told == [("objective", dropout_key(2, "dropout of step", 3, bits=63), True)]  # type: ignore[attr-defined]
+    used: Any = process._precision()
+    assert (used.device, used.fast_dtype) == ("cpu", torch.bfloat16)
     for bound, moved in ((5.0, 5.0), (4.0, 4.0), (6.0, 5.0)):
         new, row = supervised(clip_norm=bound).step(state, 0)
         assert row["gradient_norm"] == 5.0
