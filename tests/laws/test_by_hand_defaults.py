@@ -26,7 +26,6 @@ from metascale.laws.newton import Local, minimise
 from metascale.laws.next_plan import NextRuns, follow
 from metascale.laws.objective import LeastSquares, LogHuber
 from metascale.laws.observations import observe
-from metascale.laws.picking import Dense, grow
 from metascale.laws.picture import LawPicture, plot_law
 from metascale.laws.predicting import predictor_of_loss
 from metascale.laws.scales import pictures_of, slice_along
@@ -74,13 +73,6 @@ def test_one_request_alone_has_a_hundred_thousand_numbers_at_work(monkeypatch):
     with pytest.raises(InputError):
         solve(one)
     assert asked["width"] == 100_000
-
-
-def test_a_plan_has_at_most_500_runs():
-    n = 501
-    covariance = np.eye(n + 1)
-    covariance[-1, :-1] = covariance[:-1, -1] = 0.01
-    assert len(grow(Dense(covariance, 1.0), np.ones(n), A([n]), 1e9, 0.0).index) == 500
 
 
 def test_a_plan_shows_a_dozen_runs_and_targets():

@@ -286,6 +286,8 @@ def test_the_law_of_a_share_in_words():
         "  shape: QAICc above the best: logistic 0.00, logistic_floor 2.00", "  note: first",
     ]  # fmt: skip
     assert "(SD, at one half), counting noise included" in analysis(trials=np.full(3, np.inf)).summary()
+    apart = {"logistic": share_fit(between=0.0144)}
+    assert "differ by 6 points (SD" in analysis(fits=apart, criteria={"logistic": 0.0}).summary()
     assert analysis(chance="given")._bounds_words() == "chance 0 as given"
     both = analysis(chosen="logistic_both", chance="fitted", metric=Metric("acc", unit=100.0))
     assert both._bounds_words() == (

@@ -31,6 +31,7 @@ from metascale.laws.picture import (
     plot_law,
     rows_of,
     svg,
+    tip,
     write_html,
     write_png,
 )
@@ -427,22 +428,26 @@ def test_panels_side_by_side(n, columns, rows):
 
 def test_pictures_as_files(tmp_path, monkeypatch):
     one = LawPicture.of(record(), [1, 2], [3.0, 2.0], name="<g>")
-    figure = figure_of([one])
+    figure = Figure(figsize=(1, 1))
+    axes = figure.subplots()
+    tip(axes.plot([1, 2], [3, 2], "o")[0], "N 1: loss < 3")
+    draw_band(axes, BAND, BLUE)
     write_png(figure, tmp_path / "a.png")
-    write_png(figure.axes[0], tmp_path / "b.png")
+    write_png(axes, tmp_path / "b.png")
     first = (tmp_path / "a.png").read_bytes()
     assert first == (tmp_path / "b.png").read_bytes()
     assert first[:4] == b"\x89PNG"
+    assert int.from_bytes(first[16:20], "big") == 130  # dots of an inch
     assert b"Software" not in first
-    text = svg(figure_of([one]), "p")
+    text = svg(figure, "p")
     assert text.startswith("<svg")
     assert text.endswith("</svg>")
-    assert "<title>N 1: loss 3</title>" in text
+    assert "<g><title>N 1: loss &lt; 3</title>" in text
     assert "metadata" not in text
     assert "xmlns" not in text
     assert 'id="p-' in text
     assert "url(#p-" in text
-    assert text == svg(figure_of([one]), "p")
+    assert text == svg(figure, "p")
     monkeypatch.setattr(pictures_room, "svg", lambda figure, prefix: f"<{prefix} {figure.axes[0].get_yscale()}>")
     write_html([one, one], tmp_path / "c.html")
     page = (tmp_path / "c.html").read_text()
@@ -458,7 +463,6 @@ def test_pictures_as_files(tmp_path, monkeypatch):
     write_html([], tmp_path / "d.html")
     assert "<title>law</title>" in (tmp_path / "d.html").read_text()
     assert len(set(COLOURS)) == 6
-    assert isinstance(figure, Figure)
 
 
 # ---------------------------------------------------------------------------------------------- predictions

@@ -329,6 +329,16 @@ def test_waves_about_a_law_are_no_scatter(n):
     assert not describes(power_fit(1 - 0.5 * t + 0.017 * wave))
 
 
+def test_what_the_parameters_could_take_away_is_no_misfit():
+    """Of a robust fit the residuals may still have a slope: it is no wave about the law."""
+    fit = power_fit(1 - 0.5 * np.arange(8.0), np.arange(8.0))
+    tilted = SimpleNamespace(observations=fit.observations, law=fit.law, theta=fit.theta, t_ref=fit.t_ref,
+                             residuals=0.1 + 0.05 * np.arange(8.0))  # fmt: skip
+    assert describes(tilted)
+    tilted.residuals = tilted.residuals + 0.05 * np.cos(2 * np.pi * np.arange(8.0) / 8)
+    assert not describes(tilted)
+
+
 def test_four_scales_say_nothing_of_a_law_with_two_parameters():
     t = np.arange(5.0)
     bent = 1 - 0.5 * t + 0.3 * (t - 2) ** 2
