@@ -30,10 +30,10 @@ def curve(seeds=3, start=2.0, rng=None):
     return {"tokens": n, "seed": np.tile(np.arange(seeds), 6), "loss": loss}
 
 
-def surface():
+def surface(n=5):
     rng = np.random.default_rng(1)
-    size, data = (part.ravel() for part in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 3e10, 5)))
-    loss = (1.8 + 480 * size**-0.35 + 2100 * data**-0.37) * np.exp(0.005 * rng.standard_normal(25))
+    size, data = (part.ravel() for part in np.meshgrid(np.geomspace(1e7, 1e9, n), np.geomspace(1e9, 3e10, n)))
+    loss = (1.8 + 480 * size**-0.35 + 2100 * data**-0.37) * np.exp(0.005 * rng.standard_normal(n * n))
     return {"N": size, "D": data, "loss": loss}
 
 
@@ -224,7 +224,7 @@ def test_a_column_in_the_place_of_losses_is_refused_with_what_to_give(ask):
         ask(table, loss="error", x="n")
 
 
-CURVE, SURFACE = curve(1), surface()
+CURVE, SURFACE = curve(1), surface(3)
 
 
 @pytest.mark.parametrize(

@@ -258,11 +258,11 @@ def test_memory_is_not_counted_across_processes() -> None:
 def test_a_memory_budget_counts_a_copy_of_everything_for_each_process() -> None:
     learner = MetaLearner(FOMAML(InnerLoop(SGD(0.1), 2)), execution=Execution(chunk=1))
     one = fit_to_budget(learner, MODEL, EPISODE, 2**33)
-    threads = fit_to_budget(replace(learner, execution=Execution(1, 3)), MODEL, EPISODE, 2**33)
-    processes = fit_to_budget(replace(learner, execution=Execution(1, 3, True)), MODEL, EPISODE, 2**33)
-    static = 2 * sum(value.nbytes for value in MODEL.init(0).values())
-    assert processes.peak_bytes >= 3 * one.peak_bytes
-    assert threads.peak_bytes < processes.peak_bytes <= 3 * one.peak_bytes + static
+    threads = fit_to_budget(replace(learner, execution=Execution(1, 2)), MODEL, EPISODE, 2**33)
+    processes = fit_to_budget(replace(learner, execution=Execution(1, 2, True)), MODEL, EPISODE, 2**33)
+    static = sum(value.nbytes for value in MODEL.init(0).values())
+    assert processes.peak_bytes >= 2 * one.peak_bytes
+    assert threads.peak_bytes < processes.peak_bytes <= 2 * one.peak_bytes + static
     assert processes.learner.execution.in_processes
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from metascale.study.store.paths import LONGEST
 from metascale.study.store.seals import sealed
 from metascale.workflow.conclude import conclude
 from tests.study.folders import TRIALS, tiny_study
+from tests.test_cli import call  # noqa: F401
 
 POWER = Study("power", f"{TRIALS}:power", {"n_tasks": 1}, {"n_tasks": [2, 4, 8]}, (0,))
 
@@ -56,9 +56,9 @@ def everything(folder: Path) -> dict[str, bytes]:
 def test_a_label_is_no_path(folder, tmp_path, label):
     edit_sealed(folder / "study.json", lambda stored: stored["trials"][0].update(label=label))
     before = everything(tmp_path)
-    for call in (read_study, conclude, verify_study, lambda place: run_study(POWER, place)):
+    for reader in (read_study, conclude, verify_study, lambda place: run_study(POWER, place)):
         with pytest.raises(CorruptFile, match="no name of a folder, which has at most 200 letters"):
-            call(folder)
+            reader(folder)
     assert everything(tmp_path) == before
 
 
@@ -165,14 +165,13 @@ def test_a_path_that_sqlite_cannot_open_is_one_sentence_before_anything_is_writt
         assert run_study(tiny_study(n_tasks=(2,)), longest).finished == 1
 
 
-def test_a_path_of_1200_characters_is_one_sentence_on_the_command_line(tmp_path):
+def test_a_path_of_1200_characters_is_one_sentence_on_the_command_line(tmp_path, call):  # noqa: F811
     for out in (tmp_path / "/".join(["x" * 100] * 11), tmp_path / ("x" * 1200)):
-        command = [sys.executable, "-m", "metascale", "run", f"{TRIALS}:power", "--set", "n_tasks=[1,2]"]
-        command += ["--executor", "serial", "--out", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
-        assert done.returncode == 2, done.stderr
-        assert done.stderr.count("\n") == 1
-        assert "bytes; it may have at most" in done.stderr or "File name too long" in done.stderr
+        asked = ["run", f"{TRIALS}:power", "--set", "n_tasks=[1,2]", "--executor", "serial", "--out", str(out)]
+        code, _, said = call(*asked)
+        assert code == 2, said
+        assert said.count("\n") == 1
+        assert "bytes; it may have at most" in said or "File name too long" in said
         assert list(tmp_path.iterdir()) == []
 
 
