@@ -47,14 +47,20 @@ docs: $(VENV)/.docs-ready ## the documentation as a site in build/site; warnings
 demo: setup-demo ## the main job on real digits: tasks -> study -> law -> report
 	$(BIN)/metascale run digits --out $(DEMO_OUT)
 
-test: setup      ## the default tests (under 10 minutes on 2 cores)
+# Tests start some hundred processes; where PYTHONDONTWRITEBYTECODE is set, each would compile the package anew.
+COMPILE = $(BIN)/python -m compileall -q src
+
+test: setup      ## the default tests (some 5 minutes on 2 cores)
+	@$(COMPILE)
 	$(BIN)/python -m pytest -n auto -m "not long and not gpu and not soak"
 
 test-ci: setup-ci ## the default tests with every optional package; a skip that tests/skips_in_ci.txt lacks fails
 	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || (apt-get update -qq && apt-get install -y -qq chromium)
+	@$(COMPILE)
 	METASCALE_SKIPS=$(CURDIR)/tests/skips_in_ci.txt $(BIN)/python -m pytest -n auto -m "not long and not gpu and not soak"
 
 test-long: setup ## statistical and study tests that take minutes
+	@$(COMPILE)
 	$(BIN)/python -m pytest -n auto --timeout 1800 -m "long and not gpu and not soak"
 
 soak: setup      ## studies under random kills and other faults, 25 minutes (METASCALE_SOAK_S sets other seconds)
