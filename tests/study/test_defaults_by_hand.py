@@ -41,6 +41,11 @@ def test_an_event_and_an_outcome_say_nothing_more_than_they_are_told() -> None:
         assert StudyOutcome(**{**asdict(plain), **changes}).exit_status == 1
 
 
+def test_a_trial_has_no_loss_and_no_rate_before_it_told_any() -> None:
+    one = trial()
+    assert (one.loss, one.loss_name, one.steps_per_s) == (None, "", None)
+
+
 def test_axes_have_roles_of_their_own_and_a_loss_is_better_lower() -> None:
     nothing: dict[str, Any] = {"series": (), "best_of": (), "loss": "", "units": "", "better": "lower"}
     assert asdict(Roles()) == {"scales": (), "crossed": (), **nothing}

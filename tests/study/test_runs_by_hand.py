@@ -395,6 +395,17 @@ def test_the_history_of_an_attempt(folder: Path, clock: dict[str, float]) -> Non
     assert events(folder)[-1] == {"event": "diverged", "at": 1100.0, "attempt": 1, "wall_s": 1.0}
 
 
+@pytest.mark.parametrize("end", ["finish", "diverge"])
+def test_checkpoints_of_a_run_that_has_ended_go_unless_they_are_kept(end: str, folder: Path) -> None:
+    for options, kept in (({}, False), ({"keep_checkpoints": True}, True)):
+        put_claim(folder, CLAIM)
+        stored = StoredRun(folder, CLAIM)
+        stored.save(Checkpoint(1, {}))
+        given: Any = {} if end == "finish" else Diverged("inf", step=1)
+        getattr(stored, end)(given, **options)
+        assert (folder / "checkpoints").exists() is kept
+
+
 def test_records_have_names_and_one_process_writes_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = StoredRun(folder, CLAIM)
     for name in ("a_b-c1", "x"):
