@@ -6,13 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.special import logit
+from scipy.special import expit, logit
 
 from metascale.core.errors import InputError
 from metascale.laws import (
     LAWS,
     fit_law,
     next_plan,
+    prediction,
+    reading,
     schedule_fit,
     share_analysis,
     shares,
@@ -21,13 +23,15 @@ from metascale.laws import (
     thinning,
     two_steps,
 )
+from metascale.laws.corners import corners
 from metascale.laws.families import MANY_AXES
 from metascale.laws.newton import Local, minimise
 from metascale.laws.next_plan import NextRuns, follow
 from metascale.laws.objective import LeastSquares, LogHuber
 from metascale.laws.observations import observe
 from metascale.laws.picture import LawPicture, plot_law
-from metascale.laws.predicting import predictor_of_loss
+from metascale.laws.predicting import SavedLaw, load_saved, predictor_of_loss
+from metascale.laws.record import LawRecord, load_records
 from metascale.laws.scales import pictures_of, slice_along
 from metascale.laws.schedule_fit import Run, runs_of
 from metascale.laws.schedule_predictor import SchedulePredictor
@@ -41,7 +45,7 @@ from metascale.laws.solving import Solve, solve
 from metascale.laws.table import Table
 from metascale.laws.trend import _stretches, turn_test
 from metascale.laws.two_steps import TaskPredictor
-from metascale.laws.uncertainty import bootstrap
+from metascale.laws.uncertainty import Bootstrap, bootstrap
 
 A = np.array
 
@@ -378,3 +382,147 @@ def test_three_rows_that_move_a_parameter_are_named(monkeypatch):
         "4.0 se",
         "3.0 se",
     ]
+
+
+# ---------------------------------------------------------------------------------------------- what is seldom reached
+
+
+def test_a_saved_law_in_several_scales_is_drawn_along_the_first():
+    """Through the site nearest the median of all: ln D is 1; N from its low end to twice its high one."""
+    sites = A([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]])
+    predictor = share_predictor(x_names=("N", "D"), names=("a", "b_N", "b_D", "chance", "missed"),
+                                theta=A([[0.0, 0.1, 0.1, 0.0, 0.0]]), covariance=np.zeros((1, 5, 5)), low=A([2.0, 1.0]),
+                                high=A([4.0, 9.0]), sites=sites)  # fmt: skip
+    axes = SavedLaw(LawRecord("logistic"), predictor).plot()
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale(), axes.get_yscale()) == ("N", "acc", "log", "linear")
+    assert axes.get_legend_handles_labels()[1] == ["one run (90 %) at D 2.718"]
+    x, y = axes.lines[0].get_xdata(), axes.lines[0].get_ydata()
+    assert (len(x), x[0], x[-1]) == (60, pytest.approx(2), pytest.approx(8))
+    assert y[0] == pytest.approx(expit(0.1 * np.log(2) + 0.1), abs=0.01)
+
+
+def test_predictions_as_a_data_frame(monkeypatch):
+    asked = []
+    frame = SimpleNamespace(DataFrame=lambda rows, columns: (rows, columns))
+    monkeypatch.setattr(prediction, "require", lambda *given: asked.append(given) or frame)
+    found = prediction.Prediction(A([[1.0]]), A([2.0]), A([1.5]), A([2.5]), 0.9, A([1.0]), ("N",), "loss")
+    assert found.to_frame() == (found.rows(), ["N", "median", "low", "high", "beyond"])
+    assert asked == [("pandas", "data", "a data frame")]
+
+
+def test_a_parquet_file_that_cannot_be_opened(monkeypatch, tmp_path):
+    class Broken(Exception):
+        pass
+
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"x")
+    for error, kind in (
+        (OSError(13, "not allowed"), OSError),
+        (OSError("cut"), InputError),
+        (Broken("a\nb"), InputError),
+    ):
+
+        def opened(name, error=error):
+            raise error
+
+        tools = {
+            "pyarrow.parquet": SimpleNamespace(ParquetFile=opened),
+            "pyarrow": SimpleNamespace(ArrowException=Broken),
+        }
+        monkeypatch.setattr(reading, "require", lambda name, extra, what, tools=tools: tools[name])
+        with pytest.raises(kind) as caught:
+            reading.read(path)
+    assert str(caught.value) == f"'{path}' is not a Parquet table (a)"
+
+
+def test_columns_of_one_name_that_show_when_they_are_read(monkeypatch):
+    narwhals = pytest.importorskip("narwhals")
+    from narwhals.exceptions import DuplicateError
+
+    class Twins:
+        columns = ("a",)
+
+        def __getitem__(self, name):
+            raise DuplicateError("there is more than one 'a'")
+
+    monkeypatch.setattr(narwhals, "from_native", lambda source: Twins())
+    with pytest.raises(InputError, match=r"^the data frame has two columns named 'a'; names must differ$"):
+        reading.read(object())
+
+
+def test_shares_that_turn(tmp_path):
+    t = np.arange(6.0)
+    odds = (t - 2.5) ** 2 - 2
+    up = analyse_shares(np.exp(t), expit(odds), chance=0.0)
+    down = analyse_shares(np.exp(t), expit(odds), chance=0.0, kind="error")
+    for found in (up, down):
+        assert found.trend == "not monotone"
+        assert found.trends["x"].turns == (pytest.approx(np.exp(2.5), rel=0.05),)
+        assert found.trends["x"].level == pytest.approx(0.98)
+    # At the end the odds of the column's own share rise, whatever it counts.
+    assert up.trends["x"].exponent.estimate == pytest.approx(down.trends["x"].exponent.estimate)
+    assert up.trends["x"].exponent.high < 0
+    assert np.isfinite(analyse_shares(np.exp(t), np.full(6, 0.5), chance=0.0).trends["x"].exponent.estimate)
+    up.save(tmp_path / "law.json")
+    assert list(load_records(tmp_path / "law.json")) == [""]
+
+
+def test_corners_whose_shares_are_unknown_are_passed_over():
+    n, d = (part.reshape(-1) for part in np.meshgrid(np.arange(1.0, 6.0), np.arange(1.0, 6.0)))
+    x, values = np.column_stack([n, d]), np.full(25, 0.5)
+
+    class Law:
+        def predict(self, at, level):
+            half = np.full(len(at), 0.5)
+            return SimpleNamespace(median=half, low=half - 0.25, high=half + 0.25)
+
+    def tested(values):
+        return backtest_shares(
+            x, values, ("N", "D"), Metric("acc"), {"forecast": lambda seen: Law(), "other": lambda seen: Law()}
+        )
+
+    whole = tested(values)
+    names = [name for name, _ in corners(x)]
+    assert whole.corners == tuple(names)
+    assert (whole.level, whole.metric, set(whole.mixture), set(whole.coverage)) == (0.9, "acc", {0.0}, {1.0})
+    assert set(whole.errors) == {"other"}
+    (hidden,) = [~kept for name, kept in corners(x) if name == names[-1]]
+    some = np.where(hidden, np.nan, values)
+    assert names[-1] not in tested(some).corners
+    assert len(tested(some).corners) >= 1
+    with pytest.raises(InputError) as caught:
+        backtest_shares(x, values, ("N", "D"), Metric("acc"), {"other": lambda seen: Law()})
+    assert (str(caught.value), caught.value.field) == (
+        "a table of 25 rows has no corner to hide; it needs more rows", "x",
+    )  # fmt: skip
+
+
+def test_a_curve_of_another_kind_is_solved_by_itself(monkeypatch):
+    law = SimpleNamespace(n_axes=1, curve=object())
+    one = Solve(
+        law, np.zeros((5, 1)), np.ones((1, 5)), np.ones((1, 5)), LeastSquares(), np.zeros((1, 2)), stall_share=0.1
+    )
+    assert one.batch is None
+
+
+def test_a_bootstrap_in_several_scales_is_drawn_as_its_fit():
+    fit = SimpleNamespace(observations=SimpleNamespace(n_axes=2), plot=lambda ax: ("of the fit", ax))
+    assert Bootstrap(fit, np.zeros((2, 1)), np.ones(2), None, 0, "").plot("ax") == ("of the fit", "ax")
+
+
+def test_both_steps_are_saved(tmp_path):
+    first = predictor_of_loss([1.0, 2.0, 4.0, 8.0], [3.0, 2.0, 1.5, 1.2], ("N",), "nll")
+    losses = A([3.0, 2.0, 1.5, 1.2, 1.0])
+    found = two_steps.link_task(first, losses, expit(4 - 4 * losses), chance=0.0, trials=1e4, loss_name="acc")
+    found.save(tmp_path / "law.json")
+    stored = load_records(tmp_path / "law.json")[""]
+    assert (stored.x_names, stored.trend, stored.curve, stored.verdict) == (("N",), "unknown", None, found.verdict)
+    assert (stored.predictor.via.loss_name, stored.predictor.x_names) == ("nll", ("N",))
+    again = load_saved(tmp_path / "law.json")[""]
+    assert again.predict([16.0]).rows() == found.predict([16.0]).rows()
+    told = found.to_json()
+    assert (told["via"], told["chance"], "predictor" in told) == ("nll", "given", False)
+    assert told["between_runs"] == found.link.fit.between
+    axes = again.plot()
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_yscale()) == ("N", "acc", "linear")
+    assert found.plot().get_xlabel() == "nll"
