@@ -510,7 +510,7 @@ def test_a_bootstrap_in_several_scales_is_drawn_as_its_fit():
     assert Bootstrap(fit, np.zeros((2, 1)), np.ones(2), None, 0, "").plot("ax") == ("of the fit", "ax")
 
 
-def test_both_steps_are_saved(tmp_path):
+def test_both_steps_are_saved(tmp_path, monkeypatch):
     first = predictor_of_loss([1.0, 2.0, 4.0, 8.0], [3.0, 2.0, 1.5, 1.2], ("N",), "nll")
     losses = A([3.0, 2.0, 1.5, 1.2, 1.0])
     found = two_steps.link_task(first, losses, expit(4 - 4 * losses), chance=0.0, trials=1e4, loss_name="acc")
@@ -523,6 +523,15 @@ def test_both_steps_are_saved(tmp_path):
     told = found.to_json()
     assert (told["via"], told["chance"], "predictor" in told) == ("nll", "given", False)
     assert told["between_runs"] == found.link.fit.between
+    asked = []
+
+    def predict(self, rows):
+        asked.append(rows[:, 0])
+        ones = np.ones(len(rows))
+        return prediction.Prediction(rows, ones, ones, ones, 0.9, ones, ("N",), "acc")
+
+    monkeypatch.setattr(SavedLaw, "predict", predict)
     axes = again.plot()
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_yscale()) == ("N", "acc", "linear")
+    assert (len(asked[0]), asked[0][0], asked[0][-1]) == (60, pytest.approx(1.0), pytest.approx(16.0))
     assert found.plot().get_xlabel() == "nll"
