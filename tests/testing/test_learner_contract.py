@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from metascale.core.streams import torch_generator
-from metascale.core.trees import scale
+from metascale.core.trees import norm, scale
 from metascale.core.types import Batch, Episode, Params
 from metascale.meta.gradients import FOMAML, MAML, Reptile
 from metascale.meta.inner import InnerLoop
@@ -22,8 +23,10 @@ from metascale.testing import (
     QuadraticModel,
     SmoothClassifier,
     check_meta_gradient,
+    learner_contract,
     quadratic_episode,
 )
+from metascale.testing.model_contract import unit_direction
 from metascale.training.optimizers import SGD
 
 FIRST_ORDER = lambda rate, steps: (1 - rate) ** steps
@@ -390,3 +393,59 @@ def test_contracts_on_quadratics_are_of_three_tasks_in_four_dimensions() -> None
     )
     MetaGradientContract(made(change=noting), FIRST_ORDER).check_closed_form()
     assert seen == [((4,), 3)] * 3
+
+
+def test_threads_run_chunks_of_two_tasks_two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools: list[int] = []
+    sizes: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, n: int) -> None:
+            pools.append(n)
+            super().__init__(n)
+
+    def noting(found: Any, theta: Params, episode: Episode, key: int | None) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            sizes.append(episode.n_tasks)
+        return found
+
+    monkeypatch.setattr(learner_contract, "ThreadPoolExecutor", Pool)
+    MetaGradientContract(made(change=noting)).check_chunks()
+    assert (pools, sorted(sizes)) == ([2], [1, 2, 2])
+
+
+def test_parts_and_reports_that_are_close_enough() -> None:
+    x = {"a": torch.tensor([2.0], dtype=torch.float64)}
+    close = lambda by: learner_contract._close(x, {"a": x["a"] + by})
+    assert (close(1.9e-9), close(2.2e-9)) == (True, False)  # relative to 2
+    zero = {"a": torch.zeros(1, dtype=torch.float64)}
+    near_zero = lambda by: learner_contract._close({"a": zero["a"] + by}, zero)
+    assert (near_zero(0.9e-12), near_zero(1.1e-12)) == (True, False)
+    assert not learner_contract._close(x, {"b": x["a"]})
+    assert not learner_contract._close(x, {**x, "b": x["a"]})
+
+
+@pytest.mark.parametrize("off", [0.9e-10, 1.1e-10])
+def test_a_closed_form_is_held_to_one_in_ten_billion(off: float) -> None:
+    contract = MetaGradientContract(made(), lambda rate, steps: FIRST_ORDER(rate, steps) + off)
+    if off < 1e-10:
+        contract.check_closed_form()
+        return
+    with pytest.raises(AssertionError, match=r"is off by 1.1e-10 of"):
+        contract.check_closed_form()
+
+
+@pytest.mark.parametrize("off", [0.9e-6, 2e-6])
+def test_a_derivative_is_held_to_one_in_a_million_of_the_gradients_length(off: float) -> None:
+    """Along the random direction of the check itself, so that all of what is off counts."""
+    contract = MetaGradientContract(made(MAML), exact=True)
+    exact, _ = contract._call(contract.tasks)
+    size = float(norm(exact))
+    direction = unit_direction(contract.theta)
+    moved = grads(lambda found, *_: {name: value + off * size * direction[name] for name, value in found.items()})
+    wrong = MetaGradientContract(made(MAML, moved), exact=True)
+    if off < 1e-6:
+        wrong.check_derivative()
+        return
+    with pytest.raises(AssertionError, match=r"^the meta-gradient of the parameters along a random direction"):
+        wrong.check_derivative()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,14 @@ import torch
 from metascale.core.errors import InputError
 from metascale.core.trees import norm
 from metascale.core.types import Batch, Params
-from metascale.testing import ModelContract, SmoothClassifier, check_language_model, check_model, generators_untouched
+from metascale.testing import (
+    ModelContract,
+    SmoothClassifier,
+    check_language_model,
+    check_model,
+    generators_untouched,
+    model_contract,
+)
 from metascale.testing.model_contract import check_masks, equal, noise, unit_direction
 
 RIGHT = SmoothClassifier()
@@ -552,3 +560,50 @@ def test_micro_batches_are_one_example_half_of_them_and_the_rest() -> None:
     sizes.clear()
     ModelContract(Wrong(losses=losses), batches, n_examples=7, **SHARP).check_micro_batches()
     assert [size for size, key in sizes if key is None] == [1, 3, 3, 7]
+
+
+def test_an_objective_is_checked_along_three_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def direction(params: Params, purpose: str = "direction") -> Params:
+        asked.append(purpose)
+        return unit_direction(params, purpose)
+
+    monkeypatch.setattr(model_contract, "unit_direction", direction)
+    check_language_model(Bigrams(), 5)
+    assert asked == ["direction 0", "direction 1", "direction 2"]
+    asked.clear()
+    check_model(RIGHT, batches, **SHARP)
+    assert asked == ["direction", "direction", "other"]
+
+
+def test_as_many_threads_as_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, n: int) -> None:
+            made.append(n)
+            super().__init__(n)
+
+    monkeypatch.setattr(model_contract, "ThreadPoolExecutor", Pool)
+    ModelContract(RIGHT, batches, **SHARP).check_threads()
+    assert made == [3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance", "step"), [(SHARP, 1e-9, 1e-6), ({**SINGLE, "dtype": torch.float32}, 1e-4, 1e-2)]
+)
+def test_what_is_close_enough(settings: dict[str, Any], tolerance: float, step: float) -> None:
+    """Relative to the largest expected value, or to 10⁻³ where all are smaller."""
+    contract = ModelContract(RIGHT, batches, **settings)
+    assert contract.step == step
+    for size, floor in ((2.0, 2.0), (1e-5, 1e-3)):
+        expected = torch.tensor([size, -size], dtype=torch.float64)
+        contract._close(expected + 0.9 * tolerance * floor, expected, "it")
+        with pytest.raises(AssertionError, match=r"^it differs by "):
+            contract._close(expected - 1.1 * tolerance * floor, expected, "it")
+        near = 1e-6 if settings is SHARP else 1e-2
+        value = lambda x: torch.tensor(x, dtype=torch.float64)
+        contract._near(value(5.0), value(5.0 + 0.9 * near * floor), value(size), "it")
+        with pytest.raises(AssertionError, match=r"^it along a random direction is 5.* the central difference is 5$"):
+            contract._near(value(5.0), value(5.0 + 1.1 * near * floor), value(size), "it")

@@ -505,3 +505,24 @@ def test_what_a_source_is_asked_for_by_each_check() -> None:
     asked.clear()
     check_examples(source, 4)
     assert asked == [(split, [k]) for split in SPLITS for k in range(4)]
+
+
+def test_real_targets_may_have_axes_of_their_own_and_visits_are_120() -> None:
+    real = lambda *args: y(lambda value: value[..., None] + 0.5, "query")(
+        args[0], args[1], y(lambda value: value[..., None] + 0.5)(*args)
+    )
+    check_shapes(changing(real))
+    asked: list[int] = []
+
+    def episodes(split: Split, indices: Sequence[int]) -> Episode:
+        asked.extend(indices if split == "train" else ())
+        return Toy().episodes(split, indices)
+
+    check_task_source(Wrong(episodes=episodes))
+    assert max(asked) == 119
+
+
+def test_descriptions_hold_each_pool_for_itself() -> None:
+    for split in ("validation", "test"):
+        with pytest.raises(AssertionError, match=rf"describe\(\) holds every task of the {split} pool$"):
+            check_description(described(pools={**POOLS, split: POOLS[split][1:]}))

@@ -36,6 +36,7 @@ from metascale.workflow import conclude, content, coordinates, evaluate, launch,
 from metascale.workflow.config import FewShotConfig, TrialConfig, validate
 from metascale.workflow.coordinates import Coordinates
 from metascale.workflow.fewshot import Parts
+from metascale.workflow.foreign import hint
 from metascale.workflow.text import TextConfig
 
 # ------------------------------------------------------------------------------------------------- conclusions
@@ -1000,3 +1001,147 @@ def test_a_baseline_has_no_visits_to_count() -> None:
     validate(FewShotConfig, {"n_tasks": None}, "here")
     with pytest.raises(InputError, match=r"^budget 'visits' needs a number for n_tasks"):
         validate(FewShotConfig, endless, "here")
+
+
+# --------------------------------------------------------------------------------- names of other programs
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("first_order",), "here it is a method: method=fomaml"),
+        (("second_order",), "here it is a method: method=maml (fomaml is first-order)"),
+        (("track_higher_grads",), "here it is a method: method=maml, or fomaml without second derivatives"),
+        (("anil",), "here it is a pattern: adapt=[head*]"),
+        (("allow_unused", "allow_nograd"), "it is not needed: a parameter without a gradient gets zero"),
+        (("seed", "seeds", "random_seed"), "seeds are not a key: `seeds`, such as 0,1,2 or 0-4"),
+        (("device", "cuda"), "where trials run is not a key: `devices`, such as cuda:0"),
+        (("num_workers",), "where trials run is not a key: `workers`"),
+        (("output_dir", "experiment_name", "save_dir"), "the study's folder is not a key: `out`"),
+        (("skip_baselines",), "baselines are not a key: switch the argument `baselines` off"),
+        (("hyperparameter_search", "n_trials"), "here it is `tune`: a number of trials"),
+        (
+            ("mode",),
+            "there are no modes: one command runs, concludes and reports, and `metascale evaluate` eval",
+        ),
+    ],
+)
+def test_what_is_no_key_here(names: tuple[str, ...], said: str) -> None:
+    for name in names:
+        assert hint(name, ()).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "said"),
+    [
+        ("lora_alpha", {"alpha"}, "here it is 'alpha'"),
+        ("early_stopping_patience", {"patience"}, "here it is 'patience'"),
+        ("a.Meta-LR", {"outer_lr", "upper_lr"}, "here it is 'outer_lr' or 'upper_lr'"),
+        ("meta_lr", {"upper_lr"}, "here it is 'upper_lr'"),
+        ("lr", {"inner_lr", "lower_lr", "x"}, "here it is 'inner_lr' or 'lower_lr'"),
+        ("learning_rate", {"lr"}, "here it is 'lr'"),
+        ("optimizer", {"outer_optimizer"}, "here it is 'outer_optimizer'"),
+        ("weight_decay", {"inner_weight_decay", "outer_weight_decay"},
+         "here it is 'inner_weight_decay' or 'outer_weight_decay'"),
+        ("epochs", {"max_epochs"}, "here it is 'max_epochs'"), ("hidden_size", {"filters"}, "here it is 'filters'"),
+        ("num_epochs", (), "other recipes call it 'epochs' or 'max_epochs', and this one has nothing of the kind"),
+        ("nothing", {"lr"}, ""),
+    ],
+)  # fmt: skip
+def test_a_name_of_another_program(name: str, known: Any, said: str) -> None:
+    assert hint(name, known) == said
+
+
+# -------------------------------------------------------------------------------------------------- launching
+
+
+def planned(**fields: Any) -> launch.Plan:
+    executor = SimpleNamespace(check=lambda: CHECKED.append("checked"))
+    own_: dict[str, Any] = {
+        "recipe": None,
+        "study": study(x=[1]),
+        "executor": executor,
+        "workers": 1,
+        "devices": ("cpu",),
+    }
+    return launch.Plan(**{**own_, "record": {"command": "metascale run x"}, **fields})
+
+
+CHECKED: list[str] = []
+
+
+@pytest.mark.parametrize("finished_all", [True, False])
+def test_a_launch_runs_what_is_planned_and_concludes_what_has_finished(
+    finished_all: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    outcome = SimpleNamespace(finished=3 if finished_all else 0)
+    recipe: Any = SimpleNamespace(name="r")
+    CHECKED.clear()
+
+    def run(*given: Any, **named: Any) -> Any:
+        named.pop("opened")()
+        asked.append((given, named))
+        return outcome
+
+    monkeypatch.setattr("metascale.study.search.run.run_any_study", run)
+    monkeypatch.setattr("metascale.workflow.conclude.conclude", lambda folder: asked.append(folder) or "concluded")
+    monkeypatch.setattr(launch, "fetch_backbones", lambda *given: asked.append(given))
+    monkeypatch.setattr(launch, "known_by_content", lambda recipe, study, folder: replace(study, name="known"))
+    monkeypatch.setattr(launch, "placed", lambda study, folder: replace(study, name=f"{study.name} placed"))
+    monkeypatch.setattr(launch, "_hashes", lambda recipe, study: {"a": study.name})
+    reporter: Any = SimpleNamespace()
+    plan = planned(recipe=recipe, read=("12 rows",))
+    found = launch.launch(plan, str(tmp_path), fail_fast=True, reporter=reporter)
+    assert found == (outcome, "concluded" if finished_all else None)
+    assert CHECKED == ["checked"]
+    assert asked[0] == (recipe, plan.study)
+    (of_study, folder, executor), named = asked[1]
+    assert (of_study.name, folder, executor) == ("known placed", tmp_path, plan.executor)
+    assert named.pop("stacks").keywords == {"stack": 1}
+    assert named == {
+        "fail_fast": True, "reporter": reporter,
+        "facts": {"command": "metascale run x", "data_sha256": {"a": "known placed"}, "data_read": ["12 rows"]},
+    }  # fmt: skip
+    assert asked[2:] == ([tmp_path] if finished_all else [])
+    from metascale.core.files import read_json
+
+    assert read_json(tmp_path / "command.json") == {"command": "metascale run x"}
+    launch.launch(planned(record={}), tmp_path / "bare", reporter=reporter)
+    assert asked[-1 if not finished_all else -2][1]["facts"] == {"command": "", "data_sha256": {"a": "known placed"}}
+    assert not (tmp_path / "bare" / "command.json").exists()
+
+
+def test_a_run_is_planned_and_launched_with_all_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(launch, "plan", lambda *given, **named: asked.append((given, named)) or "planned")
+    monkeypatch.setattr(launch, "launch", lambda *given, **named: (given, named))
+    found = launch.run(
+        "digits", "out", {"a": 1}, command="c", profile="p", seeds=[3], place="here", baselines=False, fail_fast=True,
+        reporter="r", scale="n", series=("a", "b"), best_of="lr", loss="l", units="u", better="higher",
+    )  # type: ignore[arg-type]  # fmt: skip
+    assert found == (("planned", "out"), {"fail_fast": True, "reporter": "r"})
+    reading = Reading(("n",), ("a", "b"), ("lr",), "l", "u", "higher")
+    assert asked == [
+        (("digits", {"a": 1}), {"command": "c", "profile": "p", "seeds": [3], "place": "here", "baselines": False,
+                                "reading": reading})
+    ]  # fmt: skip
+    assert launch.run("digits", "out")[1] == {"fail_fast": False, "reporter": None}  # type: ignore[comparison-overlap]
+    assert asked[1] == (
+        ("digits", None),
+        {"command": None, "profile": None, "seeds": None, "place": None, "baselines": True, "reading": Reading()},
+    )
+
+
+def test_a_seed_of_a_searched_range_is_the_studys_first() -> None:
+    recipe: Any = SimpleNamespace(validate=lambda config: TrialConfig())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "configs_of", lambda study: iter([{"n": 1}]))
+        one = replace(study(), seeds=(7, 8))
+        assert preflight.distinct_settings(recipe, one) == [(TrialConfig(), 7)]
+
+
+def test_scripts_give_a_program_its_name() -> None:
+    for suffix in (".py", ".sh", ".R", ".jl"):
+        assert own._program_name(["run", f"a/script{suffix}", "x.py"]) == "script"
+    assert own._program_name(["run", "a.txt"]) == "run"

@@ -478,3 +478,87 @@ def test_outer_steps_of_a_compute_budget() -> None:
     assert estimate._steps(config, _Cost(1000.0, 0.0, 0.0, 0, 0)) == 2
     assert estimate._steps(config, _Cost(0.5, 0.0, 0.0, 0, 0)) == 2500
     assert estimate._steps(replace(config, budget="steps"), _Cost(1000.0, 0.0, 0.0, 0, 0)) == 9
+
+
+def test_keys_that_the_study_itself_sets_are_refused() -> None:
+    for key, said in (
+        ("recipe", "the study itself sets it"),
+        ("trial", "the study itself sets it"),
+        ("seed", "seeds are"),
+    ):
+        with pytest.raises(InputError) as caught:
+            MINE.study({key: 1})
+        assert str(caught.value).startswith(f"recipe 'mine': there is no key '{key}'; {said}")
+        assert caught.value.field == key
+
+
+def test_defaults_that_the_values_of_several_axes_bring() -> None:
+    follows = (
+        Follows("kind", lambda value: value == "a", {"rates": (0.5,)}, "the first kind"),
+        Follows("size", lambda value: value > 5, {"depth": 7}, "large ones"),
+    )
+    recipe = replace(MINE, follows=follows)
+    assert recipe._brought_by_axes({"kind": ["a"], "size": [6, 7], "x": [], "y": [1]}) == {"rates": (0.5,), "depth": 7}
+    assert recipe._brought_by_axes({"kind": ["b"]}) == {}
+    with pytest.raises(InputError) as caught:
+        recipe._brought_by_axes({"size": [5, 6]})
+    assert str(caught.value) == (
+        "recipe 'mine': values of 'size' have other defaults than each other (5, 6); run them as two studies"
+    )
+    assert (caught.value.field, caught.value.value) == ("size", (5, 6))
+
+
+def test_axes_are_lists_of_single_values_or_lists_of_lists() -> None:
+    base: dict[str, Any] = {"size": [3, 4], "rates": [0.1, 0.2], "depth": 5, "kind": "a"}
+    assert MINE._take_axes(base, {"size": [1], "depth": [2]}) == {"size": [3, 4], "depth": [5]}
+    assert base == {"rates": [0.1, 0.2], "kind": "a"}
+    lists: dict[str, Any] = {"rates": [[0.1], [0.2, 0.3]]}
+    assert MINE._take_axes(lists, {}) == {"rates": [[0.1], [0.2, 0.3]]}
+    empty: dict[str, Any] = {"rates": []}
+    assert (MINE._take_axes(empty, {}), empty) == ({}, {"rates": []})
+
+
+def test_what_tune_asks_for() -> None:
+    ranges = {"space": {"depth": {"choice": [1, 2]}}, "trials": 5, "startup": 3}
+    recipe = replace(MINE, search=ranges)
+    assert (recipe._tune(False, None), recipe._tune(None, None)) == (None, None)
+    tuned = [recipe._tune(given, None) for given in (True, 8, {"trials": 9, "startup": 4})]
+    assert [(one.trials, one.startup) for one in tuned if one is not None] == [(5, 3), (8, 3), (9, 4)]
+    of_profile = {"trials": 6, "startup": 2}
+    profiled = [recipe._tune(given, of_profile) for given in (True, 8)]
+    assert [(one.trials, one.startup) for one in profiled if one is not None] == [(6, 2), (8, 2)]
+    with pytest.raises(InputError, match=r"^recipe 'mine' has no ranges of its own to tune; give tune a space$"):
+        MINE._tune(True, None)
+    assert list(MINE._tune(ranges, None).space) == ["depth"]  # type: ignore[union-attr]
+
+
+def test_a_whole_study_of_a_recipe() -> None:
+    beside: Any = ({"size": 5}, {"depth": 1})
+    recipe = replace(MINE, loss="nll", scale_columns={"size": "n"}, tuned=False, baselines=beside)
+    found = recipe.study({"depth": 4}, "fast", baselines=True)
+    assert (found.name, found.trial, list(found.seeds)) == ("mine", "metascale.workflow.fewshot:trial", [7])
+    assert found.base == {"recipe": "mine", "size": 3, "kind": "a", "rates": [0.5], "depth": 2}
+    assert found.axes == {"depth": [4]}
+    assert [dict(one) for one in found.extra] == [{"seeds": [7], "size": 5}, {"seeds": [7], "depth": 1}]
+    assert found.roles.loss == "nll"  # type: ignore[union-attr]
+    assert list(recipe.study(baselines=False).extra) == []
+    plain = recipe.study({}, "plain", seeds=[1, 2])
+    assert (plain.axes, list(plain.seeds)) == ({"size": [9]}, [1, 2])
+    assert recipe.study({"kind": ["b"]}).axes == {"size": [1, 2], "kind": ["b"]}
+    with pytest.raises(InputError, match=r"of 'depth' is not allowed"):
+        recipe.study({"depth": [1, 0]})
+
+
+def test_validation_steps_are_those_that_an_adaptation_is_timed_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metascale.meta.learner import MetaLearner
+
+    steps: list[Any] = []
+    monkeypatch.setattr(MetaLearner, "adapt", lambda self, model, params, support, steps_=None: steps.append(steps_))
+    monkeypatch.setattr(MetaLearner, "step", lambda self, model, state, episode: steps.append(episode.n_tasks))
+    monkeypatch.setattr(estimate, "_seconds", lambda call: (call(), 1.0)[1])
+    monkeypatch.setattr(estimate, "count_flops", lambda call: 7.0)
+    model = SmoothClassifier()
+    source = SimpleNamespace(episodes=lambda split, indices: model.episode(len(indices)))
+    config = FewShotConfig(method="fomaml", meta_batch=3, inner_steps=2, eval_inner_steps=6)
+    estimate._measure(config, Parts(source, model, 8), 3, "cpu")  # type: ignore[arg-type]
+    assert steps == [3, 6]
