@@ -50,7 +50,7 @@ demo: setup-demo ## the main job on real digits: tasks -> study -> law -> report
 # Tests start some hundred processes; where PYTHONDONTWRITEBYTECODE is set, each would compile the package anew.
 COMPILE = $(BIN)/python -m compileall -q src
 
-test: setup      ## the default tests (some 5 minutes on 2 cores)
+test: setup      ## the default tests (under 5 minutes on 2 cores)
 	@$(COMPILE)
 	$(BIN)/python -m pytest -n auto -m "not long and not gpu and not soak"
 
