@@ -293,6 +293,16 @@ def test_trials_of_a_stack_print_to_their_own_folders_where_they_are_in_a_proces
     assert err.getvalue().endswith("wrong\n")
 
 
+def test_what_a_trial_of_a_stack_prints_is_in_its_file_line_by_line(tmp_path: Path, monkeypatch: Any) -> None:
+    """Whoever watches for a hang looks at the file, and a text that is no Unicode is kept escaped."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.StringIO())
+    with stack._printing_to(tmp_path / "output.log"):
+        for number, line in enumerate(("one", "tw\udcff", "ä"), start=1):
+            print(line)
+            assert (tmp_path / "output.log").read_text("utf-8").splitlines() == ["one", "tw\\udcff", "ä"][:number]
+
+
 def test_a_trial_of_a_stack_that_does_not_come_back_has_failed(together: Any, tmp_path: Path) -> None:
     together.together = lambda runs: None
     assert stack.execute_all(job("a", tmp_path, beside=[asdict(job("b", tmp_path))])) == [1, 1]
