@@ -841,3 +841,125 @@ def test_the_row_of_a_bias_trial_is_of_its_first_hypergradient(
     monkeypatch.setattr(Quadratic, "draw", staticmethod(lambda *given: problem()))
     hypergradient_bias.trial({"recipe": "hypergradient_bias", "seed": 5}, run, "cpu")
     assert asked[-1][0].eval_every == 1
+
+
+def test_an_arm_without_a_weight_does_not_compute_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auxiliary_tasks, "classification_loss", lambda *given: torch.tensor(1.0))
+    asked: list[str] = []
+    model = lambda ids, mask, next_tokens: asked.append(ids) or torch.tensor(10.0)
+    batch = {"plain": "plain", "plain_mask": "mask", "shuffled": "shuffled"}
+    for method, computed in (("main", []), ("useful", ["plain"]), ("both", ["plain", "shuffled"])):
+        work, settings = Work(), AuxiliaryConfig(method=method, n_labelled=4, batch_size=4)  # type: ignore[arg-type]
+        auxiliary_tasks.training(settings, work)  # type: ignore[arg-type]
+        asked.clear()
+        work.given[0](model, None, batch)
+        assert asked == computed
+
+
+def test_a_summary_of_weights_is_of_512_texts_at_most() -> None:
+    n, seen = 600, []
+    texts = replace(labelled(n), truth=np.zeros(n, np.int64))
+    upper = noisy_labels.upper_model(2, False, 3)
+    per_text = lambda sample, *rest: (seen.append(sample.tokens.values[:, 0].tolist()) or np.ones(len(sample)), None)
+    work = SimpleNamespace(
+        data=SimpleNamespace(noisy=texts), per_text=per_text, model=nn.Linear(1, 1), upper=upper, device="cpu"
+    )
+    noisy_labels.weight_summary(work)  # type: ignore[arg-type]
+    assert seen == [np.sort(generator(0, "weight-summary").permutation(n)[:512]).tolist()]
+
+
+def test_trainings_of_annotators_are_on_the_device_of_their_data(bilevel: list[Any]) -> None:
+    data = answers()
+    moved: list[Any] = []
+
+    class There(torch.Tensor):
+        """A tensor that says it lies on a device without data."""
+
+        @property
+        def device(self) -> torch.device:  # type: ignore[override]
+            moved.append("asked")
+            return torch.device("meta")
+
+    there = replace_test(data, data.test["x"].as_subclass(There))
+    annotators.training(OF_ANNOTATORS, there, 6)
+    (((theta, lam, *_), _, _), _) = bilevel[0]
+    assert {value.device.type for value in (*theta.values(), *lam.values())} == {"meta"}
+    assert moved
+
+
+def replace_test(data: Answers, x: torch.Tensor) -> Answers:
+    return Answers(data.annotated, data.checked, data.selection, {**data.test, "x": x}, data.share_wrong)
+
+
+class Halves:
+    """Images whose validation part has seven examples; each example is its number."""
+
+    image_size, n_classes, steps_per_epoch = 1, 2, 3
+
+    def __init__(self) -> None:
+        self.labels = {"train": np.zeros(6, int), "validation": np.arange(7) % 2}
+        self.true_labels = np.zeros(6, int)
+        self.seen: list[Any] = []
+
+    def examples(self, split: str, index: np.ndarray) -> Batch:
+        self.seen.append((split, index.tolist()))
+        x = torch.from_numpy(np.asarray(index, "f4"))[:, None]
+        return Batch({"x": x}, torch.from_numpy(np.asarray(index) % 2))
+
+    def batch(self, number: int) -> Batch:
+        return self.examples("train", np.array([number]))
+
+
+def test_the_learnt_scorer_sees_one_half_of_validation_and_is_chosen_on_the_other(
+    bilevel: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metascale.bilevel.applications import DataScorer
+    from metascale.bilevel.levels import trainable
+
+    # Cloned, since the scorer is trained in its own tensors.
+    copied = lambda params: {name: value.detach().clone() for name, value in params.items()}
+    made = lambda theta, lam, *losses: (copied(theta), copied(lam), *losses)
+    monkeypatch.setattr("metascale.bilevel.levels.from_functions", made)
+    data: Any = Halves()
+    model = Perceptron(1, 2, 3, 1, task_axis=False)
+    work = Scoring(replace(PRUNING, score_steps=25, batch_size=2), data, model, 3, "cpu")
+    upper = {name: value * 0.5 for name, value in trainable(DataScorer(seed=3)).items()}
+    state = SimpleNamespace(upper=upper, lower=model.init(8))
+    asked: list[Any] = []
+    trained = lambda process, schedule, run: asked.append((schedule, type(run))) or SimpleNamespace(state=state)
+    monkeypatch.setattr("metascale.training.loop.train", trained)
+    scores = work.learnt()
+    assert asked == [(Schedule(25, eval_every=2), MemoryRun)]
+    (((theta, lam, lower_loss, upper_loss), below, above), named) = bilevel[0]
+    assert all(torch.equal(value, model.init(3)[name]) for name, value in theta.items())
+    scorer = DataScorer(seed=3)
+    assert all(torch.equal(value, trainable(scorer)[name]) for name, value in lam.items())
+    order = generator(3, "validation-halves").permutation(7)
+    first, second = order[:3], order[3:]
+    assert data.seen[0] == ("validation", second.tolist())
+    assert data.seen[-1] == ("train", [0, 1, 2, 3, 4, 5])
+    chosen = generator(3, "upper-batches", 4).choice(3, 2, replace=False)
+    assert above(4).inputs["x"][:, 0].tolist() == first[chosen].tolist()
+    assert below(4).inputs["x"].tolist() == [[4.0]]
+    batch = data.examples("train", np.arange(5))
+    logits = model.predict(theta, batch)
+    losses = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+    expected = (scorer.scores(losses, data_pruning.entropy(logits)) * losses).mean()
+    assert torch.allclose(lower_loss(theta, lam, batch, SimpleNamespace(dropout=None)), expected)
+    assert torch.allclose(upper_loss(theta, lam, batch, None), losses.mean())
+    selected = data.examples("validation", second)
+    evaluated = named.pop("evaluate")(theta, {}, lam)
+    own = torch.nn.functional.cross_entropy(model.predict(theta, selected), selected.targets)
+    assert evaluated == {"validation_loss_nats": pytest.approx(float(own))}
+    assert named == {"method": SAMA(), "lower_optimizer": Adam(0.2), "upper_optimizer": Adam(0.3), "seed": 3}
+    everything = data.examples("train", np.arange(6))
+    last = model.predict(state.lower, everything)
+    scorer.load_state_dict(upper)
+    final = scorer.scores(
+        torch.nn.functional.cross_entropy(last, everything.targets, reduction="none"), data_pruning.entropy(last)
+    )
+    np.testing.assert_allclose(scores, final.detach().numpy(), rtol=1e-5)
+    short = Scoring(replace(PRUNING, score_steps=9, batch_size=50), data, model, 3, "cpu")
+    short.learnt()
+    assert asked[-1][0] == Schedule(9, eval_every=1)
+    assert len(bilevel[1][0][2](0).targets) == 3  # of the three there are

@@ -449,3 +449,8 @@ def test_a_derivative_is_held_to_one_in_a_million_of_the_gradients_length(off: f
         return
     with pytest.raises(AssertionError, match=r"^the meta-gradient of the parameters along a random direction"):
         wrong.check_derivative()
+
+
+def test_a_direction_is_one_whatever_its_length() -> None:
+    for factor in (1e-9, 1e9):
+        MetaGradientContract(made(change=grads(lambda found, *_, by=factor: scale(found, by)))).check_direction()

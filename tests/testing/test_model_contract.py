@@ -607,3 +607,10 @@ def test_what_is_close_enough(settings: dict[str, Any], tolerance: float, step: 
         contract._near(value(5.0), value(5.0 + 0.9 * near * floor), value(size), "it")
         with pytest.raises(AssertionError, match=r"^it along a random direction is 5.* the central difference is 5$"):
             contract._near(value(5.0), value(5.0 + 1.1 * near * floor), value(size), "it")
+
+
+def test_the_batch_of_a_contract_is_the_first() -> None:
+    asked: list[tuple[int, int, int]] = []
+    make = lambda *given: asked.append(given) or batches(*given)
+    contract = ModelContract(RIGHT, make, n_tasks=2, n_examples=4)
+    assert (contract.batch.n_tasks, contract.batch.n_examples, asked) == (2, 4, [(2, 4, 0)])
