@@ -16,11 +16,14 @@ from metascale.laws import (
     prediction,
     reading,
     schedule_fit,
+    shapes,
     share_analysis,
     shares,
+    sizes,
     space,
     surface_fit,
     thinning,
+    trend,
     two_steps,
 )
 from metascale.laws.corners import corners
@@ -302,6 +305,19 @@ def test_turns_are_told_at_their_own_level():
     assert turn_test(t, (t - 2.5) ** 2, 0.5).level == pytest.approx(0.8)
 
 
+def test_many_scales_are_averaged_to_24():
+    """Of 48 scales pairs: ln loss falls by 1 a pair but rises from the tenth to the fourteenth, at 20.5 and 28.5."""
+    steps = np.r_[-np.ones(10), np.ones(4), -np.ones(9)]
+    y = np.repeat(np.r_[0, np.cumsum(steps)], 2)
+    found = _stretches(np.arange(48.0), y, np.ones(48), 0.5)
+    assert np.log(found.turns) == pytest.approx([20.5, 28.5])
+    assert found.exponent.estimate == pytest.approx(-0.5)
+    few = _stretches(np.arange(24.0), y[::2], np.ones(24), 0.5)
+    assert np.log(few.turns) == pytest.approx([10, 14])
+    uneven = _stretches(np.arange(48.0), y, np.tile([3.0, 1.0], 24), 0.5)
+    assert np.log(uneven.turns) == pytest.approx([20.25, 28.25])
+
+
 def test_seven_scales_are_enough_for_stretches():
     t, y = np.arange(7.0), A([6.0, 4.0, 2.0, 4.0, 6.0, 4.0, 2.0])
     assert _stretches(t, y, np.ones(7), 0.9) is not None
@@ -535,3 +551,131 @@ def test_both_steps_are_saved(tmp_path, monkeypatch):
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_yscale()) == ("N", "acc", "linear")
     assert (len(asked[0]), asked[0][0], asked[0][-1]) == (60, pytest.approx(1.0), pytest.approx(16.0))
     assert found.plot().get_xlabel() == "nll"
+
+
+# ---------------------------------------------------------------------------------------------- curves and sizes
+
+
+@pytest.mark.filterwarnings("error")
+def test_sums_and_odds_in_logarithms():
+    """ln(1 + 1), ln(2 + 3); far out one term is all there is."""
+    assert shapes.log_add(A([0.0, np.log(2)]), A([0.0, np.log(3)])) == pytest.approx([np.log(2), np.log(5)])
+    assert shapes.log_add(A([1000.0]), A([-1000.0])).tolist() == [1000.0]
+    assert shapes.softplus(A([0.0, 1000.0, -1000.0])) == pytest.approx([np.log(2), 1000.0, 0.0])
+    assert shapes.softplus(A([np.log(3)])) == pytest.approx([np.log(4)])
+    assert shapes.gate(A([0.0, np.log(3), 1000.0, -1000.0])) == pytest.approx([0.5, 0.75, 1.0, 0.0])
+
+
+def test_curves_in_one_scale_at_one_place():
+    """E + A (x + c)^-alpha with 1, 4, 1/2 at x + c = 4 is 3; A (1/x + g)^alpha with 4 and 1/2 at 1/4 is 2; E + A / x
+    (1 + (x/b)^2)^-1 with 1, 8, 1, b = 2, f = 1/2 at x = 2 is 1 + 4 / 2; and 1 / (1 + 1/3)."""
+    value, slopes = shapes.shifted([np.log(A([v])) if k != 2 else A([v]) for k, v in enumerate((1.0, 4.0, 0.5, 1.0))],
+                                   np.log(A([3.0])))  # fmt: skip
+    assert np.exp(value) == pytest.approx([3.0])
+    # Of ln L: E / L, A term / L, -term ln(x + c) / L and -term alpha c / ((x + c) L).
+    assert [slope[0] for slope in slopes] == pytest.approx([1 / 3, 2 / 3, -2 / 3 * np.log(4), -2 / 3 * 0.5 * 0.25])
+    value, slopes = shapes.m3([np.log(A([4.0])), A([0.5]), np.log(A([0.05]))], np.log(A([5.0])))
+    assert np.exp(value) == pytest.approx([2.0])
+    assert [slope[0] for slope in slopes] == pytest.approx([1.0, np.log(0.25), 0.5 * 0.2])
+    theta = [A([0.0]), np.log(A([8.0])), A([1.0]), A([0.5]), np.log(A([2.0])), np.log(A([0.5]))]
+    assert np.exp(shapes.broken(theta, np.log(A([2.0])))[0]) == pytest.approx([1 + 4 * 2**-0.25])
+    value, slopes = shapes.logistic([A([np.log(3)]), A([0.0])], A([7.0]))
+    assert np.exp(value) == pytest.approx([0.75])
+    assert [slope[0] for slope in slopes] == pytest.approx([0.25, 1.75])
+
+
+@pytest.mark.parametrize("kappa", [0.25, 1.0, 3.0])
+def test_odds_of_a_law_with_a_top_solve_their_equation(kappa):
+    right = A([-30.0, -1.0, 0.0, 0.5, 2.0, 40.0])
+    v = shapes._m4_odds(right, A([kappa]))
+    assert -shapes.softplus(-v) + kappa * shapes.softplus(v) == pytest.approx(right, abs=1e-9)
+    if kappa == 1:
+        assert v == pytest.approx(right, abs=1e-9)
+
+
+def test_where_stretches_of_noise_end():
+    """The steepest stretch of pure noise passes the limit in half of the share of all tables."""
+    u, ones = tuple(np.linspace(0, 1, 8).tolist()), (1.0,) * 8
+    limit = trend._steepest_of_noise(u, ones, 0.2)
+    windows, steps = trend._contrasts(u, ones)
+    draws = np.random.default_rng(1).standard_normal((4000, 8))
+    noise = np.sqrt(np.mean((draws @ steps.T) ** 2, 1))
+    assert np.mean((draws @ windows.T).max(1) / noise > limit) == pytest.approx(0.1, abs=0.02)
+    assert trend._steepest_of_noise(u, ones, 0.02) > limit
+
+
+def size_rows(*sizes, **more):
+    return [{"architecture": "a", "seed": 0, "n_params_total": n, "test_loss_nats": 2 + 30 * n**-0.5,
+             "test_perplexity": 10 * float(n) ** -0.25, "train_flops": n, **more} for n in sizes]  # fmt: skip
+
+
+def test_laws_of_sizes(monkeypatch):
+    """perplexity = 10 n^-1/4; five sizes can tell a floor."""
+    line = sizes.perplexity_law(size_rows(16, 81, 256), "n_params_total").to_json()
+    assert (line["b"], line["n_runs"], line["n_sizes"]) == (pytest.approx(-0.25), 3, 3)
+    assert line["a"] == pytest.approx(10.0)
+    asked = []
+    family = {"power": SimpleNamespace(note="p"), "power_irreducible": SimpleNamespace(note="f")}
+    found = SimpleNamespace(family_intervals={"power": 1, "power_irreducible": 2, "none": 3}, families=family, trend="falls",  # noqa: E501
+                            verdict="it falls.", fit=SimpleNamespace(law=SimpleNamespace(name="power")))  # fmt: skip
+    monkeypatch.setattr(sizes, "analyse", lambda *given, **options: asked.append(options) or found)
+    law = sizes.loss_law(size_rows(1, 2, 3, 4, 5), "n_params_total")
+    assert law == {
+        "chosen": "power", "trend": "falls", "verdict": "it falls.", "n_sizes": 5,
+        "laws": {"power": {"parameters": 1, "note": "p"}, "power_irreducible": {"parameters": 2, "note": "f"}},
+    }  # fmt: skip
+    assert asked == [{"replicate": [0] * 5, "hold_out": None, "level": 0.95, "x_name": "n_params_total",
+                      "loss_name": "test_loss_nats"}]  # fmt: skip
+    assert sizes.loss_law(size_rows(1, 2, 3, 4, 4), "n_params_total")["laws"]["power_irreducible"] == {
+        "parameters": {}, "note": sizes.too_few_for_a_floor(4),
+    }  # fmt: skip
+    assert sizes.too_few_for_a_floor(4) == (
+        "4 sizes cannot tell an irreducible loss from a slope; it is fitted from 5 on"
+    )  # fmt: skip
+    monkeypatch.setattr(
+        sizes, "grouped", lambda *given, **options: SimpleNamespace(to_json=lambda: {"p": options["law"]})
+    )
+    ask = (size_rows(1, 2, 3, 4, 5), "test_loss_nats", "power_irreducible", "n_params_total")
+    assert sizes.same_exponent(*ask) == {"p": "power_irreducible", "law": "power_irreducible"}
+    with pytest.raises(InputError, match="^4 sizes cannot tell"):  # noqa: RUF043
+        sizes.same_exponent(size_rows(1, 2, 3, 4), *ask[1:])
+    assert sizes.frontier(size_rows(4, 1)) == [[1.0, 32.0], [4.0, 17.0]]
+    assert list(sizes.by_architecture([*size_rows(1, architecture="z"), *size_rows(2), *size_rows(3, architecture="z")])) == [  # noqa: E501
+        "z", "a",
+    ]  # fmt: skip
+    floors = {f"{order}_{split}_perplexity": k for k, (order, split) in enumerate(
+        (order, split) for order in ("unigram", "bigram") for split in ("validation", "test"))}  # fmt: skip
+    assert sizes.floors_of(size_rows(1, 2, **floors)) == {
+        "unigram_validation": 0.0, "unigram_test": 1.0, "bigram_validation": 2.0, "bigram_test": 3.0,
+    }  # fmt: skip
+    assert sizes.or_reason(lambda value: {"v": value}, 3) == {"v": 3}
+
+
+def test_a_schedule_fit_in_a_picture_and_a_file():
+    theta = A([*np.log([2.0, 0.06, 0.5, 0.045, 2000.0, 0.6]), 0.6])
+    runs = tuple(Run(f"r{k}", Schedule(np.full(10 + k, 1e-3), 0), A([5, 10]), A([3.0, 2.5])) for k in range(9))
+    fit = schedule_fit.ScheduleFit(
+        runs, theta, np.zeros((7, 7)), 1e-3, 1e-2, 0.0, 0.0, {"r0": 0.1}, "nll", 0.95, ("first",)
+    )
+    axes = fit.plot()
+    assert axes.get_legend_handles_labels()[1] == [f"r{k}" for k in range(8, 0, -1)]
+    assert (axes.get_xscale(), axes.get_yscale(), axes.get_xlabel(), axes.get_ylabel()) == (
+        "linear",
+        "log",
+        "step",
+        "nll",
+    )
+    curves = axes.lines[1::2]
+    assert [line.get_linestyle() for line in curves] == ["-"] * 6 + ["--"] * 2
+    assert curves[0].get_ydata() == pytest.approx([2 + 0.06 * 0.5**-0.5, 2.06])
+    assert curves[0].get_color() == curves[6].get_color() != curves[1].get_color()
+    stored = fit.record()
+    assert (stored.law, stored.x_names, stored.loss_name, stored.level, stored.n_observations, stored.notes) == (
+        "multi_power", ("step",), "nll", 0.95, 18, ("first",),
+    )  # fmt: skip
+    assert stored.extrapolation_reason == "runs predicted without themselves stand in held_out_log"
+    assert (stored.curve.x, stored.curve.median) == ((5.0, 10.0), pytest.approx([2 + 0.06 * 0.5**-0.5, 2.06]))
+    assert stored.predictor.x == (5.0, 10.0)
+    assert [row["fitted"] for row in fit.residuals(runs[0])] == pytest.approx([2 + 0.06 * 0.5**-0.5, 2.06])
+    assert fit.residuals(runs[0])[1] == {"run": "r0", "step": 10, "observed": 2.5, "fitted": pytest.approx(2.06)}
+    assert fit.predict("constant:peak=1e-3,steps=10", level=0.5).level == 0.5
