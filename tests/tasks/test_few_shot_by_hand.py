@@ -328,6 +328,36 @@ def test_refusals_of_few_shot(number: int) -> None:
     assert refused(lambda: few_shot(data, **arguments)) == (message, field, value)
 
 
+def test_all_that_was_left_out_is_said_where_a_class_is_missing() -> None:
+    """One example twice, two called both a and b, and class c with 2 of the 3 examples needed."""
+    x = np.array([1.0, 1, 2, 3, 4, 9, 9, 5, 6, 7, 8, 10, 11])
+    labels = [*"aaaaa", *"ab", *"bbb", *"cc", "b"]
+    arguments: dict[str, Any] = {"n_way": 2, "n_query": 2}
+    lost = (
+        "1 repeated example left out; 2 examples with several labels left out; 1 class with fewer than 3 examples "
+        "(k_shot + n_query) left out"
+    )
+    given = {"train": "ab", "val": "c", "test": "a"}
+    found = refused(lambda: few_shot((x, labels), split=given, **arguments))
+    assert found == (f"data: there is no class 'c' for val; {lost}", "split", "c")
+    said = (
+        f"data: 2-way tasks for training, validation and test need at least 6 classes, and there are 2; {lost}; lower "
+    )
+    found = refused(lambda: few_shot((x, labels), **arguments))
+    assert found == (f"{said}n_way, k_shot or n_query, or give split", "n_way", 2)
+    table = {"x": [0.0, 0, 1, 2, 3, 4], "y": [0.5, 0.5, 1, 2, 3, 4], "place": [*"aaab", *"bc"]}
+    said = "data: there is no group 'c' for test; 1 repeated row left out; 3 groups with fewer than 3 rows "
+    given = {"train": "", "val": "", "test": "c"}
+    found = refused(lambda: few_shot(table, group="place", label="y", k_shot=1, n_query=2, split=given))
+    assert found == (f"{said}(k_shot + n_query) left out", "split", "c")
+    said = (
+        "data: regression tasks for training, validation and test need at least 3 groups, and there are 0; 1 repeated "
+    )
+    said += "row left out; 3 groups with fewer than 3 rows (k_shot + n_query) left out; lower k_shot or n_query"
+    found = refused(lambda: few_shot(table, group="place", label="y", k_shot=1, n_query=2))
+    assert found == (said, "group", None)
+
+
 def test_a_refused_word_comes_with_the_allowed_ones() -> None:
     for name, allowed in (("missing", "'refuse' or 'impute'"), ("standardize", "'none' or 'inputs' or 'all'")):
         with pytest.raises(InputError) as caught:
@@ -402,6 +432,12 @@ def test_regression_where_nothing_is_said_of(caplog: pytest.LogCaptureFixture) -
     x = np.arange(36.0)
     x[35] = 34
     np.testing.assert_allclose(tasks.table.x[:, 0], (x - x[own].mean()) / x[own].std(), rtol=1e-5, atol=1e-6)
+
+
+def test_categories_of_groups_by_one_name_or_several() -> None:
+    for categorical in ("x", ["x"]):
+        tasks = few_shot(changed(x=[5, 4] * 18), categorical=categorical, **GROUPED)
+        assert tasks.describe()["details"]["features"] == ["x=4", "x=5"]
 
 
 def test_texts_of_classes_with_words_or_an_encoder() -> None:

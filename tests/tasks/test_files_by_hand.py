@@ -269,6 +269,9 @@ def test_pickles_of_numpy_by_their_instructions(tmp_path: Path) -> None:
 
     dtype = b"cnumpy\ndtype\n(Vu1\ntR"
     assert read(RECONSTRUCT + b"(I1\n(I2\nt" + dtype + b"I00\nVab\ntb.").tolist() == [97, 98]
+    for order, expected in ((b"C\x01>", [1]), (b"C\x01<", [256]), (b"V>\n", [1]), (b"C\x01|", [256])):
+        kind = b"cnumpy\ndtype\n(Vu2\ntR(I3\n" + order + b"NNNI-1\nI-1\nI0\ntb"
+        assert read(RECONSTRUCT + b"(I1\n(I1\nt" + kind + b"I00\nC\x02\x00\x01tb.").tolist() == expected, order
     assert wrong(RECONSTRUCT + b"(I1\n(I-1\nt" + dtype + b"I00\nV\ntb.") == "(an array of shape (-1,))"
     assert wrong(RECONSTRUCT + b"(I1\n(I2\nt" + dtype + b"I00\nVa\ntb.") == (
         "(an array of shape (2,) whose bytes are of another number)"
