@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from metascale.core.errors import InputError
@@ -25,6 +26,7 @@ from metascale.laws.shares import (
     _covariance,
     _derivatives,
     _deviance,
+    _scored,
     _starts,
     between_runs,
     curve,
@@ -790,3 +792,55 @@ def test_too_few_checkpoints_for_the_law():
         fit_multi_power([run], level=2.0)
     with pytest.raises(InputError, match="step 10 is outside"):
         fit_multi_power([replace(run, steps=np.arange(4, 11))])
+
+
+# ---------------------------------------------------------------------------------------------- scoring
+
+
+PRIOR = A([1 / 60**2, 1 / 10**2, 0.0, 0.0])  # precisions of a and b in standard units
+
+
+@pytest.mark.parametrize(
+    ("y", "free", "chance"),
+    [
+        ([0.1, 0.2, 0.5, 0.7, 0.95], (True, True, False, False), 0.0),
+        ([0.3, 0.2, 0.5, 0.7, 0.95], (True, True, True, False), 0.1),
+        ([0.1, 0.2, 0.5, 0.7, 0.8], (True, True, False, True), 0.05),
+        ([0.3, 0.28, 0.5, 0.8, 0.82], (True, True, True, True), 0.1),
+        ([0.0, 0.0, 0.0, 1.0, 1.0], (True, True, False, False), 0.0),  # separated: the prior alone keeps it finite
+    ],
+)
+def test_scoring_ends_where_no_other_search_gets_lower(y, free, chance):
+    """SciPy's own search from there, and from elsewhere, finds nothing lower inside the bounds."""
+    t, y, weight, free = A([-1.4, -0.7, 0.0, 0.7, 1.4])[:, None], A(y), np.full(5, 30.0), A(free)
+    start = A([0.0, 1.0, chance, 0.0])
+    theta, value, converged = _scored(start, free, t, y, weight)
+
+    def objective(moving):
+        whole = np.where(free, 0.0, start)
+        whole[free] = moving
+        return _deviance(_derivatives(whole, t)[0], y, weight) + float(PRIOR @ whole**2)
+
+    assert value == pytest.approx(objective(theta[free]))
+    bounds = A([(-200, 200), (-30, 30), (0, 0.95), (0, 0.95)])[free]
+    for begin in (theta, A([0.5, 2.0, 0.2, 0.1])):
+        other = minimize(objective, begin[free], bounds=bounds, method="L-BFGS-B")
+        assert other.fun >= value - 1e-5 * (1 + value)
+    assert converged
+    assert theta[~free].tolist() == start[~free].tolist()
+
+
+def test_chance_and_what_is_missed_leave_something_between_them():
+    """Of shares that do not move chance and ceiling meet: together they are at most 0.98, and at a given chance of 1/4
+    at most 0.73 is missed."""
+    t, weight = np.linspace(-1, 1, 6)[:, None], np.full(6, 1e4)
+    theta, _, _ = _scored(A([0.0, 1.0, 0.9, 0.9]), A([True] * 4), t, np.full(6, 0.5), weight)
+    assert theta[2] + theta[3] <= 0.98 + 1e-9
+    theta, _, _ = _scored(A([0.0, 0.0, 0.25, 0.9]), A([False, False, False, True]), t, np.full(6, 0.25), weight)
+    assert theta.tolist() == pytest.approx([0.0, 0.0, 0.25, 0.73])
+    theta, _, _ = _scored(A([0.0, 0.0, 0.0, 0.5]), A([False, False, False, True]), t, np.full(6, 0.0), weight)
+    assert theta[3] == pytest.approx(0.98)
+    steep, _, _ = _scored(A([0.0, 1.0, 0.0, 0.0]), A([True, True, False, False]), t, np.repeat([0.0, 1.0], 3),
+                          np.full(6, 1e12))  # fmt: skip
+    assert steep[1] == pytest.approx(30.0, rel=0.2)
+    assert steep[1] <= 30.0
