@@ -1145,3 +1145,118 @@ def test_scripts_give_a_program_its_name() -> None:
     for suffix in (".py", ".sh", ".R", ".jl"):
         assert own._program_name(["run", f"a/script{suffix}", "x.py"]) == "script"
     assert own._program_name(["run", "a.txt"]) == "run"
+
+
+def test_a_picture_of_a_check_names_its_axis_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(coordinates, "png_bytes", lambda figure: drawn.append(figure) or b"png")
+    path = coordinates.write_plot(Coordinates("mlp", 1500, {"standard": rows(1.0), "mup": rows(0.5)}), tmp_path)
+    assert (path, path.read_bytes()) == (tmp_path / "coordinates.png", b"png")
+    first, second = drawn[0].axes
+    assert (first.get_ylabel() != "", second.get_ylabel()) == (True, "")
+    assert (first.get_legend(), second.get_legend() is not None) == (None, True)
+    assert drawn[0].get_supxlabel() == "mlp, after 1,500 Adam steps at one rate"
+    titles = [ax.get_title(loc="left") for ax in (first, second)]
+    assert titles == ["Standard, steepest: width^1.00", "μP, steepest: width^0.500"]
+
+
+def test_a_check_is_of_four_steps_at_one_hundredth_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        coordinates, "measure_coordinates", lambda *given, **named: asked.append((given, named)) or rows(0.0)
+    )
+    monkeypatch.setattr(coordinates, "write_plot", lambda found, folder: folder)
+    coordinates.check_coordinates("mlp", [4, 8], tmp_path)
+    for given, named in asked:
+        assert (given[2], given[4], named["seeds"]) == (4, Adam(0.01), (0,))
+    assert asked[0][0][0](4) == Perceptron(64, 10, 4, 2, task_axis=False)
+
+
+@pytest.mark.parametrize("key", ["function", "command", "folder", "code_places", "kind"])
+def test_keys_that_are_metascales_own(key: str) -> None:
+    with pytest.raises(InputError) as caught:
+        own.own_study(None, "p {n}", {"n": [1], key: 1})
+    assert str(caught.value) == f"the key '{key}' is metascale's own: call yours something else"
+    assert caught.value.field == key
+
+
+def test_the_study_of_a_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    tune = {"space": {"lr": {"log": [0.1, 1.0]}}, "objective": "val", "trials": 3}
+    reading = Reading(("n",), (), (), "nll", "bits", "higher")
+    found = own.own_study(
+        None, "python a/train.py {n} {lr} {seed}", {"n": (1, 2), "x": 3, "tune": tune}, [4, 5], reading
+    )
+    assert (found.name, found.trial, list(found.seeds)) == ("train", f"{own.__name__}:command_trial", [4, 5])
+    assert found.axes == {"n": [1, 2]}
+    assert {key: found.base[key] for key in ("x", "command", "folder")} == {
+        "x": 3, "command": "python a/train.py {n} {lr} {seed}", "folder": str(tmp_path),
+    }  # fmt: skip
+    assert found.base["tune"]["objective"] == "val"
+    roles: Any = found.roles
+    assert (roles.scales, roles.loss, roles.units, roles.better) == (("n",), "nll", "bits", "higher")
+    plain = own.own_study(None, "p {n}", {"n": [1, 2]})
+    assert (list(plain.seeds), "tune" in plain.base) == ([0], False)
+    for command, words in (
+        ("", "the command is empty"),
+        (None, "the command is empty"),
+        ("p 'x", "the command cannot be s"),
+    ):
+        with pytest.raises(InputError, match=f"^{words}") as caught:
+            own.own_study(None, command)
+        assert caught.value.field == "command"
+
+
+def test_a_study_without_files_records_none_and_an_older_one_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        content, "_shared_files", lambda recipe, study: {"data set x": {}, "data set y": {"f": {"name": "f"}}}
+    )
+    recipe: Any = SimpleNamespace()
+    one = Study("s", "m:f", {"a": 1}, {}, (0,))
+    assert content.known_by_content(recipe, one, tmp_path).base == {
+        "a": 1, CONTENT: {"data set y": {"f": {"name": "f"}}},
+    }  # fmt: skip
+    monkeypatch.setattr(content, "_shared_files", lambda recipe, study: {"data set x": {}})
+    assert content.known_by_content(recipe, replace(one, base={"a": 1, CONTENT: {"old": {}}}), tmp_path).base == {
+        "a": 1
+    }
+    file, folder = tmp_path / "a.csv", tmp_path / "study"
+    file.write_text("a")
+    folder.mkdir()
+    (folder / "study.json").write_text("{}")
+    lines = [
+        f'{{"data_sha256": {{"a.csv": "{sha256_of(b"a")}"}}}}',
+        '{"data_sha256": null}',
+        '{"data_sha256": {"b": "x"}}',
+    ]
+    (folder / "provenance.jsonl").write_text("\n".join(lines) + "\n")
+    stored = SimpleNamespace(study=SimpleNamespace(base={"path": str(file)}))
+    monkeypatch.setattr(content, "load_definition", lambda folder: stored)
+    asked = Study("s", "m:f", {"path": str(file)}, {}, (0,))
+    assert content.known_by_content(recipe, asked, folder).base == {"path": str(file)}
+    (folder / "provenance.jsonl").write_text(
+        "\n".join([lines[0].replace(sha256_of(b"a"), "f" * 64), *lines[1:]]) + "\n"
+    )
+    with pytest.raises(InputError, match="is not the file that the study's trials read: its SHA-256 is"):
+        content.known_by_content(recipe, asked, folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("n_way", 7), ("k_shot", 7), ("n_query", 7), ("n_train_classes", 7), ("n_validation_tasks", 7),
+        ("n_test_tasks", 7), ("labels", "sorted"), ("classes", "shared"),
+    ],
+)  # fmt: skip
+def test_what_episodes_are_made_of_is_checked_apart(key: str, value: Any) -> None:
+    known = {"a": FewShotConfig(), "b": replace(FewShotConfig(), **{key: value})}
+    recipe: Any = SimpleNamespace(validate=lambda config: known[config["n"]])
+    one = Study("s", "m:f", {}, {"n": ["a", "b"]}, (3,))
+    assert len(preflight.distinct_settings(recipe, one)) == 2
+    trained = {"a": FewShotConfig(), "b": FewShotConfig(inner_steps=7, outer_lr=0.7, tune_rates=(0.7,))}
+    alike: Any = SimpleNamespace(validate=lambda config: trained[config["n"]])
+    assert len(preflight.distinct_settings(alike, one)) == 1

@@ -541,7 +541,8 @@ def test_a_whole_study_of_a_recipe() -> None:
     assert found.axes == {"depth": [4]}
     assert [dict(one) for one in found.extra] == [{"seeds": [7], "size": 5}, {"seeds": [7], "depth": 1}]
     assert found.roles.loss == "nll"  # type: ignore[union-attr]
-    assert list(recipe.study(baselines=False).extra) == []
+    bare = recipe.study(baselines=False)
+    assert (list(bare.extra), bare.roles.crossed) == ([], ())  # type: ignore[union-attr]
     plain = recipe.study({}, "plain", seeds=[1, 2])
     assert (plain.axes, list(plain.seeds)) == ({"size": [9]}, [1, 2])
     assert recipe.study({"kind": ["b"]}).axes == {"size": [1, 2], "kind": ["b"]}
