@@ -251,10 +251,13 @@ def test_a_queue_that_takes_no_jobs_is_told_in_one_line(monkeypatch: Any, tmp_pa
 
 def test_a_machine_without_slurm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(of_slurm, "require_installed", lambda *names: None)
-    monkeypatch.setattr(of_slurm.shutil, "which", lambda name: None if name == "srun" else "/bin/x")
-    with pytest.raises(InputError, match=r"this machine has no srun; processes runs the trials here$") as caught:
-        SlurmExecutor().check()
-    assert (caught.value.field, caught.value.value) == ("executor", "slurm")
+    for there, lacking in ({"sbatch"}, "srun"), ({"srun"}, "sbatch"), (set(), "sbatch"):
+        monkeypatch.setattr(of_slurm.shutil, "which", lambda name, there=there: "/bin/x" if name in there else None)
+        with pytest.raises(
+            InputError, match=rf"this machine has no {lacking}; processes runs the trials here$"
+        ) as caught:
+            SlurmExecutor().check()
+        assert (caught.value.field, caught.value.value) == ("executor", "slurm")
     SlurmExecutor(cluster="local").check()
     monkeypatch.setattr(of_slurm.shutil, "which", lambda name: "/bin/x")
     SlurmExecutor().check()

@@ -38,6 +38,15 @@ def test_where_an_index_lies_decides_how_it_is_written(tmp_path: Path, monkeypat
         assert index._has_log(tmp_path / "x") is False
 
 
+def test_a_locked_index_is_waited_for_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(index.sqlite3, "connect", lambda path, **options: asked.append(options) or connect(path))
+    for options, timeout in (({}, 60.0), ({"timeout_s": 2.5}, 2.5)):
+        Index(tmp_path / "index.sqlite3", **options).close()
+        assert asked.pop() == {"timeout": timeout, "isolation_level": None}
+
+
 MOUNTS = """/dev/a / ext4 rw 0 0
 server:/x /home nfs4 rw 0 0
 /dev/b /home/me ext4 rw 0 0
