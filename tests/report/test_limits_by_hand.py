@@ -9,10 +9,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from metascale.laws.contrasts import PairedTest
+from metascale.laws.record import Interval
 from metascale.report import section, study, words
 from metascale.report.sections import checks, diagnosis, standing, tuning
+from metascale.report.sections.checks import NO_CAUSE, cause_of
+from metascale.report.sections.contest import Contestant
+from metascale.report.sections.curves import _key
 from metascale.report.sections.diagnosis import RunCurve
+from metascale.report.sections.standing import _against
+from metascale.report.study import Point, _short
+from tests.report.study_fixture import run_row
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "figures.write_figures": {"kinds": ("svg", "pdf")},
@@ -170,3 +180,36 @@ def test_how_far_a_try_was_from_the_best() -> None:
 
 def test_a_sign_goes_before_what_is_above_nothing() -> None:
     assert [section.signed(value) for value in (0.5, 0.0, -0.5)] == ["+0.500", "0", "−0.500"]
+
+
+def test_a_baseline_is_level_where_the_interval_reaches_zero() -> None:
+    learner, other = (
+        Contestant(name, "meta", name, name, 1.0, loss, None, (), None, None, {}, {})
+        for name, loss in (("a", 1.0), ("b", 2.0))
+    )
+
+    def tested(low: float, high: float) -> PairedTest:
+        return PairedTest(9, Interval((low + high) / 2, low, high), 0.95, 0.5, None, 0.0)
+
+    ends = ((-2.0, 0.0), (0.0, 2.0), (-1.0, 1.0), (-2.0, -0.1), (0.1, 2.0))
+    assert [_against(learner, other, tested(*each), 1) for each in ends] == [
+        "level", "level", "level", "behind", "behind",
+    ]  # fmt: skip
+    assert [_against(other, learner, tested(*each), 1) for each in ends[2:]] == ["level", "ahead", "ahead"]
+    assert [_against(*pair, None, 1) for pair in ((learner, other), (other, learner))] == ["unknown", "ahead"]
+
+
+def test_the_seeds_of_a_point_are_judged_by_those_of_others() -> None:
+    """Without another point of several seeds there is no usual spread."""
+    runs = tuple(run_row(seed, best_step=1, steps=5) for seed in range(2))
+    wide, single = Point("s", "p", {}, 1.0, (1.0, 1e9), runs), Point("s", "q", {}, 2.0, (1.0,), runs[:1])
+    assert cause_of(wide, 0.1, [wide, single]) == NO_CAUSE
+    assert [_short(key) for key in ("rate", "task.rate", "a.task.rate")] == ["rate"] * 3
+
+
+def test_a_key_begins_left_of_the_axes_and_above_them() -> None:
+    ax = Figure(figsize=(6, 4)).add_subplot()
+    _key(ax, [Line2D([], [], label="one")], 2)
+    left, bottom = ax.transAxes.inverted().transform(ax.get_legend().get_bbox_to_anchor().p0)
+    assert -0.05 < left < 0
+    assert bottom == pytest.approx(1)
