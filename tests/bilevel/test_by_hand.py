@@ -126,6 +126,24 @@ def test_a_wrapped_model_runs_with_given_tensors_under_its_own_names(one_process
     assert torch.equal(model.weight, torch.eye(2)), "a pass without θ's gradient leaves the module alone"
 
 
+def test_a_frozen_part_of_the_upper_network_beside_a_wrapped_model_stays_frozen(one_process: None) -> None:
+    """The norm is in evaluation mode inside a network in training mode: frozen on purpose, when others train too."""
+    upper = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout())
+    upper[0].eval()
+    modes: list[list[bool]] = []
+
+    def loss(model: Any, upper: Any, batch: torch.Tensor) -> torch.Tensor:
+        modes.append([part.training for part in upper.module])
+        return model(batch).sum()
+
+    levels = _levels(DistributedDataParallel(torch.nn.Linear(2, 2)), upper, loss, loss)
+    start = levels.start()
+    theta = {name: value.detach().requires_grad_() for name, value in start.lower.items()}
+    for dropout in (3, None):
+        levels.lower_loss(theta, start.upper, torch.ones(4, 2), Pass(dropout, start.buffers))
+    assert modes == [[False, True], [False, False]]
+
+
 def test_frozen_parameters_of_a_sharded_model_stay_out(one_process: None) -> None:
     model = torch.nn.Linear(2, 2)
     model.bias.requires_grad_(False)

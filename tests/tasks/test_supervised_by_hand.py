@@ -674,6 +674,7 @@ def test_the_best_reader_by_hand() -> None:
             fits = [topics <= set(language.topics_of_class[other]) for other in chosen]
             hits.append(fits[place] / sum(fits))
     assert language.bayes_accuracy(2, 50) == pytest.approx(np.mean(hits))
+    assert language.bayes_accuracy(2) == language.bayes_accuracy(2, 400) != language.bayes_accuracy(2, 401)
     assert 0.5 < np.mean(hits) < 1
 
 
