@@ -449,9 +449,11 @@ def test_status_has_the_law_and_the_disk(monkeypatch: pytest.MonkeyPatch, capsys
     assert seen.asked == ["disk", "law", "damage of here"]
     disk = {"n_bytes": 2048, "n_files": 3, "free_bytes": 5 << 20}
     assert given() == {"counts": seen.counts, "laws": {"": LAW}, "no_law": "", "disk": disk}
+    assert cli_study._Standing(Path("here"), False).render(7).renderables[-1].style == "dim"  # type: ignore[attr-defined]
     seen.laws = ({}, "two scales")
     cli_study.status(Path("here"), True, 7)
     assert capsys.readouterr().out.splitlines()[1] == "no law yet: two scales"
+    assert cli_study._Standing(Path("here"), True).render(7).renderables[-2].style == "dim"  # type: ignore[attr-defined]
     answer.forget()
     cli_study.status(Path("here"), False, 7)
     assert len(capsys.readouterr().out.splitlines()) == 2

@@ -7,7 +7,10 @@ import io
 import tracemalloc
 import zipfile
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,3 +93,28 @@ def test_images_drawings_and_the_cache_are_bounded(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(bounded, "MOST_ENTRIES", 0)
     with zipfile.ZipFile(io.BytesIO(zipped("a", b""))) as archive, pytest.raises(CorruptFile, match="1 entries"):
         check_zip(archive, "f")
+
+
+def test_no_more_than_one_byte_above_the_bound_is_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    class Stream:
+        eof = True
+
+        def decompress(self, data: bytes, *most: int) -> bytes:
+            asked.append(most)
+            return data
+
+    monkeypatch.setattr(zlib, "decompressobj", Stream)
+    assert inflate(b"1234", "x", 4) == b"1234"
+    with pytest.raises(CorruptFile, match=r"^x expands to more than 4 B"):
+        inflate(b"12345", "x", 4)
+    assert asked == [(5,), (5,)]
+
+
+@pytest.mark.parametrize(("n", "fits"), [(200_000, True), (200_001, False)])
+def test_an_archive_has_up_to_200_000_entries(n: int, fits: bool) -> None:
+    archive: Any = SimpleNamespace(infolist=lambda: [SimpleNamespace(file_size=0)] * n)
+    said = r"^x holds 200,001 entries; at most 200,000 are read$"
+    with nullcontext() if fits else pytest.raises(CorruptFile, match=said):
+        check_zip(archive, "x")
