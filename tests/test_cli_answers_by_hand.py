@@ -458,3 +458,85 @@ def test_a_folder_for_adapters_that_cannot_be_made_is_refused(error: Any, monkey
     monkeypatch.setattr(adapters, "export_adapter", fails)
     with pytest.raises(InputError, match=r"^--peft there cannot be written: Not so$"):
         export(Path("run"), peft=Path("there"))
+
+
+# ------------------------------------------------------------------------------- narrow terminals
+
+
+LONG = "https://example.org/" + "a" * 60
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """What the commands print on a terminal of 20 columns."""
+    from rich.console import Console
+
+    from metascale.cli import imports, recipes, run, study
+
+    stream = io.StringIO()
+    for module, name in ((study, "console"), (run, "out"), (recipes, "out"), (imports, "console")):
+        monkeypatch.setattr(module, name, Console(width=20, file=stream))
+
+    def read() -> str:
+        text = stream.getvalue()
+        stream.seek(0)
+        stream.truncate()
+        return text
+
+    return read
+
+
+def test_addresses_and_paths_are_never_broken(narrow: Callable[[], str], monkeypatch: Any, tmp_path: Path) -> None:
+    """What is printed is copied: a line break in it would be copied as well."""
+    from metascale.cli import recipes, run, study
+    from metascale.integrations import adapters
+    from metascale.integrations import export as exporting
+    from metascale.study.store import verify
+    from metascale.workflow import recipe, study_file
+
+    monkeypatch.setattr(adapters, "push_adapter", lambda *given, **options: LONG)
+    study.push(Path("f"), "me/it")
+    assert narrow() == f"{LONG}\n"
+    monkeypatch.setattr(adapters, "export_adapter", lambda *given: [Path(f"/{LONG}"), Path("b")])
+    study.export(Path("f"), peft=Path("p"))
+    assert narrow().splitlines()[:2] == [str(Path(f"/{LONG}")), "b"]
+    monkeypatch.setattr(exporting, "export_study", lambda *given, **options: 3)
+    monkeypatch.setattr(study, "leave_if_damaged", lambda folder: None)
+    for kind, what in (("csv", "trials"), ("latex", "rows")):
+        study.export(Path("f"), kind, LONG)
+        assert narrow() == f"3 {what} written to {LONG}\n"
+    damage = SimpleNamespace(path=f"/{LONG}", problem="missing")
+    found = SimpleNamespace(ok=False, n_files=7, n_runs=2, damages=(damage,))
+    monkeypatch.setattr(verify, "verify_study", lambda folder: found)
+    with pytest.raises(typer.Exit):
+        study.verify(Path("f"))
+    assert narrow().splitlines()[0] == f"/{LONG}: missing"
+    run._print_read(SimpleNamespace(following=(), read=[f"reads {LONG} whole"]))  # type: ignore[arg-type]
+    assert narrow() == f"reads {LONG} whole\n"
+    concluded: Any = SimpleNamespace(
+        analyses={}, no_law="", cautions=(), written=(Path(f"/{LONG}"),), answer="", methods=()
+    )
+    run.print_conclusion(concluded)
+    assert narrow() == f"{Path('/' + LONG)}\n"
+    monkeypatch.setattr(recipe, "load_recipe", lambda name: name)
+    monkeypatch.setattr(study_file, "study_text", lambda *given: "text")
+    file = tmp_path / f"{'b' * 60}.yaml"
+    recipes.init("digits", file)
+    assert narrow() == f"wrote {file}; edit it, then: metascale run {file} --out runs/{file.stem}\n"
+
+
+def test_what_is_beside_the_trials_of_a_study_is_dim(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metascale.cli.study import _Standing
+    from metascale.study import status
+
+    monkeypatch.setattr(status, "render_status", lambda found, max_rows, width: (found, max_rows))
+    standing: Any = object.__new__(_Standing)
+    standing._laws, standing._no_law, standing._with_law, standing._status = {}, "too few", True, "status"
+    standing._disk = SimpleNamespace(n_bytes=2048, n_files=3, free_bytes=0)
+    shown = standing.render(7).renderables
+    assert shown[0] == ("status", 7)
+    assert [(str(line), line.style) for line in shown[1:]] == [
+        ("no law yet: too few", "dim"), ("disk: 2.00 KiB in 3 files, 0 B free", "dim")
+    ]  # fmt: skip
+    standing._with_law = False
+    assert len(standing.render(7).renderables) == 2
