@@ -708,3 +708,50 @@ def test_what_is_not_the_command_s_fault_ends_it_in_one_line(
     monkeypatch.setattr(main, "app", broken)
     with pytest.raises(BrokenPipeError):
         main.main()
+
+
+def test_what_is_copied_from_a_terminal_is_never_broken(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Paths, addresses and sentences with them stay on one line of a terminal of 20 letters."""
+    from metascale.cli import models, recipes
+
+    for module, name in ((run, "out"), (cli_study, "console"), (recipes, "out"), (models, "out")):
+        monkeypatch.setattr(module, name, Console(width=20))
+    long = Path("a folder/with/a long name/and a file in it.json")
+
+    def lines() -> list[str]:
+        return capsys.readouterr().out.splitlines()
+
+    run.print_conclusion(concluded(written=(long,)))
+    assert lines() == [str(long)]
+    run._print_read(SimpleNamespace(following=(), read=(f"texts of {long}",)))  # type: ignore[arg-type]
+    assert lines() == [f"texts of {long}"]
+    monkeypatch.setattr("metascale.integrations.adapters.push_adapter", lambda folder, repo, *, public: str(long))
+    cli_study.push(Path("p"), "me/mine")
+    assert lines() == [str(long)]
+    monkeypatch.setattr("metascale.integrations.export.export_study", lambda *how, config: 3)
+    monkeypatch.setattr(cli_study, "leave_if_damaged", lambda folder: None)
+    cli_study.export(Path("s"), "csv", str(long), False, None, None)
+    assert lines() == [f"3 trials written to {long}"]
+    monkeypatch.setattr("metascale.integrations.adapters.export_adapter", lambda *how: [long])
+    cli_study.export(Path("s"), None, None, False, Path("p"), None)
+    assert lines()[0] == str(long)
+    damage = SimpleNamespace(path=long, problem="is gone")
+    found = SimpleNamespace(ok=False, n_files=1, n_runs=1, damages=[damage])
+    monkeypatch.setattr("metascale.study.store.verify.verify_study", lambda folder: found)
+    with pytest.raises(typer.Exit):
+        cli_study.verify(Path("here"))
+    assert lines()[0] == f"{long}: is gone"
+    monkeypatch.setattr("metascale.workflow.recipe.load_recipe", lambda name: None)
+    monkeypatch.setattr("metascale.workflow.study_file.study_text", lambda *how: "")
+    monkeypatch.setattr("metascale.core.files.write_atomic", lambda *how: None)
+    recipes.init("digits", Path("a/long/way/to/the study.yaml"), None)
+    assert len(lines()) == 1
+    check = SimpleNamespace(checks={}, verdict="so")
+    monkeypatch.setitem(
+        sys.modules,
+        "metascale.workflow.coordinates",
+        SimpleNamespace(check_coordinates=lambda *a, **b: (check, [long])),
+    )
+    monkeypatch.setattr("metascale.core.optional.require", lambda *names: None)
+    models.coordinate_check("mlp", Path("o"))
+    assert lines()[-1] == str(long)
