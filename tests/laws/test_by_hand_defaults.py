@@ -273,6 +273,13 @@ def test_the_level_of_a_backtest_of_shares_is_90_percent():
     found = backtest_shares(x, y, ("N",), Metric("acc"), {"forecast": lambda seen: Law()})
     assert (set(asked), found.level, found.x_name) == ({0.9}, 0.9, "N")
 
+    def refuse(seen):
+        raise InputError("too few")
+
+    laws = {"forecast": refuse, "other": lambda seen: Law()}
+    errors = {row.predictor: row.error for row in backtest_shares(x, y, ("N",), Metric("acc"), laws).rows}
+    assert (errors["forecast"], errors["other"]) == (None, pytest.approx(0.3))
+
 
 def test_the_most_rows_of_a_simulated_table_are_a_million():
     with pytest.raises(InputError) as caught:

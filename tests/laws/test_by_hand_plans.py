@@ -376,3 +376,18 @@ def test_a_fitted_law_is_planted():
         assert (str(caught.value), caught.value.field) == (
             "the fitted law has parameters of its own and the scales N, D, in this order", "scales",
         )  # fmt: skip
+
+
+def test_what_a_run_tells_is_not_told_twice():
+    """Two runs that are nearly one (correlation 0.96) and a third of its own: after the first the third comes, although
+    the second alone would take more. Of the target they know .8, .75 and .6."""
+    covariance = np.eye(4)
+    covariance[0, 1] = covariance[1, 0] = 0.96
+    covariance[3, :3] = covariance[:3, 3] = [0.8, 0.75, 0.6]
+    found = grow(Dense(covariance, 0.25), np.ones(3), A([3]), 2.0, 0.0)
+    assert found.index.tolist() == [0, 2]
+    # The third knows nothing of the first: .64 / 1.25 and .36 / 1.25.
+    assert found.left == pytest.approx([1 - 0.512, 1 - 0.512 - 0.288])
+    assert grow(Dense(covariance, 0.25), np.ones(3), A([3]), 3.0, 0.0).predictive[2] == pytest.approx(
+        1.25 - 0.96**2 / 1.25
+    )

@@ -642,4 +642,7 @@ def test_whose_the_options_are():
         with pytest.raises(InputError) as caught:
             parts_of(TASKS, names, ShareOptions(chance=0.25))
         assert (str(caught.value), caught.value.field) == (words, "chance")
+    named = Table({"my_loss": [0.2, 0.4], "acc": [0.2, 0.4]}, "t")
+    told = parts_of(named, ["my_loss", "acc"], ShareOptions("share"))
+    assert {name: part.how.kind for name, part in told.items()} == {"my_loss": "loss", "acc": None}
     assert parts_of(TASKS, ["val_loss", "acc"], ShareOptions(chance=0.25))["acc"].how.chance == 0.25
