@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metascale.laws import descent, formula
+from metascale.laws import descent, formula, irregular
 from metascale.laws.allocation import _band, _with_run_noise
 from metascale.laws.cost import CostLaw, fit_cost
 from metascale.laws.families import ONE_AXIS
 from metascale.laws.fitting import fit_law
 from metascale.laws.formula import Formula, robust_fit
 from metascale.laws.groups import _test
-from metascale.laws.held_out import Prediction
+from metascale.laws.held_out import Prediction, Replicates
 from metascale.laws.irregular import _left_out
 from metascale.laws.objective import LeastSquares, LogHuber
 from metascale.laws.observations import observe
@@ -141,3 +141,53 @@ def test_the_steps_of_a_robust_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     robust_fit(Formula("line", "a*x^(-b)", ("x",)), observe(x, np.ones(8)), "log", 3, 1e-3)
     assert [step[2]["tolerance"] for step in steps] == [1e-3] * 3
     assert noises[:2] == pytest.approx([1e-10, 1e-9])
+
+
+def passes_of(monkeypatch: pytest.MonkeyPatch, means: list[float], odd_of: list[set[int]]) -> tuple[list[Any], Any]:
+    """What each pass leaves out, where pass k finds these far outside; and the answer, which is that of the last."""
+    seen: list[Any] = []
+
+    def left_out(rows: Any, law: str, level: float, odd: frozenset[int]) -> Any:
+        seen.append(set(odd))
+        far = odd_of[min(len(seen), len(odd_of)) - 1]
+        bands = [Prediction(2.0 if place in far else means[place], 1.0, 4.0) for place in range(len(means))]
+        return tuple((place, Prediction(band.predicted, 1.9, 2.1 + len(seen))) for place, band in enumerate(bands))
+
+    monkeypatch.setattr(irregular, "_left_out", left_out)
+    points = [Replicates(2.0**k, (mean,)) for k, mean in enumerate(means)]
+    return seen, irregular.leave_one_out(points, "power")
+
+
+@pytest.mark.parametrize(
+    ("n", "odd_of", "passes"),
+    [
+        (7, [set()], [set()]),
+        (7, [{3}, set()], [set(), {3}]),
+        (6, [{3}, set()], [set(), {3}]),
+        (5, [{3}, set()], [set()]),
+        (6, [{3, 4}, set()], [set()]),
+        (7, [{3}, {4}, set()], [set(), {3}, {3, 4}]),
+        (7, [{3}, {4}, {5}, set()], [set(), {3}, {3, 4}]),
+        (12, [{0}, {1}, {2}, {3}, {4}, {5}], [set(), {0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 3}]),
+    ],
+)
+def test_configurations_far_outside_are_left_out_of_the_next_pass(
+    n: int, odd_of: list[set[int]], passes: list[set[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until there are no more, five would not be left, or five passes are over."""
+    seen, found = passes_of(monkeypatch, [20.0] * n, odd_of)
+    assert seen == passes
+    assert list(found) == list(range(n))
+    assert {band.high for band in found.values()} == {2.1 + len(passes)}
+
+
+def test_what_is_left_out_is_asked_in_order_of_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(irregular, "_left_out", lambda *told: asked.append(told) or ())
+    points = [Replicates(4.0, (1.0, 2.0)), Replicates(1.0, (5.0,)), Replicates(4.0, (3.0,))]
+    assert irregular.leave_one_out(points, "m3") == {}
+    rows = ((1, 1.0, 5.0), (0, 4.0, 1.0), (0, 4.0, 2.0), (2, 4.0, 3.0))
+    assert asked == [(rows, "m3", 0.95, frozenset())]
+    assert irregular.leave_one_out(points[:2], "m3") == {}
+    assert irregular.leave_one_out(points, "chinchilla") == {}
+    assert len(asked) == 1

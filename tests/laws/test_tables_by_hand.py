@@ -169,6 +169,11 @@ def csv_of(folder: Path, content: str, name: str = "t.csv") -> Table:
     [
         ("x  loss\n1 2\n3   4\n", {"x": [1, 3], "loss": [2, 4]}),
         ('"x y" loss\n', None),
+        ('"x y"\n1\n2\n', {"x y": [1, 2]}),
+        ('"x y","a loss"\n1,2\n', {"x y": [1], "a loss": [2]}),
+        ("x y;a loss\n1;2\n", {"x y": [1], "a loss": [2]}),
+        ("x\ta loss\n1\t2\n", {"x": [1], "a loss": [2]}),
+        ("x,y;loss\n1,2\n", {"x": [1], "y;loss": [2]}),
         ("x|loss\n1|2\n", {"x": [1], "loss": [2]}),
         ("x\n1\n2\n", {"x": [1, 2]}),
         ("# x,loss\n1,2\n", {"x": [1], "loss": [2]}),
