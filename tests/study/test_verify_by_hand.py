@@ -57,6 +57,14 @@ def test_what_is_counted(folder: Path) -> None:
     the two tables."""
     found = verify_study(folder)
     assert (found.n_runs, found.n_files, found.damages, found.ok) == (2, 1 + 2 * 11 + (1 + 2 + 2 * 4) + 2, (), True)
+    kept = (folder / "seals.json").read_text()
+    (folder / "seals.json").unlink()
+    assert verify_study(folder).n_files == 1 + 2 * 11, "and no table where something is damaged"
+    (folder / "seals.json").write_text("{")
+    assert verify_study(folder).n_files == 1 + 2 * 11 + 1
+    (folder / "seals.json").write_text(kept)
+    (one(folder) / "result.json").write_text("{")  # its five hashes are lost
+    assert verify_study(folder).n_files == 1 + 11 + 6 + (1 + 2 + 2 * 4)
     shutil.rmtree(one(folder))
     unseal(folder, runs=[run.trial.id for run in read_study(folder).runs], files=None)
     for path in folder.glob("index.sqlite3*"):
