@@ -349,6 +349,10 @@ def test_which_kind_of_law_arrays_have(monkeypatch: pytest.MonkeyPatch) -> None:
             "objective": "o",
         },
     )
+    usual = {"law": "auto", "level": 0.95, "n_bootstrap": 1000, "seed": 0, "loss_name": "loss", "notes": ()}
+    assert (analysis.fit([1.0, 2.0], [2.0, 1.0]), analysis.fit(two, [2.0, 1.0])) == ("curve", "surface")
+    for told, names in ((asked[1][1], "x"), (surface.calls[1][1], ("N", "D"))):
+        assert {name: value for name, value in told.items() if value is not None} == {**usual, "x_name": names}
     assert analysis.fit([1.0, 2.0], [2.0, 1.0], law="a*x") == "scales"
     assert scales.calls[1][0][0] == [[1.0], [2.0]]
     assert [

@@ -32,7 +32,7 @@ from metascale.laws.likelihood import profile
 from metascale.laws.metrics import ShareOptions
 from metascale.laws.mixture import Component, Mixture
 from metascale.laws.multi_power import loss_of
-from metascale.laws.objective import LeastSquares
+from metascale.laws.objective import LeastSquares, LogHuber
 from metascale.laws.observations import observe
 from metascale.laws.schedules import Schedule
 from metascale.laws.table import Table
@@ -90,6 +90,37 @@ def test_where_a_search_begins() -> None:
     ladder = 10.0 ** (-3 + A([0, 3, 6, 9, 12]) / 2)
     assert free == pytest.approx(ladder * [-1, -1, 1, 1, 1])
     assert spread_of("a*x + tanh(h)", "h", 0.0) == pytest.approx(ladder)
+
+
+@pytest.mark.parametrize("objective", [LeastSquares(), LogHuber(0.1)])
+@pytest.mark.parametrize("prior", [None, (A([1.0, 0.5, -0.5]), A([4.0, 2.0, 3.0]))])
+def test_the_direction_of_a_step_is_the_fall_of_what_is_minimised(objective: Any, prior: Any) -> None:
+    """The value is the weighted penalty and half the prior's squares, the right side its negative derivative, and the
+    curvature that of the quadratic that majorises it."""
+    weights = A([1.0, 2.0, 0.5, 4.0])
+    one = problem("a + b*x**c", [1.0, 2.0, 3.0, 5.0], [2.0, 2.5, 1.0, 4.0], weights=weights, prior=prior)
+    point = A([[0.5, 0.25, 1.25]])
+    value, right, bend = descent._local(one, point, objective)
+    x, (a, b, c) = one.x[:, 0], one.decode(point)[0]
+    residuals = one.loss - a - b * x**c
+    wanted = (weights * objective.penalty(residuals[None]).value[0]).sum()
+    if prior is not None:
+        wanted += 0.5 * (prior[1] * (point[0] - prior[0]) ** 2).sum()
+    assert value == pytest.approx([wanted])
+    steps = 1e-6 * np.eye(3)
+    ahead, behind = (descent._local(one, point + sign * steps, objective)[0] for sign in (1, -1))
+    assert right[0] == pytest.approx((behind - ahead) / 2e-6, rel=1e-5, abs=1e-7)
+    slopes = np.column_stack([np.ones(4), x**c, b * x**c * np.log(x)])
+    majorised = slopes.T @ (slopes * (weights * objective.penalty(residuals[None]).majoriser[0])[:, None])
+    assert bend[0] == pytest.approx(majorised if prior is None else majorised + np.diag(prior[1]))
+
+
+def test_a_point_without_a_value_pulls_nowhere() -> None:
+    one = problem("a*x**c", [1.0, 10.0], [1.0, 2.0])
+    with np.errstate(all="ignore"):
+        value, right, bend = descent._local(one, A([[1.0, 400.0], [1.0, 0.0]]), LeastSquares())
+    assert (value[0], right[0].tolist(), bend[0].tolist()) == (INF, [0.0, 0.0], [[0.0, 0.0]] * 2)
+    assert math.isfinite(value[1])
 
 
 def test_linear_parameters_are_solved_for_inside_their_bounds() -> None:
