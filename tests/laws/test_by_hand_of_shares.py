@@ -298,6 +298,8 @@ def test_the_law_of_a_share_in_words():
     assert both.formula.startswith("acc / 100 = chance")
     assert analysis(metric=Metric("err", True)).formula.startswith("1 - err = chance")
     assert analysis(metric=Metric("err", True, 100.0)).formula.startswith("1 - err / 100 = chance")
+    for flipped, words in ((False, "acc / 2 = chance"), (True, "1 - acc / 2 = chance")):
+        assert analysis(metric=Metric("acc", flipped, 2.0)).formula.startswith(words)
     assert analysis(log=False).formula.endswith("exp(-(a + b N)))")
     two = analysis(x_names=("N", "D"), trends={"N": one.trends["N"], "D": TrendResult("none", Interval(0, 0, 0), 0.95)})
     assert (two.names, two.trend) == (("a", "b_N", "b_D", "chance", "missed"), "unknown")

@@ -11,7 +11,7 @@ from metascale.core.errors import InputError
 from metascale.laws import LAWS, fit_law, scales, surface_fit, verdict
 from metascale.laws.objective import LeastSquares
 from metascale.laws.observations import observe
-from metascale.laws.record import Band, Interval, TrendResult
+from metascale.laws.record import Band, FamilyRecord, Interval, LawRecord, TrendResult
 from metascale.laws.scales import ScalesAnalysis, any_scales, pictures_of, slice_along
 from metascale.laws.surface_fit import SurfaceAnalysis, _family, _fit_notes, describe_row, influence_notes
 from metascale.laws.uncertainty import Bootstrap, Noise
@@ -438,6 +438,47 @@ def test_a_surface_in_a_picture_and_its_optimum(monkeypatch):
         "loss against compute", one.verdict, "compute (6 N D FLOPs)", "loss", (60.0, 240.0, 240.0), (3.0, 2.5, 2.0),
     )  # fmt: skip
     assert found.bands == {"compute-optimal loss (80 % interval of the law)": Band((6.0,), (2.0,), (1.5,), (2.5,))}
+
+
+def test_a_surface_in_a_file(monkeypatch):
+    """The chosen law has the intervals of its bootstrap, the others those of the delta method."""
+    asked, levels = [], []
+    one = surface(("falls", "none"))
+    one.fit.record = lambda *given: asked.append(given) or LawRecord("chinchilla", notes=given[2])
+    other = one.families["kaplan"]
+    other.__dict__.update(at_bound=("A",), rmse_log=0.5, finite_aicc=-7.5, converged=False)
+    monkeypatch.setattr(
+        surface_fit, "delta_intervals", lambda fit, level: levels.append(level) or {"z": BOUNDS["beta"]}
+    )
+    stored = one.record()
+    assert asked == [(0.9, BOUNDS, ("first",))]
+    assert levels == [0.9, 0.9]
+    assert (stored.law, stored.trend, stored.trends, stored.verdict, stored.notes, stored.condition) == (
+        "chinchilla", "falls", one.trends, one.verdict, ("first",), 1e3,
+    )  # fmt: skip
+    assert stored.extrapolation_reason == "the held-out test is for tables with one scale"
+    assert stored.families == {
+        "chinchilla": FamilyRecord({name: Interval(**part) for name, part in BOUNDS.items()}, 0.125, 0.01),
+        "kaplan": FamilyRecord({"z": Interval(0.375, 0.25, 0.5)}, 0.25, 0.5, -7.5, converged=False,
+                               note="A at the bound"),
+    }  # fmt: skip
+    one.fit.condition = np.inf
+    assert one.record().condition is None
+    assert one.to_json()["law"] == "chinchilla"
+
+
+def test_a_surface_is_saved_with_what_predicts(monkeypatch, tmp_path):
+    written = []
+    one = surface()
+    one.fit.record = lambda *given: LawRecord("chinchilla")
+    monkeypatch.setattr(surface_fit, "delta_intervals", lambda *given: {})
+    one.families["kaplan"].__dict__.update(at_bound=(), rmse_log=0.5, finite_aicc=None, converged=True)
+    predictor = SimpleNamespace(record=lambda: "what predicts")
+    monkeypatch.setattr(surface_fit, "choose", lambda *given: SimpleNamespace(mixture=predictor))
+    monkeypatch.setattr(surface_fit, "save_record", lambda *given: written.append(given))
+    one.save(tmp_path)
+    ((path, stored),) = written
+    assert (path, stored.predictor, stored.law) == (tmp_path, "what predicts", "chinchilla")
 
 
 def test_what_predicts_for_a_surface(monkeypatch):
