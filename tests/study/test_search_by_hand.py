@@ -5,6 +5,7 @@ Trials are not run: a stand-in for `run_study` ends them as the test says. Optun
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from metascale.core.canonical import canonical_json, content_id
-from metascale.core.errors import Diverged, InputError
+from metascale.core.errors import Diverged, InputError, MissingDependency
 from metascale.core.streams import address, generator
 from metascale.study import RunStore, Study, read_study
 from metascale.study.content import base_identity
@@ -192,6 +193,27 @@ def test_failures_of_a_round_are_tried_again_by_the_next_call_alone(tmp_path: Pa
     ran = runs()
     run_tuned_study(asked, tmp_path)
     assert [(len(call.study.trials()), call.retry_failed) for call in ran.calls] == [(6, True), (1, True)]
+
+
+def test_a_search_with_nothing_left_to_run_counts_how_it_stands(tmp_path: Path) -> None:
+    statuses = ["finished", "failed", "diverged", "failed", "finished", "finished", "damaged"]
+    assert running._standing(tmp_path, statuses) == StudyOutcome(tmp_path, 7, 3, 2, 1, 0, 0, 7, 0.0)
+
+
+def test_optuna_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setitem(sys.modules, "optuna.samplers", None)
+    search = Search({"a": Uniform(0.0, 9.0)}, sampler="Own")
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: running._estimated({}, [], 0), "a search for hyperparameters"),
+        (lambda: samplers.suggestion(search, [], "there", {}), "a sampler of a search"),
+        (lambda: samplers.build("TPESampler", 0), "a sampler of a search"),
+    ]
+    for call, said in calls:
+        with pytest.raises(
+            MissingDependency, match=rf"^{said} needs the package 'optuna.*pip install 'metascale\[tune\]'$"
+        ):
+            call()
 
 
 def test_a_damaged_trial_ends_the_search_and_is_named(tmp_path: Path, runs: Any) -> None:

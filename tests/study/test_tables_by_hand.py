@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import signal
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from metascale.core.errors import CorruptFile, InputError
+from metascale.core.errors import CorruptFile, InputError, MissingDependency
 from metascale.core.files import read_json_lines
 from metascale.study import RunStore, Study, runner
 from metascale.study.errors import DiskFull
@@ -105,6 +106,22 @@ def test_a_data_frame_has_the_columns_of_the_table() -> None:
     frame = ResultsTable(("b", "a"), ({"a": 1, "b": 2},)).to_pandas()
     assert (list(frame.columns), frame.values.tolist()) == (["b", "a"], [[2, 1]])
     assert list(ResultsTable(("b", "a"), ()).to_pandas().columns) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("gone", "act", "said"),
+    [
+        ("pandas", lambda path: ResultsTable(("a",), ()).to_pandas(), "a data frame of a study's results"),
+        ("pyarrow", lambda path: ResultsTable(("a",), ()).write_parquet(path), "a Parquet file of a study's results"),
+    ],
+)
+def test_a_format_that_needs_a_package_names_what_installs_it(
+    gone: str, act: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, gone, None)
+    with pytest.raises(MissingDependency) as caught:
+        act(tmp_path / "t.parquet")
+    assert str(caught.value) == f"{said} needs the package '{gone}'; install it with: pip install 'metascale[data]'"
 
 
 def test_what_a_later_search_replaced_is_superseded(tmp_path: Path) -> None:
