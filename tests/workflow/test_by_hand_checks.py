@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 import torch
+from pydantic import Field
 
 from metascale.core.errors import InputError
 from metascale.study.design import Study
@@ -141,6 +142,14 @@ def test_one_task_is_more_than_endless_ones_and_equal_numbers_keep_the_first() -
     assert (settings is known["one"], seed) == (True, 3)
 
 
+def test_every_setting_of_another_study_is_a_difference() -> None:
+    recipe: Any = SimpleNamespace(validate=lambda config: Ranges(count=config["n"], share=config.get("share", 0.0)))
+    one = Study("s", "m:f", {}, {"n": [1, 2]}, (3, 4))
+    assert preflight.distinct_settings(recipe, one) == [(Ranges(count=1), 3), (Ranges(count=2), 3)]
+    both = replace(one, axes={"n": [1], "share": [0.0, 0.5]}, seeds=(4,))
+    assert preflight.distinct_settings(recipe, both) == [(Ranges(), 4), (Ranges(share=0.5), 4)]
+
+
 # --------------------------------------------------------------------------------------- configurations: ranges
 
 
@@ -224,6 +233,48 @@ def test_the_first_value_of_a_list_that_is_not_allowed_is_named_by_its_place() -
 def test_a_key_that_there_is_not_gets_a_hint(key: str, near: str) -> None:
     said = f"here: there is no key '{key}'; {near}"
     assert refusal(lambda: validate(Ranges, {"count": 2, key: 5}, "here")) == (said, key, 5, None)
+
+
+@dataclass(frozen=True)
+class Either(TrialConfig):
+    """A number or a text; what is neither is refused as a number."""
+
+    either: Count | str | None = None
+    whole: Annotated[int, Field(ge=2)] | str = 5
+
+
+@pytest.mark.parametrize(("key", "value", "least"), [("either", 0, 1), ("whole", 1, 2)])
+def test_a_key_of_two_kinds_is_named_without_them(key: str, value: int, least: int) -> None:
+    message = f"input should be greater than or equal to {least}"
+    said = f"here: the value {value} of '{key}' is not allowed: {message}"
+    assert refusal(lambda: validate(Either, {key: value}, "here")) == (said, key, value, message)
+    assert getattr(validate(Either, {key: "x"}, "here"), key) == "x"
+
+
+def test_a_key_that_a_class_in_between_declares_again_is_its_fault() -> None:
+    @dataclass(frozen=True)
+    class Noted(Ranges):
+        __note__: ClassVar[str] = "a"
+        share: Share = 0.5
+
+    @dataclass(frozen=True)
+    class Leaf(Noted):
+        """What stands between is named."""
+
+    said = "Noted declares 'share' again, which loses its range; put the value into the recipe's defaults"
+    assert refusal(lambda: validate(Leaf, {}, "here")) == (said, "share", None, None)
+
+    @dataclass(frozen=True)
+    class First(Ranges):
+        __note__: ClassVar[str] = "a"
+        choice: Literal["a", "b"] = "a"
+
+    @dataclass(frozen=True)
+    class Second(First):
+        __note__: ClassVar[str] = "b"
+        choice: Literal["b", "c"] = "c"  # type: ignore[assignment]
+
+    assert validate(Second, {"count": 3}, "here") == Second(count=3)
 
 
 def test_keys_with_lists_and_with_texts() -> None:

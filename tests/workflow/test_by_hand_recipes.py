@@ -7,18 +7,20 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 
+from metascale.cli.run import _read_study_file
 from metascale.core.errors import InputError
 from metascale.study.design import Study
 from metascale.study.roles import Reading, Roles
 from metascale.workflow import estimate
 from metascale.workflow import recipe as recipes
 from metascale.workflow.config import Count, FewShotConfig, Rate, TrialConfig
-from metascale.workflow.describe import _arguments, describe, values_of
+from metascale.workflow.describe import _arguments, _header, allowed, describe, values_of
 from metascale.workflow.estimate import _Cost
 from metascale.workflow.fewshot import Parts
 from metascale.workflow.recipe import SHIPPED, Follows, Profile, Recipe, load_recipe
@@ -330,6 +332,20 @@ def test_an_error_of_its_own_keeps_its_traceback(tmp_path: Path, monkeypatch: py
     assert (gone.value.field, gone.value.value) == ("recipe", str(tmp_path / "none.py"))
 
 
+def test_a_stored_recipe_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = str(tmp_path.resolve() / "gone.py")
+    for name, of, said in (
+        (gone, "run 'r'", f"run 'r' needs its recipe: there is no recipe file {gone}"),
+        ("a/b", "run 'r'", "run 'r' names its recipe by a relative path, a/b; recipes write absolute ones"),
+        ("b.py", "study 's'", "study 's' names its recipe by a relative path, b.py; recipes write absolute ones"),
+    ):
+        with pytest.raises(InputError) as caught:
+            recipes.stored_recipe(name, of)
+        assert str(caught.value) == said
+    monkeypatch.setattr(recipes, "load_recipe", lambda name: name)
+    assert [recipes.stored_recipe(name, "s") for name in ("digits", gone)] == ["digits", gone]
+
+
 # ------------------------------------------------------------------------------------ descriptions and study files
 
 
@@ -364,6 +380,38 @@ def test_a_class_without_words_or_keys_of_its_own_has_those_of_its_base() -> Non
     assert next(iter(said)) == "more"
     twice = "Args:\n    a: x\n\nExample:\nArgs:\n    b: y"
     assert list(_arguments(twice)) == [(["a"], "x")]
+    assert list(_arguments("Args:\n        of none\n    a: x\n\n        y: z\n    b\n")) == [
+        (["a"], "x y: z"),
+        (["b"], ""),
+    ]
+    assert _header("  of none\nData: here\n there") == {"Data": "here"}
+    assert _header("Command:  a\n  b\nData:  c\n  d\nTook:\n  e") == {"Command": "a\nb", "Data": "c d"}
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (Annotated[int, Ge(2), Lt(7)], "a whole number at least 2, below 7"),
+        (Annotated[float, Gt(0.5), Le(1e6)], "a number above 0.5"),
+        (Annotated[float, Ge(-1), Lt(999999.0)], "a number at least -1, below 999999"),
+        (tuple[Annotated[int, Ge(0)], ...] | None, "a list, each a whole number at least 0; or none"),
+        (Literal[1, 2], "1 or 2"),
+        (Literal[1, True, "x"], "1, True or x"),
+        (Rate, "a number above 0"),
+        (Count | None, "a whole number at least 1; or none"),  # a limit of 10⁹ only keeps nonsense out
+        (7, "7"),
+        (None | bool, "true or false; or none"),
+    ],
+)
+def test_an_annotation_in_words(hint: Any, words: str) -> None:
+    assert allowed(hint) == words
+
+
+@pytest.mark.parametrize(("name", "is_one"), [("a.yaml", True), ("b.yml", True), ("c.YAML", True), ("d.yamlx", False)])
+def test_a_study_file_is_known_by_its_ending(name: str, is_one: bool, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text("recipe: digits\n")
+    assert _read_study_file(str(file)) == ({"recipe": "digits"} if is_one else {})
 
 
 def test_a_study_file_keeps_letters_and_wraps_with_its_indent() -> None:
