@@ -332,6 +332,8 @@ METRIC = "protonet or r2d2 or metaoptnet"
         ({"outer_optimizer": "adam", "outer_weight_decay": 0.25},
          "outer_weight_decay goes with outer_optimizer=sgd or adamw, not adam", "outer_weight_decay", 0.25),
         ({"outer_warmup": 1000}, "outer_warmup must be below the 1000 outer steps, not 1000", "outer_warmup", 1000),
+        ({"n_tasks": None, "budget": "steps", "max_steps": 7, "outer_warmup": 8},
+         "outer_warmup must be below the 7 outer steps, not 8", "outer_warmup", 8),
         # 4 visits of 5 tasks, 4 tasks a step: 5 steps.
         ({"budget": "visits", "visits_per_task": 4, "outer_warmup": 5},
          "outer_warmup must be below the 5 outer steps, not 5", "outer_warmup", 5),

@@ -103,14 +103,15 @@ def test_given_values_stand_above_those_that_others_bring_and_these_above_the_re
 
 
 def test_a_configuration_of_every_trial_and_of_both_ends_of_every_range() -> None:
-    base = {"tune": {"space": {"depth": {"integer": [2, 6]}, "rate": {"log": [0.5, 2.0]}}, "trials": 5}}
+    space = {"depth": {"integer": [2, 6]}, "rate": {"log": [0.5, 2.0]}, "share": {"uniform": [-1.0, 3.0]}}
+    base = {"tune": {"space": space, "trials": 5}}
     one = Study("s", "m:f", base, {"size": [1, 2]}, (3, 4))
     found = [dict(each) for each in recipes.configs_of(one)]
     assert [(each["size"], each["seed"]) for each in found[:4]] == [(1, 3), (1, 4), (2, 3), (2, 4)]
     assert found[4:] == [
-        {**one.base, "size": size, "depth": depth, "rate": pytest.approx(rate)}
+        {**one.base, "size": size, "depth": depth, "rate": pytest.approx(rate), "share": share}
         for size in (1, 2)
-        for depth, rate in ((2, 0.5), (6, 2.0))
+        for depth, rate, share in ((2, 0.5, -1.0), (6, 2.0, 3.0))
     ]
     assert len(list(recipes.configs_of(replace(one, base={})))) == 4
 
@@ -168,6 +169,8 @@ def test_a_measured_column_stands_for_an_axis_and_files_have_absolute_places(tmp
     assert study.roles == Roles(("n_params",), (), (), (), "bits")
     assert recipe.study({"path": [f"{tmp_path}/./a"]}).axes["path"] == [f"{tmp_path}/a"]
     assert MINE._take_axes({"size": (3, 4)}, {}) == {"size": [3, 4]}
+    assert MINE._take_axes({"rates": [[0.1]]}, {}) == {"rates": [[0.1]]}  # one choice of a list is an axis as well
+    assert MINE._take_axes({"size": []}, {}) == {"size": []}
 
 
 def test_a_recipe_may_be_tuned_unless_it_is_told_not_to_be() -> None:
@@ -229,8 +232,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_names_of_recipes_are_listed_once_with_underscores(installed: Any) -> None:
-    installed(("my-waves", "mod_a", "p"), ("a", "mod_b", "p"), ("my_waves", "mod_b", "q"), ("model-size", "m", "p"))
-    assert recipes.recipe_names() == (*SHIPPED, "a", "my_waves")
+    names = ("my-waves", "z", "a", "my_waves", "model-size", "c-d", "b")
+    installed(*((name, f"module_{place}", "p") for place, name in enumerate(names)))
+    assert recipes.recipe_names() == (*SHIPPED, "a", "b", "c_d", "my_waves", "z")
 
 
 def test_an_installed_recipe_is_found_by_either_spelling(installed: Any) -> None:
