@@ -76,6 +76,7 @@ def test_the_commands_take_options_of_shares_beside_a_loss_and_test_both(tmp_pat
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.long
 def test_the_command_writes_a_folder_a_metric_and_predicts_from_it(tmp_path):
     path, out = write(tmp_path / "t.csv", shares(7)), tmp_path / "out"
     said = call("fit", path, "--x", "N", "--y", "loss", "--y", "acc", "--y", "note", "--bootstrap", 20, "--out", out)

@@ -169,6 +169,11 @@ def test_two_scales_that_are_no_size_and_data_have_the_verdict_of_what_predicts(
     assert type(found) is laws.ScalesAnalysis
     assert "predicted by" in found.verdict
     assert found.predict(ROWS[:1]).by == found.predictor.by
+
+
+@pytest.mark.long
+def test_two_scales_that_are_size_and_data_by_any_name_are_a_surface():
+    table = {"experts": SIZE, "width": DATA, "loss": SURFACE}
     assert type(ms.fit(table, x=("experts", "width"), law="chinchilla", n_bootstrap=20)) is laws.SurfaceAnalysis
     for names in (("params", "tokens"), ("n_params", "compute_flops")):
         sized = {names[0]: SIZE, names[1]: DATA if names[1] == "tokens" else 6 * SIZE * DATA, "loss": SURFACE}

@@ -149,7 +149,11 @@ def test_an_error_rate_is_the_mirror_of_an_accuracy_and_nothing_leaves_its_bound
 
 @pytest.mark.parametrize(
     ("trials", "tables", "most"),
-    [(None, 6, 1), (300, 6, 1), *(pytest.param(trials, 40, 6, marks=pytest.mark.long) for trials in (None, 300))],
+    [
+        (300, 6, 1),
+        pytest.param(None, 6, 1, marks=pytest.mark.long),
+        *(pytest.param(trials, 40, 6, marks=pytest.mark.long) for trials in (None, 300)),
+    ],
 )
 def test_noise_names_a_trend_as_rarely_as_its_level_says(trials, tables, most):
     rng = np.random.default_rng(5)
@@ -275,12 +279,18 @@ def test_a_share_that_is_read_off_a_loss_is_tested_both_ways_and_without_what_is
     columns = table(8)
     found = ms.backtest(columns, x="N", y="acc", via="loss", chance=0.25, trials="asked")
     assert {"forecast", "without the loss", "logistic", "last value", "tail line"} <= set(found.means())
-    arrays = ms.backtest(columns["N"], columns["acc"], loss_name="acc", via=columns["loss"], chance=0.25, trials=1000)
-    assert arrays.rows == found.rows
     changed = {**columns, "loss": np.where(columns["N"] < 9e8, columns["loss"], 3.0)}  # hidden from both steps
     again = ms.backtest(changed, x="N", y="acc", via="loss", chance=0.25, trials="asked")
     last = [[row for row in one.rows if row.predictor == "forecast" and row.horizon > 3][-1] for one in (found, again)]
     assert last[0] == last[1]
+
+
+@pytest.mark.long
+def test_a_backtest_of_a_share_from_arrays_is_that_of_the_table():
+    columns = table(8)
+    found = ms.backtest(columns, x="N", y="acc", via="loss", chance=0.25, trials="asked")
+    arrays = ms.backtest(columns["N"], columns["acc"], loss_name="acc", via=columns["loss"], chance=0.25, trials=1000)
+    assert arrays.rows == found.rows
 
 
 def test_a_backtest_of_shares_in_several_scales_hides_corners():

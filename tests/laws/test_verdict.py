@@ -314,7 +314,7 @@ def test_a_score_that_rises_is_good_news() -> None:
     found = analyse(x, odds / (1 + odds), x_name="params", loss_name="accuracy", **FAST)
     assert found.fit.law.name == "logistic"
     assert found.verdict.startswith("accuracy rises with params (its odds growing with mean exponent 0.4")
-    falling = analyse(x, odds[::-1] / (1 + odds[::-1]), x_name="params", loss_name="accuracy", **FAST)
+    falling = analyse(x, odds[::-1] / (1 + odds[::-1]), x_name="params", loss_name="accuracy", law="power", **FAST)
     assert "FALLS with params" in falling.verdict
     assert "more params made it worse" in falling.verdict
     points = analyse(x, 30 * (x / 1e8) ** 0.05, x_name="params", loss_name="score", law="power", **FAST)

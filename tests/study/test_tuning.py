@@ -274,7 +274,7 @@ def test_a_failure_is_retried_by_the_next_call_and_what_was_suggested_stands(tmp
     assert [run.trial.id for run in read_study(tmp_path / "study").runs if run.trial.kind == "tuning"] == before
 
 
-@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("always", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_trial_killed_from_outside_is_resumed_and_never_scored(tmp_path: Path, always: bool) -> None:
     """Half of the rates are killed at their checkpoint: once, or until the cause is gone."""
     cured = tmp_path / "cured"
