@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import pkgutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,15 +16,18 @@ from matplotlib.lines import Line2D
 
 from metascale.laws.contrasts import PairedTest
 from metascale.laws.record import Interval
-from metascale.report import section, study, words
+from metascale.report import section, sections, study, words, write
+from metascale.report.section import Folded
 from metascale.report.sections import checks, diagnosis, standing, tuning
 from metascale.report.sections.checks import NO_CAUSE, cause_of
 from metascale.report.sections.contest import Contestant
 from metascale.report.sections.curves import _key
 from metascale.report.sections.diagnosis import RunCurve
+from metascale.report.sections.overview import trials
 from metascale.report.sections.standing import _against
 from metascale.report.study import Point, _short
 from tests.report.study_fixture import run_row
+from tests.report.test_study_by_hand import study_of
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "figures.write_figures": {"kinds": ("svg", "pdf")},
@@ -213,3 +218,39 @@ def test_a_key_begins_left_of_the_axes_and_above_them() -> None:
     left, bottom = ax.transAxes.inverted().transform(ax.get_legend().get_bbox_to_anchor().p0)
     assert -0.05 < left < 0
     assert bottom == pytest.approx(1)
+
+
+@pytest.mark.parametrize("runs", [(), ({"n_tasks": 10}, {"n_tasks": 40}, {"n_tasks": 80})])
+def test_sections_keep_their_names_whatever_a_study_has(runs: tuple[dict[str, Any], ...], tmp_path: Path) -> None:
+    """By their ids programs find them in summary.json, and links on the page."""
+    found = write.sections_of(study_of(tmp_path, {"n_tasks": [10, 40, 80]}, *runs))
+    assert [(one.id, one.title) for one in found] == [
+        ("missing", "What is missing, and why"), ("law", "The law"), ("sizes", "Model size"),
+        ("fixed", "What was held fixed"), ("families", "Families of laws"),
+        ("extrapolation", "Does it extrapolate?"), ("accuracy", "Accuracy"),
+        ("baselines", "Side by side, on the same tests"), ("shapes", "Loss along each axis of the shape"),
+        ("held-out", "Extrapolation: small-model law vs. held-out large models"),
+        ("irregular", "Irregular points"), ("diagnosis", "Underfit or overfit?"),
+        ("tuning", "Tuned hyperparameters"), ("methods", "Methods and their costs"), ("memory", "Memory"),
+        ("learning", "Learning curves"), ("adaptation", "Adaptation steps"), ("diagnostics", "Diagnostics"),
+        ("trials", "Trials"), ("caveats", "Caveats"), ("provenance", "Where this comes from"),
+    ]  # fmt: skip
+    assert [one.mark for one in found if one.mark] == ["missing"]
+
+
+@pytest.mark.parametrize(("n", "opened"), [(12, True), (13, False)])
+def test_up_to_twelve_trials_are_shown_and_more_are_folded(n: int, opened: bool, tmp_path: Path) -> None:
+    section = trials(study_of(tmp_path, {"n_tasks": [1, 2]}, *({"n_tasks": k + 1} for k in range(n))))
+    (folded,) = (block for block in section.blocks if isinstance(block, Folded))
+    assert (folded.open, folded.title) == (opened, f"All {n} trials")
+
+
+def test_every_picture_is_whole_unless_asked_otherwise() -> None:
+    asked = []
+    for module in pkgutil.iter_modules(sections.__path__):
+        for name, function in vars(importlib.import_module(f"{sections.__name__}.{module.name}")).items():
+            told = inspect.signature(function).parameters if inspect.isfunction(function) else {}
+            if "compact" in told and told["compact"].default is not inspect.Parameter.empty:
+                asked.append((name, told["compact"].default))
+    assert len(asked) > 10
+    assert {default for _, default in asked} == {False}
