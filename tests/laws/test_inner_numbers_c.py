@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from scipy.special import bdtr, betaincinv
+from scipy.special import bdtr, betaincinv, ndtri
 
 from metascale.core.errors import InputError
-from metascale.laws import share_predictor, shares, simulate
+from metascale.laws import multi_power, schedule_fit, schedule_predictor, share_predictor, shares, simulate, two_steps
+from metascale.laws.schedule_fit import Run
+from metascale.laws.schedule_predictor import SchedulePredictor
+from metascale.laws.schedules import Schedule
 from metascale.laws.share_predictor import SharePredictor
 from metascale.laws.shares import Form, Metric
 
@@ -270,3 +275,281 @@ def test_a_shape_fitted_in_the_scales_own_units() -> None:
     np.testing.assert_allclose(pull / np.sqrt(np.diag(information)), 0, atol=1e-6)
     assert (fit.freedom, fit.between, fit.converged) == (6, 0.004, True)
     assert fit.deviance == pytest.approx(shares._deviance(p, y, weight))
+
+
+# ------------------------------------------------------------------------------------------ rates and their law
+
+
+RATES = Schedule(np.array([0.2, 0.5, 1.3, 1.3, 0.9, 0.9, 1.1, 0.6, 0.35, 0.35, 0.22]), 2)
+THETA = np.array([0.7, -0.4, -0.9, 0.3, 0.8, -0.5, 0.45])
+
+
+def _law(theta: np.ndarray, schedule: Schedule, step: int) -> float:
+    """Equation 2, change by change; place k holds the rate of step k + 1."""
+    floor, a, alpha, b, c, beta = np.exp(theta[:6])
+    rates = schedule.rates / schedule.sum_unit
+    found = floor + a * rates[:step].sum() ** -alpha
+    for k in range(max(schedule.warmup, 1), step):
+        drop, since = schedule.rates[k - 1] - schedule.rates[k], rates[k:step].sum()
+        found -= b * drop * (1 - (1 + c * schedule.rates[k] ** -theta[6] * since) ** -beta)
+    return float(found)
+
+
+def test_the_law_of_rates_change_by_change() -> None:
+    schedule = Schedule(RATES.rates, 2, 1.7)
+    at = np.array([4, 5, 8, 11])
+    found, jacobian = multi_power.curve_of(THETA, multi_power.Path.of(schedule, at, None))
+    np.testing.assert_allclose(found, [_law(THETA, schedule, step) for step in at], rtol=1e-12)
+    for k in range(7):
+        move = np.eye(7)[k] * 1e-6
+        slope = [(_law(THETA + move, schedule, step) - _law(THETA - move, schedule, step)) / 2e-6 for step in at]
+        np.testing.assert_allclose(jacobian[:, k], slope, rtol=1e-6, atol=1e-9)
+    names = dict(zip(multi_power.NAMES, [*np.exp(THETA[:6]), THETA[6]], strict=True))
+    np.testing.assert_allclose(multi_power.loss_of(names, schedule, [8, 11, 4]), found[[2, 3, 0]])
+
+
+def test_the_path_of_a_schedule() -> None:
+    """After a warm-up of 2 the rate changes at places 2 (up by 0.8), 4, 6, 7, 8 and 10; the last is past step 10."""
+    found = multi_power.Path.of(RATES, np.array([5, 10]), None)
+    np.testing.assert_allclose(found.total, [4.2, 7.5])
+    np.testing.assert_allclose(found.drop, [-0.8, 0.4, -0.2, 0.5, 0.25])
+    np.testing.assert_allclose(found.log_rate, np.log([1.3, 0.9, 1.1, 0.6, 0.35]))
+    np.testing.assert_allclose(found.since, [[3.5, 0.9, 0, 0, 0], [6.8, 4.2, 2.4, 1.3, 0.7]], atol=1e-12)
+    zero = multi_power.Path.of(Schedule(np.array([2.0, 0.0, 1.0]), 0), np.array([3]), None)
+    np.testing.assert_allclose(zero.log_rate, [np.log(2e-9), 0.0])
+
+
+def test_changes_of_a_rate_are_joined() -> None:
+    """Two steps and 2 groups a gap: from 2 to 6 ends at 4 and 6, to 12 at 9 and 12; more than 4 changes are joined."""
+    rates = np.array([0.4, 1.0, 0.94, 0.8, 0.73, 0.61, 0.52, 0.4, 0.37, 0.21, 0.16, 0.13])
+    schedule, at = Schedule(rates, 2, 1.3), np.array([6, 12])
+    found = multi_power.Path.of(schedule, at, 2)
+    summed = np.concatenate([[0.0], np.cumsum(rates)]) / 1.3
+    parts = [[2, 3], [4, 5], [6, 7, 8], [9, 10, 11]]  # places, of steps to 4, 6, 9 and 12
+    drops = [np.array([rates[k - 1] - rates[k] for k in part]) for part in parts]
+    before = [drop @ summed[part] / drop.sum() for drop, part in zip(drops, parts, strict=True)]
+    logs = [drop @ np.log(rates[part]) / drop.sum() for drop, part in zip(drops, parts, strict=True)]
+    np.testing.assert_allclose(found.drop, [drop.sum() for drop in drops])
+    np.testing.assert_allclose(found.log_rate, logs)
+    since = summed[at][:, None] - np.array(before)
+    assert (since[0, 2:] < 0).all()
+    np.testing.assert_allclose(found.since, np.maximum(since, 0))
+    np.testing.assert_allclose(found.total, summed[at])
+    assert len(multi_power.Path.of(schedule, at).drop) == 8  # 4 groups a gap by default
+    few = multi_power.Path.of(schedule, np.array([6]), 4)
+    assert len(few.drop) == 4  # as many changes as groups are left alone
+    up = multi_power.Path.of(Schedule(np.array([1.0, 1.5, 0.8, 0.7, 1.2]), 0), np.array([5]), 1)
+    own = np.array([0.5, 0.7, 0.1, 0.5])
+    np.testing.assert_allclose(up.drop, [-0.2])
+    np.testing.assert_allclose(up.log_rate, [own @ np.log([1.5, 0.8, 0.7, 1.2]) / 1.8])
+    np.testing.assert_allclose(up.since, [[5.2 - own @ [1.0, 2.5, 3.3, 4.0] / 1.8]])
+
+
+def _schedule_predictor(**change: object) -> SchedulePredictor:
+    root = np.random.default_rng(3).standard_normal((7, 7)) * 0.05
+    given = {"theta": THETA, "covariance": root @ root.T, "rate_unit": 1.6, "sum_unit": 5.0, "noise": 0.03,
+             "discrepancy": 0.02, "loss_name": "ce", "longest": (np.array([3]), np.array([2.0])), **change}  # fmt: skip
+    return SchedulePredictor(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("level", [0.7, 0.9])
+def test_the_interval_of_a_run_under_a_schedule(level: float) -> None:
+    who, at = _schedule_predictor(), np.array([4, 5, 8, 11])
+    found = who.predict(RATES, level, [8, 4, 5, 11, 4])
+    values, vectors = np.linalg.eigh(who.covariance)
+    normal = np.random.default_rng(1213).standard_normal((300, 7))
+    draws = np.array([THETA + vectors @ (row * np.maximum(values, 0) ** 0.5) for row in normal])
+    np.testing.assert_allclose(who.draws, draws, rtol=1e-9, atol=1e-12)
+    scaled = Schedule(RATES.rates / 1.6, 2, 5.0 / 1.6)
+    middle = np.array([_law(THETA, scaled, step) for step in at])
+    logs = np.log([multi_power.curve_of(draw, multi_power.Path.of(scaled, at))[0] for draw in draws])
+    shares = (np.random.default_rng(7).permutation(300) + 0.5) / 300
+    total = np.cumsum(RATES.rates)[at - 1] / 5.0
+    assert total.min() < 1 < total.max()
+    noise = np.sqrt(0.03**2 + (0.02 * (1 + np.log(np.maximum(total, 1)))) ** 2)
+    low, high = np.quantile(logs + ndtri(shares)[:, None] * noise, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    np.testing.assert_allclose(found.median, middle)
+    np.testing.assert_allclose(found.low, np.minimum(np.exp(low), middle))
+    np.testing.assert_allclose(found.high, np.maximum(np.exp(high), middle))
+    np.testing.assert_allclose(found.beyond, np.maximum(total, 1))
+    np.testing.assert_allclose(found.rate, RATES.rates[at - 1])
+    assert found.at.tolist() == at.tolist()
+
+
+def test_parameters_in_the_units_of_a_table_give_the_same_law() -> None:
+    who = _schedule_predictor()
+    own = who.in_units(THETA)
+    coded = np.array([*np.log(own[:6]), own[6]])
+    scaled = RATES.scaled(1.6, 5.0)
+    for step in (4, 8, 11):
+        assert _law(coded, RATES, step) == pytest.approx(_law(THETA, scaled, step), rel=1e-12)
+
+
+def test_between_the_drawn_steps_a_spread_is_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule_predictor, "_NODES", 3)
+    who, at = _schedule_predictor(), [4, 5, 7, 8, 11]
+    few, whole = who.predict(RATES, 0.8, at), who.predict(RATES, 0.8, [4, 7, 11])
+    for end in ("low", "high"):
+        away = np.log(getattr(few, end) / few.median)
+        ends = np.log(getattr(whole, end) / whole.median)
+        np.testing.assert_allclose(away, np.interp(at, [4, 7, 11], ends))
+
+
+# ------------------------------------------------------------------------------------------ the fit of that law
+
+
+def _runs() -> list[Run]:
+    rng = np.random.default_rng(12)
+    runs = []
+    for name, scale, steps in (
+        ("a", 1.0, [4, 5, 7, 8, 9, 11]),
+        ("b", 0.7, [3, 5, 6, 8, 11]),
+        ("c", 1.4, [4, 6, 9, 10]),
+    ):
+        schedule = Schedule(RATES.rates * scale + 0.01, 2)
+        loss = np.array(
+            [2.5 + 1.1 * schedule.summed[k - 1] ** -0.6 - 0.3 * (1.3 - schedule.rates[k - 1]) for k in steps]
+        )
+        runs.append(Run(name, schedule, np.array(steps), loss * np.exp(0.02 * rng.standard_normal(len(steps)))))
+    return runs
+
+
+PRIOR = np.log([0.06, 0.45, 0.045, 2000, 0.6, np.exp(0.6)]), np.array([2, 0.6, 1, 2, 0.5, 0.25])
+
+
+def test_what_a_fit_of_rates_minimises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass from a start: Huber's function of residuals over 0.01 beside the priors, its slope 0; then the noise."""
+    monkeypatch.setattr(schedule_fit, "_PASSES", 1)
+    runs = _runs()
+    paths = [multi_power.Path.of(run.schedule.scaled(1.8, 12.0), run.steps) for run in runs]
+    y = np.log(np.concatenate([run.loss for run in runs]))
+    mean = PRIOR[0] + np.array([y.min(), 0, y.min(), 0, 0, 0])
+
+    def left(theta: np.ndarray) -> np.ndarray:
+        return np.log(np.concatenate([multi_power.curve_of(theta, path)[0] for path in paths])) - y
+
+    def total(theta: np.ndarray) -> float:
+        r = np.abs(np.concatenate([left(theta) / 0.01, (theta[1:] - mean) / PRIOR[1]]))
+        return float(np.sum(np.where(r <= 2, r**2 / 2, 2 * r - 2)))
+
+    start = np.r_[y.min() - 0.1, mean]
+    theta, covariance, noise = schedule_fit._minimise(paths, [run.loss for run in runs], start)
+    slope = [(total(theta + move) - total(theta - move)) / 2e-6 for move in 1e-6 * np.eye(7)]
+    np.testing.assert_allclose(slope, 0, atol=2e-3)
+    r = left(theta)
+    assert noise == pytest.approx(1.4826 * float(np.median(np.abs(r))), rel=1e-9)
+    alike = r[:5] @ r[1:6] + r[6:10] @ r[7:11] + r[11:14] @ r[12:15]
+    correlation = min(max(alike / (r @ r), 0.0), 0.95)
+    jacobian = np.column_stack([(left(theta + move) - left(theta - move)) / 2e-6 for move in 1e-6 * np.eye(7)])
+    weight = noise**2 * (1 + correlation) / (1 - correlation)
+    information = jacobian.T @ jacobian / weight + np.diag([0, *PRIOR[1] ** -2.0])
+    np.testing.assert_allclose(covariance @ information, np.eye(7), atol=1e-4)
+    monkeypatch.undo()
+    again, _, settled = schedule_fit._minimise(paths, [run.loss for run in runs], None)
+    assert np.isfinite(again).all()
+    assert settled == pytest.approx(1.4826 * float(np.median(np.abs(left(again)))), rel=1e-9)
+
+
+@pytest.mark.parametrize(("gap", "off"), [(0.9, 0.01), (1.0, 1e-4)])
+def test_what_a_law_misses_of_runs_that_it_has_not_seen(
+    gap: float, off: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stubbed optima: each run is predicted by the law moved by its own share, and its late half counts."""
+    runs = _runs()
+    calls: list[int] = []
+    spread = np.diag([1e-6, 2e-6, 3e-6, 1e-6, 5e-7, 4e-6, 1e-6])
+    sum_unit, rate_unit = max(run.schedule.summed[-1] for run in runs), max(run.schedule.rates.max() for run in runs)
+
+    def minimise(paths: list[multi_power.Path], seen: list[np.ndarray], start: np.ndarray | None) -> tuple[object, ...]:
+        calls.append(sum(len(one) for one in seen))
+        np.testing.assert_array_equal(
+            np.full(7, np.nan) if start is None else start, THETA + off if calls[1:] else np.nan
+        )
+        return THETA + off * len(calls), spread * len(calls), 0.013
+
+    monkeypatch.setattr(schedule_fit, "_minimise", minimise)
+    paths = [multi_power.Path.of(run.schedule.scaled(rate_unit, sum_unit), run.steps) for run in runs]
+    near = [
+        Run(run.name, run.schedule, run.steps, multi_power.curve_of(THETA + off, path)[0] * gap ** (run.steps - 4))
+        for run, path in zip(runs, paths, strict=True)
+    ]
+    fit = schedule_fit.fit_multi_power(near)
+    assert calls == [15, 9, 10, 11]
+    assert (fit.rate_unit, fit.sum_unit, fit.noise, fit.level) == (rate_unit, sum_unit, 0.013, 0.95)
+    excess, ends = [], {}
+    for k, (run, path) in enumerate(zip(near, paths, strict=True)):
+        theta = THETA + off * (k + 2)
+        value, jacobian = multi_power.curve_of(theta, path)
+        missed = np.log(value / run.loss)
+        ends[run.name] = missed[-1]
+        slope = jacobian / value[:, None]
+        own = np.array([row @ (spread * (k + 2)) @ row for row in slope])
+        late = range(len(missed) // 2, len(missed))
+        excess.append(np.mean([missed[j] ** 2 - own[j] for j in late]) - 0.013**2)
+    assert fit.held_out == pytest.approx(ends)
+    expected = max(float(np.mean(excess)), 0.0) ** 0.5
+    assert (expected > 0.004) == (gap == 0.9)
+    assert fit.discrepancy == pytest.approx(max(expected, 0.004))
+
+
+def test_the_end_of_a_long_run_is_its_last_twentieth(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = np.linspace(1.3, 0.4, 60)
+    losses = 3.0 + 0.01 * np.arange(59) ** 1.5
+    runs = [Run(name, Schedule(rates, 0), np.arange(1, 60), losses + shift) for name, shift in (("a", 0.0), ("b", 0.4))]
+    monkeypatch.setattr(schedule_fit, "_minimise", lambda *_: (THETA, np.zeros((7, 7)), 0.01))
+    fit = schedule_fit.fit_multi_power(runs)
+    path = multi_power.Path.of(runs[0].schedule.scaled(fit.rate_unit, fit.sum_unit), runs[0].steps)
+    value = multi_power.curve_of(THETA, path)[0]
+    for run in runs:
+        assert fit.held_out[run.name] == pytest.approx(np.log(value[-2:] / run.loss[-2:]).mean())  # 59 // 20 = 2
+    few = [
+        Run("a", RATES, np.array([4, 5, 6, 7, 8]), np.full(5, 2.0)),
+        Run("b", RATES, np.arange(3, 11), np.full(8, 2.0)),
+    ]
+    found = schedule_fit.fit_multi_power(few)
+    assert list(found.held_out) == ["a"]  # without b 5 checkpoints are left, fewer than 8
+    seven = [few[0], Run("b", RATES, np.arange(3, 10), np.full(7, 2.0))]
+    assert (schedule_fit.fit_multi_power(seven).held_out, schedule_fit.fit_multi_power(seven).discrepancy) == (
+        {},
+        0.006,
+    )
+
+
+# ------------------------------------------------------------------------------------------ two steps
+
+
+class _Loss:
+    """ln loss is normal about its law with a spread that grows along the rows."""
+
+    x_names, loss_name, by = ("N",), "ce", "a stub"
+
+    def predict(self, points: object, level: float = 0.9) -> SimpleNamespace:
+        x = np.asarray(points, float).reshape(-1, 1)
+        middle, reach = 5 * x[:, 0] ** -0.2, 0.1 * x[:, 0] * ndtri((1 + level) / 2)
+        return SimpleNamespace(x=x, median=middle, low=middle - reach, high=middle + 1.5 * reach, beyond=x[:, 0] + 1)
+
+
+def test_losses_of_a_new_run_and_both_steps_of_its_share() -> None:
+    link = _predictor(False, 1, theta=np.array([[2.0, -1.3, 0.1, 0.05], [1.1, -0.7, 0.2, 0.03]]))
+    joined, x = two_steps.TaskPredictor(_Loss(), link), np.array([2.0, 3.0])  # type: ignore[arg-type]
+    levels = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995])
+    at = np.concatenate([(1 - levels[::-1]) / 2, [0.5], (1 + levels) / 2])
+    middle = 5 * x**-0.2
+    away = 0.1 * ndtri(at)[:, None] * x
+    curve = middle + np.where(away > 0, 1.5 * away, away)
+    wanted = (np.random.default_rng(311).permutation(500) + 0.5) / 500
+    losses = np.column_stack([np.interp(wanted, at, curve[:, j]) for j in range(2)])
+    np.testing.assert_allclose(joined._losses(x[:, None]), losses, rtol=1e-9)
+    found = joined.predict(x, 0.8)
+    both = link.written_quantiles(*link.draws(losses[:, :, None]), 0.8)
+    by_link = link.written_quantiles(*link.draws(middle[:, None]), 0.8)
+    by_loss = []
+    for column in losses.T:
+        p = np.concatenate([c + (1 - c - m) / (1 + np.exp(-a - b * column)) for a, b, c, m in link.theta])
+        by_loss.append(100 * np.array(_weighted(p, np.repeat(link.weights / 500, 500), [0.1, 0.9])))
+    np.testing.assert_allclose([found.median, found.low, found.high], both)
+    np.testing.assert_allclose(found.from_link, by_link[1:])
+    np.testing.assert_allclose(np.transpose(found.from_loss), by_loss, rtol=1e-7)
+    np.testing.assert_allclose([found.loss, found.loss_low, found.loss_high], [
+        middle, middle - 0.1 * x * ndtri(0.9), middle + 0.15 * x * ndtri(0.9)])  # fmt: skip
+    assert (found.beyond.tolist(), found.level, joined.predict(x).level) == ([3.0, 4.0], 0.8, 0.9)
