@@ -6,15 +6,33 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.special import bdtr, betaincinv, ndtri
+from scipy.special import bdtr, betaincinv, fdtrc, ndtri, stdtr, stdtrit
 
 from metascale.core.errors import InputError
-from metascale.laws import multi_power, schedule_fit, schedule_predictor, share_predictor, shares, simulate, two_steps
+from metascale.core.streams import generator
+from metascale.laws import (
+    multi_power,
+    objective,
+    schedule_fit,
+    schedule_predictor,
+    share_analysis,
+    share_backtest,
+    share_predictor,
+    shares,
+    simulate,
+    thinning,
+    trend,
+    two_steps,
+    uncertainty,
+    verdict,
+)
+from metascale.laws.objective import LeastSquares, LogHuber
 from metascale.laws.schedule_fit import Run
 from metascale.laws.schedule_predictor import SchedulePredictor
 from metascale.laws.schedules import Schedule
 from metascale.laws.share_predictor import SharePredictor
-from metascale.laws.shares import Form, Metric
+from metascale.laws.shares import Form, Metric, ShareFit
+from metascale.laws.table import Table
 
 COVARIANCE = np.array([[0.31, 0.05, 0.012], [0.09, 0.17, -0.021], [0.004, 0.015, 0.05]])  # not quite symmetric
 
@@ -553,3 +571,475 @@ def test_losses_of_a_new_run_and_both_steps_of_its_share() -> None:
     np.testing.assert_allclose([found.loss, found.loss_low, found.loss_high], [
         middle, middle - 0.1 * x * ndtri(0.9), middle + 0.15 * x * ndtri(0.9)])  # fmt: skip
     assert (found.beyond.tolist(), found.level, joined.predict(x).level) == ([3.0, 4.0], 0.8, 0.9)
+
+
+# ------------------------------------------------------------------------------------------ trends and turns
+
+
+T = np.array([0.3, 1.1, 1.1, 2.6, 3.2, 3.2, 4.9, 6.0, 6.0, 7.4])
+CELL = np.array([0, 1, 1, 2, 3, 3, 4, 5, 5, 6])
+Y = np.array([1.31, 1.02, 1.11, 0.93, 0.62, 0.71, 0.55, 0.41, 0.29, 0.33])
+BENDS, WEIGHTS = [0.0, 1.5, 3.0, 6.0, -3.0], np.array([0.47, 0.24, 0.14, 0.08, 0.07])
+
+
+def _shape(u: np.ndarray, bend: float) -> np.ndarray:
+    return -u if bend == 0 else (np.exp(-bend * u) - 1) / (1 - np.exp(-bend))
+
+
+def _pooled(between: float, freedom: int, within: float, runs: int) -> tuple[float, int]:
+    if runs and fdtrc(freedom, runs, (between / freedom) / (within / runs)) < 0.1:
+        return between / freedom, freedom
+    return (between + within) / (freedom + runs), freedom + runs
+
+
+@pytest.mark.parametrize("jagged", [0.0, 0.6])
+def test_every_contrast_is_students_t(jagged: float) -> None:
+    """Each shape is a regression beside what is held fixed: its t, one t in falls of ln loss, and the null draws."""
+    held = np.column_stack([np.ones(10), np.array([0.2, 0.5, 0.5, 0.1, 0.9, 0.9, 0.4, 0.3, 0.3, 0.8]) ** 2])
+    y = Y + jagged * np.array([1, -1, -1, 1, -1, -1, 1, -1, -1, 1])
+    found = trend._contrast(T, y, CELL, held, np.array(BENDS), WEIGHTS)
+    assert found is not None
+    t_values, freedom, units, smallest = found
+    within = sum((y[k == CELL] - y[k == CELL].mean()) @ (y[k == CELL] - y[k == CELL].mean()) for k in range(7))
+    shapes = []
+    for k, bend in enumerate(BENDS):
+        shape = _shape((T - 0.3) / 7.1, bend)
+        design = np.column_stack([held, shape])
+        estimate, squares, *_ = np.linalg.lstsq(design, y, rcond=None)
+        variance, spare = _pooled(float(squares[0]) - within, 4, within, 3)
+        error = (variance * np.linalg.inv(design.T @ design)[2, 2]) ** 0.5
+        assert t_values[k] == pytest.approx(estimate[2] / error, rel=1e-9)
+        assert (freedom[k], units[k]) == (spare, pytest.approx(error, rel=1e-9))
+        left = shape - held @ np.linalg.lstsq(held, shape, rcond=None)[0]
+        shapes.append(left / np.linalg.norm(left))
+    assert {4} == set(freedom) if jagged else freedom.tolist()
+    np.testing.assert_allclose(smallest, _null(np.array(shapes), 5, 3, WEIGHTS), rtol=1e-4)
+
+
+def _null(shapes: np.ndarray, n_free: int, runs: int, weights: np.ndarray) -> np.ndarray:
+    """Smallest weighted p-values of the first 10,000 draws of the stream, of tables of noise with this design."""
+    values, vectors = np.linalg.eigh(np.round(shapes @ shapes.T, 6))
+    kept = [k for k in np.argsort(-values) if values[k] > 1e-5][:n_free]
+    rng = np.random.default_rng(20240)
+    draws = rng.standard_normal((10_000, len(kept)))
+    z = draws @ (vectors[:, kept] * values[kept] ** 0.5).T
+    rest = rng.chisquare(n_free - len(kept), 10_000) if n_free > len(kept) else 0.0
+    within = rng.chisquare(runs, 10_000)[:, None] if runs else np.zeros((10_000, 1))
+    between = np.maximum(((draws**2).sum(1) + rest)[:, None] - z**2, 1e-12)
+    variance, spare = (between + within) / (n_free - 1 + runs), np.full(z.shape, n_free - 1.0 + runs)
+    if runs:
+        apart = fdtrc(n_free - 1, runs, between / (n_free - 1) / (within / runs)) < 0.1
+        variance, spare = np.where(apart, between / (n_free - 1), variance), np.where(apart, n_free - 1, spare)
+    return np.asarray((2 * stdtr(spare, -np.abs(z) / variance**0.5) / weights).min(1))
+
+
+@pytest.mark.parametrize(("n_free", "runs"), [(5, 0), (2, 4), (9, 3), (3, 1)])
+def test_the_smallest_p_values_of_noise(n_free: int, runs: int) -> None:
+    shapes = np.random.default_rng(4).standard_normal((4, 6)) + 0.7
+    shapes /= np.linalg.norm(shapes, axis=1)[:, None]
+    weights = np.array([0.5, 0.26, 0.17, 0.07])
+    correlations = tuple(map(tuple, np.round(shapes @ shapes.T, 6).tolist()))
+    found = trend._smallest_of_noise(correlations, n_free, runs, tuple(weights.tolist()))
+    np.testing.assert_allclose(found, _null(shapes, n_free, runs, weights), rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_the_interval_of_a_trend_is_that_of_its_best_contrast(level: float) -> None:
+    found = trend.trend_test(T, Y, CELL, level)
+    contrast = trend._contrast(T, Y, CELL, np.ones((10, 1)), np.array(BENDS), WEIGHTS)
+    assert contrast is not None
+    t_values, freedom, units, smallest = contrast
+    p = [2 * stdtr(f, -abs(t)) / w for t, f, w in zip(t_values, freedom, WEIGHTS, strict=True)]
+    k = int(np.argmin(p))
+    reach = stdtrit(freedom[k], 1 - np.quantile(smallest, 1 - level) * WEIGHTS[k] / 2) * units[k] / 7.1
+    assert found.exponent is not None
+    middle = t_values[k] * units[k] / 7.1
+    assert (found.answer, found.level) == ("falls", level)
+    np.testing.assert_allclose(
+        [found.exponent.estimate, found.exponent.low, found.exponent.high], [middle, middle - reach, middle + reach]
+    )
+
+
+@pytest.mark.parametrize("level", [0.8, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("bend", [0.005, 0.012, 0.016, 0.02, 0.03])
+def test_whether_a_bend_is_beyond_chance(level: float, bend: float) -> None:
+    y = Y + bend * (T - 3.5) ** 2 - 0.05
+    held = np.column_stack([np.ones(10), T])
+    found = trend._contrast(T, y, CELL, held, np.array(BENDS[1:]), np.ones(4))
+    assert found is not None
+    signed = found[0] * np.array([1, 1, 1, -1])
+    k = int(np.argmax(np.abs(signed)))
+    p = 2 * stdtr(found[1][k], -abs(signed[k]))
+    expected = signed[k] > 0 and p < np.quantile(found[3], 1.4 * (1 - level))
+    assert trend.bends_upward(T, y, CELL, level) == expected
+
+
+def _turning(depth: float) -> tuple[np.ndarray, np.ndarray]:
+    t = np.array([0.5, 1.2, 1.2, 2.9, 4.1, 4.1, 5.0, 6.6])
+    return t, depth * (t - 3.0) ** 2 + np.array([0.01, -0.02, 0.015, 0.02, -0.015, 0.005, -0.02, 0.01])
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_a_parabola_turns_where_both_ends_are_steep(level: float) -> None:
+    t, y = _turning(0.1)
+    found = trend.turn_test(t, y, level)
+    levels, cell = np.unique(t, return_inverse=True)
+    design = np.column_stack([np.ones(8), t, t**2])
+    (_, b, c), squares, *_ = np.linalg.lstsq(design, y, rcond=None)
+    within = sum(((y[cell == k] - y[cell == k].mean()) ** 2).sum() for k in range(6))
+    variance, spare = _pooled(float(squares[0]) - within, 3, within, 2)
+    share = 0.4 * (1 - level)
+    weights = np.array([0, 1, 2 * levels[-1]])
+    error = stdtrit(spare, 1 - share / 2) * (variance * weights @ np.linalg.inv(design.T @ design) @ weights) ** 0.5
+    slope = -(b + 2 * c * levels[-1])
+    assert found is not None
+    assert found.exponent is not None
+    assert (found.answer, found.level) == ("not monotone", pytest.approx(1 - share))
+    np.testing.assert_allclose(
+        [found.exponent.estimate, found.exponent.low, found.exponent.high], [slope, slope - error, slope + error],
+        rtol=1e-7,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.turns, [np.exp(-b / (2 * c))])
+
+
+def test_contrasts_of_stretches_are_slopes_of_weighted_lines() -> None:
+    u, counts = np.array([0.0, 0.13, 0.4, 0.55, 1.0]), np.array([2.0, 1.0, 3.0, 1.0, 4.0])
+    windows, steps = trend._contrasts(tuple(u), tuple(counts))
+    y, k = np.array([0.7, -0.2, 0.5, 1.9, 1.1]), 0
+    for first in range(4):
+        for last in range(first + 2, 6):
+            own = slice(first, last)
+            slope = np.polyfit(u[own], y[own], 1, w=counts[own] ** 0.5)[0]
+            middle = np.average(u[own], weights=counts[own])
+            assert windows[k] @ y == pytest.approx(slope * (counts[own] @ (u[own] - middle) ** 2) ** 0.5, rel=1e-9)
+            k += 1
+    assert len(windows) == k
+    for j in range(3):
+        a, b, c = u[j : j + 3]
+        row = np.array([1 / ((a - b) * (a - c)), 1 / ((b - a) * (b - c)), 1 / ((c - a) * (c - b))])
+        size = (row**2 @ (1 / counts[j : j + 3])) ** 0.5
+        assert abs(steps[j] @ y) == pytest.approx(abs(row @ y[j : j + 3]) / size, rel=1e-9)
+    draws = np.random.default_rng(20240).standard_normal((10_000, 5)) / counts**0.5
+    steepest = (draws @ windows.T).max(1) / ((draws @ steps.T) ** 2).mean(1) ** 0.5
+    assert trend._steepest_of_noise(tuple(u), tuple(counts), 0.06) == pytest.approx(np.quantile(steepest, 0.97))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_stretch_against_the_rest_and_its_interval(sign: float) -> None:
+    t = np.array([0.2, 1.0, 2.1, 2.9, 4.2, 5.0, 6.3, 7.1, 8.0])
+    y = sign * np.array([9.0, 8.1, 7.0, 6.2, 7.3, 8.4, 7.1, 6.0, 5.2])
+    counts = np.array([1.0, 2.0, 1.0, 3.0, 1.0, 2.0, 1.0, 1.0, 2.0])
+    found = trend._stretches(t, y, counts, 0.3)
+    u = (t - 0.2) / 7.8
+    windows, steps = trend._contrasts(tuple(u), tuple(counts))
+    limit = trend._steepest_of_noise(tuple(np.round(u, 6)), tuple(counts), 0.3)
+    noise = ((steps @ y) ** 2).mean() ** 0.5
+    k = int(np.argmax(sign * (windows @ y)))
+    places = np.flatnonzero(windows[k])
+    own = slice(places[0], places[-1] + 1)
+    slope = -np.polyfit(t[own], y[own], 1, w=counts[own] ** 0.5)[0]
+    reach = limit * noise / (windows[k] @ t)
+    assert found is not None
+    assert found.exponent is not None
+    np.testing.assert_allclose(
+        [found.exponent.estimate, found.exponent.low, found.exponent.high], [slope, slope - reach, slope + reach]
+    )
+    np.testing.assert_allclose(found.turns, np.exp(t[[places[0], places[-1]]]))
+    assert found.level == 0.7
+
+
+def test_neighbouring_scales_are_averaged_to_24_groups() -> None:
+    t = np.cumsum(np.linspace(0.5, 0.9, 30))
+    y = -0.3 * t + 2.5 * np.exp(-((t - 11) ** 2) / 2)
+    counts = np.resize([1.0, 3.0, 2.0], 30)
+    group = np.array([k * 24 // 30 for k in range(30)])
+    total = np.array([counts[group == k].sum() for k in range(24)])
+    joined = [np.array([(counts * v)[group == k].sum() for k in range(24)]) / total for v in (t, y)]
+    assert trend._stretches(t, y, counts, 0.2) == trend._stretches(*joined, total, 0.2)
+    assert trend._stretches(t, y, counts, 0.2) is not None
+    assert trend._stretches(t[:24], y[:24], counts[:24], 0.2) is not None
+
+
+# ------------------------------------------------------------------------------------------ noise and refits
+
+
+def _fitted(
+    n: int, n_scales: int, residuals: np.ndarray, error: np.ndarray | None = None, p: int = 2
+) -> SimpleNamespace:
+    scale = np.arange(n) * n_scales // n
+    observations = SimpleNamespace(n=n, n_scales=n_scales, scale=scale, error=error, log_loss=1.5 + residuals,
+                                   scale_means=lambda v: np.bincount(scale, v) / np.bincount(scale))  # fmt: skip
+    return SimpleNamespace(
+        observations=observations, residuals=residuals, law=SimpleNamespace(n_parameters=p, name="line"),
+        objective=LeastSquares(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("wave", "pooled"), [(0.02, True), (0.3, False)])
+def test_noise_within_and_between_scales(wave: float, pooled: bool) -> None:
+    residuals = wave * np.array([1, 1, 1, -1, -1, 1, 1, -1, -1, -1, 1]) + 0.05 * np.array(
+        [1, -1, 0.4, 0.7, -0.2, -0.9, 0.3, 0.5, -0.7, 0.1, 0.6])  # fmt: skip
+    fit = _fitted(11, 5, residuals)
+    parts = [residuals[fit.observations.scale == k] for k in range(5)]
+    within = sum(float(((part - part.mean()) ** 2).sum()) for part in parts)
+    between = sum(len(part) * float(part.mean()) ** 2 for part in parts)
+    found = uncertainty.residual_noise(fit)  # type: ignore[arg-type]
+    assert found.has_replicates
+    if pooled:
+        assert (found.within, found.between, found.freedom) == (pytest.approx((within + between) / 9), 0.0, 9)
+    else:
+        assert (found.within, found.freedom) == (pytest.approx(within / 6), 3)
+        assert found.between == pytest.approx((between / 3 - within / 6) / (11 / 5))
+    alone = uncertainty.residual_noise(_fitted(5, 5, residuals[:5], p=3))  # type: ignore[arg-type]
+    assert alone == uncertainty.Noise(pytest.approx(float(residuals[:5] @ residuals[:5]) / 2), 0.0, 2, False)
+    error = np.linspace(0.01, 0.06, 11)
+    known = uncertainty.residual_noise(_fitted(11, 5, residuals, error))  # type: ignore[arg-type]
+    assert (known.between, known.freedom, known.has_replicates) == (0.0, 9, True)
+    assert float((residuals**2 / (known.within + error**2)).sum()) == pytest.approx(9, rel=1e-6)
+    sure = uncertainty.residual_noise(_fitted(11, 11, residuals, 9 * error + 9.0))  # type: ignore[arg-type]
+    assert (sure.within, sure.has_replicates) == (pytest.approx(1e-12 * float(np.mean((9 * error + 9) ** 2))), False)
+
+
+def test_weights_of_replicates() -> None:
+    y, scale = np.array([0.3, 0.9, 1.4, 0.2, 0.5, 0.8]), np.array([0, 0, 0, 1, 1, 2])
+    table = SimpleNamespace(log_loss=y, scale=scale, n=6, n_scales=3,
+                            scale_means=lambda v: np.bincount(scale, v) / np.bincount(scale))  # fmt: skip
+    first, second = float(np.var(y[:3]) * 3), float(np.var(y[3:5]) * 2)
+    pooled = (first + second) / 3
+    variance = [(pooled + first) / 3] * 3 + [(pooled + second) / 2] * 2 + [pooled]
+    np.testing.assert_allclose(uncertainty.replicate_weights(table), pooled / np.array(variance))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("n", "n_scales", "between", "error"),
+    [(22, 22, 0.0, False), (22, 8, 0.03, False), (18, 6, 0.03, False), (23, 23, 0.0, True)],
+)
+def test_tables_about_a_curve_draw_by_draw(n: int, n_scales: int, between: float, error: bool) -> None:
+    residuals = 0.1 * np.random.default_rng(3).standard_normal(n) + 0.02
+    known = np.linspace(0.03, 0.12, n) if error else None
+    fit, noise = _fitted(n, n_scales, residuals, known), uncertainty.Noise(0.02, between, 5, n_scales < n)
+    found, spread = uncertainty._noisy_tables(fit, noise, 4, np.random.default_rng(6))  # type: ignore[arg-type]
+    rng = np.random.default_rng(6)
+    expected = (5 / rng.chisquare(5, 4)) ** 0.5
+    if n >= 20:
+        pool = residuals / np.sqrt(0.02 + known**2) if known is not None else residuals
+        pool = pool - pool.mean()
+        if between:
+            means = fit.observations.scale_means(residuals)
+            pool = residuals - means[fit.observations.scale]
+        pool = pool / np.mean(pool**2) ** 0.5
+        draws = rng.choice(pool, (4, n)) * rng.choice([-1.0, 1.0], (4, n))
+    else:
+        draws = rng.standard_normal((4, n))
+    if known is not None:
+        squares = rng.chisquare(5, 4)
+        variance = uncertainty.run_variances(residuals, known, squares)
+        expected = np.sqrt(variance / 0.02)
+        moved = draws * np.sqrt(variance[:, None] + known**2)
+    else:
+        misfit = rng.standard_normal((4, n_scales))[:, fit.observations.scale]
+        moved = (draws * 0.02**0.5 + misfit * between**0.5) * expected[:, None]
+    np.testing.assert_allclose(spread, expected)
+    np.testing.assert_allclose(found, 1.5 + moved)
+
+
+def test_new_runs_about_the_refits() -> None:
+    logs = np.array([[0.2, 0.9], [0.4, 0.7], [0.1, 1.3], [0.5, 0.8]])
+    spread = np.array([0.8, 1.2, 1.7, 0.6])
+    fit = SimpleNamespace(log_predict=lambda _x, _theta: logs, predict=lambda _x: np.array([1.33]))
+    sample = uncertainty.Bootstrap(fit, np.zeros((4, 2)), spread, uncertainty.Noise(0.04, 0.01, 3, True), 0, "")  # type: ignore[arg-type]
+    found = sample.predictive([1.0, 2.0], 0.7, np.random.default_rng(11), runs=3)
+    own = np.random.default_rng(11).standard_normal((4, 2)) * (0.01 + 0.04 / 3) ** 0.5 * spread[:, None]
+    np.testing.assert_allclose(found, np.quantile(np.exp(logs + own), [0.5, 0.15, 0.85], axis=0))
+    one = np.random.default_rng(11).standard_normal((4, 2)) * 0.05**0.5 * spread[:, None]
+    np.testing.assert_allclose(
+        sample.predictive([1.0, 2.0], 0.7, np.random.default_rng(11)),
+        np.quantile(np.exp(logs + one), [0.5, 0.15, 0.85], axis=0),
+    )
+    np.testing.assert_allclose(sample.curve([1.0, 2.0]), np.quantile(np.exp(logs), [0.5, 0.025, 0.975], axis=0))
+    mean = sample.predict_mean(1.0, 0.7, 3, (2, 5))
+    _, low, high = sample.predictive([1.0], 0.7, np.random.default_rng((2, 5)), runs=3)
+    assert (mean.estimate, mean.low, mean.high) == (1.33, min(low[0], 1.33), max(high[0], 1.33))
+
+
+# ------------------------------------------------------------------------------------------ penalties and samples
+
+
+def test_hubers_deviance_is_that_of_its_density() -> None:
+    """-2 log likelihood, the scale that makes it least among many; the normalising integral is summed."""
+    huber, total, n = LogHuber(0.3), 1.7, 12.0
+    r = np.linspace(-30, 30, 60_001)
+    rho = np.where(np.abs(r) <= 0.3, r**2 / 2, 0.3 * (np.abs(r) - 0.15))
+    found = [2 * (total / s + n * np.log(np.exp(-rho / s).sum() * 0.001)) for s in np.geomspace(0.03, 0.6, 60)]
+    assert huber.deviance(total, n) == pytest.approx(min(found), abs=2e-2)
+    assert huber.deviance(total, n) <= min(found) + 1e-4
+    assert LeastSquares().deviance(1.7, 12.0) == pytest.approx(12 * (np.log(2 * np.pi * 3.4 / 12) + 1))
+
+
+def test_weighted_penalties() -> None:
+    r, w = np.array([-0.9, -0.2, 0.0, 0.15, 0.7]), np.array([1.3, 0.4, 2.2, 0.9, 1.7])
+    core = np.abs(r) <= 0.3
+    value = np.where(core, r**2 / 2, 0.3 * (np.abs(r) - 0.15))
+    slope = np.where(core, r, 0.3 * np.sign(r))
+    ratio = np.where(core, 1.0, 0.3 / np.maximum(np.abs(r), 0.3))
+    np.testing.assert_allclose(objective.weighted(LogHuber(0.3), r, w), [w * value, w * slope, w * core, w * ratio])
+    np.testing.assert_allclose(LogHuber(0.3).penalty(r), [value, slope, core, ratio])
+    np.testing.assert_allclose(objective.weighted(LeastSquares(), r, w), [w * r**2 / 2, w * r, w, w])
+
+
+@pytest.mark.parametrize("most", [3, 7, 11, 16, 22, 30, 40])
+def test_parts_of_a_table_share_what_is_kept(most: int) -> None:
+    """One row more for each part in turn that has more, until so many are kept; what is left over from the first on."""
+    counts = np.array([9, 2, 5, 14, 1])
+    shares = np.zeros(5, int)
+    while shares.sum() < min(most, counts.sum()):
+        open_parts = np.flatnonzero(counts > shares)
+        shares[open_parts[: most - shares.sum()]] += 1
+    assert thinning._shares(counts, most).tolist() == shares.tolist()
+
+
+def test_rows_are_drawn_from_every_part() -> None:
+    rng = np.random.default_rng(2)
+    table = Table({"x": np.repeat([2.0, 5.0, 11.0, 40.0], [30, 3, 17, 9]), "loss": rng.random(59) + 1}, "made")
+    kept = thinning.sampled(table, ["x"], most=23)
+    order = generator(0, "laws.sample", 0).random(59)
+    rows = []
+    for value, share in ((2.0, 7), (5.0, 3), (11.0, 7), (40.0, 6)):  # 3 whole, then 20 over three
+        own = np.flatnonzero(table.numbers("x") == value)
+        rows += own[np.argsort(order[own])[:share]].tolist()
+    np.testing.assert_array_equal(kept.numbers("loss"), table.numbers("loss")[sorted(rows)])
+    assert thinning.sampled(table, ["x"], most=59) is table
+    assert thinning.sampled(table, ["x"]) is table
+
+
+def test_bins_of_a_scale_are_halved_until_they_are_half_as_many_as_rows() -> None:
+    values = np.exp(np.random.default_rng(7).random(300) * 5)
+    found = thinning._strata([values], np.zeros(300), 40)
+    logs = np.log(values)
+    expected = np.floor((logs - logs.min()) / np.ptp(logs) * 16 * (1 - 1e-12))  # 64 and 32 are more than 20
+    np.testing.assert_array_equal(found, np.unique(expected, return_inverse=True)[1])
+    whole = thinning._strata([np.repeat([3.0, 7.0, 19.0], 4)], np.resize([1.0, 2.0], 12), 12)
+    assert whole.tolist() == [0, 3, 0, 3, 1, 4, 1, 4, 2, 5, 2, 5]
+
+
+# ------------------------------------------------------------------------------------------ the law of a share
+
+
+def test_trends_of_a_share_are_its_slopes() -> None:
+    covariance = np.zeros((5, 5))
+    covariance[1, 1], covariance[2, 2] = 0.09, 0.0004
+    fit = ShareFit(Form("logistic"), np.array([0.3, 1.4, -0.25, 0.0, 0.0]), covariance, 0.02, 1.0, 6, True)
+    t, y = np.random.default_rng(1).random((9, 2)), np.linspace(0.2, 0.7, 9)
+    for flipped, sign in ((False, -1), (True, 1)):
+        found = share_analysis._trends(t, y, fit, ("N", "D"), Metric("m", flipped), 0.8)
+        for name, slope, error in (("N", 1.4, 0.3), ("D", -0.25, 0.02)):
+            reach, exponent = stdtrit(6, 0.9) * error, found[name].exponent
+            assert exponent is not None
+            ends = (sign * slope - reach, sign * slope + reach)
+            assert (exponent.estimate, exponent.low, exponent.high) == pytest.approx((sign * slope, *ends))
+        assert [found[name].answer for name in ("N", "D")] == (["falls", "rises"] if flipped else ["rises", "falls"])
+
+
+def test_criteria_of_shapes_at_one_noise() -> None:
+    t = np.linspace(0, 4, 9)[:, None]
+    y = 0.15 + 0.7 / (1 + np.exp(3 - 1.6 * t[:, 0])) + 0.02 * np.array([1, -1, 0.5, 1, -0.7, 0.2, -1, 0.8, -0.3])
+    trials = np.linspace(200.0, 600.0, 9)
+    for counted in (trials, np.full(9, np.inf)):
+        fits = {form.name: shares.fit_share(form, t, y, counted) for form in shares.forms_of(None)}
+        found = share_analysis._criteria(fits, t, y, counted)
+        widest = fits["logistic_both"]
+        rho = shares.between_runs(shares.curve(widest.theta[None], t)[0], y, counted, 5)
+        rho = rho if counted is trials else max(rho, 1e-10)
+        for name, k in (("logistic", 3), ("logistic_floor", 4), ("logistic_ceiling", 4), ("logistic_both", 5)):
+            deviance = shares.fit_share(fits[name].form, t, y, counted, rho).deviance
+            assert found[name] == pytest.approx(deviance + 2 * k + 2 * k * (k + 1) / (8 - k))
+    few = {"logistic": shares.fit_share(Form("logistic"), t[:4], y[:4], trials[:4])}
+    assert share_analysis._criteria(few, t[:4], y[:4], trials[:4]) == {"logistic": 0.0}
+
+
+def test_the_tail_of_a_share_and_its_last_value() -> None:
+    x, at = np.array([3.0, 5.0, 6.2, 6.2, 9.0, 9.0, 10.0]), np.array([17.0, 31.0])
+    p = np.array([0.1, 0.25, 0.3, 0.36, 0.4, 0.52, 0.61])
+    found = share_backtest._baselines(x, p, at, Metric("err", True, 100.0))
+    own = x >= 5.0
+    slope, constant = np.polyfit(np.log(x[own]), np.log(p[own] / (1 - p[own])), 1)
+    line = 1 / (1 + np.exp(-(constant + slope * np.log(at))))
+    np.testing.assert_allclose(found["tail line"][0], 100 * (1 - line))  # type: ignore[index]
+    np.testing.assert_allclose(found["last value"][0], [39.0, 39.0])  # type: ignore[index]
+    far = share_backtest._baselines(np.array([1.0, 2.9, 7.0]), np.array([0.2, 0.3, 0.5]), at, Metric("acc"))
+    slope = np.log(7 / 3) / np.log(7 / 2.9)
+    np.testing.assert_allclose(far["tail line"][0], 1 / (1 + (at / 7) ** -slope))  # type: ignore[index]
+
+
+# ------------------------------------------------------------------------------------------ verdicts
+
+
+def test_trends_along_scales_hold_the_others_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off a grid a cubic in each of the others, in standard units, and their products; on a grid each block's own."""
+    calls: list[tuple[np.ndarray, ...]] = []
+
+    def tested(t: np.ndarray, y: np.ndarray, cell: np.ndarray, level: float, held: np.ndarray) -> str:
+        calls.append((t, y, cell, np.asarray(level), held))
+        return f"trend {len(calls)}"
+
+    monkeypatch.setattr(verdict, "trend_test", tested)
+    monkeypatch.setattr(verdict, "turn_test", lambda *given: calls.append(given))
+    logs = np.random.default_rng(5).random((9, 3)) * 3 + 1
+    table = SimpleNamespace(
+        x_names=("N", "D", "U"), log_x=logs, log_loss=np.linspace(2, 1, 9) ** 2, n_scales=9, scale=np.arange(9)
+    )
+    assert verdict.axis_trends(table, 0.9) == {"N": "trend 1", "D": "trend 2", "U": "trend 3"}  # type: ignore[arg-type]
+    for axis, others in ((0, [1, 2]), (1, [0, 2]), (2, [0, 1])):
+        z = (logs[:, others] - logs[:, others].mean(0)) / logs[:, others].std(0)
+        np.testing.assert_allclose(calls[axis][0], logs[:, axis])
+        np.testing.assert_allclose(calls[axis][4], np.column_stack([np.ones(9), z, z**2, z**3, z[:, 0] * z[:, 1]]))
+    calls.clear()
+    grid = np.array([[0.3, 1.0], [0.3, 2.0], [1.1, 1.0], [1.1, 2.0], [1.9, 1.0], [1.9, 2.0]])
+    y = np.array([3.0, 2.5, 2.2, 1.9, 1.7, 1.2])
+    flat = SimpleNamespace(x_names=("N", "D"), log_x=grid, log_loss=y, n_scales=6, scale=np.arange(6))
+    found = verdict.axis_trends(flat, 0.8)  # type: ignore[arg-type]
+    assert list(found) == ["N", "D"]
+    (t, left, level), (_, whole, cell, _, held) = calls[:2]
+    np.testing.assert_allclose(t, grid[:, 0])
+    np.testing.assert_allclose(left, y - np.resize([np.mean(y[::2]), np.mean(y[1::2])], 6))
+    np.testing.assert_allclose(whole, y)
+    np.testing.assert_allclose(held, np.tile(np.eye(2), (3, 1)))
+    assert (level, cell.tolist()) == (0.8, [0, 1, 2, 3, 4, 5])
+    np.testing.assert_allclose(calls[3][4], np.repeat(np.eye(3), 2, axis=0))
+
+
+@pytest.mark.parametrize("waves", [0.5, 1.0, 1.5, 2.0, 3.0])
+def test_neighbouring_residuals_against_those_of_noise(waves: float) -> None:
+    n = 9
+    t = np.linspace(0.0, 4.0, n)[:, None]
+    residuals = 0.05 * np.cos(2 * np.pi * waves * t[:, 0] / 4.3) + 0.003 * np.arange(n)
+    counts = np.array([1, 2, 1, 3, 1, 1, 2, 1, 1])
+    line = SimpleNamespace(jacobian=lambda theta, x: (None, np.column_stack([np.ones(n), x[:, 0]])[None]))
+    table = SimpleNamespace(scale=np.repeat(np.arange(n), counts), scales=np.exp(t), scale_means=lambda v: v)
+    fit = SimpleNamespace(
+        observations=table, theta=np.zeros(2), t_ref=np.array([1.7]), residuals=residuals,
+        law=SimpleNamespace(curve=line),
+    )  # fmt: skip
+    design = np.column_stack([np.ones(n), t[:, 0] - 1.7]) * counts[:, None] ** 0.5
+    project = np.eye(n) - design @ np.linalg.inv(design.T @ design) @ design.T
+    left = project @ (residuals * counts**0.5)
+    noise = np.random.default_rng(20240).standard_normal((2000, n)) @ project
+    null = (noise[:, 1:] * noise[:, :-1]).sum(1) / (noise**2).sum(1)
+    p = np.mean(null >= left[1:] @ left[:-1] / (left @ left))
+    assert verdict.describes(fit) == (p > 0.01)  # type: ignore[arg-type]
+
+
+def test_the_slope_at_the_largest_scale() -> None:
+    theta = np.array([0.2, 0.9, 0.4, 0.55])
+
+    def logs(x: object, own: np.ndarray | None = None) -> np.ndarray:
+        return -np.outer(theta if own is None else own, np.log(np.asarray(x, float)) ** 2)
+
+    fit = SimpleNamespace(
+        observations=SimpleNamespace(x=np.array([[3.0], [20.0], [7.0]])),
+        log_predict=lambda x: logs(x, np.array([0.37]))[0],
+    )
+    found = verdict.end_exponent(SimpleNamespace(fit=fit, log_curves=logs), 0.6)  # type: ignore[arg-type]
+    steep = 2 * np.log(20.0) - 0.01
+    assert found.estimate == pytest.approx(0.37 * steep)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(theta * steep, [0.2, 0.8])))
