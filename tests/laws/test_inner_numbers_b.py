@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.stats import linregress, norm
+from scipy.stats import t as student
 
-from metascale.laws import belief, descent, mixture
+from metascale.core.errors import InputError
+from metascale.laws import allocation, approaches, belief, corners, descent, mixture
+from metascale.laws import cost as cost_module
 from metascale.laws.belief import Belief, Form
+from metascale.laws.corners import Corner
+from metascale.laws.cost import SIX_N_D, fit_cost
 from metascale.laws.expression import parse
 from metascale.laws.formula import Formula
 from metascale.laws.mixture import Component, Mixture
 from metascale.laws.objective import LeastSquares
+from metascale.laws.observations import observe
 
 A = np.array
-ROOT3 = math.sqrt(3.0)
+ROOT2, ROOT3 = math.sqrt(2.0), math.sqrt(3.0)
 
 
 def problem_of(text: str, x: Any, loss: Any, link: Any = "log", **bounds: Any) -> descent.Problem:
@@ -91,22 +98,23 @@ def test_a_form_through_all_of_its_runs_is_held_to_a_thousandth() -> None:
     """One run and a prior that says nothing: the leverage is 1, and a residual of 0.02 counts as 20; no residual at
     all leaves 0.001 times 0.01 units."""
     problem = problem_of("b*x1", [[2.0]], [6.0], "identity")
-    _, _, errors = belief._judged([(None, problem, A([1e-12]), A([2.99]))], 0.5, 3.0)  # type: ignore[list-item]
+    noise, _, errors = belief._judged([(None, problem, A([1e-12]), A([2.99]))], 0.5, 3.0)
+    assert noise == pytest.approx(math.sqrt((4 * 0.03**2 + 0.02**2) / 4), rel=1e-6)
     assert errors == pytest.approx([0.02 / 1e-3], rel=1e-6)
-    _, _, errors = belief._judged([(None, problem, A([0.7]), A([3.0]))], 0.5, 3.0)  # type: ignore[list-item]
+    _, _, errors = belief._judged([(None, problem, A([0.7]), A([3.0]))], 0.5, 3.0)
     assert errors == pytest.approx([3e-5], rel=1e-9)
 
 
 def test_a_belief_without_runs_has_the_noise_and_the_width_that_it_was_given() -> None:
     problem = problem_of("E + b*x1", np.zeros((0, 1)), [], "identity")
-    noise, covariances, errors = belief._judged([(None, problem, A([4.0, 0.25]), A([2.0, 3.0]))], 0.37, 5.0)  # type: ignore[list-item]
+    noise, covariances, errors = belief._judged([(None, problem, A([4.0, 0.25]), A([2.0, 3.0]))], 0.37, 5.0)
     assert (noise, errors.tolist()) == (0.37, [1.0])
     assert covariances[0] == pytest.approx(np.diag([0.25, 4.0]))
 
 
 @pytest.mark.parametrize(
     ("n", "known", "afresh", "rows"),
-    [(4, None, 0, 1), (5, None, 5, 4), (5, 3, 5, 5), (5, 4, 4, 2), (6, 4, 6, 5), (4, 2, 2, 2)],
+    [(4, None, 0, 1), (5, None, 5, 4), (5, 3, 5, 5), (5, 4, 4, 2), (6, 4, 6, 5), (10, 7, 7, 2), (4, 2, 2, 2)],
 )
 def test_where_the_fit_of_a_form_begins(
     n: int, known: int | None, afresh: int, rows: int, monkeypatch: pytest.MonkeyPatch
@@ -148,7 +156,7 @@ def test_a_form_that_finds_nothing_finite_is_none_and_one_without_runs_is_its_pr
     assert belief._fitted(problem, A([2.0]), 0.3, None) == (None, 0)
     empty = replace(problem, x=np.zeros((0, 1)), loss=np.zeros(0))
     theta, afresh = belief._fitted(empty, A([2.0]), 0.3, (A([0.4]), 7))
-    assert (theta.tolist(), afresh) == ([0.9], 0)  # type: ignore[union-attr]
+    assert (theta.tolist(), afresh) == ([0.9], 0)
 
 
 def test_priors_of_a_formula_in_the_coordinates_of_its_fit() -> None:
@@ -201,7 +209,7 @@ def two_forms(link: Any = "identity", unit: float = 4.0) -> Belief:
         problem = descent.Problem(
             expression, np.ones((0, 2)), np.ones(0), np.ones(0), link, np.full(2, -np.inf), np.full(2, np.inf)
         )
-        forms.append(Form(None, problem, A(theta), A(covariance), weight, 1.0))  # type: ignore[arg-type]
+        forms.append(Form(None, problem, A(theta), A(covariance), weight, 1.0))
     sites = np.log(A([[2.0, 3.0], [5.0, 4.0], [3.0, 9.0]]))
     return Belief(tuple(forms), link, 0.35, 0.9, sites, A([1.3, 0.7]), unit, 3, {})
 
@@ -321,7 +329,7 @@ def test_a_components_variance_is_that_of_its_slopes() -> None:
     loss = 0.4 + 1.9 * x[:, 0] ** -0.3
     slope = np.column_stack([np.ones(2), x[:, 0] ** -0.3, 1.9 * x[:, 0] ** -0.3 * np.log(x[:, 0])])
     for link, mean, rows in (("identity", loss, slope), ("log", np.log(loss), slope / loss[:, None])):
-        found = part.at(x, link)  # type: ignore[arg-type]
+        found = part.at(x, link)
         assert found[0] == pytest.approx(mean)
         assert found[1] == pytest.approx([row @ part.covariance @ row for row in rows])
     down = replace(part, covariance=-np.eye(3)).at(x, "identity")
@@ -353,7 +361,10 @@ def blend(mean: Any, deviation: Any, weight: Any, share: float) -> float:
     """The quantile of a mixture of normals by root finding."""
 
     def missing(y: float) -> float:
-        return sum(w * norm.cdf(y, m, s) for w, m, s in zip(weight, mean, deviation, strict=True)) - share
+        return (
+            sum(w * 0.5 * math.erfc((m - y) / s / ROOT2) for w, m, s in zip(weight, mean, deviation, strict=True))
+            - share
+        )
 
     return float(brentq(missing, -1e4, 1e4, xtol=1e-12))
 
@@ -417,3 +428,521 @@ def test_sites_of_many_points_are_even_along_their_sum_and_distances_do_not_care
     assert mixture.distances(points, A([[1.0], [4.0]])) == pytest.approx(
         [min(abs(p - 1.0), abs(p - 4.0)) for p in points[:, 0]]
     )
+
+
+# ------------------------------------------------------------------------------------------- hidden corners
+
+
+def test_which_rows_a_corner_hides() -> None:
+    """4 x 5 runs: at least 10 stay and 3 go, so that the tenth of the products (2 rows) is no corner."""
+    n, d = (part.ravel() for part in np.meshgrid([2.0, 3.0, 5.0, 7.0], [11.0, 13.0, 17.0, 19.0, 23.0], indexing="ij"))
+    found = dict(corners.corners(np.column_stack([n, d])))
+    product = np.sort(n * d)
+    wanted = {
+        "top 40 % of the product": n * d <= product[11] + 0.4 * (product[12] - product[11]),
+        "top 25 % of the product": n * d <= product[14] + 0.25 * (product[15] - product[14]),
+        "top of scale 1": n < 7,
+        "upper part of scale 1": n < 5,
+        "top of scale 2": d < 23,
+        "upper part of scale 2": d < 19,
+    }
+    assert list(found) == list(wanted)
+    assert all((found[name] == rows).all() for name, rows in wanted.items())
+
+
+@pytest.mark.parametrize(
+    ("counts", "kept"),
+    [
+        ([2] * 12, {"top of": 20, "upper part of": 18}),
+        ([2] * 10, {"upper part of": 16}),
+        ([10, 3, 7], {"top of": 13, "upper part of": 10}),
+    ],
+)
+def test_scales_with_more_than_ten_values_are_cut_at_shares_of_their_rows(counts: Any, kept: Any) -> None:
+    """Of 12 values, each twice, 0.9 and 0.75 of the rows are below 10 and 8.25; of ten the two largest values are cut
+    (the largest alone hides too little), and of three as well."""
+    values = np.repeat(np.arange(1.0, len(counts) + 1), counts)
+    x = np.column_stack([np.exp(values), np.exp(-3 * values)])  # the product falls: its corners are other rows
+    found = {name: int(rows.sum()) for name, rows in corners.corners(x) if name.endswith("scale 1")}
+    assert found == {f"{name} scale 1": n for name, n in kept.items()}
+
+
+def test_a_form_is_judged_on_at_most_400_of_the_rows_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.geomspace(2, 900, 700)
+    table = observe(x, 5 / x, x_name="x")
+    kept = x < 500
+    seen: dict[str, Any] = {}
+
+    def robust(law: Any, part: Any, link: Any, **options: Any) -> Any:
+        seen.update(n=part.n, top=float(part.x.max()), link=link, **options)
+        return SimpleNamespace(theta=A([3.0, 0.4]), covariance=A([[0.2, 0.01], [0.01, 0.03]]), noise=0.21)
+
+    monkeypatch.setattr(corners, "robust_fit", robust)
+    law = Formula("f", "a*x**-b", ("x",))
+    found = corners._judge(law, table, kept, "log")
+    assert found is not None
+    assert seen == {"n": 400, "top": x[kept][-1], "link": "log", "count": 4, "tolerance": 1e-4}
+    hidden = x[~kept]
+    slope = np.column_stack([np.full(len(hidden), 1 / 3), -np.log(hidden)])
+    assert found[0] == pytest.approx(np.log(3 * hidden**-0.4))
+    assert found[1] == pytest.approx([row @ A([[0.2, 0.01], [0.01, 0.03]]) @ row for row in slope])
+    assert found[2] == 0.21
+    monkeypatch.setattr(corners, "robust_fit", lambda *_, **__: None)
+    assert corners._judge(law, table, kept, "log") is None
+
+
+def test_a_corner_holds_what_living_forms_said_and_how_far_it_is() -> None:
+    x = A([[2.0, 3.0], [4.0, 5.0], [9.0, 6.0], [10.0, 20.0]])
+    table = observe(x, [3.0, 2.5, 2.0, 1.5], x_name=("n", "d"))
+    kept = A([True, True, False, False])
+    said = {name: (A([k, k + 0.1]), A([k + 0.2, k + 0.3]), k + 0.4) for k, name in ((1.0, "p"), (2.0, "q"), (3.0, "r"))}
+    one = corners._corner("c", kept, said, ["r", "p"], table, "log")
+    assert (one.name, one.hidden.tolist()) == ("c", [False, False, True, True])
+    assert one.mean.tolist() == [[3.0, 3.1], [1.0, 1.1]]
+    assert one.own.tolist() == [[3.2, 3.3], [1.2, 1.3]]
+    assert one.noise.tolist() == [3.4, 1.4]
+    assert one.target == pytest.approx(np.log([2.0, 1.5]))
+    assert one.distance == pytest.approx(
+        [math.hypot(math.log(9 / 4), math.log(6 / 5)), math.hypot(math.log(2.5), math.log(4))]
+    )
+    assert corners._corner("c", kept, said, ["p"], table, "identity").target.tolist() == [2.0, 1.5]
+    off = one.mean - np.log([2.0, 1.5])
+    assert one.errors == pytest.approx([math.sqrt((a**2 + b**2) / 2) for a, b in off])
+
+
+def plain_corner(errors: Any, distance: float = 0.7) -> Corner:
+    value = A(errors)[:, None]
+    return Corner("c", np.ones(1, bool), value, np.zeros_like(value), np.full(len(value), 0.1), A([0.0]), A([distance]))
+
+
+def test_hopeless_forms_are_four_times_the_median_of_the_five_best_off() -> None:
+    errors = {"p": 0.5, "q": 0.75, "r": 3.0, "s": 3.0001, "t": 0.6, "u": 0.8}  # five best: 0.5 0.6 0.75 0.8 3.0
+    said = {name: (A([value]), A([0.0]), 0.1) for name, value in errors.items()}
+    table = observe([2.0, 4.0], [3.0, 1.0])
+    found = corners._hopeful(list(errors), ("c", A([True, False]), said), table, "log")
+    assert found == ["p", "q", "r", "t", "u"]
+
+
+def test_scores_are_geometric_means_of_errors_held_between_a_thousandth_and_a_million() -> None:
+    """Units 2 and 3: errors 2e-4 and 1.5 of the first form count as 1e-3 and 0.5, infinity as a million."""
+    found = corners.scores_of([plain_corner([2e-4, 2.0, 5.0]), plain_corner([1.5, 3.0, np.inf])], 3)
+    wanted = A([math.sqrt(1e-3 * 0.5), 1.0, math.sqrt(2.5 * 1e6)])
+    assert found == pytest.approx(wanted / wanted.min())
+
+
+def ends_by_roots(one: Corner, weight: Any, growth: float, spread: float, level: float) -> np.ndarray:
+    noise = float(np.median(one.noise))
+    out = np.empty((3, len(one.target)))
+    for j in range(len(one.target)):
+        here = weight / (1 + one.own[:, j] / (0.3 * noise**2))
+        here = here / here.sum()
+        order = np.argsort(one.mean[:, j])
+        centre = one.mean[order[np.argmax(np.cumsum(here[order]) >= 0.5)], j]
+        mean = centre + spread * (one.mean[:, j] - centre)
+        deviation = np.sqrt(spread**2 * one.own[:, j] + noise**2 + (growth * one.distance[j]) ** 2)
+        out[:, j] = [blend(mean, deviation, here, share) for share in (0.5, (1 - level) / 2, (1 + level) / 2)]
+    return out
+
+
+THREE = (
+    Corner("a", np.ones(3, bool), A([[0.1, 0.3, 0.2], [0.4, 0.15, 0.6], [0.9, 1.1, 0.5]]),
+           A([[0.01, 0.02, 0.03], [0.02, 0.05, 0.01], [0.04, 0.01, 0.02]]), A([0.08, 0.12, 0.2]), A([0.25, 0.2, 0.9]),
+           A([0.6, 1.1, 1.7])),
+    Corner("b", np.ones(2, bool), A([[0.7, 0.8], [0.35, 0.65], [1.2, 0.1]]),
+           A([[0.03, 0.01], [0.02, 0.04], [0.01, 0.02]]),
+           A([0.09, 0.11, 0.16]), A([0.5, 0.45]), A([0.8, 0.4])),
+    Corner("c", np.ones(2, bool), A([[0.2, 0.55], [0.3, 0.05], [0.6, 0.9]]),
+           A([[0.01, 0.03], [0.05, 0.02], [0.02, 0.06]]),
+           A([0.07, 0.14, 0.19]), A([0.1, 0.95]), A([1.3, 2.1])),
+)  # fmt: skip
+
+
+def test_intervals_of_a_corner_are_those_of_its_mixture() -> None:
+    weight = A([0.5, 0.3, 0.2])
+    for one in THREE:
+        assert corners.corner_ends(one, weight, 0.15, 0.8, 0.75) == pytest.approx(
+            ends_by_roots(one, weight, 0.15, 0.8, 0.75), abs=1e-9
+        )
+        ends = ends_by_roots(one, weight, 0.15, 0.8, 0.90)
+        inside = [low <= target <= high for target, low, high in zip(one.target, ends[1], ends[2], strict=True)]
+        assert corners._covered(one, weight, 0.15, 0.8) == np.mean(inside)
+
+
+def test_the_growth_is_the_least_power_of_two_and_its_halves_at_which_corners_are_covered() -> None:
+    """Its unit is the median over corners of error over median distance."""
+    weight = A([0.6, 0.25, 0.15])
+    growth, spread = corners.calibrate(THREE, weight)
+    unit = np.median([np.median(np.sort(one.errors)[:5]) / np.median(one.distance) for one in THREE])
+
+    def covered(value: float) -> float:
+        shares = []
+        for one in THREE:
+            ends = ends_by_roots(one, weight, value, 1.0, 0.90)
+            shares.append(np.mean((one.target >= ends[1]) & (one.target <= ends[2])))
+        return float(np.mean(shares))
+
+    high = 1.0
+    while covered(high * unit) < 0.9:
+        high *= 2
+    low = 0.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (low, middle) if covered(middle * unit) >= 0.9 else (middle, high)
+    assert (growth, spread) == (pytest.approx(high * unit, rel=1e-9), 1.0)
+    assert growth > 0
+
+
+def test_a_growth_that_never_suffices_ends_at_1024_units() -> None:
+    """At no distance nothing grows: doubled from 1 to 1024, the first above a thousand."""
+    growth, spread = corners.calibrate([plain_corner([4.0], 0.0)], A([1.0]))
+    assert (growth, spread) == (pytest.approx(1024 * 4.0 / 1e-6), 1.0)
+
+
+@pytest.mark.parametrize(("factor", "spread"), [(0.69, 0.7), (0.75, 0.8), (0.85, 0.9), (0.95, 1.0)])
+def test_too_wide_a_mixture_is_drawn_in_by_the_first_factor_that_covers(factor: float, spread: float) -> None:
+    """Two forms, one with all of the weight's median at 0; the target sits at ``factor`` of the other's mean 10."""
+    one = Corner(
+        "c", np.ones(1, bool), A([[0.0], [10.0]]), np.zeros((2, 1)), A([0.02, 0.02]), A([10 * factor]), A([1.0])
+    )
+    assert corners.calibrate([one], A([0.8, 0.2])) == (0.0, spread)
+
+
+def fit_named(name: str, noise: float) -> Any:
+    return SimpleNamespace(
+        formula=SimpleNamespace(name=name, expression=parse("a*x", ("x",))), noise=noise, theta=A([noise]),
+        covariance=A([[noise]]), link="log",
+    )  # fmt: skip
+
+
+def test_each_corner_is_predicted_with_weights_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = tuple(fit_named(name, 0.1) for name in "pqr")
+    choice = corners.Choice(fits, A([0.4, 0.3, 0.3]), A([1.0, 1.1, 1.2]), THREE, None, ("p", "q", "r"), ())
+    monkeypatch.setattr(corners, "choose", lambda _: choice)
+    monkeypatch.setattr(corners, "calibrate", lambda others, weight: (others[1].distance[0] / 9, weight[0]))
+    found = corners.backtest_corners(SimpleNamespace(n=9), 0.8)
+    assert (found.corners, found.hidden, found.level, found.link) == (("a", "b", "c"), (3, 2, 2), 0.8, "log")
+    for k, one in enumerate(THREE):
+        rest = [other for j, other in enumerate(THREE) if j != k]
+        logs = np.mean([np.log(other.errors / np.median(other.errors)) for other in rest], axis=0)
+        weight = np.exp(logs - logs.min()) ** -4.0
+        ends = ends_by_roots(one, weight / weight.sum(), rest[1].distance[0] / 9, (weight / weight.sum())[0], 0.8)
+        assert found.mixture[k] == pytest.approx(math.sqrt(np.mean((ends[0] - one.target) ** 2)))
+        assert found.coverage[k] == np.mean((one.target >= ends[1]) & (one.target <= ends[2]))
+        assert [found.errors[name][k] for name in "pqr"] == pytest.approx(one.errors)
+    assert corners.backtest_corners(SimpleNamespace(n=9)).level == 0.9
+
+
+def test_forms_survive_up_to_two_and_a_half_times_the_best_and_come_best_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    laws = [Formula(name, "a + b/x", ("x",)) for name in "pqrs"]
+    x = np.geomspace(2, 90, 12)
+    table = observe(x, 1 + 3 / x)
+    said = dict(zip("pqrs", (0.3, 0.5, 0.7, 0.9), strict=True))
+    monkeypatch.setattr(corners, "robust_fit", lambda law, *_, **__: fit_named(law.name, said[law.name]))
+    monkeypatch.setattr(
+        corners,
+        "_judge",
+        lambda law, _, kept, __: (np.full((~kept).sum(), said[law.name]), np.full((~kept).sum(), 0.1), said[law.name]),
+    )
+    monkeypatch.setattr(corners, "scores_of", lambda *_: A([2.5, 1.0, 2.51, 1.7]))
+    found = corners.choose(table, laws)
+    weights = A([1.0, 1.7**-4, 2.5**-4])
+    assert [fit.formula.name for fit in found.fits] == ["q", "s", "p"]
+    assert found.weights == pytest.approx(weights / weights.sum())
+    assert found.scores.tolist() == [1.0, 1.7, 2.5]
+    for one in found.corners:
+        assert one.mean[:, 0].tolist() == one.noise.tolist() == [0.5, 0.9, 0.3]
+    assert found.corners[0].name == "top 25 % of the product"
+    assert found.mixture.noise == 0.5  # 0.3 has 0.02 of the weight, 0.5 the most
+
+
+# ------------------------------------------------------------------------------------------- optima
+
+
+def test_training_flops_with_attention() -> None:
+    assert allocation.training_flops([3.0, 5.0], [7.0, 11.0]).tolist() == [126.0, 330.0]
+    found = allocation.training_flops(3.0, 7.0, n_layers=2, d_model=5, sequence=11)
+    assert float(found) == (18 + 12 * 110) * 7.0
+    assert allocation.training_flops(3, 7, n_layers=2, d_model=5) == 126.0
+
+
+@pytest.mark.parametrize("own_costs", [False, True])
+def test_a_search_finds_the_vertex_of_an_exact_parabola(own_costs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ln loss = 3 + 0.02 (0.6 ln N - 0.4 ln D - k)^2 is least at 0 of the bracket: N = (0.4 (c - ln cost) / b + k) /
+    (0.6 + 0.4 a / b), which grows as c times 0.4 / b over the same."""
+    ks = A([0.313, -0.517, 1.234])
+    fit = SimpleNamespace(t_ref=A([0.7, 1.9]), law=SimpleNamespace(n_axes=2))
+    shapes = []
+
+    def along(_: Any, thetas: Any, t: Any) -> Any:
+        shapes.append(len(t))
+        rows = t + fit.t_ref
+        return 3 + 0.02 * (0.6 * rows[..., 0] - 0.4 * rows[..., 1] - thetas[:, :1]) ** 2
+
+    monkeypatch.setattr(allocation, "_along", along)
+    costs = A([[0.4, 1.3, 0.8]] * 3)
+    if own_costs:
+        costs = costs + A([[0.0], [0.1], [-0.07]])
+    log_c = A([20.0, 31.3])
+    size, value, exponent = allocation._searched_sizes(fit, ks[:, None], costs, log_c, None)
+    log_k, a, b = costs.T
+    below = 0.6 + 0.4 * a / b
+    wanted = (0.4 * (log_c - log_k[:, None]) / b[:, None] + ks[:, None]) / below[:, None]
+    assert size == pytest.approx(wanted, abs=1e-9)
+    assert value == pytest.approx(np.full((3, 2), 3.0), abs=1e-12)
+    assert exponent == pytest.approx(0.4 / b / below, abs=1e-7)
+    assert set(shapes) == {3 if own_costs else 1}
+
+
+@pytest.mark.parametrize("unique", [None, math.exp(11.0)])
+def test_a_search_with_repeated_data_knows_how_many_are_different(
+    unique: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = SimpleNamespace(t_ref=A([0.7, 1.9, 1.9]), law=SimpleNamespace(n_axes=3))
+    seen: list[Any] = []
+
+    def along(_: Any, thetas: Any, t: Any) -> Any:
+        seen.append(t[0] + fit.t_ref)
+        return (t[..., 0] - 1.0) ** 2
+
+    monkeypatch.setattr(allocation, "_along", along)
+    allocation._searched_sizes(fit, np.zeros((1, 1)), A([[0.5, 1.0, 2.0]]), A([22.0]), unique)
+    for rows, c in zip(seen, (22.0, 22.1), strict=True):
+        grid = (c - 0.5) / 3 + np.linspace(-16, 16, 801)
+        assert rows[:, 0] == pytest.approx(grid)
+        assert rows[:, 1] == pytest.approx((c - 0.5 - grid) / 2)
+        assert rows[:, 2] == pytest.approx(rows[:, 1] if unique is None else np.minimum(rows[:, 1], 11.0))
+
+
+def test_the_noise_of_a_run_is_added_to_refits_and_not_to_the_estimate() -> None:
+    sample: Any = SimpleNamespace(noise=SimpleNamespace(within=0.07, between=0.23))
+    logs = A([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    draws = np.random.default_rng((5, 303)).standard_normal((2, 2))
+    wanted = np.vstack([logs[:1], logs[1:] + math.sqrt(0.3) * draws])
+    assert allocation._with_run_noise(logs, sample, 5) == pytest.approx(wanted)
+    assert logs[1].tolist() == [3.0, 4.0]
+
+
+def test_an_optimum_asks_for_a_thousand_refits_at_90_percent_and_40_percent_of_the_peak(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    table = SimpleNamespace(x=A([[3.0, 7.0], [5.0, 4.0]]))
+    fit = SimpleNamespace(law=SimpleNamespace(name="f", n_axes=2), theta=A([0.2]), observations=table, at_bound=())
+    sample = SimpleNamespace(
+        fit=fit, theta=A([[0.1], [0.3]]), how="refits", noise=SimpleNamespace(within=0.0, between=0.0)
+    )
+    monkeypatch.setattr(
+        allocation, "bootstrap", lambda given, n, **options: asked.append((given, n, options)) or sample
+    )
+    sizes = A([[1.0, 2.0], [1.5, 2.5], [0.5, 2.2]])
+    monkeypatch.setattr(
+        allocation, "_best_sizes", lambda *given: asked.append(given) or (sizes, sizes / 2, A([0.4, 0.6, 0.5]))
+    )
+    found = allocation.optimum(fit, [900.0, 1260.0], flops_per_second=7.0)
+    assert asked[0] == (fit, 1000, {"seed": 0})
+    assert asked[1][1].tolist() == [[0.2], [0.1], [0.3]]
+    assert asked[1][2] == pytest.approx(np.tile([math.log(6), 1.0, 1.0], (3, 1)))
+    assert asked[1][3] == pytest.approx(np.log([900.0, 1260.0]))
+    assert found.gpu_hours == pytest.approx(A([900.0, 1260.0]) / 2.8 / 3600)
+    assert (found.level, found.law) == (0.90, "f")
+    assert found.n_params["estimate"] == pytest.approx(np.exp([1.0, 2.0]))
+    assert found.tokens["estimate"] == pytest.approx(A([900.0, 1260.0]) / 6 / np.exp([1.0, 2.0]))
+    assert found.loss["estimate"] == pytest.approx(np.exp([0.5, 1.0]))
+    assert found.n_params["high"] == pytest.approx(np.quantile(np.exp(sizes[1:]), 0.95, axis=0))
+    low = np.minimum(np.quantile(np.exp(sizes[1:]), 0.05, axis=0), np.exp(sizes[0]))
+    assert found.n_params["low"] == pytest.approx(low)
+    assert found.exponent == {"estimate": 0.4, "low": 0.4, "high": pytest.approx(0.595)}
+    told = "the largest budget is 10 times the largest run of the table (126 FLOPs)"
+    assert [note == told for note in found.notes[1:]] in ([], [True])
+    assert len(allocation._notes(fit, A([1250.0]), sample, SIX_N_D)) == 1
+    assert allocation._notes(fit, A([1270.0]), sample, SIX_N_D)[1].startswith("the largest budget is 10.1 times")
+    allocation._require_reach(A([2.0, 1.25e8]), fit, SIX_N_D)
+    with pytest.raises(InputError, match="more than 1e"):
+        allocation._require_reach(A([2.0, 1.27e8]), fit, SIX_N_D)
+    asked.clear()
+    monkeypatch.setattr(allocation, "optimum", lambda fit, budgets, **options: (budgets, options))
+    budgets, options = allocation.frontier(fit, 3.0, 700.0, level=0.7)
+    assert budgets == pytest.approx(np.geomspace(3, 700, 50))
+    assert options == {"level": 0.7}
+
+
+# ------------------------------------------------------------------------------------------- other approaches
+
+
+def parabola_table() -> tuple[Any, Any, Any, list[tuple[float, float, float]]]:
+    """Levels of 5 sizes: ln loss = floor + bend (ln N - best)^2; the second level has one size twice."""
+    compute, size, loss, wanted = [], [], [], []
+    for c, best, floor, bend in (
+        (2.0, 0.73, 0.9, 0.011),
+        (3.5, 1.61, 0.7, 0.007),
+        (4.6, 2.02, 0.6, 0.013),
+        (6.1, 2.9, 0.5, 0.009),
+    ):
+        for k in range(-2, 3):
+            here = round(best) + 1.1 * k
+            value = floor + bend * (here - best) ** 2
+            for extra in (0.02, -0.02) if (c, k) == (3.5, 1) else (0.0,):
+                compute.append(c)
+                size.append(here)
+                loss.append(value + extra)
+        wanted.append((c, best, floor))
+    return np.exp(compute), np.exp(size), np.exp(loss), wanted
+
+
+def line_through(points: list[tuple[float, float, float]], level: float) -> tuple[float, float, float]:
+    found = linregress([c for c, _, _ in points], [n for _, n, _ in points])
+    return found.slope, found.intercept, found.stderr * student.ppf((1 + level) / 2, len(points) - 2)
+
+
+@pytest.mark.parametrize("level", [None, 0.7])
+def test_minima_of_parabolas_and_their_line(level: float | None) -> None:
+    compute, size, loss, wanted = parabola_table()
+    found = approaches.isoflop(compute, size, loss, **({} if level is None else {"level": level}))
+    slope, constant, reach = line_through(wanted, level or 0.95)
+    assert np.log(found.compute) == pytest.approx([c for c, _, _ in wanted])
+    assert np.log(found.n_params) == pytest.approx([n for _, n, _ in wanted])
+    assert np.log(found.loss) == pytest.approx([floor for _, _, floor in wanted])
+    assert (found.exponent, found.log_coefficient) == (pytest.approx(slope), pytest.approx(constant))
+    assert found.interval == pytest.approx((slope - reach, slope + reach))
+    assert (found.level, found.skipped, found.notes, found.approach) == (level or 0.95, 0, (), "isoFLOP parabolas")
+    assert found.predict([7.0, 50.0]) == pytest.approx(np.exp(constant) * A([7.0, 50.0]) ** slope)
+
+
+def test_a_parabola_is_of_the_sizes_within_the_rise() -> None:
+    """0.049 above the lowest is in, 0.05 is not (a quartic, so that each further size moves the vertex)."""
+    sizes = A([0.0, 1.1, 2.3, 3.2, 4.5, 5.4])
+    values = A([0.7, 0.349, 0.301, 0.3, 0.31, 0.7])
+
+    def vertex(first: int, last: int) -> tuple[float, float]:
+        bend, slope, constant = np.polyfit(sizes[first:last], values[first:last], 2)
+        return -slope / (2 * bend), constant - slope**2 / (4 * bend)
+
+    assert approaches._vertex(sizes, values, 3, 0.05) == pytest.approx(vertex(1, 5))
+    assert approaches._vertex(sizes, values, 3, 0.048) == pytest.approx(vertex(2, 5))
+    assert approaches._vertex(sizes, values, 3, 0.45) == pytest.approx(vertex(0, 6))
+    assert approaches._vertex(sizes[::-1] * -1, values[::-1], 2, 0.048) == pytest.approx(
+        (-vertex(2, 5)[0], vertex(2, 5)[1])
+    )
+
+
+def test_levels_of_compute_are_a_per_cent_apart_and_those_without_a_minimum_are_counted() -> None:
+    compute, size, loss, wanted = parabola_table()
+    near = compute * np.where(np.arange(len(compute)) % 2, 1.004, 1.0)
+    assert len(approaches.isoflop(near, size, loss).compute) == 4
+    more = (np.append(compute, np.exp([8.0, 8.0, 9.0, 9.0, 9.0])), np.append(size, [2.0, 3.0, 2.0, 3.0, 4.0]),
+            np.append(loss, [2.0, 3.0, 4.0, 3.0, 2.0]))  # fmt: skip
+    found = approaches.isoflop(*more)
+    assert (found.skipped, len(found.compute)) == (2, 4)
+    assert found.notes == (
+        "1 levels left out: the lowest loss is at the edge of their sizes", "1 levels left out: fewer than 3 sizes"
+    )  # fmt: skip
+    assert found.exponent == pytest.approx(line_through(wanted, 0.95)[0])
+
+
+def test_the_envelope_has_four_bins_a_decade_by_default() -> None:
+    """Powers of ten 0.1, 0.2 | 0.3 | 0.6 | 0.8 | 1.1: the best of the first bin, one that is no better, then three."""
+    at, size = A([0.1, 0.2, 0.3, 0.6, 0.8, 1.1]), A([2.0, 3.0, 5.0, 7.0, 13.0, 20.0])
+    loss = A([4.0, 3.5, 3.5, 3.0, 2.5, 2.0])
+    found = approaches.envelope(10**at, size, loss)
+    points = [(a * math.log(10), math.log(n), math.log(y)) for a, n, y in zip(at, size, loss, strict=True)]
+    kept = [points[k] for k in (1, 3, 4, 5)]
+    slope, constant, reach = line_through(kept, 0.95)
+    assert found.n_params == pytest.approx([3.0, 7.0, 13.0, 20.0])
+    assert (found.exponent, found.log_coefficient) == (pytest.approx(slope), pytest.approx(constant))
+    assert found.interval == pytest.approx((slope - reach, slope + reach))
+    assert (found.skipped, found.notes) == (1, ("1 bins left out: a smaller budget did better",))
+    assert found.loss == pytest.approx([3.5, 3.0, 2.5, 2.0])
+    wide = approaches.envelope(10 ** (2 * at), size, loss, bins_per_decade=2)
+    assert wide.n_params.tolist() == pytest.approx(found.n_params.tolist())
+
+
+@pytest.mark.parametrize(
+    ("ours", "agrees"),
+    [((700.0, 750.0, 900.0), True), ((700.0, 800.0, 900.0), False), ((2400.0, 2500.0, 2600.0), False),
+     ((300.0, 310.0, 320.0), False),
+     ((100.0, 110.0, 600.0), True), ((100.0, 400.0, 450.0), True), ((450.0, 2500.0, 2600.0), True)],
+)  # fmt: skip
+def test_an_approach_agrees_where_either_optimum_is_in_the_others_interval(ours: Any, agrees: bool) -> None:
+    """N = e^0.2 C^0.5 from levels about ln C = 4, at ln C = 12: e^6.2 = 492.7 times e^(8 (end - 0.5)), 0.47 to 0.56."""
+    other = approaches.Allocation(
+        "x", np.exp([2.0, 6.0]), A([1.0, 2.0]), A([1.0, 1.0]), 0.5, 0.2, (0.47, 0.56), 0.9, 0, ()
+    )
+    low, middle, high = ours
+    parametric = SimpleNamespace(
+        compute=np.exp([3.0, 12.0, 5.0]),
+        n_params={"low": A([1.0, low, 9.0]), "estimate": A([2.0, middle, 9.0]), "high": A([1e9, high, 9.0])},
+    )
+    check = approaches.CrossCheck(parametric, (other,), {})
+    wanted = (math.exp(6.2), math.exp(6.2 - 0.24), math.exp(6.2 + 0.48))
+    assert check.at_budget(other) == pytest.approx(wanted)
+    assert check.agrees(other) is agrees
+
+
+# ------------------------------------------------------------------------------------------- costs
+
+
+def cost_table() -> tuple[Any, Any, Any]:
+    rng = np.random.default_rng(8)
+    n, d = np.exp(rng.uniform(2, 6, 9)), np.exp(rng.uniform(3, 8, 9))
+    return n, d, 2.5 * n**1.1 * d**0.8 * np.exp(0.03 * rng.standard_normal(9))
+
+
+def test_a_cost_and_its_covariance_are_those_of_least_squares() -> None:
+    n, d, values = cost_table()
+    values[4] = np.nan
+    known = np.isfinite(values)
+    design = np.column_stack([np.ones(8), np.log(n[known]), np.log(d[known])])
+    theta, squares = np.linalg.lstsq(design, np.log(values[known]), rcond=None)[:2]
+    found = fit_cost(n, d, values)
+    assert found.theta == pytest.approx(theta)
+    assert found.rmse_log == pytest.approx(math.sqrt(squares[0] / 8))
+    assert found.root @ found.root.T == pytest.approx(squares[0] / 5 * np.linalg.inv(design.T @ design), rel=1e-6)
+    assert (found.name, found.n) == ("cost", 8)
+    draws = np.random.default_rng((3, 304)).standard_normal((4, 3))
+    assert found.draws(4, 3) == pytest.approx(np.vstack([theta, theta + draws @ found.root.T]))
+    assert found.of(3.0, 7.0) == pytest.approx(math.exp(theta[0]) * 3 ** theta[1] * 7 ** theta[2])
+    exact = fit_cost(n, d, 2.5 * n**1.1 * d**0.8)
+    assert not exact.root.any()
+    assert fit_cost(n, d, 2.5 * n**1.1 * d**0.8 * np.exp(3e-6 * (-1.0) ** np.arange(9))).root.any()
+    assert SIX_N_D.of(3.0, 7.0) == pytest.approx(126.0)
+
+
+@pytest.mark.parametrize(("apart", "allowed"), [(0.0012, False), (0.0017, True)])
+def test_sizes_and_data_must_vary_apart_by_a_thousandth(apart: float, allowed: bool) -> None:
+    """ln D = ln N ± apart, orthogonal to both: the least singular value is apart sqrt(n / 2) about."""
+    log_n = A([-1.0, -1.0, 1.0, 1.0] * 2) * 2
+    log_d = log_n + apart * A([1.0, -1.0, 1.0, -1.0] * 2)
+    values = np.exp(0.6 * log_n + 0.5 * log_d)
+    if allowed:
+        assert fit_cost(np.exp(log_n), np.exp(log_d), values).theta[1:] == pytest.approx([0.6, 0.5], rel=1e-4)
+        return
+    with pytest.raises(InputError, match="vary apart"):
+        fit_cost(np.exp(log_n), np.exp(log_d), values)
+
+
+@pytest.mark.parametrize(
+    ("n", "off", "left", "refused"),
+    [
+        (20, 0.2001, 0.2, "does not follow"),
+        (20, 0.2, 0.19, None),
+        (12, 0.1, 0.0407, "bends away"),  # times the root of 9 / 6 just below 0.05
+        (12, 0.1, 0.0409, None),
+        (11, 0.1, 0.001, None),
+        (12, 0.0499, 0.001, None),
+        (12, 0.05, 0.001, "bends away"),
+    ],
+)
+def test_a_column_bends_where_a_curve_leaves_less_than_half(
+    n: int, off: float, left: float, refused: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.column_stack([np.ones(n), np.arange(2.0, n + 2), np.arange(n) ** 2.0])
+    seen: list[Any] = []
+    monkeypatch.setattr(cost_module, "_line", lambda columns, _: seen.append(columns) or (None, left))
+    if refused:
+        with pytest.raises(InputError, match=refused):
+            cost_module._require_power_law(rows, np.ones(n), off, "c")
+    else:
+        cost_module._require_power_law(rows, np.ones(n), off, "c")
+    for columns in seen:
+        a, b = rows[:, 1], rows[:, 2]
+        assert columns == pytest.approx(np.column_stack([rows, a * a, a * b, b * b]))
