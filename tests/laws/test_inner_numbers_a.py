@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from metascale.laws import families
+from metascale.laws import descent, families
+from metascale.laws.curves import Curve, LogSumExp, Shape, Smooth, Term, decaying, falling
+from metascale.laws.descent import Problem
+from metascale.laws.expression import parse
 from metascale.laws.families import (
     LAWS,
     _broken_starts,
@@ -29,8 +32,12 @@ from metascale.laws.families import (
     data_constrained,
     nonnegative_coefficients,
 )
+from metascale.laws.newton import FIRST_DAMPING, Local, _State, _step
+from metascale.laws.objective import LeastSquares, LogHuber, Objective
+from metascale.laws.shapes import broken, m3
 
 A = np.array
+INF = math.inf
 
 # ------------------------------------------------------------------------------------------- where fits start
 
@@ -241,3 +248,288 @@ def test_units_of_a_rate_and_of_amplitudes() -> None:
     assert moved.tolist() == [[0.5, 0.7, pytest.approx(0.75)]]
     assert LAWS["m4"].decode(A([0.0, 1.0, -1.0, 2.0, -3.0])) == pytest.approx([1, math.e, 1 / math.e, math.e**2, -3])
     assert families.rises(A([0.0, 1.0, 2.0]), A([1.0, 1.0, 1.0])) is False
+
+
+# ------------------------------------------------------------------------------------------- curves and their expansion
+
+
+def slopes(function: Any, theta: np.ndarray) -> np.ndarray:
+    """Central differences of a function of one point [p], along the last axis of what it gives."""
+    steps = 1e-5 * np.eye(len(theta))
+    return np.stack([(function(theta + step) - function(theta - step)) / 2e-5 for step in steps], -1)
+
+
+CURVES: dict[str, tuple[Curve, int]] = {
+    "a power": (LogSumExp(2, (Term(0, 1, falling(0)),)), 1),
+    "a floor and a power": (LogSumExp(3, (Term(0), Term(1, 2, falling(0)))), 1),
+    "three terms, one exponent of two": (
+        LogSumExp(4, (Term(0, 3, falling(0)), Term(1, 3, decaying(0)), Term(2))), 1),
+    "a surface": (LogSumExp(5, (Term(0), Term(1, 3, falling(0)), Term(2, 4, falling(1)))), 2),
+    "m3": (Shape(3, m3), 1),
+    "a break": (Shape(6, broken), 1),
+    "Kaplan's": (Smooth(4, families.kaplan), 2),
+}  # fmt: skip
+POINTS = A([[0.3, 0.5, 0.7, 0.4, 0.6, -0.9], [-0.2, 0.8, 0.35, 0.9, 0.45, -0.4]])
+
+
+@pytest.mark.parametrize("objective", [LeastSquares(), LogHuber(0.4)], ids=["squares", "Huber"])
+@pytest.mark.parametrize("name", CURVES)
+def test_an_expansion_is_that_of_differences(name: str, objective: Objective) -> None:
+    """Value, gradient and Hessian of the weighted penalties; the majoriser's Hessian has Σ w m J² on its diagonal."""
+    curve, n_axes = CURVES[name]
+    p = curve.n_parameters  # type: ignore[attr-defined]
+    theta = POINTS[:, :p]
+    t = np.column_stack([X, 0.6 * X[::-1] ** 2 - 0.3])[:, :n_axes]
+    offsets = A([[0.1, -0.7, 0.2, 0.9, -0.05], [-0.2, 0.3, 0.8, -0.6, 0.07]])
+    target = curve.log_predict(theta, t) + offsets
+    weights = A([W, [0.5, 1.5, 2.5, 0.25, 3.0]])
+    local = curve.expand(theta, t, target, weights, objective)
+    shared = curve.expand(theta, t, target[0], W, objective)
+    for b in range(2):
+
+        def total(at: np.ndarray, b: int = b) -> np.ndarray:
+            residual = target[b] - curve.log_predict(at[None], t)[0]
+            return weights[b] @ objective.penalty(residual).value
+
+        def gradient(at: np.ndarray, b: int = b) -> np.ndarray:
+            one = slice(b, b + 1)
+            return curve.expand(at[None], t, target[one], weights[one], objective).gradient[0]
+
+        jacobian = slopes(lambda at: curve.log_predict(at[None], t)[0], theta[b])
+        assert curve.jacobian(theta[b : b + 1], t)[1][0] == pytest.approx(jacobian, rel=1e-6, abs=1e-8)
+        parts = objective.penalty(offsets[b])
+        assert local.value[b] == pytest.approx(weights[b] @ parts.value)
+        assert local.gradient[b] == pytest.approx(slopes(total, theta[b]), rel=1e-6, abs=1e-8)
+        assert local.hessian[b] == pytest.approx(slopes(gradient, theta[b]), rel=1e-4, abs=1e-5)
+        assert local.stiffness[b] == pytest.approx((weights[b] * parts.majoriser) @ jacobian**2, rel=1e-6)
+        if not isinstance(curve, LogSumExp):
+            rough = curve.expand(theta, t, target, weights, objective, exact=False)
+            bend = jacobian.T @ (jacobian * (weights[b] * parts.curvature)[:, None])
+            assert rough.hessian[b] == pytest.approx(bend, rel=1e-6, abs=1e-8)
+    for part, alone in zip(shared, local, strict=True):
+        assert part[0] == pytest.approx(alone[0])
+
+
+EACH = {"a constant": (LogSumExp(1, (Term(0),)), 1), **{name: pair for name, pair in CURVES.items() if pair[1] == 1}}
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("objective", [LeastSquares(), LogHuber(0.4)], ids=["squares", "Huber"])
+@pytest.mark.parametrize("name", EACH)
+def test_tables_side_by_side_expand_as_each_alone(name: str, objective: Objective, exact: bool) -> None:
+    curve = EACH[name][0]
+    theta = POINTS[:, : curve.n_parameters]  # type: ignore[attr-defined]
+    t, weights = np.column_stack([X, 0.8 * X + 0.3]), np.column_stack([W, [0.5, 1.5, 2.5, 0.25, 3.0]])
+    target = np.column_stack([Y, 1.2 - 0.4 * Y])
+    found = curve.expand_each(theta, t, target, weights, objective, exact)  # type: ignore[attr-defined]
+    for b in range(2):
+        one = slice(b, b + 1)
+        wanted = curve.expand(theta[one], t[:, one], target[:, b], weights[:, b], objective, exact)
+        for part, alone in zip(found, wanted, strict=True):
+            assert part[b] == pytest.approx(alone[0], rel=1e-6, abs=1e-7)
+
+
+# ------------------------------------------------------------------------------------------- Newton's steps
+
+
+def test_a_damped_step_with_a_coordinate_at_rest() -> None:
+    """(H + λ M) d = -g, without the coordinates at a bound whose gradient points outward; the fall is -g d / 2."""
+    hessian, stiffness = A([[3.0, 1.0], [1.0, 2.0]]), A([4.0, 0.5])
+    gradient = A([[1.5, -0.7], [1.5, -0.7], [1.5, -0.7], [1.5, -0.7], [-1.5, 0.7]])
+    theta = A([[0.5, 0.5], [0.0, 0.5], [0.5, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    damping = A([0.3, 0.3, 0.3, 0.3, 0.7])
+    state = _State(theta, np.zeros(5), gradient.copy(), np.repeat(hessian[None], 5, 0), np.tile(stiffness, (5, 1)),
+                   damping, *(np.zeros(5) for _ in range(5)))  # fmt: skip
+    step, fall = _step(state, np.zeros((5, 2)), np.ones((5, 2)))
+    free = [[0, 1], [1], [0], [], [0, 1]]
+    for row, places in enumerate(free):
+        wanted = np.zeros(2)
+        matrix = hessian + damping[row] * np.diag(stiffness)
+        if places:
+            wanted[places] = -np.linalg.solve(matrix[np.ix_(places, places)], gradient[row, places])
+        assert step[row] == pytest.approx(wanted)
+        assert fall[row] == pytest.approx(-0.5 * gradient[row] @ wanted)
+    state.gradient[0, 0] = math.nan
+    assert _step(state, np.zeros((5, 2)), np.ones((5, 2)))[1][0] == -1.0
+
+
+def test_a_state_begins_with_its_expansion() -> None:
+    local = Local(A([2.0, math.nan]), A([[1.0], [2.0]]), A([[[3.0]], [[4.0]]]), A([[5.0], [6.0]]))
+    state = _State.at(lambda theta, rows: local, A([[0.5], [0.7]]), A([0, 1]))
+    assert (state.theta.tolist(), state.damping.tolist()) == ([[0.5], [0.7]], [FIRST_DAMPING] * 2)
+    assert (state.earlier[0], state.alive.tolist(), state.converged.tolist()) == (2.0, [True, False], [False, False])
+    assert (state.decrement.tolist(), state.iterations.tolist()) == ([INF, INF], [0, 0])
+    assert (state.stiffness.tolist(), state.hessian[:, 0, 0].tolist()) == ([[5.0], [6.0]], [3.0, 4.0])
+
+
+# ------------------------------------------------------------------------------------------- descent
+
+
+def problem(text: str, x: Any, loss: Any, **more: Any) -> Problem:
+    expression = parse(text, ("x",))
+    p, x = len(expression.parameters), A(x, float)
+    given: dict[str, Any] = {
+        "lower": np.full(p, -INF), "upper": np.full(p, INF), "weights": np.ones(len(x)), "link": "identity", **more,
+    }  # fmt: skip
+    return Problem(expression, x[:, None], A(loss, float), **given)
+
+
+def test_a_line_is_approached_with_a_damping_that_falls_to_a_fifth() -> None:
+    """Of a x the error left is λ / (1 + λ) of that before: λ = 1e-3, 2e-4, 4e-5. A search ends when the sum has fallen
+    by less than the tolerance twice in a row."""
+    one = problem("a*x", [1.0, 2.0, 4.0], [2.5, 4.0, 8.5], weights=A([1.0, 2.0, 0.5]))
+    w, x, y = one.weights, one.x[:, 0], one.loss
+    best, bend = (w * x) @ y / ((w * x) @ x), (w * x) @ x
+    least = 0.5 * w @ (y - best * x) ** 2
+    error, values = -best, [least + 0.5 * bend * best**2]
+    for k in range(3):
+        lam = 1e-3 / 5**k
+        error *= lam / (1 + lam)
+        values.append(least + 0.5 * bend * error**2)
+        found = descent.minimise(one, A([[0.0]]), LeastSquares(), iterations=k + 1)
+        assert found.theta[0, 0] - best == pytest.approx(error, rel=1e-4)
+        assert found.value[0] == pytest.approx(values[-1])
+    falls = [(before - after) / before for before, after in itertools.pairwise(values)]
+    assert falls[1] > 1e-9 > falls[2] > 0
+    assert not descent.minimise(one, A([[0.0]]), LeastSquares(), iterations=3).converged[0]
+    assert not descent.minimise(one, A([[0.0]]), LeastSquares(), iterations=2, tolerance=1e-2).converged[0]
+    assert descent.minimise(one, A([[0.0]]), LeastSquares(), iterations=3, tolerance=1e-2).converged[0]
+
+
+def test_damping_grows_eightfold_until_a_step_descends() -> None:
+    """exp(h) against 10 from h = 0: 9 / (1 + λ) overshoots for 0.001 times 1, 8, 64 and 512, and not for 4.096."""
+    one = problem("exp(h*x)", [1.0], [10.0])
+    at = 9 / 5.096
+    after = at + (10 - math.exp(at)) / math.exp(at) / (1 + 4.096 / 5)
+    for iterations, wanted in ((1, 0.0), (4, 0.0), (5, at), (6, after)):
+        found = descent.minimise(one, A([[0.0]]), LeastSquares(), iterations=iterations)
+        assert found.theta[0, 0] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_move_is_damped_by_own_curvature_and_rests_at_bounds() -> None:
+    bend, gradient = A([[3.0, 1.0], [1.0, 2.0]]), A([[1.5, -0.7], [-1.5, -0.7], [-1.5, 0.7], [9.0, -0.7]])
+    code = A([[0.5, 0.5], [0.0, 0.5], [0.0, 0.9], [0.9, 0.5]])
+    damping = A([0.3, 0.3, 2.0, 0.5])
+    found = descent._move(code, gradient, np.repeat(bend[None], 4, 0), damping, np.zeros(2), np.ones(2))
+    for row, places in enumerate(([0, 1], [1], [1], [0, 1])):
+        matrix = bend + damping[row] * np.diag(np.diag(bend))
+        wanted = np.zeros(2)
+        wanted[places] = np.linalg.solve(matrix[np.ix_(places, places)], gradient[row, places])
+        assert found[row] == pytest.approx(np.clip(code[row] + wanted, 0, 1), rel=1e-9, abs=1e-12)
+    # At the upper bound and pulled beyond: it stays, and the other moves alone.
+    found = descent._move(A([[1.0, 0.5]]), A([[2.0, 0.3]]), bend[None], A([0.5]), np.zeros(2), np.ones(2))
+    assert found[0] == pytest.approx([1.0, 0.5 + 0.3 / (1.5 * 2)])
+
+
+@pytest.mark.parametrize("objective", [LeastSquares(), LogHuber(0.15)], ids=["squares", "Huber"])
+@pytest.mark.parametrize("prior", [None, (A([0.4, 0.2, 0.9]), A([4.0, 2.0, 3.0]))], ids=["plain", "prior"])
+def test_the_exact_hessian_and_its_minimum(objective: Objective, prior: Any) -> None:
+    """Of ln(a + b tanh(x / h)), h by its logarithm: differences of the fall; Newton's end has no fall left."""
+    x = A([0.5, 1.0, 2.0, 3.0, 5.0, 6.0])
+    loss = (1 + 2 * np.tanh(x / 2)) * np.exp([0.1, -0.2, 0.05, 0.3, -0.1, -0.02])
+    one = problem("a + b*tanh(x/h)", x, loss, lower=A([-INF, -INF, 0.0]), weights=A([1, 2, 0.5, 1, 3, 1.5]),
+                  link="log", prior=prior)  # fmt: skip
+    assert one.coded.tolist() == [False, False, True]
+    code = A([1.2, 1.7, 0.5])
+    wanted = -slopes(lambda at: descent._local(one, at[None], objective)[1][0], code)
+    assert descent._hessian(one, code, objective) == pytest.approx(wanted, rel=1e-6, abs=1e-7)
+    theta, value, converged = descent.polish(one, one.decode(code[None])[0], objective)
+    end, fall, _ = descent._local(one, one.encode(theta[None]), objective)
+    assert (converged, value, fall[0]) == (True, pytest.approx(end[0]), pytest.approx(np.zeros(3), abs=1e-6))
+    assert not descent.polish(one, one.decode(code[None])[0], objective, iterations=1)[2]
+
+
+def test_linear_parameters_beside_a_part_without_them() -> None:
+    """Of ln loss the linear ones are those of relative residuals; of an exponential, those of ln loss itself."""
+    x, w = A([1.0, 2.0, 3.0, 5.0]), A([1.0, 2.0, 0.5, 3.0])
+    loss = A([5.0, 6.5, 7.0, 9.0])
+    one = problem("2*E + b*x**c + x", x, loss, weights=w, link="log")
+    theta, error = descent.project(one, A([[0.5], [1.5]]))
+    for row, c in enumerate((0.5, 1.5)):
+        design = np.column_stack([np.full(4, 2.0), x**c])
+        root = np.sqrt(w) / loss
+        e, b = np.linalg.lstsq(design * root[:, None], (loss - x) * root, rcond=None)[0]
+        assert dict(zip(one.expression.parameters, theta[row], strict=True)) == pytest.approx({"E": e, "b": b, "c": c})
+        assert error[row] == pytest.approx(w @ (np.log(loss) - np.log(2 * e + b * x**c + x)) ** 2)
+    free = problem("2*E + b*x**c + x", x, loss, weights=w)
+    theta, error = descent.project(free, A([[0.5]]))
+    design = np.column_stack([np.full(4, 2.0), np.sqrt(x)])
+    e, b = np.linalg.lstsq(design * np.sqrt(w)[:, None], (loss - x) * np.sqrt(w), rcond=None)[0]
+    assert dict(zip(free.expression.parameters, theta[0], strict=True)) == pytest.approx({"E": e, "b": b, "c": 0.5})
+    assert error[0] == pytest.approx(w @ (loss - 2 * e - b * np.sqrt(x) - x) ** 2)
+    logs = problem("exp(a + b*log(x))", x, loss, weights=w, link="log")
+    slope, level = np.polyfit(np.log(x), np.log(loss), 1, w=np.sqrt(w))
+    theta, error = descent.project(logs, np.zeros((1, 0)))
+    assert theta[0] == pytest.approx([level, slope])
+    assert error[0] == pytest.approx(w @ (np.log(loss) - level - slope * np.log(x)) ** 2)
+
+
+def test_starts_about_what_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one is the given value, the others within a factor of e^(1/4) either side, inside the bounds."""
+    seen: list[np.ndarray] = []
+
+    def project(one: Problem, nonlinear: np.ndarray) -> Any:
+        seen.append(nonlinear)
+        return np.column_stack([nonlinear, np.arange(len(nonlinear))]), np.where(
+            nonlinear[:, 0] > 2.2, INF, -one.loss[0]
+        )
+
+    monkeypatch.setattr(descent, "project", project)
+    one = problem("a*x**c", [1.0, 2.0], [1.0, 2.0], lower=A([-INF, 1.9]), upper=A([INF, INF]))
+    found = descent.starts(one, 5, {"c": 2.0, "z": 1.0})
+    golden = (math.sqrt(5) - 1) / 2
+    draws = (0.5 + np.arange(1, 257) * golden) % 1
+    wanted = np.maximum(2 * np.exp(0.5 * (draws - 0.5)), 1.9)
+    wanted[0] = 2.0
+    assert seen[0][:, 0] == pytest.approx(wanted)
+    assert found[:, 1].tolist() == np.flatnonzero(wanted <= 2.2)[:5].tolist()
+    descent.starts(one, 5)
+    assert seen[1][:, 0] == pytest.approx(descent._spread(one, 1, draws).clip(1.9))
+    long = problem("a*x", np.arange(1.0, 700.0)[::-1], np.arange(1.0, 700.0))
+    kept: list[Any] = []
+    monkeypatch.setattr(descent, "project", lambda one, rows: kept.append(one.x[:, 0]) or (rows, np.zeros(len(rows))))
+    descent.starts(long, 1)
+    assert kept[0].tolist() == (1 + np.linspace(0, 698, 300).astype(int)).tolist()
+
+
+def test_boxes_hold_what_leaves_them() -> None:
+    """Columns of unlike lengths: the second of three is put on its edge, the third on its own, the first solved for."""
+    columns = A([[1.0, 20.0, 0.3], [2.0, -10.0, 0.1], [0.5, 30.0, -0.2], [1.5, 5.0, 0.4]])
+    target = columns @ A([2.0, 0.5, -3.0]) + A([0.1, -0.1, 0.05, 0.2])
+    low, high = A([-INF, 0.0, -1.0]), A([INF, 0.2, INF])
+    rest = target - columns[:, 1:] @ A([0.2, -1.0])
+    wanted = [columns[:, 0] @ rest / (columns[:, 0] @ columns[:, 0]), 0.2, -1.0]
+    assert descent._within(columns[None], target[None], low, high)[0] == pytest.approx(wanted, rel=1e-6)
+    free = descent._within(columns[None], target[None], np.full(3, -INF), np.full(3, INF))[0]
+    assert free == pytest.approx(np.linalg.lstsq(columns, target, rcond=None)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("objective", "exact", "steps"),
+    [
+        (LeastSquares(), True, [(6, 1.0, 100, 1e-7), (4, 1.0, 60, 1e-9)]),
+        (LeastSquares(), False, [(6, 1.0, 40, 1e-7), (2, 1.0, 60, 1e-9)]),
+        (LogHuber(0.01), True, [(6, 1.0, 40, 1e-7), (4, 1.0, 30, 1e-6), (4, 0.1, 30, 1e-6), (4, 0.01, 60, 1e-9)]),
+        (LogHuber(0.01), False, [(6, 1.0, 40, 1e-7), (2, 1.0, 30, 1e-6), (2, 0.1, 30, 1e-6), (2, 0.01, 60, 1e-9)]),
+    ],
+)
+def test_the_steps_from_many_starts_to_one_minimum(
+    objective: Objective, exact: bool, steps: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many points go on, with which delta, for how long; agreement is a part in a thousand of the value."""
+    told: list[Any] = []
+
+    def minimise(one: Problem, theta: np.ndarray, step: Objective, **how: Any) -> Any:
+        told.append((len(theta), getattr(step, "delta", 1.0), how["iterations"], how["tolerance"]))
+        value = A([3.0, math.nan, 1.0, 1.0005, 1.002, 2.0]) if len(theta) == 6 else A([1.0005, 1.0, 1.0009, 1.002])
+        return descent.Solution(theta + 10, value[: len(theta)], A([False, True] * 3)[: len(theta)])
+
+    monkeypatch.setattr(descent, "minimise", minimise)
+    monkeypatch.setattr(descent, "polish", lambda one, theta, wanted: (theta + 0.5, 0.99, wanted is objective))
+    one = problem("a*x", [1.0, 2.0], [1.0, 2.0])
+    theta, value, converged, agree = descent.fit(one, objective, np.arange(6.0)[:, None], exact)
+    assert told == [(n, pytest.approx(delta), *rest) for n, delta, *rest in steps]
+    # The second of those that went on, moved by 10 in each step: the start number 3.
+    end = 3 + 10 * len(steps)
+    assert (theta.tolist(), value) == (([end + 0.5], 0.99) if exact else ([end], 1.0))
+    assert (converged, agree) == (True, 3 if exact else 2)
