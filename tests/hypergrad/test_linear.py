@@ -121,6 +121,12 @@ def test_cg_reports_negative_curvature() -> None:
     assert CG(30, 1e-10, damping=3.0)(matvec, b, batched=True).status == "converged"
 
 
+def test_cg_ends_where_the_residual_is_exactly_the_goal() -> None:
+    """2 x = 4 has the residual 0 after one product: with a tolerance of 0 that is the goal, and not above it."""
+    found = CG(9, tol=0.0)(lambda v: {"x": 2 * v["x"]}, {"x": torch.tensor([[4.0], [4.0]])}, batched=True)
+    assert (found.x["x"].tolist(), found.status, found.iterations) == ([[2.0], [2.0]], "converged", 2)
+
+
 def test_zero_right_hand_side_has_the_solution_zero() -> None:
     matvec, b = stacked(matrices())
     zero = {name: torch.zeros_like(value) for name, value in b.items()}

@@ -153,6 +153,8 @@ def test_many_comparisons_are_folded(study: ReportStudy, monkeypatch: pytest.Mon
     monkeypatch.setattr("metascale.report.sections.contest._LONG", 2)
     (folded,) = (block for block in contest(study).blocks if isinstance(block, Folded))
     assert (folded.title, folded.open) == ("All 3 comparisons", False)
+    monkeypatch.setattr("metascale.report.sections.contest._LONG", 3)
+    assert not any(isinstance(block, Folded) for block in contest(study).blocks)
 
 
 def test_how_series_stand_beside_the_baseline(study: ReportStudy) -> None:

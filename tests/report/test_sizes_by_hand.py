@@ -106,6 +106,13 @@ CURVES = (
 SIZES = SizeTable((SMALL, OTHER, LARGE), CURVES, STORED)
 
 
+@pytest.mark.parametrize("floors", [{}, {"unigram_test": 500.0}, {"bigram_test": 160.0}])
+def test_without_both_counts_of_words_there_is_no_sentence_of_them(floors: dict[str, float]) -> None:
+    told = sentences(replace(SIZES, stored={**STORED, "floors": floors}))
+    assert not any("Counting words" in sentence for sentence in told)
+    assert told == sentences(SIZES)[1:]
+
+
 def test_model_sizes_in_sentences() -> None:
     """Of perplexities 200, 150 and 100 the first alone is above the bigram's 160."""
     assert sentences(SIZES) == (

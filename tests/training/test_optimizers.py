@@ -75,3 +75,14 @@ def test_clipping_per_task_takes_scalar_parameters_into_the_norm() -> None:
     clipped = clip_norm_per_task(grads, 1.0)
     torch.testing.assert_close(clipped["temperature"], torch.tensor([0.8, 0.4]))
     torch.testing.assert_close(clipped["w"], torch.tensor([[0.6], [0.3]]))
+
+
+def test_each_task_is_clipped_to_its_own_norm() -> None:
+    """Task 0 has norm 5 over both tensors (3, 4 in a matrix and 0), task 1 has 1: to 2, the first becomes 2 / 5 of
+    itself and the second stays; clipped together both are scaled by 2 / sqrt(26)."""
+    grads = {"w": torch.tensor([[[3.0, 0.0], [0.0, 4.0]], [[0.0, 0.6], [0.0, 0.0]]]), "b": torch.tensor([0.0, 0.8])}
+    apart, together = clip_norm_per_task(grads, 2.0), clip_norm(grads, 2.0)
+    torch.testing.assert_close(apart["w"][0], grads["w"][0] * 0.4)
+    torch.testing.assert_close((apart["w"][1], apart["b"]), (grads["w"][1], grads["b"]))
+    torch.testing.assert_close(together["w"], grads["w"] * (2 / 26**0.5))
+    torch.testing.assert_close(clip_norm(grads, 6.0), grads)
