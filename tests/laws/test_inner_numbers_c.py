@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import isotonic_regression
 from scipy.special import bdtr, betaincinv, fdtrc, ndtri, stdtr, stdtrit
 
 from metascale.core.errors import InputError
@@ -20,12 +22,14 @@ from metascale.laws import (
     share_predictor,
     shares,
     simulate,
+    solving,
     thinning,
     trend,
     two_steps,
     uncertainty,
     verdict,
 )
+from metascale.laws.newton import Local
 from metascale.laws.objective import LeastSquares, LogHuber
 from metascale.laws.schedule_fit import Run
 from metascale.laws.schedule_predictor import SchedulePredictor
@@ -168,7 +172,7 @@ def test_quantiles_of_a_run_between_runs_and_of_its_questions() -> None:
         shares.run_quantiles(p, weights, rho, np.inf, levels).T,
         [_weighted(nodes[:, :, j].reshape(-1), every, levels) for j in range(2)], rtol=1e-9,
     )  # fmt: skip
-    for n, between, draws, mass in ((11.4, 0.0, p, share), (7.0, rho, nodes.reshape(45, 2), every)):
+    for n, between, draws, mass in ((11.6, 0.0, p, share), (7.4, rho, nodes.reshape(45, 2), every)):
         k = np.arange(round(n) + 1)
         expected = []
         for j in range(2):
@@ -354,8 +358,10 @@ def test_changes_of_a_rate_are_joined() -> None:
     np.testing.assert_allclose(found.since, np.maximum(since, 0))
     np.testing.assert_allclose(found.total, summed[at])
     assert len(multi_power.Path.of(schedule, at).drop) == 8  # 4 groups a gap by default
+    early = Schedule(np.array([1.0, 0.9, 0.7, 0.7, 0.7, 0.7]), 0)
+    assert len(multi_power.Path.of(early, np.array([6]), 2).drop) == 2  # as many changes as groups are left alone
     few = multi_power.Path.of(schedule, np.array([6]), 4)
-    assert len(few.drop) == 4  # as many changes as groups are left alone
+    assert len(few.drop) == 4
     up = multi_power.Path.of(Schedule(np.array([1.0, 1.5, 0.8, 0.7, 1.2]), 0), np.array([5]), 1)
     own = np.array([0.5, 0.7, 0.1, 0.5])
     np.testing.assert_allclose(up.drop, [-0.2])
@@ -543,7 +549,7 @@ class _Loss:
 
     def predict(self, points: object, level: float = 0.9) -> SimpleNamespace:
         x = np.asarray(points, float).reshape(-1, 1)
-        middle, reach = 5 * x[:, 0] ** -0.2, 0.1 * x[:, 0] * ndtri((1 + level) / 2)
+        middle, reach = 9 * x[:, 0] ** -0.2, 0.1 * x[:, 0] * ndtri((1 + level) / 2)
         return SimpleNamespace(x=x, median=middle, low=middle - reach, high=middle + 1.5 * reach, beyond=x[:, 0] + 1)
 
 
@@ -552,7 +558,7 @@ def test_losses_of_a_new_run_and_both_steps_of_its_share() -> None:
     joined, x = two_steps.TaskPredictor(_Loss(), link), np.array([2.0, 3.0])  # type: ignore[arg-type]
     levels = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995])
     at = np.concatenate([(1 - levels[::-1]) / 2, [0.5], (1 + levels) / 2])
-    middle = 5 * x**-0.2
+    middle = 9 * x**-0.2  # beyond the losses of the link
     away = 0.1 * ndtri(at)[:, None] * x
     curve = middle + np.where(away > 0, 1.5 * away, away)
     wanted = (np.random.default_rng(311).permutation(500) + 0.5) / 500
@@ -1043,3 +1049,216 @@ def test_the_slope_at_the_largest_scale() -> None:
     steep = 2 * np.log(20.0) - 0.01
     assert found.estimate == pytest.approx(0.37 * steep)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(theta * steep, [0.2, 0.8])))
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_a_bend_on_both_sides_of_what_is_named(level: float) -> None:
+    held = np.column_stack([np.ones(10), T])
+
+    def margin(bend: float) -> tuple[float, bool]:
+        y = Y + bend * (T - 3.5) ** 2
+        found = trend._contrast(T, y, CELL, held, np.array(BENDS[1:]), np.ones(4))
+        assert found is not None
+        k = int(np.argmax(np.abs(found[0])))
+        up = found[0][k] * np.sign(BENDS[k + 1]) > 0
+        p = 2 * stdtr(found[1][k], -abs(found[0][k])) / np.quantile(found[3], 1.4 * (1 - level))
+        return p if up else np.inf, trend.bends_upward(T, y, CELL, level)
+
+    low, high = -0.05, 0.1
+    for _ in range(15):
+        middle = (low + high) / 2
+        low, high = (low, middle) if margin(middle)[0] < 1 else (middle, high)
+    assert (margin(low)[1], margin(high)[1]) == (False, True)
+    assert margin(high)[0] > 0.98
+
+
+def test_a_parabola_is_no_turn_where_a_monotone_curve_fits_as_well() -> None:
+    """Ends that both are steep enough; what a monotone curve fits worse, against the square of Student's quantile."""
+    outcomes = set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        t = np.array([0.0, 1.0, 2.2, 3.1, 4.0, 5.3, 6.1])
+        y = 0.03 * (t - 3.6) ** 2 + 0.08 * rng.standard_normal(7)
+        u = t / 6.1
+        design = np.column_stack([np.ones(7), u, u**2])
+        (_, b, c), squares, *_ = np.linalg.lstsq(design, y, rcond=None)
+        variance, reach = squares[0] / 4, stdtrit(4, 0.9)
+        inverse = np.linalg.inv(design.T @ design)
+        ends = [(b + 2 * c * at) / (variance * np.array([0, 1, 2 * at]) @ inverse @ np.array([0, 1, 2 * at])) ** 0.5
+                for at in (0.0, 1.0)]  # fmt: skip
+        gain = min(((y - isotonic_regression(y, increasing=up).x) ** 2).sum() for up in (True, False)) - squares[0]
+        expected = min(-ends[0], ends[1]) > reach and gain / variance >= reach**2
+        found = trend._parabola(t, y, np.ones(7), 0.0, 0, 0.2)
+        assert (found is not None) == expected
+        outcomes.add((expected, bool(min(-ends[0], ends[1]) > reach), bool(gain / variance >= reach)))
+    assert {(True, True, True), (False, True, True)} <= outcomes
+
+
+# ------------------------------------------------------------------------------------------ the delta method
+
+
+X = np.array([2.0, 3.5, 3.5, 9.0, 17.0, 40.0, 40.0])
+REF = np.array([1.8])
+UNITS = np.array([[1.0, 0.7], [0.0, 1.3]])  # of centred to user's coded parameters
+
+
+def _curve_fit(error: np.ndarray | None, robust: bool) -> SimpleNamespace:
+    theta = np.array([0.4, 0.25])
+
+    def jacobian(own: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        value = own[0, 0] + np.exp(-own[0, 1] * t[:, 0])
+        return value[None], np.column_stack([np.ones(len(t)), -t[:, 0] * np.exp(-own[0, 1] * t[:, 0])])[None]
+
+    scale = np.array([0, 1, 1, 2, 3, 4, 4])
+    residuals = np.array([0.05, -0.03, 0.06, 0.02, -0.07, 0.04, -0.01])
+    law = SimpleNamespace(
+        n_parameters=2, curve=SimpleNamespace(jacobian=jacobian), positive=(True, False),
+        decode=lambda coded: np.array([np.exp(coded[0]), coded[1]]),
+        units=lambda own, ref: own @ UNITS.T + np.array([0.31, ref[0] * 0.2]),
+    )  # fmt: skip
+    table = SimpleNamespace(
+        n=7, n_scales=5, n_axes=1, scale=scale, error=error, log_x=np.log(X)[:, None],
+        scale_means=lambda v: np.bincount(scale, v) / np.bincount(scale),
+    )  # fmt: skip
+    return SimpleNamespace(
+        observations=table, residuals=residuals, law=law, theta=theta, t_ref=REF, parameters={"A": 1.9, "b": 0.6},
+        weights=np.array([1.3, 0.6, 0.9, 1.1, 0.8, 1.6, 0.7]), objective=LogHuber() if robust else LeastSquares(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("robust", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_the_delta_method_in_matrices(known: bool, robust: bool) -> None:
+    error = np.array([0.02, 0.05, 0.03, 0.06, 0.04, 0.07, 0.025]) if known else None
+    fit, factor = _curve_fit(error, robust), np.pi / 2 if robust else 1.0
+    noise = uncertainty.residual_noise(fit)  # type: ignore[arg-type]
+    given = uncertainty.Noise(0.013, 0.007, 3, True)
+    t = np.log(X) - 1.8
+    jacobian = np.column_stack([np.ones(7), -t * np.exp(-0.25 * t)])
+    inverse = np.linalg.inv(jacobian.T @ np.diag(fit.weights) @ jacobian)
+
+    def covariance(noise: uncertainty.Noise) -> np.ndarray:
+        if error is None:
+            return np.asarray(factor * inverse * (noise.within + noise.between * 7 / 5))
+        rows = inverse @ jacobian.T @ np.diag(fit.weights)
+        return np.asarray(factor * rows @ np.diag(noise.within + error**2) @ rows.T)
+
+    for own, passed in ((noise, None), (given, given)):
+        np.testing.assert_allclose(uncertainty.delta_covariance(fit, passed), covariance(own))  # type: ignore[arg-type]
+    np.testing.assert_allclose(uncertainty.unit_matrix(fit), UNITS)  # type: ignore[arg-type]
+    reach = stdtrit(noise.freedom, 0.9) * np.diag(UNITS @ covariance(noise) @ UNITS.T) ** 0.5
+    coded = UNITS @ fit.theta + [0.31, 0.36]
+    found = uncertainty.delta_intervals(fit, 0.8)  # type: ignore[arg-type]
+    for k, (name, decode) in enumerate((("A", np.exp), ("b", float))):
+        assert found[name]["estimate"] == fit.parameters[name]
+        assert found[name]["low"] == pytest.approx(decode(coded[k] - reach[k]))
+        assert found[name]["high"] == pytest.approx(decode(coded[k] + reach[k]))
+    assert uncertainty.delta_intervals(fit) == uncertainty.delta_intervals(fit, 0.95)  # type: ignore[arg-type]
+    at = np.array([5.0, 90.0])
+    own = np.column_stack([np.ones(2), -(np.log(at) - 1.8) * np.exp(-0.25 * (np.log(at) - 1.8))])
+    value = 0.4 + np.exp(-0.25 * (np.log(at) - 1.8))
+    variance = np.array([row @ covariance(noise) @ row for row in own]) + noise.within + noise.between
+    for level, said in ((0.7, (0.7,)), (0.9, ())):
+        away = stdtrit(noise.freedom, (1 + level) / 2) * variance**0.5
+        np.testing.assert_allclose(
+            uncertainty.delta_prediction(fit, at, *said),  # type: ignore[arg-type]
+            np.exp([value, value - away, value + away]),
+        )
+
+
+@pytest.mark.parametrize("kind", ["runs", "residuals"])
+def test_what_is_asked_of_a_bootstrap(kind: str) -> None:
+    fit = _curve_fit(None, False)
+    table = fit.observations
+    table.n_runs, table.run, table.log_loss = 4, np.array([0, 1, 1, 2, 3, 3, 0]), np.linspace(2, 1, 7)
+    fit.law.name = "line"
+    steps = uncertainty.bootstrap.steps(fit, 5, seed=13, kind=kind)
+    asked = next(steps)
+    rng = np.random.default_rng([13, 101])
+    if kind == "runs":
+        draws = rng.multinomial(4, [0.25] * 4, 5)
+        np.testing.assert_allclose(asked.weights, [[row[r] * w for r, w in zip(table.run, fit.weights, strict=True)]
+                                                   for row in draws])  # fmt: skip
+        np.testing.assert_allclose(asked.y, table.log_loss[None])
+        spread = np.ones(5)
+    else:
+        targets, spread = uncertainty._noisy_tables(fit, uncertainty.residual_noise(fit), 5, rng)
+        np.testing.assert_allclose(asked.y, targets)
+        np.testing.assert_allclose(asked.weights, fit.weights[None])
+    np.testing.assert_allclose(asked.t, (np.log(X) - 1.8)[:, None])
+    np.testing.assert_allclose(asked.starts, np.tile(fit.theta, (5, 1)))
+    assert (asked.max_iterations, asked.exact, asked.stall_share, asked.prior) == (200, False, 1e-6, None)
+    theta = np.arange(10.0).reshape(5, 2)
+    theta[1, 0] = np.nan
+    with pytest.raises(StopIteration) as end:
+        steps.send(SimpleNamespace(theta=theta, value=np.array([1.0, 1.0, np.inf, 1.0, 1.0])))
+    made = end.value.value
+    assert (made.theta.tolist(), made.n_failed) == ([[0, 1], [6, 7], [8, 9]], 2)
+    np.testing.assert_allclose(made.spread, spread[[0, 3, 4]])
+
+
+def test_a_pool_of_a_robust_fit_leaves_out_the_rows_it_passes_through() -> None:
+    residuals = np.array([0.01, -0.6, 0.3, -0.02, 0.9, -0.4, 0.25])
+    fit = SimpleNamespace(residuals=residuals, objective=LogHuber(0.1), law=SimpleNamespace(n_parameters=3))
+    centred = residuals - 0.05
+    kept = np.array([0.3, -0.4, -0.6, 0.9]) - 0.05
+    np.testing.assert_allclose(uncertainty._pool(fit, centred), kept / np.mean(kept**2) ** 0.5)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------ requests and schedules
+
+
+def test_a_prior_adds_a_parabola() -> None:
+    rng = np.random.default_rng(0)
+    local = Local(rng.random(3), rng.random((3, 2)), rng.random((3, 2, 2)), rng.random((3, 2)))
+    theta, mean, precision = rng.random((3, 2)), np.array([0.3, -0.7]), np.array([2.5, 0.4])
+    found = solving._with_prior(local, theta, mean, precision)
+    for k in range(3):
+        away = theta[k] - mean
+        assert found.value[k] == pytest.approx(local.value[k] + (2.5 * away[0] ** 2 + 0.4 * away[1] ** 2) / 2)
+        np.testing.assert_allclose(found.gradient[k], local.gradient[k] + away * precision)
+        np.testing.assert_allclose(found.hessian[k], local.hessian[k] + np.array([[2.5, 0], [0, 0.4]]))
+        np.testing.assert_allclose(found.stiffness[k], local.stiffness[k] + precision)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_columns_of_a_batch(weights: bool) -> None:
+    """Two starts share the first table of 2 rows; the second has 3 starts with rows of their own."""
+    first, second = np.array([[2.0, 3.0]]), np.array([[4.0, 5.0, 6.0], [7.0, 8.0, 9.0], [1.5, 2.5, 3.5]])
+    columns = solving._Columns([first, second], [2, 3], 4, weights)
+    found = columns.of(np.array([4, 0, 1, 2]))
+    fill = [0, 0, 0, 0] if weights else [1.5, 2, 2, 4]
+    np.testing.assert_allclose(found, [[1.5, 2, 2, 4], [2.5, 3, 3, 5], [3.5, fill[1], fill[2], 6], fill])
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [("linear:peak=0.3,steps=9,warmup=3,end=0.2", lambda g: 1 - 0.8 * g),
+     ("cosine:peak=0.3,steps=9,warmup=3", lambda g: 0.1 + 0.9 * (1 + np.cos(np.pi * g)) / 2),
+     ("constant:peak=0.3,steps=9,warmup=3", lambda g: 1.0)],
+)  # fmt: skip
+def test_named_rates(text: str, at: Any) -> None:
+    found = Schedule.named(text)
+    expected = [0.1, 0.2, 0.3, *(0.3 * at(k / 6) for k in range(1, 7))]
+    np.testing.assert_allclose(found.rates, expected)
+    assert (found.warmup, found.sum_unit) == (2, 1.0)
+
+
+def test_named_rates_that_decay_at_the_end() -> None:
+    found = Schedule.named("wsd:peak=0.4,steps=11,warmup=2,end=0.3,decay=0.35")  # 11 * 0.65 = 7.15: from step 7 on
+    np.testing.assert_allclose(found.rates, [0.2, *[0.4] * 6, *(0.4 * (1 - 0.7 * k / 4) for k in (1, 2, 3, 4))])
+    found = Schedule.named("wsd:peak=0.4,steps=10")
+    np.testing.assert_allclose(found.rates, [*[0.4] * 8, 0.4 * 0.55, 0.04])
+    np.testing.assert_allclose(found.scaled(0.2, 7.0).rates, found.rates / 0.2)
+    np.testing.assert_allclose(found.scaled(0.2, 7.0).summed, np.cumsum(found.rates) / 7.0)
+
+
+def test_rates_before_the_first_that_is_known() -> None:
+    """They rise from 0 at step 0; the warm-up ends at 99.9 % of the largest rate."""
+    found = Schedule.of([8, 3, 5], [0.5, 0.6, 0.9])
+    np.testing.assert_allclose(found.rates, [0.2, 0.4, 0.6, 0.75, 0.9, 0.9 - 0.4 / 3, 0.9 - 0.8 / 3, 0.5])
+    assert found.warmup == 4
+    assert Schedule.of([1, 2, 3], [0.5, 0.9992, 1.0]).warmup == 1
+    assert Schedule.of([1, 2, 3], [0.5, 0.9988, 1.0]).warmup == 2
+    np.testing.assert_allclose(Schedule.of([1, 3], [0.5, 0.7]).rates, [0.5, 0.6, 0.7])
+    np.testing.assert_allclose(Schedule.of([0, 2], [0.5, 0.7]).rates, [0.6, 0.7])
