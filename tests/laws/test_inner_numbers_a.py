@@ -1,4 +1,4 @@
-"""Numbers inside the fits of laws (starts, bounds, derivatives, steps, variances) against a few independent lines."""
+"""Numbers inside the fits of laws (starts, bounds, derivatives, steps) against a few independent lines."""
 
 from __future__ import annotations
 
