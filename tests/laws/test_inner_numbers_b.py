@@ -14,16 +14,33 @@ from scipy.stats import linregress, norm
 from scipy.stats import t as student
 
 from metascale.core.errors import InputError
-from metascale.laws import allocation, approaches, belief, corners, descent, mixture
+from metascale.core.streams import generator
+from metascale.laws import (
+    allocation,
+    approaches,
+    backtesting,
+    belief,
+    contrasts,
+    corners,
+    descent,
+    groups,
+    held_out,
+    mixture,
+    picking,
+)
 from metascale.laws import cost as cost_module
 from metascale.laws.belief import Belief, Form
 from metascale.laws.corners import Corner
 from metascale.laws.cost import SIX_N_D, fit_cost
 from metascale.laws.expression import parse
+from metascale.laws.families import ONE_AXIS
+from metascale.laws.fitting import fit_law
 from metascale.laws.formula import Formula
 from metascale.laws.mixture import Component, Mixture
-from metascale.laws.objective import LeastSquares
+from metascale.laws.objective import LeastSquares, LogHuber
 from metascale.laws.observations import observe
+from metascale.laws.record import Interval
+from metascale.laws.uncertainty import delta_covariance, residual_noise
 
 A = np.array
 ROOT2, ROOT3 = math.sqrt(2.0), math.sqrt(3.0)
@@ -825,6 +842,15 @@ def test_a_parabola_is_of_the_sizes_within_the_rise() -> None:
     )
 
 
+def test_a_size_exactly_the_rise_above_the_lowest_is_out() -> None:
+    values = A([0.5, 0.375, 0.25, 0.3125, 0.5])
+    bend, slope, _ = np.polyfit([1.0, 2.0, 4.0], values[1:4], 2)
+    sizes = A([0.0, 1.0, 2.0, 4.0, 5.0])
+    found = approaches._vertex(sizes, values, 2, 0.25)
+    assert found is not None
+    assert found[0] == pytest.approx(-slope / (2 * bend))
+
+
 def test_levels_of_compute_are_a_per_cent_apart_and_those_without_a_minimum_are_counted() -> None:
     compute, size, loss, wanted = parabola_table()
     near = compute * np.where(np.arange(len(compute)) % 2, 1.004, 1.0)
@@ -946,3 +972,488 @@ def test_a_column_bends_where_a_curve_leaves_less_than_half(
     for columns in seen:
         a, b = rows[:, 1], rows[:, 2]
         assert columns == pytest.approx(np.column_stack([rows, a * a, a * b, b * b]))
+
+
+# ------------------------------------------------------------------------------------------- backtests
+
+
+@pytest.mark.parametrize(
+    ("levels", "options", "wanted"),
+    [
+        # Just below the largest, at a half (24), a quarter (12); an eighth leaves 2 scales and is none.
+        ([3, 5, 12, 24, 30, 48], {}, [(5, 48 / 30), (4, 2.0), (3, 4.0)]),
+        ([3, 5, 12, 24, 30, 48], {"min_scales": 2}, [(5, 48 / 30), (4, 2.0), (3, 4.0), (2, 48 / 5)]),
+        ([3, 5, 12, 24, 30, 48], {"min_scales": 5}, [(5, 48 / 30)]),
+        ([3, 5, 7, 9], {"min_scales": 3}, [(3, 9 / 7)]),
+        ([3, 5, 9], {}, []),
+        (list(range(1, 12)), {}, [(10, 1.1), (5, 2.2)]),
+        (list(range(1, 13)), {}, [(6, 2.0), (3, 4.0)]),  # of twelve not the last alone
+        ([*range(50, 61), 61], {}, [(11, 61 / 60)]),  # but where nothing else can be cut
+        ([1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48], {}, [(10, 2.0), (8, 4.0), (6, 8.0), (3, 16.0)]),
+    ],
+)
+def test_where_a_table_is_cut(levels: Any, options: Any, wanted: Any) -> None:
+    x = np.repeat(A(levels, float), 2)[::-1]
+    found = backtesting.cuts_at(x, **options)
+    assert [(cut.n_scales, cut.horizon) for cut in found] == [(n, pytest.approx(h)) for n, h in wanted]
+    for cut in found:
+        assert (cut.seen == (x <= levels[cut.n_scales - 1])).all()
+        assert (cut.hidden == ~cut.seen).all()
+    assert [cut.n_scales for cut in backtesting.cuts(observe(x, 1 / x), **options)] == [n for n, _ in wanted]
+
+
+def end_of(steps: Any) -> Any:
+    """What a generator returns that asks for nothing."""
+    try:
+        next(steps)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it asks for something")
+
+
+def fake_fit(log: list[Any]) -> Any:
+    def steps(law: Any, table: Any, objective: Any, weights: Any = None) -> Any:
+        log.append((law.name, table.x[:, 0].tolist(), objective, None if weights is None else weights.tolist()))
+        yield from ()
+        return "part"
+
+    return SimpleNamespace(steps=steps)
+
+
+def test_the_quality_of_a_law_at_a_cut_is_of_scale_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hidden: 7 (three runs) and 9 (one). In ln loss, the middle is off by means of residuals, and of two intervals
+    one holds its mean though not every run."""
+    x = A([2.0, 3.0, 5.0, 7.0, 7.0, 7.0, 9.0])
+    loss = np.exp([0.9, 0.8, 0.7, 0.5, 0.62, 0.41, 0.3])
+    table = observe(x, loss, replicate=[0, 0, 0, 0, 1, 2, 0])
+    cut = backtesting.Cut(x <= 5, x > 5, 3, 9 / 5)
+    fitted: list[Any] = []
+    monkeypatch.setattr(backtesting, "fit_law", fake_fit(fitted))
+
+    def predicted(part: Any, at: Any, level: float) -> Any:
+        assert (part, at[:, 0].tolist(), level) == ("part", [7.0, 7.0, 7.0, 9.0], 0.90)
+        return np.exp([0.45, 0.45, 0.45, 0.37]), np.exp([0.42, 0.42, 0.42, 0.31]), np.exp([0.53, 0.53, 0.53, 0.4])
+
+    monkeypatch.setattr(backtesting, "delta_prediction", predicted)
+    weights = np.arange(1.0, 8.0)
+    fit: Any = SimpleNamespace(law=ONE_AXIS["power"], observations=table, objective=LogHuber(0.01), weights=weights)
+    error, covered = end_of(backtesting.cut_quality(fit, cut))
+    first = table.log_loss[table.x[:, 0] == 7].mean()
+    assert error == pytest.approx(math.sqrt(((0.45 - first) ** 2 + (0.37 - 0.3) ** 2) / 2))
+    assert covered == 0.5
+    assert fitted == [("power", [2.0, 3.0, 5.0], LogHuber(0.01), [1.0, 2.0, 3.0])]
+    assert end_of(backtesting.cut_quality(fit, replace(cut, n_scales=2))) is None
+    constant = SimpleNamespace(**{**vars(fit), "law": ONE_AXIS["none"]})
+    assert end_of(backtesting.cut_quality(constant, replace(cut, n_scales=1))) is not None
+
+
+def test_families_are_compared_by_means_over_their_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = A([2.0, 3.0, 5.0, 7.0, 12.0])
+    fitted: list[Any] = []
+    monkeypatch.setattr(backtesting, "fit_law", fake_fit(fitted))
+    monkeypatch.setattr(backtesting, "fit_note", lambda fit: f"of {fit}")
+    table = observe(x, 3 / x)
+    table_cuts = backtesting.cuts(table)
+    answers = [(0.2, 0.6), None, (0.5, 0.9)] * 9
+
+    def quality(fit: Any, cut: Any) -> Any:
+        yield from ()
+        return said[[one.n_scales for one in table_cuts].index(cut.n_scales)]
+
+    said = answers[: len(table_cuts)]
+    monkeypatch.setattr(backtesting, "cut_quality", quality)
+    found = end_of(backtesting.compare_families.steps(table, LeastSquares(), ("power", "m4", "power_irreducible"), x))
+    assert [name for name, _, _, _ in fitted] == ["power", "power_irreducible"]
+    assert {str(rest) for _, *rest in fitted} == {str([x.tolist(), LeastSquares(), x.tolist()])}
+    known = [one for one in said if one is not None]
+    one = found["power"]
+    assert one.backtest_rmse_log == pytest.approx(np.mean([error for error, _ in known]))
+    assert one.backtest_coverage == pytest.approx(np.mean([share for _, share in known]))
+    assert one.cut_errors == tuple(None if part is None else part[0] for part in said)
+    assert (one.fit, one.note) == ("part", "of part")
+    none = found["m4"]
+    assert (none.fit, none.backtest_rmse_log, none.cut_errors) == (None, None, (None,) * len(table_cuts))
+    assert none.note == "not fitted: 5 parameters, 5 distinct scales"
+    said = [None] * len(table_cuts)
+    found = end_of(backtesting.compare_families.steps(table, LeastSquares(), ("power",)))
+    assert (found["power"].backtest_rmse_log, found["power"].backtest_coverage) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({}, ""),
+        ({"converged": False}, "did not converge"),
+        ({"at_bound": ("E", "A")}, "E, A at the bound"),
+        ({"condition": 1.01e8}, "parameters not identified one by one"),
+        ({"n_agree": 1}, "only 1 of 3 starts came here"),
+        ({"n_agree": 1, "n_starts": 1}, ""),
+        ({"converged": False, "condition": 2e8}, "did not converge; parameters not identified one by one"),
+    ],
+)
+def test_what_is_said_of_a_fit(change: Any, note: str) -> None:
+    plain = {"converged": True, "at_bound": (), "condition": 1e8, "n_agree": 2, "n_starts": 3}
+    assert backtesting.fit_note(SimpleNamespace(**{**plain, **change})) == note
+
+
+def test_the_score_of_an_interval() -> None:
+    """Widths 2, 3, 4; one below by 0.5, one above by 0.25, at 80 %: 10 for each unit missed."""
+    found = backtesting.interval_quality(A([0.5, 3.25, 2.0]), A([1.0, 0.0, 2.0]), A([3.0, 3.0, 6.0]), 0.8)
+    assert found == (pytest.approx(1 / 3), pytest.approx((2 + 5 + 3 + 2.5 + 4) / 3))
+
+
+def test_predictors_at_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = A([2.0, 3.0, 5.0, 7.0, 11.0])
+    loss = A([4.0, 3.0, 2.5, 2.2, 1.9])
+    table = observe(x, loss)
+    cut = backtesting.Cut(x <= 5, x > 5, 3, 2.2)
+    truth = np.log(loss[3:])
+    bands = {
+        "forecast": (A([2.1, 2.0]), A([2.0, 1.95]), A([2.3, 2.4])),
+        "power": (A([2.3, 1.7]), A([2.1, 1.5]), A([2.4, 1.8])),
+    }
+    asked: list[Any] = []
+
+    def ahead(seen: Any, at: Any, level: float) -> Any:
+        asked.append((seen.x[:, 0].tolist(), at.tolist(), level))
+        return SimpleNamespace(**dict(zip(("median", "low", "high"), bands["forecast"], strict=True)))
+
+    def delta(fit: Any, at: Any, level: float) -> Any:
+        asked.append((fit, at.tolist(), level))
+        return bands["power"]
+
+    monkeypatch.setattr(backtesting, "forecast_table", ahead)
+    monkeypatch.setattr(backtesting, "delta_prediction", delta)
+    monkeypatch.setattr(backtesting, "fit_law", lambda law, seen, objective: (law.name, seen.n, objective))
+    monkeypatch.setattr(backtesting, "BASELINES", {"flat": lambda x, y, at: np.full(len(at), y[-1] + x[0])})
+    rows = backtesting._at_cut(table, cut, 0.7, ("power", "power_irreducible"), LogHuber(0.02))
+    assert asked == [([2.0, 3.0, 5.0], [7.0, 11.0], 0.7), (("power", 3, LogHuber(0.02)), [7.0, 11.0], 0.7)]
+    assert [row.predictor for row in rows] == ["forecast", "power", "power_irreducible", "flat"]
+    assert {(row.horizon, row.n_seen, row.n_hidden) for row in rows} == {(2.2, 3, 2)}
+    for row, name in zip(rows, ("forecast", "power"), strict=False):
+        middle, low, high = (np.log(band) for band in bands[name])
+        assert row.rmse_log == pytest.approx(math.sqrt(np.mean((middle - truth) ** 2)))
+        assert row.coverage == np.mean((low <= truth) & (truth <= high))
+        missed = np.maximum(low - truth, 0) + np.maximum(truth - high, 0)
+        assert row.interval_score == pytest.approx(np.mean(high - low + missed / 0.15))
+    assert (rows[2].rmse_log, rows[2].coverage, rows[2].interval_score) == (None, None, None)
+    assert rows[3].rmse_log == pytest.approx(math.sqrt(np.mean((math.log(4.5) - truth) ** 2)))
+    assert (rows[3].coverage, rows[3].interval_score) == (None, None)
+    other = replace(rows[0], rmse_log=0.4, coverage=0.2, interval_score=1.5)
+    means = backtesting.means_of([rows[0], other, rows[2], rows[3]], "e")
+    assert means["forecast"] == {
+        "e": pytest.approx((rows[0].rmse_log + 0.4) / 2), "coverage": pytest.approx((rows[0].coverage + 0.2) / 2),
+        "interval_score": pytest.approx((rows[0].interval_score + 1.5) / 2), "n_cuts": 2.0,
+    }  # fmt: skip
+    assert means["power_irreducible"] == {"e": None, "coverage": None, "interval_score": None, "n_cuts": 0.0}
+    assert means["flat"]["n_cuts"] == 1.0
+    assert means["flat"]["coverage"] is None
+
+
+# ------------------------------------------------------------------------------------------- hidden configurations
+
+
+def test_which_configurations_are_hidden_and_what_is_asked_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [held_out.Replicates(float(x), tuple(3.0 / x + 0.1 * k + 0.01 * at for k in range(1 + (x > 7))), f"n{x}")
+              for at, x in enumerate((9, 2, 3, 7, 5, 11, 8, 8))]  # fmt: skip
+    asked: list[Any] = []
+
+    def sample_of(fit: Any, n: int) -> Any:
+        def mean(x: float, level: float, runs: int, stream: Any) -> Any:
+            asked.append((fit[0], x, level, runs, stream))
+            return Interval(x + 1, x + 0.5, x + 2)
+
+        asked.append((*fit, n))
+        return SimpleNamespace(predict_mean=mean, intervals=lambda level: {"alpha": {"level": level}})
+
+    monkeypatch.setattr(held_out, "bootstrap", sample_of)
+    monkeypatch.setattr(
+        held_out, "fit_law", lambda law, table, objective: (law.name, table.x[:, 0].tolist(), objective)
+    )
+    monkeypatch.setattr(
+        held_out, "forecast_table", lambda table, at, level: SimpleNamespace(median=at * level, low=at / 2, high=at * 2)
+    )
+    found = held_out.hold_out(points, 0.8, 0.2, "s")  # 1.6 of 8: the two largest
+    assert found is not None
+    assert [point.x for point in found.seen] == [2, 3, 5, 7, 8, 8]
+    assert [one.point.x for one in found.hidden] == [9, 11]
+    seen = [2.0, 3.0, 5.0, 7.0, 8.0, 8.0, 8.0, 8.0]
+    assert asked[:2] == [("power_irreducible", seen, LogHuber(1e-3), 1000), ("power", seen, LogHuber(1e-3), 1000)]
+    assert asked[2:6] == [(name, x, 0.8, 2, (0, 404)) for name in ("power_irreducible", "power") for x in (9.0, 11.0)]
+    assert [one[1] for one in asked[6:]] == pytest.approx(np.geomspace(2, 11, 60))
+    assert {one[:1] + one[2:] for one in asked[6:]} == {("power_irreducible", 0.8, 2, (0, 404))}
+    assert found.curve[0] == pytest.approx((2.0, 3.0, 2.5, 4.0))
+    assert found.parameters == {"alpha": {"level": 0.8}}
+    assert found.predictors == ("power_irreducible", "power", "forecast", "last value", "tail line")
+    said = found.hidden[1].predictions
+    assert said["forecast"] == held_out.Prediction(pytest.approx(8.8), 5.5, 22.0)
+    assert said["power"] == held_out.Prediction(12.0, 11.5, 13.0)
+    means = [math.sqrt(one * (one + 0.1)) for one in (3 / 9, 3 / 11 + 0.05)]
+    assert found.rmse_log("power") == pytest.approx(
+        math.sqrt((math.log(10 / means[0]) ** 2 + math.log(12 / means[1]) ** 2) / 2)
+    )
+    assert (found.n_inside("power"), found.n_inside("last value")) == (0, None)
+    assert (found.series, found.level) == ("s", 0.8)
+    assert held_out.hold_out(points, 0.8, 0.31) is not None  # 2.48: still two
+    assert held_out.hold_out(points, 0.8, 0.5) is None  # four are hidden, both 8 with them: 2, 3, 5, 7 are left
+    fewest = held_out.hold_out(points[:6], share=0.05)
+    assert fewest is not None
+    assert [one.point.x for one in fewest.hidden] == [11]
+    assert held_out.hold_out(points[:5]) is None
+    assert held_out.hold_out(points[:1]) is None
+
+
+def test_replicates_and_their_intervals() -> None:
+    two = held_out.Replicates(3.0, (2.0, 5.0, 7.0))
+    logs = np.log([2.0, 5.0, 7.0])
+    assert two.mean == pytest.approx(math.exp(logs.mean()))
+    assert two.spread == pytest.approx(math.sqrt(((logs - logs.mean()) ** 2).sum() / 2))
+    assert held_out.Replicates(3.0, (2.0,)).spread == 0.0
+    one = held_out.Prediction(2.0, 1.5, 3.5)
+    assert [one.holds(value) for value in (1.4, 1.5, 3.5, 3.6)] == [False, True, True, False]
+    assert held_out.Prediction(2.0, None, 3.0).holds(2.5) is None
+    assert held_out.Prediction(2.0, 1.0).holds(2.5) is None
+
+
+# ------------------------------------------------------------------------------------------- groups
+
+
+def power_fits() -> dict[str, Any]:
+    rng = np.random.default_rng(11)
+    out = {}
+    for name, alpha, n in (("p", 0.31, 6), ("q", 0.44, 7)):
+        x = np.exp(rng.uniform(1, 6, n))
+        x = np.concatenate([x, x[:3]])
+        loss = 2.3 * x**-alpha * np.exp(0.05 * rng.standard_normal(n + 3))
+        out[name] = fit_law(ONE_AXIS["power"], observe(x, loss, replicate=[0] * n + [1] * 3), LeastSquares())
+    return out
+
+
+def held_rss(fit: Any, targets: Any, grid: Any) -> np.ndarray:
+    """Half the residual sum of squares of ln loss + alpha ln x about its mean, by tables and exponents."""
+    t = fit.observations.log_x[:, 0]
+    return A([[0.5 * np.sum((y + a * t - (y + a * t).mean()) ** 2) for a in grid] for y in targets])
+
+
+def test_a_group_with_its_exponent_held_is_a_mean() -> None:
+    fit, grid = power_fits()["p"], A([0.17, 0.31, 0.58])
+    theta = groups.solve_at(fit, grid)
+    t, y = fit.observations.log_x[:, 0] - fit.t_ref[0], fit.observations.log_loss
+    assert theta == pytest.approx(A([[(y + a * t).mean(), a] for a in grid]), rel=1e-4)
+    targets = np.stack([y, y[::-1] * 1.3, y**2])
+    assert groups._held(fit, targets, grid) == pytest.approx(held_rss(fit, targets, grid))
+
+
+def test_exponents_are_sought_four_errors_and_at_most_two_about_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = power_fits()
+    ends = []
+    for fit in fits.values():
+        t = fit.observations.log_x[:, 0] - fit.t_ref[0]
+        covariance = delta_covariance(fit)
+        assert covariance[1, 1] == pytest.approx(
+            (residual_noise(fit).within + residual_noise(fit).between) / np.sum((t - t.mean()) ** 2), rel=0.5
+        )
+        ends.append((fit.parameters["alpha"], 4 * math.sqrt(covariance[1, 1])))
+    low, high = min(a - e for a, e in ends), max(a + e for a, e in ends)
+    assert groups._exponent_grid(fits) == pytest.approx(np.linspace(low, high, 81))
+    alphas = [alpha for alpha, _ in ends]
+    monkeypatch.setattr(groups, "delta_covariance", lambda _: np.diag([0.09, 0.3]))
+    assert groups._exponent_grid(fits)[[0, -1]] == pytest.approx([min(alphas) - 2.0, max(alphas) + 2.0])
+    monkeypatch.setattr(groups, "delta_covariance", lambda _: np.zeros((2, 2)))
+    assert groups._exponent_grid(fits)[[0, -1]] == pytest.approx([min(alphas) - 4e-6, max(alphas) + 4e-6], abs=1e-9)
+
+
+def test_the_null_distribution_of_a_shared_exponent_is_of_tables_about_it() -> None:
+    fits = power_fits()
+    grid = groups._exponent_grid(fits)
+
+    def statistic(parts: Any) -> tuple[Any, Any]:
+        together = sum(parts)
+        apart = sum(part.min(1) for part in parts)
+        return 19 * np.log(together.min(1) / apart), together.argmin(1)
+
+    observed, best = statistic([held_rss(fit, [fit.observations.log_loss], grid) for fit in fits.values()])
+    shared = grid[best[0]]
+    rng = np.random.default_rng([7, 303])
+    null = []
+    for fit in fits.values():
+        t, y = fit.observations.log_x[:, 0], fit.observations.log_loss
+        noise = residual_noise(fit)
+        centre = (y + shared * t).mean() - shared * t
+        draws = math.sqrt(noise.within) * rng.standard_normal((15, len(y)))
+        misfit = math.sqrt(noise.between) * rng.standard_normal((15, fit.observations.n_scales))
+        null.append(held_rss(fit, centre + draws + misfit[:, fit.observations.scale], grid))
+    drawn, places = statistic(null)
+    found, p_value, interval = groups._test(fits, 15, 7, 0.8)
+    assert found == pytest.approx(observed[0], rel=1e-5)
+    assert p_value == pytest.approx((1 + np.sum(drawn >= observed[0])) / 16)
+    low, high = np.quantile(grid[places], [0.1, 0.9])
+    assert interval == pytest.approx({"estimate": shared, "low": min(low, shared), "high": max(high, shared)})
+
+
+def test_groups_are_refitted_a_thousand_times_each_with_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def sample_of(fit: Any, n: int, seed: int) -> Any:
+        asked.append((fit.observations.n, n, seed))
+        return SimpleNamespace(
+            intervals=lambda level: {"alpha": {"level": level, "n": n}}, parameters={"alpha": A([0.1, 0.2])}
+        )
+
+    def tested(*given: Any) -> Any:
+        asked.append(given[1:])
+        return 2.5, 0.05, {"estimate": 0.4}
+
+    monkeypatch.setattr(groups, "bootstrap", sample_of)
+    monkeypatch.setattr(groups, "_test", tested)
+    x = A([2.0, 3.0, 5.0, 7.0, 2.0, 3.0, 6.0])
+    found = groups.grouped(x, 3 / x, list("ppppqqq"), seed=4)
+    assert asked == [(4, 1000, 4), (3, 1000, 5), (400, 4, 0.95)]
+    assert (found.reference, found.statistic, found.p_value, found.law, found.level) == ("p", 2.5, 0.05, "power", 0.95)
+    assert found.notes == ("least squares on ln loss; null distribution from 400 tables drawn about the shared fit",)
+    assert not replace(found, p_value=0.25, level=0.75).better_shared
+    assert replace(found, p_value=0.2501, level=0.75).better_shared
+    assert all(fit.objective == LeastSquares() for fit in found.fits.values())
+    assert groups._statistic(A([[[0.0, 2.0]], [[0.0, 3.0]]]), 4)[0] == pytest.approx([0.0])
+
+
+def curves_of(log_predict: Any, refits: Any, x: Any) -> Any:
+    table = SimpleNamespace(n_axes=1, x=A(x)[:, None], x_names=("x",))
+    fit = SimpleNamespace(observations=table, log_predict=log_predict)
+    theta = np.zeros((len(refits), 1))
+    return SimpleNamespace(fit=fit, theta=theta, log_curves=lambda at: A([one(at) for one in refits]))
+
+
+def test_curves_cross_up_to_32_times_beyond_both_tables() -> None:
+    """ln L = 2 - 0.5 ln x against 1 - 0.3 ln x and shifts of it: ln x = (1 + shift) / 0.2."""
+    grids: list[Any] = []
+
+    def first(at: Any) -> Any:
+        grids.append(at)
+        return 2 - 0.5 * np.log(at)
+
+    def second(shift: float) -> Any:
+        return lambda at: 1 - shift - 0.3 * np.log(at)
+
+    one = curves_of(first, [first] * 7, [3.0, 20.0])
+    two = curves_of(second(0.1), [second(shift) for shift in (0.0, 0.05, 0.2, 0.3, 9.0)], [5.0, 40.0])
+    found = groups.crossover(one, two, 0.5)
+    assert grids[0] == pytest.approx(np.geomspace(3.0, 1280.0, 400))
+    places = np.exp(A([1.0, 1.05, 1.2, 1.3]) / 0.2)
+    assert found.estimate == pytest.approx(math.exp(5.5))
+    assert found.share == 0.8
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(places, [0.25, 0.75])))
+    half = curves_of(second(0.1), [second(shift) for shift in (0.0, 9.0)], [5.0, 40.0])
+    assert groups.crossover(one, half).low == pytest.approx(math.exp(5.0))
+    rare = curves_of(second(9.0), [second(shift) for shift in (0.0, 9.0, 9.0)], [5.0, 40.0])
+    none = groups.crossover(one, rare)
+    assert (none.estimate, none.low, none.high, none.share, none.level) == (
+        None,
+        None,
+        None,
+        pytest.approx(1 / 3),
+        0.95,
+    )
+
+
+# ------------------------------------------------------------------------------------------- paired statistics
+
+
+def test_means_of_tasks_are_resampled_in_blocks_of_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = A([0.3, -0.7, 1.9, 0.4])
+    monkeypatch.setattr(contrasts, "_BLOCK_DRAWS", 13)  # three resamples of four at a time
+    draws = generator(6, "report.bootstrap")
+    means = [values[row].mean() for size in (3, 3, 1) for row in draws.integers(0, 4, (size, 4))]
+    found = contrasts.bootstrap_mean(values, level=0.6, n_resamples=7, seed=6)
+    assert found == Interval(pytest.approx(values.mean()), *(pytest.approx(np.quantile(means, q)) for q in (0.2, 0.8)))
+    monkeypatch.undo()
+    draws = generator(0, "report.bootstrap")
+    means = values[draws.integers(0, 4, (10_000, 4))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert contrasts.bootstrap_mean(values) == Interval(*map(pytest.approx, (values.mean(), low, high)))
+    test = contrasts.paired_test(values + 2, A([2.0] * 4))
+    assert (test.difference.low, test.difference.high, test.level, test.n_tasks) == (
+        pytest.approx(low), pytest.approx(high), 0.95, 4
+    )  # fmt: skip
+    assert test.cohen_d == pytest.approx(values.mean() / math.sqrt(((values - values.mean()) ** 2).sum() / 3))
+    assert test.rank_biserial == pytest.approx((1 - 3 + 4 + 2) / 10)
+    assert contrasts.rank_biserial(A([0.0, -0.7, 1.9, 0.4])) == pytest.approx((-3 + 4 + 2) / 9)
+
+
+@pytest.mark.parametrize(("n", "exact"), [(3, True), (50, True), (51, False)])
+def test_signed_ranks_are_exact_up_to_fifty(n: int, exact: bool) -> None:
+    values = (np.arange(1, n + 1) * 0.1) * np.where(np.arange(n) % 3 == 2, -1, 1)
+    ranks = np.arange(1, n + 1)
+    least = min(ranks[values > 0].sum(), ranks[values < 0].sum())
+    if exact:
+        ways = np.ones(1)
+        for rank in ranks:  # the number of subsets of ranks by their sum
+            ways = np.convolve(ways, [1] + [0] * (rank - 1) + [1])
+        wanted = min(1.0, 2 * ways[: least + 1].sum() / ways.sum())
+    else:
+        spread = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
+        wanted = 2 * norm.cdf((least - n * (n + 1) / 4 + 0.5) / spread)
+    assert contrasts.wilcoxon_p(values) == pytest.approx(wanted)
+
+
+def test_adjusted_p_values() -> None:
+    assert contrasts.holm([0.03, 0.01, 0.04, 0.35]) == pytest.approx((0.09, 0.04, 0.09, 0.35))
+    assert contrasts.holm([0.6, 0.7]) == (1.0, 1.0)
+    assert contrasts.cohen_d(A([2.0, 2.0, 2.0 + 1e-13])) is None
+    assert contrasts.cohen_d(A([2.0, 2.0, 2.0 + 1e-9])) is not None
+
+
+# ------------------------------------------------------------------------------------------- picking runs
+
+
+def greedy(
+    covariance: Any, noise2: float, cost: Any, targets: Any, budget: float, power: float, most: int, free: Any
+) -> Any:
+    """By conditional covariances afresh (Schur's complement) instead of rank-one updates."""
+    taken: list[int] = []
+    left, predictive, after = budget, [], []
+
+    def given(rows: list[int]) -> Any:
+        if not rows:
+            return covariance
+        known = covariance[np.ix_(rows, rows)] + noise2 * np.eye(len(rows))
+        return covariance - covariance[:, rows] @ np.linalg.solve(known, covariance[rows])
+
+    while len(taken) < most:
+        now = given(taken)
+        falls = {}
+        for k in range(len(cost)):
+            if free[k] and k not in taken and cost[k] <= left:
+                after_k = given([*taken, k])
+                falls[k] = sum(now[t, t] - after_k[t, t] for t in targets) / cost[k] ** power
+        if not falls:
+            break
+        best = max(falls, key=lambda k: falls[k])
+        predictive.append(now[best, best] + noise2)
+        taken.append(best)
+        left -= cost[best]
+        after.append(np.mean([given(taken)[t, t] for t in targets]))
+    return taken, predictive, after, [given(taken)[t, t] for t in targets]
+
+
+@pytest.mark.parametrize(("power", "budget", "most"), [(0.0, 9.0, 9), (0.5, 9.0, 9), (1.0, 7.5, 9), (0.5, 30.0, 3)])
+def test_a_greedy_plan_is_that_of_conditional_covariances(power: float, budget: float, most: int) -> None:
+    root = np.random.default_rng(5).standard_normal((9, 4))
+    covariance = root @ root.T + np.diag(np.linspace(0.1, 0.6, 9))
+    cost = A([1.3, 2.9, 0.7, 4.1, 2.2, 1.9, 3.3])
+    free, targets = A([True, True, True, True, False, True, True]), A([7, 8, 0])
+    found = picking.grow(picking.Dense(covariance, 0.4), cost, targets, budget, power, most=most, free=free)
+    index, predictive, after, left = greedy(covariance, 0.4, cost, targets, budget, power, most, free)
+    assert found.index.tolist() == index
+    assert len(index) > 1
+    assert found.cost.tolist() == cost[index].tolist()
+    assert found.predictive == pytest.approx(predictive)
+    assert found.left == pytest.approx(after)
+    assert found.targets == pytest.approx(left)
+    assert found.before == pytest.approx(covariance[targets, targets].mean())
+    assert found.after == pytest.approx(after[-1])
+    assert free.tolist() == [True, True, True, True, False, True, True]
+    plans = [picking.grow(picking.Dense(covariance, 0.4), cost, targets, budget, p, free=free) for p in (0.0, 0.5, 1.0)]
+    best = picking.pick(picking.Dense(covariance, 0.4), cost, targets, budget, free=free)
+    near = [plan for plan in plans if plan.after <= 1.02 * min(one.after for one in plans)]
+    assert best.index.tolist() == min(near, key=lambda plan: len(plan.index)).index.tolist()
