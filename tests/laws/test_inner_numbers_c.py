@@ -1262,3 +1262,129 @@ def test_rates_before_the_first_that_is_known() -> None:
     assert Schedule.of([1, 2, 3], [0.5, 0.9988, 1.0]).warmup == 2
     np.testing.assert_allclose(Schedule.of([1, 3], [0.5, 0.7]).rates, [0.5, 0.6, 0.7])
     np.testing.assert_allclose(Schedule.of([0, 2], [0.5, 0.7]).rates, [0.6, 0.7])
+
+
+# ------------------------------------------------------------------------------------------ searches step by step
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_passes_of_a_fit_of_rates_until_the_weight_stays(given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stubbed searches end at offsets of ln loss that are known; each begins where the one before it ended."""
+    schedule, steps = Schedule(np.linspace(1.3, 0.4, 40), 0), np.arange(1, 41)
+    path = multi_power.Path.of(schedule, steps)
+    bottom = np.zeros(7)
+    log_curve = np.log(multi_power.curve_of(bottom, path)[0])
+    signs = np.array([0.3, 1.0, 1.7, 0.8])[np.arange(40) % 4] * np.repeat([1, 1, 1, -1], 10)
+    loss = np.exp(log_curve - 0.02 * signs)  # residuals of the law with theta 0
+    asked: list[tuple[np.ndarray, float]] = []
+
+    def search(fun: Any, begin: np.ndarray, jac: Any, **options: Any) -> SimpleNamespace:
+        residuals = fun(bottom)
+        weight = 0.02 * signs[0] / residuals[0]
+        asked.append((np.asarray(begin), weight))
+        np.testing.assert_allclose(residuals[:40], 0.02 * signs / weight, rtol=1e-6)
+        low = np.log(loss).min()
+        np.testing.assert_allclose(residuals[40:], -(PRIOR[0] + np.array([low, 0, low, 0, 0, 0])) / PRIOR[1])
+        moved = [(fun(step) - fun(-step)) / 2e-6 for step in 1e-6 * np.eye(7)]
+        np.testing.assert_allclose(jac(bottom), np.transpose(moved), rtol=1e-5, atol=1e-4)
+        assert options == {"method": "trf", "loss": "huber", "f_scale": 2.0, "max_nfev": 60, "xtol": 1e-12,
+                           "ftol": 1e-12, "gtol": 1e-12}  # fmt: skip
+        return SimpleNamespace(x=bottom, cost=float(-len(asked)))
+
+    monkeypatch.setattr(schedule_fit, "least_squares", search)
+    start = np.full(7, 0.2)
+    _, _, noise = schedule_fit._minimise([path], [loss], start if given else None)
+    assert noise == pytest.approx(1.4826 * 0.02 * 0.9)
+    correlation = signs[1:] @ signs[:-1] / (signs @ signs)
+    weight = noise * ((1 + correlation) / (1 - correlation)) ** 0.5
+    low = np.log(loss).min()
+    mean = PRIOR[0] + np.array([low, 0, low, 0, 0, 0])
+    first = [(start, 0.01)] if given else [
+        (np.r_[low + np.log(0.9), mean], 0.01), (np.r_[low + np.log(0.9), mean + np.eye(6)[1] / 2], 0.01),
+        (bottom, 0.01)]  # fmt: skip
+    expected = [*first, (bottom, weight)]
+    assert len(asked) == len(expected)
+    for one, other in zip(asked, expected, strict=True):
+        np.testing.assert_allclose(one[0], other[0], rtol=1e-9)
+        assert one[1] == pytest.approx(other[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(("alternating", "expected"), [(False, 0.95), (True, 0.0)])
+def test_how_alike_neighbours_count(alternating: bool, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule, steps = Schedule(np.linspace(1.3, 0.4, 60), 0), np.arange(1, 61)
+    path, theta = multi_power.Path.of(schedule, steps), np.array([0.2, -0.5, -0.7, -0.3, 0.4, -0.2, 0.5])
+    value, jacobian = multi_power.curve_of(theta, path)
+    away = 0.05 * (-1.0) ** (np.arange(60) * alternating)
+    monkeypatch.setattr(schedule_fit, "least_squares", lambda *_, **__: SimpleNamespace(x=theta, cost=1.0))
+    _, covariance, noise = schedule_fit._minimise([path], [value * np.exp(-away)], theta)
+    slope = jacobian / value[:, None]
+    weight = noise**2 * (1 + expected) / (1 - expected)
+    information = slope.T @ slope / weight + np.diag([0, *PRIOR[1] ** -2.0])
+    assert noise == pytest.approx(1.4826 * 0.05)
+    np.testing.assert_allclose(covariance, np.linalg.inv(information), rtol=1e-6)
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_the_noise_between_runs_and_the_shape_agree(counted: bool) -> None:
+    """Where rho is estimated, the shape is that of this rho, and Pearson's sum there is its degrees of freedom."""
+    t = np.linspace(3.0, 7.0, 8)[:, None]
+    y = 0.1 + 0.8 / (1 + np.exp(6.5 - 1.4 * t[:, 0])) + 0.06 * np.array([1, -1, 1, 0.5, -0.8, -0.4, 1, -0.9])
+    trials = np.linspace(150.0, 420.0, 8) if counted else np.full(8, np.inf)
+    for form, spare in ((Form("a"), 6), (Form("b", 0.1), 6), (Form("c", None), 5)):
+        fit = shares.fit_share(form, t, y, trials)
+        p = shares.curve(fit.theta[None], t)[0]
+        pearson = ((y - p) ** 2 / (p * (1 - p)) / (fit.between + (1 - fit.between) / trials)).sum()
+        assert (fit.freedom, pearson) == (spare, pytest.approx(spare, rel=1e-3))
+        again = shares.fit_share(form, t, y, trials, fit.between)
+        np.testing.assert_allclose(again.theta, fit.theta, rtol=1e-3)
+    assert shares.fit_share(Form("c", None), t[:3], y[:3], trials[:3], 0.02).freedom == 1
+
+
+@pytest.mark.parametrize(("counted", "expected"), [(False, 1e-10), (True, 0.0)])
+def test_criteria_of_an_exact_table(counted: bool, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    t = np.linspace(1.0, 4.0, 7)[:, None]
+    fit = ShareFit(Form("logistic"), np.array([-2.0, 0.9, 0.0, 0.0]), np.zeros((4, 4)), 0.3, 1.0, 5, True)
+    asked = []
+
+    def fitted(form: Form, t: np.ndarray, y: np.ndarray, trials: np.ndarray, between: float) -> SimpleNamespace:
+        asked.append(between)
+        return SimpleNamespace(deviance=4.25)
+
+    monkeypatch.setattr(share_analysis, "fit_share", fitted)
+    y, trials = shares.curve(fit.theta[None], t)[0], np.full(7, 90.0 if counted else np.inf)
+    assert share_analysis._criteria({"logistic": fit}, t, y, trials) == {"logistic": 4.25 + 6 + 24 / 3}
+    assert asked == [expected]
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_turns_of_a_share_are_those_of_its_odds(flipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(share_analysis, "turn_test", lambda *asked: given.append(asked))
+    fit = ShareFit(Form("logistic"), np.array([0.3, 1.4, 0.0, 0.0]), np.diag([0.1, 0.04, 0, 0]), 0.02, 1.0, 4, True)
+    y = np.array([0.0, 0.3, 0.55, 0.8, 1.0])
+    share_analysis._trends(np.arange(5.0)[:, None] * 0.7, y, fit, ("N",), Metric("m", flipped), 0.85)
+    squeezed = (4 * y + 0.5) / 5
+    np.testing.assert_allclose(given[0][0], np.arange(5) * 0.7)
+    np.testing.assert_allclose(given[0][1], (-1 if flipped else 1) * np.log(squeezed / (1 - squeezed)))
+    assert given[0][2] == 0.85
+
+
+def test_covariance_of_what_is_fitted_inside_its_bounds() -> None:
+    z, weight, free = np.array([[-1.2], [0.1], [0.7], [1.5]]), np.array([30.0, 12.0, 50.0, 21.0]), np.array([True] * 4)
+    for c, m, inside in (
+        (0.2, 0.1, [0, 1, 2, 3]),
+        (0.0, 0.1, [0, 1, 3]),
+        (0.2, 0.0, [0, 1, 2]),
+        (0.02, 0.95, [0, 1, 2]),
+    ):
+        theta = np.array([0.4, 0.9, c, m])
+        rising = 1 / (1 + np.exp(-0.4 - 0.9 * z[:, 0]))
+        p, slope = c + (1 - c - m) * rising, (1 - c - m) * rising * (1 - rising)
+        jacobian = np.column_stack([slope, slope * z[:, 0], 1 - rising, -rising])
+        information = jacobian.T @ np.diag(weight / (p * (1 - p))) @ jacobian + np.diag([1 / 3600, 0.01, 1, 1])
+        expected = np.zeros((4, 4))
+        expected[np.ix_(inside, inside)] = np.linalg.inv(information[np.ix_(inside, inside)])
+        np.testing.assert_allclose(shares._covariance(theta, free, z, weight), expected, rtol=1e-9)
+    held = shares._covariance(np.array([0.4, 0.9, 0.2, 0.1]), np.array([True, True, False, False]), z, weight)
+    assert not held[2:].any()
+    assert not held[:, 2:].any()
