@@ -17,6 +17,7 @@ from metascale.core.errors import InputError
 from metascale.core.streams import generator
 from metascale.laws import (
     allocation,
+    analysis,
     approaches,
     backtesting,
     belief,
@@ -25,7 +26,9 @@ from metascale.laws import (
     descent,
     groups,
     held_out,
+    many,
     mixture,
+    next_plan,
     picking,
 )
 from metascale.laws import cost as cost_module
@@ -1457,3 +1460,270 @@ def test_a_greedy_plan_is_that_of_conditional_covariances(power: float, budget: 
     best = picking.pick(picking.Dense(covariance, 0.4), cost, targets, budget, free=free)
     near = [plan for plan in plans if plan.after <= 1.02 * min(one.after for one in plans)]
     assert best.index.tolist() == min(near, key=lambda plan: len(plan.index)).index.tolist()
+
+
+# ------------------------------------------------------------------------------------------- formulas
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "slopes"),
+    [  # at x = 3, p = 1.7, q = 0.6; p appears first
+        ("p + x - q", 4.1, (1.0, -1.0)),
+        ("p*q*x", 3.06, (1.8, 5.1)),
+        ("p/q + 0*x", 1.7 / 0.6, (1 / 0.6, -1.7 / 0.36)),
+        ("p**q*x", 3 * 1.7**0.6, (3 * 0.6 * 1.7**-0.4, 3 * 1.7**0.6 * math.log(1.7))),
+        ("p*x**q", 1.7 * 3**0.6, (3**0.6, 1.7 * 3**0.6 * math.log(3))),
+        ("p**3*x**-2*q", 1.7**3 / 9 * 0.6, (3 * 1.7**2 / 9 * 0.6, 1.7**3 / 9)),
+        ("p**-2*q + 0*x", 0.6 / 1.7**2, (-1.2 / 1.7**3, 1.7**-2)),
+        ("-p*log(q*x)", -1.7 * math.log(1.8), (-math.log(1.8), -1.7 / 0.6)),
+        ("tanh(p*q) + 0*x", math.tanh(1.02), (0.6 * (1 - math.tanh(1.02) ** 2), 1.7 * (1 - math.tanh(1.02) ** 2))),
+        ("exp(p - q*x)", math.exp(-0.1), (math.exp(-0.1), -3 * math.exp(-0.1))),
+        ("min(p, q)*x + max(p, q)", 3.5, (1.0, 3.0)),
+        ("max(p, 2*q)*x + min(x, p*q)", 6.12, (3.6, 1.7)),
+        ("sqrt(p*q) + log2(x*q)/p + 0*log10(x)", math.sqrt(1.02) + math.log2(1.8) / 1.7,
+         (0.3 / math.sqrt(1.02) - math.log2(1.8) / 2.89, 0.85 / math.sqrt(1.02) + 1 / (1.02 * math.log(2)))),
+    ],
+)  # fmt: skip
+def test_operations_and_their_derivatives(text: str, value: float, slopes: tuple[float, float]) -> None:
+    bound = parse(text, ("x",)).bind(A([[3.0], [5.0]]))
+    theta = A([[0.4, 2.2], [1.7, 0.6]])
+    found, jacobian = bound.value_and_jacobian(theta)
+    assert found.shape == (2, 2)
+    assert jacobian.shape == (2, 2, 2)
+    assert found[1, 0] == pytest.approx(value)
+    assert jacobian[1, 0] == pytest.approx(slopes)
+    assert bound.value(theta) == pytest.approx(found)
+    turned = bound.value(theta + 1e-30j * A([[0.0, 1.0]]))  # an exact derivative by a step along the imaginary axis
+    assert turned.imag[1, 0] / 1e-30 == pytest.approx(slopes[1])
+
+
+def test_at_a_tie_the_first_of_two_is_the_least_and_the_most() -> None:
+    for name in ("min", "max"):
+        _, jacobian = parse(f"{name}(p, q) + 0*x", ("x",)).bind(A([[3.0]])).value_and_jacobian(A([[0.7, 0.7]]))
+        assert jacobian[0, 0].tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "linear"),
+    [
+        ("E + A/x**a - B*x", ("E", "A", "B")),
+        ("(x - a) - (E - 2*a*x) - 3*E", ("a", "E")),
+        ("-(A + 2*B)*x**b/(1 + x) + b", ("A", "B")),
+        ("x*(A - (B - x)/2) + (b - A)*exp(b)", ("A", "B")),
+        ("x/(A + x) + B*log(x) - x**2", ("B",)),
+    ],
+)
+def test_a_formula_is_its_linear_parts_and_the_rest(text: str, linear: tuple[str, ...]) -> None:
+    formula = parse(text, ("x",))
+    assert formula.linear == linear
+    x, theta = A([[2.0], [3.0], [7.0]]), np.random.default_rng(4).uniform(0.3, 1.9, (2, len(formula.parameters)))
+    others = [k for k, name in enumerate(formula.parameters) if name not in linear]
+    parts, rest = formula.parts
+    total = 0.0 if rest is None else rest.bind(x).value(theta[:, others])
+    for name, part in zip(linear, parts, strict=True):
+        total = total + theta[:, [formula.parameters.index(name)]] * part.bind(x).value(theta[:, others])
+    assert total == pytest.approx(formula.bind(x).value(theta))
+
+
+def test_roles_of_parameters_and_formulas_with_some_of_them_fixed() -> None:
+    formula = parse("E + A/(N + u)**a + B*exp(-c*D/N) + min(D, r*N) + tanh(h)*(k + N*D)", ("N", "D"))
+    assert [formula.roles[name] for name in ("a", "c", "k")] == [("exponent",), ("exponent",), ("D", "N")]
+    held = formula.fixed({"a": 0.7, "B": 2.5})
+    assert held.parameters == ("E", "A", "u", "c", "r", "h", "k")
+    theta = A([[1.1, 2.2, 3.3, 0.4, 0.5, 0.6, 0.8]])
+    whole = A([[1.1, 2.2, 3.3, 0.7, 2.5, 0.4, 0.5, 0.6, 0.8]])
+    x = A([[2.0, 3.0], [5.0, 4.0]])
+    assert held.bind(x).value(theta) == pytest.approx(formula.bind(x).value(whole))
+    assert parse("exp(a + b*x)", ("x",)).logarithm is not None
+    inner = parse("exp(a + b*x)", ("x",)).logarithm
+    assert inner is not None
+    assert inner.bind(A([[3.0]])).value(A([[0.4, 0.5]]))[0, 0] == pytest.approx(1.9)
+
+
+# ------------------------------------------------------------------------------------------- analyses
+
+
+def family(low: float, middle: float, high: float) -> dict[str, float]:
+    return {"estimate": middle, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    ("own", "decided", "said", "wanted"),
+    [
+        ((0.2, 0.3, 0.4), (-0.1, 0.5), "undecided", (-0.1, 0.5)),
+        ((0.2, 0.3, 0.4), (0.35, 0.5), "undecided", (0.3, 0.5)),  # the estimate stays inside
+        ((0.2, 0.3, 0.4), (-0.2, 0.1), "undecided", (-0.2, 0.3)),
+        ((0.2, 0.3, 0.4), (0.1, 0.5), "falls", (0.2, 0.4)),  # both say the same
+        ((0.2, 0.3, 0.4), (-0.1, 0.5), "not monotone", (0.2, 0.4)),
+        ((0.2, 0.3, 0.4), None, "undecided", (0.2, 0.4)),
+    ],
+)
+def test_the_plain_exponent_has_the_interval_that_decided(
+    own: Any, decided: Any, said: str, wanted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def steps(fit: Any, n: int, *, seed: int) -> Any:
+        asked.append((fit, n, seed))
+        yield from ()
+        return SimpleNamespace(intervals=lambda level: {"alpha": family(*own), "level": level})
+
+    monkeypatch.setattr(analysis, "bootstrap", SimpleNamespace(steps=steps))
+    monkeypatch.setattr(analysis, "delta_intervals", lambda fit, level: (fit, level))
+    names = ("none", "power", "power_irreducible", "m3", "m4", "broken")
+    families = {name: SimpleNamespace(fit=None if name == "broken" else name) for name in names}
+    trend = SimpleNamespace(
+        answer=said, exponent=None if decided is None else SimpleNamespace(low=decided[0], high=decided[1])
+    )
+    intervals, samples = end_of(analysis._family_intervals(families, "m4", trend, (0.83, 17, 5)))
+    assert asked == [(name, 17, 5) for name in ("none", "power", "power_irreducible", "m4")]
+    assert set(samples) == {"none", "power", "power_irreducible", "m4"}
+    assert intervals["m3"] == ("m3", 0.83)
+    assert "broken" not in intervals
+    assert intervals["power"]["alpha"] == family(wanted[0], 0.3, wanted[1])
+    assert intervals["none"]["level"] == 0.83
+
+
+def test_what_is_asked_of_the_law_without_the_largest_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = A([2.0, 3.0, 5.0, 7.0, 11.0, 11.0])
+    table = observe(x, A([4.0, 3.1, 2.4, 2.2, 1.7, 1.9]), replicate=[0, 0, 0, 0, 0, 1])
+    fitted: list[Any] = []
+    monkeypatch.setattr(analysis, "fit_law", fake_fit(fitted))
+    asked: list[Any] = []
+
+    def steps(fit: Any, n: int, *, seed: int) -> Any:
+        asked.append((fit, n, seed))
+        yield from ()
+        return SimpleNamespace(predict_mean=lambda *given: asked.append(given) or Interval(2.1, 1.5, 2.6))
+
+    monkeypatch.setattr(analysis, "bootstrap", SimpleNamespace(steps=steps))
+    monkeypatch.setattr(analysis, "last_value", lambda x, y, at: [x[-1, 0] + y[0] + at[0]])
+    monkeypatch.setattr(analysis, "tail_line", lambda x, y, at: [x[0, 0] * y[-1] * at[0]])
+    fit: Any = SimpleNamespace(
+        observations=table, law=ONE_AXIS["power_irreducible"], objective=LeastSquares(), weights=np.arange(1.0, 7.0)
+    )
+    found = end_of(analysis._extrapolate(fit, 0.83, 17, 5))
+    assert fitted == [("power_irreducible", [2.0, 3.0, 5.0, 7.0], LeastSquares(), [1.0, 2.0, 3.0, 4.0])]
+    assert asked == [("part", 17, 5), (11.0, 0.83, 2, (5, 202))]
+    seen = math.sqrt(1.7 * 1.9)
+    assert (found.x, found.law, found.predicted, found.low, found.high) == (11.0, "power_irreducible", 2.1, 1.5, 2.6)
+    assert (found.observed, found.log_error) == (pytest.approx(seen), pytest.approx(math.log(2.1 / seen)))
+    assert found.baselines == {"last_value": 22.0, "tail_line": pytest.approx(2 * 2.2 * 11)}
+
+
+def test_an_analysis_is_drawn_at_200_places_with_its_curve_inside() -> None:
+    x = np.geomspace(3, 80, 200)
+    bands = (x, 2 + 0 * x, 3 + 0 * x)
+    asked: list[Any] = []
+    part: Any = SimpleNamespace(
+        fit=SimpleNamespace(observations=SimpleNamespace(x=A([[3.0], [80.0], [7.0]])), predict=lambda at: 50 / at),
+        bootstrap=SimpleNamespace(curve=lambda at, level: asked.append((at, level)) or bands), level=0.83,
+    )  # fmt: skip
+    found = analysis.Analysis.curve(part)
+    assert asked[0][0] == pytest.approx(x)
+    assert asked[0][1] == 0.83
+    assert found.x == pytest.approx(x)
+    rows = A([found.low, found.high])
+    assert rows == pytest.approx(A([np.minimum(2, 50 / x), np.maximum(3, 50 / x)]))
+    assert len(analysis.Analysis.curve(part, 200).x) == 200
+
+
+def test_names_of_scales_without_names() -> None:
+    assert analysis._names(None, 1) == ("x",)
+    assert analysis._names("tokens", 1) == ("tokens",)
+    assert analysis._names("tokens", 2) == ("N", "D")
+    assert analysis._names(None, 6) == ("N", "D", "U", "x4", "x5", "x6")
+    assert analysis._names(["a", "b"], 2) == ("a", "b")
+    assert analysis._names([], 1) == ("x",)
+
+
+# ------------------------------------------------------------------------------------------- plans and many tables
+
+
+@pytest.mark.parametrize(
+    ("known", "share", "wanted"),
+    [
+        (0, 0.15, [2, 3, 0, 4]),  # two scales and two, cheapest first
+        (11, 0.3, [2, 3, 0]),  # fewer than 4 times (2 + 1)
+        (11, 0.1, [2, 3]),
+        (12, 0.25, [4, 0, 3]),  # in the order of the plan
+        (12, 0.33, [4, 0, 3]),
+        (40, 0.01, [4, 0]),
+    ],
+)
+def test_how_much_of_a_plan_is_run_before_the_next(known: int, share: float, wanted: list[int]) -> None:
+    index, cost = A([4, 0, 3, 2, 1]), A([4.0, 3.0, 2.0, 1.0, 5.0])
+    picks: Any = SimpleNamespace(index=index, cost=cost)
+    assert next_plan._first_of(picks, known, 2, share).tolist() == wanted
+
+
+def test_a_forecast_and_a_promise_are_from_one_joint_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four points with a covariance of their own, noise 0.3: two candidates, two targets."""
+    root = A([[1.1, 0.2, 0.4], [0.5, 0.9, -0.3], [0.7, 0.6, 0.2], [0.4, -0.8, 0.9]])
+    whole = root @ root.T
+    place = {2.0: 0, 3.0: 1, 5.0: 2, 7.0: 3}
+
+    def joint(points: Any) -> Any:
+        rows = [place[value] for value in points[:, 0]]
+        part = picking.Dense(whole[np.ix_(rows, rows)], 0.09)
+        return SimpleNamespace(
+            mean=A([0.1, 0.2, 0.3, 0.4])[rows],
+            noise2=0.09,
+            n_points=len(rows),
+            diagonal=part.diagonal,
+            columns=part.columns,
+        )
+
+    held = replace(two_forms(), noise=0.3, sites=np.zeros((0, 2)))
+    fake: Any = SimpleNamespace(joint=joint, losses=held.losses, noise=0.3, link="identity")
+    monkeypatch.setattr(next_plan, "believe", lambda *_: fake)
+    found = next_plan.next_runs(
+        {"N": [1.0], "loss": [-2.0]}, {"N": [2.0, 3.0]}, [1.5, 2.5], [{"N": 5.0}, {"N": 7.0}], 9.0, level=0.6
+    )
+    reach = norm.ppf(0.8)
+    before = (whole[2, 2] + whole[3, 3]) / 2
+    order = list(found.candidate)
+    left, targets, own = [], A([]), []
+    for k in range(2):
+        rows = order[:k]
+        own.append(schur(whole, rows, 0.09)[order[k], order[k]] + 0.09)
+        targets = np.diag(schur(whole, order[: k + 1], 0.09))[2:]
+        left.append(targets.mean())
+    assert sorted(order) == [0, 1]
+    assert found.worth == pytest.approx([(before - left[0]) / before, (left[0] - left[1]) / before])
+    assert found.width == pytest.approx(reach * np.sqrt(left))
+    assert (found.width_now, found.noise) == (pytest.approx(reach * math.sqrt(before)), pytest.approx(reach * 0.3))
+    middle = A([0.1, 0.2])[order]
+    assert found.median == pytest.approx(middle)
+    assert found.low == pytest.approx(middle - reach * np.sqrt(own))
+    assert found.high == pytest.approx(middle + reach * np.sqrt(own))
+    assert found.now[2] == pytest.approx(A([0.3, 0.4]) + reach * np.sqrt(np.diag(whole)[2:] + 0.09))
+    assert found.after_low == pytest.approx(A([0.3, 0.4]) - reach * np.sqrt(targets + 0.09))
+    assert found.after_high == pytest.approx(A([0.3, 0.4]) + reach * np.sqrt(targets + 0.09))
+    assert found.cost == pytest.approx(A([1.5, 2.5])[order])
+    assert (found.unit, found.spent, found.n_candidates) == ("loss", 4.0, 2)
+    rows = found.rows()
+    assert rows[1]["cost_so_far"] == 4.0
+    assert rows[0]["worth_per_cost"] == pytest.approx(found.worth[0] / found.cost[0])
+    assert next_plan.next_runs({"N": [1.0], "loss": [-2.0]}, {"N": [2.0]}, [1.0], {"N": 5.0}, 9.0).level == 0.9
+
+
+def schur(whole: Any, rows: list[int], noise2: float) -> Any:
+    known = whole[np.ix_(rows, rows)] + noise2 * np.eye(len(rows))
+    return whole - whole[:, rows] @ np.linalg.solve(known, whole[rows])
+
+
+def test_tables_are_fitted_250_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"t{k}" for k in range(502)]
+    sizes: list[int] = []
+
+    def together(steps: Any) -> Any:
+        found = list(steps)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(many, "together", together)
+    monkeypatch.setattr(many, "fit", SimpleNamespace(steps=lambda k: 3 * k))
+    found = many.fit_each({name: {"k": k} for k, name in enumerate(names)})
+    assert sizes == [250, 250, 2]
+    assert found == {name: 3 * k for k, name in enumerate(names)}
