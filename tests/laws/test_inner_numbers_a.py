@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from metascale.laws.families import (
     data_constrained,
     nonnegative_coefficients,
 )
-from metascale.laws.newton import FIRST_DAMPING, Local, _State, _step
+from metascale.laws.newton import FIRST_DAMPING, Local, _advance, _State, _step
 from metascale.laws.objective import LeastSquares, LogHuber, Objective
 from metascale.laws.shapes import broken, m3
 
@@ -362,6 +363,34 @@ def test_a_state_begins_with_its_expansion() -> None:
     assert (state.stiffness.tolist(), state.hessian[:, 0, 0].tolist()) == ([[5.0], [6.0]], [3.0, 4.0])
 
 
+def test_one_advance_of_a_bowl() -> None:
+    """f = 1 + (x - c)' H (x - c) / 2 with a step damped by 0.01; the fall is counted as an undamped step's. A row whose
+    step leads up is damped tenfold and stays; a row that has next to no fall left has converged."""
+    hessian, stiffness, c = A([[3.0, 1.0], [1.0, 2.0]]), A([4.0, 0.5]), A([0.7, -0.4])
+
+    def evaluate(theta: np.ndarray, rows: np.ndarray) -> Local:
+        away, n = theta - c, len(theta)
+        value = (
+            1 + 0.5 * np.einsum("bp,pq,bq->b", away, hessian, away) + np.where((rows == 1) & (theta[:, 0] > 0), 9, 0)
+        )
+        return Local(value, away @ hessian, np.repeat(hessian[None], n, 0), np.tile(stiffness, (n, 1)))
+
+    rows = np.arange(3)
+    begin = A([[0.0, 0.0], [0.0, 0.0], [0.7 + 1e-9, -0.4]])
+    state = _State.at(evaluate, begin, rows)
+    far = np.full((3, 2), 9.0)
+    _advance(evaluate, state, rows, -far, far, 1e-13, 1e-5)
+    gradient = hessian @ -c
+    step = -np.linalg.solve(hessian + 0.01 * np.diag(stiffness), gradient)
+    fall = -0.5 * gradient @ step * 1.01
+    assert state.theta == pytest.approx(A([step, [0.0, 0.0], begin[2]]))
+    assert state.decrement[:2] == pytest.approx([fall, fall])
+    assert state.damping == pytest.approx([1e-3, 0.1, 1e-2])
+    assert (state.iterations.tolist(), state.converged.tolist()) == ([1, 1, 1], [False, False, True])
+    assert state.gradient[0] == pytest.approx(hessian @ (step - c))
+    assert state.value[:2] == pytest.approx([1 + 0.5 * (step - c) @ hessian @ (step - c), 1 + 0.5 * c @ hessian @ c])
+
+
 # ------------------------------------------------------------------------------------------- descent
 
 
@@ -533,3 +562,34 @@ def test_the_steps_from_many_starts_to_one_minimum(
     end = 3 + 10 * len(steps)
     assert (theta.tolist(), value) == (([end + 0.5], 0.99) if exact else ([end], 1.0))
     assert (converged, agree) == (True, 3 if exact else 2)
+
+
+def test_signs_and_ranges_of_what_is_tried() -> None:
+    """An exponent is negative in 15 of 100 tries, another parameter in half; a range of exponents wider than 2 is not
+    tried evenly."""
+    draws = A([0.149, 0.151, 0.499, 0.501, 1.0])
+    one = problem("a*x**h + tanh(z)", [2.0, 10.0], [1.0, 2.0])
+    h, z = (one.expression.parameters.index(name) for name in ("h", "z"))
+    sizes = 0.02 * 75 ** np.abs(2 * draws - 1)
+    assert descent._spread(one, h, draws) == pytest.approx(sizes * [-1, 1, 1, 1, 1])
+    ladder = 10.0 ** (-3 + 0.5 * A([1, 1, 6, 6, 12]))
+    assert descent._spread(one, z, draws) == pytest.approx(ladder * [-1, -1, -1, 1, 1])
+    for high, wanted in ((3.0, 1 + 2 * draws), (3.5, 0.02 * 75**draws)):
+        lower, upper = one.lower.copy(), one.upper.copy()
+        lower[h], upper[h] = 1.0, high
+        assert descent._spread(replace(one, lower=lower, upper=upper), h, draws) == pytest.approx(wanted)
+    kept = replace(one, weights=A([3.0, 5.0])).keep(A([1]))
+    assert (kept.x.tolist(), kept.loss.tolist(), kept.weights.tolist()) == ([[10.0]], [2.0], [5.0])
+
+
+def test_a_polish_leaves_what_is_at_its_bound() -> None:
+    x, w = A([1.0, 2.0, 4.0, 5.0]), A([1.0, 2.0, 0.5, 3.0])
+    loss = A([3.0, 4.5, 9.5, 11.0])
+    one = problem("a + b*x", x, loss, weights=w, upper=A([INF, 1.5]))
+    theta, value, converged = descent.polish(one, A([0.3, 1.5]), LeastSquares())
+    level = np.average(loss - 1.5 * x, weights=w)
+    assert (theta.tolist(), converged) == ([pytest.approx(level), 1.5], True)
+    assert value == pytest.approx(0.5 * w @ (loss - 1.5 * x - level) ** 2)
+    free = replace(one, upper=A([INF, INF]))
+    theta, value, converged = descent.polish(free, A([0.3, 1.5]), LeastSquares())
+    assert theta[::-1] == pytest.approx(np.polyfit(x, loss, 1, w=np.sqrt(w)), rel=1e-6)

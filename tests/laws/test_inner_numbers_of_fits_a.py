@@ -16,14 +16,20 @@ from scipy.stats import t as student
 from metascale.laws import evaluation, forecasting, irregular
 from metascale.laws.effects import _noise
 from metascale.laws.evaluation import run_variances, weigh
-from metascale.laws.families import (
-    LAWS,
-)
+from metascale.laws.families import LAWS
 from metascale.laws.fitting import condition_number, fit_law
 from metascale.laws.forecasting import SeriesPredictor, SlopeModel, _mixture, forecast, forecast_table, mixture_weights
-from metascale.laws.formula import Formula, default_objective, fit_formula, problem_of, spread, with_prior
+from metascale.laws.formula import (
+    Formula,
+    default_objective,
+    fit_formula,
+    huber_moments,
+    problem_of,
+    spread,
+    with_prior,
+)
 from metascale.laws.held_out import Prediction, Replicates
-from metascale.laws.library import mixture_law
+from metascale.laws.library import LIBRARY, mixture_law
 from metascale.laws.likelihood import _crossings, profile, solve_held
 from metascale.laws.newton import Minimum
 from metascale.laws.objective import LeastSquares, LogHuber, Objective
@@ -105,9 +111,28 @@ def test_what_is_minimised_and_counted_by_default() -> None:
                       LeastSquares())  # fmt: skip
     squares = np.polyfit(t, 1 - 0.5 * t + wave, 1, full=True)[1][0]
     assert fit.aicc == pytest.approx(5 * (math.log(2 * math.pi * squares / 5) + 1) + 2 * 3 + 2 * 3 * 4 / 1)
+    # Where there is no noise nothing lies outside δ; at δ = noise / 100, |r| ψ is δ nearly everywhere.
+    assert huber_moments(LogHuber(0.1), 0.0) == pytest.approx((1.0, 1.0), rel=1e-12)
+    assert huber_moments(LogHuber(0.01), 1.0) == pytest.approx(moments(0.01), rel=1e-3)
     law = mixture_law(3)
     assert (law.text, law.axes) == ("c + exp(t_1*r1 + t_2*r2 + t_3*r3)", ("r1", "r2", "r3"))
     assert (law.starts, law.bounds) == ({"t_1": 0.5, "t_2": 0.5, "t_3": 0.5}, {"c": (0.0, INF)})
+
+
+def test_searches_begin_near_the_published_values_and_may_reach_them() -> None:
+    for law in LIBRARY.values():
+        for name, value in law.published.items():
+            low, high = law.bounds.get(name, (-INF, INF))
+            assert low < value < high, (law.name, name)
+            if name in law.starts and law.name not in ("kaplan_joint", "sparsity"):
+                assert law.starts[name] == pytest.approx(value, rel=0.2), (law.name, name)
+        for name, value in law.starts.items():
+            low, high = law.bounds.get(name, (-INF, INF))
+            assert low < value < high, (law.name, name)
+    kaplan = LIBRARY["kaplan_joint"]
+    assert all(abs(math.log(kaplan.starts[name] / value)) < 2 for name, value in kaplan.published.items())
+    sparsity = LIBRARY["sparsity"]
+    assert all(abs(math.log(value / sparsity.published[name])) < 2 for name, value in sparsity.starts.items())
 
 
 # ------------------------------------------------------------------------------------------- forecasts
@@ -170,6 +195,7 @@ def test_what_a_forecast_notes_and_keeps(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [inside[name][1] for name in ("local slope", "power_irreducible", "m3", "m4")] == pytest.approx(
         [0.0, 1 / 3, 1 / 3, 1 / 3]
     )
+    assert [part[0] for part in forecast(x, loss, [128.0]).weights.values()] == [1.0, 0.0, 0.0, 0.0]
     monkeypatch.setattr(forecasting, "MOST_RUNS", 4)
     table = observe(np.arange(1.0, 11.0), 5 / np.arange(1.0, 11.0))
     assert SeriesPredictor.of(table).observations.x[:, 0].tolist() == [1.0, 4.0, 7.0, 10.0]
@@ -218,7 +244,11 @@ def test_rows_are_weighed_in_four_rounds(n: int, monkeypatch: pytest.MonkeyPatch
     y = A([1.2, 0.7, 0.6, 0.1, -0.4])[:n]
     error = A([0.03, 0.08, 0.02, 0.05, 0.01])[:n]
     monkeypatch.setattr(evaluation, "ONE_AXIS", {"power_irreducible": LAWS["m4"], "power": LAWS["power"]})
+    rounds: list[Any] = []
+    real = fit_law
+    monkeypatch.setattr(evaluation, "fit_law", lambda *told: rounds.append(told[2]) or real(*told))
     found = weigh(observe(x, np.exp(y), noise=error * np.exp(y)))
+    assert rounds == [LeastSquares()] * (4 if n > 2 else 0)
 
     def weights_of(variance: float) -> np.ndarray:
         return 1 / (variance + error**2) / np.mean(1 / (variance + error**2))
