@@ -1388,3 +1388,64 @@ def test_covariance_of_what_is_fitted_inside_its_bounds() -> None:
     held = shares._covariance(np.array([0.4, 0.9, 0.2, 0.1]), np.array([True, True, False, False]), z, weight)
     assert not held[2:].any()
     assert not held[:, 2:].any()
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_passes_of_a_shape_until_the_noise_stays(counted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stubbed noise: five passes at most, one more than it takes for rho to stay within a millionth of itself."""
+    t, y = np.linspace(1.0, 3.0, 6)[:, None], np.array([0.2, 0.3, 0.45, 0.5, 0.7, 0.75])
+    trials = np.full(6, 40.0 if counted else np.inf)
+    for noises, expected, end in (
+        ([0.3, 0.2, 0.2 * (1 + 5e-6), 0.25, 0.26], 5, 0.26), ([0.3, 0.2, 0.2 * (1 + 5e-7)], 3, 0.2),
+        ([0.0, 0.0], 1 if counted else 2, 0.0 if counted else 1e-10),
+    ):  # fmt: skip
+        left, used = list(noises), []
+        monkeypatch.setattr(shares, "between_runs", lambda *_, left=left: left.pop(0))
+        whole = shares._scored
+
+        def scored(*given: Any, used: list[float] = used, whole: Any = whole) -> Any:
+            used.append(given[4][0])
+            return whole(*given)
+
+        monkeypatch.setattr(shares, "_scored", scored)
+        fit = shares.fit_share(Form("logistic"), t, y, trials)
+        monkeypatch.setattr(shares, "_scored", whole)
+        before = [0.0 if counted else 0.01, *noises][:expected]
+        size = [rho + (1 - rho) / trials[0] for rho in (max(one, 0.0 if counted else 1e-10) for one in before)]
+        np.testing.assert_allclose(used, 1 / np.array(size), rtol=1e-9)
+        assert fit.between == pytest.approx(end, rel=1e-5)
+
+
+def _wavy(n: int, lean: float, twice: bool = False) -> tuple[SimpleNamespace, float]:
+    """A fit of a line whose residuals are noise with some of the neighbour's, and its statistic."""
+    t = np.linspace(0.0, 5.0, n)[:, None]
+    noise = np.random.default_rng(9).standard_normal(n)
+    residuals = 0.05 * (noise + lean * np.concatenate([[0.0], noise[:-1]]))
+    columns = [np.ones(n), 1e-3 * t[:, 0], *([1e-3 * t[:, 0]] if twice else [])]
+    line = SimpleNamespace(jacobian=lambda theta, x: (None, np.column_stack(columns)[None]))
+    table = SimpleNamespace(scale=np.arange(n), scales=np.exp(t), scale_means=lambda v: v)
+    fit = SimpleNamespace(observations=table, theta=np.zeros(2), t_ref=np.zeros(1), residuals=residuals,
+                          law=SimpleNamespace(curve=line))  # fmt: skip
+    design = np.column_stack(columns[:2])
+    left = residuals - design @ np.linalg.lstsq(design, residuals, rcond=None)[0]
+    return fit, float(left[1:] @ left[:-1] / (left @ left))
+
+
+@pytest.mark.parametrize("n", [301, 400])
+def test_of_many_scales_the_statistic_is_normal(n: int) -> None:
+    outcomes = set()
+    for lean in np.linspace(0.0, 0.3, 13):
+        fit, statistic = _wavy(n, lean)
+        expected = statistic * n**0.5 < 2.3263478740408408  # its tail holds 1 in 100
+        assert verdict.describes(fit) == expected  # type: ignore[arg-type]
+        outcomes.add(expected)
+    assert outcomes == {False, True}
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_a_small_derivative_takes_away_is_no_wave(twice: bool) -> None:
+    fit, _ = _wavy(12, 0.0, twice)
+    fit.residuals = fit.residuals + np.linspace(-1.0, 1.0, 12)  # a line, which the law itself can follow
+    assert verdict.describes(fit)  # type: ignore[arg-type]
+    fit.residuals = fit.residuals + np.linspace(-1.5, 1.5, 12) ** 2
+    assert not verdict.describes(fit)  # type: ignore[arg-type]
