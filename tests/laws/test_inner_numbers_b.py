@@ -27,9 +27,11 @@ from metascale.laws import (
     groups,
     held_out,
     many,
+    metrics,
     mixture,
     next_plan,
     picking,
+    prepared,
 )
 from metascale.laws import cost as cost_module
 from metascale.laws.belief import Belief, Form
@@ -43,6 +45,7 @@ from metascale.laws.mixture import Component, Mixture
 from metascale.laws.objective import LeastSquares, LogHuber
 from metascale.laws.observations import observe
 from metascale.laws.record import Interval
+from metascale.laws.table import Table
 from metascale.laws.uncertainty import delta_covariance, residual_noise
 
 A = np.array
@@ -1727,3 +1730,74 @@ def test_tables_are_fitted_250_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     found = many.fit_each({name: {"k": k} for k, name in enumerate(names)})
     assert sizes == [250, 250, 2]
     assert found == {name: 3 * k for k, name in enumerate(names)}
+
+
+# ------------------------------------------------------------------------------------------- ends that belong to them
+
+
+def test_null_tables_as_far_apart_as_the_real_one_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Valleys about the 30th and the 50th exponent, whatever the table: the 40th serves both, and p is 1."""
+    fits = power_fits()
+    valleys = iter([30, 50, 30, 50])
+
+    def held(fit: Any, targets: Any, grid: Any) -> Any:
+        return np.tile((np.arange(81.0) - next(valleys)) ** 2 + 3, (len(targets), 1))
+
+    monkeypatch.setattr(groups, "_held", held)
+    shared = groups._exponent_grid(fits)[40]
+    statistic, p_value, interval = groups._test(fits, 7, 2, 0.8)
+    assert (statistic, p_value) == (pytest.approx(19 * math.log(206 / 6)), 1.0)
+    assert interval == pytest.approx({"estimate": shared, "low": shared, "high": shared})
+
+
+def test_the_ends_of_intervals_belong_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, loss = A([2.0, 3.0, 5.0, 7.0, 9.0]), A([4.0, 3.0, 2.5, 2.2, 1.9])
+    table = observe(x, loss)
+    monkeypatch.setattr(backtesting, "fit_law", fake_fit([]))
+    fit: Any = SimpleNamespace(law=ONE_AXIS["power"], observations=table, objective=LeastSquares(), weights=np.ones(5))
+    ends = A([2.2, 1.9])
+    for low, high in ((ends, ends * 2), (ends / 2, ends)):
+        monkeypatch.setattr(backtesting, "delta_prediction", lambda *_, low=low, high=high: (ends * 1.1, low, high))
+        error, covered = end_of(backtesting.cut_quality(fit, backtesting.Cut(x <= 5, x > 5, 3, 1.8)))
+        assert (error, covered) == (pytest.approx(math.log(1.1)), 1.0)
+    one = Corner("c", np.ones(1, bool), A([[0.4]]), A([[0.0]]), A([0.2]), A([0.0]), A([1.0]))
+    for k in (1, 2):
+        at = float(corners.corner_ends(one, A([1.0]), 0.3, 1.0, 0.90)[k, 0])
+        assert corners._covered(replace(one, target=A([at])), A([1.0]), 0.3, 1.0) == 1.0
+
+
+# ------------------------------------------------------------------------------------------- columns of a group
+
+
+def test_compute_beside_sizes_becomes_tokens_in_columns_and_in_new_rows() -> None:
+    n, c = A([2.0, 3.0, 5.0]), A([84.0, 198.0, 390.0])
+    table = Table({"N": n, "flops": c, "loss": A([4.0, 3.0, 2.0]), "run": ["a", "a", "b"]}, "t")
+    found = prepared.columns_of(table, ("N", "flops"), "loss", "run")
+    assert found.x == pytest.approx(np.column_stack([n, [7.0, 11.0, 13.0]]))
+    assert (found.names[0], found.loss_name, found.loss.tolist()) == ("N", "loss", [4.0, 3.0, 2.0])
+    assert found.replicate.tolist() == [0, 1, 2]
+    assert found.run is not None
+    assert found.run.tolist() == [0, 0, 1]
+    assert "noise" not in found.data
+    assert found.places(("N", "flops"), [[2.0, 36.0]]) == pytest.approx(A([[2.0, 3.0]]))
+    some = replace(found, noise=A([0.1, 0.2, 0.3])).keep(A([True, False, True]))
+    assert (some.x[:, 0].tolist(), some.loss.tolist(), some.replicate.tolist()) == ([2.0, 5.0], [4.0, 2.0], [0, 2])
+    assert (some.run.tolist(), some.data["noise"].tolist(), some.table.n_rows) == ([0, 1], [0.1, 0.3], 2)
+    plain = prepared.columns_of(table, ("N",), None, None)
+    assert (plain.x.tolist(), plain.run, plain.names) == ([[2.0], [3.0], [5.0]], None, ("N",))
+    assert plain.places(("N",), [4.0, 6.0]).tolist() == [[4.0], [6.0]]
+    same = Table({"N": n, "one": ["a"] * 3, "each": ["a", "b", "c"]}, "t")
+    assert [prepared.run_labels(same, name) for name in ("one", "each", "none", None)] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("values", "refused"), [([0.0, 0.0], True), ([1.0, np.nan], True), ([0.5, 0.5], False), ([0.0, 1.0], False)]
+)
+def test_shares_that_are_all_nothing_or_whole_have_no_law(values: Any, refused: bool) -> None:
+    metric: Any = SimpleNamespace(name="acc", unit=1.0)
+    if not refused:
+        metrics._require_change(metric, A(values))
+        return
+    with pytest.raises(InputError, match=f"^'acc' is {values[0]:g} in every row") as caught:
+        metrics._require_change(metric, A(values))
+    assert (caught.value.field, caught.value.value) == ("y", "acc")
