@@ -850,11 +850,10 @@ def test_a_parabola_is_of_the_sizes_within_the_rise() -> None:
 
 def test_a_size_exactly_the_rise_above_the_lowest_is_out() -> None:
     values = A([0.5, 0.375, 0.25, 0.3125, 0.5])
-    bend, slope, _ = np.polyfit([1.0, 2.0, 4.0], values[1:4], 2)
+    bend, slope, constant = np.polyfit([1.0, 2.0, 4.0], values[1:4], 2)
     sizes = A([0.0, 1.0, 2.0, 4.0, 6.0])
     found = approaches._vertex(sizes, values, 2, 0.25)
-    assert found is not None
-    assert found[0] == pytest.approx(-slope / (2 * bend))
+    assert found == pytest.approx((-slope / (2 * bend), constant - slope**2 / (4 * bend)))
 
 
 def test_levels_of_compute_are_a_per_cent_apart_and_those_without_a_minimum_are_counted() -> None:
