@@ -7,7 +7,6 @@ import os
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -499,7 +498,6 @@ _ADAPTERS: dict[type[TrialConfig], TypeAdapter[Any]] = {}
 """Built once a class: it takes longer than all else that a study's validation does."""
 
 
-@cache
 def plural_keys(kind: type[TrialConfig]) -> frozenset[str]:
     """Keys whose value is itself a list."""
 
@@ -510,7 +508,6 @@ def plural_keys(kind: type[TrialConfig]) -> frozenset[str]:
     return frozenset(key for key, hint in get_type_hints(kind).items() if plural(hint))
 
 
-@cache
 def text_keys(kind: type[TrialConfig]) -> frozenset[str]:
     """Keys whose value is a text, or a text or nothing."""
     texts = (str, str | None)
