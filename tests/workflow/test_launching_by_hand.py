@@ -735,6 +735,24 @@ def test_the_last_lines_of_a_program_that_failed(tmp_path: Path) -> None:
         own._fail(log, 0, 1)
     with pytest.raises(MetascaleError, match=r"the program ended with signal SIGTERM, and wrote nothing$"):
         own._fail(log, 1000, -15)  # a log that was cut is shorter than where it began
+    log.write_text("lines of\nthe first attempt\n")
+    size = log.stat().st_size
+    with pytest.raises(MetascaleError, match=r"^the program's last lines:\nthe program ended .* and wrote nothing$"):
+        own._fail(log, size, 1)
+    log.write_text("lines of\nthe first attempt\nmine\n")
+    with pytest.raises(MetascaleError, match=r"^the program's last lines:\nmine\nthe program ended .* status 1: mine$"):
+        own._fail(log, size, 1)
+    with pytest.raises(MetascaleError, match=r"^the program's last lines:\nlines of\nthe first attempt\nmine\n"):
+        own._fail(log, 1000, 1)
+
+
+def test_a_long_log_is_read_from_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own, "KEPT", 4)
+    (tmp_path / "log").write_bytes(b"123456\n")
+    with pytest.raises(
+        MetascaleError, match=r"^the program's last lines:\n456\nthe program ended with exit status 1: 456$"
+    ):
+        own._fail(tmp_path / "log", 0, 1)
 
 
 @pytest.mark.parametrize(

@@ -318,10 +318,11 @@ def _end(process: subprocess.Popen[bytes]) -> NoReturn:
 
 
 def _fail(log: Path, begin: int, code: int) -> NoReturn:
-    """Fail with the last lines that the program wrote."""
+    """Fail with the last lines that the program wrote since ``begin`` (bytes): an earlier attempt's stand before."""
+    size = log.stat().st_size
+    begin = begin if begin <= size else 0  # a log that was cut is shorter than it was
     with open(log, "rb") as stream:
-        # A log that was cut is shorter than it was.
-        stream.seek(min(begin, max(0, log.stat().st_size - KEPT)))
+        stream.seek(max(begin, size - KEPT))
         lines = stream.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
     how = f"exit status {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
     last = f": {lines[-1].strip()}" if lines else ", and wrote nothing"
