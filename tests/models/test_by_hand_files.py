@@ -281,7 +281,7 @@ def test_a_head_is_read_from_the_stock_layers(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InputError, match=r"are SEQ_CLS, and 'out\.weight' of ModuleDict is missing"):
         read(one, plain, **{"out.weight": None, "out.bias": None})
     wrong: list[dict[str, Any]] = [{"dense.bias": torch.ones(5)}, {"out.weight": torch.ones(2, 5)}]
-    for changes in (*wrong, {"dense.weight": torch.ones(6, 4)}):
+    for changes in (*wrong, {"dense.weight": torch.ones(6, 4)}, {"out.bias": torch.ones(3)}):
         with pytest.raises(
             InputError, match="one linear head of 2 classes on 4 features computes: its layers dense, out"
         ):

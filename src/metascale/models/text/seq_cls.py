@@ -116,7 +116,9 @@ def own_head(tensors: Params, model: AdapterClassifier, folder: Path) -> Params:
     weight = held[f"{stock.layers[0]}.weight"][: model.n_classes]
     bias = held.get(f"{stock.layers[-1]}.bias", weight.new_zeros(model.n_classes))
     again = stock.tensors(weight, bias)
-    if any(value.shape != held[name].shape or not torch.equal(value, held[name]) for name, value in again.items()):
+    if len(bias) != model.n_classes or any(
+        value.shape != held[name].shape or not torch.equal(value, held[name]) for name, value in again.items()
+    ):
         raise InputError(
             f"the classifier in '{folder}' is none that one linear head of {model.n_classes} classes on "
             f"{model.n_features} features computes: its layers {', '.join(stock.layers)} are of another size, or were "
