@@ -572,6 +572,7 @@ def test_a_server_of_mlflow_may_stand_behind_a_prefix() -> None:
         ("optuna:sqlite:///nowhere.db", "there is no file 'nowhere.db'"),
         ("optuna:nowhere.log", "there is no Optuna storage 'nowhere.log'"),
         ("mlflow:sqlite:///nowhere.db/x", "names no MLflow store"),
+        ("mlflow:sqlite:///nowhere.db", "'sqlite:///nowhere.db' names no MLflow store"),
         ("mlflow:nowhere/x", "names no MLflow store"),
         ("wandb:nowhere.csv", "there is no file or folder 'nowhere.csv'"),
         (".", "is a folder that holds no runs that are known"),

@@ -71,8 +71,8 @@ def _split(source: str) -> tuple[str, str]:
 
 def _is_place(uri: str) -> bool:
     """Whether there is such a file or folder; MLflow would make one. A server is asked later."""
-    if uri.startswith("sqlite:///"):
-        return _has_runs(Path(uri.removeprefix("sqlite:///")))
+    if uri.startswith("sqlite://"):
+        return uri.startswith("sqlite:///") and _has_runs(Path(uri.removeprefix("sqlite:///")))
     if uri.startswith(("http://", "https://")):
         return len(uri.rstrip("/").split("/")) == 3
     if "://" in uri:
