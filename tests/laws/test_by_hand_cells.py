@@ -443,6 +443,7 @@ def test_a_data_frame_is_collected_and_its_row_names_are_a_column(monkeypatch):
 
     class Frame(dict):
         columns = property(lambda self: list(self))
+        get_column = dict.__getitem__
 
     class Lazy:
         def __init__(self, frame):

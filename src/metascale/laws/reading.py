@@ -88,7 +88,7 @@ def _of_frame(source: Any) -> Columns:
     whole = frame.collect() if isinstance(frame, narwhals.LazyFrame) else frame
     try:
         names = list(whole.columns)
-        found = {name: _of_series(whole[name]) for name in names}
+        found = {name: _of_series(whole.get_column(name)) for name in names}  # [] takes a number for a row
     except DuplicateError as error:
         raise twice(str(error).split("'")[1], "the data frame") from error
     texts = [str(name) for name in names]
