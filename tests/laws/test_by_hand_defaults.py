@@ -465,7 +465,7 @@ def test_columns_of_one_name_that_show_when_they_are_read(monkeypatch):
     class Twins:
         columns = ("a",)
 
-        def __getitem__(self, name):
+        def get_column(self, name):
             raise DuplicateError("there is more than one 'a'")
 
     monkeypatch.setattr(narwhals, "from_native", lambda source: Twins())
